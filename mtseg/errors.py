@@ -1,0 +1,24 @@
+"""How a user's mistake reaches the user: one line, or one line a fault, and never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Bad input. Its text says what is wrong, where, what is allowed, and how to mend it."""
+
+    @classmethod
+    def many(cls, headline: str, faults: Sequence[str], shown: int = 50) -> UserError:
+        """One error that lists its faults, a line each; past `shown` of them, a count of the rest."""
+        rest = [f"... and {len(faults) - shown} more"] if len(faults) > shown else []
+        return cls("\n  ".join([headline, *faults[:shown], *rest]))
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage's `main`; a `UserError` becomes its text on stderr and exit code 1."""
+    try:
+        stage()
+    except UserError as error:
+        sys.exit(f"error: {error}")
