@@ -1,0 +1,127 @@
+"""Predictions on disk, and the score that ranks one.
+
+JSON: COCO results (any COCO tool reads them) plus `query`, `mask_quality`, `labels` and `logits` of every task.
+CSV: the same without logits, a row a prediction, for tools that want a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mtseg.errors import UserError
+from mtseg.files import read_json, replace_file, write_json
+from mtseg.params import Task
+from mtseg.records import Image, Prediction
+
+Ranking = Literal["main", "sum", "product"]
+DECIMALS = 5
+
+
+def probability(logits: Sequence[float]) -> np.ndarray:
+    """Softmax of one head's outputs, its no-object slot included: float64, same length, sums to 1."""
+    exponentials = np.exp(np.asarray(logits, dtype=np.float64) - max(logits))
+    return exponentials / exponentials.sum()
+
+
+def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> float:
+    """What a prediction is ranked by (F13).
+
+    main: main class probability x mask quality, as in Mask2Former; sum: the chosen labels' logits added up;
+    product: the chosen labels' probabilities and the mask quality multiplied.
+    """
+    if ranking == "sum":
+        return float(sum(prediction.logits[task.name][prediction.labels[task.name]] for task in tasks))
+    ranked = tasks[:1] if ranking == "main" else tasks
+    factors = [probability(prediction.logits[task.name])[prediction.labels[task.name]] for task in ranked]
+    return float(np.prod(factors) * prediction.mask_quality)
+
+
+def write(
+    path_json: Path | str,
+    path_csv: Path | str,
+    predictions: Sequence[Prediction],
+    images: Sequence[Image],
+    tasks: Sequence[Task],
+) -> None:
+    """Write both files, in the order given; floats keep 5 decimals. `score` is that of ranking `main`."""
+    write_json(path_json, [_record(prediction, tasks) for prediction in predictions], indent=None)
+    file_names = {image.id: image.file_name for image in images}
+    rows = [_row(prediction, file_names[prediction.image_id], tasks) for prediction in predictions]
+    columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]
+    columns += [column for task in tasks for column in (task.name, f"{task.name}_probability")] + ["rle"]
+    with replace_file(path_csv) as temporary:
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read(path: Path | str, tasks: Sequence[Task]) -> list[Prediction]:
+    """Read the JSON that `write` made. Raises UserError when it is missing, broken or made for other tasks."""
+    records = read_json(path, made_by="predict")
+    if not isinstance(records, list):
+        raise UserError(f"{path}: expected a list of predictions, found {type(records).__name__}")
+    predictions = []
+    for number, record in enumerate(records):
+        try:
+            predictions.append(_prediction(record, tasks))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"key {error} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro predict` again") from None
+    return predictions
+
+
+def _round(values: Sequence[float]) -> list[float]:
+    return [round(float(value), DECIMALS) for value in values]
+
+
+def _record(prediction: Prediction, tasks: Sequence[Task]) -> dict[str, Any]:
+    return {
+        "image_id": prediction.image_id,
+        "category_id": prediction.labels[tasks[0].name] + 1,
+        "bbox": _round(prediction.bbox),
+        "score": round(score(prediction, tasks, "main"), DECIMALS),
+        "segmentation": prediction.segmentation,
+        "area": round(float(prediction.area), DECIMALS),
+        "query": prediction.query,
+        "mask_quality": round(float(prediction.mask_quality), DECIMALS),
+        "labels": {task.name: task.classes[prediction.labels[task.name]] for task in tasks},
+        "logits": {task.name: _round(prediction.logits[task.name]) for task in tasks},
+    }
+
+
+def _row(prediction: Prediction, file_name: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    row = {
+        "file_name": file_name,
+        "image_id": prediction.image_id,
+        "query": prediction.query,
+        "score": round(score(prediction, tasks, "main"), DECIMALS),
+        **dict(zip(("x", "y", "width", "height"), _round(prediction.bbox), strict=True)),
+        "area": round(float(prediction.area), DECIMALS),
+        "rle": prediction.segmentation["counts"],
+    }
+    for task in tasks:
+        label = prediction.labels[task.name]
+        row[task.name] = task.classes[label]
+        row[f"{task.name}_probability"] = round(float(probability(prediction.logits[task.name])[label]), DECIMALS)
+    return row
+
+
+def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
+    """Raises KeyError, TypeError or ValueError on a record that `write` would not have made for these tasks."""
+    logits = {task.name: tuple(record["logits"][task.name]) for task in tasks}
+    for task in tasks:
+        if len(logits[task.name]) != task.num_outputs:
+            raise ValueError(f"{len(logits[task.name])} logits for task '{task.name}', which has {task.num_outputs}")
+    return Prediction(
+        image_id=record["image_id"],
+        query=record["query"],
+        bbox=tuple(record["bbox"]),
+        area=record["area"],
+        segmentation=record["segmentation"],
+        mask_quality=record["mask_quality"],
+        labels={task.name: task.index(record["labels"][task.name]) for task in tasks},
+        logits=logits,
+    )
