@@ -71,9 +71,7 @@ def read_json(path: Path | str, made_by: str | None = None) -> Any:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, expected a JSON file") from None
     except ValueError as error:  # broken JSON, or bytes that are not text
-        raise UserError(
-            f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}"
-        ) from None
+        raise UserError(f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}") from None
 
 
 def _names(path: Path | str) -> tuple[Path, Path]:
