@@ -54,11 +54,11 @@ $(STAMP):
 	[ -x $(BIN)/python ] || { echo "setup: new environment $(VENV), $$($$python --version)"; $$python -m venv $(VENV); }
 	@$(PIP) --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@echo "setup: packages of requirements.lock, some minutes the first time"
-	@$(PIP) install --quiet --no-deps --requirement requirements.lock
+	@$(PIP) install -qq --no-deps --requirement requirements.lock
 	@$(BIN)/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("detectron2"))' || { \
 	    echo "setup: detectron2"; site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	    new=$$site/.detectron2; rm -rf $$new; \
-	    $(PIP) install --quiet --no-deps --require-hashes --requirement requirements-detectron2.txt \
+	    $(PIP) install -qq --no-deps --require-hashes --requirement requirements-detectron2.txt \
 	        --python-version 3.10 --implementation cp --only-binary=:all: --target $$new; \
 	    mv $$new/detectron2 $$new/*.dist-info $$site; rm -rf $$new; } # not the stray top-level package `tools`
 	@$(BIN)/python -c 'import detectron2, torchvision'

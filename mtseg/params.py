@@ -6,6 +6,7 @@ Read with ruamel (YAML 1.2): PyYAML takes `1e-05`, which `dvc exp run -S` writes
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -209,30 +210,54 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: no such file; stages run in the folder that holds params.yaml") from None
     except YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return validate(raw, path)
+
+
+def validate(raw: Any, source: Path) -> Params:
+    """Check all that was read from `source`. Raises UserError as `load` does."""
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections such as 'solver:', found {type(raw).__name__}")
+        raise UserError(f"{source}: expected sections such as 'solver:', found {type(raw).__name__}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(item) for item in error.errors()]
-        raise UserError(f"{path}: {faults[0]}" if len(faults) == 1 else f"{path}:\n  " + "\n  ".join(faults)) from None
+        faults = _faults(error)
+        raise UserError(
+            f"{source}: {faults[0]}" if len(faults) == 1 else "\n  ".join([f"{source}:", *faults])
+        ) from None
 
 
-def _fault(item: Any) -> str:
-    """One of pydantic's errors in the words of params.yaml."""
-    known = list(_keys(Params))
-    loc = [str(part) for part in item["loc"] if not str(part).startswith(("literal[", "tuple[", "constrained-", "float"))]
-    key = ".".join(loc)
-    if item["type"] == "extra_forbidden":
-        pattern = ".".join("N" if part.isdigit() else part for part in loc)
-        close = difflib.get_close_matches(pattern, known, n=1)
-        meant = close[0].replace(".N.", f".{loc[1]}.") if close and len(loc) > 1 else close[0] if close else None
-        return f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "")
-    if item["type"] == "missing":
-        return f"missing key '{key}'"
-    message = item["msg"].removeprefix("Value error, ")
-    got = "" if item["type"] == "value_error" else f", got {item['input']!r}"
-    return f"{key}: {message}{got}" if key else message
+def _faults(error: ValidationError) -> list[str]:
+    """Pydantic's errors in the words of params.yaml: misspelt keys first, then one line for each other key."""
+    unknown: dict[str, str | None] = {}
+    missing: list[str] = []
+    wrong: dict[str, list[str]] = {}
+    given: dict[str, str] = {}
+    for item in error.errors():
+        # a union's alternatives, such as "literal['auto']" and "constrained-float", are no part of the key
+        key = ".".join(str(part) for part in item["loc"] if not re.match(r"\w+\[|constrained-|float$", str(part)))
+        if item["type"] == "extra_forbidden":
+            unknown[key] = _meant(key)
+        elif item["type"] == "missing":
+            missing.append(key)
+        else:
+            message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+            wrong.setdefault(key, []).append(message.split(", unable to parse")[0])
+            given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+    return [
+        *(f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "") for key, meant in unknown.items()),
+        *(f"missing key '{key}'" for key in missing if key not in unknown.values()),
+        *(
+            (f"{key}: " if key else "") + " or ".join(messages).replace(" or should be", " or") + given[key]
+            for key, messages in wrong.items()
+        ),
+    ]
+
+
+def _meant(key: str) -> str | None:
+    """The known key that an unknown one most resembles; items of the list of tasks keep their number."""
+    close = difflib.get_close_matches(re.sub(r"\.\d+\.", ".N.", key), list(_keys(Params)), n=1)
+    number = re.search(r"\.\d+\.", key)
+    return close[0].replace(".N.", number[0]) if close and number else close[0] if close else None
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
