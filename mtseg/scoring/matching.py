@@ -1,0 +1,113 @@
+"""Which prediction is which ground truth: IoUs, and greedy matching by score.
+
+P predictions of a picture, best score first; G its ground truths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtseg.data.coco import rle
+from mtseg.errors import UserError
+from mtseg.params import Task
+from mtseg.records import Image, Prediction
+from mtseg.scoring.predictions import Ranking, score
+
+HIT = 0.5  # mask IoU from which a prediction has found its object
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture's ground truth beside its predictions, best score first, whatever their order in the file.
+
+    overlap [P, G]: intersection over union of the masks. inside [P, G]: intersection over the predicted area,
+    by which COCO measures crowds.
+    """
+
+    image: Image
+    predictions: tuple[Prediction, ...]
+    scores: np.ndarray
+    overlap: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def crowd(self) -> np.ndarray:
+        """bool [G]"""
+        return np.array([instance.crowd for instance in self.image.instances], dtype=bool)
+
+    @property
+    def first_of_query(self) -> np.ndarray:
+        """bool [P]: the best of the predictions that share a query, hence a mask and all further labels."""
+        seen = set()
+        return np.array([not (p.query in seen or seen.add(p.query)) for p in self.predictions], dtype=bool)
+
+    def true(self, task: Task) -> np.ndarray:
+        """int [G]: class indices, -1 for no label."""
+        labels = [instance.labels[task.name] for instance in self.image.instances]
+        return np.array([-1 if label is None else label for label in labels], dtype=int)
+
+    def predicted(self, task: Task) -> np.ndarray:
+        """int [P]: class indices."""
+        return np.array([prediction.labels[task.name] for prediction in self.predictions], dtype=int)
+
+
+def pictures(
+    images: Sequence[Image], predictions: Sequence[Prediction], *, tasks: Sequence[Task], ranking: Ranking
+) -> list[Picture]:
+    """Every picture with its predictions, also those that have none, by id.
+
+    Raises UserError on a prediction whose picture does not exist or has another size.
+    """
+    sizes = {image.id: [image.height, image.width] for image in images}
+    grouped = {image.id: [] for image in images}
+    for prediction in predictions:
+        size = prediction.segmentation["size"]
+        if list(size) != sizes.get(prediction.image_id):
+            known = sizes.get(prediction.image_id, "absent")
+            raise UserError(
+                f"a prediction is for picture {prediction.image_id} of size {list(size)}; "
+                f"in the data that picture is {known}: run `dvc repro predict` again"
+            )
+        grouped[prediction.image_id].append((score(prediction, tasks, ranking), prediction))
+    return [_picture(image, grouped[image.id], tasks) for image in sorted(images, key=lambda image: image.id)]
+
+
+def _picture(image: Image, scored: list[tuple[float, Prediction]], tasks: Sequence[Task]) -> Picture:
+    # equal scores are ordered by query and class, so that the numbers do not hang on the order in a file
+    scored = sorted(scored, key=lambda pair: (-pair[0], pair[1].query, pair[1].labels[tasks[0].name]))
+    predictions = tuple(prediction for _, prediction in scored)
+    found = [prediction.segmentation for prediction in predictions]
+    truth = [rle(instance.segmentation, image.height, image.width) for instance in image.instances]
+    return Picture(
+        image=image,
+        predictions=predictions,
+        scores=np.array([value for value, _ in scored], dtype=np.float64),
+        overlap=iou(found, truth),
+        inside=iou(found, truth, crowd=True),
+    )
+
+
+def iou(found: Sequence[dict], truth: Sequence[dict], *, crowd: bool = False) -> np.ndarray:
+    """Mask IoU [len(found), len(truth)] of RLEs; with `crowd`, intersection over the area of `found`."""
+    if not found or not truth:
+        return np.zeros((len(found), len(truth)))
+    return np.asarray(coco_mask.iou(list(found), list(truth), [crowd] * len(truth)))
+
+
+def match(overlap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Greedy matching at IoU >= 0.5: each prediction in turn takes the best ground truth still free.
+
+    overlap [P, G], allowed bool [P, G]: pairs that may match -> int [P], the ground truth or -1.
+    """
+    free = np.where(allowed & (overlap >= HIT), overlap, -1.0)
+    matches = np.full(len(overlap), -1)
+    for row in range(len(overlap) if overlap.size else 0):
+        best = int(free[row].argmax())
+        if free[row, best] >= HIT:
+            matches[row] = best
+            free[:, best] = -1.0
+    return matches
