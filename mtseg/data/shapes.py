@@ -1,0 +1,214 @@
+"""The embedded data set: drawn shapes, each with a shape, a colour and a fill, written as LabelMe files.
+
+Made so that a wrong model shows: objects overlap, are turned and cut by the frame; backgrounds are textured in the
+objects' own colours; hue and lighting vary, so no test on single pixels tells an object's labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mtseg.files import replace_folder, write_json
+from mtseg.params import Generate
+
+SHAPES = ("circle", "square", "star", "triangle")
+HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}
+FILLS = ("solid", "striped", "dotted")
+FINE = 4  # masks are drawn this many times finer than the picture
+EMPTY = 0.04  # share of pictures without an object
+INSIDE = 0.7  # least share of an object within the frame
+VISIBLE = 0.5  # least share of that which the objects in front leave to see
+TRIES = 30  # places tried for an object
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object. mask: uint8 [FINE x height, FINE x width], 255 inside. centre, radius: pixels. angle: radians."""
+
+    label: str
+    mask: np.ndarray
+    centre: np.ndarray
+    radius: float
+    angle: float
+
+
+def generate(params: Generate, folder: Path, *, seed: int) -> None:
+    """Write `folder`/{train,val}/NNNNN.{jpg,json}. A picture depends on seed, size, split and its number alone."""
+    with replace_folder(folder) as temporary:
+        for split, (name, count) in enumerate((("train", params.train), ("val", params.val))):
+            (temporary / name).mkdir()
+            for number in range(count):
+                rng = np.random.default_rng([seed, split, number])
+                picture, shapes = draw(rng, params.size, params.max_objects)
+                file = temporary / name / f"{number:05d}.jpg"
+                # chroma at full resolution: halved, it washes out stripes three pixels wide
+                Image.fromarray(picture).save(file, quality=92, subsampling=0)
+                height, width = picture.shape[:2]
+                annotation = {
+                    "version": "5.5.0",
+                    "flags": {},
+                    "shapes": shapes,
+                    "imagePath": file.name,
+                    "imageData": None,
+                    "imageHeight": height,
+                    "imageWidth": width,
+                }
+                write_json(file.with_suffix(".json"), annotation, indent=None)
+
+
+def draw(rng: np.random.Generator, size: int, max_objects: int) -> tuple[np.ndarray, list[dict]]:
+    """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each."""
+    shorter = round(size * rng.uniform(0.7, 1.0))
+    height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
+    wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, max_objects + 1))
+    objects, visible = _scene(rng, height, width, wanted)
+    canvas = _background(rng, height, width)
+    for item in objects:
+        _paint(rng, canvas, item)
+    shapes = []
+    for number, (item, seen) in enumerate(zip(objects, visible, strict=True)):
+        polygons = _outlines(seen)
+        for polygon in polygons:
+            shapes.append(
+                {
+                    "label": item.label,
+                    "points": [[round(float(x), 2), round(float(y), 2)] for x, y in polygon],
+                    "group_id": number if len(polygons) > 1 else None,
+                    "shape_type": "polygon",
+                    "flags": {},
+                }
+            )
+    return _light(rng, canvas), shapes
+
+
+def _scene(rng: np.random.Generator, height: int, width: int, wanted: int) -> tuple[list[Shape], list[np.ndarray]]:
+    """Up to `wanted` objects, the nearest last, and the visible part of each one's mask."""
+    objects: list[Shape] = []
+    visible: list[np.ndarray] = []
+    for _ in range(wanted):
+        for _ in range(TRIES):
+            new, inside = _shape(rng, height, width)
+            left = [np.where(new.mask, 0, seen) for seen in visible]
+            spoilt = any(_spoilt(item.mask, after) for item, after in zip(objects, left, strict=True))
+            if inside > INSIDE and not spoilt:
+                objects.append(new)
+                visible = [*left, new.mask]
+                break
+    return objects, visible
+
+
+def _shape(rng: np.random.Generator, height: int, width: int) -> tuple[Shape, float]:
+    """A shape at a random place, and the share of it that lies inside the picture."""
+    kind, colour, fill = rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)
+    radius = min(height, width) * rng.uniform(0.24, 0.55) / 2
+    centre = rng.uniform(0.05, 0.95, 2) * (width, height)
+    angle = rng.uniform(-0.4, 0.4)
+    corners = _corners(kind) * radius
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    mask = Image.new("L", (FINE * width, FINE * height))
+    ImageDraw.Draw(mask).polygon([tuple(point) for point in FINE * (corners @ turn + centre)], fill=255)
+    pixels = np.asarray(mask)
+    x, y = corners.T
+    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+    shape = Shape(f"{kind},{colour},{fill}", pixels, centre, radius, angle)
+    return shape, np.count_nonzero(pixels) / (area * FINE**2)
+
+
+def _corners(kind: str) -> np.ndarray:
+    """Outline [N, 2] of a shape about the size of the unit circle."""
+    if kind == "circle":
+        angles, radii = np.linspace(0, 2 * np.pi, 64, endpoint=False), np.ones(64)
+    elif kind == "star":
+        angles, radii = np.arange(10) * np.pi / 5, np.tile([1.25, 0.6], 5)
+    elif kind == "square":
+        angles, radii = np.arange(4) * np.pi / 2 + np.pi / 4, np.full(4, 1.25)
+    else:
+        angles, radii = np.arange(3) * 2 * np.pi / 3, np.full(3, 1.3)
+    return np.stack([np.sin(angles), -np.cos(angles)], 1) * radii[:, None]
+
+
+def _spoilt(mask: np.ndarray, visible: np.ndarray) -> bool:
+    """Whether too little of an object is left to see, or a region with a hole, which polygons cannot say."""
+    if np.count_nonzero(visible) < VISIBLE * np.count_nonzero(mask):
+        return True
+    _, tree = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return bool((tree[0, :, 3] >= 0).any())
+
+
+def _outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Polygons [N, 2] in pixels of the picture round the parts of a region; specks under 4 square pixels left out."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    kept = [cv2.approxPolyDP(part, 1.0, True) for part in contours if cv2.contourArea(part) >= 4 * FINE**2]
+    return [(part[:, 0] + 0.5) / FINE for part in kept]
+
+
+def _paint(rng: np.random.Generator, canvas: np.ndarray, item: Shape) -> None:
+    """Lay an object over the picture, float32 [height, width, 3] of 0 to 1, in place."""
+    height, width = canvas.shape[:2]
+    _, colour, fill = item.label.split(",")
+    base = _rgb((HUES[colour] + rng.uniform(-0.035, 0.035)) % 1, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
+    other = np.full(3, rng.uniform(0.85, 1.0) if rng.random() < 0.5 else rng.uniform(0.0, 0.15))
+    paint = base + _pattern(rng, height, width, fill, item)[..., None] * (other - base)
+    kernel = np.ones((FINE + 1, FINE + 1), np.uint8)
+    core = _shrink(cv2.erode(item.mask, kernel, borderValue=255), width, height)
+    paint = paint * (0.45 + 0.55 * core)  # a darker rim: an object on its own colour must still be seen
+    canvas += _shrink(item.mask, width, height) * (paint - canvas)
+
+
+def _pattern(rng: np.random.Generator, height: int, width: int, fill: str, item: Shape) -> np.ndarray:
+    """Share [height, width] of the fill's second colour. Stripes and dots turn with the object."""
+    angle = item.angle + rng.uniform(-0.3, 0.3) + rng.integers(2) * np.pi / 2
+    return _texture(height, width, fill, item.centre, angle, item.radius * rng.uniform(0.5, 0.6))
+
+
+def _texture(height: int, width: int, fill: str, origin: np.ndarray, angle: float, period: float) -> np.ndarray:
+    """Stripes or dots [height, width] of 0 to 1, edges a pixel soft, repeating every `period` pixels."""
+    if fill == "solid":
+        return np.zeros((height, width))
+    y, x = np.mgrid[:height, :width] + 0.5 - origin[::-1].reshape(2, 1, 1)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    u, v = ((value / period % 1 - 0.5) * period for value in (u, v))
+    edge = period / 4 - np.abs(u) if fill == "striped" else 0.32 * period - np.hypot(u, v)
+    return np.clip(edge + 0.5, 0, 1)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A gradient, clouds, stripes or dots of the objects' colours, float32 [height, width, 3] of 0 to 1."""
+    hues = (rng.choice(list(HUES.values()), 16) + rng.uniform(-0.06, 0.06, 16)) % 1
+    colours = np.stack([_rgb(hue, rng.uniform(0.1, 0.8), rng.uniform(0.3, 0.95)) for hue in hues])
+    kind = rng.choice(["gradient", "clouds", "striped", "dotted"])
+    if kind in FILLS:
+        period = min(height, width) * rng.uniform(0.08, 0.4)
+        share = _texture(height, width, kind, rng.uniform(0, width, 2), rng.uniform(0, np.pi), period)
+        canvas = colours[0] + share[..., None] * (colours[1] - colours[0]) * rng.uniform(0.3, 1.0)
+    else:
+        side = 2 if kind == "gradient" else 4
+        canvas = cv2.resize(colours[: side**2].reshape(side, side, 3), (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.resize(rng.normal(0, 0.06, (height // 3, width // 3)), (width, height))
+    return np.clip(canvas + grain[..., None], 0, 1).astype(np.float32)
+
+
+def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Light falling off across the picture, a colour cast and noise; uint8."""
+    height, width = canvas.shape[:2]
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    fall = 1 + rng.uniform(0, 0.3) * (x * np.cos(angle) + y * np.sin(angle))
+    lit = canvas * (rng.uniform(0.75, 1.1) * fall[..., None]) * rng.uniform(0.92, 1.08, 3)
+    return np.clip(255 * lit + rng.normal(0, 5, lit.shape), 0, 255).round().astype(np.uint8)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """HSV to RGB, all 0 to 1."""
+    ramp = np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
+    return value * (1 - saturation * (1 - np.clip(ramp, 0, 1)))
+
+
+def _shrink(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A fine mask as coverage, float32 [height, width, 1] of 0 to 1."""
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)[..., None].astype(np.float32) / 255
