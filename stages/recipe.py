@@ -1,0 +1,25 @@
+"""`python -m stages.recipe recipes/NAME.yaml [DATA]`: lay a recipe over params.yaml. No stage of the pipeline.
+
+Under a second. Expect the recipe's values in params.yaml, and DATA, where given, as data.raw. `git checkout
+params.yaml` undoes it.
+"""
+
+import sys
+from pathlib import Path
+
+from mtseg.errors import UserError, run_stage
+from mtseg.recipe import apply
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case [recipe]:
+            apply(Path(recipe), params=Path("params.yaml"))
+        case [recipe, raw]:
+            apply(Path(recipe), params=Path("params.yaml"), raw=raw)
+        case _:
+            raise UserError("usage: python -m stages.recipe recipes/NAME.yaml [DATA]")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,177 @@
+"""params.yaml: what it accepts, and what it says to a slip."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from mtseg.errors import UserError
+from mtseg.params import Params, load
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return YAML(typ="safe").load(PARAMS)
+
+
+@pytest.fixture
+def reload(tmp_path):
+    """Write a tree as params.yaml and load it."""
+
+    def write(tree: dict[str, Any]) -> Params:
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(tree, file)
+        return load(tmp_path / "params.yaml")
+
+    return write
+
+
+@pytest.fixture
+def refusal(reload):
+    """What is said to a tree that is refused."""
+
+    def refuse(tree: dict[str, Any]) -> str:
+        with pytest.raises(UserError) as error:
+            reload(tree)
+        return str(error.value).partition("params.yaml")[2].removeprefix(": ").removeprefix(":\n  ")
+
+    return refuse
+
+
+def test_every_knob_has_its_default_in_the_file():
+    params = load(PARAMS)
+    for name, field in Params.model_fields.items():
+        assert field.is_required(), name
+    assert params.tasks[0].background
+
+
+def test_block_style_so_that_an_experiment_rewrites_one_line():
+    yaml = YAML()
+
+    def flow(node: Any) -> bool:
+        children = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+        return bool(children and node.fa.flow_style()) or any(flow(child) for child in children)
+
+    assert not flow(yaml.load(PARAMS))
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00005", "1.25e-5", "1.25e-05", "5e-05", "1E-5", "'1e-5'"])
+def test_a_small_number_is_a_number_however_it_is_written(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("base_lr: auto ", f"base_lr: {text} "))
+    lr = load(path).solver.base_lr
+    assert isinstance(lr, float) and lr == float(text.strip("'"))
+
+
+@pytest.mark.parametrize(
+    ("section", "right", "misspelt"),
+    [("solver", "base_lr", "base_lrr"), ("input", "flip", "filp"), ("data", "on_error", "on-error")],
+)
+def test_a_misspelt_key_is_named_with_the_one_meant(raw, refusal, section, right, misspelt):
+    raw[section][misspelt] = raw[section].pop(right)
+    assert refusal(raw) == f"unknown key '{section}.{misspelt}', did you mean '{section}.{right}'?"
+
+
+def test_a_misspelt_key_of_a_task_and_a_misspelt_section(raw, refusal):
+    raw["tasks"][1]["clases"] = raw["tasks"][1].pop("classes")
+    assert refusal(raw) == "unknown key 'tasks.1.clases', did you mean 'tasks.1.classes'?"
+    raw["tasks"][1]["classes"] = raw["tasks"][1].pop("clases")
+    raw["solvr"] = raw.pop("solver")
+    assert refusal(raw) == "unknown key 'solvr', did you mean 'solver'?"
+
+
+def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, refusal):
+    raw["solver"]["base_lr"] = "fast"
+    del raw["model"]["num_queries"]
+    raw["zzz"] = 1
+    assert refusal(raw).split("\n  ") == [
+        "unknown key 'zzz'",
+        "missing key 'model.num_queries'",
+        "solver.base_lr: should be 'auto' or a valid number, got 'fast'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("solver", "base_lr", -1e-4),
+        ("solver", "base_lr", float("nan")),
+        ("solver", "schedule", "cos"),
+        ("solver", "ims_per_batch", 0),
+        ("input", "size", 100),
+        ("input", "flip", 2),
+        ("input", "min_scale", 3.0),
+        ("model", "num_heads", 7),
+        ("model", "num_queries", "many"),
+        ("data", "on_error", "ignore"),
+        ("data", "val_share", 1),
+        ("test", "max_dets", []),
+        ("test", "ranking", "best"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, value):
+    raw[section][key] = value
+    said = refusal(raw)
+    assert said.startswith(section) and key in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"flip_pairs": [["left", "right"]]}, "flip_pairs names ['left', 'right'], classes are ['a', 'b']"),
+        ({"flip_pairs": [["a", "b"], ["b", "a"]]}, "stands in two flip_pairs"),
+        ({"classes": ["a", "a"]}, "distinct names"),
+        ({"background": False}, "needs background: true"),
+        ({"name": "colour"}, "share a name"),
+        ({"name": "my task"}, "tasks.0.name"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused(raw, refusal, change, said):
+    raw["tasks"][0] |= {"classes": ["a", "b"], "flip_pairs": []} | change
+    assert said in refusal(raw)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_any_number_of_tasks(raw, reload, number):
+    first = raw["tasks"][0]
+    raw["tasks"] = [first] + [dict(first, name=f"task_{i}", background=i % 2 == 0) for i in range(1, number)]
+    tasks = reload(raw).tasks
+    assert len(tasks) == number
+    assert all(task.num_outputs == task.num_classes + task.background for task in tasks)
+
+
+def test_f6_lr_follows_the_effective_batch(raw, reload):
+    raw["solver"] |= {"base_lr": "auto", "reference_lr": 1e-4, "reference_batch": 16}
+    for ims_per_batch, accumulate, lr in [(16, 1, 1e-4), (2, 1, 1.25e-5), (2, 8, 1e-4), (4, 8, 2e-4)]:
+        raw["solver"] |= {"ims_per_batch": ims_per_batch, "accumulate": accumulate}
+        assert reload(raw).solver.lr == pytest.approx(lr)
+
+
+def test_f6_a_given_lr_is_used_as_it_is_and_can_be_held_against_the_rule(raw, reload):
+    raw["solver"] |= {"base_lr": 1e-4, "reference_lr": 1e-4, "reference_batch": 16, "ims_per_batch": 2}
+    solver = reload(raw).solver
+    assert solver.lr == 1e-4
+    assert solver.rule_lr == pytest.approx(1.25e-5)
+
+
+def test_a_flip_swaps_the_pairs_and_leaves_the_rest(raw, reload):
+    raw["tasks"][0] |= {"classes": ["none", "left", "right"], "flip_pairs": [["left", "right"]]}
+    assert reload(raw).tasks[0].flipped() == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [", "is not YAML"), ("- 1", "expected sections"), ("", "expected sections")]
+)
+def test_a_file_that_is_no_params_file(tmp_path, text, said):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(path)
+
+
+def test_no_params_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "params.yaml")
