@@ -75,8 +75,8 @@ def _boxed(view: View, picture: Picture) -> View:
     found = np.array([p.bbox for p in picture.predictions], dtype=np.float64).reshape(-1, 4)
     true = np.array([i.bbox for i in picture.image.instances], dtype=np.float64).reshape(-1, 4)
     overlap, inside = view.overlap, view.inside
-    if found.size and true.size:  # two boxes without area make 0 / 0
-        overlap, inside = (np.nan_to_num(coco_mask.iou(found, true, [crowd] * len(true))) for crowd in (False, True))
+    if found.size and true.size:
+        overlap, inside = (coco_mask.iou(found, true, [crowd] * len(true)) for crowd in (False, True))
     return replace(view, found_area=found[:, 2] * found[:, 3], overlap=overlap, inside=inside)
 
 

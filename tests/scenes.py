@@ -1,0 +1,102 @@
+"""Small scenes with known answers: rectangles with labels of any number of tasks, and predictions made from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtseg.params import Task
+from mtseg.records import Image, Instance, Prediction
+
+SIZE = 64
+CLASSES = {
+    "shape": ("circle", "square", "star"),
+    "colour": ("red", "green"),
+    "fill": ("plain", "dotted", "striped"),
+    "side": ("left", "right"),
+}
+
+
+def make_tasks(count: int, background: bool = True) -> tuple[Task, ...]:
+    """The first is the main one, which always has its no-object slot."""
+    return tuple(
+        Task(name=name, classes=classes, loss_weight=1, match_weight=1, background=background or not i, flip_pairs=())
+        for i, (name, classes) in enumerate(list(CLASSES.items())[:count])
+    )
+
+
+def box_rle(x: int, y: int, width: int, height: int) -> dict:
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8, order="F")
+    mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)] = 1
+    packed = coco_mask.encode(mask)
+    return {"size": [SIZE, SIZE], "counts": packed["counts"].decode()}
+
+
+def box_instance(box: tuple[int, int, int, int], labels: dict[str, int | None], crowd: bool = False) -> Instance:
+    rle = box_rle(*box)
+    return Instance(rle, tuple(map(float, box)), float(coco_mask.area(rle)), labels, crowd)
+
+
+def logits_of(task: Task, label: int, strength: float = 6.0) -> tuple[float, ...]:
+    return tuple(strength * (index == label) for index in range(task.num_outputs))
+
+
+def predict(
+    instance: Instance,
+    tasks: tuple[Task, ...],
+    *,
+    image_id: int = 1,
+    query: int = 0,
+    quality: float = 0.9,
+    strength: float = 6.0,
+    shift: int = 0,
+    **labels: int,
+) -> Prediction:
+    """A prediction of the instance: right in all (no label: 0) but the `labels` named, `shift` pixels to the right."""
+    x, y, width, height = map(int, instance.bbox)
+    rle = box_rle(x + shift, y, width, height)
+    chosen = {task.name: labels.get(task.name, instance.labels[task.name] or 0) for task in tasks}
+    return Prediction(
+        image_id=image_id,
+        query=query,
+        bbox=tuple(map(float, coco_mask.toBbox(rle))),
+        area=float(coco_mask.area(rle)),
+        segmentation=rle,
+        mask_quality=quality,
+        labels=chosen,
+        logits={task.name: logits_of(task, chosen[task.name], strength) for task in tasks},
+    )
+
+
+def scene(tasks: tuple[Task, ...], *, pictures: int = 6, partial: bool = False, crowds: bool = False) -> list[Image]:
+    """Pictures of four boxes in a grid, labels running through all classes; `partial`: some further labels missing.
+
+    `crowds`: a crowd in every picture. Picture 1 is empty.
+    """
+    rng = np.random.default_rng(0)
+    images = []
+    for image_id in range(1, pictures + 1):
+        instances = []
+        for cell in range(0 if image_id == 1 else 4):
+            labels = {task.name: int((image_id + cell * 5 + i) % task.num_classes) for i, task in enumerate(tasks)}
+            for task in tasks[1:] if partial else ():
+                if rng.random() < 0.4:
+                    labels[task.name] = None
+            width, height = rng.integers(12, 25, size=2).tolist()
+            instances.append(box_instance((32 * (cell % 2) + 2, 32 * (cell // 2) + 2, width, height), labels))
+        if crowds and instances:
+            instances[-1] = replace(instances[-1], crowd=True)
+        images.append(Image(image_id, f"{image_id}.jpg", SIZE, SIZE, tuple(instances)))
+    return images
+
+
+def predict_all(images: list[Image], tasks: tuple[Task, ...], shift: int = 0) -> list[Prediction]:
+    """The ground truth, crowds left out, as predictions."""
+    return [
+        predict(instance, tasks, image_id=image.id, query=query, shift=shift)
+        for image in images
+        for query, instance in enumerate(image.instances)
+        if not instance.crowd
+    ]
