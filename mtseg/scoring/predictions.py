@@ -43,13 +43,18 @@ def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> fl
 
 def write(
     path_json: Path | str,
-    path_csv: Path | str,
+    path_csv: Path | str | None,
     predictions: Sequence[Prediction],
     images: Sequence[Image],
     tasks: Sequence[Task],
 ) -> None:
-    """Write both files, in the order given; floats keep 5 decimals. `score` is that of ranking `main`."""
+    """Write the JSON and, unless None, the CSV, in the order given; floats keep 5 decimals.
+
+    `score` is that of ranking `main`.
+    """
     write_json(path_json, [_record(prediction, tasks) for prediction in predictions], indent=None)
+    if path_csv is None:
+        return
     file_names = {image.id: image.file_name for image in images}
     rows = [_row(prediction, file_names[prediction.image_id], tasks) for prediction in predictions]
     columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]
