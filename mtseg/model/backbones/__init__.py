@@ -1,0 +1,84 @@
+"""Backbones, one file each, found by file name: `model.backbone: resnet50` is resnet50.py.
+
+A backbone's file holds
+  PIXEL_MEAN, PIXEL_STD  three numbers each, RGB, on the scale 0 to 255: how its input is normalised;
+  STRIDES, CHANNELS      what `build()` really puts out at each of the four levels res2 to res5 (F5);
+  build()                a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
+                         ceil(H / stride), ceil(W / stride)]};
+  rename(key)            from a foreign key (timm, torchvision...) to this network's, or None: left out on purpose;
+  imagenet()             only where an installed package carries ImageNet weights: the file they are in.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mtseg.errors import UserError
+
+if TYPE_CHECKING:  # torch and its kin are imported when a network is built, not to list what there is
+    from detectron2.modeling import Backbone
+
+
+def names() -> list[str]:
+    """Every backbone there is."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def build(name: str, *, weights: str | None, freeze_norm: bool) -> Backbone:
+    """A backbone in training mode, with `output_shape()` and the tuples `pixel_mean` and `pixel_std`.
+
+    weights: null (random), `imagenet` (what an installed package carries) or the path of a .safetensors, .pth or .pt
+    file; what was loaded is printed. freeze_norm: batch norm keeps its statistics and its affine part, so that the
+    output for a picture does not depend on the rest of the batch.
+    Raises UserError for an unknown name, weights that are missing or of another network, and a wrong declaration.
+    """
+    if name not in names():
+        raise UserError(f"model.backbone: there is no '{name}'; there are {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    network = module.build()
+    _check(name, module, network)
+    network.pixel_mean, network.pixel_std = module.PIXEL_MEAN, module.PIXEL_STD
+    if weights is not None:
+        from mtseg.model.weights import initialise, read
+
+        path = _weights_file(name, module, weights)
+        print(initialise(network, read(path), rename=module.rename, source=path, name=name))
+    if freeze_norm:
+        from mtseg.model.frozen_norm import freeze
+
+        freeze(network)
+    return network
+
+
+def _weights_file(name: str, module: ModuleType, weights: str) -> Path:
+    if weights != "imagenet":
+        return Path(weights)
+    if not hasattr(module, "imagenet"):
+        raise UserError(
+            f"model.weights: no installed package carries ImageNet weights for '{name}'; "
+            "allowed are null (random weights) or the path of a .safetensors or .pth file"
+        )
+    return module.imagenet()
+
+
+def _check(name: str, module: ModuleType, network: Backbone) -> None:
+    """Hold what the file states against a real output: a level taken from the wrong block fails here (F5), and not
+    as a shape error far away in the pixel decoder."""
+    import torch
+
+    side = 64
+    network.eval()
+    with torch.no_grad():
+        features = network(torch.zeros(1, 3, side, side))
+    network.train()
+    stated = {level: (module.CHANNELS[level], module.STRIDES[level]) for level in module.STRIDES}
+    promised = {level: (shape.channels, shape.stride) for level, shape in network.output_shape().items()}
+    real = {level: (x.shape[1], side // x.shape[2]) for level, x in features.items()}
+    if not stated == promised == real:
+        raise UserError(
+            f"{module.__file__}: wrong (channels, stride): the file states {stated}, output_shape() {promised}, "
+            f"the output of '{name}' has {real}"
+        )

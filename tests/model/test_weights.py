@@ -1,0 +1,193 @@
+import os
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from mtseg.errors import UserError
+from mtseg.model import backbones
+from mtseg.model.weights import load, read, save
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def build(name, path):
+    return backbones.build(name, weights=str(path), freeze_norm=False).eval()
+
+
+def randomise(network):
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return network.eval()
+
+
+# A backbone from the classifier that published weights come from, and that classifier's own last feature.
+
+
+def torchvision_resnet50():
+    network = randomise(torchvision.models.resnet50(weights=None))
+    return network, nn.Sequential(*list(network.children())[:-2])
+
+
+def torchvision_mobilenet():
+    network = randomise(torchvision.models.mobilenet_v3_large(weights=None))
+    return network, network.features[:16]
+
+
+def timm_lite0():
+    network = randomise(timm.create_model("tf_efficientnet_lite0"))
+    return network, nn.Sequential(network.conv_stem, network.bn1, network.blocks)
+
+
+@pytest.mark.parametrize(
+    "name, classifier",
+    [
+        ("resnet50", torchvision_resnet50),
+        ("mobilenetv3_large", torchvision_mobilenet),
+        ("efficientnet_lite0", timm_lite0),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_published_layouts_load_and_give_the_same_features(name, classifier, suffix, tmp_path, capsys):
+    torch.manual_seed(0)
+    network, last = classifier()
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
+    else:
+        safetensors.torch.save_file(network.state_dict(), path)
+    pictures = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(build(name, path)(pictures)["res5"], last(pictures))
+    table = capsys.readouterr().out
+    assert table.startswith(f"weights of {path.name}\n  loaded ") and "new        0\n" in table and "unused " in table
+
+
+def test_a_backbone_is_found_inside_a_detector(tmp_path, capsys):
+    network = randomise(backbones.build("mobilenetv3_large", weights=None, freeze_norm=False))
+    detector = nn.ModuleDict({"backbone": network, "decoder": nn.Linear(2, 2)})
+    save(tmp_path / "best.safetensors", detector, {})
+    again = build("mobilenetv3_large", tmp_path / "best.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    assert "decoder.bias, decoder.weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.pop("features.0.0.weight"), r"1 find no value \(stages.res2.0.0.weight\)"),
+        (lambda state: state.update({"features.15.extra": torch.zeros(1)}), r"1 have no place \(features.15.extra\)"),
+        (
+            lambda state: state.update({"features.0.0.weight": torch.zeros(16, 3, 5, 5)}),
+            r"1 have another shape \(features.0.0.weight \[16, 3, 5, 5\] for \[16, 3, 3, 3\]\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_counted(change, message, tmp_path):
+    state = torchvision.models.mobilenet_v3_large(weights=None).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=message):
+        build("mobilenetv3_large", tmp_path / "weights.pth")
+
+
+def test_a_deeper_network_of_the_same_family_is_not_taken_for_this_one(tmp_path):
+    """ResNet-101 has a tensor of the right shape for each of ResNet-50's."""
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    state |= {key.replace("layer3.5", "layer3.6"): value for key, value in state.items() if "layer3.5" in key}
+    torch.save(state, tmp_path / "deeper.pth")
+    with pytest.raises(UserError, match=r"0 find no value.*18 have no place \(layer3.6.conv1.weight, "):
+        build("resnet50", tmp_path / "deeper.pth")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save(tmp_path / "other.safetensors", nn.Linear(2, 2), {})
+    with pytest.raises(UserError, match=r"0 of its \d+ tensors fit"):
+        build("efficientnet_lite0", tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_file_is_refused_and_runs_nothing(zipped, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(1), "x": Hostile(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"weights.pth is refused: it wants to call \w+\.mkdir; only tensors"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("absent.pth", None, "there is no such file"),
+        ("absent.safetensors", None, "there is no such file"),
+        ("weights.onnx", b"", "is not imagenet, null, or a .safetensors, .pth or .pt file"),
+        ("empty.pth", b"", "is refused: it is broken"),
+        ("text.pth", b"<html>not found</html>", "is refused: it is broken"),
+        ("noise.pth", bytes(range(256)) * 20, "is refused: it is broken"),
+        ("text.safetensors", b"<html>not found</html>", "broken, or no safetensors file"),
+        ("empty.safetensors", b"", "broken, or no safetensors file"),
+    ],
+)
+def test_unreadable_files_give_one_line(name, data, message, tmp_path):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_truncated_file_gives_one_line(suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    torch.save({"w": torch.zeros(1000)}, path) if suffix == "pth" else save(path, nn.Linear(100, 10), {})
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="is broken") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_something_else_than_a_state_dict_is_refused(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="expected a state dict"):
+        read(tmp_path / "list.pth")
+
+
+METADATA = {"tasks": [{"name": "shape", "classes": ["circle", "größe"]}], "step": 7, "score": None}
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    path = tmp_path / "models" / "best.safetensors"
+    save(path, model, METADATA)
+    state, metadata = load(path)
+    assert metadata == METADATA
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert [file.name for file in path.parent.iterdir()] == ["best.safetensors"]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    model = nn.Linear(3, 4)
+    save(tmp_path / "a.safetensors", model, METADATA)
+    save(tmp_path / "b.safetensors", model, dict(reversed(METADATA.items())))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_checkpoint_that_is_missing_or_not_ours(tmp_path):
+    with pytest.raises(UserError, match="best.safetensors is missing: run `dvc repro train` first"):
+        load(tmp_path / "best.safetensors")
+    safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="foreign.safetensors is not a checkpoint of this project"):
+        load(tmp_path / "foreign.safetensors")
