@@ -1,0 +1,238 @@
+"""Raw annotations -> COCO plus labels, every record checked. A raw format is a file of mtseg/data/formats.
+
+Bad records stop the run, all of them listed, or with `data.on_error: skip` are left out and counted. A picture left
+out takes its objects along; an object left out leaves its picture, in which it is background from then on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Picture
+from PIL import ImageOps
+from pycocotools import mask as coco_mask
+from rich.console import Console
+from rich.progress import track
+
+from mtseg.data import coco, duplicates, labels, polygons
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
+from mtseg.errors import UserError
+from mtseg.files import replace_folder, write_json
+from mtseg.params import Data, Task
+from mtseg.records import Image, Instance
+
+SPLITS = ("train", "val")
+SHOWN = 20  # faults listed of one reason
+
+
+@dataclass
+class Seen:
+    """A picture that was looked at: true size, thumbnail, and its objects, masks checked but not yet labelled."""
+
+    raw: RawImage
+    height: int
+    width: int
+    thumbnail: np.ndarray
+    objects: list[tuple[RawObject, Instance]] = field(default_factory=list)
+
+
+def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
+    """Write `out`/{train,val}.json and report.json, and print a summary. Raises UserError."""
+    read = _format(data.format).read
+    if not data.raw.is_dir():
+        raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set it to your own raw folder")
+    vocabulary = labels.vocabulary(tasks, data.mapping)
+    raw: RawData = read(data.raw, vocabulary)
+    images = _look_at_pictures(raw, data.raw)
+    clipped = sum(_check_objects(raw, image) for image in images)
+    if raw.faults and data.on_error == "error":
+        raise _listed(raw.faults, data.raw)
+    if not images:
+        raise UserError(f"{data.raw} (data.raw) holds no annotated picture in the format '{data.format}'")
+
+    tasks = coco.resolve(tasks, _classes(tasks, vocabulary, images))
+    similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
+    given = images[0].raw.split is not None
+    splits = [str(image.raw.split) for image in images] if given else _split(similar, data.val_share, seed)
+    if missing := [name for name in SPLITS if name not in splits]:
+        groups = f"{len(images)} pictures, {similar.max() + 1} when near-identical ones count as one"
+        raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}")
+    converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
+    for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
+        converted[split].append(_labelled(image, number, tasks))
+    report = {
+        "classes": {task.name: list(task.classes) for task in tasks},
+        "clipped_objects": clipped,
+        "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
+        "images": {name: len(converted[name]) for name in SPLITS},
+        "instances": {name: sum(len(image.instances) for image in converted[name]) for name in SPLITS},
+        "left_out": dict(Counter(fault.reason for fault in raw.faults)),
+        "straddling": _straddling(images, splits, similar),
+        "unused": raw.unused,
+    }
+    with replace_folder(out) as temporary:
+        for name in SPLITS:
+            coco.write(temporary / f"{name}.json", converted[name], tasks)
+        write_json(temporary / "report.json", report)
+    _print(report, data, out)
+
+
+def _format(name: str) -> Any:
+    """The module of a raw format. Raises UserError that lists those there are."""
+    folder = Path(__file__).parent / "formats"
+    known = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    if name not in known:
+        raise UserError(f"data.format: there is no format {name!r}; mtseg/data/formats has {', '.join(known)}")
+    return importlib.import_module(f"mtseg.data.formats.{name}")
+
+
+def _look_at_pictures(raw: RawData, folder: Path) -> list[Seen]:
+    """The pictures that decode and are as large as stated, in order of file name."""
+    images: list[Seen] = []
+    before: dict[str, str] = {}
+    ordered = sorted(raw.images, key=lambda image: (image.file_name, image.where))
+    with ThreadPoolExecutor() as pool:
+        looks = pool.map(lambda image: _look(folder / image.file_name), ordered)
+        progress = track(looks, "pictures", len(ordered), console=Console(stderr=True), disable=not sys.stderr.isatty())
+        for image, look in zip(ordered, progress, strict=True):
+            with raw.refusing(image.where):
+                if (first := before.setdefault(image.file_name, image.where)) != image.where:
+                    raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
+                if isinstance(look, BadRecord):
+                    raise look
+                height, width, thumbnail = look
+                if image.size not in (None, (height, width)):
+                    stated = f"states {image.size[1]} x {image.size[0]}"
+                    raise BadRecord("size", f"{stated}, {image.file_name} is {width} x {height} (as EXIF turns it)")
+                images.append(Seen(image, height, width, thumbnail))
+    return images
+
+
+def _look(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
+    """Height and width as EXIF turns the picture, and its thumbnail; or what keeps it from decoding."""
+    try:
+        with Picture.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            picture.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
+            thumbnail = duplicates.thumbnail(ImageOps.exif_transpose(picture))
+    except (OSError, SyntaxError, ValueError, Picture.DecompressionBombError) as error:
+        return BadRecord("broken picture", f"{path.name} does not decode: {error}")
+    return (width, height, thumbnail) if turned else (height, width, thumbnail)
+
+
+def _check_objects(raw: RawData, image: Seen) -> int:
+    """Give a picture those of its objects whose masks are sound. Returns how many were clipped at its border."""
+    clipped = 0
+    for item in image.raw.objects:
+        with raw.refusing(item.where):
+            instance, cut = _instance(item, image.height, image.width)
+            image.objects.append((item, instance))
+            clipped += cut
+    return clipped
+
+
+def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
+    """The object, not yet labelled, its box and area those of its mask, and whether it was clipped at the border."""
+    segmentation, cut = item.segmentation, False
+    if isinstance(segmentation, list):
+        cut = any(polygons.leaves(polygon, height, width) for polygon in segmentation)
+        if cut:
+            segmentation = [polygons.clip(polygon, height, width) for polygon in segmentation]
+        segmentation = [[round(float(value), 2) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
+        if not segmentation:
+            raise BadRecord("geometry", f"lies outside the picture of {width} x {height}")
+    elif segmentation["size"] != [height, width]:
+        raise BadRecord("size", f"RLE of {segmentation['size'][::-1]}, the picture is {[width, height]}")
+    packed = coco.rle(segmentation, height, width)
+    area = float(coco_mask.area(packed))
+    if not area:
+        raise BadRecord("geometry", "covers no pixel")
+    x, y, w, h = (float(value) for value in coco_mask.toBbox(packed))
+    return Instance(segmentation, (x, y, w, h), area, {}, item.crowd), cut
+
+
+def _classes(
+    tasks: Sequence[Task], vocabulary: labels.Vocabulary, images: Sequence[Seen]
+) -> dict[str, tuple[str, ...]]:
+    """Classes of every task: as listed, or as found, sorted. Raises UserError for a task without an example."""
+    classes = {}
+    for task in tasks:
+        found = {item.labels[task.name] for image in images for item, _ in image.objects} - {None}
+        if not found:
+            raise UserError(f"task '{task.name}' has no example in the data: no object carries a label of it")
+        classes[task.name] = vocabulary.classes[task.name] or tuple(sorted(found))
+    return classes
+
+
+def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
+    """The finished picture: class names turned into indices."""
+    instances = []
+    for item, instance in image.objects:
+        indices = {}
+        for task in tasks:
+            name = item.labels[task.name]
+            indices[task.name] = None if name is None else task.index(name)
+        instances.append(replace(instance, labels=indices))
+    return Image(number, image.raw.file_name, image.height, image.width, tuple(instances))
+
+
+def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
+    """A split for each picture, drawn at random; near-identical pictures, of one number in `similar`, stay together."""
+    room = max(1, round(share * len(similar)))
+    sizes = np.bincount(similar)
+    val = set()
+    for group in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[group] <= room:
+            room -= sizes[group]
+            val.add(group)
+    return ["val" if group in val else "train" for group in similar]
+
+
+def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarray) -> list[list[str]]:
+    """File names of near-identical pictures that lie in both splits, a list for each group of them."""
+    groups: dict[int, list[int]] = {}
+    for index, group in enumerate(similar):
+        groups.setdefault(int(group), []).append(index)
+    return [
+        [images[index].raw.file_name for index in group]
+        for group in groups.values()
+        if len({splits[index] for index in group}) > 1
+    ]
+
+
+def _listed(faults: Sequence[Fault], folder: Path) -> UserError:
+    """One error with every fault, by reason; of many with one reason the first, and how many more."""
+    lines = []
+    for reason in sorted({fault.reason for fault in faults}):
+        alike = [f"{fault.where}: {fault.text}" for fault in faults if fault.reason == reason]
+        lines += alike[:SHOWN]
+        if len(alike) > SHOWN:
+            lines.append(f"... and {len(alike) - SHOWN} more: {reason}")
+    headline = f"{folder}: {len(faults)} bad records; mend them, or leave them out with data.on_error: skip"
+    return UserError.many(headline, lines, shown=len(lines))
+
+
+def _print(report: dict[str, Any], data: Data, out: Path) -> None:
+    counts = [f"{name} {report['images'][name]} pictures, {report['instances'][name]} objects" for name in SPLITS]
+    print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
+    for reason, count in sorted(report["left_out"].items()):
+        print(f"  left out, {reason}: {count}")
+    for reason, count in sorted(report["unused"].items()):
+        print(f"  not used, {reason}: {count}")
+    if report["clipped_objects"]:
+        print(f"  clipped at the picture's border: {report['clipped_objects']} objects")
+    if report["straddling"]:
+        example = " and ".join(report["straddling"][0][:2])
+        print(
+            f"  warning: train and val share {len(report['straddling'])} near-identical pictures, such as {example}; "
+            f"scores on val will flatter ({out}/report.json lists them)"
+        )

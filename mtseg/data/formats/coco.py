@@ -1,0 +1,124 @@
+"""COCO: annotations/NAME.json beside the pictures, images/NAME/FILE, images/FILE or FILE.
+
+Polygons, compressed and uncompressed RLE, crowds. Labels are read as mtseg/data/labels.py says, the category's name
+being the label, with `attributes` or `labels` on the annotation. train.json and val.json, if both are there, are the
+split, and other files are left out. Categories that no annotation uses need no entry in a mapping.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mtseg.data.coco import rle
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
+from mtseg.records import Segmentation
+
+SPLITS = {"train", "val"}
+
+
+def read(folder: Path, vocabulary: Vocabulary) -> RawData:
+    """Read every annotations/*.json of a folder, names that begin with a dot left alone."""
+    data = RawData()
+    files = sorted((folder / "annotations").glob("[!.]*.json"))
+    given = {path.stem for path in files} >= SPLITS
+    for path in files:
+        if given and path.stem not in SPLITS:
+            data.leave("annotation files beside train.json and val.json")
+            continue
+        where = path.relative_to(folder).as_posix()
+        with data.refusing(where):
+            raw = read_record(path)
+            pictures, annotations, categories = (items(raw, key) for key in ("images", "annotations", "categories"))
+            names = {category.get("id"): category.get("name") for category in categories}
+            objects: dict[Any, list[RawObject]] = {picture.get("id"): [] for picture in pictures}
+            for number, annotation in enumerate(annotations, start=1):
+                named = f"{where}, annotation {annotation.get('id', f'number {number}')}"
+                with data.refusing(named):
+                    _add_object(data, named, annotation, names, objects, vocabulary)
+            for number, picture in enumerate(pictures, start=1):
+                named = f"{where}, image {picture.get('id', f'number {number}')}"
+                with data.refusing(named):
+                    _add_picture(data, named, picture, folder, path.stem, given, objects)
+    return data
+
+
+def _add_picture(
+    data: RawData,
+    where: str,
+    picture: dict[str, Any],
+    folder: Path,
+    split: str,
+    given: bool,
+    objects: dict[Any, list[RawObject]],
+) -> None:
+    name = picture.get("file_name")
+    if not isinstance(name, str) or "id" not in picture:
+        raise BadRecord("broken json", "needs an id and a file_name")
+    if picture["id"] not in objects:
+        raise BadRecord("broken json", "another picture of this file has the same id")
+    for place in (f"images/{split}", "images", "."):
+        path = folder / place / name
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            break
+    else:
+        raise BadRecord("missing picture", f"no picture {name!r} in images/{split}/, images/ or the raw folder itself")
+    size = stated_size(picture.get("height"), picture.get("width"))
+    file_name = path.relative_to(folder).as_posix()
+    found = objects.pop(picture["id"])  # popped, so that a second picture with this id is seen
+    data.images.append(RawImage(where, file_name, size, split if given else None, tuple(found)))
+
+
+def _add_object(
+    data: RawData,
+    where: str,
+    annotation: dict[str, Any],
+    names: dict[Any, Any],
+    objects: dict[Any, list[RawObject]],
+    vocabulary: Vocabulary,
+) -> None:
+    image, category, crowd = (annotation.get(key) for key in ("image_id", "category_id", "iscrowd"))
+    if image not in objects:
+        raise BadRecord("broken json", f"no picture has id {image!r}")
+    if category not in names:
+        raise BadRecord("unknown label", f"no category has id {category!r}")
+    if crowd not in (None, 0, 1):  # False and True count as 0 and 1, and some tools write them
+        raise BadRecord("broken json", f"iscrowd is {crowd!r}, expected 0 or 1")
+    labels = vocabulary.labels(names[category], annotation.get("attributes", annotation.get("labels")))
+    if labels is None:
+        data.leave("objects that data.mapping says are none")
+    else:
+        objects[image].append(RawObject(where, labels, _segmentation(annotation.get("segmentation")), bool(crowd)))
+
+
+def _segmentation(value: Any) -> Segmentation:
+    if isinstance(value, list) and value and all(isinstance(polygon, list) for polygon in value):
+        return [checked_polygon(polygon) for polygon in value]
+    if not isinstance(value, dict):
+        raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or RLE")
+    try:
+        height, width = (int(side) for side in value["size"])
+        counts = value["counts"] if isinstance(value["counts"], list) else _runs(value["counts"])
+        if min(counts) < 0 or sum(counts) != height * width:
+            raise ValueError(f"runs sum to {sum(counts)}, not to {height} x {width}")
+        return rle({"size": [height, width], "counts": counts}, height, width)
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+        raise BadRecord("geometry", f"segmentation is no RLE ({type(error).__name__}: {error})") from None
+
+
+def _runs(text: str) -> list[int]:
+    """The runs that a compressed RLE spells out. pycocotools reads past the end of one that is cut short, so it may
+    not be the first to see it. Format: cocodataset/cocoapi, common/maskApi.c, rleFrString."""
+    runs: list[int] = []
+    codes = iter(ord(letter) - 48 for letter in text)
+    for code in codes:
+        run, shift = code & 31, 5
+        while code & 32:
+            code = next(codes, 0)
+            run |= (code & 31) << shift
+            shift += 5
+        if code & 16:
+            run -= 1 << shift
+        runs.append(run + (runs[-2] if len(runs) > 2 else 0))
+    return runs

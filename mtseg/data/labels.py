@@ -1,0 +1,140 @@
+"""What annotations say in words -> one class of every task, or a refusal that names what is wrong.
+
+A label is read in the first of these ways that applies:
+1. `data.mapping` is given: the label is looked up there as it stands.
+2. It has a comma, or there is one task only: a flat string, its parts the classes in the tasks' order. `-` is no label.
+3. It is the main class, and the further classes stand in one or both, the first outranking the second, of
+   - `attributes`, {task: class}; null or `-` is no label; keys that are no task are left alone;
+   - `flags`, {name: true}: `task=class` or `task:class`, or a class that stands in one further task's list alone
+     (so not where that list is `auto`); flags that are false, and names that are neither, are left alone.
+A task about which nothing is said is a fault, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mtseg.data.raw import BadRecord
+from mtseg.errors import UserError
+from mtseg.params import Task
+
+NO_LABEL = "-"
+Labels = dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """classes: of each task in order, None where any is taken. categories: the mapping, if there is one."""
+
+    classes: dict[str, tuple[str, ...] | None]
+    categories: dict[str, Labels | None] | None = None
+
+    def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
+        """Labels of one object; None where the mapping says that it is none. Raises BadRecord."""
+        if not isinstance(label, str) or not label.strip():
+            raise BadRecord("no label", f"label is {label!r}, expected text")
+        if self.categories is not None:
+            if label not in self.categories:
+                raise BadRecord("unknown label", f"label {label!r} is not in data.mapping")
+            return self.categories[label]
+        main = next(iter(self.classes))
+        if "," in label or len(self.classes) == 1:
+            labels = self._flat(label)
+        else:
+            labels = {main: label.strip()} | self._from_flags(flags) | self._from_attributes(attributes)
+            if missing := [task for task in self.classes if task not in labels]:
+                raise BadRecord("missing label", f"label {label!r}: nothing says its {', '.join(missing)}")
+        if labels[main] in (None, NO_LABEL):
+            raise BadRecord("missing label", f"label {label!r}: only a further task may go without, not {main}")
+        return {task: self._checked(task, name, label) for task, name in labels.items()}
+
+    def _flat(self, label: str) -> Labels:
+        parts = [part.strip() for part in label.split(",")]
+        order = ",".join(self.classes)
+        if len(parts) != len(self.classes):
+            raise BadRecord("missing label", f"label {label!r} has {len(parts)} parts, expected {order}")
+        if "" in parts:
+            raise BadRecord("missing label", f"label {label!r} has an empty part, expected {order}")
+        return dict(zip(self.classes, parts, strict=True))
+
+    def _from_attributes(self, attributes: Any) -> Labels:
+        if not isinstance(attributes, dict):
+            return {}
+        return {task: attributes[task] for task in list(self.classes)[1:] if task in attributes}
+
+    def _from_flags(self, flags: Any) -> Labels:
+        labels: Labels = {}
+        further = list(self.classes)[1:]
+        for flag in (name for name, on in flags.items() if on is True) if isinstance(flags, dict) else ():
+            task, _, name = (part.strip() for part in flag.replace(":", "=", 1).partition("="))
+            if task in further:
+                found = [(task, name)]
+            else:
+                found = [(task, flag) for task in further if flag in (self.classes[task] or ())]
+            if len(found) > 1:
+                raise BadRecord("ambiguous flag", f"flag {flag!r} is a class of {', '.join(task for task, _ in found)}")
+            for task, name in found:
+                if labels.setdefault(task, name) != name:
+                    raise BadRecord("ambiguous flag", f"flags say both {labels[task]!r} and {name!r} for {task}")
+        return labels
+
+    def _checked(self, task: str, name: Any, label: str) -> str | None:
+        if name is None or name == NO_LABEL:
+            return None
+        if not isinstance(name, str) or not name:
+            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or null for none")
+        known = self.classes[task]
+        if known is not None and name not in known:
+            raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, only {', '.join(known)}")
+        return name
+
+
+def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
+    """What the data may say: the tasks' class lists, those of the mapping where a task's are `auto`, and the mapping.
+
+    A mapping is YAML: `categories: {flat label: {task: class or null}, other label: null}`, null for what is no object,
+    and, if wished, a list of classes under a task's name. Raises UserError.
+    """
+    classes = {task.name: None if task.classes == "auto" else tuple(task.classes) for task in tasks}
+    if mapping is None:
+        return Vocabulary(classes)
+    raw = _read(mapping)
+    for task, listed in classes.items():
+        if task in raw and listed is None:
+            if not isinstance(raw[task], list) or not all(isinstance(name, str) for name in raw[task]):
+                raise UserError(f"{mapping}: '{task}' must be a list of class names, got {raw[task]!r}")
+            classes[task] = tuple(raw[task])
+    categories = {str(flat): _category(f"{mapping}: {flat}", told, classes) for flat, told in raw["categories"].items()}
+    return Vocabulary(classes, categories)
+
+
+def _read(mapping: Path) -> dict[str, Any]:
+    try:
+        raw = YAML(typ="safe").load(mapping)
+    except OSError as error:
+        raise UserError(f"{mapping} (data.mapping) cannot be read: {error.strerror}") from None
+    except YAMLError as error:
+        raise UserError(f"{mapping} (data.mapping) is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("categories"), dict):
+        raise UserError(f"{mapping} (data.mapping) needs a section 'categories:' of flat label: {{task: class}}")
+    return raw
+
+
+def _category(where: str, told: Any, classes: Mapping[str, tuple[str, ...] | None]) -> Labels | None:
+    if told is None:
+        return None
+    if not isinstance(told, dict) or not set(classes) <= set(told):
+        raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {told!r}")
+    for task, known in classes.items():
+        name = told[task]
+        if name is None and task != next(iter(classes)):
+            continue
+        if not isinstance(name, str) or (known is not None and name not in known):
+            raise UserError(f"{where}: {task} has no class {name!r}" + (f", only {', '.join(known)}" if known else ""))
+    return {task: told[task] for task in classes}

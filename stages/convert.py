@@ -1,0 +1,19 @@
+"""`python -m stages.convert`: raw annotations to COCO plus labels, data/coco.
+
+About 3 s for 600 pictures on two cores. Expect train.json, val.json and report.json; bad records stop it, all listed.
+"""
+
+from pathlib import Path
+
+from mtseg.data.convert import convert
+from mtseg.errors import run_stage
+from mtseg.params import load
+
+
+def main() -> None:
+    params = load()
+    convert(params.data, params.tasks, Path("data/coco"), seed=params.seed)
+
+
+if __name__ == "__main__":
+    run_stage(main)
