@@ -1,0 +1,114 @@
+"""The manifest: what the data set holds and the hashes of its files, from which any process takes it up."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtseg.data import coco
+from mtseg.errors import UserError
+from mtseg.files import read_json
+from mtseg.params import Task
+from mtseg.records import Image
+
+SPLITS = ("train", "val")
+SIZES = {"small": 32**2, "medium": 96**2, "large": float("inf")}  # COCO's size ranges: upper ends, square pixels
+COUNTED = ("images", "empty_images", "crowds", "instances")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """classes: (name, classes) of every task, the main one first. splits: what `build` says of each split."""
+
+    classes: tuple[tuple[str, tuple[str, ...]], ...]
+    splits: dict[str, dict[str, Any]]
+
+    def images(self, split: str) -> list[Image]:
+        """The pictures of a split. Raises UserError when its file has changed since `register`."""
+        path = Path(self.splits[split]["json"])
+        if path.exists() and _sha256(path) != self.splits[split]["sha256"]:
+            raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
+        return coco.read(path)[0]
+
+    def tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """The tasks of params.yaml with their classes filled in. Raises UserError when the data are of other tasks."""
+        wanted, found = [task.name for task in tasks], [name for name, _ in self.classes]
+        if wanted != found:
+            raise UserError(f"params.yaml has the tasks {wanted}, the data {found}: run `dvc repro register`")
+        for task, (name, classes) in zip(tasks, self.classes, strict=True):
+            if task.classes not in ("auto", classes):
+                told = f"params.yaml has {list(task.classes)}, the data {list(classes)}"
+                raise UserError(f"classes of task '{name}': {told}: run `dvc repro register`")
+        return coco.resolve(tasks, dict(self.classes))
+
+
+def build(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder with {train,val}.json, ready for `write_json`.
+
+    Of each split: json, sha256, images, empty_images, instances and crowds (counted apart); and over the instances
+    labels {task: {class: count, "null": without a label}}, instances_per_image {count: images}, areas {size: count}.
+    """
+    splits, tasks = {}, []
+    for name in SPLITS:
+        path = folder / f"{name}.json"
+        images, tasks = coco.read(path)
+        splits[name] = {"json": path.as_posix(), "sha256": _sha256(path), **_counts(images, tasks)}
+    return {"tasks": [{"name": name, "classes": list(classes)} for name, classes in tasks], "splits": splits}
+
+
+def load(path: Path) -> Manifest:
+    """Read a manifest. Raises UserError."""
+    raw = read_json(path, made_by="register")
+    try:
+        return Manifest(tuple((task["name"], tuple(task["classes"])) for task in raw["tasks"]), raw["splits"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is no manifest ({type(error).__name__}: {error}): run `dvc repro register`") from None
+
+
+def table(manifest: dict[str, Any]) -> str:
+    """The counts of every split and class as text, and a warning for each class that train never shows."""
+    splits = list(manifest["splits"].values())
+    rows = [("", SPLITS)]
+    rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
+    rows.append(("  a picture", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
+    rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in SIZES]
+    absent = []
+    for task in manifest["tasks"]:
+        rows.append((task["name"], [""] * len(splits)))
+        counts = [split["labels"][task["name"]] for split in splits]
+        rows += [(f"  {name}", [count[name] for count in counts]) for name in task["classes"]]
+        if any(count["null"] for count in counts):
+            rows.append(("  (no label)", [count["null"] for count in counts]))
+        absent += [f"{task['name']} {name}" for name in task["classes"] if not counts[0][name]]
+    first = max(len(name) for name, _ in rows)
+    lines = [f"{name:{first}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in rows]
+    if absent:
+        lines.append(f"warning: train has no example of {', '.join(absent)}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
+    instances = [instance for image in images for instance in image.instances if not instance.crowd]
+    labels = {}
+    for name, classes in tasks:
+        counts = Counter(instance.labels[name] for instance in instances)
+        labels[name] = {class_: counts[index] for index, class_ in enumerate(classes)} | {"null": counts[None]}
+    per_image = Counter(sum(not instance.crowd for instance in image.instances) for image in images)
+    sizes = Counter(next(size for size, end in SIZES.items() if instance.area < end) for instance in instances)
+    return {
+        "images": len(images),
+        "empty_images": sum(not image.instances for image in images),
+        "instances": len(instances),
+        "crowds": sum(instance.crowd for image in images for instance in image.instances),
+        "labels": labels,
+        "instances_per_image": {str(number): per_image[number] for number in sorted(per_image)},
+        "areas": {size: sizes[size] for size in SIZES},
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
