@@ -1,0 +1,175 @@
+"""Pictures and their ground truth as batches: one mapper moves the picture and its masks by one transform (F4), and
+every batch is a function of (seed, step) alone, so that a resumed training sees what an unbroken one would have seen.
+
+S side of the square that the model sees, N instances, T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import detectron2.data.detection_utils as detection
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances
+from detectron2.structures.masks import polygons_to_bitmask
+from fvcore.transforms.transform import HFlipTransform
+from PIL import UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mtseg.data import coco
+from mtseg.errors import UserError
+from mtseg.params import Input, Task
+from mtseg.records import Image, Instance, Segmentation
+
+Example = dict[str, Any]
+PAD = 128.0  # grey, in picture values: what fills the square beside a picture, in training and prediction alike
+
+
+class Mapper:
+    """One picture's record -> what the model takes.
+
+    In training: large-scale jitter (resize by a random factor, crop or pad to S x S; arXiv 2012.07177) and flip; the
+    flip swaps the labels of each task's flip_pairs. Otherwise: the longer side becomes S, the rest is padded at the
+    right and the bottom, so that every picture has the same size and no answer depends on its batch.
+    """
+
+    def __init__(self, tasks: Sequence[Task], input: Input, *, root: Path, training: bool):
+        self.tasks, self.root, self.training = tasks, root, training
+        size = (input.size, input.size)
+        if training:
+            self.augmentations = [
+                T.ResizeScale(input.min_scale, input.max_scale, *size),
+                T.FixedSizeCrop(size, pad_value=PAD, seg_pad_value=0),
+                T.RandomFlip(prob=input.flip),
+            ]
+        else:
+            self.augmentations = [
+                T.ResizeShortestEdge(input.size, max_size=input.size),
+                T.FixedSizeCrop(size, pad_value=PAD, seg_pad_value=0),
+            ]
+        self.flipped = [np.array(task.flipped()) for task in tasks]
+
+    def __call__(self, image: Image, seed: int = 0) -> Example:
+        """Example of the picture: `image` uint8 [3, S, S] RGB, `image_size` (height, width) of the picture inside the
+        square, `height` and `width` of the original, `image_id`, `file_name`; in training `instances` with
+        `gt_masks` and `gt_labels` [N, T] (-1: no label). Raises UserError when the picture does not fit its record."""
+        np.random.seed(seed % 2**32)  # detectron2's augmentations draw from numpy's global generator
+        pixels = read_picture(self.root, image)
+        augmented = T.AugInput(pixels)
+        transforms = T.AugmentationList(self.augmentations)(augmented)
+        resized = transforms.transforms[0]
+        example = {
+            "image": torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))).to(torch.uint8),
+            "image_size": (resized.new_h, resized.new_w),
+            "height": image.height,
+            "width": image.width,
+            "image_id": image.id,
+            "file_name": image.file_name,
+        }
+        if self.training:
+            example["instances"] = self._instances(image, transforms, augmented.image.shape[:2])
+        return example
+
+    def _instances(self, image: Image, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
+        flip = any(isinstance(transform, HFlipTransform) for transform in transforms.transforms)
+        instances = [instance for instance in image.instances if not instance.crowd]
+        labels = [[self._label(image, instance, i, flip) for i in range(len(self.tasks))] for instance in instances]
+        masks = [_moved_mask(instance.segmentation, image, transforms, size) for instance in instances]
+        kept = [i for i, mask in enumerate(masks) if mask.any()]  # the crop left nothing of the others
+        target = Instances(size)
+        target.gt_masks = BitMasks(np.stack([masks[i] for i in kept]) if kept else np.zeros((0, *size), dtype=bool))
+        target.gt_labels = torch.tensor([labels[i] for i in kept], dtype=torch.long).view(len(kept), len(self.tasks))
+        return target
+
+    def _label(self, image: Image, instance: Instance, i: int, flip: bool) -> int:
+        task = self.tasks[i]
+        label = instance.labels[task.name]
+        if label is None:
+            return -1
+        if not 0 <= label < task.num_classes:  # before it reaches the loss, where CUDA would only assert (F8)
+            raise UserError(
+                f"{image.file_name}, annotation {instance.id}: label {label} of task '{task.name}' "
+                f"is outside 0..{task.num_classes - 1}; run convert again"
+            )
+        return int(self.flipped[i][label]) if flip else label
+
+
+def _moved_mask(
+    segmentation: Segmentation, image: Image, transforms: T.TransformList, size: tuple[int, int]
+) -> np.ndarray:
+    """Bool mask [S, S]. Polygons move as points and are drawn at the new size: sharper than a resized mask."""
+    if isinstance(segmentation, list):
+        points = [transforms.apply_coords(np.reshape(polygon, (-1, 2))) for polygon in segmentation]
+        return polygons_to_bitmask([polygon.reshape(-1) for polygon in points], *size)
+    return transforms.apply_segmentation(coco.mask(segmentation, image.height, image.width)).astype(bool)
+
+
+def read_picture(root: Path, image: Image) -> np.ndarray:
+    """RGB pixels uint8 [height, width, 3], turned as EXIF says. Raises UserError naming the file."""
+    path = root / image.file_name
+    try:
+        pixels = detection.read_image(str(path), format="RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
+    if pixels.shape[:2] != (image.height, image.width):
+        raise UserError(
+            f"{path}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its record says "
+            f"{image.width} x {image.height}; run convert again"
+        )
+    return pixels
+
+
+class _Pictures(Dataset):
+    """Indexed by (picture, seed of its augmentation)."""
+
+    def __init__(self, images: Sequence[Image], mapper: Mapper):
+        self.images, self.mapper = images, mapper
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        index, seed = key
+        return self.mapper(self.images[index], seed)
+
+
+class _Steps(Sampler):
+    """Batches of (picture, seed) from batch `start` on; each epoch is a permutation drawn from (seed, epoch)."""
+
+    def __init__(self, pictures: int, *, batch: int, start: int, stop: int, seed: int):
+        self.pictures, self.batch, self.start, self.stop, self.seed = pictures, batch, start, stop, seed
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = None, None
+        for number in range(self.start, self.stop):
+            keys = []
+            for draw in range(number * self.batch, (number + 1) * self.batch):
+                if draw // self.pictures != epoch:
+                    epoch = draw // self.pictures
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.pictures)
+                picture_seed = np.random.SeedSequence((self.seed, draw)).generate_state(1)[0]
+                keys.append((int(order[draw % self.pictures]), int(picture_seed)))
+            yield keys
+
+
+def train_batches(
+    images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
+) -> Iterator[list[Example]]:
+    """Batches `start` to `stop` of an endless, seeded stream over the pictures."""
+    sampler = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
+    return iter(DataLoader(_Pictures(images, mapper), batch_sampler=sampler, num_workers=workers, collate_fn=list))
+
+
+def test_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
+    """Every picture once, in order."""
+    keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
+    return iter(DataLoader(_Pictures(images, mapper), batch_sampler=keys, num_workers=workers, collate_fn=list))

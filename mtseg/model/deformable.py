@@ -1,0 +1,66 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159), in plain PyTorch.
+
+Follows the formula of `ms_deform_attn` (fundamentalvision/Deformable-DETR); one `grid_sample` a level is the
+fastest form without a compiled kernel, and the same code runs on CPU and CUDA.
+B batch, Q queries, S pixels of all levels together, C channels, M heads, D channels a head, L levels, P points.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shapes = list[tuple[int, int]]  # (height, width) of each level
+
+
+def deformable_attention(value_BSMD: Tensor, shapes: Shapes, location_BQMLP2: Tensor, weight_BQMLP: Tensor) -> Tensor:
+    """Weighted sum [B, Q, C] of values read at `location` (x, y in 0..1 of each level, bilinear, zero outside)."""
+    B, _, M, D = value_BSMD.shape
+    Q = location_BQMLP2.shape[1]
+    grid = (2 * location_BQMLP2 - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L, B M, Q, P, 2]
+    weight = weight_BQMLP.permute(3, 0, 2, 1, 4).flatten(1, 2).unsqueeze(2)  # [L, B M, 1, Q, P]
+    total = value_BSMD.new_zeros(B * M, D, Q)
+    for level, value in enumerate(value_BSMD.split([h * w for h, w in shapes], dim=1)):
+        plane = value.permute(0, 2, 3, 1).reshape(B * M, D, *shapes[level])
+        read = F.grid_sample(plane, grid[level], mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (read * weight[level]).sum(-1)
+    return total.view(B, M * D, Q).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query reads `points` places a level around its own position, at learnt offsets."""
+
+    def __init__(self, dim: int, *, heads: int, levels: int, points: int):
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offset = nn.Linear(dim, heads * levels * points * 2)
+        self.weight = nn.Linear(dim, heads * levels * points)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        # At the start each head looks in a direction of its own, the p-th point p pixels away.
+        angle = torch.arange(heads) * (2 * math.pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, points + 1).view(1, 1, points, 1)
+        bias = direction.view(heads, 1, 1, 2).expand(-1, levels, points, -1) * steps
+        nn.init.zeros_(self.offset.weight)
+        self.offset.bias = nn.Parameter(bias.flatten())
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
+        for projection in (self.value, self.out):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query_BQC: Tensor, reference_Q2: Tensor, memory_BSC: Tensor, shapes: Shapes) -> Tensor:
+        """reference: (x, y) in 0..1 of each query. Returns [B, Q, C]."""
+        B, Q, _ = query_BQC.shape
+        M, L, P = self.heads, self.levels, self.points
+        size = torch.tensor([(w, h) for h, w in shapes], device=query_BQC.device, dtype=query_BQC.dtype)
+        offset = self.offset(query_BQC).view(B, Q, M, L, P, 2) / size[:, None]  # offsets are learnt in pixels
+        weight = self.weight(query_BQC).view(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)
+        value = self.value(memory_BSC).unflatten(-1, (M, -1))
+        location = reference_Q2.view(1, Q, 1, 1, 1, 2) + offset
+        return self.out(deformable_attention(value, shapes, location.to(value.dtype), weight.to(value.dtype)))

@@ -1,0 +1,105 @@
+"""The training losses of Mask2Former (arXiv 2112.01527, section 3.3), one label loss for every task, all decoder
+layers at once. Follows `SetCriterion` of facebookresearch/Mask2Former (MIT); the layers are batched and the
+normalisers are those of the whole step, so that accumulated gradients equal those of the large batch.
+
+L layers, B pictures, Q queries, K head outputs, N ground-truth instances of a picture, M matched pairs, P points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtseg.model.decoder import QueryOutput
+from mtseg.model.matching import Matches, Target, match
+from mtseg.model.points import sample, uncertain_points
+from mtseg.params import Loss, Task
+
+IGNORE = -1  # as a target: neither trained nor counted
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """What a step's sums are divided by: masks, and for each task the summed weights of its targets."""
+
+    masks: float
+    labels: dict[str, float]
+
+
+def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: int, loss: Loss) -> Normaliser:
+    """Of the labels [N, T] of every picture of a step, however many batches it is computed in."""
+    masks = sum(min(len(picture), num_queries) for picture in labels)
+    empty = len(labels) * num_queries - masks
+    weights = {}
+    for i, task in enumerate(tasks):
+        labelled = sum(int((picture[:, i] != IGNORE).sum()) for picture in labels)
+        weights[task.name] = max(labelled + loss.no_object * empty * task.background, 1e-6)
+    return Normaliser(max(masks, 1), weights)
+
+
+def losses(
+    output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss, norm: Normaliser
+) -> dict[str, Tensor]:
+    """Named scalars, weights included: `loss_mask_0`, `loss_dice_0`, `loss_TASK_0`, ... a layer; their sum is trained.
+
+    Raises FloatingPointError (see `match`). Every loss stays attached to the graph, on pictures without objects too.
+    """
+    matches = match(output, targets, tasks=tasks, loss=loss)
+    per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm)
+    for i, task in enumerate(tasks):
+        per_layer[f"loss_{task.name}"] = label_loss(
+            output.logits[task.name].float(), [target.labels[:, i] for target in targets], matches,
+            task=task, no_object=loss.no_object, norm=norm.labels[task.name],
+        )  # fmt: skip
+    return {f"{name}_{layer}": value for name, values in per_layer.items() for layer, value in enumerate(values)}
+
+
+def label_loss(
+    logits_LBQK: Tensor, labels: list[Tensor], matches: Matches, *, task: Task, no_object: float, norm: float
+) -> Tensor:
+    """Weighted cross-entropy [L]. Unmatched queries: no-object (the last output) if the task has that slot, else
+    ignored; instances without a label are ignored."""
+    L, B, Q, K = logits_LBQK.shape
+    target = torch.full((L, B, Q), K - 1 if task.background else IGNORE, device=logits_LBQK.device)
+    start = torch.tensor([0, *(len(picture) for picture in labels)], device=target.device).cumsum(0)
+    target[matches.layer, matches.picture, matches.query] = torch.cat(labels)[start[matches.picture] + matches.instance]
+    weight = logits_LBQK.new_ones(K)
+    if task.background:
+        weight[-1] = no_object
+    each = F.cross_entropy(logits_LBQK.flatten(0, 2), target.flatten(), weight, ignore_index=IGNORE, reduction="none")
+    return task.loss_weight * each.view(L, -1).sum(1) / norm
+
+
+def mask_losses(
+    output: QueryOutput, targets: list[Target], matches: Matches, *, loss: Loss, norm: Normaliser
+) -> dict[str, Tensor]:
+    """Point-sampled binary cross-entropy and dice of the matched masks: {"loss_mask": [L], "loss_dice": [L]}."""
+    L, B = output.mask_embed_LBQC.shape[:2]
+    embed_MC = output.mask_embed_LBQC[matches.layer, matches.picture, matches.query]
+    counts = torch.bincount(matches.picture, minlength=B).tolist()
+    pairs = zip(embed_MC.split(counts), output.mask_features_BCHW, strict=True)
+    logits_MHW = torch.cat([torch.einsum("mc,chw->mhw", embed, features) for embed, features in pairs]).float()
+    points_MP2 = uncertain_points(logits_MHW, loss) if len(logits_MHW) else logits_MHW.new_zeros(0, loss.num_points, 2)
+    x_MP = sample(logits_MHW[:, None], points_MP2)[:, 0]
+
+    with torch.no_grad():
+        t_MP = torch.empty_like(x_MP)
+        for picture, (rows, where) in enumerate(
+            zip(matches.instance.split(counts), torch.arange(len(x_MP), device=x_MP.device).split(counts), strict=True)
+        ):
+            for layer in range(L if len(rows) else 0):  # a layer at a time: never a copy of the masks for each layer
+                own = matches.layer[where] == layer
+                masks = targets[picture].masks[rows[own]].float()
+                t_MP[where[own]] = sample(masks[:, None], points_MP2[where[own]])[:, 0]
+
+    bce = F.binary_cross_entropy_with_logits(x_MP, t_MP, reduction="none").mean(1)
+    inside = x_MP.sigmoid()
+    dice = 1 - (2 * (inside * t_MP).sum(1) + 1) / (inside.sum(1) + t_MP.sum(1) + 1)
+    zero = x_MP.new_zeros(L)
+    return {
+        "loss_mask": loss.mask * zero.index_add(0, matches.layer, bce) / norm.masks,
+        "loss_dice": loss.dice * zero.index_add(0, matches.layer, dice) / norm.masks,
+    }

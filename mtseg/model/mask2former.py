@@ -1,0 +1,110 @@
+"""Multi-task Mask2Former: pictures in; a dict of losses out in training, instances with all their labels otherwise.
+
+B pictures, Q queries, K classes of the main task, k detections of a picture, T tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from mtseg.model import backbones
+from mtseg.model.decoder import QueryDecoder, QueryOutput
+from mtseg.model.losses import Normaliser, losses, normaliser
+from mtseg.model.matching import Target
+from mtseg.model.pixel_decoder import PixelDecoder
+from mtseg.params import Loss, Model, Task
+
+
+class Mask2Former(nn.Module):
+    """`forward(batch)` takes the loader's dicts: `image` uint8 [3, S, S], and in training `instances` with `gt_masks`
+    and `gt_labels`; at inference `image_size` (height, width: what part of S x S is the picture) and `height`,
+    `width` of the original."""
+
+    def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss, detections: int):
+        super().__init__()
+        self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
+        self.backbone = backbones.build(model.backbone, weights=model.weights, freeze_norm=model.freeze_norm)
+        common = {"dim": model.hidden_dim, "heads": model.num_heads, "feedforward_dim": model.feedforward_dim}
+        self.pixel_decoder = PixelDecoder(self.backbone.output_shape(), layers=model.encoder_layers, **common)
+        self.decoder = QueryDecoder(tasks, layers=model.decoder_layers, num_queries=model.num_queries, **common)
+        self.register_buffer("pixel_mean", torch.tensor(self.backbone.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(self.backbone.pixel_std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(
+        self, batch: list[dict[str, Any]], norm: Normaliser | None = None
+    ) -> dict[str, Tensor] | list[Instances]:
+        """`norm`: of the whole step, where the batch is a part of it; by default of the batch."""
+        output = self.queries(batch)
+        if not self.training:
+            return self.detect(output, batch)
+        targets = [
+            Target(picture["instances"].gt_masks.tensor.to(self.device), picture["instances"].gt_labels.to(self.device))
+            for picture in batch
+        ]
+        if norm is None:
+            norm = self.normaliser(batch)
+        with torch.autocast(self.device.type, enabled=False):  # costs and losses in float32
+            return losses(output, targets, tasks=self.tasks, loss=self.loss, norm=norm)
+
+    def normaliser(self, batch: list[dict[str, Any]]) -> Normaliser:
+        labels = [picture["instances"].gt_labels for picture in batch]
+        return normaliser(labels, tasks=self.tasks, num_queries=self.num_queries, loss=self.loss)
+
+    def queries(self, batch: list[dict[str, Any]]) -> QueryOutput:
+        """What all queries of all layers say of the pictures."""
+        pictures = torch.stack([picture["image"].to(self.device) for picture in batch])
+        features = self.backbone((pictures.float() - self.pixel_mean) / self.pixel_std)
+        return self.decoder(*self.pixel_decoder(features))
+
+    @torch.no_grad()
+    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[Instances]:
+        """The k best pairs (query, main class) of each picture, best first. ONE index, `query`, slices masks, scores
+        and the labels of all tasks alike, picture by picture (F12). Fields: `query` [k], `scores` [k] (probability of
+        the main class x mask quality), `pred_classes` [k], `pred_labels` [k, T], `label_logits` {task: [k, K]},
+        `mask_quality` [k], `pred_masks` bool [k, height, width] of the original picture."""
+        main = self.tasks[0]
+        results = []
+        for b, picture in enumerate(batch):
+            logits = {name: x_LBQK[-1, b].float() for name, x_LBQK in output.logits.items()}
+            probability_QK = logits[main.name].softmax(-1)[:, : main.num_classes]
+            probability, index = probability_QK.flatten().topk(min(self.detections, probability_QK.numel()))
+            query, main_class = index // main.num_classes, index % main.num_classes
+
+            kept, position = query.unique(return_inverse=True)  # each mask is brought to full size once
+            embed = output.mask_embed_LBQC[-1, b, kept].float()
+            mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b].float())
+            mask_logits = _to_original(mask_logits, picture)
+            inside = mask_logits > 0
+            area = inside.flatten(1).sum(1)
+            quality = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / area.clamp(min=1)
+
+            labels = [main_class] + [logits[task.name][query, : task.num_classes].argmax(-1) for task in self.tasks[1:]]
+            scores = probability * quality[position]
+            order = scores.argsort(descending=True, stable=True)
+            found = Instances(
+                (picture["height"], picture["width"]),
+                query=query, scores=scores, pred_classes=main_class, pred_labels=torch.stack(labels, dim=1),
+                mask_quality=quality[position], pred_masks=inside[position],
+            )  # fmt: skip
+            for task in self.tasks:
+                found.set(f"logits_{task.name}", logits[task.name][query])
+            results.append(found[order])
+        return results
+
+
+def _to_original(logits_QHW: Tensor, picture: dict[str, Any]) -> Tensor:
+    """Mask logits at stride 4 -> at the original size: up to the square, the padding cut off, then resized."""
+    side = picture["image"].shape[-2:]
+    height, width = picture["image_size"]
+    square = F.interpolate(logits_QHW[None], size=side, mode="bilinear", align_corners=False)
+    size = (picture["height"], picture["width"])
+    return F.interpolate(square[..., :height, :width], size=size, mode="bilinear", align_corners=False)[0]

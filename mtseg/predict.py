@@ -1,0 +1,79 @@
+"""Model -> predictions. The only step after training that runs the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+from rich.progress import track
+
+from mtseg.data.loader import Mapper, test_batches
+from mtseg.errors import UserError
+from mtseg.model import weights
+from mtseg.model.mask2former import Mask2Former
+from mtseg.params import Input, Loss, Model, Task, Test
+from mtseg.records import Image, Prediction
+
+
+def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, loss: Loss, test: Test) -> Mask2Former:
+    """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
+    state, metadata = weights.load(path)
+    for name, ours in description(tasks, model).items():
+        if metadata[name] != ours:
+            raise UserError(f"{path} was trained with {name} {metadata[name]}, params.yaml has {ours}: train again")
+    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), loss=loss, detections=test.detections)
+    network.load_state_dict(state)
+    return network
+
+
+def description(tasks: Sequence[Task], model: Model) -> dict:
+    """What a checkpoint has to say of itself: the tasks' heads and the network, as JSON values."""
+    heads = [{"name": task.name, "classes": list(task.classes), "background": task.background} for task in tasks]
+    return {"tasks": heads, "model": model.model_dump(exclude={"weights"})}
+
+
+@torch.no_grad()
+def predict(
+    model: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int, progress: bool = True
+) -> list[Prediction]:
+    """The predictions of every picture, in the pictures' order, each picture's best first."""
+    mapper = Mapper(model.tasks, input, root=root, training=False)
+    batches: Iterable = test_batches(images, mapper, batch=batch, workers=input.workers)
+    training = model.training
+    model.eval()
+    try:
+        found = []
+        total = -(-len(images) // batch)
+        for examples in track(batches, "predict", total=total, disable=not progress):
+            for example, instances in zip(examples, model(examples), strict=True):
+                found += encode(instances, example["image_id"], model.tasks)
+        return found
+    finally:
+        model.train(training)
+
+
+def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[Prediction]:
+    """Records of one picture's instances. Each query's mask is encoded once, its box and area are the mask's own; a
+    mask without a pixel is nothing that was found and gives no record."""
+    instances = instances.to("cpu")
+    queries, first = torch.unique(instances.query, return_inverse=True)
+    representative = torch.zeros(len(queries), dtype=torch.long).scatter_(0, first, torch.arange(len(first)))
+    # [N, H, W] -> contiguous [N, W, H], whose transpose is the Fortran-ordered [H, W, N] that pycocotools wants
+    masks_NWH = instances.pred_masks[representative].transpose(1, 2).contiguous().numpy()
+    rles = coco_mask.encode(masks_NWH.view("uint8").T) if len(queries) else []
+    boxes, areas = (coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()) if rles else ([], [])
+    segmentations = [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode()} for rle in rles]
+    logits = {task.name: instances.get(f"logits_{task.name}").tolist() for task in tasks}
+    labels, quality = instances.pred_labels.tolist(), instances.mask_quality.tolist()
+    return [
+        Prediction(
+            image_id=image_id, query=int(queries[q]), bbox=tuple(boxes[q]), area=float(areas[q]),
+            segmentation=segmentations[q], mask_quality=quality[i],
+            labels={task.name: labels[i][t] for t, task in enumerate(tasks)},
+            logits={task.name: tuple(logits[task.name][i]) for task in tasks},
+        )
+        for i, q in enumerate(first.tolist()) if areas[q]
+    ]  # fmt: skip

@@ -1,0 +1,255 @@
+"""Training: optimiser, steps, validation, checkpoints. A step is a function of the weights, the optimiser's state and
+(seed, step): a training that was interrupted and resumed ends with the same bytes as an unbroken one.
+
+Recipe of Mask2Former (arXiv 2112.01527, section 4): AdamW, no decay for norms and embeddings, the backbone at a share
+of the lr, gradients clipped as one vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.solver.build import get_default_optimizer_params
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
+from rich.console import Console
+
+from mtseg import preflight
+from mtseg.data import manifest
+from mtseg.data.loader import Example, Mapper, train_batches
+from mtseg.errors import UserError
+from mtseg.files import replace_folder, write_json
+from mtseg.model import weights
+from mtseg.model.device import amp_dtype, keep_memory, pick
+from mtseg.model.mask2former import Mask2Former
+from mtseg.params import Input, Loss, Model, Solver, Task, Test
+from mtseg.predict import description, predict
+from mtseg.progress import Curves, Progress
+from mtseg.records import Image
+from mtseg.scoring import scores
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a training leaves its results."""
+
+    models: Path
+    metrics: Path
+    curves: Path
+
+
+def train(
+    data: Path, outputs: Outputs, *, root: Path, tasks: Sequence[Task], model: Model, input: Input, solver: Solver,
+    loss: Loss, test: Test, device: str, seed: int,
+) -> None:  # fmt: skip
+    """Train on the manifest's train split, validate on val, and write the checkpoints, curves and metrics.
+
+    Raises UserError for what preflight finds, a loss that is not finite, or an interruption (which keeps the state).
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    records = manifest.load(data)
+    tasks = records.tasks(tasks)
+    splits = {name: records.images(name) for name in ("train", "val")}
+    for warning in preflight.check(**splits, tasks=tasks, model=model, input=input, solver=solver):
+        console.print(f"warning: {warning}", style="yellow")
+
+    keep_memory()
+    torch.manual_seed(seed)
+    network = Mask2Former(tasks, model, loss=loss, detections=test.detections).to(pick(device))
+    sections = {"tasks": [t.model_dump() for t in tasks], "device": device, "seed": seed, "root": str(root)}
+    for section in (model, input, solver, loss, test):
+        sections[type(section).__name__] = section.model_dump()
+    work = work_folder() / fingerprint(sections, records.digest)
+    run = Run(network, solver, work=work, description=description(tasks, model))
+    if run.step:
+        console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
+
+    mapper = Mapper(tasks, input, root=root, training=True)
+    batches = train_batches(
+        splits["train"], mapper, batch=solver.ims_per_batch, start=run.step * solver.accumulate,
+        stop=solver.max_iter * solver.accumulate, seed=seed, workers=input.workers,
+    )  # fmt: skip
+    with Progress(console, total=solver.max_iter, start=run.step) as progress:
+        try:
+            while run.step < solver.max_iter:
+                torch.manual_seed(seed * 1_000_003 + run.step)
+                values = run.train_step([next(batches) for _ in range(solver.accumulate)])
+                logged = run.curves.add(run.step, values, every=solver.log_period)
+                progress.update(run.step, logged)
+                if run.step % solver.eval_period == 0 or run.step == solver.max_iter:
+                    row = validate(network, splits["val"], root=root, input=input, test=test)
+                    progress.validated(run.step, row)
+                    run.keep(row)
+        except KeyboardInterrupt:
+            run.save()
+            raise UserError(f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there") from None
+    run.finish(outputs)
+
+
+def validate(
+    network: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, test: Test
+) -> dict[str, float]:
+    """Headline figures on the val split, in percent."""
+    found = predict(network, images, root=root, input=input, batch=test.ims_per_batch, progress=False)
+    metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking=test.ranking, max_dets=test.max_dets)
+    row = {"segm_AP": metrics["segm"].get("AP", 0.0), "joint_AP": metrics["joint"].get("AP", 0.0)}
+    for name, values in metrics["tasks"].items():
+        row[f"{name}_accuracy"] = values.get("accuracy", 0.0)
+    return row
+
+
+class Run:
+    """The state of a training, in memory and in its work folder (outside DVC's outs, which DVC deletes first)."""
+
+    def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, description: dict):
+        self.network, self.solver, self.work, self.description = network, solver, work, description
+        self.optimizer = optimizer(network, solver)
+        self.schedule = schedule(solver)
+        self.dtype = amp_dtype(network.device) if solver.amp else None
+        self.scaler = torch.amp.GradScaler(network.device.type, enabled=self.dtype == torch.float16)
+        self.step, self.best, self.curves = 0, None, Curves()
+        if (work / "state.pt").exists():
+            self._load()
+
+    def train_step(self, batches: list[list[Example]]) -> dict[str, float]:
+        """One optimiser step over the batches together. Returns the losses by name, summed over decoder layers."""
+        self.network.train()
+        lr = self.schedule(min(self.step / self.solver.max_iter, 1 - 1e-9))
+        lr *= min(1.0, (self.step + 1) / max(self.solver.warmup, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * lr
+        norm = self.network.normaliser([example for batch in batches for example in batch])
+        totals: dict[str, float] = {}
+        for batch in batches:
+            names = ", ".join(example["file_name"] for example in batch)
+            where = f"step {self.step + 1}, {names}"
+            autocast = torch.autocast(self.network.device.type, self.dtype) if self.dtype else nullcontext()
+            try:
+                with autocast:
+                    losses = self.network(batch, norm)
+                for name, value in checked(losses).items():
+                    totals[name] = totals.get(name, 0.0) + value
+            except FloatingPointError as error:
+                raise UserError(f"not finite: {error}; {where}: lower solver.base_lr, look at these pictures") from None
+            self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.solver.clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.solver.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return {"lr": self.solver.lr * lr, "loss": sum(totals.values()), **by_name(totals)}
+
+    def keep(self, row: dict[str, float]) -> None:
+        """Note a validation; its weights are kept if its joint AP is the best so far; the state is saved."""
+        self.curves.validated(self.step, row)
+        if self.best is None or row["joint_AP"] > self.best["joint_AP"]:
+            self.best = {"step": self.step, **row}
+            self._save_weights(self.work / "best.safetensors")
+        self.save()
+
+    def save(self) -> None:
+        """Write the state that a later process resumes from."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rest": json.dumps({"step": self.step, "best": self.best, "curves": self.curves.state()}),
+        }
+        self.work.mkdir(parents=True, exist_ok=True)
+        torch.save(state, self.work / "state.tmp")
+        (self.work / "state.tmp").replace(self.work / "state.pt")
+
+    def finish(self, outputs: Outputs) -> None:
+        """Write the outs; the work folder, no longer needed, goes."""
+        with replace_folder(outputs.models) as folder:
+            (folder / "best.safetensors").write_bytes((self.work / "best.safetensors").read_bytes())
+            self._save_weights(folder / "last.safetensors")
+        self.curves.write(outputs.curves)
+        last = {name: round(value, 4) for name, value in self.curves.train[-1].items() if name.startswith("loss")}
+        write_json(outputs.metrics, {"best": self.best, "last": last})
+        for path in sorted(self.work.iterdir()):
+            path.unlink()
+        self.work.rmdir()
+
+    def _save_weights(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights.save(path, self.network, {**self.description, "step": self.step})
+
+    def _load(self) -> None:
+        state = torch.load(self.work / "state.pt", map_location=self.network.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        rest = json.loads(state["rest"])
+        self.step, self.best, self.curves = rest["step"], rest["best"], Curves.of(rest["curves"])
+
+
+def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
+    """AdamW; no weight decay for norms and learnt embeddings; the backbone at `backbone_multiplier` of the lr."""
+    embeddings = ("query_feature", "query_position", "level_embed")
+    groups = get_default_optimizer_params(
+        network, base_lr=solver.lr, weight_decay=solver.weight_decay, weight_decay_norm=0.0,
+        lr_factor_func=lambda name: solver.backbone_multiplier if name.startswith("backbone.") else 1.0,
+        overrides={name: {"weight_decay": 0.0} for name in embeddings},
+    )  # fmt: skip
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay)
+
+
+def schedule(solver: Solver) -> ParamScheduler:
+    """Share of training done -> factor of the lr."""
+    if solver.schedule == "cosine":
+        return CosineParamScheduler(1.0, 0.0)
+    values = [0.1**i for i in range(len(solver.steps) + 1)]
+    milestones = [round(share * solver.max_iter) for share in solver.steps]
+    return MultiStepParamScheduler(values, milestones=milestones, num_updates=solver.max_iter)
+
+
+def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The losses as floats, with one transfer. Raises TypeError unless they are a dict of named scalars (F3), and
+    FloatingPointError naming those that are not finite."""
+    if not isinstance(losses, dict):
+        raise TypeError(f"in training the model returns a dict of losses, not {type(losses).__name__}")
+    shapes = {name: tuple(value.shape) for name, value in losses.items() if value.ndim}
+    if shapes:
+        raise TypeError(f"losses must be scalars, these have shapes {shapes}")
+    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if bad:
+        raise FloatingPointError(", ".join(bad))
+    return values
+
+
+def by_name(losses: dict[str, float]) -> dict[str, float]:
+    """Losses summed over decoder layers: `loss_mask_0`, `loss_mask_1`, ... -> `loss_mask`."""
+    totals: dict[str, float] = {}
+    for name, value in losses.items():
+        total = name.rpartition("_")[0]
+        totals[total] = totals.get(total, 0.0) + value
+    return totals
+
+
+def work_folder() -> Path:
+    """Where interrupted trainings keep their state: under MTSEG_WORK, or the repository that DVC was called in (its
+    temporary experiment folders would lose it), or here."""
+    return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work") / "train"
+
+
+def fingerprint(sections: dict, data: str) -> str:
+    """Digest of everything a training depends on: parameters, data, and the code of every module of ours in use."""
+    digest = hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode())
+    digest.update(data.encode())
+    for name in sorted(name for name in sys.modules if name.split(".")[0] == "mtseg"):
+        source = getattr(sys.modules[name], "__file__", None)
+        digest.update(Path(source).read_bytes() if source else b"")
+    return digest.hexdigest()[:16]
