@@ -21,8 +21,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     broken, when what would result is no valid params.yaml, or when there is no folder data.raw.
     """
     load(params)
-    yaml = YAML()  # round trip: comments and the way numbers are written stay
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml = YAML()  # round trip, laid out as DVC does: comments and the way numbers are written stay
     yaml.width = 4096
     merged = yaml.load(params)
     try:
