@@ -63,9 +63,10 @@ def write(
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def read(path: Path | str, tasks: Sequence[Task]) -> list[Prediction]:
-    """Read the JSON that `write` made. Raises UserError when it is missing, broken or made for other tasks."""
-    records = read_json(path, made_by="predict")
+def read(path: Path | str, tasks: Sequence[Task], *, made_by: str = "predict") -> list[Prediction]:
+    """Read the JSON that `write` made in stage `made_by`. Raises UserError when it is missing, broken or for other
+    tasks."""
+    records = read_json(path, made_by=made_by)
     if not isinstance(records, list):
         raise UserError(f"{path}: expected a list of predictions, found {type(records).__name__}")
     predictions = []
@@ -74,7 +75,7 @@ def read(path: Path | str, tasks: Sequence[Task]) -> list[Prediction]:
             predictions.append(_prediction(record, tasks))
         except (KeyError, TypeError, ValueError) as error:
             what = f"key {error} is missing" if isinstance(error, KeyError) else error
-            raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro predict` again") from None
+            raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro {made_by}` again") from None
     return predictions
 
 

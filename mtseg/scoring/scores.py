@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco_mask
 
+from mtseg.files import replace_file
 from mtseg.params import Task
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, Curves, View, curves
@@ -141,3 +144,9 @@ def _class_rows(scene: Sequence[Picture], task: Task, scored: Curves, confusion:
 def _chosen(scored: Curves, *names: str) -> dict[str, float]:
     summary = scored.summary()
     return {name: summary[name] for name in names if name in summary}
+
+
+def write_classes(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the table of classes as CSV, with an empty cell for None."""
+    with replace_file(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
