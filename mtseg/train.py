@@ -66,7 +66,7 @@ def train(
     sections = {"tasks": [t.model_dump() for t in tasks], "device": device, "seed": seed, "root": str(root)}
     for section in (model, input, solver, loss, test):
         sections[type(section).__name__] = section.model_dump()
-    work = work_folder() / fingerprint(sections, records.digest)
+    work = work_folder() / fingerprint(sections, data)
     run = Run(network, solver, work=work, description=description(tasks, model))
     if run.step:
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
@@ -245,10 +245,10 @@ def work_folder() -> Path:
     return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work") / "train"
 
 
-def fingerprint(sections: dict, data: str) -> str:
+def fingerprint(sections: dict, data: Path) -> str:
     """Digest of everything a training depends on: parameters, data, and the code of every module of ours in use."""
     digest = hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode())
-    digest.update(data.encode())
+    digest.update(data.read_bytes())
     for name in sorted(name for name in sys.modules if name.split(".")[0] == "mtseg"):
         source = getattr(sys.modules[name], "__file__", None)
         digest.update(Path(source).read_bytes() if source else b"")

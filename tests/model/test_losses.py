@@ -1,0 +1,182 @@
+"""Matching and losses against values worked out by hand, and the guards that live there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mtseg.model.decoder import QueryOutput
+from mtseg.model.losses import label_loss, losses, normaliser
+from mtseg.model.matching import Matches, Target, match, matching_cost
+from tests import tiny
+from tests.scenes import make_tasks
+
+COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
+LOSS = tiny.params(loss={"num_points": 400}).loss
+BIG = 30.0
+
+
+def perfect(tasks, targets, queries=5, layers=2, flip=False):
+    """An output whose query `n` (counted from the end if `flip`) draws and names instance n; the rest is no-object."""
+    B, side = len(targets), tiny.SIDE // 4
+    embed = torch.zeros(layers, B, queries, queries)
+    features = torch.full((B, queries, side, side), -4.0)
+    logits = {task.name: torch.zeros(layers, B, queries, task.num_outputs) for task in tasks}
+    for b, target in enumerate(targets):
+        embed[:, b] = torch.eye(queries)
+        for n in range(queries):
+            q = queries - 1 - n if flip else n
+            if n < len(target.labels):
+                inside = torch.nn.functional.interpolate(target.masks[n][None, None].float(), size=(side, side))[0, 0]
+                features[b, q] = (inside * 2 - 1) * 4
+            for t, task in enumerate(tasks):
+                label = target.labels[n, t] if n < len(target.labels) else task.num_outputs - 1
+                logits[task.name][:, b, q, label] = BIG
+    return QueryOutput(logits, embed, features)
+
+
+def scene(tasks, counts):
+    examples = [tiny.example(tasks, count, seed=i)["instances"] for i, count in enumerate(counts)]
+    return [Target(example.gt_masks.tensor, example.gt_labels) for example in examples]
+
+
+@COUNTS
+@pytest.mark.parametrize("background", [True, False])
+def test_a_perfect_output_is_matched_right_and_costs_nearly_nothing(count, background):
+    tasks = make_tasks(count, background)
+    targets = scene(tasks, [3, 0, 2])
+    output = perfect(tasks, targets, flip=True)
+    found = match(output, targets, tasks=tasks, loss=LOSS)
+    assert torch.equal(found.query, 4 - found.instance)
+    assert [(int(layer), int(picture)) for layer, picture in zip(found.layer, found.picture, strict=True)] == [
+        (layer, picture) for picture, n in ((0, 3), (2, 2)) for layer in (0, 1) for _ in range(n)
+    ]
+    norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=5, loss=LOSS)
+    values = losses(output, targets, tasks=tasks, loss=LOSS, norm=norm)
+    assert all(value < 0.01 for name, value in values.items() if "mask" not in name and "dice" not in name)
+    assert all(value < 5 for value in values.values())  # edges at stride 4 are not exact
+
+
+@COUNTS
+def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
+    tasks = make_tasks(count)
+    targets = scene(tasks, [4])
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = [Target(targets[0].masks[order], targets[0].labels[order])]
+    network = tiny.network(tasks)
+    output = network.queries([tiny.example(tasks, 4)])
+    pairs = []
+    for given, back in ((targets, torch.arange(4)), (shuffled, order)):
+        torch.manual_seed(0)
+        found = match(output, given, tasks=tasks, loss=LOSS)
+        triples = zip(found.layer.tolist(), found.query.tolist(), back[found.instance].tolist(), strict=True)
+        pairs.append(sorted(triples))
+    assert pairs[0] == pairs[1]
+
+
+@COUNTS
+def test_f10_every_task_has_a_term_in_the_matching_cost(count):
+    """Queries that differ in one task's logits alone: the one with the right label must win."""
+    tasks = make_tasks(count)
+    for t, task in enumerate(tasks):
+        targets = scene(tasks, [1])
+        output = perfect(tasks, targets)
+        output.mask_features_BCHW[:] = output.mask_features_BCHW[:, :1].clone()
+        for name in output.logits:
+            output.logits[name][:] = 0
+        label = int(targets[0].labels[0, t])
+        output.logits[task.name][..., label] = -1.0
+        output.logits[task.name][:, 0, 3, label] = 2.0
+        assert set(match(output, targets, tasks=tasks, loss=LOSS).query.tolist()) == {3}
+        before = matching_cost(output, targets, tasks=tasks, loss=LOSS)
+        unlabelled = [Target(targets[0].masks, torch.full_like(targets[0].labels, -1))]
+        if len(tasks) > 1:  # a missing label must not count
+            torch.manual_seed(0)
+            assert not torch.equal(before, matching_cost(output, unlabelled, tasks=tasks, loss=LOSS))
+
+
+def test_cost_follows_the_formula():
+    tasks = make_tasks(2)
+    full = Target(torch.ones(1, 256, 256, dtype=torch.bool), torch.tensor([[1, -1]]))
+    logit = 0.7
+    output = QueryOutput(
+        {task.name: torch.zeros(1, 1, 1, task.num_outputs) for task in tasks},
+        torch.full((1, 1, 1, 1), logit), torch.ones(1, 1, 256, 256),
+    )  # fmt: skip
+    p = 1 / (1 + math.exp(-logit))
+    points = LOSS.num_points
+    bce, dice = -math.log(p), 1 - (2 * p * points + 1) / (p * points + points + 1)
+    expected = LOSS.mask * bce + LOSS.dice * dice - tasks[0].match_weight / tasks[0].num_outputs
+    assert matching_cost(output, [full], tasks=tasks, loss=LOSS).item() == pytest.approx(
+        expected, rel=0.02
+    )  # outside the border masks are 0
+
+
+def test_f8_unmatched_queries_get_a_target_that_the_head_has():
+    """Background: the last output, with its own weight. Without that slot: nothing. Unlabelled: nothing."""
+    none = torch.zeros(0, dtype=torch.long)
+    empty = Matches(none, none, none, none)
+    one = Matches(*(torch.zeros(1, dtype=torch.long) for _ in range(4)))
+    for background in (True, False):
+        task = make_tasks(2, background)[1]
+        logits = torch.randn(1, 1, 3, task.num_outputs)
+        logs = logits.log_softmax(-1)[0, 0]
+        kwargs = {"task": task, "no_object": 0.1, "norm": 1.0}
+        unmatched = -0.1 * logs[:, -1] if background else torch.zeros(3)
+        assert label_loss(logits, [none], empty, **kwargs).item() == pytest.approx(float(unmatched.sum()), abs=1e-5)
+        labelled = label_loss(logits, [torch.tensor([1])], one, **kwargs)
+        assert labelled.item() == pytest.approx(float(-logs[0, 1] + unmatched[1:].sum()), abs=1e-5)
+        unlabelled = label_loss(logits, [torch.tensor([-1])], one, **kwargs)
+        assert unlabelled.item() == pytest.approx(float(unmatched[1:].sum()), abs=1e-5)
+
+
+@COUNTS
+def test_f8_normaliser_is_the_summed_weight_of_the_targets(count):
+    for background in (True, False):
+        tasks = make_tasks(count, background)
+        labels = [torch.zeros(3, count, dtype=torch.long), torch.full((2, count), -1)]
+        norm = normaliser(labels, tasks=tasks, num_queries=5, loss=LOSS)
+        assert norm.masks == 5
+        for task in tasks:
+            assert norm.labels[task.name] == pytest.approx(3 + 0.1 * 5 * task.background)
+
+
+@COUNTS
+def test_parts_of_a_step_add_up_to_the_whole(count):
+    """With the step's normaliser, label losses of its parts sum to those of the whole."""
+    tasks = make_tasks(count)
+    targets = scene(tasks, [3, 1])
+    whole = perfect(tasks, targets)
+    for logits in whole.logits.values():
+        logits[:] = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=5, loss=LOSS)
+    parts = [
+        QueryOutput(
+            {name: x[:, b : b + 1] for name, x in whole.logits.items()},
+            whole.mask_embed_LBQC[:, b : b + 1], whole.mask_features_BCHW[b : b + 1],
+        ) for b in range(2)
+    ]  # fmt: skip
+    together = losses(whole, targets, tasks=tasks, loss=LOSS, norm=norm)
+    apart = [losses(part, [targets[b]], tasks=tasks, loss=LOSS, norm=norm) for b, part in enumerate(parts)]
+    for task in tasks:
+        for layer in range(2):
+            name = f"loss_{task.name}_{layer}"
+            assert apart[0][name] + apart[1][name] == pytest.approx(together[name].item(), rel=1e-5)
+
+
+def test_more_instances_than_queries_still_train():
+    tasks = make_tasks(3)
+    network = tiny.network(tasks, model={"num_queries": 2}).train()
+    values = network([tiny.example(tasks, 5)])
+    assert all(torch.isfinite(value) for value in values.values())
+
+
+def test_a_cost_that_is_not_finite_is_named():
+    tasks = make_tasks(1)
+    targets = scene(tasks, [1])
+    output = perfect(tasks, targets)
+    output.mask_features_BCHW[:] = float("nan")
+    with pytest.raises(FloatingPointError, match="decoder layer 0, picture 0"):
+        match(output, targets, tasks=tasks, loss=LOSS)

@@ -1,0 +1,167 @@
+"""The whole network: what it returns, and that its answers depend on the picture and on nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mtseg.train import checked
+from tests import tiny
+from tests.scenes import make_tasks
+
+COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
+
+
+@COUNTS
+def test_f3_training_returns_named_finite_scalars(count):
+    tasks = make_tasks(count)
+    network = tiny.network(tasks).train()
+    losses = network([tiny.example(tasks, 3), tiny.example(tasks, 0)])
+    layers = range(len(network.decoder.layers) + 1)
+    names = ["mask", "dice", *(task.name for task in tasks)]
+    assert set(losses) == {f"loss_{name}_{layer}" for name in names for layer in layers}
+    assert set(checked(losses)) == set(losses)
+
+
+def test_f3_what_is_not_a_scalar_is_refused():
+    with pytest.raises(TypeError, match="dict of losses"):
+        checked([torch.tensor(1.0)])
+    with pytest.raises(TypeError, match="loss_b"):
+        checked({"loss_a": torch.tensor(1.0), "loss_b": torch.ones(2)})
+    with pytest.raises(FloatingPointError, match="loss_b"):
+        checked({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(float("nan"))})
+
+
+@COUNTS
+@pytest.mark.parametrize("background", [True, False])
+def test_every_parameter_learns(count, background):
+    tasks = make_tasks(count, background)
+    network = tiny.network(tasks).train()
+    sum(network([tiny.example(tasks, 3), tiny.example(tasks, 2, seed=1)]).values()).backward()
+    still = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert not still
+
+
+@COUNTS
+def test_pictures_without_objects_and_labels_train(count):
+    tasks = make_tasks(count)
+    network = tiny.network(tasks).train()
+    unlabelled = tiny.example(tasks, 2)
+    unlabelled["instances"].gt_labels[:, 1:] = -1
+    for batch in ([tiny.example(tasks, 0)], [unlabelled]):
+        losses = network(batch)
+        checked(losses)
+        sum(losses.values()).backward()
+
+
+def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
+    one, further = make_tasks(2)
+    muted = further.model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+
+    def trained(tasks):
+        network = tiny.network((one, further)).train()
+        network.tasks = tasks
+        batch = [tiny.example((one, further), 3), tiny.example((one, further), 2, seed=1)]
+        for picture in batch:
+            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+        torch.manual_seed(1)
+        losses = network(batch)
+        sum(losses.values()).backward()
+        return losses, {name: parameter.grad for name, parameter in network.named_parameters()}
+
+    without, gradients = trained((one,))
+    with_muted, muted_gradients = trained((one, muted))
+    assert all(torch.equal(with_muted[name], value) for name, value in without.items())
+    assert all(with_muted[name] == 0 for name in with_muted.keys() - without.keys())
+    own = f"head_{further.name}"
+    assert all(torch.equal(muted_gradients[name], value) for name, value in gradients.items() if own not in name)
+
+
+@COUNTS
+def test_f11_labels_vary_with_the_picture(count):
+    tasks = make_tasks(count)
+    network = tiny.network(tasks).eval()
+    with torch.no_grad():
+        output = network.queries([tiny.example(tasks, 1), tiny.example(tasks, 1, seed=1)])
+    for logits in output.logits.values():
+        assert not torch.allclose(logits[-1, 0], logits[-1, 1], atol=1e-4)
+
+
+def sharp(network):
+    """Random heads made decisive, so that no two scores tie and masks are neither full nor empty."""
+    torch.manual_seed(3)
+    for head in network.decoder.heads.values():
+        nn.init.normal_(head.weight)
+    return network.eval()
+
+
+@COUNTS
+def test_f12_a_batch_of_one_equals_a_batch_of_many(count):
+    tasks = make_tasks(count)
+    network = sharp(tiny.network(tasks))
+    batch = [tiny.example(tasks, 0, seed=i, size=(64, 40 + 8 * i)) for i in range(3)]
+    together = network(batch)
+    for i in (0, 1, 2):
+        (alone,) = network([batch[i]])
+        assert torch.equal(alone.query, together[i].query)
+        assert torch.equal(alone.pred_labels, together[i].pred_labels)
+        assert torch.allclose(alone.scores, together[i].scores, atol=1e-5)
+        assert (alone.pred_masks != together[i].pred_masks).float().mean() < 1e-3
+        for task in tasks:
+            name = f"logits_{task.name}"
+            assert torch.allclose(alone.get(name), together[i].get(name), atol=1e-4)
+
+
+@COUNTS
+def test_f12_masks_scores_and_all_labels_come_from_one_query(count):
+    tasks = make_tasks(count)
+    network = sharp(tiny.network(tasks))
+    batch = [tiny.example(tasks, 0, seed=i) for i in range(2)]
+    with torch.no_grad():
+        output = network.queries(batch)
+        found = network.detect(output, batch)
+    for b, instances in enumerate(found):
+        assert len(set(instances.query.tolist())) > 1, "one query alone would prove nothing"
+        own = output.masks()[b][instances.query]
+        full = nn.functional.interpolate(own[None], size=(tiny.SIDE, tiny.SIDE), mode="bilinear")
+        assert torch.equal(instances.pred_masks, nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0] > 0)
+        for t, task in enumerate(tasks):
+            logits = output.logits[task.name][-1, b, instances.query]
+            assert torch.equal(instances.get(f"logits_{task.name}"), logits)
+            if t:
+                assert torch.equal(instances.pred_labels[:, t], logits[:, : task.num_classes].argmax(-1))
+            else:
+                chosen = logits.softmax(-1).gather(1, instances.pred_classes[:, None])[:, 0]
+                assert torch.allclose(instances.scores, chosen * instances.mask_quality, atol=1e-5)
+        assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
+
+
+def test_heads_have_a_no_object_output_where_the_task_has_the_slot():
+    for background in (True, False):
+        tasks = make_tasks(3, background)
+        network = tiny.network(tasks)
+        sizes = {name: head.out_features for name, head in network.decoder.heads.items()}
+        assert sizes == {f"head_{task.name}": len(task.classes) + task.background for task in tasks}
+
+
+def test_a_task_may_have_a_name_that_modules_use_themselves():
+    (task,) = make_tasks(1)
+    tasks = (task.model_copy(update={"name": "type"}), task.model_copy(update={"name": "training"}))
+    assert tiny.network(tasks)([tiny.example(tasks, 1)])
+
+
+def test_learns_two_pictures_by_heart():
+    tasks = make_tasks(3)
+    network = tiny.network(tasks, loss={"num_points": 256}).train()
+    batch = [tiny.example(tasks, 2), tiny.example(tasks, 2, seed=1)]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for _ in range(60):
+        losses = network(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        optimizer.step()
+    last = len(network.decoder.layers)
+    assert all(losses[f"loss_{task.name}_{last}"] < 0.1 for task in tasks)
+    assert losses[f"loss_mask_{last}"] + losses[f"loss_dice_{last}"] < 3

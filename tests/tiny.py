@@ -1,0 +1,54 @@
+"""A network and pictures so small that a test can train on them in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.structures import BitMasks, Instances
+
+from mtseg.model.mask2former import Mask2Former
+from mtseg.params import Params, Task, load
+
+SIDE = 64
+PARAMS = load(Path(__file__).parents[1] / "params.yaml")
+SMALL = {
+    "model": {"weights": None, "num_queries": 6, "hidden_dim": 32, "num_heads": 4, "decoder_layers": 2,
+              "encoder_layers": 1, "feedforward_dim": 32, "freeze_norm": False},
+    "input": {"size": SIDE},
+    "loss": {"num_points": 64},
+}  # fmt: skip
+
+
+def params(**changes: dict[str, Any]) -> Params:
+    """params.yaml made small; `changes` are sections of keys to set, checked like the file."""
+    raw = PARAMS.model_dump()
+    for section in (*SMALL.items(), *changes.items()):
+        if isinstance(section[1], dict):
+            raw[section[0]] |= section[1]
+        else:
+            raw[section[0]] = section[1]
+    return Params.model_validate(raw)
+
+
+def network(tasks: tuple[Task, ...], seed: int = 0, **changes: dict[str, Any]) -> Mask2Former:
+    torch.manual_seed(seed)
+    given = params(**changes)
+    return Mask2Former(tasks, given.model, loss=given.loss, detections=given.test.detections)
+
+
+def example(tasks: tuple[Task, ...], count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> dict[str, Any]:
+    """A noise picture with `count` rectangles of random labels, as the loader hands it over."""
+    draw = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    for mask in masks:
+        x, y = torch.randint(0, SIDE // 2, (2,), generator=draw).tolist()
+        mask[y : y + SIDE // 3, x : x + SIDE // 3] = True
+    labels = [torch.randint(0, task.num_classes, (count,), generator=draw) for task in tasks]
+    target = Instances((SIDE, SIDE), gt_masks=BitMasks(masks), gt_labels=torch.stack(labels, dim=1))
+    image = torch.randint(0, 256, (3, SIDE, SIDE), generator=draw).to(torch.uint8)
+    return {
+        "image": image, "instances": target, "image_size": size, "height": 50, "width": 40, "image_id": seed,
+        "file_name": f"{seed}.jpg",
+    }  # fmt: skip
