@@ -1,0 +1,255 @@
+"""The house rules, held on the import graph: floors, silent imports, exact deps and params."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+STAGES = PIPELINE["stages"]
+HEAVY = {"torch", "torchvision", "timm", "detectron2"}
+
+# module or package -> floor; the longest name that fits counts
+FLOORS = {
+    **dict.fromkeys(("mtseg", "mtseg.params", "mtseg.records", "mtseg.errors", "mtseg.files", "mtseg.recipe"), 0),
+    "mtseg.data": 1,
+    "mtseg.scoring": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
+    **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 2),
+    **dict.fromkeys(("mtseg.train", "mtseg.progress", "mtseg.preflight", "mtseg.predict", "mtseg.report"), 3),
+    "stages": 4,
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for folder in ("mtseg", "stages") for path in sorted((ROOT / folder).rglob("*.py"))}
+LIBRARY = [module for module in MODULES if module.startswith("mtseg")]
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def floor(module: str) -> int:
+    if module.count(".") == 1 and MODULES[module].name != "__init__.py" and not module.startswith("stages."):
+        return FLOORS[module]  # KeyError: a new module beside mtseg/train.py has to be given its floor above
+    return FLOORS[max((name for name in FLOORS if f"{module}.".startswith(f"{name}.")), key=len)]
+
+
+def package(module: str) -> str:
+    """mtseg.data for all in it, mtseg for what lies beside it."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 or MODULES[module].name == "__init__.py" else parts[0]
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """Every name that a module imports, wherever in it; of `from a import b` both a and a.b."""
+    names = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@cache
+def house_imports(module: str) -> frozenset[str]:
+    """The house's own modules that a module imports, by name or with importlib, and the packages they lie in."""
+    names = {name for name in imported(module) if name in MODULES}
+    for package in imported_by_name(module):
+        names |= {name for name in MODULES if name.startswith(f"{package}.")}
+    parents = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    return frozenset((names | parents) - {module})
+
+
+def imported_by_name(module: str) -> set[str]:
+    """Packages of which a module imports files whose name it learns at run time: import_module(f"package.{name}")."""
+    packages = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module":
+            text = ast.unparse(node.args[0]).replace("{__name__}", module)
+            packages.add(re.match(r"f['\"]([\w.]+)\.\{", text)[1])
+    return packages
+
+
+def closure(module: str) -> set[str]:
+    found, todo = set(), [module]
+    while todo:
+        if (name := todo.pop()) not in found:
+            found.add(name)
+            todo += house_imports(name)
+    return found
+
+
+def is_docstring_only(module: str) -> bool:
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree(module).body)
+
+
+def files_named(module: str) -> set[Path]:
+    """What a module names that lies beside it and is no module: a folder of templates, a table."""
+    beside = MODULES[module].parent
+    words = {node.value for node in ast.walk(tree(module)) if isinstance(node, ast.Constant)}
+    return {
+        path
+        for path in beside.iterdir()
+        if path.name in words and not path.with_suffix("").joinpath("__init__.py").exists()
+    }
+
+
+def code_deps(stage: str) -> set[str]:
+    """The files a stage's script reaches; a folder for those that are found by name, nothing for empty packages."""
+    reached = closure(f"stages.{stage}")
+    folders = {"/".join(package.split(".")) for module in reached for package in imported_by_name(module)}
+    paths = {MODULES[name] for name in reached if not is_docstring_only(name)}
+    paths |= {path for name in reached for path in files_named(name)}
+    files = {path.relative_to(ROOT).as_posix() for path in paths}
+    return folders | {file for file in files if not any(file.startswith(f"{folder}/") for folder in folders)}
+
+
+def params_read(stage: str) -> set[str]:
+    """The keys of params.yaml that a script reads: `params.solver` -> solver, `params.data.raw` -> data.raw."""
+    attributes = [node for node in ast.walk(tree(f"stages.{stage}")) if isinstance(node, ast.Attribute)]
+    inner = {id(node.value) for node in attributes}
+    keys = set()
+    for chain in (ast.unparse(node).split(".") for node in attributes if id(node) not in inner):
+        if chain[0] == "params":
+            section, key = chain[1], chain[2] if len(chain) > 2 else None
+            keys.add(f"{section}.{key}" if isinstance(PARAMS[section], dict) and key in PARAMS[section] else section)
+    return {key for key in keys if key.partition(".")[0] == key or key.partition(".")[0] not in keys}
+
+
+def names(entries: list) -> list[str]:
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def outs(stage: str) -> list[str]:
+    return [out for kind in ("outs", "metrics", "plots") for out in names(STAGES[stage].get(kind, []))]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_reaches_and_on_no_other(stage):
+    stated = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("mtseg", "stages"))]
+    assert len(stated) == len(set(stated))
+    assert set(stated) == code_deps(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_states_the_params_it_reads_and_no_others(stage):
+    stated = STAGES[stage].get("params", [])
+    assert len(stated) == len(set(stated))
+    assert set(stated) == params_read(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_states_the_files_its_script_names(stage):
+    paths = {
+        node.value
+        for node in ast.walk(tree(f"stages.{stage}"))
+        if isinstance(node, ast.Constant) and re.match(r"(data|models|metrics|plots|report)(/|$)", str(node.value))
+    }
+    stated = [*STAGES[stage]["deps"], *outs(stage)]
+    for path in paths:
+        assert any(f"{path}/".startswith(f"{entry}/") or entry.startswith(f"{path}/") for entry in stated), path
+    for out in outs(stage):
+        assert any(f"{out}/".startswith(f"{path}/") for path in paths), out
+
+
+def test_what_a_stage_takes_another_makes():
+    made = [out for stage in STAGES for out in outs(stage)]
+    assert len(made) == len(set(made))
+    for stage in STAGES:
+        for dep in STAGES[stage]["deps"]:
+            source = "$" in dep.partition("/")[0] or (ROOT / dep).exists()
+            assert source or any(f"{dep}/".startswith(f"{out}/") for out in made), f"{stage}: {dep}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_script_says_how_it_is_run(stage):
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    assert STAGES[stage]["desc"]
+    assert ast.get_docstring(tree(f"stages.{stage}")).startswith(f"`python -m stages.{stage}`")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_from_floors_below_or_its_own_package(module):
+    for other in house_imports(module):
+        same = floor(other) == floor(module) and package(other) == package(module)
+        assert floor(other) < floor(module) or same or is_docstring_only(other), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", [module for module in LIBRARY if floor(module) < 2])
+def test_the_two_lowest_floors_never_import_torch_not_even_lazily(module):
+    assert not {name.partition(".")[0] for name in imported(module)} & HEAVY
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+
+
+def test_the_two_lowest_floors_load_no_torch_through_others_either():
+    low = [module for module in LIBRARY if floor(module) < 2]
+    found = run(f"import importlib, sys\nfor m in {low}: importlib.import_module(m)\nprint({HEAVY} & set(sys.modules))")
+    assert found.stdout.strip() == "set()"
+
+
+def test_imports_print_nothing_and_register_nothing():
+    found = run(
+        "import importlib\n"
+        "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
+        "before = DatasetCatalog.list(), MetadataCatalog.list()\n"
+        f"for m in {LIBRARY}: importlib.import_module(m)\n"
+        "assert before == (DatasetCatalog.list(), MetadataCatalog.list())\n"
+    )
+    assert found.stdout == found.stderr == ""
+
+
+def test_only_stages_read_params_yaml():
+    readers = {module for module in LIBRARY if "mtseg.params.load" in imported(module)}
+    assert readers <= {"mtseg.recipe"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_code_names_a_task(module):
+    tasks = {task["name"] for task in PARAMS["tasks"]}
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Constant):
+            assert node.value not in tasks, f"{module}, line {node.lineno}: {node.value!r}"
+
+
+def test_files_are_short_and_none_is_called_utils():
+    files = [path for folder in ("mtseg", "stages", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert not [path for path in files if path.stem in ("utils", "util", "helpers", "common")]
+    assert not [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 300]
+
+
+def test_the_readme_shows_the_pipeline_as_it_is():
+    dag = subprocess.run(
+        [sys.executable, "-m", "dvc", "dag", "--md"], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout.strip()
+    assert dag in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_contributing_is_read_in_a_minute():
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 45
+
+
+@pytest.mark.parametrize("kind", ["backbones", "formats"])
+def test_what_params_may_name_is_a_file(kind):
+    section, key = {"backbones": ("model", "backbone"), "formats": ("data", "format")}[kind]
+    package = {"backbones": "mtseg.model.backbones", "formats": "mtseg.data.formats"}[kind]
+    assert importlib.util.find_spec(f"{package}.{PARAMS[section][key]}")
