@@ -79,7 +79,7 @@ def read(path: Path | str) -> tuple[list[Image], list[tuple[str, tuple[str, ...]
 
 
 def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tuple[Task, ...]:
-    """The tasks with `classes` in place of `auto`. Raises UserError where flip_pairs names a class that is not there."""
+    """The tasks with `classes` in place of `auto`. Raises UserError where flip_pairs names another class."""
     try:
         return tuple(Task.model_validate(task.model_dump() | {"classes": tuple(classes[task.name])}) for task in tasks)
     except ValidationError as error:

@@ -152,8 +152,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, item: Shape) -> None:
     height, width = canvas.shape[:2]
     _, colour, fill = item.label.split(",")
     base = _rgb((HUES[colour] + rng.uniform(-0.035, 0.035)) % 1, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
-    other = np.full(3, rng.uniform(0.85, 1.0) if rng.random() < 0.5 else rng.uniform(0.0, 0.15))
-    paint = base + _pattern(rng, height, width, fill, item)[..., None] * (other - base)
+    paint = base + _pattern(rng, height, width, fill, item)[..., None] * (_grey(rng) - base)
     kernel = np.ones((FINE + 1, FINE + 1), np.uint8)
     core = _shrink(cv2.erode(item.mask, kernel, borderValue=255), width, height)
     paint = paint * (0.45 + 0.55 * core)  # a darker rim: an object on its own colour must still be seen
@@ -180,12 +179,13 @@ def _texture(height: int, width: int, fill: str, origin: np.ndarray, angle: floa
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A gradient, clouds, stripes or dots of the objects' colours, float32 [height, width, 3] of 0 to 1."""
     hues = (rng.choice(list(HUES.values()), 16) + rng.uniform(-0.06, 0.06, 16)) % 1
-    colours = np.stack([_rgb(hue, rng.uniform(0.1, 0.8), rng.uniform(0.3, 0.95)) for hue in hues])
+    colours = np.stack([_rgb(hue, rng.uniform(0.2, 1.0), rng.uniform(0.25, 1.0)) for hue in hues])
     kind = rng.choice(["gradient", "clouds", "striped", "dotted"])
     if kind in FILLS:
         period = min(height, width) * rng.uniform(0.08, 0.4)
         share = _texture(height, width, kind, rng.uniform(0, width, 2), rng.uniform(0, np.pi), period)
-        canvas = colours[0] + share[..., None] * (colours[1] - colours[0]) * rng.uniform(0.3, 1.0)
+        other = _grey(rng) if rng.random() < 0.5 else colours[1]
+        canvas = colours[0] + share[..., None] * (other - colours[0]) * rng.uniform(0.3, 1.0)
     else:
         side = 2 if kind == "gradient" else 4
         canvas = cv2.resize(colours[: side**2].reshape(side, side, 3), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -201,6 +201,11 @@ def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     fall = 1 + rng.uniform(0, 0.3) * (x * np.cos(angle) + y * np.sin(angle))
     lit = canvas * (rng.uniform(0.75, 1.1) * fall[..., None]) * rng.uniform(0.92, 1.08, 3)
     return np.clip(255 * lit + rng.normal(0, 5, lit.shape), 0, 255).round().astype(np.uint8)
+
+
+def _grey(rng: np.random.Generator) -> np.ndarray:
+    """Nearly white or nearly black."""
+    return np.full(3, rng.uniform(0.85, 1.0) if rng.random() < 0.5 else rng.uniform(0.0, 0.15))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:

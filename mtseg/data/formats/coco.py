@@ -7,6 +7,7 @@ split, and other files are left out. Categories that no annotation uses need no 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ def _add_picture(
         raise BadRecord("broken json", "needs an id and a file_name")
     if picture["id"] not in objects:
         raise BadRecord("broken json", "another picture of this file has the same id")
+    # by its name alone: what is linked into the folder, as DVC may do, is in it
     for place in (f"images/{split}", "images", "."):
-        path = folder / place / name
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        file_name = os.path.normpath(f"{place}/{name}").replace(os.sep, "/")
+        if not file_name.startswith(("/", "../")) and (folder / file_name).is_file():
             break
     else:
         raise BadRecord("missing picture", f"no picture {name!r} in images/{split}/, images/ or the raw folder itself")
     size = stated_size(picture.get("height"), picture.get("width"))
-    file_name = path.relative_to(folder).as_posix()
     found = objects.pop(picture["id"])  # popped, so that a second picture with this id is seen
     data.images.append(RawImage(where, file_name, size, split if given else None, tuple(found)))
 

@@ -30,9 +30,9 @@ CIRCLE = 72  # corners of the polygon that stands for a circle
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
-    """Read every .json under a folder, names that begin with a dot left alone."""
+    """Read every .json under a folder."""
     data = RawData()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    files = _files(folder)
     given = {path.name for path in folder.iterdir() if path.is_dir()} >= SPLITS
     pictures = {path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SUFFIXES}
     stems = {os.path.splitext(name)[0]: name for name in sorted(pictures)}
@@ -58,8 +58,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     return data
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files(folder: Path) -> list[Path]:
+    """Every file in a folder, linked folders too; names that begin with a dot are left alone."""
+    found = []
+    for path, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(path, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def _picture(where: Path, stated: Any, pictures: set[str], stems: dict[str, str]) -> str:

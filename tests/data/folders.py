@@ -1,0 +1,86 @@
+"""Raw folders for the tests: small pictures of coloured clouds, no two alike, with annotations beside them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mtseg.data.coco import read
+from mtseg.data.convert import convert
+from mtseg.params import Data, Task
+from mtseg.records import Image as Record
+
+WIDTH, HEIGHT = 40, 30
+SQUARE = [[4, 4], [14, 4], [14, 14], [4, 14]]
+
+
+def tasks(**classes: Any) -> tuple[Task, ...]:
+    """Tasks by name, with a list of classes or auto; shape, colour and fill, found in the data, if none is named."""
+    named = classes or dict.fromkeys(("shape", "colour", "fill"), "auto")
+    return tuple(
+        Task(name=name, classes=found, loss_weight=1, match_weight=1, background=True, flip_pairs=())
+        for name, found in named.items()
+    )
+
+
+def picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) -> Path:
+    """Clouds that depend on the path's last two names alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32("/".join(path.parts[-2:]).encode())
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize(size).save(path, **save)
+    return path
+
+
+def shape(label: Any, points: Any = SQUARE, **keys: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}} | keys
+
+
+def labelme(folder: Path, name: str, *shapes: dict[str, Any], **keys: Any) -> Path:
+    """A picture and its .json; `keys` overrides what the .json says."""
+    path = picture(folder / f"{name}.png")
+    raw = {"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": path.name, "imageData": None}
+    path.with_suffix(".json").write_text(json.dumps(raw | {"imageHeight": HEIGHT, "imageWidth": WIDTH} | keys))
+    return path.with_suffix(".json")
+
+
+def coco(
+    folder: Path, split: str, annotations: list[dict[str, Any]], pictures: int = 2, names: Any = ("a", "b")
+) -> Path:
+    """annotations/SPLIT.json with pictures images/SPLIT/N.png of ids 1, 2, ... and categories of ids 1, 2, ..."""
+    images = []
+    for number in range(1, pictures + 1):
+        path = picture(folder / "images" / split / f"{number}.png")
+        images.append({"id": number, "file_name": path.name, "height": HEIGHT, "width": WIDTH})
+    raw = {
+        "images": images,
+        "annotations": [{"id": number} | annotation for number, annotation in enumerate(annotations, start=1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+    }
+    path = folder / "annotations" / f"{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(raw))
+    return path
+
+
+def annotation(image: int = 1, category: int = 1, **keys: Any) -> dict[str, Any]:
+    flat = [float(value) for point in SQUARE for value in point]
+    return {"image_id": image, "category_id": category, "segmentation": [flat], "iscrowd": 0} | keys
+
+
+def converted(
+    raw: Path, tasks: tuple[Task, ...], *, format: str = "labelme", on_error: str = "error", mapping: Path | None = None
+) -> dict[str, Record]:
+    """Convert beside the raw folder, into `coco`; the pictures of both splits by file name."""
+    out = raw.parent / "coco"
+    convert(Data(raw=raw, format=format, mapping=mapping, val_share=0.5, on_error=on_error), tasks, out, seed=0)
+    return {image.file_name: image for split in ("train", "val") for image in read(out / f"{split}.json")[0]}
+
+
+def report(raw: Path) -> dict[str, Any]:
+    return json.loads((raw.parent / "coco" / "report.json").read_bytes())

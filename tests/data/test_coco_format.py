@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mtseg.data import coco
+from mtseg.data.formats import coco as coco_format
+from mtseg.data.labels import Vocabulary
+from mtseg.errors import UserError
+from tests.data import folders
+from tests.data.folders import HEIGHT, WIDTH, annotation, converted, tasks
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
+MASK = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+MASK[4:14, 4:14] = 1
+PACKED = coco_mask.encode(MASK)["counts"].decode()
+RUNS = [124, *[10, 20] * 9, 10, HEIGHT * WIDTH - 124 - 280]
+
+
+def read(folder, *names):
+    return coco_format.read(folder, Vocabulary(dict.fromkeys(names or ("part",))))
+
+
+def test_given_splits_are_kept_and_other_files_left_out(tmp_path):
+    for split in ("train", "val", "test"):
+        folders.coco(tmp_path, split, [annotation()])
+    data = read(tmp_path)
+    assert [(image.file_name, image.split) for image in data.images] == [
+        (f"images/{split}/{number}.png", split) for split in ("train", "val") for number in (1, 2)
+    ]
+    assert data.unused == {"annotation files beside train.json and val.json": 1}
+
+
+def test_a_file_of_another_name_is_split_later(tmp_path):
+    folders.coco(tmp_path, "all", [annotation()])
+    assert {image.split for image in read(tmp_path).images} == {None}
+
+
+def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
+    rles = [{"size": [HEIGHT, WIDTH], "counts": counts} for counts in (RUNS, PACKED)]
+    annotations = [annotation()] + [annotation(segmentation=rle) for rle in rles]
+    folders.coco(tmp_path / "raw", "all", annotations)
+    instances = converted(tmp_path / "raw", tasks(part="auto"), format="coco")["images/all/1.png"].instances
+    for instance in instances:
+        assert np.array_equal(coco.mask(instance.segmentation, HEIGHT, WIDTH), MASK)
+        assert instance.bbox == (4, 4, 10, 10) and instance.area == 100
+
+
+@pytest.mark.parametrize(
+    "keys, told",
+    [
+        ({"image_id": 9}, "no picture has id 9"),
+        ({"category_id": 9}, "no category has id 9"),
+        ({"iscrowd": 2}, "iscrowd is 2"),
+        ({"segmentation": []}, "expected polygons or RLE"),
+        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "expected polygons or RLE"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "2 points"),
+        ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "not a number"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT], "counts": PACKED}}, "no RLE"),
+        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": PACKED}}, "the picture is"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "no pixel"),
+    ],
+)
+def test_a_broken_annotation_is_named(tmp_path, keys, told):
+    folders.coco(tmp_path / "raw", "all", [annotation(), annotation(**keys)])
+    with pytest.raises(UserError) as caught:
+        converted(tmp_path / "raw", tasks(part="auto"), format="coco")
+    assert "1 bad records" in str(caught.value)
+    assert "annotations/all.json, annotation 2: " in str(caught.value) and told in str(caught.value)
+
+
+def test_crowds_stay_crowds_and_may_be_booleans(tmp_path):
+    folders.coco(tmp_path / "raw", "all", [annotation(iscrowd=value) for value in (0, 1, False, True)])
+    instances = converted(tmp_path / "raw", tasks(part="auto"), format="coco")["images/all/1.png"].instances
+    assert [instance.crowd for instance in instances] == [False, True, False, True]
+
+
+def test_labels_on_the_annotation(tmp_path):
+    annotations = [
+        annotation(attributes={"colour": "red", "occluded": True}),
+        annotation(labels={"colour": None}),
+        annotation(),
+    ]
+    folders.coco(tmp_path, "all", annotations)
+    data = read(tmp_path, "part", "colour")
+    assert [item.labels for item in data.images[0].objects] == [
+        {"part": "a", "colour": "red"},
+        {"part": "a", "colour": None},
+    ]
+    assert [fault.where for fault in data.faults] == ["annotations/all.json, annotation 3"]
+
+
+def test_a_flat_category_goes_through_the_mapping(tmp_path):
+    names = ("_background_", "left_door", "wheel", "unused")
+    for split in ("train", "val"):
+        annotations = [annotation(category=category) for category in (1, 2, 2, 3)]
+        folders.coco(tmp_path / "raw", split, annotations, names=names)
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("""
+side: [none, right, left]
+categories:
+  _background_: null
+  left_door: {part: door, side: left}
+  wheel: {part: wheel, side: none}
+""")
+    images = converted(tmp_path / "raw", tasks(part="auto", side="auto"), format="coco", mapping=mapping)
+    instances = images["images/train/1.png"].instances
+    assert [instance.labels for instance in instances] == [{"part": 0, "side": 2}] * 2 + [{"part": 1, "side": 0}]
+    report = folders.report(tmp_path / "raw")
+    assert report["classes"] == {"part": ["door", "wheel"], "side": ["none", "right", "left"]}
+    assert report["unused"] == {"objects that data.mapping says are none": 2}
+
+
+def test_a_category_that_the_mapping_lacks_is_named(tmp_path):
+    folders.coco(tmp_path / "raw", "all", [annotation(category=2)])
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("categories: {a: {part: a}}")
+    with pytest.raises(UserError, match="annotation 1: label 'b' is not in data.mapping"):
+        converted(tmp_path / "raw", tasks(part="auto"), format="coco", mapping=mapping)
+
+
+def test_pictures_that_are_missing_doubled_or_outside_are_named(tmp_path):
+    path = folders.coco(tmp_path / "raw", "all", [], pictures=4)
+    folders.picture(tmp_path / "secret.png")
+    raw = json.loads(path.read_text())
+    raw["images"][1]["id"] = 1
+    raw["images"][2]["file_name"] = "absent.png"
+    raw["images"][3]["file_name"] = "../../../secret.png"
+    path.write_text(json.dumps(raw))
+    faults = read(tmp_path / "raw").faults
+    assert [fault.text.split(" in ")[0] for fault in faults] == [
+        "another picture of this file has the same id",
+        "no picture 'absent.png'",
+        "no picture '../../../secret.png'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
+)
+def test_a_file_that_is_not_coco_is_named(tmp_path, content):
+    folders.coco(tmp_path, "all", [])
+    (tmp_path / "annotations" / "all.json").write_text(content)
+    (fault,) = read(tmp_path).faults
+    assert fault.where == "annotations/all.json"
+
+
+def test_linked_pictures_are_in_the_folder(tmp_path):
+    folders.coco(tmp_path / "raw", "all", [annotation()])
+    (tmp_path / "raw" / "images").rename(tmp_path / "big")
+    (tmp_path / "raw" / "images").symlink_to(tmp_path / "big", target_is_directory=True)
+    data = read(tmp_path / "raw")
+    assert len(data.images) == 2 and not data.faults

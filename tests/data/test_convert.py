@@ -1,0 +1,225 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtseg.data.convert import convert
+from mtseg.data.shapes import generate
+from mtseg.errors import UserError
+from mtseg.params import Data, Generate
+from tests.data import folders
+from tests.data.folders import HEIGHT, WIDTH, converted, picture, shape, tasks
+
+LABELS = ("circle", "red", "solid", "dashed")
+FLAT = "circle,red,solid"
+
+
+def data(raw, **keys):
+    return Data(**{"raw": raw, "format": "labelme", "mapping": None, "val_share": 0.5, "on_error": "error"} | keys)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_one_three_or_four_tasks(tmp_path, count):
+    names = [f"task{number}" for number in range(count)]
+    for split in ("train", "val"):
+        folders.labelme(tmp_path / "raw", f"{split}/a", shape(",".join(LABELS[:count])))
+    images = converted(tmp_path / "raw", tasks(**dict.fromkeys(names, "auto")))
+    for image in images.values():
+        assert [instance.labels for instance in image.instances] == [dict.fromkeys(names, 0)]
+    assert folders.report(tmp_path / "raw")["classes"] == {
+        name: [label] for name, label in zip(names, LABELS, strict=False)
+    }
+
+
+def test_twice_the_same_bytes_and_no_path_of_this_machine(tmp_path):
+    generate(Generate(train=6, val=3, size=48, max_objects=3), tmp_path / "raw", seed=0)
+    runs = []
+    for out in ("one", "two"):
+        convert(data(tmp_path / "raw"), tasks(), tmp_path / out, seed=0)
+        runs.append(content(tmp_path / out))
+    assert runs[0] == runs[1]
+    assert set(runs[0]) == {"train.json", "val.json", "report.json"}
+    assert not any(str(tmp_path).encode() in text for text in runs[0].values())
+
+
+def test_the_raw_folder_is_not_touched(tmp_path):
+    folders.labelme(tmp_path / "raw", "a", shape(FLAT))
+    folders.labelme(tmp_path / "raw", "b")
+    before = content(tmp_path / "raw")
+    converted(tmp_path / "raw", tasks())
+    assert content(tmp_path / "raw") == before
+
+
+def test_pictures_without_objects_are_kept(tmp_path):
+    folders.labelme(tmp_path / "raw", "train/a", shape(FLAT))
+    folders.labelme(tmp_path / "raw", "val/b")
+    assert [len(image.instances) for image in converted(tmp_path / "raw", tasks()).values()] == [1, 0]
+
+
+def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
+    raw = tmp_path / "raw"
+    folders.labelme(raw, "good", shape(FLAT))
+    folders.labelme(raw, "good2", shape(FLAT))
+    folders.labelme(raw, "label", shape("circle,red"), shape("circel,red,solid"))
+    folders.labelme(raw, "size", imageWidth=WIDTH + 1)
+    folders.labelme(raw, "broken", shape(FLAT))
+    (raw / "broken.png").write_bytes((raw / "broken.png").read_bytes()[:200])
+    folders.labelme(raw, "missing", shape(FLAT))
+    (raw / "missing.png").unlink()
+    listed = tasks(shape=["circle"], colour="auto", fill="auto")
+    with pytest.raises(UserError) as caught:
+        converted(raw, listed)
+    text = str(caught.value)
+    assert "5 bad records" in text and len(text.splitlines()) == 1 + 5
+    for part in (
+        "label.json, shape 1: label 'circle,red' has 2 parts",
+        "label.json, shape 2: label 'circel,red,solid': shape has no class 'circel', only circle",
+        "size.json: states 41 x 30, size.png is 40 x 30",
+        "broken.json: broken.png does not decode",
+        "missing.json: no picture 'missing.png'",
+    ):
+        assert part in text
+    images = converted(raw, listed, on_error="skip")
+    assert set(images) == {"good.png", "good2.png", "label.png"} and not images["label.png"].instances
+    assert folders.report(raw)["left_out"] == {
+        "broken picture": 1,
+        "missing label": 1,
+        "missing picture": 1,
+        "size": 1,
+        "unknown class": 1,
+    }
+
+
+def test_of_many_faults_of_one_kind_the_others_stay_to_see(tmp_path):
+    folders.labelme(tmp_path / "raw", "a", *[shape("circle,red")] * 500, shape(FLAT, [[1, 1], [2, 2]]))
+    with pytest.raises(UserError) as caught:
+        converted(tmp_path / "raw", tasks())
+    text = str(caught.value)
+    assert len(text.splitlines()) < 30 and "and 480 more: missing label" in text and "shape 501" in text
+
+
+def test_a_failed_run_leaves_what_was_there(tmp_path):
+    raw = tmp_path / "raw"
+    folders.labelme(raw, "a", shape(FLAT))
+    folders.labelme(raw, "b")
+    converted(raw, tasks())
+    before = content(tmp_path / "coco")
+    folders.labelme(raw, "c", shape("circle"))
+    with pytest.raises(UserError):
+        converted(raw, tasks())
+    assert content(tmp_path / "coco") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "coco"}
+
+
+def test_objects_that_leave_the_picture_are_clipped_and_counted(tmp_path):
+    folders.labelme(
+        tmp_path / "raw",
+        "a",
+        shape(FLAT, [[-10, -10], [5, -10], [5, 5], [-10, 5]]),
+        shape(FLAT, [[WIDTH - 8, 0], [WIDTH + 8, HEIGHT / 2], [WIDTH - 8, HEIGHT]]),
+        shape(FLAT),
+    )
+    folders.labelme(tmp_path / "raw", "b")
+    corner, arrow, inside = converted(tmp_path / "raw", tasks())["a.png"].instances
+    assert corner.bbox == (0, 0, 5, 5) and corner.area == 25
+    # a triangle cut half way keeps three quarters of its area; clamped corners would keep a half
+    assert arrow.area == pytest.approx(0.75 * 16 * HEIGHT / 2, rel=0.05)
+    for instance in (corner, arrow, inside):
+        values = np.array(instance.segmentation[0]).reshape(-1, 2)
+        assert (values >= 0).all() and (values <= (WIDTH, HEIGHT)).all()
+    assert folders.report(tmp_path / "raw")["clipped_objects"] == 2
+
+
+def test_sizes_are_those_of_the_picture_as_exif_turns_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, size in {"a": (HEIGHT, WIDTH), "b": (WIDTH, HEIGHT)}.items():
+        path = folders.labelme(tmp_path / "raw", name, shape(FLAT))
+        path.with_suffix(".png").unlink()
+        picture(path.with_suffix(".jpg"), size, exif=exif)
+    with pytest.raises(UserError, match="1 bad records.*\n.*b.json: states 40 x 30, b.jpg is 30 x 40"):
+        converted(tmp_path / "raw", tasks())
+
+
+def test_a_picture_annotated_twice_is_named(tmp_path):
+    folders.labelme(tmp_path / "raw", "a", shape(FLAT))
+    folders.labelme(tmp_path / "raw", "b", imagePath="a.png")
+    with pytest.raises(UserError, match="b.json: a.png is annotated in a.json too"):
+        converted(tmp_path / "raw", tasks())
+
+
+def test_a_task_without_an_example_stops_but_a_listed_class_without_one_does_not(tmp_path):
+    for split in ("train", "val"):
+        folders.labelme(tmp_path / "raw", f"{split}/a", shape("circle,-,solid"))
+    with pytest.raises(UserError, match="task 'colour' has no example"):
+        converted(tmp_path / "raw", tasks())
+    for split in ("train", "val"):
+        folders.labelme(tmp_path / "raw", f"{split}/a", shape("circle,red,solid"))
+    converted(tmp_path / "raw", tasks(shape="auto", colour="auto", fill=["solid", "dotted"]))
+    assert folders.report(tmp_path / "raw")["classes"]["fill"] == ["solid", "dotted"]
+
+
+def test_pictures_are_split_by_the_seed_when_raw_has_no_split(tmp_path):
+    for number in range(20):
+        folders.labelme(tmp_path / "raw", f"{number:02d}", shape(FLAT))
+    splits = []
+    for seed in (0, 0, 1):
+        convert(data(tmp_path / "raw", val_share=0.2), tasks(), tmp_path / "coco", seed=seed)
+        raw = json.loads((tmp_path / "coco" / "val.json").read_bytes())
+        splits.append([image["file_name"] for image in raw["images"]])
+    assert splits[0] == splits[1] != splits[2] and len(splits[0]) == len(splits[2]) == 4
+
+
+def test_near_identical_pictures_stay_on_one_side(tmp_path):
+    raw = tmp_path / "raw"
+    for number in range(8):
+        folders.labelme(raw, f"{number}", shape(FLAT))
+        for copy, quality in (("b", 90), ("c", 60)):
+            path = folders.labelme(raw, f"{number}{copy}", shape(FLAT))
+            path.with_suffix(".png").unlink()
+            with Image.open(raw / f"{number}.png") as original:
+                original.save(path.with_suffix(".jpg"), quality=quality)
+    for seed in range(5):
+        convert(data(raw, val_share=0.3), tasks(), tmp_path / "coco", seed=seed)
+        sides = {}
+        for split in ("train", "val"):
+            for image in json.loads((tmp_path / "coco" / f"{split}.json").read_bytes())["images"]:
+                sides.setdefault(image["file_name"][0], set()).add(split)
+        assert all(len(side) == 1 for side in sides.values())
+        assert {side for (side,) in sides.values()} == {"train", "val"}
+
+
+def test_a_given_split_is_kept_and_warned_of_where_it_shares_pictures(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    for name in ("train/a", "train/b", "val/c", "val/d"):
+        folders.labelme(raw, name, shape(FLAT))
+    shutil.copy(raw / "train" / "a.png", raw / "val" / "c.png")
+    converted(raw, tasks())
+    assert folders.report(raw)["straddling"] == [["train/a.png", "val/c.png"]]
+    assert "warning: train and val share 1 near-identical pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_split_that_would_be_empty_is_one_line(tmp_path, count):
+    for number in range(count):
+        path = folders.labelme(tmp_path / "raw", f"{number}", shape(FLAT))
+        picture(tmp_path / "same.png").replace(path.with_suffix(".png"))
+    with pytest.raises(UserError, match="leaves no picture for (train|val)"):
+        converted(tmp_path / "raw", tasks())
+
+
+def test_bad_input_at_the_door_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"absent \(data.raw\) is missing"):
+        converted(tmp_path / "absent", tasks())
+    (tmp_path / "raw").mkdir()
+    for format in ("labelme", "coco"):
+        with pytest.raises(UserError, match="holds no annotated picture in the format"):
+            converted(tmp_path / "raw", tasks(), format=format)
+    with pytest.raises(UserError, match="no format 'pascal'; mtseg/data/formats has coco, labelme"):
+        converted(tmp_path / "raw", tasks(), format="pascal")

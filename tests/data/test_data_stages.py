@@ -1,0 +1,83 @@
+"""generate, convert and register at their doors: one clear line, and nothing half-written."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from mtseg.errors import run_stage
+from stages import convert, generate, register
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def change(tmp_path, monkeypatch):
+    """Work in an empty folder with params.yaml, small; returns a function that changes a key of it."""
+    monkeypatch.chdir(tmp_path)
+    yaml = YAML()
+    params = yaml.load(PARAMS)
+    params["generate"] |= {"train": 6, "val": 3, "size": 48}
+
+    def change(key, value):
+        section, name = key.split(".")
+        params[section][name] = value
+        yaml.dump(params, Path("params.yaml"))
+
+    change("data.raw", "data/raw/shapes")
+    return change
+
+
+def stopped(stage, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_stage(stage.main)
+    text = str(caught.value)
+    assert text.startswith("error: ") and "Traceback" not in text
+    return text
+
+
+def test_from_nothing_to_a_manifest(change, capsys):
+    for stage in (generate, convert, register):
+        run_stage(stage.main)
+    assert Path("data/manifest.json").exists()
+    assert "train 6 pictures" in capsys.readouterr().out
+    assert not list(Path("data").rglob(".*"))
+
+
+def test_a_stage_run_before_its_input_exists_names_the_one_to_run(change, capsys):
+    assert "run `dvc repro generate`" in stopped(convert, capsys)
+    assert "run `dvc repro convert` first" in stopped(register, capsys)
+    assert not Path("data").exists()
+
+
+def test_a_misspelt_key_stops_every_stage_before_any_work(change, capsys):
+    change("data.formatt", "labelme")
+    for stage in (generate, convert, register):
+        assert "did you mean 'data.format'?" in stopped(stage, capsys)
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    "key, value, told",
+    [
+        ("data.format", "pascal", "there is no format 'pascal'"),
+        ("data.mapping", "absent.yaml", "absent.yaml (data.mapping) cannot be read"),
+    ],
+)
+def test_what_params_point_to_has_to_be_there(change, capsys, key, value, told):
+    run_stage(generate.main)
+    change(key, value)
+    assert told in stopped(convert, capsys)
+
+
+def test_an_interrupted_stage_leaves_the_old_output(change, monkeypatch):
+    run_stage(generate.main)
+    before = sorted(Path("data").rglob("*"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtseg.data.shapes._light", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(generate.main)
+    assert sorted(Path("data").rglob("*")) == before

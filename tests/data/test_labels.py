@@ -1,0 +1,128 @@
+import pytest
+
+from mtseg.data.labels import Vocabulary, vocabulary
+from mtseg.data.raw import BadRecord
+from mtseg.errors import UserError
+from tests.data.folders import tasks
+
+CLASSES = {
+    "shape": ("circle", "square"),
+    "colour": ("red", "green"),
+    "fill": ("plain", "dotted"),
+    "edge": ("plain", "dashed"),
+}
+FLAT = ("circle", "red", "dotted", "dashed")
+
+
+@pytest.fixture(params=[1, 3, 4])
+def words(request):
+    return Vocabulary(dict(list(CLASSES.items())[: request.param]))
+
+
+@pytest.fixture
+def free():
+    return Vocabulary(dict.fromkeys(("shape", "colour", "fill")))
+
+
+def test_a_flat_string_names_the_classes_in_the_tasks_order(words):
+    parts = FLAT[: len(words.classes)]
+    for label in (",".join(parts), " , ".join(parts)):
+        assert words.labels(label) == dict(zip(words.classes, parts, strict=True))
+
+
+def test_f1_a_missing_comma_or_part_is_refused_with_the_string(words):
+    parts = FLAT[: len(words.classes)]
+    wrong = [",".join([*parts, "more"]), ",".join(["", *parts[1:]]), " "]
+    if len(parts) > 1:
+        wrong += [
+            ",".join(parts[:-1]),
+            " ".join(parts),
+            ",".join(parts).replace(",", " ", 1),
+            ",".join([*parts[:-1], " "]),
+        ]
+    for label in wrong:
+        with pytest.raises(BadRecord) as caught:
+            words.labels(label)
+        assert repr(label) in str(caught.value)
+
+
+def test_f1_parts_in_the_wrong_order_are_unknown_classes(words):
+    label = ",".join(reversed(FLAT[: len(words.classes)])) if len(words.classes) > 1 else "red"
+    with pytest.raises(BadRecord, match="has no class .*, only circle, square"):
+        words.labels(label)
+
+
+def test_a_dash_is_no_label_for_a_further_task_alone(free):
+    assert free.labels("circle,-,dotted") == {"shape": "circle", "colour": None, "fill": "dotted"}
+    with pytest.raises(BadRecord, match="not shape"):
+        free.labels("-,red,dotted")
+
+
+def test_attributes_name_the_further_classes(free):
+    attributes = {"colour": "red", "fill": None, "occluded": True}
+    assert free.labels("circle", attributes) == {"shape": "circle", "colour": "red", "fill": None}
+    with pytest.raises(BadRecord, match="nothing says its fill"):
+        free.labels("circle", {"colour": "red"})
+    with pytest.raises(BadRecord, match="fill is True"):
+        free.labels("circle", {"colour": "red", "fill": True})
+
+
+def test_flags_name_a_class_with_its_task_or_one_that_is_of_one_task_alone(free):
+    wanted = {"shape": "circle", "colour": "red", "fill": "dotted"}
+    flags = {"colour=red": True, "colour=green": False, "fill: dotted": True, "occluded": True}
+    assert free.labels("circle", None, flags) == wanted
+    with pytest.raises(BadRecord, match="nothing says its colour, fill"):
+        free.labels("circle", None, {"red": True, "dotted": True})  # no class list says whose these are
+    listed = Vocabulary({name: CLASSES[name] for name in ("shape", "colour", "fill")})
+    assert listed.labels("circle", None, {"red": True, "green": False, "dotted": True}) == wanted
+    with pytest.raises(BadRecord, match="both 'red' and 'green' for colour"):
+        listed.labels("circle", None, {"red": True, "green": True, "dotted": True})
+    with pytest.raises(BadRecord, match="'plain' is a class of fill, edge"):
+        Vocabulary(CLASSES).labels("circle", None, {"red": True, "plain": True})
+
+
+MAPPING = """
+shape: [square, circle]
+categories:
+  red_circle: {shape: circle, colour: red}
+  square: {shape: square, colour: null}
+  background: null
+"""
+
+
+def test_a_mapping_turns_a_flat_category_into_labels_and_orders_classes(tmp_path):
+    (tmp_path / "m.yaml").write_text(MAPPING)
+    words = vocabulary(tasks(shape="auto", colour="auto"), tmp_path / "m.yaml")
+    assert words.classes == {"shape": ("square", "circle"), "colour": None}
+    assert words.labels("red_circle") == {"shape": "circle", "colour": "red"}
+    assert words.labels("square") == {"shape": "square", "colour": None}
+    assert words.labels("background") is None
+    with pytest.raises(BadRecord, match="'blue_circle' is not in data.mapping"):
+        words.labels("blue_circle")
+
+
+def test_classes_of_the_params_outrank_those_of_the_mapping(tmp_path):
+    (tmp_path / "m.yaml").write_text(MAPPING)
+    words = vocabulary(tasks(shape=["circle", "square"], colour="auto"), tmp_path / "m.yaml")
+    assert words.classes["shape"] == ("circle", "square")
+    with pytest.raises(UserError, match="m.yaml: red_circle: colour has no class 'red', only blue"):
+        vocabulary(tasks(shape="auto", colour=["blue"]), tmp_path / "m.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (None, "cannot be read"),
+        ("a: [", "is not YAML"),
+        ("shape: [circle]", "needs a section 'categories:'"),
+        ("categories: {c: {shape: circle}}", "m.yaml: c: expected null or a class for each of shape, colour"),
+        ("categories: {c: {shape: null, colour: red}}", "shape has no class None"),
+        ("shape: circle\ncategories: {}", "'shape' must be a list of class names"),
+    ],
+)
+def test_a_mapping_that_is_wrong_is_one_line(tmp_path, text, told):
+    if text:
+        (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(UserError, match=told) as caught:
+        vocabulary(tasks(shape="auto", colour="auto"), tmp_path / "m.yaml")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from mtseg.data import coco, manifest
+from mtseg.errors import UserError
+from mtseg.files import write_json
+from tests.scenes import make_tasks, scene
+
+
+@pytest.fixture(params=[1, 3, 4])
+def tasks(request):
+    return make_tasks(request.param)
+
+
+@pytest.fixture
+def path(tmp_path, tasks):
+    coco.write(tmp_path / "train.json", scene(tasks, pictures=6, partial=True, crowds=True), tasks)
+    coco.write(tmp_path / "val.json", scene(tasks, pictures=3), tasks)
+    write_json(tmp_path / "manifest.json", manifest.build(tmp_path))
+    return tmp_path / "manifest.json"
+
+
+def test_counts_add_up(path, tasks):
+    train = json.loads(path.read_bytes())["splits"]["train"]
+    assert (train["images"], train["empty_images"], train["instances"], train["crowds"]) == (6, 1, 15, 5)
+    assert set(train["labels"]) == {task.name for task in tasks}
+    for counts in (*train["labels"].values(), train["areas"]):
+        assert sum(counts.values()) == 15
+    assert train["labels"][tasks[0].name]["null"] == 0
+    assert sum(train["instances_per_image"].values()) == 6
+    assert sum(int(number) * images for number, images in train["instances_per_image"].items()) == 15
+
+
+def test_pictures_come_back_as_they_were_registered(path, tasks):
+    records = manifest.load(path)
+    assert [image.file_name for image in records.images("val")] == ["1.jpg", "2.jpg", "3.jpg"]
+    assert records.tasks(tasks) == tasks
+
+
+def test_a_file_changed_since_is_noticed(path, tasks):
+    coco.write(path.parent / "val.json", scene(tasks, pictures=2), tasks)
+    with pytest.raises(UserError, match="val.json has changed.*dvc repro register"):
+        manifest.load(path).images("val")
+    (path.parent / "val.json").unlink()
+    with pytest.raises(UserError, match="val.json is missing: run `dvc repro convert` first"):
+        manifest.load(path).images("val")
+
+
+def test_classes_that_are_auto_are_filled_in(path, tasks):
+    free = tuple(task.model_copy(update={"classes": "auto"}) for task in tasks)
+    assert manifest.load(path).tasks(free) == tasks
+
+
+def test_tasks_of_other_names_or_classes_are_refused(path, tasks):
+    records = manifest.load(path)
+    more = (*tasks, tasks[0].model_copy(update={"name": "more"}))
+    fewer_classes = (tasks[0].model_copy(update={"classes": ("circle",)}), *tasks[1:])
+    other_order = (tasks[0].model_copy(update={"classes": tasks[0].classes[::-1]}), *tasks[1:])
+    for other in (more, fewer_classes, other_order):
+        with pytest.raises(UserError, match="params.yaml has .*, the data .*dvc repro register"):
+            records.tasks(other)
+
+
+def test_a_missing_or_foreign_file_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="manifest.json is missing: run `dvc repro register` first"):
+        manifest.load(tmp_path / "manifest.json")
+    with pytest.raises(UserError, match="train.json is missing: run `dvc repro convert` first"):
+        manifest.build(tmp_path)
+    for value in ([], {}, {"tasks": 1, "splits": {}}):
+        write_json(tmp_path / "manifest.json", value)
+        with pytest.raises(UserError, match="is no manifest"):
+            manifest.load(tmp_path / "manifest.json")
+
+
+def test_the_table_names_a_class_that_train_never_shows(path, tasks):
+    built = manifest.build(path.parent)
+    assert "warning" not in manifest.table(built)
+    built["splits"]["train"]["labels"][tasks[0].name]["star"] = 0
+    assert "warning: train has no example of shape star" in manifest.table(built)

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate
+from mtseg.params import Generate
+
+SMALL = Generate(train=12, val=4, size=64, max_objects=4)
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw") / "shapes"
+    generate(SMALL, folder, seed=0)
+    return folder
+
+
+def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
+    for seed in (0, 1):
+        generate(SMALL, tmp_path / str(seed), seed=seed)
+    assert content(tmp_path / "0") == content(folder) != content(tmp_path / "1")
+
+
+def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
+    generate(Generate(train=2, val=1, size=64, max_objects=4), tmp_path / "few", seed=0)
+    everything = content(folder)
+    assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
+
+
+def test_every_picture_is_labelme_with_flat_labels(folder):
+    assert len(list(folder.glob("train/*.jpg"))) == 12 and len(list(folder.glob("val/*.jpg"))) == 4
+    for path in folder.glob("*/*.json"):
+        raw = json.loads(path.read_bytes())
+        with Image.open(path.parent / raw["imagePath"]) as picture:
+            assert picture.size == (raw["imageWidth"], raw["imageHeight"]) and max(picture.size) == 64
+        for shape in raw["shapes"]:
+            kind, colour, fill = shape["label"].split(",")
+            assert kind in SHAPES and colour in HUES and fill in FILLS
+            points = np.array(shape["points"])
+            assert len(points) >= 3 and (points >= 0).all() and (points <= picture.size).all()
+
+
+def scenes(count, max_objects=6):
+    for seed in range(count):
+        picture, shapes = draw(np.random.default_rng(seed), 128, max_objects)
+        packed = [
+            coco_mask.merge(coco_mask.frPyObjects([np.ravel(shape["points"]).tolist()], *picture.shape[:2]))
+            for shape in shapes
+        ]
+        yield picture, shapes, packed
+
+
+def test_visible_regions_do_not_overlap_and_parts_share_a_group():
+    parts = {}
+    for number, (_, shapes, packed) in enumerate(scenes(40)):
+        if packed:
+            shared = sum(coco_mask.area(packed)) - coco_mask.area(coco_mask.merge(packed))
+            assert shared <= 0.02 * sum(coco_mask.area(packed))
+        for shape in shapes:
+            if shape["group_id"] is not None:
+                parts.setdefault((number, shape["group_id"]), []).append(shape["label"])
+    assert parts and all(len(labels) > 1 and len(set(labels)) == 1 for labels in parts.values())
+
+
+def test_some_pictures_are_empty_most_are_not():
+    counts = [len(draw(np.random.default_rng(seed), 32, 3)[1]) for seed in range(150)]
+    assert 1 <= counts.count(0) <= 15
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_the_colour_of_a_pixel_does_not_tell_object_from_background():
+    """What share of pixels of each coarse colour are an object's, learnt on some pictures, tried on others."""
+    counts = np.zeros((2, 2, 8, 8, 8))
+    for number, (picture, _, packed) in enumerate(scenes(90)):
+        mask = coco_mask.decode(coco_mask.merge(packed)) if packed else np.zeros(picture.shape[:2], np.uint8)
+        np.add.at(counts[number % 2], (mask.ravel(), *(picture.reshape(-1, 3) // 32).T), 1)
+    (outside, inside), tried = counts
+    for threshold in np.linspace(0.1, 0.9, 9):
+        guess = inside > threshold * (inside + outside)
+        assert tried[1][guess].sum() < 0.6 * (tried[1].sum() + tried[0][guess].sum())  # IoU
