@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from mtseg.data.loader import Mapper, test_batches
+from mtseg.data.loader import Mapper, prediction_batches
 from mtseg.errors import UserError
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
@@ -41,7 +41,7 @@ def predict(
 ) -> list[Prediction]:
     """The predictions of every picture, in the pictures' order, each picture's best first."""
     mapper = Mapper(model.tasks, input, root=root, training=False)
-    batches: Iterable = test_batches(images, mapper, batch=batch, workers=input.workers)
+    batches: Iterable = prediction_batches(images, mapper, batch=batch, workers=input.workers)
     training = model.training
     model.eval()
     try:

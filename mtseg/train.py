@@ -23,7 +23,7 @@ from rich.console import Console
 
 from mtseg import preflight
 from mtseg.data import manifest
-from mtseg.data.loader import Example, Mapper, train_batches
+from mtseg.data.loader import Example, Mapper, training_batches
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
 from mtseg.model import weights
@@ -72,7 +72,7 @@ def train(
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
 
     mapper = Mapper(tasks, input, root=root, training=True)
-    batches = train_batches(
+    batches = training_batches(
         splits["train"], mapper, batch=solver.ims_per_batch, start=run.step * solver.accumulate,
         stop=solver.max_iter * solver.accumulate, seed=seed, workers=input.workers,
     )  # fmt: skip

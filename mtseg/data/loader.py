@@ -161,7 +161,7 @@ class _Steps(Sampler):
             yield keys
 
 
-def train_batches(
+def training_batches(
     images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
 ) -> Iterator[list[Example]]:
     """Batches `start` to `stop` of an endless, seeded stream over the pictures."""
@@ -169,7 +169,7 @@ def train_batches(
     return iter(DataLoader(_Pictures(images, mapper), batch_sampler=sampler, num_workers=workers, collate_fn=list))
 
 
-def test_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
+def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
     """Every picture once, in order."""
     keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
     return iter(DataLoader(_Pictures(images, mapper), batch_sampler=keys, num_workers=workers, collate_fn=list))
