@@ -5,6 +5,7 @@ Not detectron2's Visualizer: at the size of a report it cuts labels off at the f
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,20 +20,22 @@ from mtseg.data import coco
 from mtseg.params import Task
 from mtseg.records import Image as Record
 from mtseg.records import Instance, Prediction
+from mtseg.scoring.predictions import score
 
 INK, PAPER = (255, 255, 255), (24, 26, 30)  # of titles and labels
 GAP, PAD = 6, 2  # pixels between panels, and round a label's text
 FILL = 0.35  # share of the class colour inside a mask
 NO_LABEL = "–"
+LINE = 24  # characters of a label's line
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """One object to draw. mask: uint8 [height, width] of the picture. lines: its labels as text."""
+    """One object to draw. mask: uint8 [height, width] of the picture. text: its labels, in lines."""
 
     mask: np.ndarray
     colour: tuple[int, int, int]
-    lines: tuple[str, ...]
+    text: str
 
 
 def truth(image: Record, tasks: Sequence[Task]) -> list[Overlay]:
@@ -40,12 +43,9 @@ def truth(image: Record, tasks: Sequence[Task]) -> list[Overlay]:
     return [_overlay(i, i.labels, tasks, "crowd" if i.crowd else "", image) for i in image.instances]
 
 
-def found(
-    image: Record, predictions: Iterable[Prediction], scores: Iterable[float], tasks: Sequence[Task]
-) -> list[Overlay]:
-    """Predictions with their scores in percent."""
-    pairs = zip(predictions, scores, strict=True)
-    return [_overlay(p, p.labels, tasks, f"{100 * score:.0f} %", image) for p, score in pairs]
+def found(image: Record, predictions: Iterable[Prediction], tasks: Sequence[Task]) -> list[Overlay]:
+    """Predictions with their score, main class probability x mask quality, in percent."""
+    return [_overlay(p, p.labels, tasks, f"{100 * score(p, tasks, 'main'):.0f} %", image) for p in predictions]
 
 
 def compare(pixels: np.ndarray, columns: Mapping[str, Sequence[Overlay]], *, size: int) -> Image.Image:
@@ -66,7 +66,7 @@ def _overlay(
     return Overlay(
         mask=coco.mask(item.segmentation, image.height, image.width),
         colour=_colour(labels[tasks[0].name]),
-        lines=tuple(line for line in lines if line),
+        text="\n".join(part for line in lines for part in textwrap.wrap(line, LINE)),
     )
 
 
@@ -87,7 +87,8 @@ def _panel(pixels: np.ndarray, title: str, overlays: Sequence[Overlay], size: in
         canvas[inside] = (1 - FILL) * canvas[inside] + FILL * colour
     for index in order:
         contours, _ = cv2.findContours(masks[index].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, overlays[index].colour, max(1, round(size / 200)), cv2.LINE_AA)
+        for colour, extra in ((PAPER, 2), (overlays[index].colour, 0)):  # on a dark rim, for objects of its own colour
+            cv2.drawContours(canvas, contours, -1, colour, max(1, round(size / 200)) + extra, cv2.LINE_AA)
     picture = Image.fromarray(canvas)
     _write_labels(picture, [(masks[index], overlays[index]) for index in order if masks[index].any()], size)
     font = _font(size)
@@ -105,22 +106,21 @@ def _write_labels(picture: Image.Image, objects: Sequence[tuple[np.ndarray, Over
     centres = [_innermost(mask) for mask, _ in objects]
     boxes = []
     for number, (_, overlay) in enumerate(objects):
-        text = "\n".join(overlay.lines)
-        x0, y0, x1, y1 = draw.multiline_textbbox((0, 0), text, font=font, spacing=1)
-        extent = np.array([x1 - x0 + 2 * PAD, y1 - y0 + 2 * PAD])
+        x0, y0, x1, y1 = draw.multiline_textbbox((0, 0), overlay.text, font=font, spacing=1)
+        extent = np.ceil([x1 - x0 + 2 * PAD, y1 - y0 + 2 * PAD]).astype(int)
         others = [centre for other, centre in enumerate(centres) if other != number]
         box = _place(centres[number], extent, taken, others, picture.size)
         taken.append(box)
-        boxes.append((box, text, (x0, y0)))
-    for (box, _, _), centre, (_, overlay) in zip(boxes, centres, objects, strict=True):
+        boxes.append((box, (x0, y0)))
+    for (box, _), centre, (_, overlay) in zip(boxes, centres, objects, strict=True):
         if not (box[:2] <= centre).all() or not (centre <= box[2:]).all():
             middle = tuple(np.clip(centre, box[:2], box[2:]).tolist())
             draw.line([tuple(centre.tolist()), middle], fill=(*INK, 255), width=1)
             draw.circle(tuple(centre.tolist()), 2, fill=(*INK, 255), outline=(*overlay.colour, 255))
-    for (box, text, (x0, y0)), (_, overlay) in zip(boxes, objects, strict=True):
+    for (box, (x0, y0)), (_, overlay) in zip(boxes, objects, strict=True):
         draw.rectangle(box.tolist(), fill=(*PAPER, 185), outline=(*overlay.colour, 255))
         corner = (box[0] + PAD - x0, box[1] + PAD - y0)
-        draw.multiline_text(corner, text, font=font, fill=INK, spacing=1)
+        draw.multiline_text(corner, overlay.text, font=font, fill=INK, spacing=1)
 
 
 def _innermost(mask: np.ndarray) -> np.ndarray:
