@@ -1,0 +1,195 @@
+"""Training as a whole, on a data set of four drawn pictures: resumes to the byte, stops with a clear line."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from mtseg import preflight, train
+from mtseg.data import convert, manifest, shapes
+from mtseg.errors import UserError
+from mtseg.files import read_json, write_json
+from mtseg.model import weights
+from mtseg.predict import load_model, predict
+from tests import tiny
+from tests.scenes import make_tasks
+
+SOLVER = {"max_iter": 6, "eval_period": 2, "log_period": 2, "ims_per_batch": 2, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a drawn data set, converted and registered."""
+    folder = tmp_path_factory.mktemp("data")
+    given = tiny.params(
+        generate={"train": 4, "val": 2, "size": 64, "max_objects": 3},
+        data={"raw": folder / "raw", "on_error": "error"},
+    )
+    shapes.generate(given.generate, folder / "raw", seed=given.seed)
+    convert.convert(given.data, given.tasks, folder / "coco", seed=given.seed)
+    write_json(folder / "manifest.json", manifest.build(folder / "coco"))
+    return folder
+
+
+def run(data, out, monkeypatch, **solver):
+    monkeypatch.setenv("MTSEG_WORK", str(out / "work"))
+    given = tiny.params(solver=SOLVER | solver)
+    train.train(
+        data / "manifest.json",
+        train.Outputs(models=out / "models", metrics=out / "train.json", curves=out / "plots"),
+        root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
+        loss=given.loss, test=given.test, device="cpu", seed=3,
+    )  # fmt: skip
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def interrupt_at(monkeypatch, step, error=KeyboardInterrupt):
+    real = train.Run.train_step
+
+    def train_step(self, batches):
+        if self.step == step:
+            raise error
+        return real(self, batches)
+
+    monkeypatch.setattr(train.Run, "train_step", train_step)
+
+
+def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_path, monkeypatch, capsys):
+    whole = run(data, tmp_path / "a", monkeypatch)
+    names = {str(path) for path in whole}
+    assert names == {
+        "models/best.safetensors",
+        "models/last.safetensors",
+        "train.json",
+        "plots/train.tsv",
+        "plots/val.tsv",
+    }
+
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(UserError, match="interrupted at step 3 of 6"):
+            run(data, tmp_path / "b", monkeypatch)
+    assert not (tmp_path / "b/models").exists(), "nothing half-written"
+    assert run(data, tmp_path / "b", monkeypatch) == whole
+    assert "resumed at step 3 of 6" in capsys.readouterr().out
+    assert not any((tmp_path / "b/work/train").iterdir()), "the state of a finished training is of no more use"
+
+
+def test_a_killed_training_resumes_at_its_last_validation_and_other_params_start_afresh(
+    data, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, error=RuntimeError)
+        with pytest.raises(RuntimeError):
+            run(data, tmp_path / "a", monkeypatch)
+    capsys.readouterr()
+    run(data, tmp_path / "a", monkeypatch, weight_decay=0.1)
+    assert "resumed" not in capsys.readouterr().out
+    run(data, tmp_path / "a", monkeypatch)
+    assert "resumed at step 4 of 6" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_loss_and_pictures(data, tmp_path, monkeypatch):
+    real = train.Mask2Former.forward
+
+    def forward(self, batch, norm=None):
+        found = real(self, batch, norm)
+        return found | {"loss_mask_0": found["loss_mask_0"] * float("nan")}
+
+    monkeypatch.setattr(train.Mask2Former, "forward", forward)
+    with pytest.raises(UserError, match=r"not finite: loss_mask_0; step 1, train/.*\.jpg"):
+        run(data, tmp_path, monkeypatch)
+    assert not (tmp_path / "models").exists()
+
+
+def test_accumulated_batches_make_one_step(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch, ims_per_batch=1, accumulate=2)
+    rows = (tmp_path / "plots/train.tsv").read_text().splitlines()
+    assert rows[0].split("\t")[:3] == ["step", "lr", "loss"]
+    assert [row.split("\t")[0] for row in rows[1:]] == ["1", "2", "4", "6"]
+
+
+def test_f6_lr_follows_the_batch_and_a_mismatch_is_reported():
+    solver = {"reference_lr": 1e-4, "reference_batch": 16, "ims_per_batch": 2, "accumulate": 1}
+    assert tiny.params(solver=solver).solver.lr == pytest.approx(1.25e-5)
+    assert tiny.params(solver=solver | {"accumulate": 8}).solver.lr == pytest.approx(1e-4)
+    assert preflight.lr_warning(tiny.params(solver=solver).solver) is None
+    warning = preflight.lr_warning(tiny.params(solver=solver | {"base_lr": 1e-4}).solver)
+    assert "8 times" in warning and "1.25e-05" in warning
+
+
+def test_f6_the_optimiser_gets_that_lr_and_the_backbone_its_share():
+    given = tiny.params(solver={"base_lr": 2e-4, "backbone_multiplier": 0.1, "weight_decay": 0.05})
+    network = tiny.network(make_tasks(2))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    for group in train.optimizer(network, given.solver).param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert group["lr"] == pytest.approx(2e-5 if name.startswith("backbone.") else 2e-4)
+            plain = "norm" in name or name.rpartition(".")[2] in ("query_feature", "query_position", "level_embed")
+            assert not plain or group["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("kind", ["cosine", "steps"])
+def test_schedules_start_full_and_end_low(kind):
+    schedule = train.schedule(tiny.params(solver={"schedule": kind, "steps": [0.5, 0.9], "max_iter": 100}).solver)
+    assert schedule(0.0) == pytest.approx(1.0)
+    assert schedule(0.99) < 0.02
+    if kind == "steps":
+        assert [round(schedule(where), 4) for where in (0.49, 0.51, 0.91)] == [1.0, 0.1, 0.01]
+
+
+def test_f7_more_instances_than_queries_are_reported(data):
+    images = manifest.load(data / "manifest.json").images("train")
+    assert "model.num_queries 1" in preflight.query_warning(images, tiny.params(model={"num_queries": 1}).model)
+    assert preflight.query_warning(images, tiny.params().model) is None
+
+
+def test_a_flip_that_does_not_swap_the_sides_is_reported():
+    task = make_tasks(4)[3]
+    flipping, still = (tiny.params(input={"flip": flip}).input for flip in (0.5, 0.0))
+    assert "[left, right]" in preflight.flip_warning(task, flipping)
+    assert preflight.flip_warning(task, still) is None
+    assert preflight.flip_warning(task.model_copy(update={"flip_pairs": (("left", "right"),)}), flipping) is None
+
+
+def test_a_task_without_examples_stops_before_training(data):
+    records = manifest.load(data / "manifest.json")
+    given = tiny.params()
+    tasks = (*records.tasks(given.tasks), make_tasks(4)[3])
+    images = records.images("train")
+    for image in images:
+        for instance in image.instances:
+            instance.labels[tasks[-1].name] = None
+    with pytest.raises(UserError, match=f"task '{tasks[-1].name}' has no labelled instance in train"):
+        preflight.check(images, images, tasks=tasks, model=given.model, input=given.input, solver=given.solver)
+
+
+def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch)
+    given, records = tiny.params(), manifest.load(data / "manifest.json")
+    tasks, images = records.tasks(given.tasks), records.images("val")
+    path = tmp_path / "models/last.safetensors"
+    model = load_model(path, tasks=tasks, model=given.model, loss=given.loss, test=given.test)
+    state, metadata = weights.load(path)
+    assert metadata["step"] == SOLVER["max_iter"]
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    found = [
+        predict(model, images, root=data / "raw", input=given.input, batch=size, progress=False) for size in (1, 2)
+    ]
+    assert [(p.image_id, p.query, p.labels) for p in found[0]] == [(p.image_id, p.query, p.labels) for p in found[1]]
+    for prediction in found[0]:
+        assert prediction.area > 0 and 0 < prediction.mask_quality <= 1
+    other = tiny.params(model={"num_queries": 7}).model
+    with pytest.raises(UserError, match="trained with model .*'num_queries': 6"):
+        load_model(path, tasks=tasks, model=other, loss=given.loss, test=given.test)
+
+
+def test_progress_of_a_finished_training_is_in_its_metrics(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch)
+    metrics = read_json(tmp_path / "train.json")
+    assert metrics["best"]["step"] in (2, 4, 6)
+    assert metrics["last"]["loss"] > 0
+    shutil.rmtree(tmp_path / "models")
