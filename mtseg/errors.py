@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 
@@ -18,6 +19,7 @@ class UserError(Exception):
 
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`; a `UserError` becomes its text on stderr and exit code 1."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     try:
         stage()
     except UserError as error:

@@ -1,32 +1,29 @@
-"""Run the trained model over the val split: COCO results plus every task's labels and logits, and a flat table.
+"""`python -m stages.predict`: run the trained model over the val split.
 
-python -m stages.predict
+Expect data/predictions/val.json (COCO results plus every task's labels and logits) and val.csv, the same as a table.
 """
 
 from pathlib import Path
 
-from mtseg.data import manifest
 from mtseg.errors import run_stage
-from mtseg.model.device import keep_memory, pick
 from mtseg.params import load
-from mtseg.predict import load_model, predict
-from mtseg.scoring import predictions
-
-MODELS = Path("models")
-OUT = Path("data/predictions")
 
 
 def main() -> None:
-    params = load()
+    params = load()  # before the import of PyTorch: a misspelt key shows at once
+    from mtseg.data import manifest
+    from mtseg.model.device import keep_memory, pick
+    from mtseg.predict import load_model, predict
+    from mtseg.scoring import predictions
+
     keep_memory()
     records = manifest.load(Path("data/manifest.json"))
     tasks, images = records.tasks(params.tasks), records.images("val")
-    checkpoint = MODELS / f"{params.test.checkpoint}.safetensors"
+    checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
     model = load_model(checkpoint, tasks=tasks, model=params.model, loss=params.loss, test=params.test)
-    found = predict(
-        model.to(pick(params.device)), images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch
-    )
-    predictions.write(OUT / "val.json", OUT / "val.csv", found, images, tasks)
+    model.to(pick(params.device))
+    found = predict(model, images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch)
+    predictions.write(Path("data/predictions/val.json"), Path("data/predictions/val.csv"), found, images, tasks)
 
 
 if __name__ == "__main__":

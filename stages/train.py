@@ -1,17 +1,19 @@
-"""Train the multi-task Mask2Former on the train split, validating on val; an interrupted training resumes.
+"""`python -m stages.train`: train the multi-task Mask2Former on the train split, validating on val.
 
-python -m stages.train
+An interrupted training resumes where it stopped. Expect models/best.safetensors and last.safetensors,
+metrics/train.json and the curves plots/train.tsv and plots/val.tsv.
 """
 
 from pathlib import Path
 
 from mtseg.errors import run_stage
 from mtseg.params import load
-from mtseg.train import Outputs, train
 
 
 def main() -> None:
-    params = load()
+    params = load()  # before the import of PyTorch: a misspelt key shows at once
+    from mtseg.train import Outputs, train
+
     train(
         Path("data/manifest.json"),
         Outputs(models=Path("models"), metrics=Path("metrics/train.json"), curves=Path("plots")),
