@@ -79,7 +79,7 @@ def choose(scores: Mapping[int, float], count: int) -> dict[str, list[int]]:
     worst, left = left[:count], left[count:]
     left.sort(key=lambda key: (-scores[key], key))
     best, left = left[:count], left[count:]
-    start = max(0, (len(left) - count + 1) // 2)
+    start = max(0, (len(left) - count) // 2)
     return {"worst": worst, "median": left[start : start + count], "best": best}
 
 

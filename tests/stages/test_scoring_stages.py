@@ -1,0 +1,85 @@
+"""evaluate, filter and visualise as DVC runs them: files in, files out, and one line when something is missing."""
+
+import json
+import re
+from dataclasses import replace
+
+import PIL.Image
+import pytest
+from ruamel.yaml import YAML
+
+from mtseg.data import coco, manifest
+from mtseg.errors import UserError
+from mtseg.files import write_json
+from mtseg.params import load
+from mtseg.scoring import predictions
+from stages import evaluate, filter, visualise
+from tests.scenes import CLASSES, SIZE, make_tasks, predict_all, scene
+
+OUTPUTS = ("metrics/evaluate.json", "plots/classes.csv", "metrics/filter.json", "data/filtered/val.json")
+
+
+@pytest.fixture
+def project(request, tmp_path, monkeypatch):
+    """A folder as it stands after predict, with predictions that are right but doubled."""
+    params = YAML(typ="safe").load(request.config.rootpath / "params.yaml")
+    template = params["tasks"][0]
+    names = list(CLASSES)[: request.param]
+    params["tasks"] = [template | {"name": name, "classes": "auto"} for name in names]
+    params["data"]["raw"] = "raw"
+    params["visualise"] |= {"size": 96, "pictures": 1}
+    monkeypatch.chdir(tmp_path)
+    YAML().dump(params, tmp_path / "params.yaml")
+    (tmp_path / "raw").mkdir()
+    tasks = make_tasks(request.param)
+    images = scene(tasks)
+    for image in images:
+        PIL.Image.new("RGB", (SIZE, SIZE), "teal").save(tmp_path / "raw" / image.file_name)
+    for split in ("train", "val"):
+        coco.write(tmp_path / f"data/coco/{split}.json", images, tasks)
+    write_json("data/manifest.json", manifest.build(tmp_path.joinpath("data/coco").relative_to(tmp_path)))
+    truth = predict_all(images, tasks)
+    doubled = truth + [replace(p, query=p.query + 50, mask_quality=0.5) for p in truth]
+    predictions.write("data/predictions/val.json", "data/predictions/val.csv", doubled, images, tasks)
+    return tmp_path
+
+
+@pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
+def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
+    contents = []
+    for _ in range(2):
+        for stage in (evaluate, filter, visualise):
+            stage.main()
+        contents.append([(project / name).read_bytes() for name in OUTPUTS])
+        contents[-1] += [path.read_bytes() for path in sorted((project / "report").iterdir())]
+    assert contents[0] == contents[1]
+    metrics = json.loads((project / "metrics/evaluate.json").read_text())
+    assert metrics["segm"]["AP50"] == metrics["joint"]["AP50"] == 100
+    sieved = json.loads((project / "metrics/filter.json").read_text())
+    assert sieved["raw"]["precision"] == 50 and sieved["filtered"]["precision"] == 100
+    assert sieved["removed"]["duplicate"] == 20
+    tasks = manifest.load(project / "data/manifest.json").tasks(load().tasks)
+    assert len(predictions.read("data/filtered/val.json", tasks)) == 20
+
+
+@pytest.mark.parametrize("project", [3], indirect=True)
+@pytest.mark.parametrize(
+    ("stage", "missing", "made_by"),
+    [
+        (evaluate, "data/predictions/val.json", "predict"),
+        (evaluate, "data/manifest.json", "register"),
+        (filter, "data/predictions/val.json", "predict"),
+        (visualise, "data/filtered/val.json", "filter"),
+        (visualise, "metrics/evaluate.json", "evaluate"),
+        (visualise, "plots/classes.csv", "evaluate"),
+        (visualise, "metrics/filter.json", "filter"),
+    ],
+)
+def test_a_stage_run_too_early_says_which_comes_first(project, stage, missing, made_by):
+    if stage is visualise:
+        evaluate.main()
+        filter.main()
+    (project / missing).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{missing} is missing: run `dvc repro {made_by}` first")):
+        stage.main()
+    assert not (project / "report").exists()
