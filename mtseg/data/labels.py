@@ -56,11 +56,9 @@ class Vocabulary:
 
     def _flat(self, label: str) -> Labels:
         parts = [part.strip() for part in label.split(",")]
-        order = ",".join(self.classes)
         if len(parts) != len(self.classes):
-            raise BadRecord("missing label", f"label {label!r} has {len(parts)} parts, expected {order}")
-        if "" in parts:
-            raise BadRecord("missing label", f"label {label!r} has an empty part, expected {order}")
+            told = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
+            raise BadRecord("missing label", told)
         return dict(zip(self.classes, parts, strict=True))
 
     def _from_attributes(self, attributes: Any) -> Labels:
@@ -88,7 +86,7 @@ class Vocabulary:
         if name is None or name == NO_LABEL:
             return None
         if not isinstance(name, str) or not name:
-            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or null for none")
+            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or - for none")
         known = self.classes[task]
         if known is not None and name not in known:
             raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, only {', '.join(known)}")
