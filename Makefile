@@ -26,7 +26,7 @@ help: ## show this list
 	@echo "  RECIPE=NAME  with repro: lay recipes/NAME.yaml over params.yaml first; DATA=DIR: where its raw data lie"
 	@echo "  ARGS=...     with test: further arguments of pytest, such as ARGS='-m \"not slow\"'"
 
-setup: $(STAMP) ## make the environment: pinned packages and detectron2 (5.5 GB; does nothing the second time)
+setup: $(STAMP) ## make the environment: pinned packages and detectron2 (6 GB; does nothing the second time)
 	@echo "$(VENV) is ready: source $(VENV)/bin/activate"
 
 repro: $(STAMP) ## run the pipeline: every stage whose code, data or params changed
