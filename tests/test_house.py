@@ -160,11 +160,14 @@ def test_a_stage_states_the_files_its_script_names(stage):
         for node in ast.walk(tree(f"stages.{stage}"))
         if isinstance(node, ast.Constant) and re.match(r"(data|models|metrics|plots|report)(/|$)", str(node.value))
     }
-    stated = [*STAGES[stage]["deps"], *outs(stage)]
+
+    def overlap(one: str, other: str) -> bool:
+        return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
     for path in paths:
-        assert any(f"{path}/".startswith(f"{entry}/") or entry.startswith(f"{path}/") for entry in stated), path
+        assert any(overlap(path, entry) for entry in [*STAGES[stage]["deps"], *outs(stage)]), path
     for out in outs(stage):
-        assert any(f"{out}/".startswith(f"{path}/") for path in paths), out
+        assert any(overlap(path, out) for path in paths), out
 
 
 def test_what_a_stage_takes_another_makes():
@@ -242,6 +245,12 @@ def test_the_readme_shows_the_pipeline_as_it_is():
         [sys.executable, "-m", "dvc", "dag", "--md"], cwd=ROOT, text=True, capture_output=True, check=True
     ).stdout.strip()
     assert dag in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/results.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
 
 
 def test_contributing_is_read_in_a_minute():
