@@ -10,17 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import detectron2.data.detection_utils as detection
 import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.structures import BitMasks, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from fvcore.transforms.transform import HFlipTransform
-from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mtseg.data import coco
+from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
 from mtseg.params import Input, Task
 from mtseg.records import Image, Instance, Segmentation
@@ -106,23 +105,6 @@ def _moved_mask(
         points = [transforms.apply_coords(np.reshape(polygon, (-1, 2))) for polygon in segmentation]
         return polygons_to_bitmask([polygon.reshape(-1) for polygon in points], *size)
     return transforms.apply_segmentation(coco.mask(segmentation, image.height, image.width)).astype(bool)
-
-
-def read_picture(root: Path, image: Image) -> np.ndarray:
-    """RGB pixels uint8 [height, width, 3], turned as EXIF says. Raises UserError naming the file."""
-    path = root / image.file_name
-    try:
-        pixels = detection.read_image(str(path), format="RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
-    if pixels.shape[:2] != (image.height, image.width):
-        raise UserError(
-            f"{path}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its record says "
-            f"{image.width} x {image.height}; run convert again"
-        )
-    return pixels
 
 
 class _Pictures(Dataset):

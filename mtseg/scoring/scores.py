@@ -147,6 +147,8 @@ def _chosen(scored: Curves, *names: str) -> dict[str, float]:
 
 
 def write_classes(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the table of classes as CSV, with an empty cell for None."""
+    """Write the table of classes as CSV, with an empty cell for None; `label` tells classes of one name apart."""
+    table = pd.DataFrame(rows)
+    table.insert(0, "label", table["task"] + " " + table["class"])
     with replace_file(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
