@@ -19,7 +19,7 @@ def check(
     """The warnings, one line each. Raises UserError when there is nothing to train on."""
     if not train or not val:
         raise UserError(f"the {'val' if train else 'train'} split has no pictures: see data.val_share, or add some")
-    warnings = [lr_warning(solver), query_warning(train, model)]
+    warnings = [lr_warning(solver), norm_warning(model), query_warning(train, model)]
     for task in tasks:
         seen, wanted = (_counts(images, task) for images in (train, val))
         if not seen:
@@ -58,6 +58,13 @@ def flip_warning(task: Task, input: Input) -> str | None:
         return None
     named = ", ".join(f"[{a}, {b}]" for a, b in forgotten)
     return f"task '{task.name}': pictures are flipped (input.flip {input.flip:g}) but flip_pairs lacks {named}"
+
+
+def norm_warning(model: Model) -> str | None:
+    """Batch norm that nothing has trained yet and that is kept as it is does not normalise."""
+    if model.weights is None and model.freeze_norm:
+        return "model.weights is null but model.freeze_norm is true: random weights need freeze_norm: false"
+    return None
 
 
 def query_warning(images: Sequence[Image], model: Model) -> str | None:

@@ -147,6 +147,12 @@ def test_f7_more_instances_than_queries_are_reported(data):
     assert preflight.query_warning(images, tiny.params().model) is None
 
 
+def test_norms_that_nothing_has_trained_are_not_to_be_frozen():
+    frozen = {"weights": None, "freeze_norm": True}
+    assert "freeze_norm: false" in preflight.norm_warning(tiny.params(model=frozen).model)
+    assert preflight.norm_warning(tiny.params(model=frozen | {"freeze_norm": False}).model) is None
+
+
 def test_a_flip_that_does_not_swap_the_sides_is_reported():
     task = make_tasks(4)[3]
     flipping, still = (tiny.params(input={"flip": flip}).input for flip in (0.5, 0.0))
