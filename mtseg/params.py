@@ -38,7 +38,7 @@ class Data(Section):
     raw: Path
     format: str
     mapping: Path | None
-    val_share: Annotated[float, Field(gt=0, lt=1)]
+    split: Annotated[float, Field(gt=0, lt=1)]
     on_error: Literal["error", "skip"]
 
 

@@ -18,7 +18,7 @@ def check(
 ) -> list[str]:
     """The warnings, one line each. Raises UserError when there is nothing to train on."""
     if not train or not val:
-        raise UserError(f"the {'val' if train else 'train'} split has no pictures: see data.val_share, or add some")
+        raise UserError(f"the {'val' if train else 'train'} split has no pictures: see data.split, or add some")
     warnings = [lr_warning(solver), norm_warning(model), query_warning(train, model)]
     for task in tasks:
         seen, wanted = (_counts(images, task) for images in (train, val))

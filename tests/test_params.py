@@ -107,7 +107,7 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("model", "num_heads", 7),
         ("model", "num_queries", "many"),
         ("data", "on_error", "ignore"),
-        ("data", "val_share", 1),
+        ("data", "split", 1),
         ("test", "max_dets", []),
         ("test", "ranking", "best"),
     ],

@@ -61,7 +61,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     tasks = coco.resolve(tasks, _classes(tasks, vocabulary, images))
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     given = images[0].raw.split is not None
-    splits = [str(image.raw.split) for image in images] if given else _split(similar, data.val_share, seed)
+    splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
         groups = f"{len(images)} pictures, {similar.max() + 1} when near-identical ones count as one"
         raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}")

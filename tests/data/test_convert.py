@@ -17,7 +17,7 @@ FLAT = "circle,red,solid"
 
 
 def data(raw, **keys):
-    return Data(**{"raw": raw, "format": "labelme", "mapping": None, "val_share": 0.5, "on_error": "error"} | keys)
+    return Data(**{"raw": raw, "format": "labelme", "mapping": None, "split": 0.5, "on_error": "error"} | keys)
 
 
 def content(folder):
@@ -170,7 +170,7 @@ def test_pictures_are_split_by_the_seed_when_raw_has_no_split(tmp_path):
         folders.labelme(tmp_path / "raw", f"{number:02d}", shape(FLAT))
     splits = []
     for seed in (0, 0, 1):
-        convert(data(tmp_path / "raw", val_share=0.2), tasks(), tmp_path / "coco", seed=seed)
+        convert(data(tmp_path / "raw", split=0.2), tasks(), tmp_path / "coco", seed=seed)
         raw = json.loads((tmp_path / "coco" / "val.json").read_bytes())
         splits.append([image["file_name"] for image in raw["images"]])
     assert splits[0] == splits[1] != splits[2] and len(splits[0]) == len(splits[2]) == 4
@@ -186,7 +186,7 @@ def test_near_identical_pictures_stay_on_one_side(tmp_path):
             with Image.open(raw / f"{number}.png") as original:
                 original.save(path.with_suffix(".jpg"), quality=quality)
     for seed in range(5):
-        convert(data(raw, val_share=0.3), tasks(), tmp_path / "coco", seed=seed)
+        convert(data(raw, split=0.3), tasks(), tmp_path / "coco", seed=seed)
         sides = {}
         for split in ("train", "val"):
             for image in json.loads((tmp_path / "coco" / f"{split}.json").read_bytes())["images"]:
