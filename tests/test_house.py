@@ -180,6 +180,12 @@ def test_what_a_stage_takes_another_makes():
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_what_git_keeps_is_a_metric_or_a_plot(stage):
+    """DVC brings no finished run of a stage back that has an uncached out of another kind."""
+    assert all(isinstance(out, str) for out in STAGES[stage].get("outs", []))
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_script_says_how_it_is_run(stage):
     assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
     assert STAGES[stage]["desc"]
