@@ -14,17 +14,17 @@ from mtseg.data.loader import Mapper, prediction_batches
 from mtseg.errors import UserError
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import Input, Loss, Model, Task, Test
+from mtseg.params import Input, Model, Task
 from mtseg.records import Image, Prediction
 
 
-def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, loss: Loss, test: Test) -> Mask2Former:
+def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
     """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
     state, metadata = weights.load(path)
     for name, ours in description(tasks, model).items():
         if metadata[name] != ours:
             raise UserError(f"{path} was trained with {name} {metadata[name]}, params.yaml has {ours}: train again")
-    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), loss=loss, detections=test.detections)
+    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections)
     network.load_state_dict(state)
     return network
 

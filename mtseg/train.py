@@ -29,7 +29,7 @@ from mtseg.files import replace_folder, write_json
 from mtseg.model import weights
 from mtseg.model.device import amp_dtype, keep_memory, pick
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import Input, Loss, Model, Solver, Task, Test
+from mtseg.params import Input, Loss, Model, Solver, Task
 from mtseg.predict import description, predict
 from mtseg.progress import Curves, Progress
 from mtseg.records import Image
@@ -47,7 +47,7 @@ class Outputs:
 
 def train(
     data: Path, outputs: Outputs, *, root: Path, tasks: Sequence[Task], model: Model, input: Input, solver: Solver,
-    loss: Loss, test: Test, device: str, seed: int,
+    loss: Loss, device: str, seed: int,
 ) -> None:  # fmt: skip
     """Train on the manifest's train split, validate on val, and write the checkpoints, curves and metrics.
 
@@ -62,9 +62,9 @@ def train(
 
     keep_memory()
     torch.manual_seed(seed)
-    network = Mask2Former(tasks, model, loss=loss, detections=test.detections).to(pick(device))
+    network = Mask2Former(tasks, model, loss=loss).to(pick(device))
     sections = {"tasks": [t.model_dump() for t in tasks], "device": device, "seed": seed, "root": str(root)}
-    for section in (model, input, solver, loss, test):
+    for section in (model, input, solver, loss):
         sections[type(section).__name__] = section.model_dump()
     work = work_folder() / fingerprint(sections, data)
     run = Run(network, solver, work=work, description=description(tasks, model))
@@ -84,7 +84,7 @@ def train(
                 logged = run.curves.add(run.step, values, every=solver.log_period)
                 progress.update(run.step, logged)
                 if run.step % solver.eval_period == 0 or run.step == solver.max_iter:
-                    row = validate(network, splits["val"], root=root, input=input, test=test)
+                    row = validate(network, splits["val"], root=root, input=input, batch=solver.ims_per_batch)
                     progress.validated(run.step, row)
                     run.keep(row)
         except KeyboardInterrupt:
@@ -94,11 +94,12 @@ def train(
 
 
 def validate(
-    network: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, test: Test
+    network: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int
 ) -> dict[str, float]:
-    """Headline figures on the val split, in percent."""
-    found = predict(network, images, root=root, input=input, batch=test.ims_per_batch, progress=False)
-    metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking=test.ranking, max_dets=test.max_dets)
+    """Headline figures on the val split, in percent, by COCO's 100 detections and the product of probabilities: not by
+    the params of the test section, which may then change without training anew."""
+    found = predict(network, images, root=root, input=input, batch=batch, progress=False)
+    metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking="product", max_dets=(1, 10, 100))
     row = {"segm_AP": metrics["segm"].get("AP", 0.0), "joint_AP": metrics["joint"].get("AP", 0.0)}
     for name, values in metrics["tasks"].items():
         row[f"{name}_accuracy"] = values.get("accuracy", 0.0)
@@ -174,8 +175,8 @@ class Run:
             (folder / "best.safetensors").write_bytes((self.work / "best.safetensors").read_bytes())
             self._save_weights(folder / "last.safetensors")
         self.curves.write(outputs.curves)
-        last = {name: round(value, 4) for name, value in self.curves.train[-1].items() if name.startswith("loss")}
-        write_json(outputs.metrics, {"best": self.best, "last": last})
+        best = {name: self.best[name] for name in ("step", "segm_AP", "joint_AP")}
+        write_json(outputs.metrics, {"best": best, "last": {"loss": round(self.curves.train[-1]["loss"], 4)}})
         for path in sorted(self.work.iterdir()):
             path.unlink()
         self.work.rmdir()

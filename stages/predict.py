@@ -20,7 +20,7 @@ def main() -> None:
     records = manifest.load(Path("data/manifest.json"))
     tasks, images = records.tasks(params.tasks), records.images("val")
     checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
-    model = load_model(checkpoint, tasks=tasks, model=params.model, loss=params.loss, test=params.test)
+    model = load_model(checkpoint, tasks=tasks, model=params.model, detections=params.test.detections)
     model.to(pick(params.device))
     found = predict(model, images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch)
     predictions.write(Path("data/predictions/val.json"), Path("data/predictions/val.csv"), found, images, tasks)

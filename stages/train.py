@@ -23,7 +23,6 @@ def main() -> None:
         input=params.input,
         solver=params.solver,
         loss=params.loss,
-        test=params.test,
         device=params.device,
         seed=params.seed,
     )

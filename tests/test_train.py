@@ -40,7 +40,7 @@ def run(data, out, monkeypatch, **solver):
         data / "manifest.json",
         train.Outputs(models=out / "models", metrics=out / "train.json", curves=out / "plots"),
         root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
-        loss=given.loss, test=given.test, device="cpu", seed=3,
+        loss=given.loss, device="cpu", seed=3,
     )  # fmt: skip
     return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data
     given, records = tiny.params(), manifest.load(data / "manifest.json")
     tasks, images = records.tasks(given.tasks), records.images("val")
     path = tmp_path / "models/last.safetensors"
-    model = load_model(path, tasks=tasks, model=given.model, loss=given.loss, test=given.test)
+    model = load_model(path, tasks=tasks, model=given.model, detections=20)
     state, metadata = weights.load(path)
     assert metadata["step"] == SOLVER["max_iter"]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
@@ -190,7 +190,7 @@ def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data
         assert prediction.area > 0 and 0 < prediction.mask_quality <= 1
     other = tiny.params(model={"num_queries": 7}).model
     with pytest.raises(UserError, match="trained with model .*'num_queries': 6"):
-        load_model(path, tasks=tasks, model=other, loss=given.loss, test=given.test)
+        load_model(path, tasks=tasks, model=other, detections=20)
 
 
 def test_progress_of_a_finished_training_is_in_its_metrics(data, tmp_path, monkeypatch):

@@ -23,9 +23,10 @@ from mtseg.params import Loss, Model, Task
 class Mask2Former(nn.Module):
     """`forward(batch)` takes the loader's dicts: `image` uint8 [3, S, S], and in training `instances` with `gt_masks`
     and `gt_labels`; at inference `image_size` (height, width: what part of S x S is the picture) and `height`,
-    `width` of the original."""
+    `width` of the original. `loss` is needed to train only; `detections` is the most a picture gets, COCO's 100 unless
+    told."""
 
-    def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss, detections: int):
+    def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100):
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
         self.backbone = backbones.build(model.backbone, weights=model.weights, freeze_norm=model.freeze_norm)
