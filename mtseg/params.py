@@ -91,13 +91,15 @@ class Task(Section):
 class Model(Section):
     backbone: str
     weights: str | None
+    partial_weights: bool
     freeze_norm: bool
     num_queries: Count
     hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
     num_heads: Count
     encoder_layers: Count
+    encoder_feedforward_dim: Count
     decoder_layers: Count
-    feedforward_dim: Count
+    decoder_feedforward_dim: Count
 
     @model_validator(mode="after")
     def _check(self) -> Model:

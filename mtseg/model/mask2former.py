@@ -29,9 +29,15 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
         self.backbone = backbones.build(model.backbone, weights=model.weights, freeze_norm=model.freeze_norm)
-        common = {"dim": model.hidden_dim, "heads": model.num_heads, "feedforward_dim": model.feedforward_dim}
-        self.pixel_decoder = PixelDecoder(self.backbone.output_shape(), layers=model.encoder_layers, **common)
-        self.decoder = QueryDecoder(tasks, layers=model.decoder_layers, num_queries=model.num_queries, **common)
+        common = {"dim": model.hidden_dim, "heads": model.num_heads}
+        self.pixel_decoder = PixelDecoder(
+            self.backbone.output_shape(), layers=model.encoder_layers, feedforward_dim=model.encoder_feedforward_dim,
+            **common,
+        )  # fmt: skip
+        self.decoder = QueryDecoder(
+            tasks, layers=model.decoder_layers, feedforward_dim=model.decoder_feedforward_dim,
+            num_queries=model.num_queries, **common,
+        )  # fmt: skip
         self.register_buffer("pixel_mean", torch.tensor(self.backbone.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(self.backbone.pixel_std).view(3, 1, 1), persistent=False)
 
