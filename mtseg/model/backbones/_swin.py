@@ -5,6 +5,7 @@ Mask2Former, whose keys are ours. A layer norm stands behind each level, which I
 from __future__ import annotations
 
 import re
+import warnings
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -21,8 +22,10 @@ DROP_PATH = 0.3  # of the last block, rising from 0 in the first
 
 class Swin(SwinTransformer):
     def __init__(self, *, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int):
-        # detectron2 imports timm's DropPath from where it is deprecated, so it is put in here
-        super().__init__(embed_dim=dim, depths=depths, num_heads=heads, window_size=window, drop_path_rate=0.0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # detectron2 calls it in the old way
+            # without drop-paths: detectron2 would import timm's from where it is deprecated
+            super().__init__(embed_dim=dim, depths=depths, num_heads=heads, window_size=window, drop_path_rate=0.0)
         blocks = [block for layer in self.layers for block in layer.blocks]
         for block, rate in zip(blocks, torch.linspace(0, DROP_PATH, len(blocks)).tolist(), strict=True):
             block.drop_path = DropPath(rate)
