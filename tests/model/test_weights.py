@@ -1,6 +1,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -88,6 +89,13 @@ def test_detectron2s_imagenet_pickle_loads(tmp_path, capsys):
     with torch.no_grad():
         torch.testing.assert_close(build("resnet50", path)(pictures)["res5"], last(pictures))
     assert "new        0\n  unused     2  backbone.stem.fc.weight, backbone.stem.fc.bias" in capsys.readouterr().out
+
+
+def test_msras_resnet_is_not_taken_for_torchvisions(tmp_path):
+    model = {"conv1_w": np.zeros((64, 3, 7, 7), "f4"), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1), "f4")}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(model))
+    with pytest.raises(UserError, match="'res2_0_branch2a_w' is of MSRA's ResNet"):
+        build("resnet50", tmp_path / "R-50.pkl")
 
 
 def test_a_backbone_is_found_inside_a_detector(tmp_path, capsys):

@@ -9,6 +9,8 @@ import re
 from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicStem
 
+from mtseg.errors import UserError
+
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -25,7 +27,13 @@ def resnet(depth: int) -> Backbone:
 
 
 def rename(key: str) -> str | None:
-    """From a key of torchvision's or timm's classifier, whose last layer is left out."""
+    """From a key of torchvision's or timm's classifier, whose last layer is left out. Raises UserError for MSRA's: its
+    tensors have the same shapes, and would mean something else here."""
+    if "_branch2" in key:
+        raise UserError(
+            f"model.weights: '{key}' is of MSRA's ResNet, stride in the 1x1 convolution and BGR pixels, another network; "
+            "detectron2 has torchvision's too, from which FAIR's Mask2Former starts: torchvision/R-50.pkl"
+        )
     if key.startswith(("fc.", "stem.fc.")):  # the latter is how FAIR's conversion script calls it
         return None
     key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
