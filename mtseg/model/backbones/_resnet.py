@@ -31,7 +31,7 @@ def rename(key: str) -> str | None:
     tensors have the same shapes, and would mean something else here."""
     if "_branch2" in key:
         raise UserError(
-            f"model.weights: '{key}' is of MSRA's ResNet, stride in the 1x1 convolution and BGR pixels, another network; "
+            f"model.weights: '{key}' is of MSRA's ResNet, stride in the 1x1 convolution, BGR pixels: another network; "
             "detectron2 has torchvision's too, from which FAIR's Mask2Former starts: torchvision/R-50.pkl"
         )
     if key.startswith(("fc.", "stem.fc.")):  # the latter is how FAIR's conversion script calls it
