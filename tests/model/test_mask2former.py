@@ -99,6 +99,23 @@ def test_f9_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on(
 
 
 @COUNTS
+def test_a_missing_label_trains_nothing(count):
+    """Without a no-object slot a head learns from labels alone; with it, also from the queries that matched nothing."""
+    for background in (True, False):
+        tasks = make_tasks(count, background)
+        network = tiny.network(tasks).train()
+        batch = [tiny.example(tasks, 3)]
+        batch[0]["instances"].gt_labels[:, 1:] = -1
+        losses = network(batch)
+        sum(losses.values()).backward()
+        for task in tasks[1:]:
+            silent = not background
+            assert all((value == 0) == silent for name, value in losses.items() if f"loss_{task.name}_" in name)
+            gradient = network.decoder.heads[f"head_{task.name}"].weight.grad
+            assert bool((gradient == 0).all()) == silent
+
+
+@COUNTS
 def test_f11_labels_vary_with_the_picture(count):
     tasks = make_tasks(count)
     network = tiny.network(tasks).eval()
