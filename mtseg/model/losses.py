@@ -31,12 +31,19 @@ class Normaliser:
 
 def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: int, loss: Loss) -> Normaliser:
     """Of the labels [N, T] of every picture of a step, however many batches it is computed in."""
-    masks = sum(min(len(picture), num_queries) for picture in labels)
-    empty = len(labels) * num_queries - masks
+    masks = sum(len(picture) for picture in labels)
+    empty = sum(max(num_queries - len(picture), 0) for picture in labels)
+    # Of more instances than queries only a share is matched, and which ones the matching alone will tell: each counts
+    # as that share of a target.
+    matched = [min(1, num_queries / max(len(picture), 1)) for picture in labels]
     weights = {}
     for i, task in enumerate(tasks):
-        known = [label for picture in labels for label in picture[:, i].tolist() if label != IGNORE]
-        labelled = sum(task.weights[label] for label in known)
+        labelled = sum(
+            share * task.weights[label]
+            for picture, share in zip(labels, matched, strict=True)
+            for label in picture[:, i].tolist()
+            if label != IGNORE
+        )
         weights[task.name] = max(labelled + loss.no_object * empty * task.background, 1e-6)
     return Normaliser(max(masks, 1), weights)
 
