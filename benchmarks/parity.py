@@ -77,7 +77,7 @@ PUBLISHED = Setting(
     decoder_layers=9, decoder_feedforward_dim=2048, num_queries=100, num_points=12544,
 )  # fmt: skip
 
-SMALL_PUBLISHED = replace(PUBLISHED, height=160, width=128)  # the same network
+SMALL = replace(PUBLISHED, height=128, width=96, num_points=1024)  # the same network
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Difference:
 
     @property
     def passes(self) -> bool:
-        return self.absolute <= TOLERANCE  # False for nan
+        return self.absolute <= TOLERANCE
 
 
 def compare(setting: Setting, dtype: torch.dtype) -> list[Difference]:
@@ -334,8 +334,8 @@ def difference(
     for name, expected in theirs.items():
         assert expected.shape == ours[name].shape, name
         if expected.numel():
-            absolute = (expected - ours[name]).abs().max().item()
-            if not absolute <= worst.absolute or worst.tensor == "none":
+            absolute = (expected - ours[name]).abs().nan_to_num(nan=torch.inf).max().item()
+            if absolute > worst.absolute or worst.tensor == "none":
                 worst = Difference(setting, dtype, what, name, absolute, expected.abs().max().item())
     return worst
 
@@ -345,8 +345,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the large network on small pictures")
     quick = parser.parse_args().quick
     started = time.perf_counter()
-    large = SMALL_PUBLISHED if quick else PUBLISHED
-    runs = ((TINY, torch.float32), (TINY, torch.float64), (large, torch.float32), (SMALL_PUBLISHED, torch.float64))
+    large = SMALL if quick else PUBLISHED
+    runs = ((TINY, torch.float32), (TINY, torch.float64), (large, torch.float32), (SMALL, torch.float64))
     rows = sorted((row for run in runs for row in compare(*run)), key=lambda row: row.absolute)
     print(f"{'network':<15}{'in':<9}{'compared':<18}{'difference':>11}{'of at most':>12}  at")
     for row in rows:
