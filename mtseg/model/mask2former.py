@@ -17,7 +17,7 @@ from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.losses import Normaliser, losses, normaliser
 from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
-from mtseg.model.recompute import blocks, recompute
+from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
 from mtseg.params import Loss, Model, Task
 
@@ -41,8 +41,8 @@ class Mask2Former(nn.Module):
             num_queries=model.num_queries, **common,
         )  # fmt: skip
         if model.recompute in ("backbone", "both"):
-            for block in blocks(self.backbone):
-                recompute(block)
+            for stage in stages(self.backbone):
+                recompute(stage)
         if model.recompute in ("pixel_decoder", "both"):
             for layer in self.pixel_decoder.layers:
                 recompute(layer)

@@ -17,10 +17,19 @@ def recompute(block: nn.Module) -> None:
     block.forward = MethodType(_forward, block)  # a method, not a closure: a deep copy then calls its own block
 
 
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The elements of a network's outermost lists and sequences of modules: its residual blocks, or its stages."""
+def stages(network: nn.Module) -> Iterator[nn.Module]:
+    """A network's outermost sequences of modules, or their elements where these are sequences or a list of stages.
+
+    Stages rather than blocks: of what a residual block with frozen norms keeps, two thirds are its own input.
+    """
     for child in network.children():
-        yield from child if isinstance(child, nn.Sequential | nn.ModuleList) else blocks(child)
+        sequence = isinstance(child, nn.Sequential)
+        if isinstance(child, nn.ModuleList) or (sequence and all(isinstance(item, nn.Sequential) for item in child)):
+            yield from child
+        elif sequence:
+            yield child
+        else:
+            yield from stages(child)
 
 
 def _forward(self: nn.Module, *args: Any) -> Any:

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from mtseg.model import backbones
-from mtseg.model.recompute import blocks
+from mtseg.model.recompute import stages
 from tests import tiny
 from tests.scenes import make_tasks
 
 FROZEN = {"freeze_norm": True}
+FAMILIES = ("efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t", "timm/convnext_atto")
 
 
 def trained(network, parts, norm=None, seed=1):
@@ -30,7 +31,7 @@ def trained(network, parts, norm=None, seed=1):
 
 
 @pytest.mark.parametrize("where", ["backbone", "pixel_decoder", "both"])
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "swin_t", "timm/convnext_atto"])
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_recomputing_keeps_losses_and_gradients_to_the_bit(backbone, where):
     """Swin draws at random which paths to drop, and must draw the same again."""
     tasks = make_tasks(3)
@@ -69,15 +70,12 @@ def test_each_part_recomputed_keeps_less():
     assert max(sizes["backbone"], sizes["pixel_decoder"]) < sizes["none"]
 
 
-FAMILIES = ("efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t", "timm/convnext_atto")
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_most_of_a_backbone_lies_in_its_blocks(name):
+def test_most_of_a_backbone_lies_in_its_stages(name):
     network = backbones.build(name, freeze_norm=True)
-    inside = sum(parameter.numel() for block in blocks(network) for parameter in block.parameters())
+    inside = sum(parameter.numel() for stage in stages(network) for parameter in stage.parameters())
     assert inside > 0.95 * sum(parameter.numel() for parameter in network.parameters())
-    assert len(list(blocks(network))) >= 4
+    assert len(list(stages(network))) >= 4
 
 
 def test_a_copy_computes_with_its_own_weights():
