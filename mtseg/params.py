@@ -50,11 +50,17 @@ class Task(Section):
     loss_weight: NonNegative
     match_weight: NonNegative
     background: bool
+    class_weights: Literal["auto"] | dict[str, NonNegative] | None
     flip_pairs: tuple[tuple[str, str], ...]
 
     @model_validator(mode="after")
     def _check(self) -> Task:
         if self.classes != "auto":
+            weighted = [] if self.class_weights in (None, "auto") else sorted({*self.class_weights} - {*self.classes})
+            if weighted:
+                raise ValueError(
+                    f"task '{self.name}': class_weights names {weighted}, classes are {list(self.classes)}"
+                )
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 raise ValueError(f"task '{self.name}': classes must be auto or a list of distinct names")
             unknown = sorted({name for pair in self.flip_pairs for name in pair} - set(self.classes))
@@ -76,6 +82,12 @@ class Task(Section):
         """Columns of the task's head: its classes and, if it has a background slot, no-object as the last."""
         return self.num_classes + self.background
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each class in the task's loss; 1 where none is given."""
+        assert self.class_weights != "auto", "class_weights are known after register: use the tasks of the data set"
+        return tuple((self.class_weights or {}).get(name, 1.0) for name in self.classes)
+
     def index(self, name: str) -> int:
         """Class index, 0-based, of a class name. Raises ValueError that lists the valid names."""
         if name not in self.classes:
@@ -91,18 +103,25 @@ class Task(Section):
 class Model(Section):
     backbone: str
     weights: str | None
+    partial_weights: bool
     freeze_norm: bool
     num_queries: Count
     hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
     num_heads: Count
     encoder_layers: Count
+    encoder_feedforward_dim: Count
     decoder_layers: Count
-    feedforward_dim: Count
+    decoder_feedforward_dim: Count
+    recompute: Literal["none", "backbone", "pixel_decoder", "both"]
 
     @model_validator(mode="after")
     def _check(self) -> Model:
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}")
+        if self.recompute in ("backbone", "both") and not self.freeze_norm:
+            raise ValueError(
+                f"recompute: {self.recompute} needs freeze_norm: true, since batch norm would count every picture twice"
+            )
         return self
 
 

@@ -32,7 +32,7 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
 def description(tasks: Sequence[Task], model: Model) -> dict:
     """What a checkpoint has to say of itself: the tasks' heads and the network, as JSON values."""
     heads = [{"name": task.name, "classes": list(task.classes), "background": task.background} for task in tasks]
-    return {"tasks": heads, "model": model.model_dump(exclude={"weights"})}
+    return {"tasks": heads, "model": model.model_dump(exclude={"weights", "partial_weights", "recompute"})}
 
 
 @torch.no_grad()

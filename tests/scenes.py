@@ -22,9 +22,12 @@ CLASSES = {
 def make_tasks(count: int, background: bool = True) -> tuple[Task, ...]:
     """The first is the main one, which always has its no-object slot."""
     return tuple(
-        Task(name=name, classes=classes, loss_weight=1, match_weight=1, background=background or not i, flip_pairs=())
+        Task(
+            name=name, classes=classes, loss_weight=1, match_weight=1, background=background or not i,
+            class_weights=None, flip_pairs=(),
+        )
         for i, (name, classes) in enumerate(list(CLASSES.items())[:count])
-    )
+    )  # fmt: skip
 
 
 def box_rle(x: int, y: int, width: int, height: int) -> dict:

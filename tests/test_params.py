@@ -124,6 +124,9 @@ def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, 
         ({"flip_pairs": [["left", "right"]]}, "flip_pairs names ['left', 'right'], classes are ['a', 'b']"),
         ({"flip_pairs": [["a", "b"], ["b", "a"]]}, "stands in two flip_pairs"),
         ({"classes": ["a", "a"]}, "distinct names"),
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "class_weights names ['c'], classes are ['a', 'b']"),
+        ({"class_weights": {"a": -1.0}}, "class_weights"),
+        ({"class_weights": "balanced"}, "class_weights"),
         ({"background": False}, "needs background: true"),
         ({"name": "colour"}, "share a name"),
         ({"name": "my task"}, "tasks.0.name"),
@@ -141,6 +144,12 @@ def test_any_number_of_tasks(raw, reload, number):
     tasks = reload(raw).tasks
     assert len(tasks) == number
     assert all(task.num_outputs == task.num_classes + task.background for task in tasks)
+
+
+def test_a_class_without_a_weight_weighs_1(raw, reload):
+    for given, weights in ((None, (1, 1)), ({"b": 2.5}, (1, 2.5))):
+        raw["tasks"][0] |= {"classes": ["a", "b"], "class_weights": given}
+        assert reload(raw).tasks[0].weights == weights
 
 
 def test_f6_lr_follows_the_effective_batch(raw, reload):

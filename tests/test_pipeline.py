@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 TINY = [
     "generate.train=8", "generate.val=4", "generate.size=64", "input.size=64",
     "model.weights=null", "model.hidden_dim=32", "model.num_heads=4", "model.decoder_layers=2", "model.num_queries=5",
-    "model.feedforward_dim=64", "loss.num_points=64", "solver.ims_per_batch=4", "solver.max_iter=4", "solver.warmup=1",
+    "model.encoder_feedforward_dim=64", "model.decoder_feedforward_dim=64", "loss.num_points=64",
+    "solver.ims_per_batch=4", "solver.max_iter=4", "solver.warmup=1",
     "solver.log_period=2", "solver.eval_period=2", "visualise.pictures=1", "device=cpu",
 ]  # fmt: skip
 

@@ -41,7 +41,8 @@ def test_values_change_and_all_else_stays(params, tmp_path):
 
 
 def test_a_list_is_replaced_whole_and_twice_is_once(params, tmp_path):
-    task = "{name: a, classes: [x], loss_weight: 1, match_weight: 1, background: true, flip_pairs: []}"
+    task = "{name: a, classes: [x], loss_weight: 1, match_weight: 1, background: true, class_weights: null"
+    task += ", flip_pairs: []}"
     lay(params, f"tasks:\n  - {task}\n", raw=str(tmp_path))
     once = params.read_text()
     assert [task.name for task in load(params).tasks] == ["a"]

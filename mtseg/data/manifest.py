@@ -35,7 +35,8 @@ class Manifest:
         return coco.read(path)[0]
 
     def tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """The tasks of params.yaml with their classes filled in. Raises UserError when the data are of other tasks."""
+        """The tasks of params.yaml with their classes and class weights filled in. Raises UserError when the data are
+        of other tasks."""
         wanted, found = [task.name for task in tasks], [name for name, _ in self.classes]
         if wanted != found:
             raise UserError(f"params.yaml has the tasks {wanted}, the data {found}: run `dvc repro register`")
@@ -43,7 +44,18 @@ class Manifest:
             if task.classes not in ("auto", classes):
                 told = f"params.yaml has {list(task.classes)}, the data {list(classes)}"
                 raise UserError(f"classes of task '{name}': {told}: run `dvc repro register`")
-        return coco.resolve(tasks, dict(self.classes))
+        resolved = coco.resolve(tasks, dict(self.classes))
+        return tuple(
+            task.model_copy(update={"class_weights": self._balance(task)}) if task.class_weights == "auto" else task
+            for task in resolved
+        )
+
+    def _balance(self, task: Task) -> dict[str, float]:
+        """Weights inverse to the frequency in train: each class has the same sum, and an instance's mean weight is 1.
+        1 for a class that train never shows."""
+        counts = {name: self.splits["train"]["labels"][task.name][name] for name in task.classes}
+        shown = sum(count > 0 for count in counts.values())
+        return {name: sum(counts.values()) / (shown * n) if n else 1.0 for name, n in counts.items()}
 
 
 def build(folder: Path) -> dict[str, Any]:

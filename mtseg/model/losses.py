@@ -31,11 +31,19 @@ class Normaliser:
 
 def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: int, loss: Loss) -> Normaliser:
     """Of the labels [N, T] of every picture of a step, however many batches it is computed in."""
-    masks = sum(min(len(picture), num_queries) for picture in labels)
-    empty = len(labels) * num_queries - masks
+    masks = sum(len(picture) for picture in labels)
+    empty = sum(max(num_queries - len(picture), 0) for picture in labels)
+    # Of more instances than queries only a share is matched, and which ones the matching alone will tell: each counts
+    # as that share of a target.
+    matched = [min(1, num_queries / max(len(picture), 1)) for picture in labels]
     weights = {}
     for i, task in enumerate(tasks):
-        labelled = sum(int((picture[:, i] != IGNORE).sum()) for picture in labels)
+        labelled = sum(
+            share * task.weights[label]
+            for picture, share in zip(labels, matched, strict=True)
+            for label in picture[:, i].tolist()
+            if label != IGNORE
+        )
         weights[task.name] = max(labelled + loss.no_object * empty * task.background, 1e-6)
     return Normaliser(max(masks, 1), weights)
 
@@ -61,14 +69,12 @@ def label_loss(
     logits_LBQK: Tensor, labels: list[Tensor], matches: Matches, *, task: Task, no_object: float, norm: float
 ) -> Tensor:
     """Weighted cross-entropy [L]. Unmatched queries: no-object (the last output) if the task has that slot, else
-    ignored; instances without a label are ignored."""
+    ignored; instances without a label are ignored. A class weighs what the task's `class_weights` say."""
     L, B, Q, K = logits_LBQK.shape
     target = torch.full((L, B, Q), K - 1 if task.background else IGNORE, device=logits_LBQK.device)
     start = torch.tensor([0, *(len(picture) for picture in labels)], device=target.device).cumsum(0)
     target[matches.layer, matches.picture, matches.query] = torch.cat(labels)[start[matches.picture] + matches.instance]
-    weight = logits_LBQK.new_ones(K)
-    if task.background:
-        weight[-1] = no_object
+    weight = logits_LBQK.new_tensor([*task.weights, no_object][:K])
     each = F.cross_entropy(logits_LBQK.flatten(0, 2), target.flatten(), weight, ignore_index=IGNORE, reduction="none")
     return task.loss_weight * each.view(L, -1).sum(1) / norm
 

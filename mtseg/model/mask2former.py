@@ -17,6 +17,8 @@ from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.losses import Normaliser, losses, normaliser
 from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
+from mtseg.model.recompute import recompute, stages
+from mtseg.model.weights import initialise
 from mtseg.params import Loss, Model, Task
 
 
@@ -29,12 +31,27 @@ class Mask2Former(nn.Module):
     def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100):
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
-        self.backbone = backbones.build(model.backbone, weights=model.weights, freeze_norm=model.freeze_norm)
-        common = {"dim": model.hidden_dim, "heads": model.num_heads, "feedforward_dim": model.feedforward_dim}
-        self.pixel_decoder = PixelDecoder(self.backbone.output_shape(), layers=model.encoder_layers, **common)
-        self.decoder = QueryDecoder(tasks, layers=model.decoder_layers, num_queries=model.num_queries, **common)
+        self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
+        common = {"dim": model.hidden_dim, "heads": model.num_heads}
+        self.pixel_decoder = PixelDecoder(
+            self.backbone.output_shape(), layers=model.encoder_layers, feedforward_dim=model.encoder_feedforward_dim,
+            **common,
+        )  # fmt: skip
+        self.decoder = QueryDecoder(
+            tasks, layers=model.decoder_layers, feedforward_dim=model.decoder_feedforward_dim,
+            num_queries=model.num_queries, **common,
+        )  # fmt: skip
+        if model.recompute in ("backbone", "both"):
+            for stage in stages(self.backbone):
+                recompute(stage)
+        if model.recompute in ("pixel_decoder", "both"):
+            for layer in self.pixel_decoder.layers:
+                recompute(layer)
         self.register_buffer("pixel_mean", torch.tensor(self.backbone.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(self.backbone.pixel_std).view(3, 1, 1), persistent=False)
+        if model.weights is not None:
+            partial = model.partial_weights
+            print(initialise(self, model.weights, backbone=model.backbone, tasks=tasks, partial=partial))
 
     @property
     def device(self) -> torch.device:

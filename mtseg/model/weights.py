@@ -1,106 +1,181 @@
-"""Weights on disk: what a backbone starts from, and this project's own checkpoints. Nothing here runs a file's code:
-safetensors holds none, and a .pth is read with `weights_only`, which admits tensors and plain containers alone."""
+"""Weights on disk: what a network starts from, and this project's own checkpoints."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from mtseg.errors import UserError
 from mtseg.files import replace_file
+from mtseg.model import backbones, checkpoints
+from mtseg.model.safe_read import read, read_safetensors
+from mtseg.params import Task
 
 METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their order would change from run to run
+COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them
+QUERIES = ("decoder.query_feature", "decoder.query_position")
+HEADS = "pixel_decoder.layers.0.attention.weight.bias"  # [heads x levels x points]
+BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Which tensors went from a file into a network: keys of the network (loaded, new) and of the file (unused)."""
+    """Which tensors went from a file into a network: keys of the network (loaded, resized: some rows, new: none) and
+    of the file (unused)."""
 
     source: Path
     loaded: tuple[str, ...]
+    resized: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        groups = (("loaded", self.loaded), ("new", self.new), ("unused", self.unused))
-        lines = [f"  {name:<7}{len(keys):>5}  {'' if name == 'loaded' else _some(keys)}" for name, keys in groups]
-        return "\n".join([f"weights of {self.source.name}", *map(str.rstrip, lines)])
-
-
-def read(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pth or .pt file, on the CPU; one inside a `model` or `state_dict` entry is
-    taken out of it. Raises UserError when the file is missing, broken, or holds anything but tensors."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)[0]
-    if path.suffix not in (".pth", ".pt"):
-        raise UserError(f"model.weights: '{path}' is not imagenet, null, or a .safetensors, .pth or .pt file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file of weights") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, expected a file of weights") from None
-    except Exception as error:  # the unpickler meets arbitrary bytes, and raises almost anything on them
-        if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path} is refused: it wants to call {called[1]}; only tensors are ever read") from None
-        raise UserError(f"{path} is refused: it is broken, or holds more than tensors") from None
-    for entry in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(entry), Mapping):
-            state = state[entry]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise UserError(f"{path}: expected a state dict (names and tensors), found something else")
-    return dict(state)
+        lines = [f"  loaded {len(self.loaded):>5}"]
+        for name in ("resized", "new", "unused"):
+            keys = getattr(self, name)
+            lines.append(f"  {name:<7}{len(keys):>5}  {_some(keys)}".rstrip())
+        return "\n".join([f"weights of {self.source.name}", *lines])
 
 
 def initialise(
-    network: nn.Module, state: Mapping[str, Tensor], *, rename: Callable[[str], str | None], source: Path, name: str
+    network: nn.Module, weights: str, *, backbone: str, tasks: Sequence[Task], partial: bool = False
 ) -> Transfer:
-    """Fill a backbone from a state dict: of the backbone alone, or of a detector that has it under `backbone.`.
+    """Fill a Mask2Former, or any module with a `backbone`, from a file: of a whole network (see `checkpoints`), or of
+    a backbone alone, possibly inside a detector that has it under `backbone.`.
 
-    rename: from a foreign key to the network's, None for what is left out. Every other tensor of the file must have
-    its place, and every tensor of the network (but counters) its value: a deeper or a different network's file would
-    else be taken for the right one. Raises UserError with the counts.
+    weights: `imagenet` (what an installed package carries) or a path. Where the file has other numbers of queries or
+    classes, the rows both have are kept: queries by number; classes by name in this project's checkpoints; of a head
+    whose names are unknown all rows if there are as many, else no-object alone.
+    Raises UserError with the counts, unless `partial`: if the backbone does not fit wholly (a deeper network's file
+    would else be taken for the right one), if less than half of the rest is filled, if heads of attention differ; and
+    in any case if nothing fits.
     """
-    unused = []
-    for prefix in ("module.", "backbone."):
-        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if inside:
-            unused += [key for key in state if not key.startswith(prefix)]
-            state = inside
-    own = network.state_dict()
-    placed, unknown, reshaped = {}, [], []
-    for key, value in state.items():
-        target = key if key in own else rename(key)
+    path = backbones.imagenet(backbone) if weights == "imagenet" else Path(weights)
+    state, header = read_safetensors(path) if path.suffix == ".safetensors" else (read(path), {})
+    if all(key.startswith("module.") for key in state):  # as DistributedDataParallel has it
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    given = checkpoints.convert(state)
+    whole = given is not None
+    if not whole:
+        given = state if any(key.startswith(BACKBONE) for key in state) else {BACKBONE + k: v for k, v in state.items()}
+    own = {
+        key: value
+        for key, value in network.state_dict().items()
+        if not key.endswith(COMPUTED) and (whole or key.startswith(BACKBONE))
+    }
+    module = backbones.find(backbone)
+    meanings = _meanings(header)
+
+    placed: dict[str, Tensor] = {}
+    resized, unused, unknown, misfits = [], [], [], []
+    for key, value in given.items():
+        target = _target(key, own, module.rename, tasks)
+        if key.endswith(COMPUTED):
+            continue
         if target is None:
             unused.append(key)
         elif target not in own:
             unknown.append(key)
+        elif (rows := _rows(target, own[target], value, tasks, meanings)) is not None:
+            if not rows:
+                unused.append(key)
+                continue
+            to, source = map(list, zip(*rows, strict=True))
+            placed[target] = own[target].clone()
+            placed[target][to] = value[source].to(own[target])
+            if not len(rows) == len(value) == len(own[target]):
+                resized.append(target)
         elif own[target].shape != value.shape:
-            reshaped.append(f"{key} {list(value.shape)} for {list(own[target].shape)}")
+            misfits.append(f"{key} {list(value.shape)} for {list(own[target].shape)}")
         else:
             placed[target] = value
-    new = [key for key in own if key not in placed]
-    missing = [key for key in new if not key.endswith("num_batches_tracked")]
-    if unknown or reshaped or missing:
-        raise UserError(
-            f"{source} does not hold the weights of '{name}': {len(placed)} of its {len(own)} tensors fit, "
-            f"{len(missing)} find no value{_brackets(missing)}; of the file's, {len(reshaped)} have another shape"
-            f"{_brackets(reshaped)}, {len(unknown)} have no place{_brackets(unknown)}"
-        )
+
+    if not partial:
+        _check_backbone(path, backbone, own, placed, misfits, unknown, fresh=getattr(module, "FRESH", ()))
+        if whole:
+            _check_rest(path, own, placed, misfits, given.get(HEADS))
+    if not placed:
+        raise UserError(f"{path} has nothing that fits the network of '{backbone}'{_brackets(misfits + unknown)}")
     network.load_state_dict(placed, strict=False)
-    return Transfer(source, tuple(placed), tuple(new), tuple(unused))
+    loaded = [key for key in placed if key not in resized]
+    new = [key for key in own if key not in placed]
+    return Transfer(path, tuple(loaded), tuple(resized), tuple(new), tuple(unused + unknown + misfits))
+
+
+def _target(
+    key: str, own: Mapping[str, Tensor], rename: Callable[[str], str | None], tasks: Sequence[Task]
+) -> str | None:
+    if key in own:
+        return key
+    if key.startswith(BACKBONE):
+        renamed = rename(key.removeprefix(BACKBONE))
+        return None if renamed is None else BACKBONE + renamed
+    if tasks:
+        return key.replace(checkpoints.MAIN_HEAD, f"decoder.heads.head_{tasks[0].name}.")
+    return key
+
+
+def _meanings(header: Mapping[str, str]) -> dict[str, list[str | None]]:
+    """What the outputs of each task's head mean in a checkpoint of this project; None is no-object."""
+    described = json.loads(header[METADATA]).get("tasks", ()) if METADATA in header else ()
+    return {task["name"]: [*task["classes"], *[None] * task["background"]] for task in described}
+
+
+def _rows(
+    key: str, ours: Tensor, theirs: Tensor, tasks: Sequence[Task], meanings: Mapping[str, list[str | None]]
+) -> list[tuple[int, int]] | None:
+    """Pairs (our row, their row) that mean the same; None where rows have no meaning of their own."""
+    task = next((task for task in tasks if key.startswith(f"decoder.heads.head_{task.name}.")), None)
+    if ours.shape[1:] != theirs.shape[1:] or (task is None and key not in QUERIES):
+        return None
+    if task is None:
+        return [(i, i) for i in range(min(len(ours), len(theirs)))]
+    if meaning := meanings.get(task.name):
+        wanted = [*task.classes, *[None] * task.background]
+        return [(i, meaning.index(name)) for i, name in enumerate(wanted) if name in meaning]
+    if len(ours) == len(theirs):
+        return [(i, i) for i in range(len(ours))]
+    return [(len(ours) - 1, len(theirs) - 1)] if task.background else []
+
+
+def _check_backbone(
+    path: Path, name: str, own: Mapping, placed: Mapping, misfits: list[str], unknown: list[str], fresh: Sequence[str]
+) -> None:
+    ours = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
+    missing = [key for key in ours if BACKBONE + key not in placed and not key.startswith(tuple(fresh))]
+    misfits, unknown = (
+        [key.removeprefix(BACKBONE) for key in keys if key.startswith(BACKBONE)] for keys in (misfits, unknown)
+    )
+    if missing or misfits or unknown:
+        fit = sum(BACKBONE + key in placed for key in ours)
+        raise UserError(
+            f"{path} does not hold the weights of '{name}': {fit} of its {len(ours)} tensors fit, "
+            f"{len(missing)} find no value{_brackets(missing)}; of the file's, {len(misfits)} have another shape"
+            f"{_brackets(misfits)}, {len(unknown)} have no place{_brackets(unknown)}; "
+            "model.partial_weights: true takes what fits"
+        )
+
+
+def _check_rest(path: Path, own: Mapping, placed: Mapping, misfits: list[str], heads: Tensor | None) -> None:
+    if heads is not None and HEADS in own and len(heads) != len(own[HEADS]):
+        raise UserError(
+            f"{path} has another number of attention heads, {len(heads)} outputs for {len(own[HEADS])}: "
+            "set model.num_heads to its own"
+        )
+    rest = [key for key in own if not key.startswith(BACKBONE)]
+    fit = sum(key in placed for key in rest)
+    if 2 * fit < len(rest):
+        raise UserError(
+            f"{path} fits less than half of the network beyond its backbone: {fit} of {len(rest)} tensors; of the "
+            f"file's, {len(misfits)} have another shape{_brackets(misfits)}; set the sizes of params.yaml's model to "
+            "the file's, or model.partial_weights to true to take what fits"
+        )
 
 
 def save(path: Path | str, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -117,29 +192,15 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro train` first")
-    state, header = _read_safetensors(path)
+    state, header = read_safetensors(path)
     if METADATA not in header:
         raise UserError(f"{path} is not a checkpoint of this project: its header has no entry '{METADATA}'")
     return state, json.loads(header[METADATA])
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file of weights") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is broken, or no safetensors file ({_line(error)})") from None
-
-
-def _some(keys: list[str] | tuple[str, ...], shown: int = 3) -> str:
+def _some(keys: Sequence[str], shown: int = 3) -> str:
     return ", ".join(keys[:shown]) + (", ..." if len(keys) > shown else "")
 
 
-def _brackets(keys: list[str]) -> str:
+def _brackets(keys: Sequence[str]) -> str:
     return f" ({_some(keys, 2)})" if keys else ""
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

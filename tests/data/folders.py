@@ -23,7 +23,9 @@ def tasks(**classes: Any) -> tuple[Task, ...]:
     """Tasks by name, with a list of classes or auto; shape, colour and fill, found in the data, if none is named."""
     named = classes or dict.fromkeys(("shape", "colour", "fill"), "auto")
     return tuple(
-        Task(name=name, classes=found, loss_weight=1, match_weight=1, background=True, flip_pairs=())
+        Task(
+            name=name, classes=found, loss_weight=1, match_weight=1, background=True, class_weights=None, flip_pairs=()
+        )
         for name, found in named.items()
     )
 

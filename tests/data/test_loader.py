@@ -17,9 +17,11 @@ from tests import tiny
 
 SIDES = Task(
     name="side", classes=("left", "none", "right"), loss_weight=1, match_weight=1, background=True,
-    flip_pairs=(("left", "right"),),
+    class_weights=None, flip_pairs=(("left", "right"),),
 )  # fmt: skip
-MAIN = Task(name="part", classes=("box",), loss_weight=1, match_weight=1, background=True, flip_pairs=())
+MAIN = Task(
+    name="part", classes=("box",), loss_weight=1, match_weight=1, background=True, class_weights=None, flip_pairs=()
+)
 TASKS = (MAIN, SIDES)
 BOXES = ((10, 20, 30, 25), (60, 5, 20, 50))  # x, y, width, height: white on black
 

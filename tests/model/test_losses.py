@@ -143,6 +143,23 @@ def test_f8_normaliser_is_the_summed_weight_of_the_targets(count):
             assert norm.labels[task.name] == pytest.approx(3 + 0.1 * 5 * task.background)
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_class_weighs_in_loss_and_normaliser_what_its_task_says(background):
+    task = make_tasks(2, background)[1]
+    weighted = task.model_copy(update={"class_weights": {task.classes[1]: 5.0}})
+    labels = torch.tensor([1, 0, -1])
+    logits = torch.randn(1, 1, 4, task.num_outputs)
+    index = torch.arange(3)
+    matches = Matches(torch.zeros_like(index), torch.zeros_like(index), index, index)
+    logs = logits.log_softmax(-1)[0, 0]
+    empty = -0.1 * logs[3, -1] if background else 0.0
+    for given, weight in ((task, 1.0), (weighted, 5.0)):
+        found = label_loss(logits, [labels], matches, task=given, no_object=0.1, norm=1.0)
+        assert found.item() == pytest.approx(float(-weight * logs[0, 1] - logs[1, 0] + empty), abs=1e-5)
+        norm = normaliser([labels[:, None]], tasks=(given,), num_queries=4, loss=LOSS)
+        assert norm.labels[task.name] == pytest.approx(weight + 1 + 0.1 * background)
+
+
 @COUNTS
 def test_parts_of_a_step_add_up_to_the_whole(count):
     """With the step's normaliser, label losses of its parts sum to those of the whole."""

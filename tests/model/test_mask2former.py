@@ -78,6 +78,43 @@ def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
     assert all(torch.equal(muted_gradients[name], value) for name, value in gradients.items() if own not in name)
 
 
+def test_f9_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on():
+    """Heads are made last, so that one more draws nothing that another part would have drawn."""
+    tasks = make_tasks(3)
+    muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+
+    def trained(tasks):
+        network = tiny.network(tasks).train()
+        batch = [tiny.example(make_tasks(3), 3), tiny.example(make_tasks(3), 2, seed=1)]
+        for picture in batch:
+            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+        start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        torch.manual_seed(1)
+        losses = network(batch)
+        sum(losses.values()).backward()
+        return start, losses, {name: parameter.grad for name, parameter in network.named_parameters()}
+
+    for one, other in zip(trained(tasks[:2]), trained((*tasks[:2], muted)), strict=True):
+        assert all(torch.equal(other[name], value) for name, value in one.items())
+
+
+@COUNTS
+def test_a_missing_label_trains_nothing(count):
+    """Without a no-object slot a head learns from labels alone; with it, also from the queries that matched nothing."""
+    for background in (True, False):
+        tasks = make_tasks(count, background)
+        network = tiny.network(tasks).train()
+        batch = [tiny.example(tasks, 3)]
+        batch[0]["instances"].gt_labels[:, 1:] = -1
+        losses = network(batch)
+        sum(losses.values()).backward()
+        for task in tasks[1:]:
+            silent = not background
+            assert all((value == 0) == silent for name, value in losses.items() if f"loss_{task.name}_" in name)
+            gradient = network.decoder.heads[f"head_{task.name}"].weight.grad
+            assert bool((gradient == 0).all()) == silent
+
+
 @COUNTS
 def test_f11_labels_vary_with_the_picture(count):
     tasks = make_tasks(count)

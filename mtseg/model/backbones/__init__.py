@@ -1,4 +1,5 @@
-"""Backbones, one file each, found by file name: `model.backbone: resnet50` is resnet50.py.
+"""Backbones, one file each, found by file name: `model.backbone: resnet50` is resnet50.py. What several share is in a
+file whose name starts with an underscore. `timm/NAME` is any network of timm that _timm.py can cut into four levels.
 
 A backbone's file holds
   PIXEL_MEAN, PIXEL_STD  three numbers each, RGB, on the scale 0 to 255: how its input is normalised;
@@ -6,6 +7,7 @@ A backbone's file holds
   build()                a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
                          ceil(H / stride), ceil(W / stride)]};
   rename(key)            from a foreign key (timm, torchvision...) to this network's, or None: left out on purpose;
+  FRESH                  only where it has layers that no classifier has: the prefixes of their keys;
   imagenet()             only where an installed package carries ImageNet weights: the file they are in.
 """
 
@@ -21,31 +23,35 @@ from mtseg.errors import UserError
 if TYPE_CHECKING:  # torch and its kin are imported when a network is built, not to list what there is
     from detectron2.modeling import Backbone
 
+    from mtseg.model.backbones._timm import Timm
+
 
 def names() -> list[str]:
-    """Every backbone there is."""
+    """Every backbone that has a file here."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
-def build(name: str, *, weights: str | None, freeze_norm: bool) -> Backbone:
-    """A backbone in training mode, with `output_shape()` and the tuples `pixel_mean` and `pixel_std`.
+def find(name: str) -> ModuleType | Timm:
+    """A backbone's file, or what stands for it. Raises UserError that lists what there is."""
+    if name.startswith("timm/"):
+        from mtseg.model.backbones._timm import Timm
 
-    weights: null (random), `imagenet` (what an installed package carries) or the path of a .safetensors, .pth or .pt
-    file; what was loaded is printed. freeze_norm: batch norm keeps its statistics and its affine part, so that the
-    output for a picture does not depend on the rest of the batch.
-    Raises UserError for an unknown name, weights that are missing or of another network, and a wrong declaration.
-    """
+        return Timm(name.removeprefix("timm/"))
     if name not in names():
-        raise UserError(f"model.backbone: there is no '{name}'; there are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+        raise UserError(f"model.backbone: there is no '{name}'; there are {', '.join(names())}, and timm/NAME")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def build(name: str, *, freeze_norm: bool) -> Backbone:
+    """A backbone in training mode with random weights, with `output_shape()` and the tuples `pixel_mean`, `pixel_std`.
+
+    freeze_norm: batch norm keeps its statistics and its affine part, so that the output for a picture does not depend
+    on the rest of the batch. Raises UserError for an unknown name and a wrong declaration.
+    """
+    module = find(name)
     network = module.build()
     _check(name, module, network)
     network.pixel_mean, network.pixel_std = module.PIXEL_MEAN, module.PIXEL_STD
-    if weights is not None:
-        from mtseg.model.weights import initialise, read
-
-        path = _weights_file(name, module, weights)
-        print(initialise(network, read(path), rename=module.rename, source=path, name=name))
     if freeze_norm:
         from mtseg.model.frozen_norm import freeze
 
@@ -53,18 +59,18 @@ def build(name: str, *, weights: str | None, freeze_norm: bool) -> Backbone:
     return network
 
 
-def _weights_file(name: str, module: ModuleType, weights: str) -> Path:
-    if weights != "imagenet":
-        return Path(weights)
+def imagenet(name: str) -> Path:
+    """The file of ImageNet weights that an installed package carries. Raises UserError when there is none."""
+    module = find(name)
     if not hasattr(module, "imagenet"):
         raise UserError(
             f"model.weights: no installed package carries ImageNet weights for '{name}'; "
-            "allowed are null (random weights) or the path of a .safetensors or .pth file"
+            "allowed are null (random weights) or the path of a file of weights"
         )
     return module.imagenet()
 
 
-def _check(name: str, module: ModuleType, network: Backbone) -> None:
+def _check(name: str, module: ModuleType | Timm, network: Backbone) -> None:
     """Hold what the file states against a real output: a level taken from the wrong block fails here (F5), and not
     as a shape error far away in the pixel decoder."""
     import torch

@@ -1,0 +1,43 @@
+"""ResNets (He et al., arXiv 1512.03385) as torchvision and FAIR's Mask2Former have them: detectron2's, the stride in
+the 3x3 convolution, RGB pixels. (detectron2's own R-50.pkl is MSRA's: stride in the 1x1, BGR. It is another network.)
+"""
+
+from __future__ import annotations
+
+import re
+
+from detectron2.modeling import Backbone, ResNet
+from detectron2.modeling.backbone.resnet import BasicStem
+
+from mtseg.errors import UserError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+CHANNELS = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
+
+
+def resnet(depth: int) -> Backbone:
+    return ResNet(
+        stem=BasicStem(in_channels=3, out_channels=64, norm="BN"),
+        stages=ResNet.make_default_stages(depth=depth, stride_in_1x1=False, norm="BN"),
+        out_features=list(STRIDES),
+        freeze_at=0,
+    )
+
+
+def rename(key: str) -> str | None:
+    """From a key of torchvision's or timm's classifier, whose last layer is left out. Raises UserError for MSRA's: its
+    tensors have the same shapes, and would mean something else here."""
+    if "_branch2" in key:
+        raise UserError(
+            f"model.weights: '{key}' is of MSRA's ResNet, stride in the 1x1 convolution, BGR pixels: another network; "
+            "detectron2 has torchvision's too, from which FAIR's Mask2Former starts: torchvision/R-50.pkl"
+        )
+    if key.startswith(("fc.", "stem.fc.")):  # the latter is how FAIR's conversion script calls it
+        return None
+    key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
+    key = re.sub(r"^layer([1-4])\.", lambda found: f"res{int(found[1]) + 1}.", key)
+    key = re.sub(r"\.downsample\.0\.", ".shortcut.", key)
+    key = re.sub(r"\.downsample\.1\.", ".shortcut.norm.", key)
+    return re.sub(r"\.bn([1-3])\.", r".conv\1.norm.", key)

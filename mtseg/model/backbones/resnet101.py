@@ -1,0 +1,11 @@
+"""ResNet-101: see _resnet.py."""
+
+from detectron2.modeling import Backbone
+
+from mtseg.model.backbones._resnet import CHANNELS, PIXEL_MEAN, PIXEL_STD, STRIDES, rename, resnet
+
+__all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "rename"]
+
+
+def build() -> Backbone:
+    return resnet(depth=101)

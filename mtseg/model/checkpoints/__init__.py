@@ -1,0 +1,28 @@
+"""Checkpoints of whole networks, one file for each layout, found by file name.
+
+A layout's file holds
+  matches(state)  whether a state dict is of that layout;
+  convert(state)  the same tensors under this project's keys, as they stand in `Mask2Former.state_dict()`: fused
+                  projections split, the backbone's keys below `backbone.` (what the backbone's own `rename` knows may
+                  stay as it is), and the one head of a network that knows no tasks as `decoder.heads.main.weight`
+                  and `.bias`, its last row no-object. What it does not know keeps its key, and is reported as unused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+MAIN_HEAD = "decoder.heads.main."
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state dict of a whole network under this project's keys; None when it is of none that are known."""
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        layout = importlib.import_module(f"{__name__}.{path.stem}")
+        if layout.matches(state):
+            return layout.convert(state)
+    return None

@@ -1,0 +1,201 @@
+"""A whole network's weights: of another network of this project, or of FAIR's.
+
+fixtures/official_*_keys.json list every key and shape in the state dict of FAIR's published COCO instance models
+(hidden_dim 256, 6 encoder layers with feed-forward 1024, 9 decoder layers with 2048, 100 queries, 80 classes).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mtseg.errors import UserError
+from mtseg.model import weights
+from mtseg.model.weights import initialise, save
+from mtseg.predict import description
+from tests import tiny
+from tests.scenes import make_tasks
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+PUBLISHED = {
+    "weights": None, "hidden_dim": 256, "num_heads": 8, "encoder_layers": 6, "encoder_feedforward_dim": 1024,
+    "decoder_layers": 9, "decoder_feedforward_dim": 2048, "num_queries": 100, "freeze_norm": True,
+}  # fmt: skip
+HEAD = "sem_seg_head."
+ENCODER = "pixel_decoder.transformer.encoder.layers"
+PAIRS = {  # of equal shapes, so that a mix-up would load
+    "pixel_decoder.input_proj.0.1.weight": "pixel_decoder.project.res5.1.weight",
+    "pixel_decoder.input_proj.2.0.weight": "pixel_decoder.project.res3.0.weight",
+    "pixel_decoder.input_proj.2.1.bias": "pixel_decoder.project.res3.1.bias",
+    "pixel_decoder.transformer.level_embed": "pixel_decoder.level_embed",
+    f"{ENCODER}.5.self_attn.value_proj.weight": "pixel_decoder.layers.5.attention.value.weight",
+    f"{ENCODER}.5.self_attn.output_proj.weight": "pixel_decoder.layers.5.attention.out.weight",
+    f"{ENCODER}.2.norm1.weight": "pixel_decoder.layers.2.attention_norm.weight",
+    f"{ENCODER}.2.norm2.weight": "pixel_decoder.layers.2.feedforward_norm.weight",
+    "pixel_decoder.adapter_1.norm.bias": "pixel_decoder.lateral.1.bias",
+    "pixel_decoder.layer_1.norm.bias": "pixel_decoder.smooth.1.bias",
+    "predictor.transformer_self_attention_layers.8.norm.weight": "decoder.layers.8.self_attention_norm.weight",
+    "predictor.transformer_cross_attention_layers.8.norm.weight": "decoder.layers.8.cross_attention_norm.weight",
+    "predictor.transformer_ffn_layers.8.norm.weight": "decoder.layers.8.feedforward_norm.weight",
+    "predictor.decoder_norm.bias": "decoder.norm.bias",
+    "predictor.query_feat.weight": "decoder.query_feature",
+    "predictor.query_embed.weight": "decoder.query_position",
+    "predictor.level_embed.weight": "decoder.level_embed",
+    "predictor.mask_embed.layers.0.weight": "decoder.mask_embed.0.weight",
+    "predictor.mask_embed.layers.2.weight": "decoder.mask_embed.4.weight",
+    "predictor.class_embed.weight": "decoder.heads.head_shape.weight",
+}  # fmt: skip
+
+
+def official(name):
+    """A state dict of FAIR's layout; each tensor has one value of its own, attention random ones."""
+    shapes = json.loads((FIXTURES / f"official_{name}_keys.json").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    return {
+        key: torch.randn(shape) / 16 if "attention_layers.4." in key else torch.full(shape, float(i))
+        for i, (key, shape) in enumerate(shapes.items())
+    }
+
+
+def coco_tasks():
+    (task,) = make_tasks(1)
+    return (task.model_copy(update={"classes": tuple(f"class{i}" for i in range(80))}),)
+
+
+def fill(network, state, monkeypatch, **options):
+    monkeypatch.setattr(weights, "read", lambda path: state)
+    options = {"backbone": "efficientnet_lite0", "tasks": network.tasks} | options
+    return initialise(network, "model_final.pkl", **options)
+
+
+@pytest.mark.parametrize("fixture, backbone", [("r50", "resnet50"), ("swin_t", "swin_t")])
+def test_every_tensor_of_fairs_networks_has_its_place(fixture, backbone, monkeypatch):
+    state = official(fixture)
+    if fixture == "r50":  # the published files have the older name
+        state[f"{HEAD}predictor.static_query.weight"] = state.pop(f"{HEAD}predictor.query_feat.weight")
+    network = tiny.network(coco_tasks(), model=PUBLISHED | {"backbone": backbone}).eval()
+    moved = fill(network, state, monkeypatch, backbone=backbone)
+    assert moved.resized == moved.new == () and moved.unused == ("criterion.empty_weight",)
+
+    own = network.state_dict()
+    state[f"{HEAD}predictor.query_feat.weight"] = own["decoder.query_feature"]
+    for theirs, ours in PAIRS.items():
+        assert torch.equal(own[ours], state[HEAD + theirs]), theirs
+    for key in state:
+        if key.startswith("backbone.") and not key.endswith("relative_position_index"):
+            assert torch.equal(own[key], state[key]), key
+
+    x, memory = torch.randn(1, 100, 256), torch.randn(1, 30, 256)
+    for kind, module, given in (("self", "self_attn", x), ("cross", "multihead_attn", memory)):
+        theirs = nn.MultiheadAttention(256, 8, batch_first=True)
+        prefix = f"{HEAD}predictor.transformer_{kind}_attention_layers.4.{module}."
+        theirs.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        ours = getattr(network.decoder.layers[4], f"{kind}_attention")
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x, given, given), theirs(x, given, given)[0])
+
+
+def test_fairs_weights_onto_tasks_of_ones_own(monkeypatch):
+    """Of a head whose classes are others, no-object alone means the same; of 100 queries the first few are kept."""
+    state = official("r50")
+    tasks = make_tasks(3)
+    network = tiny.network(tasks, model=PUBLISHED | {"backbone": "resnet50", "num_queries": 30, "decoder_layers": 3})
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    moved = fill(network, state, monkeypatch, backbone="resnet50")
+    after = network.state_dict()
+
+    main = f"decoder.heads.head_{tasks[0].name}."
+    assert set(moved.resized) == {"decoder.query_feature", "decoder.query_position", f"{main}weight", f"{main}bias"}
+    assert torch.equal(after["decoder.query_position"], state[f"{HEAD}predictor.query_embed.weight"][:30])
+    assert torch.equal(after[f"{main}weight"][-1], state[f"{HEAD}predictor.class_embed.weight"][-1])
+    assert torch.equal(after[f"{main}weight"][:-1], before[f"{main}weight"][:-1])
+    further = {f"decoder.heads.head_{task.name}.{part}" for task in tasks[1:] for part in ("weight", "bias")}
+    assert set(moved.new) == further
+    assert all(torch.equal(after[key], before[key]) for key in further)
+    assert sum("decoder.layers.8." in key for key in moved.unused) == 26
+    assert "resized    4" in str(moved) and "new        4" in str(moved)
+
+
+def write(path, tasks, **model):
+    """A checkpoint as training leaves it; no norm or bias is left at its first value."""
+    network = tiny.network(tasks, seed=1, model=model)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.uniform_(-1, 1)
+    save(path, network, description(tasks, tiny.params(model=model).model))
+    return network
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_ones_own_checkpoint_fills_the_same_network_wholly(count, tmp_path):
+    tasks = make_tasks(count)
+    trained = write(tmp_path / "best.safetensors", tasks)
+    again = tiny.network(tasks, model={"weights": str(tmp_path / "best.safetensors")})
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in trained.state_dict().items())
+    moved = initialise(again, str(tmp_path / "best.safetensors"), backbone="efficientnet_lite0", tasks=tasks)
+    assert moved.resized == moved.new == moved.unused == ()
+
+
+def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
+    first, second, third = make_tasks(3)
+    trained = write(tmp_path / "best.safetensors", (first, second)).state_dict()
+    tasks = (
+        first.model_copy(update={"classes": ("star", "hexagon", "circle", "square")}),
+        third,
+        second.model_copy(update={"background": False}),
+    )
+    network = tiny.network(tasks, model={"num_queries": 9})
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    moved = initialise(network, str(tmp_path / "best.safetensors"), backbone="efficientnet_lite0", tasks=tasks)
+    after = network.state_dict()
+
+    head = f"decoder.heads.head_{first.name}.weight"
+    assert first.classes == ("circle", "square", "star")
+    assert torch.equal(after[head][[2, 3, 0, 4]], trained[head])
+    assert torch.equal(after[head][1], before[head][1])
+    head = f"decoder.heads.head_{second.name}.weight"
+    assert torch.equal(after[head], trained[head][:-1])
+    assert torch.equal(after["decoder.query_feature"][:6], trained["decoder.query_feature"])
+    assert torch.equal(after["decoder.query_feature"][6:], before["decoder.query_feature"][6:])
+    assert len(moved.resized) == 6 and moved.unused == ()
+    assert set(moved.new) == {f"decoder.heads.head_{third.name}.{part}" for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"hidden_dim": 64}, r"less than half of the network beyond its backbone: \d+ of \d+.*another shape \(.*32\]"),
+        ({"decoder_layers": 12}, "less than half of the network beyond its backbone"),
+        ({"num_heads": 8}, "another number of attention heads, 48 outputs for 96: set model.num_heads"),
+        (
+            {"backbone": "mobilenetv3_large"},
+            "does not hold the weights of 'mobilenetv3_large': 0 of its .* tensors fit",
+        ),
+    ],
+    ids=str,
+)
+def test_a_file_that_fits_little_is_refused_unless_asked_for(change, message, tmp_path):
+    tasks = make_tasks(1)
+    write(tmp_path / "best.safetensors", tasks)
+    change = change | {"weights": str(tmp_path / "best.safetensors")}
+    with pytest.raises(UserError, match=message) as caught:
+        tiny.network(tasks, model=change)
+    assert "\n" not in str(caught.value)
+    tiny.network(tasks, model=change | {"partial_weights": True})
+
+
+def test_a_file_of_which_nothing_fits_is_refused_even_then(monkeypatch):
+    network = tiny.network(make_tasks(1))
+    with pytest.raises(UserError, match="has nothing that fits"):
+        fill(network, {"something": torch.zeros(1)}, monkeypatch, partial=True)
+
+
+def test_a_classifier_fills_the_backbone_alone(capsys):
+    network = tiny.network(make_tasks(1), model={"weights": "imagenet"})
+    table = capsys.readouterr().out
+    assert table.startswith("weights of efficientnet-lite0") and "new        0" in table
+    assert network.backbone.body.conv_stem.weight.abs().max() > 0.5

@@ -1,0 +1,133 @@
+"""Files of weights are data: whatever is in them, nothing of it runs."""
+
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from mtseg.errors import UserError
+from mtseg.model.safe_read import read
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class HostileStorage(Hostile):
+    """PyTorch's own way to pickle a storage, which unpickles whatever is in the bytes."""
+
+    def __reduce__(self):
+        torch.save(Hostile(self.path), self.path.with_suffix(".bytes"), _use_new_zipfile_serialization=False)
+        return torch.storage._load_from_bytes, (self.path.with_suffix(".bytes").read_bytes(),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_pth_is_refused_and_runs_nothing(zipped, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(1), "x": Hostile(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"weights.pth is refused: it wants to call \w+\.mkdir; only tensors"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("hostile", [Hostile, HostileStorage])
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pkl_is_refused_and_runs_nothing(hostile, protocol, tmp_path):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(1), "x": hostile(tmp_path / "ran")}}, protocol))
+    with pytest.raises(UserError, match=r"weights.pkl is refused: it wants to call \w+\.mkdir; only tensors"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [eval, np.load, np.array(["text"]), np.array([{}], dtype=object), torch.nn.Linear(1, 1), pickle.loads, np.ndarray],
+    ids=str,
+)
+def test_a_pkl_holds_numbers_or_is_refused(what, tmp_path):
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": {"w": what}}))
+    with pytest.raises(UserError, match="is refused|expected a state dict"):
+        read(tmp_path / "weights.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_and_tensors_come_back_from_a_pkl(protocol, tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(3, 4))
+    model = {
+        "single": numbers.astype("f4"), "half": numbers.astype("f2"), "swapped": numbers.astype(">f8"),
+        "fortran": np.asfortranarray(numbers), "part": numbers[:, ::2], "count": np.array(7), "mask": numbers > 0,
+        "tensor": torch.from_numpy(numbers).T, "parameter": torch.nn.Parameter(torch.from_numpy(numbers)),
+    }  # fmt: skip
+    whole = {"model": OrderedDict(model), "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(whole, protocol))
+    state = read(tmp_path / "weights.pkl")
+    assert state.keys() == model.keys()
+    for key, value in model.items():
+        expected = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+        np.testing.assert_array_equal(state[key].numpy(), expected)
+    assert state["single"].dtype == torch.float32 and state["half"].dtype == torch.float16
+
+
+def test_a_pkl_of_python_2_is_read(tmp_path):
+    """As detectron2's oldest files: protocol 2, raw bytes as strings."""
+    data = (
+        b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
+        b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08"
+        + np.array([1.5, -2], "<f4").tobytes()
+        + b"tbs."
+    )
+    (tmp_path / "old.pkl").write_bytes(data)
+    assert read(tmp_path / "old.pkl")["w"].tolist() == [1.5, -2]
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("absent.pth", None, "there is no such file"),
+        ("absent.pkl", None, "there is no such file"),
+        ("absent.safetensors", None, "there is no such file"),
+        ("weights.onnx", b"", "is not imagenet, null, or a .safetensors, .pth, .pt or .pkl file"),
+        ("empty.pth", b"", "is refused: it is broken"),
+        ("empty.pkl", b"", "is refused: it is broken"),
+        ("text.pth", b"<html>not found</html>", "is refused: it is broken"),
+        ("text.pkl", b"<html>not found</html>", "is refused: it is broken"),
+        ("noise.pth", bytes(range(256)) * 20, "is refused: it is broken"),
+        ("noise.pkl", bytes(range(256)) * 20, "is refused: it is broken"),
+        ("text.safetensors", b"<html>not found</html>", "broken, or no safetensors file"),
+        ("empty.safetensors", b"", "broken, or no safetensors file"),
+    ],
+)
+def test_unreadable_files_give_one_line(name, data, message, tmp_path):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_a_truncated_file_gives_one_line(suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"w": torch.zeros(1000)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"w": np.zeros(1000)}))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="is broken") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {}, {"model": {}}, {1: torch.zeros(1)}, {"w": "text"}], ids=str)
+def test_something_else_than_a_state_dict_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="expected a state dict"):
+        read(tmp_path / "other.pth")
