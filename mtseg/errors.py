@@ -24,3 +24,6 @@ def run_stage(stage: Callable[[], None]) -> None:
         stage()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing half-written is left, run the stage again", file=sys.stderr)
+        sys.exit(130)

@@ -22,8 +22,8 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
     """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
     state, metadata = weights.load(path)
     for name, ours in description(tasks, model).items():
-        if metadata[name] != ours:
-            raise UserError(f"{path} was trained with {name} {metadata[name]}, params.yaml has {ours}: train again")
+        if metadata.get(name) != ours:
+            raise UserError(f"{path} was trained with {name} {metadata.get(name)}, params.yaml has {ours}: train again")
     network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections)
     network.load_state_dict(state)
     return network

@@ -69,7 +69,7 @@ def norm_warning(model: Model) -> str | None:
 
 def query_warning(images: Sequence[Image], model: Model) -> str | None:
     """F7: a picture with more instances than there are queries can never be found whole."""
-    counts = [len(image.instances) for image in images]
+    counts = [sum(not instance.crowd for instance in image.instances) for image in images]
     over = sum(count > model.num_queries for count in counts)
     if not over:
         return None

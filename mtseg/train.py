@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def train(
 
     Raises UserError for what preflight finds, a loss that is not finite, or an interruption (which keeps the state).
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # a class may be called [left]
+    where = pick(device)
     records = manifest.load(data)
     tasks = records.tasks(tasks)
     splits = {name: records.images(name) for name in ("train", "val")}
@@ -62,11 +64,10 @@ def train(
 
     keep_memory()
     torch.manual_seed(seed)
-    network = Mask2Former(tasks, model, loss=loss).to(pick(device))
-    sections = {"tasks": [t.model_dump() for t in tasks], "device": device, "seed": seed, "root": str(root)}
-    for section in (model, input, solver, loss):
-        sections[type(section).__name__] = section.model_dump()
-    work = work_folder() / fingerprint(sections, data)
+    network = Mask2Former(tasks, model, loss=loss).to(where)
+    sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
+    values = {"sections": [section.model_dump() for section in sections], "seed": seed, "root": str(root)}
+    work = work_folder() / fingerprint(values, files=[data, Path(model.weights or "")])
     run = Run(network, solver, work=work, description=description(tasks, model))
     if run.step:
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
@@ -76,21 +77,41 @@ def train(
         splits["train"], mapper, batch=solver.ims_per_batch, start=run.step * solver.accumulate,
         stop=solver.max_iter * solver.accumulate, seed=seed, workers=input.workers,
     )  # fmt: skip
-    with Progress(console, total=solver.max_iter, start=run.step) as progress:
-        try:
-            while run.step < solver.max_iter:
-                torch.manual_seed(seed * 1_000_003 + run.step)
-                values = run.train_step([next(batches) for _ in range(solver.accumulate)])
-                logged = run.curves.add(run.step, values, every=solver.log_period)
-                progress.update(run.step, logged)
-                if run.step % solver.eval_period == 0 or run.step == solver.max_iter:
-                    row = validate(network, splits["val"], root=root, input=input, batch=solver.ims_per_batch)
-                    progress.validated(run.step, row)
-                    run.keep(row)
-        except KeyboardInterrupt:
-            run.save()
-            raise UserError(f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there") from None
+    with Progress(console, total=solver.max_iter, start=run.step) as progress, between_steps() as interrupted:
+        while True:
+            if run.validation_is_due:
+                row = validate(network, splits["val"], root=root, input=input, batch=solver.ims_per_batch)
+                progress.validated(run.step, row)
+                run.keep(row)
+            if run.step == solver.max_iter:
+                break
+            if interrupted():
+                run.save()
+                raise UserError(f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there")
+            parts = [next(batches) for _ in range(solver.accumulate)]
+            torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which draws too
+            values = run.train_step(parts)
+            progress.update(run.step, run.curves.add(run.step, values, every=solver.log_period))
     run.finish(outputs)
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold an interrupt (Ctrl-C, a polite kill) back until it is asked for: a step is done whole or not at all. The
+    second one is not held back."""
+    caught = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def validate(
@@ -118,6 +139,13 @@ class Run:
         self.step, self.best, self.curves = 0, None, Curves()
         if (work / "state.pt").exists():
             self._load()
+
+    @property
+    def validation_is_due(self) -> bool:
+        """At this step, and not done yet: an interrupted training may resume right before it."""
+        if not self.step or self.curves.val and self.curves.val[-1]["step"] == self.step:
+            return False
+        return self.step % self.solver.eval_period == 0 or self.step == self.solver.max_iter
 
     def train_step(self, batches: list[list[Example]]) -> dict[str, float]:
         """One optimiser step over the batches together. Returns the losses by name, summed over decoder layers."""
@@ -246,10 +274,12 @@ def work_folder() -> Path:
     return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work") / "train"
 
 
-def fingerprint(sections: dict, data: Path) -> str:
-    """Digest of everything a training depends on: parameters, data, and the code of every module of ours in use."""
-    digest = hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode())
-    digest.update(data.read_bytes())
+def fingerprint(values: dict, *, files: Sequence[Path]) -> str:
+    """Digest of all that a training depends on: parameters, files (those that exist), and the code of every module of
+    ours in use. Not of the device or the loader's workers: a training may resume on others."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+    for path in files:
+        digest.update(path.read_bytes() if path.is_file() else b"")
     for name in sorted(name for name in sys.modules if name.split(".")[0] == "mtseg"):
         source = getattr(sys.modules[name], "__file__", None)
         digest.update(Path(source).read_bytes() if source else b"")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -45,15 +47,20 @@ def run(data, out, monkeypatch, **solver):
     return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-def interrupt_at(monkeypatch, step, error=KeyboardInterrupt):
-    real = train.Run.train_step
+def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None):
+    """Ctrl-C (or an error) right after the optimiser's update of a step, when the step is half done."""
+    calls = []
 
-    def train_step(self, batches):
-        if self.step == step:
-            raise error
-        return real(self, batches)
+    def update(self, *args, **kwargs):
+        result = function(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == step:
+            if error:
+                raise error
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
 
-    monkeypatch.setattr(train.Run, "train_step", train_step)
+    monkeypatch.setattr(torch.optim.AdamW, "step", update)
 
 
 def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_path, monkeypatch, capsys):
@@ -68,7 +75,7 @@ def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_
     }
 
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 3)
+        interrupt_in(patch, 3)
         with pytest.raises(UserError, match="interrupted at step 3 of 6"):
             run(data, tmp_path / "b", monkeypatch)
     assert not (tmp_path / "b/models").exists(), "nothing half-written"
@@ -77,11 +84,30 @@ def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_
     assert not any((tmp_path / "b/work/train").iterdir()), "the state of a finished training is of no more use"
 
 
+def test_an_interruption_during_the_last_validation_loses_nothing(data, tmp_path, monkeypatch):
+    whole = run(data, tmp_path / "a", monkeypatch, eval_period=100)
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, 5)
+        with pytest.raises(UserError, match="interrupted at step 5 of 6"):
+            run(data, tmp_path / "b", monkeypatch, eval_period=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(data, tmp_path / "b", monkeypatch, eval_period=100)
+    assert run(data, tmp_path / "b", monkeypatch, eval_period=100) == whole
+
+
+def test_a_warning_about_classes_is_printed_as_it_is(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "check", lambda *args, **kwargs: ["lacks [left, right] and [/odd]"])
+    run(data, tmp_path, monkeypatch)
+    assert "warning: lacks [left, right] and [/odd]" in capsys.readouterr().out
+
+
 def test_a_killed_training_resumes_at_its_last_validation_and_other_params_start_afresh(
     data, tmp_path, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, error=RuntimeError)
+        interrupt_in(patch, 5, error=RuntimeError)
         with pytest.raises(RuntimeError):
             run(data, tmp_path / "a", monkeypatch)
     capsys.readouterr()

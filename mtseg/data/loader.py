@@ -6,7 +6,7 @@ S side of the square that the model sees, N instances, T tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,13 @@ class _Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
+    def __getitem__(self, key: tuple[int, int]) -> Example | UserError:
+        """A user's mistake is handed on, since a worker process would wrap it in a traceback."""
         index, seed = key
-        return self.mapper(self.images[index], seed)
+        try:
+            return self.mapper(self.images[index], seed)
+        except UserError as error:
+            return error
 
 
 class _Steps(Sampler):
@@ -147,11 +151,20 @@ def training_batches(
     images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
 ) -> Iterator[list[Example]]:
     """Batches `start` to `stop` of an endless, seeded stream over the pictures."""
-    sampler = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
-    return iter(DataLoader(_Pictures(images, mapper), batch_sampler=sampler, num_workers=workers, collate_fn=list))
+    steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
+    return _load(images, mapper, steps, workers)
 
 
 def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
     """Every picture once, in order."""
     keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
-    return iter(DataLoader(_Pictures(images, mapper), batch_sampler=keys, num_workers=workers, collate_fn=list))
+    return _load(images, mapper, keys, workers)
+
+
+def _load(images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int) -> Iterator[list[Example]]:
+    pictures = _Pictures(images, mapper)
+    for batch in DataLoader(pictures, batch_sampler=keys, num_workers=workers, collate_fn=list):
+        for example in batch:
+            if isinstance(example, UserError):
+                raise example
+        yield batch
