@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from benchmarks import parity
+from benchmarks import reference as networks
 from mtseg.model import checkpoints
 from mtseg.model.backbones._swin import Swin
 from mtseg.model.checkpoints import huggingface
@@ -28,7 +29,7 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_every_tensor_equals_the_references(dtype):
-    rows = parity.compare(parity.TINY, dtype)
+    rows = parity.compare(networks.TINY, dtype)
     assert {row.what for row in rows} == GROUPS | ({"gradients"} if dtype == torch.float64 else set())
     assert [row for row in rows if not row.passes] == []
     if dtype == torch.float64:  # the same formula, not a near one
@@ -38,21 +39,21 @@ def test_every_tensor_equals_the_references(dtype):
 def test_pictures_with_more_objects_than_queries_and_without_any():
     """The mask losses are divided by the number of objects (DETR, arXiv 2005.12872, section 3.1), matched or not."""
     for instances in ((8, 2), (0, 0)):
-        rows = parity.compare(replace(parity.TINY, instances=instances), torch.float32)
+        rows = parity.compare(replace(networks.TINY, instances=instances), torch.float32)
         assert [row for row in rows if not row.passes] == []
 
 
 def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
     """By intent: there it becomes the largest float, and a diverged network goes on training on it."""
-    theirs = parity.reference(parity.TINY)
-    ours = parity.copy_of(theirs, parity.TINY)
-    batch = parity.pictures(parity.TINY)
+    theirs = networks.reference(networks.TINY)
+    ours = networks.copy_of(theirs, networks.TINY)
+    batch = networks.pictures(networks.TINY)
     for parameter in (
         theirs.model.pixel_level_module.decoder.mask_projection.bias,
         ours.pixel_decoder.mask_features.bias,
     ):
         parameter.data.fill_(float("nan"))
-    with parity.same_points():
+    with networks.same_points():
         found, _ = parity.run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)
         assert found["matching"]["layer 0 picture 0"].shape == (2, 3)
         with pytest.raises(FloatingPointError, match="decoder layer 0, picture 0"):
@@ -83,9 +84,9 @@ def test_differences_are_seen():
 
 def test_attention_masks_are_compared():
     """A mask that looks where the reference does not is off by the logit that it takes for positive."""
-    theirs = parity.reference(parity.TINY)
-    ours = parity.copy_of(theirs, parity.TINY)
-    batch = parity.pictures(parity.TINY)
+    theirs = networks.reference(networks.TINY)
+    ours = networks.copy_of(theirs, networks.TINY)
+    batch = networks.pictures(networks.TINY)
     own = ours.decoder._attention_mask
     ours.decoder._attention_mask = lambda state, features: ~own(state, features)
     _, masks = parity.run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)

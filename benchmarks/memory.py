@@ -1,0 +1,122 @@
+"""`python -m benchmarks.memory [--quick]`: peak memory of training steps on a CPU, and what fits into a GPU from it.
+
+Two steps of each setting in a process of its own; its peak resident memory (VmHWM of /proc/self/status, so Linux
+alone), less what it held before the network was built. Some minutes on two cores, a minute with --quick. Expect the two
+tables of docs/memory.md: what was measured, and what is estimated from it; the last line is the largest ResNet-50
+setting's peak with everything recomputed, as a share of the peak without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.structures import BitMasks, Instances
+
+from mtseg.model.mask2former import Mask2Former
+from mtseg.params import load
+from mtseg.train import optimizer
+
+PARAMS = load(Path(__file__).parents[1] / "params.yaml")
+PAPER = {  # recipes/coco_r50.yaml
+    "num_queries": 100, "hidden_dim": 256, "encoder_layers": 6, "encoder_feedforward_dim": 1024, "decoder_layers": 9,
+    "decoder_feedforward_dim": 2048,
+}  # fmt: skip
+# name -> backbone, what else differs from params.yaml in `model`, points of a mask
+NETWORKS = {
+    "default": ("efficientnet_lite0", {}, 1024),
+    "mobilenetv3_large": ("mobilenetv3_large", {}, 1024),
+    "coco_r50": ("resnet50", PAPER, 12544),
+    "coco_swin_t": ("swin_t", PAPER, 12544),
+}
+RECOMPUTE = ("none", "backbone", "pixel_decoder", "both")
+INSTANCES = 8  # a picture
+BUDGETS = (8, 16, 24)  # GiB of a GPU
+PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc hands every freed tensor back at once: no gaps are counted
+RESERVE = 1.0  # GiB: the CUDA context, workspaces of its libraries, fragmentation
+# network, side, pictures, recompute
+QUICK = [("default", 128, 8, "none"), ("coco_r50", 256, 1, "none"), ("coco_r50", 256, 1, "both")]
+WHOLE = [
+    *(("default", 128, pictures, "none") for pictures in (1, 8)),
+    *(("mobilenetv3_large", 256, pictures, "none") for pictures in (1, 4)),
+    ("coco_r50", 256, 1, "none"),
+    ("coco_r50", 256, 4, "none"),
+    *(("coco_r50", 512, 1, recompute) for recompute in RECOMPUTE),
+    *(("coco_swin_t", 512, 1, recompute) for recompute in ("none", "both")),
+]
+
+
+def status(key: str) -> int:
+    """A figure of /proc/self/status, in bytes."""
+    return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
+
+
+def measure(name: str, side: int, pictures: int, recompute: str) -> tuple[int, int]:
+    """Peak of two steps, and of that what stays whatever the pictures (weights and AdamW's moments; the gradients grow
+    as the activations go), in bytes. Once a process: a peak never falls."""
+    backbone, model, points = NETWORKS[name]
+    changes = {"backbone": backbone, "weights": None, "freeze_norm": True, "recompute": recompute, **model}
+    (task,) = (task.model_copy(update={"class_weights": None}) for task in PARAMS.tasks[:1])
+    before = status("VmRSS")
+    network = Mask2Former(
+        (task,), PARAMS.model.model_copy(update=changes), detections=100,
+        loss=PARAMS.loss.model_copy(update={"num_points": points}),
+    ).train()  # fmt: skip
+    adam = optimizer(network, PARAMS.solver)
+    masks = torch.zeros(INSTANCES, side, side, dtype=torch.bool)
+    masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
+    target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=torch.zeros(INSTANCES, 1, dtype=torch.long))
+    batch = [{"image": torch.zeros(3, side, side, dtype=torch.uint8), "instances": target}] * pictures
+    for _ in range(2):  # the second has the optimiser's moments beside it
+        sum(network(batch).values()).backward()
+        adam.step()
+        adam.zero_grad()
+    stays = sum(3 * p.numel() * p.element_size() for p in network.parameters())
+    return status("VmHWM") - before, stays
+
+
+def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> int:
+    """Estimate of how many pictures of side `wanted` fit into `budget` GiB, from one picture's peak at `side`: what
+    does not stay grows with the pixels, and nothing is taken off for mixed precision."""
+    each = (peak - stays) * (wanted / side) ** 2
+    return max(int(((budget - RESERVE) * 2**30 - stays) / each), 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="three settings")
+    parser.add_argument("--one", nargs=4, metavar=("NETWORK", "SIDE", "PICTURES", "RECOMPUTE"), help="one, in bytes")
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, side, pictures, recompute = arguments.one
+        print(*measure(name, int(side), int(pictures), recompute))
+        return
+    peaks: dict[tuple, int] = {}
+    single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one picture
+    print(f"{'network':<20}{'side':>6}{'pictures':>10}  {'recompute':<15}{'peak MiB':>10}{'stays MiB':>11}")
+    for setting in QUICK if arguments.quick else WHOLE:
+        command = [sys.executable, "-m", "benchmarks.memory", "--one", *map(str, setting)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | PROMPT)
+        peaks[setting], stays = map(int, done.stdout.split())
+        name, side, pictures, recompute = setting
+        row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>11.0f}"
+        print(f"{name:<20}{side:>6}{pictures:>10}  {recompute:<15}{row}", flush=True)
+        if pictures == 1:
+            single[name, recompute] = (peaks[setting], stays, side)
+    print(f"\nestimated: pictures in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
+    for (name, recompute), (peak, stays, side) in single.items():
+        for wanted in (size for size in (512, 1024) if size <= 2 * side):  # further it would be a guess
+            counts = [fitting(peak, stays, side=side, wanted=wanted, budget=budget) for budget in BUDGETS]
+            print(f"{name:<20}{wanted:>6}{'':>10}  {recompute:<15}" + "".join(f"{count:>6}" for count in counts))
+    side = max(side for name, side, _, _ in peaks if name == "coco_r50")
+    share = peaks["coco_r50", side, 1, "both"] / peaks["coco_r50", side, 1, "none"]
+    print(f"coco_r50 at {side}, both recomputed: {share:.0%} of the peak without")
+
+
+if __name__ == "__main__":
+    main()
