@@ -1,7 +1,7 @@
 """`python -m stages.evaluate`: score the predictions on the validation split.
 
 About 2 s for 100 pictures with 50 predictions each on one core. Expect metrics/evaluate.json (segm, bbox, tasks,
-joint, in percent) and plots/classes.csv, a row a class of each task.
+joint, in percent), plots/classes.csv, a row a class of each task, and plots/rankings.csv, a row a ranking.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ def main() -> None:
     data = manifest.load(Path("data/manifest.json"))
     tasks = data.tasks(params.tasks)
     found = predictions.read(Path("data/predictions/val.json"), tasks)
-    metrics, classes = scores.evaluate(
-        data.images("val"), found, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
-    )
+    images, max_dets = data.images("val"), params.test.max_dets
+    metrics, classes = scores.evaluate(images, found, tasks=tasks, ranking=params.test.ranking, max_dets=max_dets)
     scores.write_classes(Path("plots/classes.csv"), classes)
+    scores.write_table(Path("plots/rankings.csv"), scores.rankings(images, found, tasks=tasks, max_dets=max_dets))
     write_json(Path("metrics/evaluate.json"), metrics)
 
 

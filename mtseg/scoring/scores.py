@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -58,6 +58,21 @@ def evaluate(
         metrics["tasks"][task.name] = _chosen(scored, "AP") | _label_scores(confusion)
         classes += _class_rows(scene, task, scored, confusion)
     return metrics, classes
+
+
+def rankings(
+    images: Sequence[Image], predictions: Sequence[Prediction], *, tasks: Sequence[Task], max_dets: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What each way to rank makes of the same predictions (F13): rows of ranking, segm_AP and joint_AP in percent."""
+    rows = []
+    for ranking in get_args(Ranking):
+        scene = pictures(images, predictions, tasks=tasks, ranking=ranking)
+        views = [_view(picture, tasks[0]) for picture in scene]
+        joint, categories = _joint(views, scene, tasks)
+        segm = curves(views, categories=tasks[0].num_classes, max_dets=max_dets)
+        joint = curves(joint, categories=categories, max_dets=max_dets)
+        rows.append({"ranking": ranking, "segm_AP": segm.summary().get("AP"), "joint_AP": joint.summary().get("AP")})
+    return rows
 
 
 def _view(picture: Picture, task: Task) -> View:
@@ -148,7 +163,11 @@ def _chosen(scored: Curves, *names: str) -> dict[str, float]:
 
 def write_classes(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
     """Write the table of classes as CSV, with an empty cell for None; `label` tells classes of one name apart."""
-    table = pd.DataFrame(rows)
-    table.insert(0, "label", table["task"] + " " + table["class"])
+    labels = [{"label": f"{row['task']} {row['class']}"} for row in rows]
+    write_table(path, [label | row for label, row in zip(labels, rows, strict=True)])
+
+
+def write_table(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV, with an empty cell for None."""
     with replace_file(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")

@@ -9,7 +9,7 @@ import pytest
 from mtseg.errors import UserError
 from mtseg.records import Image
 from mtseg.scoring.predictions import score
-from mtseg.scoring.scores import evaluate
+from mtseg.scoring.scores import evaluate, rankings
 from tests.scenes import SIZE, box_instance, logits_of, make_tasks, predict, predict_all, scene
 
 RANKINGS = ("main", "sum", "product")
@@ -109,6 +109,9 @@ def test_f13_the_ranking_changes_ap_as_computed_by_hand():
     wrong = replace(wrong, logits={"shape": (2.0, 0.0, 0.0, 0.0), "colour": (1.0, 0.0, 0.0)})
     ap = {ranking: run(images, [right, wrong], tasks, ranking)[0]["segm"]["AP"] for ranking in RANKINGS}
     assert ap == {"main": 50.0, "sum": 100.0, "product": 100.0}
+    rows = rankings(images, [right, wrong], tasks=tasks, max_dets=(1, 10, 100))
+    assert {row["ranking"]: row["segm_AP"] for row in rows} == ap
+    assert {row["ranking"]: row["joint_AP"] for row in rows} == ap
 
 
 @TASKS
