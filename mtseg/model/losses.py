@@ -59,7 +59,7 @@ def losses(
     per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm)
     for i, task in enumerate(tasks):
         per_layer[f"loss_{task.name}"] = label_loss(
-            output.logits[task.name].float(), [target.labels[:, i] for target in targets], matches,
+            output.logits[task.name], [target.labels[:, i] for target in targets], matches,
             task=task, no_object=loss.no_object, norm=norm.labels[task.name],
         )  # fmt: skip
     return {f"{name}_{layer}": value for name, values in per_layer.items() for layer, value in enumerate(values)}
@@ -83,23 +83,16 @@ def mask_losses(
     output: QueryOutput, targets: list[Target], matches: Matches, *, loss: Loss, norm: Normaliser
 ) -> dict[str, Tensor]:
     """Point-sampled binary cross-entropy and dice of the matched masks: {"loss_mask": [L], "loss_dice": [L]}."""
-    L, B = output.mask_embed_LBQC.shape[:2]
+    L, _, Q, _ = output.mask_embed_LBQC.shape
     embed_MC = output.mask_embed_LBQC[matches.layer, matches.picture, matches.query]
-    counts = torch.bincount(matches.picture, minlength=B).tolist()
+    counts = [L * min(Q, len(target.labels)) for target in targets]  # of each picture's pairs
     pairs = zip(embed_MC.split(counts), output.mask_features_BCHW, strict=True)
-    logits_MHW = torch.cat([torch.einsum("mc,chw->mhw", embed, features) for embed, features in pairs]).float()
+    logits_MHW = torch.cat([torch.einsum("mc,chw->mhw", embed, features) for embed, features in pairs])
     points_MP2 = uncertain_points(logits_MHW, loss) if len(logits_MHW) else logits_MHW.new_zeros(0, loss.num_points, 2)
     x_MP = sample(logits_MHW[:, None], points_MP2)[:, 0]
 
-    with torch.no_grad():
-        t_MP = torch.empty_like(x_MP)
-        for picture, (rows, where) in enumerate(
-            zip(matches.instance.split(counts), torch.arange(len(x_MP), device=x_MP.device).split(counts), strict=True)
-        ):
-            for layer in range(L if len(rows) else 0):  # a layer at a time: never a copy of the masks for each layer
-                own = matches.layer[where] == layer
-                masks = targets[picture].masks[rows[own]].float()
-                t_MP[where[own]] = sample(masks[:, None], points_MP2[where[own]])[:, 0]
+    per_picture = (x.split(counts) for x in (points_MP2, matches.instance, matches.layer))
+    t_MP = torch.cat([_inside(*args, layers=L) for args in zip(targets, *per_picture, strict=True)])
 
     bce = F.binary_cross_entropy_with_logits(x_MP, t_MP, reduction="none").mean(1)
     inside = x_MP.sigmoid()
@@ -109,3 +102,13 @@ def mask_losses(
         "loss_mask": loss.mask * zero.index_add(0, matches.layer, bce) / norm.masks,
         "loss_dice": loss.dice * zero.index_add(0, matches.layer, dice) / norm.masks,
     }
+
+
+@torch.no_grad()
+def _inside(target: Target, points_MP2: Tensor, instance: Tensor, layer: Tensor, *, layers: int) -> Tensor:
+    """Whether the points lie in their instance's mask [M, P]. A layer matches an instance once at most, so that each
+    mask is read once, at the points of all layers: no copy of it for each, and no wait for the device."""
+    N, P = len(target.masks), points_MP2.shape[1]
+    grid = points_MP2.new_zeros(N, layers, P, 2)
+    grid[instance, layer] = points_MP2
+    return sample(target.masks[:, None].float(), grid.flatten(1, 2)).view(N, layers, P)[instance, layer]
