@@ -21,14 +21,15 @@ from mtseg.params import Task
 
 @dataclass(frozen=True)
 class QueryOutput:
-    """What every layer's query states say. Labels and masks come from the same states (F11)."""
+    """What every layer's query states say. Labels and masks come from the same states (F11). In float32 under autocast
+    too, for costs, losses and scores are worked out from it."""
 
     logits: dict[str, Tensor]  # task -> [L, B, Q, K]
     mask_embed_LBQC: Tensor
     mask_features_BCHW: Tensor
 
     def masks(self, layer: int = -1) -> Tensor:
-        """Mask logits [B, Q, H, W] of one layer, at stride 4."""
+        """Mask logits [B, Q, H, W] of one layer, at stride 4: to compare; nothing else forms them all."""
         return torch.einsum("bqc,bchw->bqhw", self.mask_embed_LBQC[layer], self.mask_features_BCHW)
 
 
@@ -88,8 +89,8 @@ class QueryDecoder(nn.Module):
             x = layer(x, self.query_position, memory[level], keys[level], mask)
             states.append(self.norm(x))
         state_LBQC = torch.stack(states)
-        logits = {name.removeprefix("head_"): head(state_LBQC) for name, head in self.heads.items()}
-        return QueryOutput(logits, self.mask_embed(state_LBQC), mask_features_BCHW)
+        logits = {name.removeprefix("head_"): head(state_LBQC).float() for name, head in self.heads.items()}
+        return QueryOutput(logits, self.mask_embed(state_LBQC).float(), mask_features_BCHW.float())
 
     @torch.no_grad()
     def _attention_mask(self, state_BQC: Tensor, features_BCS: Tensor) -> Tensor:

@@ -63,4 +63,4 @@ class DeformableAttention(nn.Module):
         weight = self.weight(query_BQC).view(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)
         value = self.value(memory_BSC).unflatten(-1, (M, -1))
         location = reference_Q2.view(1, Q, 1, 1, 1, 2) + offset
-        return self.out(deformable_attention(value, shapes, location.to(value.dtype), weight.to(value.dtype)))
+        return self.out(deformable_attention(value, shapes, location, weight))

@@ -61,6 +61,7 @@ class Mask2Former(nn.Module):
         self, batch: list[dict[str, Any]], norm: Normaliser | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         """`norm`: of the whole step, where the batch is a part of it; by default of the batch."""
+        assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
         output = self.queries(batch)
         if not self.training:
             return self.detect(output, batch)
@@ -70,7 +71,7 @@ class Mask2Former(nn.Module):
         ]
         if norm is None:
             norm = self.normaliser(batch)
-        with torch.autocast(self.device.type, enabled=False):  # costs and losses in float32
+        with torch.autocast(self.device.type, enabled=False):  # in float32, as the output is
             return losses(output, targets, tasks=self.tasks, loss=self.loss, norm=norm)
 
     def normaliser(self, batch: list[dict[str, Any]]) -> Normaliser:
@@ -82,25 +83,28 @@ class Mask2Former(nn.Module):
         pictures = torch.stack([picture["image"].to(self.device) for picture in batch])
         pictures = (pictures.float() - self.pixel_mean) / self.pixel_std
         features = self.backbone(pictures.contiguous(memory_format=torch.channels_last))  # a fifth faster on a CPU
-        return self.decoder(*self.pixel_decoder(features))
+        # As the official code does: in bfloat16 the places that attention reads are off by up to a quarter pixel.
+        with torch.autocast(self.device.type, enabled=False):
+            mask_features, levels = self.pixel_decoder({name: x.float() for name, x in features.items()})
+        return self.decoder(mask_features, levels)
 
     @torch.no_grad()
     def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[Instances]:
         """The k best pairs (query, main class) of each picture, best first. ONE index, `query`, slices masks, scores
         and the labels of all tasks alike, picture by picture (F12). Fields: `query` [k], `scores` [k] (probability of
-        the main class x mask quality), `pred_classes` [k], `pred_labels` [k, T], `label_logits` {task: [k, K]},
-        `mask_quality` [k], `pred_masks` bool [k, height, width] of the original picture."""
+        the main class x mask quality), `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, K] of each
+        task, `mask_quality` [k], `pred_masks` bool [k, height, width] of the original picture."""
         main = self.tasks[0]
         results = []
         for b, picture in enumerate(batch):
-            logits = {name: x_LBQK[-1, b].float() for name, x_LBQK in output.logits.items()}
+            logits = {name: x_LBQK[-1, b] for name, x_LBQK in output.logits.items()}
             probability_QK = logits[main.name].softmax(-1)[:, : main.num_classes]
             probability, index = probability_QK.flatten().topk(min(self.detections, probability_QK.numel()))
             query, main_class = index // main.num_classes, index % main.num_classes
 
             kept, position = query.unique(return_inverse=True)  # each mask is brought to full size once
-            embed = output.mask_embed_LBQC[-1, b, kept].float()
-            mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b].float())
+            embed = output.mask_embed_LBQC[-1, b, kept]
+            mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])
             mask_logits = _to_original(mask_logits, picture)
             inside = mask_logits > 0
             area = inside.flatten(1).sum(1)

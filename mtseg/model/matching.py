@@ -55,16 +55,16 @@ def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...]
 
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
-    """Costs [L, B, Q, N] in float32: binary cross-entropy and dice at points shared by a picture's masks, and for each
-    task -p[label] times its match weight (F10; 0 where the instance has no label). Columns past a picture's own
-    instances mean nothing."""
-    embed_LBQC = output.mask_embed_LBQC.float()
+    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and for each task
+    -p[label] times its match weight (F10; 0 where the instance has no label). Columns past a picture's own instances
+    mean nothing."""
+    embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
     points = torch.rand(B, loss.num_points, 2, device=embed_LBQC.device)
 
-    features_BCP = sample(output.mask_features_BCHW.float(), points)
-    x = (embed_LBQC.transpose(0, 1).flatten(1, 2) @ features_BCP).float()  # [B, L Q, P]
+    features_BCP = sample(output.mask_features_BCHW, points)
+    x = embed_LBQC.transpose(0, 1).flatten(1, 2) @ features_BCP  # [B, L Q, P]
     t = x.new_zeros(B, most, loss.num_points)
     labels = torch.full((B, most, len(tasks)), -1, device=x.device)
     for b, target in enumerate(targets):
@@ -81,7 +81,7 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
 
     for i, task in enumerate(tasks):
         if task.match_weight:
-            probability_LBQK = output.logits[task.name].float().softmax(-1)
+            probability_LBQK = output.logits[task.name].softmax(-1)
             label_BN = labels[..., i]
             index = label_BN.clamp(min=0)[None, :, None].expand(L, -1, Q, -1)
             cost = cost - task.match_weight * probability_LBQK.gather(3, index) * (label_BN >= 0)[None, :, None]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtseg.model.mask2former import Mask2Former
 from mtseg.train import checked
 from tests import tiny
 from tests.scenes import make_tasks
@@ -36,11 +37,39 @@ def test_f3_what_is_not_a_scalar_is_refused():
 @COUNTS
 @pytest.mark.parametrize("background", [True, False])
 def test_every_parameter_learns(count, background):
+    """From the second step on: deformable attention starts with offsets that do not depend on what it sees. A softmax
+    does not see what a key's bias adds to all logits alike. (Batch norms, and groups of one channel, would hide more.)
+    """
     tasks = make_tasks(count, background)
+    network = tiny.network(tasks, model={"hidden_dim": 64, "freeze_norm": True}).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for seed in (0, 2):
+        optimizer.zero_grad()
+        sum(network([tiny.example(tasks, 3, seed), tiny.example(tasks, 2, seed + 1)]).values()).backward()
+        gradient = {name: parameter.grad.abs().max() for name, parameter in network.named_parameters()}
+        optimizer.step()
+    still = {name for name, largest in gradient.items() if largest < 1e-6}
+    assert still == {name for name in gradient if name.endswith("attention.key.bias")}
+
+
+@COUNTS
+def test_a_step_in_mixed_precision_is_finite(count):
+    tasks = make_tasks(count)
     network = tiny.network(tasks).train()
-    sum(network([tiny.example(tasks, 3), tiny.example(tasks, 2, seed=1)]).values()).backward()
-    still = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert not still
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = network([tiny.example(tasks, 3), tiny.example(tasks, 0)])
+    checked(losses)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_a_network_without_losses_only_predicts():
+    tasks = make_tasks(1)
+    network = Mask2Former(tasks, tiny.params().model)
+    with pytest.raises(AssertionError, match="built without `loss` cannot train"):
+        network.train()([tiny.example(tasks, 1)])
+    assert network.eval()([tiny.example(tasks, 1)])
 
 
 @COUNTS
