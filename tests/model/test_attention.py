@@ -1,0 +1,118 @@
+"""Where attention and point sampling look, against coordinates worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mtseg.model import deformable
+from mtseg.model.deformable import DeformableAttention, deformable_attention
+from mtseg.model.layers import Attention
+from mtseg.model.pixel_decoder import _pixel_centres
+from mtseg.model.points import sample, uncertain_points
+from tests import tiny
+from tests.scenes import make_tasks
+
+
+def bilinear(plane_HWD, x, y):
+    """The value at (x, y) in 0..1; pixel centres lie at half pixels, and outside there is 0."""
+    height, width, _ = plane_HWD.shape
+    x, y = x * width - 0.5, y * height - 0.5
+    total = torch.zeros_like(plane_HWD[0, 0])
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < height and 0 <= column < width:
+                total += plane_HWD[row, column] * (1 - abs(x - column)) * (1 - abs(y - row))
+    return total
+
+
+def test_deformable_attention_equals_a_loop_over_every_sample():
+    shapes = [(3, 5), (2, 4)]
+    B, Q, M, L, P, D = 2, 3, 2, len(shapes), 2, 4
+    draw = torch.Generator().manual_seed(0)
+    value = torch.randn(B, sum(h * w for h, w in shapes), M, D, generator=draw)
+    location = torch.rand(B, Q, M, L, P, 2, generator=draw) * 1.4 - 0.2  # some outside
+    weight = torch.rand(B, Q, M, L, P, generator=draw)
+    expected = torch.zeros(B, Q, M, D)
+    for level, (part, (h, w)) in enumerate(zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)):
+        for b, q, m, p in torch.cartesian_prod(*map(torch.arange, (B, Q, M, P))).tolist():
+            read = bilinear(part[b, :, m].view(h, w, D), *location[b, q, m, level, p].tolist())
+            expected[b, q, m] += weight[b, q, m, level, p] * read
+    found = deformable_attention(value, shapes, location, weight)
+    torch.testing.assert_close(found, expected.flatten(2), rtol=0, atol=1e-5)
+
+
+def test_pixel_centres_are_x_then_y_row_by_row():
+    expected = [(1 / 6, 1 / 4), (3 / 6, 1 / 4), (5 / 6, 1 / 4), (1 / 6, 3 / 4), (3 / 6, 3 / 4), (5 / 6, 3 / 4)]
+    torch.testing.assert_close(_pixel_centres(2, 3, torch.device("cpu")), torch.tensor(expected))
+
+
+def test_offsets_are_pixels_x_then_y():
+    """A pixel that reads one to its right gets that neighbour, and nothing at the right edge."""
+    attention = DeformableAttention(1, heads=1, levels=1, points=1)
+    attention.offset.bias.data = torch.tensor([1.0, 0.0])
+    for projection in (attention.value, attention.out):
+        nn.init.ones_(projection.weight)
+    picture = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    memory = picture.view(1, 6, 1)
+    found = attention(torch.zeros(1, 6, 1), _pixel_centres(2, 3, memory.device), memory, [(2, 3)])
+    torch.testing.assert_close(found.view(2, 3), torch.tensor([[2.0, 3.0, 0.0], [5.0, 6.0, 0.0]]))
+
+
+def test_a_query_attends_to_its_own_mask_or_everywhere():
+    decoder = tiny.network(make_tasks(1)).decoder
+    decoder.mask_embed = nn.Identity()
+    features = torch.tensor([[[3.0, -1.0, 2.0], [-1.0, -1.0, -1.0]]])  # two channels: one for each query
+    mask = decoder._attention_mask(torch.eye(2)[None], features)
+    assert mask.tolist() == [[[True, False, True], [True, True, True]]]
+
+
+def test_a_hidden_pixel_changes_nothing():
+    torch.manual_seed(0)
+    attention = Attention(8, heads=2)
+    query, memory = torch.randn(1, 2, 8), torch.randn(1, 3, 8)
+    mask = torch.tensor([[[True, False, True], [True, True, True]]])
+    changed = memory.clone()
+    changed[:, 1] += 1
+    before, after = attention(query, memory, memory, mask)[0], attention(query, changed, changed, mask)[0]
+    assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1], atol=1e-3)
+
+
+def test_uncertain_points_of_a_disc_lie_near_its_edge():
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 65), torch.linspace(-1, 1, 65), indexing="ij")
+    disc = (0.6 - (x**2 + y**2).sqrt())[None]
+    loss = tiny.PARAMS.loss.model_copy(update={"num_points": 200, "oversample": 3.0, "importance": 1.0})
+    points = uncertain_points(disc, loss)
+    assert sample(disc[:, None], points).abs().max() < 0.2  # the third of the square nearest to the edge
+    uniform = uncertain_points(disc, loss.model_copy(update={"importance": 0.0}))
+    assert sample(disc[:, None], uniform).abs().max() > 0.4
+
+
+def test_autocast_moves_no_place_that_the_pixel_decoder_reads(monkeypatch):
+    """In bfloat16 places at a 1024 input would be off by a quarter of a pixel."""
+    tasks = make_tasks(1)
+    network = tiny.network(tasks).eval()
+    picture = tiny.example(tasks, 0)
+    with torch.no_grad():
+        features = {name: x.bfloat16() for name, x in network.backbone(torch.rand(1, 3, 64, 64)).items()}
+    monkeypatch.setattr(network.backbone, "forward", lambda pictures: features)
+    seen = []
+
+    def spy(value, shapes, location, weight):
+        seen.append(location)
+        return deformable_attention(value, shapes, location, weight)
+
+    monkeypatch.setattr(deformable, "deformable_attention", spy)
+    with torch.no_grad():
+        expected = network.queries([picture])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = network.queries([picture])
+    assert all(location.dtype == torch.float32 for location in seen)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(found.mask_features_BCHW, expected.mask_features_BCHW)
+    assert found.mask_embed_LBQC.dtype == torch.float32
+    assert all(logits.dtype == torch.float32 for logits in found.logits.values())
+    assert not torch.equal(found.mask_embed_LBQC, expected.mask_embed_LBQC), "autocast was off everywhere"
