@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.losses import label_loss, losses, normaliser
+from mtseg.model.losses import label_loss, losses, mask_losses, normaliser
 from mtseg.model.matching import Matches, Target, match, matching_cost
+from mtseg.model.points import sample
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -90,11 +91,14 @@ def test_f10_every_task_has_a_term_in_the_matching_cost(count):
         output.logits[task.name][..., label] = -1.0
         output.logits[task.name][:, 0, 3, label] = 2.0
         assert set(match(output, targets, tasks=tasks, loss=LOSS).query.tolist()) == {3}
-        before = matching_cost(output, targets, tasks=tasks, loss=LOSS)
-        unlabelled = [Target(targets[0].masks, torch.full_like(targets[0].labels, -1))]
-        if len(tasks) > 1:  # a missing label must not count
-            torch.manual_seed(0)
-            assert not torch.equal(before, matching_cost(output, unlabelled, tasks=tasks, loss=LOSS))
+        labels = targets[0].labels.clone()
+        labels[:, t] = -1  # a missing label must not count
+        costs = []
+        for given in (targets, [Target(targets[0].masks, labels)]):
+            torch.manual_seed(0)  # the same points
+            costs.append(matching_cost(output, given, tasks=tasks, loss=LOSS))
+        probability = output.logits[task.name].softmax(-1)[..., label, None]
+        torch.testing.assert_close(costs[1] - costs[0], task.match_weight * probability, rtol=0, atol=1e-4)
 
 
 def test_cost_follows_the_formula():
@@ -141,6 +145,8 @@ def test_f8_normaliser_is_the_summed_weight_of_the_targets(count):
         assert norm.masks == 5
         for task in tasks:
             assert norm.labels[task.name] == pytest.approx(3 + 0.1 * 5 * task.background)
+        crowded = normaliser([torch.zeros(8, count, dtype=torch.long)], tasks=tasks, num_queries=5, loss=LOSS)
+        assert crowded.masks == 8 and set(crowded.labels.values()) == {5}  # five of the eight find a query
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -181,6 +187,46 @@ def test_parts_of_a_step_add_up_to_the_whole(count):
         for layer in range(2):
             name = f"loss_{task.name}_{layer}"
             assert apart[0][name] + apart[1][name] == pytest.approx(together[name].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("queries", [5, 2])  # as many as a picture has instances, and fewer
+def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
+    tasks = make_tasks(1)
+    targets = scene(tasks, [3, 0, 5])
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 8, 16, 16, generator=draw)
+    logits = {task.name: torch.randn(3, 3, queries, task.num_outputs, generator=draw) for task in tasks}
+    output = QueryOutput(logits, torch.randn(3, 3, queries, 8, generator=draw), features)
+    matches = match(output, targets, tasks=tasks, loss=LOSS)
+    points = torch.rand(len(matches.query), 50, 2, generator=draw)
+    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda *_: points)
+    norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=queries, loss=LOSS)
+    mask, dice = torch.zeros(3), torch.zeros(3)
+    pairs = zip(matches.layer, matches.picture, matches.query, matches.instance, points, strict=True)
+    for layer, picture, query, instance, where in pairs:
+        drawn = torch.einsum("c,chw->hw", output.mask_embed_LBQC[layer, picture, query], features[picture])
+        x = sample(drawn[None, None], where[None]).flatten()
+        t = sample(targets[picture].masks[instance][None, None].float(), where[None]).flatten()
+        p = x.sigmoid()
+        mask[layer] += LOSS.mask / norm.masks * torch.nn.functional.binary_cross_entropy_with_logits(x, t)
+        dice[layer] += LOSS.dice / norm.masks * (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+    found = mask_losses(output, targets, matches, loss=LOSS, norm=norm)
+    torch.testing.assert_close(found, {"loss_mask": mask, "loss_dice": dice})
+
+
+def test_mask_losses_never_wait_for_the_device():
+    """The device `meta` has no values, so that whatever would bring one to the host raises."""
+    tasks = make_tasks(1)
+    targets = scene(tasks, [3, 0, 5])
+    output = perfect(tasks, targets, queries=4)
+    matches = match(output, targets, tasks=tasks, loss=LOSS)
+    norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=4, loss=LOSS)
+    found = mask_losses(
+        QueryOutput({}, output.mask_embed_LBQC.to("meta"), output.mask_features_BCHW.to("meta")),
+        [Target(target.masks.to("meta"), target.labels.to("meta")) for target in targets],
+        Matches(*(index.to("meta") for index in vars(matches).values())), loss=LOSS, norm=norm,
+    )  # fmt: skip
+    assert {name: value.shape for name, value in found.items()} == {"loss_mask": (2,), "loss_dice": (2,)}
 
 
 def test_more_instances_than_queries_still_train():
