@@ -6,39 +6,64 @@ Read with ruamel (YAML 1.2): PyYAML takes `1e-05`, which `dvc exp run -S` writes
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.errors import UserError
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+# what stands beside the tasks' names: columns of the predictions, names of losses and figures of training
+RESERVED = set("file_name image_id query score x y width height area rle mask dice loss lr step".split())
+SLIMMEST = 16  # times as long as wide that a picture may be; at this many pixels it is still one pixel wide
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    """What params.yaml may name of a folder of mtseg: its files, none of them imported."""
+    return tuple(sorted(path.stem for path in (Path(__file__).parent / folder).glob("[!_]*.py")))
+
+
+NO_BOOL = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)  # true is not the number 1
+Whole = Annotated[int, NO_BOOL]
+Number = Annotated[float, NO_BOOL]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="after")
+    def _check(self) -> Section:
+        for fault in self._wrong():
+            raise ValueError(fault)
+        return self
+
+    def _wrong(self) -> Iterator[str]:
+        """What of the section does not fit together, the first thing of which is told."""
+        yield from ()
+
 
 class Generate(Section):
     train: Count
     val: Count
-    size: Annotated[int, Field(ge=32)]
+    size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
 
 
 class Data(Section):
     raw: Path
-    format: str
+    format: Literal[_names("data/formats")]
     mapping: Path | None
-    split: Annotated[float, Field(gt=0, lt=1)]
+    split: Annotated[Number, Field(gt=0, lt=1)]
     on_error: Literal["error", "skip"]
 
 
@@ -53,23 +78,18 @@ class Task(Section):
     class_weights: Literal["auto"] | dict[str, NonNegative] | None
     flip_pairs: tuple[tuple[str, str], ...]
 
-    @model_validator(mode="after")
-    def _check(self) -> Task:
-        if self.classes != "auto":
-            weighted = [] if self.class_weights in (None, "auto") else sorted({*self.class_weights} - {*self.classes})
-            if weighted:
-                raise ValueError(
-                    f"task '{self.name}': class_weights names {weighted}, classes are {list(self.classes)}"
-                )
-            if not self.classes or len(set(self.classes)) < len(self.classes):
-                raise ValueError(f"task '{self.name}': classes must be auto or a list of distinct names")
-            unknown = sorted({name for pair in self.flip_pairs for name in pair} - set(self.classes))
-            if unknown:
-                raise ValueError(f"task '{self.name}': flip_pairs names {unknown}, classes are {list(self.classes)}")
+    def _wrong(self) -> Iterator[str]:
         flat = [name for pair in self.flip_pairs for name in pair]
         if len(set(flat)) < len(flat):
-            raise ValueError(f"task '{self.name}': a class stands in two flip_pairs")
-        return self
+            yield f"task '{self.name}': a class stands in two flip_pairs"
+        if self.classes == "auto":
+            return
+        if not self.classes or len({name.strip() for name in self.classes} - {"", "-"}) < len(self.classes):
+            yield f"task '{self.name}': classes must be auto or a list of distinct names, none of them blank or -"
+        weighted = self.class_weights if isinstance(self.class_weights, dict) else {}
+        for key, named in (("class_weights", weighted), ("flip_pairs", flat)):
+            if unknown := sorted({*named} - {*self.classes}):
+                yield f"task '{self.name}': {key} names {unknown}, classes are {list(self.classes)}"
 
     @property
     def num_classes(self) -> int:
@@ -101,12 +121,12 @@ class Task(Section):
 
 
 class Model(Section):
-    backbone: str
+    backbone: Literal[_names("model/backbones")] | Annotated[str, Field(pattern="^timm/.+")]
     weights: str | None
     partial_weights: bool
     freeze_norm: bool
     num_queries: Count
-    hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
+    hidden_dim: Annotated[Whole, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
     num_heads: Count
     encoder_layers: Count
     encoder_feedforward_dim: Count
@@ -114,29 +134,25 @@ class Model(Section):
     decoder_feedforward_dim: Count
     recompute: Literal["none", "backbone", "pixel_decoder", "both"]
 
-    @model_validator(mode="after")
-    def _check(self) -> Model:
+    def _wrong(self) -> Iterator[str]:
         if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}")
+            yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
         if self.recompute in ("backbone", "both") and not self.freeze_norm:
-            raise ValueError(
-                f"recompute: {self.recompute} needs freeze_norm: true, since batch norm would count every picture twice"
-            )
-        return self
+            yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every picture twice"
 
 
 class Input(Section):
-    size: Annotated[int, Field(ge=32, multiple_of=32)]
+    size: Annotated[Whole, Field(ge=32, multiple_of=32)]
     min_scale: Positive
     max_scale: Positive
     flip: Share
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[Whole, Field(ge=0)]
 
-    @model_validator(mode="after")
-    def _check(self) -> Input:
+    def _wrong(self) -> Iterator[str]:
         if self.min_scale > self.max_scale:
-            raise ValueError(f"min_scale {self.min_scale} is above max_scale {self.max_scale}")
-        return self
+            yield f"min_scale {self.min_scale} is above max_scale {self.max_scale}"
+        if self.min_scale * self.size < SLIMMEST:
+            yield f"min_scale {self.min_scale} leaves of size {self.size} less than {SLIMMEST} pixels: raise either"
 
 
 class Solver(Section):
@@ -148,13 +164,18 @@ class Solver(Section):
     max_iter: Count
     schedule: Literal["cosine", "steps"]
     steps: tuple[Share, ...]
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: Annotated[Whole, Field(ge=0)]
     weight_decay: NonNegative
     backbone_multiplier: NonNegative
     clip: NonNegative
     amp: bool
     log_period: Count
     eval_period: Count
+
+    def _wrong(self) -> Iterator[str]:
+        drops = [round(share * self.max_iter) for share in self.steps]
+        if self.schedule == "steps" and any(a >= b for a, b in pairwise([0, *drops, self.max_iter])):
+            yield f"steps of {self.max_iter} iterations are {drops}, which must ascend strictly between 0 and max_iter"
 
     @property
     def rule_lr(self) -> float:
@@ -172,7 +193,7 @@ class Loss(Section):
     dice: NonNegative
     no_object: NonNegative
     num_points: Count
-    oversample: Annotated[float, Field(ge=1)]
+    oversample: Annotated[Number, Field(ge=1)]
     importance: Share
 
 
@@ -187,18 +208,18 @@ class Test(Section):
 class Filter(Section):
     drop_background: bool
     min_score: Share
-    min_logit: float
+    min_logit: Number
     nms_iou: Share
 
 
 class Visualise(Section):
     pictures: Count
     min_score: Share
-    size: Annotated[int, Field(ge=64)]
+    size: Annotated[Whole, Field(ge=64)]
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     generate: Generate
     data: Data
@@ -211,23 +232,27 @@ class Params(Section):
     filter: Filter
     visualise: Visualise
 
-    @model_validator(mode="after")
-    def _check(self) -> Params:
+    def _wrong(self) -> Iterator[str]:
         names = [task.name for task in self.tasks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"tasks: two tasks share a name in {names}")
+        reserved = RESERVED | {f"{name}_probability" for name in names}
+        if len({*names} - reserved) < len(names):
+            yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
         if not self.tasks[0].background:
-            raise ValueError(f"tasks: the first task, '{names[0]}', is the main one and needs background: true")
-        return self
+            yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
+        if self.data.raw == Path():
+            yield "data.raw should name a folder"
+        mapping = self.data.mapping
+        if mapping is not None and not Path(os.path.normpath(mapping)).is_relative_to("recipes/mappings"):
+            yield f"data.mapping: {mapping} is not in recipes/mappings, the folder on which convert depends"
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the whole file. Raises UserError that names every key at fault and what is allowed there."""
     try:
         raw = YAML(typ="safe").load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; stages run in the folder that holds params.yaml") from None
-    except YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror.lower()}; stages run in the folder that holds params.yaml") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return validate(raw, path)
 
@@ -240,50 +265,35 @@ def validate(raw: Any, source: Path) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         faults = _faults(error)
-        raise UserError(
-            f"{source}: {faults[0]}" if len(faults) == 1 else "\n  ".join([f"{source}:", *faults])
-        ) from None
+        raise UserError(f"{source}:" + (" " if len(faults) == 1 else "\n  ") + "\n  ".join(faults)) from None
 
 
 def _faults(error: ValidationError) -> list[str]:
     """Pydantic's errors in the words of params.yaml: misspelt keys first, then one line for each other key."""
-    unknown: dict[str, str | None] = {}
-    missing: list[str] = []
-    wrong: dict[str, list[str]] = {}
-    given: dict[str, str] = {}
+    unknown, missing, wrong, given = {}, [], {}, {}
     for item in error.errors():
         # a union's alternatives, such as "literal['auto']" and "constrained-float", are no part of the key
-        key = ".".join(str(part) for part in item["loc"] if not re.match(r"\w+\[|constrained-|float$", str(part)))
+        parts = [part for part in map(str, item["loc"]) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
+        key = ".".join(parts)
         if item["type"] == "extra_forbidden":
-            unknown[key] = _meant(key)
+            unknown[key] = _meant(parts)
         elif item["type"] == "missing":
             missing.append(key)
         else:
-            message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+            message = re.sub("^Value error, |^(Input|String) (?=should)", "", item["msg"])
             wrong.setdefault(key, []).append(message.split(", unable to parse")[0])
             given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+    told = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
     return [
         *(f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "") for key, meant in unknown.items()),
         *(f"missing key '{key}'" for key in missing if key not in unknown.values()),
-        *(
-            (f"{key}: " if key else "") + " or ".join(messages).replace(" or should be", " or") + given[key]
-            for key, messages in wrong.items()
-        ),
+        *(f"{key}: " * bool(key) + message + given[key] for key, message in told.items()),
     ]
 
 
-def _meant(key: str) -> str | None:
-    """The known key that an unknown one most resembles; items of the list of tasks keep their number."""
-    close = difflib.get_close_matches(re.sub(r"\.\d+\.", ".N.", key), list(_keys(Params)), n=1)
-    number = re.search(r"\.\d+\.", key)
-    return close[0].replace(".N.", number[0]) if close and number else close[0] if close else None
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of params.yaml; an item of the list of tasks has N for its number."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-    if model is Params:
-        yield from _keys(Task, "tasks.N.")
+def _meant(parts: list[str]) -> str | None:
+    """The key that an unknown one most resembles, of those that belong in its place."""
+    *place, name = parts
+    section = Params if not place else Task if place[0] == "tasks" else Params.model_fields[place[0]].annotation
+    close = difflib.get_close_matches(name, list(section.model_fields), n=1)
+    return ".".join([*place, *close]) if close else None

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mtseg.errors import UserError
-from mtseg.params import Params, load
+from mtseg.params import SLIMMEST, Params, load
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -106,7 +106,18 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("input", "min_scale", 3.0),
         ("model", "num_heads", 7),
         ("model", "num_queries", "many"),
+        ("input", "size", 0),
         ("data", "on_error", "ignore"),
+        ("data", "raw", ""),
+        ("data", "format", "pascal"),
+        ("data", "mapping", "mine/parts.yaml"),
+        ("data", "mapping", "recipes/mappings/../parts.yaml"),
+        ("model", "backbone", "resnet5"),
+        ("model", "backbone", "_resnet"),
+        ("solver", "base_lr", True),
+        ("solver", "max_iter", True),
+        ("input", "flip", False),
+        ("filter", "min_logit", True),
         ("data", "split", 1),
         ("test", "max_dets", []),
         ("test", "ranking", "best"),
@@ -116,6 +127,35 @@ def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, 
     raw[section][key] = value
     said = refusal(raw)
     assert said.startswith(section) and key in said and "\n" not in said
+
+
+def test_what_is_named_after_files_is_listed(raw, refusal, reload):
+    for section, key, known in (
+        ("data", "format", "'coco' or 'labelme'"),
+        ("model", "backbone", "'resnet101', 'resnet50'"),
+    ):
+        before, raw[section][key] = raw[section][key], "resnet5"
+        said = refusal(raw)
+        assert known in said and said.endswith("got 'resnet5'") and "_" + "resnet" not in said
+        raw[section][key] = before
+    raw["model"]["backbone"] = "timm/resnet18"
+    raw["data"]["mapping"] = "recipes/mappings/parts.yaml"
+    assert reload(raw).model.backbone == "timm/resnet18"
+
+
+@pytest.mark.parametrize("steps", [[0.9, 0.5], [0.5, 0.5], [0.5, 0.501], [0, 0.5], [0.5, 1.0], [0.001]])
+def test_lr_drops_that_fall_together_or_outside_are_refused_where_they_are_used(raw, refusal, reload, steps):
+    raw["solver"] |= {"schedule": "cosine", "max_iter": 100, "steps": steps}
+    reload(raw)
+    raw["solver"]["schedule"] = "steps"
+    assert refusal(raw).startswith("solver: steps of 100 iterations are")
+
+
+def test_a_slim_picture_never_vanishes(raw, refusal, reload):
+    raw["input"] |= {"size": 32, "min_scale": 0.5}
+    assert reload(raw).input.min_scale * reload(raw).input.size == SLIMMEST
+    raw["input"]["min_scale"] = 0.4
+    assert "leaves of size 32 less than 16 pixels" in refusal(raw)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +168,12 @@ def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, 
         ({"class_weights": {"a": -1.0}}, "class_weights"),
         ({"class_weights": "balanced"}, "class_weights"),
         ({"background": False}, "needs background: true"),
-        ({"name": "colour"}, "share a name"),
+        ({"name": "colour"}, "must be distinct"),
+        ({"name": "mask"}, "none of area, "),  # loss_mask is the masks' own
+        ({"name": "rle"}, "none of area, "),
+        ({"name": "colour_probability"}, "none of area, "),
+        ({"classes": ["a", "-"]}, "blank or -"),
+        ({"classes": ["a", " "]}, "blank or -"),
         ({"name": "my task"}, "tasks.0.name"),
     ],
 )
@@ -172,7 +217,8 @@ def test_a_flip_swaps_the_pairs_and_leaves_the_rest(raw, reload):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("a: [", "is not YAML"), ("- 1", "expected sections"), ("", "expected sections")]
+    ("text", "said"),
+    [("a: [", "is not YAML"), ("\0", "is not YAML"), ("- 1", "expected sections"), ("", "expected sections")],
 )
 def test_a_file_that_is_no_params_file(tmp_path, text, said):
     path = tmp_path / "params.yaml"
@@ -184,3 +230,5 @@ def test_a_file_that_is_no_params_file(tmp_path, text, said):
 def test_no_params_file(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="is a directory"):
+        load(tmp_path)

@@ -57,7 +57,7 @@ def write(
         return
     file_names = {image.id: image.file_name for image in images}
     rows = [_row(prediction, file_names[prediction.image_id], tasks) for prediction in predictions]
-    columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]
+    columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]  # in params.RESERVED
     columns += [column for task in tasks for column in (task.name, f"{task.name}_probability")] + ["rle"]
     with replace_file(path_csv) as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
@@ -121,12 +121,15 @@ def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
     for task in tasks:
         if len(logits[task.name]) != task.num_outputs:
             raise ValueError(f"{len(logits[task.name])} logits for task '{task.name}', which has {task.num_outputs}")
+    segmentation = record["segmentation"]
+    if not isinstance(segmentation["counts"], str) or len(segmentation["size"]) != 2:
+        raise ValueError("segmentation is no compressed RLE")
     return Prediction(
         image_id=record["image_id"],
         query=record["query"],
         bbox=tuple(record["bbox"]),
         area=record["area"],
-        segmentation=record["segmentation"],
+        segmentation=segmentation,
         mask_quality=record["mask_quality"],
         labels={task.name: task.index(record["labels"][task.name]) for task in tasks},
         logits=logits,

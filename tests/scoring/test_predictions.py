@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mtseg.errors import UserError
+from mtseg.params import RESERVED
 from mtseg.scoring.predictions import probability, read, score, write
 from tests.scenes import box_instance, make_tasks, predict, predict_all, scene
 
@@ -32,6 +33,8 @@ def test_the_table_has_a_row_a_prediction_and_columns_for_every_task(tmp_path):
     predictions = predict_all(images, tasks)
     write(tmp_path / "val.json", tmp_path / "val.csv", predictions, images, tasks)
     table = pd.read_csv(tmp_path / "val.csv")
+    own = {column for task in tasks for column in (task.name, f"{task.name}_probability")}
+    assert set(table.columns) - own <= RESERVED, "or a task of that name would take the column's place"
     assert len(table) == len(predictions)
     assert table.file_name[0] == "2.jpg" and table.colour[0] in tasks[1].classes
     assert np.allclose(table.fill_probability, math.exp(6) / (math.exp(6) + 3), atol=1e-4)
@@ -50,6 +53,7 @@ def test_predictions_of_other_tasks_are_named(tmp_path):
     images = scene(tasks)
     write(tmp_path / "val.json", tmp_path / "val.csv", predict_all(images, tasks), images, tasks)
     path = tmp_path / "val.json"
+    record = json.loads(path.read_text())[0]
     with pytest.raises(UserError, match=r"prediction 0: key 'side' is missing: run `dvc repro predict` again"):
         read(path, make_tasks(4))
     with pytest.raises(UserError, match="3 logits for task 'colour', which has 2"):
@@ -57,6 +61,10 @@ def test_predictions_of_other_tasks_are_named(tmp_path):
     renamed = (tasks[0], tasks[1].model_copy(update={"classes": ("cyan", "pink")}), tasks[2])
     with pytest.raises(UserError, match="task 'colour' has no class '(red|green)'; it has cyan, pink"):
         read(path, renamed)
+    for segmentation, said in (({}, "key 'counts' is missing"), ({"counts": [1], "size": [1, 1]}, "no compressed RLE")):
+        path.write_text(json.dumps([record | {"segmentation": segmentation}]))
+        with pytest.raises(UserError, match=f"prediction 0: .*{said}"):
+            read(path, tasks)
     path.write_text("{}")
     with pytest.raises(UserError, match="expected a list"):
         read(path, tasks)
