@@ -62,7 +62,7 @@ def build(folder: Path) -> dict[str, Any]:
     """The manifest of a folder with {train,val}.json, ready for `write_json`.
 
     Of each split: json, sha256, images, empty_images, instances and crowds (counted apart); and over the instances
-    labels {task: {class: count, "null": without a label}}, instances_per_image {count: images}, areas {size: count}.
+    labels {task: {class: count}}, unlabelled {task: count}, instances_per_image {count: images}, areas {size: count}.
     """
     splits, tasks = {}, []
     for name in SPLITS:
@@ -76,8 +76,9 @@ def load(path: Path) -> Manifest:
     """Read a manifest. Raises UserError."""
     raw = read_json(path, made_by="register")
     try:
-        return Manifest(tuple((task["name"], tuple(task["classes"])) for task in raw["tasks"]), raw["splits"])
-    except (KeyError, TypeError) as error:
+        splits = {name: dict(raw["splits"][name]) for name in SPLITS}
+        return Manifest(tuple((task["name"], tuple(task["classes"])) for task in raw["tasks"]), splits)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no manifest ({type(error).__name__}: {error}): run `dvc repro register`") from None
 
 
@@ -93,8 +94,8 @@ def table(manifest: dict[str, Any]) -> str:
         rows.append((task["name"], [""] * len(splits)))
         counts = [split["labels"][task["name"]] for split in splits]
         rows += [(f"  {name}", [count[name] for count in counts]) for name in task["classes"]]
-        if any(count["null"] for count in counts):
-            rows.append(("  (no label)", [count["null"] for count in counts]))
+        if any(unlabelled := [split["unlabelled"][task["name"]] for split in splits]):
+            rows.append(("  (no label)", unlabelled))
         absent += [f"{task['name']} {name}" for name in task["classes"] if not counts[0][name]]
     first = max(len(name) for name, _ in rows)
     lines = [f"{name:{first}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in rows]
@@ -105,10 +106,7 @@ def table(manifest: dict[str, Any]) -> str:
 
 def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
     instances = [instance for image in images for instance in image.instances if not instance.crowd]
-    labels = {}
-    for name, classes in tasks:
-        counts = Counter(instance.labels[name] for instance in instances)
-        labels[name] = {class_: counts[index] for index, class_ in enumerate(classes)} | {"null": counts[None]}
+    counts = {name: Counter(instance.labels[name] for instance in instances) for name, _ in tasks}
     per_image = Counter(sum(not instance.crowd for instance in image.instances) for image in images)
     sizes = Counter(next(size for size, end in SIZES.items() if instance.area < end) for instance in instances)
     return {
@@ -116,7 +114,8 @@ def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]
         "empty_images": sum(not image.instances for image in images),
         "instances": len(instances),
         "crowds": sum(instance.crowd for image in images for instance in image.instances),
-        "labels": labels,
+        "labels": {task: {name: counts[task][i] for i, name in enumerate(classes)} for task, classes in tasks},
+        "unlabelled": {task: counts[task][None] for task, _ in tasks},
         "instances_per_image": {str(number): per_image[number] for number in sorted(per_image)},
         "areas": {size: sizes[size] for size in SIZES},
     }

@@ -25,11 +25,24 @@ def test_counts_add_up(path, tasks):
     train = json.loads(path.read_bytes())["splits"]["train"]
     assert (train["images"], train["empty_images"], train["instances"], train["crowds"]) == (6, 1, 15, 5)
     assert set(train["labels"]) == {task.name for task in tasks}
-    for counts in (*train["labels"].values(), train["areas"]):
-        assert sum(counts.values()) == 15
-    assert train["labels"][tasks[0].name]["null"] == 0
+    for task, counts in train["labels"].items():
+        assert sum(counts.values()) + train["unlabelled"][task] == 15
+    assert sum(train["areas"].values()) == 15
+    assert train["unlabelled"][tasks[0].name] == 0
     assert sum(train["instances_per_image"].values()) == 6
     assert sum(int(number) * images for number, images in train["instances_per_image"].items()) == 15
+
+
+def test_a_class_called_null_keeps_its_count(tmp_path):
+    tasks = tuple(task.model_copy(update={"classes": ("null", *task.classes[1:])}) for task in make_tasks(3))
+    for split in ("train", "val"):
+        coco.write(tmp_path / f"{split}.json", scene(tasks, pictures=6, partial=True), tasks)
+    built = manifest.build(tmp_path)
+    train = built["splits"]["train"]
+    for task in tasks[1:]:
+        assert train["unlabelled"][task.name] and train["labels"][task.name]["null"]
+        assert sum(train["labels"][task.name].values()) + train["unlabelled"][task.name] == 20
+    assert "(no label)" in manifest.table(built)
 
 
 def test_pictures_come_back_as_they_were_registered(path, tasks):
@@ -77,7 +90,7 @@ def test_a_missing_or_foreign_file_is_one_line(tmp_path):
         manifest.load(tmp_path / "manifest.json")
     with pytest.raises(UserError, match="train.json is missing: run `dvc repro convert` first"):
         manifest.build(tmp_path)
-    for value in ([], {}, {"tasks": 1, "splits": {}}):
+    for value in ([], {}, {"tasks": 1, "splits": {}}, {"tasks": [], "splits": None}, {"tasks": [], "splits": {}}):
         write_json(tmp_path / "manifest.json", value)
         with pytest.raises(UserError, match="is no manifest"):
             manifest.load(tmp_path / "manifest.json")
