@@ -2,8 +2,9 @@
 
 A label is read in the first of these ways that applies:
 1. `data.mapping` is given: the label is looked up there as it stands.
-2. It has a comma, or there is one task only: a flat string, its parts the classes in the tasks' order. `-` is no label.
-3. It is the main class, and the further classes stand in one or both, the first outranking the second, of
+2. There is one task only, or it has a comma and no `attributes` name a further task: a flat string, its parts the
+   classes in the tasks' order. `-` is no label.
+3. It is the main class, whole, and the further classes stand in one or both, the first outranking the second, of
    - `attributes`, {task: class}; null or `-` is no label; keys that are no task are left alone;
    - `flags`, {name: true}: `task=class` or `task:class`, or a class that stands in one further task's list alone
      (so not where that list is `auto`); flags that are false, and names that are neither, are left alone.
@@ -44,10 +45,11 @@ class Vocabulary:
                 raise BadRecord("unknown label", f"label {label!r} is not in data.mapping")
             return self.categories[label]
         main = next(iter(self.classes))
-        if "," in label or len(self.classes) == 1:
+        explicit = self._from_attributes(attributes)
+        if len(self.classes) == 1 or ("," in label and not explicit):
             labels = self._flat(label)
         else:
-            labels = {main: label.strip()} | self._from_flags(flags) | self._from_attributes(attributes)
+            labels = {main: label.strip()} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
                 raise BadRecord("missing label", f"label {label!r}: nothing says its {', '.join(missing)}")
         if labels[main] in (None, NO_LABEL):
@@ -58,7 +60,8 @@ class Vocabulary:
         parts = [part.strip() for part in label.split(",")]
         if len(parts) != len(self.classes):
             told = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
-            raise BadRecord("missing label", told)
+            hint = "; the name of a class may have a comma only in data.mapping" if "," in label else ""
+            raise BadRecord("missing label", told + hint)
         return dict(zip(self.classes, parts, strict=True))
 
     def _from_attributes(self, attributes: Any) -> Labels:
@@ -85,8 +88,9 @@ class Vocabulary:
     def _checked(self, task: str, name: Any, label: str) -> str | None:
         if name is None or name == NO_LABEL:
             return None
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name.strip():
             raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or - for none")
+        name = name.strip()
         known = self.classes[task]
         if known is not None and name not in known:
             raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, only {', '.join(known)}")

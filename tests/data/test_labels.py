@@ -81,6 +81,21 @@ def test_flags_name_a_class_with_its_task_or_one_that_is_of_one_task_alone(free)
         Vocabulary(CLASSES).labels("circle", None, {"red": True, "plain": True})
 
 
+def test_explicit_labels_outrank_a_flat_reading():
+    two = Vocabulary({"part": None, "colour": None})
+    assert two.labels("cup, mug", {"colour": "red"}) == {"part": "cup, mug", "colour": "red"}
+    assert two.labels("cup, mug", {"occluded": True}) == {"part": "cup", "colour": "mug"}
+    for words in (Vocabulary({"part": None}), Vocabulary(dict.fromkeys(("part", "colour", "fill")))):
+        with pytest.raises(BadRecord, match="data.mapping"):
+            words.labels("cup, mug")
+
+
+def test_blank_is_no_class_and_blanks_round_a_class_are_none_of_it(free):
+    assert free.labels("circle", {"colour": " red ", "fill": "-"})["colour"] == "red"
+    with pytest.raises(BadRecord, match="colour is ' '"):
+        free.labels("circle", {"colour": " ", "fill": "-"})
+
+
 MAPPING = """
 shape: [square, circle]
 categories:
