@@ -8,7 +8,6 @@ which trusts nothing: whatever is wrong with a record becomes a fault in its pla
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from mtseg.records import Segmentation
 
+FAR = 1e7  # pixels from the corner: no coordinate is
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -83,7 +83,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A JSON object from a raw file. Raises BadRecord."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRecord("broken json", f"cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise BadRecord("broken json", f"holds a {type(value).__name__}, expected a JSON object")
@@ -108,8 +108,8 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
 
 def checked_polygon(values: list[float]) -> list[float]:
     """[x0, y0, x1, y1, ...] of three points or more round some area, else BadRecord."""
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise BadRecord("geometry", "a polygon has a coordinate that is not a number")
+    if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # nor is nan
+        raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:g}")
     if len(values) % 2 or len(values) < 6:
         raise BadRecord("geometry", f"a polygon of {len(values) / 2:g} points, expected 3 or more")
     points = list(zip(values[::2], values[1::2], strict=True))

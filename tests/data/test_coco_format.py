@@ -53,13 +53,19 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
     [
         ({"image_id": 9}, "no picture has id 9"),
         ({"category_id": 9}, "no category has id 9"),
+        ({"image_id": [1]}, "no picture has id [1]"),
+        ({"category_id": {}}, "no category has id {}"),
         ({"iscrowd": 2}, "iscrowd is 2"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not a number"),
         ({"segmentation": []}, "expected polygons or RLE"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "expected polygons or RLE"),
         ({"segmentation": [[1, 2, 3, 4]]}, "2 points"),
         ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "not a number"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}}, "no whole number"),
+        ({"segmentation": {"size": [HEIGHT, float(WIDTH)], "counts": RUNS}}, "no whole number"),
+        ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "no RLE"),
@@ -87,12 +93,18 @@ def test_labels_on_the_annotation(tmp_path):
         annotation(attributes={"colour": "red", "occluded": True}),
         annotation(labels={"colour": None}),
         annotation(),
+        annotation(attributes={"occluded": False}, labels={"colour": "red"}),
+        annotation(attributes={"colour": "green"}, labels={"colour": "red"}),
+        annotation(attributes=[], labels={"colour": "red"}),
     ]
     folders.coco(tmp_path, "all", annotations)
     data = read(tmp_path, "part", "colour")
     assert [item.labels for item in data.images[0].objects] == [
         {"part": "a", "colour": "red"},
         {"part": "a", "colour": None},
+        {"part": "a", "colour": "red"},
+        {"part": "a", "colour": "green"},
+        {"part": "a", "colour": "red"},
     ]
     assert [fault.where for fault in data.faults] == ["annotations/all.json, annotation 3"]
 
@@ -133,17 +145,33 @@ def test_pictures_that_are_missing_doubled_or_outside_are_named(tmp_path):
     raw["images"][1]["id"] = 1
     raw["images"][2]["file_name"] = "absent.png"
     raw["images"][3]["file_name"] = "../../../secret.png"
+    raw["images"] += [{"id": 5, "file_name": "x" * 5000}, {"id": [6], "file_name": "1.png"}, {"file_name": "1.png"}]
     path.write_text(json.dumps(raw))
     faults = read(tmp_path / "raw").faults
     assert [fault.text.split(" in ")[0] for fault in faults] == [
         "another picture of this file has the same id",
         "no picture 'absent.png'",
         "no picture '../../../secret.png'",
+        f"no picture '{'x' * 5000}'",
+        *["needs an id, a number or text, and a file_name"] * 2,
     ]
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
+    "ids, told", [((1, 1), "two categories have the id 1"), ((1, [2]), r"a category has the id \[2\]")]
+)
+def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, told):
+    path = folders.coco(tmp_path / "raw", "all", [annotation(), annotation(category=2)])
+    raw = json.loads(path.read_text())
+    for category, key in zip(raw["categories"], ids, strict=True):
+        category["id"] = key
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=f"1 bad records.*\n.*annotations/all.json: {told}"):
+        converted(tmp_path / "raw", tasks(part="auto"), format="coco")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 100_000, "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
 )
 def test_a_file_that_is_not_coco_is_named(tmp_path, content):
     folders.coco(tmp_path, "all", [])

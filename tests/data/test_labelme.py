@@ -39,6 +39,22 @@ def test_f1_a_missing_comma_or_part_names_file_shape_and_string(tmp_path, names)
     assert sum(folders.report(raw)["left_out"].values()) == 3
 
 
+@pytest.mark.parametrize("number", [10**400, 1e300, float("nan"), float("inf"), -1e7])
+def test_a_coordinate_that_is_nowhere_is_refused(tmp_path, number):
+    folders.labelme(tmp_path, "a", *(shape("circle,red,solid", [[1, 1], [9, number], [9, 9]]) for _ in range(2)))
+    assert [fault.reason for fault in read(tmp_path).faults] == ["geometry"] * 2
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    folders.labelme(tmp_path, "a").write_text("[" * 100_000)
+    assert [fault.reason for fault in read(tmp_path).faults] == ["broken json"]
+
+
+def test_a_name_of_thousands_of_letters_is_just_not_there(tmp_path):
+    folders.labelme(tmp_path, "a", imagePath="x" * 5000).rename(tmp_path / "b.json")
+    assert [fault.reason for fault in read(tmp_path).faults] == ["missing picture"]
+
+
 def test_group_id_joins_shapes_with_equal_labels(tmp_path):
     other = (np.array(SQUARE) + 15).tolist()
     folders.labelme(

@@ -1,8 +1,9 @@
 """COCO: annotations/NAME.json beside the pictures, images/NAME/FILE, images/FILE or FILE.
 
 Polygons, compressed and uncompressed RLE, crowds. Labels are read as mtseg/data/labels.py says, the category's name
-being the label, with `attributes` or `labels` on the annotation. train.json and val.json, if both are there, are the
-split, and other files are left out. Categories that no annotation uses need no entry in a mapping.
+being the label; `labels` on the annotation are attributes too, which `attributes` outrank. train.json and val.json, if
+both are there, are the split, and other files are left out. Categories that no annotation uses need no entry in a
+mapping.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
         with data.refusing(where):
             raw = read_record(path)
             pictures, annotations, categories = (items(raw, key) for key in ("images", "annotations", "categories"))
-            names = {category.get("id"): category.get("name") for category in categories}
-            objects: dict[Any, list[RawObject]] = {picture.get("id"): [] for picture in pictures}
+            names = _names(categories)
+            objects: dict[Any, list[RawObject]] = {picture["id"]: [] for picture in pictures if _has_id(picture)}
             for number, annotation in enumerate(annotations, start=1):
                 named = f"{where}, annotation {annotation.get('id', f'number {number}')}"
                 with data.refusing(named):
@@ -43,6 +44,23 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 with data.refusing(named):
                     _add_picture(data, named, picture, folder, path.stem, given, objects)
     return data
+
+
+def _has_id(value: dict[str, Any], key: str = "id") -> bool:
+    return isinstance(value.get(key), int | str)
+
+
+def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
+    """Names of the categories by id; which annotations an odd or a double id spoils cannot be told, so all fail."""
+    for category in categories:
+        if not _has_id(category):
+            raise BadRecord("broken json", f"a category has the id {category.get('id')!r}, expected a number or text")
+    names = {category["id"]: category.get("name") for category in categories}
+    if len(names) < len(categories):
+        ids = [category["id"] for category in categories]
+        double = next(key for key in ids if ids.count(key) > 1)
+        raise BadRecord("broken json", f"two categories have the id {double!r}")
+    return names
 
 
 def _add_picture(
@@ -55,14 +73,14 @@ def _add_picture(
     objects: dict[Any, list[RawObject]],
 ) -> None:
     name = picture.get("file_name")
-    if not isinstance(name, str) or "id" not in picture:
-        raise BadRecord("broken json", "needs an id and a file_name")
+    if not isinstance(name, str) or not _has_id(picture):
+        raise BadRecord("broken json", "needs an id, a number or text, and a file_name")
     if picture["id"] not in objects:
         raise BadRecord("broken json", "another picture of this file has the same id")
     # by its name alone: what is linked into the folder, as DVC may do, is in it
     for place in (f"images/{split}", "images", "."):
         file_name = os.path.normpath(f"{place}/{name}").replace(os.sep, "/")
-        if not file_name.startswith(("/", "../")) and (folder / file_name).is_file():
+        if not file_name.startswith(("/", "../")) and os.path.isfile(folder / file_name):
             break
     else:
         raise BadRecord("missing picture", f"no picture {name!r} in images/{split}/, images/ or the raw folder itself")
@@ -80,13 +98,16 @@ def _add_object(
     vocabulary: Vocabulary,
 ) -> None:
     image, category, crowd = (annotation.get(key) for key in ("image_id", "category_id", "iscrowd"))
-    if image not in objects:
+    if not _has_id(annotation, "image_id") or image not in objects:
         raise BadRecord("broken json", f"no picture has id {image!r}")
-    if category not in names:
+    if not _has_id(annotation, "category_id") or category not in names:
         raise BadRecord("unknown label", f"no category has id {category!r}")
     if crowd not in (None, 0, 1):  # False and True count as 0 and 1, and some tools write them
         raise BadRecord("broken json", f"iscrowd is {crowd!r}, expected 0 or 1")
-    labels = vocabulary.labels(names[category], annotation.get("attributes", annotation.get("labels")))
+    attributes: dict[str, Any] = {}
+    for said in (annotation.get("labels"), annotation.get("attributes")):
+        attributes |= said if isinstance(said, dict) else {}
+    labels = vocabulary.labels(names[category], attributes)
     if labels is None:
         data.leave("objects that data.mapping says are none")
     else:
@@ -99,8 +120,10 @@ def _segmentation(value: Any) -> Segmentation:
     if not isinstance(value, dict):
         raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or RLE")
     try:
-        height, width = (int(side) for side in value["size"])
+        height, width = value["size"]
         counts = value["counts"] if isinstance(value["counts"], list) else _runs(value["counts"])
+        if not all(isinstance(number, int) for number in (height, width, *counts)):
+            raise ValueError("a size or a run is no whole number")
         if min(counts) < 0 or sum(counts) != height * width:
             raise ValueError(f"runs sum to {sum(counts)}, not to {height} x {width}")
         return rle({"size": [height, width], "counts": counts}, height, width)

@@ -100,7 +100,7 @@ def _polygon(shape: dict[str, Any]) -> list[float]:
     kind = shape.get("shape_type", "polygon")
     try:
         points = [(float(x), float(y)) for x, y in shape["points"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise BadRecord("geometry", f"points are {str(shape.get('points'))[:60]}, expected [[x, y], ...]") from None
     if kind == "rectangle" and len(points) == 2:
         (left, top), (right, bottom) = points
