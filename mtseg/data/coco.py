@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import DecompressionBombError
 from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 
@@ -19,6 +20,9 @@ from mtseg.errors import UserError
 from mtseg.files import read_json, write_json
 from mtseg.params import Task
 from mtseg.records import Image, Instance, Segmentation
+
+# what Pillow raises on a picture that it cannot or will not decode
+DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)
 
 
 def write(path: Path | str, images: Iterable[Image], tasks: Sequence[Task]) -> None:

@@ -26,11 +26,10 @@ from mtseg.data import coco, duplicates, labels, polygons
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
-from mtseg.params import Data, Task
+from mtseg.params import SLIMMEST, Data, Task
 from mtseg.records import Image, Instance
 
 SPLITS = ("train", "val")
-SHOWN = 20  # faults listed of one reason
 
 
 @dataclass
@@ -46,29 +45,35 @@ class Seen:
 
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     """Write `out`/{train,val}.json and report.json, and print a summary. Raises UserError."""
-    read = _format(data.format).read
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set it to your own raw folder")
     vocabulary = labels.vocabulary(tasks, data.mapping)
-    raw: RawData = read(data.raw, vocabulary)
+    raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
     images = _look_at_pictures(raw, data.raw)
     clipped = sum(_check_objects(raw, image) for image in images)
     if raw.faults and data.on_error == "error":
         raise _listed(raw.faults, data.raw)
     if not images:
-        raise UserError(f"{data.raw} (data.raw) holds no annotated picture in the format '{data.format}'")
+        told = f"{data.raw} (data.raw) holds no annotated picture in the format '{data.format}'"
+        raise UserError(told + _left_out(raw.faults))
 
-    tasks = coco.resolve(tasks, _classes(tasks, vocabulary, images))
+    classes = _classes(tasks, vocabulary, images)
+    if absent := [task for task, names in classes.items() if not names]:
+        told = f"task '{absent[0]}' has no example in the data: no object carries a label of it"
+        raise UserError(told + _left_out(raw.faults))
+    tasks = coco.resolve(tasks, classes)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     given = images[0].raw.split is not None
     splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
         groups = f"{len(images)} pictures, {similar.max() + 1} when near-identical ones count as one"
-        raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}")
+        mend = "make train/ and val/ folders, or raise data.split"
+        raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}; {mend}")
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
         converted[split].append(_labelled(image, number, tasks))
     report = {
+        "alike_classes": {task.name: _alike(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "clipped_objects": clipped,
         "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
@@ -83,15 +88,6 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
             coco.write(temporary / f"{name}.json", converted[name], tasks)
         write_json(temporary / "report.json", report)
     _print(report, data, out)
-
-
-def _format(name: str) -> Any:
-    """The module of a raw format. Raises UserError that lists those there are."""
-    folder = Path(__file__).parent / "formats"
-    known = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    if name not in known:
-        raise UserError(f"data.format: there is no format {name!r}; mtseg/data/formats has {', '.join(known)}")
-    return importlib.import_module(f"mtseg.data.formats.{name}")
 
 
 def _look_at_pictures(raw: RawData, folder: Path) -> list[Seen]:
@@ -121,10 +117,16 @@ def _look(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
     try:
         with Picture.open(path) as picture:
             width, height = picture.size
+            if picture.mode.startswith(("I", "F")):  # Pillow would clip it to white
+                told = f"{path.name} has the mode {picture.mode}, more than 8 bits a value: save it as 8-bit"
+                return BadRecord("bit depth", told)
+            if max(width, height) > SLIMMEST * min(width, height):
+                told = f"{path.name} is {width} x {height}, more than {SLIMMEST} times as long as wide: cut it up"
+                return BadRecord("size", told)
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             picture.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
             thumbnail = duplicates.thumbnail(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError, Picture.DecompressionBombError) as error:
+    except coco.DECODE_ERRORS as error:
         return BadRecord("broken picture", f"{path.name} does not decode: {error}")
     return (width, height, thumbnail) if turned else (height, width, thumbnail)
 
@@ -163,13 +165,11 @@ def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]
 def _classes(
     tasks: Sequence[Task], vocabulary: labels.Vocabulary, images: Sequence[Seen]
 ) -> dict[str, tuple[str, ...]]:
-    """Classes of every task: as listed, or as found, sorted. Raises UserError for a task without an example."""
+    """Classes of every task: as listed, or as found, sorted; none for a task without an example."""
     classes = {}
     for task in tasks:
         found = {item.labels[task.name] for image in images for item, _ in image.objects} - {None}
-        if not found:
-            raise UserError(f"task '{task.name}' has no example in the data: no object carries a label of it")
-        classes[task.name] = vocabulary.classes[task.name] or tuple(sorted(found))
+        classes[task.name] = (vocabulary.classes[task.name] or tuple(sorted(found))) if found else ()
     return classes
 
 
@@ -186,7 +186,8 @@ def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
 
 
 def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
-    """A split for each picture, drawn at random; near-identical pictures, of one number in `similar`, stay together."""
+    """A split for each picture, drawn at random; near-identical pictures, of one number in `similar`, stay together.
+    The smallest group of them goes to val where none fits the share."""
     room = max(1, round(share * len(similar)))
     sizes = np.bincount(similar)
     val = set()
@@ -194,6 +195,7 @@ def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
         if sizes[group] <= room:
             room -= sizes[group]
             val.add(group)
+    val = val or {int(sizes.argmin())}
     return ["val" if group in val else "train" for group in similar]
 
 
@@ -209,16 +211,25 @@ def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarr
     ]
 
 
+def _alike(classes: Sequence[str]) -> list[list[str]]:
+    """Classes that differ in capitals alone, a list for each group of them."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def _listed(faults: Sequence[Fault], folder: Path) -> UserError:
-    """One error with every fault, by reason; of many with one reason the first, and how many more."""
-    lines = []
-    for reason in sorted({fault.reason for fault in faults}):
-        alike = [f"{fault.where}: {fault.text}" for fault in faults if fault.reason == reason]
-        lines += alike[:SHOWN]
-        if len(alike) > SHOWN:
-            lines.append(f"... and {len(alike) - SHOWN} more: {reason}")
+    """One error with every fault, by reason."""
+    lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
     headline = f"{folder}: {len(faults)} bad records; mend them, or leave them out with data.on_error: skip"
     return UserError.many(headline, lines, shown=len(lines))
+
+
+def _left_out(faults: Sequence[Fault]) -> str:
+    """What was skipped, as the end of a line."""
+    counts = sorted(Counter(fault.reason for fault in faults).items())
+    return f" (left out: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
 
 
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:
@@ -230,6 +241,9 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         print(f"  not used, {reason}: {count}")
     if report["clipped_objects"]:
         print(f"  clipped at the picture's border: {report['clipped_objects']} objects")
+    for task, groups in report["alike_classes"].items():
+        for names in groups:
+            print(f"  warning: classes of task '{task}' differ in capitals alone: {', '.join(names)}")
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(

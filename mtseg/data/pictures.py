@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from mtseg.data.coco import DECODE_ERRORS
 from mtseg.errors import UserError
 from mtseg.records import Image
 
@@ -20,7 +21,7 @@ def read_picture(root: Path, image: Image) -> np.ndarray:
             pixels = np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on broken files
+    except DECODE_ERRORS as error:
         raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
     if pixels.shape[:2] != (image.height, image.width):
         raise UserError(

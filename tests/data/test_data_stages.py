@@ -60,8 +60,8 @@ def test_a_misspelt_key_stops_every_stage_before_any_work(change, capsys):
 @pytest.mark.parametrize(
     "key, value, told",
     [
-        ("data.format", "pascal", "there is no format 'pascal'"),
-        ("data.mapping", "absent.yaml", "absent.yaml (data.mapping) cannot be read"),
+        ("data.format", "pascal", "should be 'coco' or 'labelme', got 'pascal'"),
+        ("data.mapping", "recipes/mappings/absent.yaml", "absent.yaml (data.mapping) cannot be read"),
     ],
 )
 def test_what_params_point_to_has_to_be_there(change, capsys, key, value, told):
@@ -78,6 +78,6 @@ def test_an_interrupted_stage_leaves_the_old_output(change, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mtseg.data.shapes._light", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         run_stage(generate.main)
     assert sorted(Path("data").rglob("*")) == before

@@ -4,6 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from mtseg.data import coco
 from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
 from mtseg.records import Image
@@ -21,6 +22,18 @@ def test_pixels_are_rgb_and_turned_as_exif_says(tmp_path):
     assert pixels.shape == (20, 10, 3) and pixels.dtype == np.uint8
     PIL.Image.new("P", (20, 10)).save(tmp_path / "b.png")
     assert read_picture(tmp_path, Image(1, "b.png", height=10, width=20)).shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("error", coco.DECODE_ERRORS)
+def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch, error):
+    save(tmp_path / "a.png")
+
+    def broken(*_):
+        raise error("odd")
+
+    monkeypatch.setattr(PIL.ImageOps, "exif_transpose", broken)
+    with pytest.raises(UserError, match=r"a.png: the picture does not decode \(odd\)"):
+        read_picture(tmp_path, Image(1, "a.png", 10, 20))
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
