@@ -80,7 +80,7 @@ def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
 @COUNTS
 def test_f10_every_task_has_a_term_in_the_matching_cost(count):
     """Queries that differ in one task's logits alone: the one with the right label must win."""
-    tasks = make_tasks(count)
+    tasks = tuple(task.model_copy(update={"match_weight": 2.0 + t}) for t, task in enumerate(make_tasks(count)))
     for t, task in enumerate(tasks):
         targets = scene(tasks, [1])
         output = perfect(tasks, targets)

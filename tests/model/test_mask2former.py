@@ -64,6 +64,20 @@ def test_a_step_in_mixed_precision_is_finite(count):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+def test_mixed_precision_does_not_reach_costs_and_losses(monkeypatch):
+    tasks = make_tasks(2)
+    network = tiny.network(tasks).train()
+    batch = [tiny.example(tasks, 3)]
+    output = network.queries(batch)
+    monkeypatch.setattr(network, "queries", lambda _: output)
+    torch.manual_seed(0)
+    expected = network(batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(batch)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_a_network_without_losses_only_predicts():
     tasks = make_tasks(1)
     network = Mask2Former(tasks, tiny.params().model)
