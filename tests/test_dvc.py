@@ -39,9 +39,7 @@ stages:
 def repo(tmp_path_factory) -> Path:
     """A repository with params.yaml and the reading of it, and a stage that writes down what it was given."""
     repo = tmp_path_factory.mktemp("repo")
-    for name in ("__init__.py", "errors.py", "params.py"):
-        (repo / "mtseg").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "mtseg" / name, repo / "mtseg")
+    shutil.copytree(ROOT / "mtseg", repo / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, repo)
     (repo / "stages").mkdir()
