@@ -70,7 +70,7 @@ def read_json(path: Path | str, made_by: str | None = None) -> Any:
         raise UserError(f"{path} is missing{remedy and remedy + ' first'}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, expected a JSON file") from None
-    except ValueError as error:  # broken JSON, or bytes that are not text
+    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are not text, brackets without end
         raise UserError(f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}") from None
 
 
