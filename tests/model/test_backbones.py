@@ -12,6 +12,7 @@ import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from dvc.utils.hydra import apply_overrides
+from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import nn
 
@@ -167,6 +168,15 @@ def test_a_classifier_of_timm_fills_the_backbone_cut_from_it(name):
     places = {place: value for key, value in classifier.items() if (place := module.rename(key))}
     assert set(places) == set(network.backbone.state_dict())
     assert all(places[key].shape == value.shape for key, value in network.backbone.state_dict().items())
+
+
+def test_a_deeper_classifier_of_timm_does_not_fill_a_shallower_backbone(tmp_path):
+    path = tmp_path / "resnet34.safetensors"
+    save_file(timm.create_model("resnet34").state_dict(), path)
+    network = nn.Module()
+    network.backbone = backbones.build("timm/resnet18", freeze_norm=False)
+    with pytest.raises(UserError, match=r"'timm/resnet18'.*0 have another shape, 80 have no place \(layer1\.2\."):
+        initialise(network, str(path), backbone="timm/resnet18", tasks=())
 
 
 @every_backbone

@@ -51,6 +51,7 @@ class Timm:
             raise UserError(f"model.backbone: timm has no '{name}'" + (f"; it has {', '.join(close)}" if close else ""))
         self.body = self._create()
         self.keys = {f"body.{key}" for key in self.body.state_dict()}
+        self.parts = {_part(key) for key in self.keys}
         info = self.body.feature_info
         strides = info.reduction()
         if not set(LEVELS) <= set(strides):
@@ -87,6 +88,13 @@ class Timm:
         return network.train()
 
     def rename(self, key: str) -> str | None:
-        """From a key of timm's classifier; its head, and whatever lies behind the last level, stays out."""
+        """From a key of timm's classifier; its head, and whatever lies behind the last level, stays out: parts of which
+        the features hold nothing. What they lack of their own parts, as a deeper network has it, is not left out."""
         places = (f"body.{key}", "body." + re.sub(r"\.(\d+)\.", r"_\1.", key, count=1), f"body.model.{key}")
-        return next((place for place in places if place in self.keys), None)
+        own = [place for place in places if _part(place) in self.parts]
+        return next((place for place in own if place in self.keys), own[0] if own else None)
+
+
+def _part(place: str) -> str:
+    """The outermost module of a network of timm that a tensor belongs to."""
+    return re.match(r"body\.(model\.)?[^.]+", place)[0]
