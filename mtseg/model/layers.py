@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention; the mask [B, Q, S] (True: look here) is shared by the heads and never copied for each."""
+    """Multi-head attention; the mask [B, Q, S] (True: look here) is shared by the heads and never copied for each.
+    Weights start in the range of `nn.MultiheadAttention`'s, whose query, key and value are one matrix [3C, C]."""
 
     def __init__(self, dim: int, *, heads: int):
         super().__init__()
@@ -23,7 +24,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         for projection in (self.query, self.key, self.value, self.out):
-            nn.init.xavier_uniform_(projection.weight)
+            nn.init.xavier_uniform_(projection.weight, gain=1 if projection is self.out else 0.5**0.5)
             nn.init.zeros_(projection.bias)
 
     def forward(self, q_BQC: Tensor, k_BSC: Tensor, v_BSC: Tensor, mask_BQS: Tensor | None = None) -> Tensor:

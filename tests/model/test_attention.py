@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -78,6 +79,19 @@ def test_a_hidden_pixel_changes_nothing():
     changed[:, 1] += 1
     before, after = attention(query, memory, memory, mask)[0], attention(query, changed, changed, mask)[0]
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1], atol=1e-3)
+
+
+def test_attention_starts_in_the_range_of_the_official_one():
+    """There xavier is drawn over every matrix of nn.MultiheadAttention, query, key and value being one [3C, C]."""
+    torch.manual_seed(0)
+    ours, official = Attention(64, heads=2), nn.MultiheadAttention(64, 2)
+    for parameter in official.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    expected = (*official.in_proj_weight.chunk(3), official.out_proj.weight)
+    for projection, weight in zip((ours.query, ours.key, ours.value, ours.out), expected, strict=True):
+        assert projection.weight.abs().max().item() == pytest.approx(weight.abs().max().item(), rel=0.01)
+    assert not any(projection.bias.any() for projection in (ours.query, ours.key, ours.value, ours.out))
 
 
 def test_uncertain_points_of_a_disc_lie_near_its_edge():
