@@ -161,7 +161,7 @@ class Solver(Section):
     reference_batch: Count
     ims_per_batch: Count
     accumulate: Count
-    max_iter: Count
+    max_iter: Annotated[Whole, Field(ge=0)]
     schedule: Literal["cosine", "steps"]
     steps: tuple[Share, ...]
     warmup: Annotated[Whole, Field(ge=0)]
@@ -174,7 +174,7 @@ class Solver(Section):
 
     def _wrong(self) -> Iterator[str]:
         drops = [round(share * self.max_iter) for share in self.steps]
-        if self.schedule == "steps" and any(a >= b for a, b in pairwise([0, *drops, self.max_iter])):
+        if self.schedule == "steps" and self.max_iter and any(a >= b for a, b in pairwise([0, *drops, self.max_iter])):
             yield f"steps of {self.max_iter} iterations are {drops}, which must ascend strictly between 0 and max_iter"
 
     @property

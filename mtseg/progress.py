@@ -51,7 +51,8 @@ class Curves:
         """`train.tsv` and `val.tsv`."""
         for name, rows in (("train", self.train), ("val", self.val)):
             with replace_file(folder / f"{name}.tsv") as path:
-                pd.DataFrame(rows).to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+                table = pd.DataFrame(rows, columns=None if rows else ["step", "lr", "loss"])
+                table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
 
 
 class Progress:

@@ -143,7 +143,7 @@ class Run:
     @property
     def validation_is_due(self) -> bool:
         """At this step, and not done yet: an interrupted training may resume right before it."""
-        if not self.step or self.curves.val and self.curves.val[-1]["step"] == self.step:
+        if (self.curves.val and self.curves.val[-1]["step"] == self.step) or (not self.step and self.solver.max_iter):
             return False
         return self.step % self.solver.eval_period == 0 or self.step == self.solver.max_iter
 
@@ -204,7 +204,10 @@ class Run:
             self._save_weights(folder / "last.safetensors")
         self.curves.write(outputs.curves)
         best = {name: self.best[name] for name in ("step", "segm_AP", "joint_AP")}
-        write_json(outputs.metrics, {"best": best, "last": {"loss": round(self.curves.train[-1]["loss"], 4)}})
+        figures = {"best": best}
+        if self.curves.train:  # not when no step was asked for
+            figures["last"] = {"loss": round(self.curves.train[-1]["loss"], 4)}
+        write_json(outputs.metrics, figures)
         for path in sorted(self.work.iterdir()):
             path.unlink()
         self.work.rmdir()
@@ -237,7 +240,7 @@ def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
 
 def schedule(solver: Solver) -> ParamScheduler:
     """Share of training done -> factor of the lr."""
-    if solver.schedule == "cosine":
+    if solver.schedule == "cosine" or not solver.max_iter:
         return CosineParamScheduler(1.0, 0.0)
     values = [0.1**i for i in range(len(solver.steps) + 1)]
     milestones = [round(share * solver.max_iter) for share in solver.steps]

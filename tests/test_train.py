@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from mtseg.errors import UserError
 from mtseg.files import read_json, write_json
 from mtseg.model import weights
 from mtseg.predict import load_model, predict
+from mtseg.report import curves
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -115,6 +117,27 @@ def test_a_killed_training_resumes_at_its_last_validation_and_other_params_start
     assert "resumed" not in capsys.readouterr().out
     run(data, tmp_path / "a", monkeypatch)
     assert "resumed at step 4 of 6" in capsys.readouterr().out
+
+
+def test_no_step_at_all_keeps_and_scores_the_weights_that_were_given(data, tmp_path, monkeypatch):
+    run(data, tmp_path / "a", monkeypatch)
+    given, trained = tmp_path / "given.safetensors", tmp_path / "a/models/last.safetensors"
+    given.write_bytes(trained.read_bytes())
+    changed = tiny.params(model={"weights": str(given)})
+    monkeypatch.setattr(tiny, "params", lambda solver: with_solver(changed, solver))
+    for schedule in ("cosine", "steps"):
+        run(data, tmp_path / schedule, monkeypatch, max_iter=0, schedule=schedule)
+        before, after = (weights.load(path)[0] for path in (trained, tmp_path / schedule / "models/best.safetensors"))
+        counters = {name for name in before if name.endswith("num_batches_tracked")}
+        assert all(torch.equal(after[name], before[name]) for name in before.keys() - counters)
+        assert read_json(tmp_path / schedule / "train.json")["best"]["step"] == 0
+        tables = [pd.read_csv(tmp_path / schedule / "plots" / name, sep="\t") for name in ("train.tsv", "val.tsv")]
+        assert [len(table) for table in tables] == [0, 1]
+        assert curves.svg(*tables)
+
+
+def with_solver(params, solver):
+    return params.model_copy(update={"solver": params.solver.model_copy(update=solver)})
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_loss_and_pictures(data, tmp_path, monkeypatch):
