@@ -36,6 +36,11 @@ from mtseg.progress import Curves, Progress
 from mtseg.records import Image
 from mtseg.scoring import scores
 
+NO_DECAY = {  # beside norms: part of the network -> names of its parameters
+    "backbone": ("relative_position_bias_table",),
+    "decoder": ("query_feature", "query_position", "level_embed"),
+}
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -226,13 +231,21 @@ class Run:
 
 
 def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
-    """AdamW; no weight decay for norms and learnt embeddings; the backbone at `backbone_multiplier` of the lr."""
-    embeddings = ("query_feature", "query_position", "level_embed")
-    groups = get_default_optimizer_params(
-        network, base_lr=solver.lr, weight_decay=solver.weight_decay, weight_decay_norm=0.0,
-        lr_factor_func=lambda name: solver.backbone_multiplier if name.startswith("backbone.") else 1.0,
-        overrides={name: {"weight_decay": 0.0} for name in embeddings},
-    )  # fmt: skip
+    """AdamW; the backbone at `backbone_multiplier` of the lr. Weight decay as in the official code: none for norms, the
+    decoder's embeddings and Swin's position biases; the pixel decoder's level embedding has it.
+
+    The head of a task of loss weight 0 stops requiring gradients: it would decay, and its zeros would still change the
+    last bits of the norm that gradients are clipped by.
+    """
+    for task in network.tasks:
+        network.decoder.heads[f"head_{task.name}"].requires_grad_(task.loss_weight > 0)
+    factors = {"backbone": solver.backbone_multiplier}
+    groups = []
+    for name, part in network.named_children():
+        groups += get_default_optimizer_params(
+            part, base_lr=solver.lr * factors.get(name, 1.0), weight_decay=solver.weight_decay, weight_decay_norm=0.0,
+            overrides={parameter: {"weight_decay": 0.0} for parameter in NO_DECAY.get(name, ())},
+        )  # fmt: skip
     for group in groups:
         group["initial_lr"] = group["lr"]
     return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay)

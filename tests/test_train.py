@@ -9,6 +9,7 @@ import signal
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from mtseg import preflight, train
 from mtseg.data import convert, manifest, shapes
@@ -177,8 +178,47 @@ def test_f6_the_optimiser_gets_that_lr_and_the_backbone_its_share():
         for parameter in group["params"]:
             name = names[id(parameter)]
             assert group["lr"] == pytest.approx(2e-5 if name.startswith("backbone.") else 2e-4)
-            plain = "norm" in name or name.rpartition(".")[2] in ("query_feature", "query_position", "level_embed")
-            assert not plain or group["weight_decay"] == 0
+
+
+def test_weight_decay_is_where_the_official_code_has_it():
+    """Its decoder's embeddings are nn.Embedding, without; its pixel decoder's level embedding is a plain parameter."""
+    network = tiny.network(make_tasks(2), model={"backbone": "swin_t"})
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = train.optimizer(network, tiny.params(solver={"weight_decay": 0.05}).solver).param_groups
+    decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay.keys() == set(names.values())
+    norms = {name for name, module in network.named_modules() if isinstance(module, (nn.LayerNorm, nn.GroupNorm))}
+    without = {name for name in decay if name.rpartition(".")[0] in norms}
+    without |= {name for name in decay if name.endswith("relative_position_bias_table")}
+    without |= {"decoder.query_feature", "decoder.query_position", "decoder.level_embed"}
+    assert {name for name, value in decay.items() if value == 0} == without
+    assert {value for name, value in decay.items() if name not in without} == {0.05}
+    assert decay["pixel_decoder.level_embed"] == 0.05
+
+
+def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
+    """Not through the norm that gradients are clipped by, either."""
+    tasks = make_tasks(3)
+    muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+
+    def trained(tasks):
+        given = tiny.params(solver={"clip": 0.01})
+        network = tiny.network(tasks)
+        start = {name: value.clone() for name, value in network.state_dict().items()}
+        step = train.Run(network, given.solver, work=tmp_path / "none", description={})
+        for seed in range(2):
+            batch = [tiny.example(make_tasks(3), 3, seed=seed), tiny.example(make_tasks(3), 2, seed=seed + 5)]
+            for picture in batch:
+                picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+            torch.manual_seed(seed)
+            step.train_step([batch])
+        return start, network.state_dict()
+
+    (_, without), (start, with_muted) = trained(tasks[:2]), trained((*tasks[:2], muted))
+    own = with_muted.keys() - without.keys()
+    assert own == {f"decoder.heads.head_{muted.name}.{name}" for name in ("weight", "bias")}
+    assert all(torch.equal(with_muted[name], value) for name, value in without.items())
+    assert all(torch.equal(with_muted[name], start[name]) for name in own), "not trained, so not decayed"
 
 
 @pytest.mark.parametrize("kind", ["cosine", "steps"])
