@@ -34,20 +34,19 @@ NETWORKS = {
     "coco_r50": ("resnet50", PAPER, 12544),
     "coco_swin_t": ("swin_t", PAPER, 12544),
 }
+SETTING = ("NETWORK", "SIDE", "PICTURES", "OBJECTS", "RECOMPUTE")
 RECOMPUTE = ("none", "backbone", "pixel_decoder", "both")
-INSTANCES = 8  # a picture
 BUDGETS = (8, 16, 24)  # GiB of a GPU
 PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc hands every freed tensor back at once: no gaps are counted
 RESERVE = 1.0  # GiB: the CUDA context, workspaces of its libraries, fragmentation
-# network, side, pictures, recompute
-QUICK = [("default", 128, 8, "none"), ("coco_r50", 256, 1, "none"), ("coco_r50", 256, 1, "both")]
+QUICK = [("default", 128, 8, 8, "none"), ("coco_r50", 256, 1, 8, "none"), ("coco_r50", 256, 1, 8, "both")]
 WHOLE = [
-    *(("default", 128, pictures, "none") for pictures in (1, 8)),
-    *(("mobilenetv3_large", 256, pictures, "none") for pictures in (1, 4)),
-    ("coco_r50", 256, 1, "none"),
-    ("coco_r50", 256, 4, "none"),
-    *(("coco_r50", 512, 1, recompute) for recompute in RECOMPUTE),
-    *(("coco_swin_t", 512, 1, recompute) for recompute in ("none", "both")),
+    *(("default", 128, pictures, 8, "none") for pictures in (1, 8)),
+    *(("mobilenetv3_large", 256, pictures, 8, "none") for pictures in (1, 4)),
+    *(("coco_r50", side, 1, 60, "none") for side in (256, 512)),
+    *(("coco_r50", 256, pictures, 8, "none") for pictures in (1, 4)),
+    *(("coco_r50", 512, 1, 8, recompute) for recompute in RECOMPUTE),
+    *(("coco_swin_t", 512, 1, 8, recompute) for recompute in ("none", "both")),
 ]
 
 
@@ -56,7 +55,7 @@ def status(key: str) -> int:
     return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
 
 
-def measure(name: str, side: int, pictures: int, recompute: str) -> tuple[int, int]:
+def measure(name: str, side: int, pictures: int, objects: int, recompute: str) -> tuple[int, int]:
     """Peak of two steps, and of that what stays whatever the pictures (weights and AdamW's moments; the gradients grow
     as the activations go), in bytes. Once a process: a peak never falls."""
     backbone, model, points = NETWORKS[name]
@@ -68,9 +67,9 @@ def measure(name: str, side: int, pictures: int, recompute: str) -> tuple[int, i
         loss=PARAMS.loss.model_copy(update={"num_points": points}),
     ).train()  # fmt: skip
     adam = optimizer(network, PARAMS.solver)
-    masks = torch.zeros(INSTANCES, side, side, dtype=torch.bool)
+    masks = torch.zeros(objects, side, side, dtype=torch.bool)
     masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
-    target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=torch.zeros(INSTANCES, 1, dtype=torch.long))
+    target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=torch.zeros(objects, 1, dtype=torch.long))
     batch = [{"image": torch.zeros(3, side, side, dtype=torch.uint8), "instances": target}] * pictures
     for _ in range(2):  # the second has the optimiser's moments beside it
         sum(network(batch).values()).backward()
@@ -90,31 +89,31 @@ def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three settings")
-    parser.add_argument("--one", nargs=4, metavar=("NETWORK", "SIDE", "PICTURES", "RECOMPUTE"), help="one, in bytes")
+    parser.add_argument("--one", nargs=5, metavar=SETTING, help="one, in bytes")
     arguments = parser.parse_args()
     if arguments.one:
-        name, side, pictures, recompute = arguments.one
-        print(*measure(name, int(side), int(pictures), recompute))
+        name, *counts, recompute = arguments.one
+        print(*measure(name, *map(int, counts), recompute))
         return
     peaks: dict[tuple, int] = {}
     single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one picture
-    print(f"{'network':<20}{'side':>6}{'pictures':>10}  {'recompute':<15}{'peak MiB':>10}{'stays MiB':>11}")
+    print(f"{'network':<20}{'side':>6}{'pictures':>10}{'objects':>9}  {'recompute':<15}{'peak':>10}{'stays':>7} MiB")
     for setting in QUICK if arguments.quick else WHOLE:
         command = [sys.executable, "-m", "benchmarks.memory", "--one", *map(str, setting)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | PROMPT)
         peaks[setting], stays = map(int, done.stdout.split())
-        name, side, pictures, recompute = setting
-        row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>11.0f}"
-        print(f"{name:<20}{side:>6}{pictures:>10}  {recompute:<15}{row}", flush=True)
-        if pictures == 1:
+        name, side, pictures, objects, recompute = setting
+        row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>7.0f}"
+        print(f"{name:<20}{side:>6}{pictures:>10}{objects:>9}  {recompute:<15}{row}", flush=True)
+        if (pictures, objects) == (1, 8):
             single[name, recompute] = (peaks[setting], stays, side)
     print(f"\nestimated: pictures in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
     for (name, recompute), (peak, stays, side) in single.items():
         for wanted in (size for size in (512, 1024) if size <= 2 * side):  # further it would be a guess
             counts = [fitting(peak, stays, side=side, wanted=wanted, budget=budget) for budget in BUDGETS]
-            print(f"{name:<20}{wanted:>6}{'':>10}  {recompute:<15}" + "".join(f"{count:>6}" for count in counts))
-    side = max(side for name, side, _, _ in peaks if name == "coco_r50")
-    share = peaks["coco_r50", side, 1, "both"] / peaks["coco_r50", side, 1, "none"]
+            print(f"{name:<20}{wanted:>6}{'':>19}  {recompute:<15}" + "".join(f"{count:>6}" for count in counts))
+    side = max(side for name, side, *_ in peaks if name == "coco_r50")
+    share = peaks["coco_r50", side, 1, 8, "both"] / peaks["coco_r50", side, 1, 8, "none"]
     print(f"coco_r50 at {side}, both recomputed: {share:.0%} of the peak without")
 
 

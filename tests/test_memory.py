@@ -9,9 +9,9 @@ from benchmarks.memory import BUDGETS, NETWORKS, RESERVE, fitting
 
 PAGE = (Path(__file__).parents[1] / "docs" / "memory.md").read_text(encoding="utf-8")
 MEASURED = {
-    (name, int(side), int(pictures), recompute): (int(peak), int(stays))
-    for name, side, pictures, recompute, peak, stays in re.findall(
-        r"^\| (\w+) \| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \|$", PAGE, re.M
+    (name, int(side), int(pictures), int(objects), recompute): (int(peak), int(stays))
+    for name, side, pictures, objects, recompute, peak, stays in re.findall(
+        r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \|$", PAGE, re.M
     )
 }
 ESTIMATED = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, re.M)
@@ -26,18 +26,27 @@ def test_both_tables_are_there_and_the_second_is_called_an_estimate():
 @pytest.mark.parametrize("row", ESTIMATED, ids=" ".join)
 def test_every_estimate_follows_from_the_largest_measurement_of_one_picture(row):
     name, wanted, recompute, *counts = row
-    sides = [side for n, side, pictures, r in MEASURED if (n, pictures, r) == (name, 1, recompute)]
-    peak, stays = (2**20 * value for value in MEASURED[name, max(sides), 1, recompute])
+    sides = [side for n, side, *rest in MEASURED if (n, *rest) == (name, 1, 8, recompute)]
+    peak, stays = (2**20 * value for value in MEASURED[name, max(sides), 1, 8, recompute])
     found = [fitting(peak, stays, side=max(sides), wanted=int(wanted), budget=budget) for budget in BUDGETS]
     assert [str(count) for count in found] == counts
 
 
 def test_memory_grows_with_the_pictures_and_no_faster_than_the_pixels():
-    """So the estimate for larger pictures errs on the safe side."""
-    one, four, large = (MEASURED["coco_r50", *key, "none"] for key in ((256, 1), (256, 4), (512, 1)))
+    """So the estimate for larger pictures errs on the safe side, with as many objects."""
+    one, four, large = (MEASURED["coco_r50", *key, 8, "none"] for key in ((256, 1), (256, 4), (512, 1)))
     each, together, wide = (peak - stays for peak, stays in (one, four, large))
     assert together == pytest.approx(4 * each, rel=0.15)
     assert 2 * each < wide <= 4 * each
+
+
+def test_memory_grows_with_the_objects_as_the_page_says():
+    few, many = ({side: MEASURED["coco_r50", side, 1, count, "none"] for side in (256, 512)} for count in (8, 60))
+    for side in (256, 512):
+        assert 8 <= (many[side][0] - few[side][0]) / (60 - 8) <= 9.1
+    (peak, stays), (peak_of_many, _) = few[512], many[512]
+    text = " ".join(PAGE.split())
+    assert f"{(peak_of_many - stays) / (peak - stays):.1f} times as much at 512" in text and "with 8 objects" in text
 
 
 def test_less_fits_where_more_is_needed():
