@@ -30,7 +30,7 @@ def read(path: Path | str) -> dict[str, Tensor]:
         raise UserError(f"model.weights: '{path}' is not imagenet, null, or a .safetensors, .pth, .pt or .pkl file")
     try:
         with path.open("rb") as file:
-            state = readers[path.suffix](file)
+            state = _tensors(readers[path.suffix](file))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file of weights") from None
     except IsADirectoryError:
@@ -39,14 +39,21 @@ def read(path: Path | str) -> dict[str, Tensor]:
         if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(f"{path} is refused: it wants to call {called[1]}; only tensors are ever read") from None
         raise UserError(f"{path} is refused: it is broken, or holds more than tensors") from None
+    if state is None:
+        raise UserError(f"{path}: expected a state dict (names and tensors), found something else")
+    return state
+
+
+def _tensors(state: Any) -> dict[str, Tensor] | None:
+    """The state dict in what a file held. Its mappings may be made to raise on any use."""
     for entry in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(entry), Mapping):
             state = state[entry]
-    if isinstance(state, Mapping) and all(isinstance(key, str) for key in state):
-        state = {key: value.tensor if isinstance(value, _Array) else value for key, value in state.items()}
-        if state and all(isinstance(value, Tensor) for value in state.values()):
-            return state
-    raise UserError(f"{path}: expected a state dict (names and tensors), found something else")
+    if not isinstance(state, Mapping):
+        return None
+    state = {key: value.tensor if isinstance(value, _Array) else value for key, value in dict(state).items()}
+    fine = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    return state if state and fine else None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -62,6 +69,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _torch(file: BinaryIO) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _storage(data: bytes) -> Any:
+    """As torch.storage._load_from_bytes, which unpickles anything."""
+    storage = _torch(io.BytesIO(data))
+    if not isinstance(storage, torch.TypedStorage | torch.UntypedStorage):  # a function of torch, to be changed
+        raise pickle.UnpicklingError("expected a storage")
+    return storage
 
 
 def _pickle(file: BinaryIO) -> Any:
@@ -96,6 +111,21 @@ class _Array:
         return self
 
 
+class _Function:
+    """A function that a pickle may call, and not change: it can set attributes of whatever it is given by name."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[..., Any]):
+        self.call = call
+
+    def __call__(self, *values: Any) -> Any:
+        return self.call(*values)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function has no state")
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Each name that a pickle may ask for, with what it gets: harmless itself, or a harmless stand-in."""
 
@@ -104,11 +134,11 @@ class _ArraysOnly(pickle.Unpickler):
         "numpy.ndarray": None,  # named as a kind of array, never called
         "numpy.dtype": _Kind,
         "numpy.core.multiarray._reconstruct": _Array,
-        "numpy.core.numeric._frombuffer": lambda *state: _Array().fill(*state),
-        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        "torch.storage._load_from_bytes": lambda data: _torch(io.BytesIO(data)),  # theirs unpickles anything
-        "_codecs.encode": lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
+        "numpy.core.numeric._frombuffer": _Function(lambda *state: _Array().fill(*state)),
+        "torch._utils._rebuild_tensor_v2": _Function(torch._utils._rebuild_tensor_v2),
+        "torch._utils._rebuild_parameter": _Function(lambda tensor, *_: tensor),
+        "torch.storage._load_from_bytes": _Function(_storage),
+        "_codecs.encode": _Function(lambda text, _: text.encode("latin1")),  # how Python 3 writes bytes for Python 2
     }
 
     def find_class(self, module: str, name: str) -> Any:

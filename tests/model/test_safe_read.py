@@ -47,6 +47,40 @@ def test_a_hostile_pkl_is_refused_and_runs_nothing(hostile, protocol, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def pickled(*pieces):
+    """A pickle of opcodes; what stands between them is bytes as they are, or pickled."""
+    return b"\x80\x03" + b"".join(x if isinstance(x, bytes) else pickle.dumps(x, 3)[2:-1] for x in pieces)
+
+
+@pytest.mark.parametrize("attributes", [{"__defaults__": (1,), "mark": 1}, (None, {"__defaults__": (1,), "mark": 1})])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"])
+def test_a_pkl_that_is_refused_has_changed_no_function(name, nested, attributes, tmp_path, monkeypatch):
+    """BUILD sets attributes of whatever stands before it; so does it on a function that comes out of inner bytes."""
+    function = getattr(torch._utils, name.rsplit(".", 1)[1])
+    monkeypatch.setattr(function, "__defaults__", function.__defaults__)  # put back should this test fail
+    before = function.__defaults__, dict(vars(function))
+    if nested:
+        torch.save(function, tmp_path / "inner.pth", _use_new_zipfile_serialization=False)
+        inner = (tmp_path / "inner.pth").read_bytes()
+        named = pickled(b"ctorch.storage\n_load_from_bytes\n", (inner,), b"R")[2:]
+    else:
+        named = f"c{name.replace('._rebuild', chr(10) + '_rebuild')}\n".encode()
+    (tmp_path / "weights.pkl").write_bytes(pickled(named, attributes, b"b."))
+    with pytest.raises(UserError, match="weights.pkl is refused"):
+        read(tmp_path / "weights.pkl")
+    assert (function.__defaults__, vars(function)) == before
+
+
+@pytest.mark.parametrize("hidden", ["get", "keys"])
+def test_a_mapping_made_to_raise_gives_one_line(hidden, tmp_path):
+    """An OrderedDict may have attributes of its own, which hide its methods."""
+    odd = pickled(b"ccollections\nOrderedDict\n)R", "w", 1, b"s", {hidden: "text"}, b"b.")
+    (tmp_path / "odd.pkl").write_bytes(odd)
+    with pytest.raises(UserError, match="odd.pkl is refused"):
+        read(tmp_path / "odd.pkl")
+
+
 @pytest.mark.parametrize(
     "what",
     [eval, np.load, np.array(["text"]), np.array([{}], dtype=object), torch.nn.Linear(1, 1), pickle.loads, np.ndarray],
