@@ -139,6 +139,8 @@ class Model(Section):
             yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
         if self.recompute in ("backbone", "both") and not self.freeze_norm:
             yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every picture twice"
+        if Path(os.path.abspath(self.weights or "")).is_relative_to(os.path.abspath("models")):
+            yield f"weights {self.weights} is in models, which is emptied before training: copy it elsewhere first"
 
 
 class Input(Section):
@@ -241,8 +243,7 @@ class Params(Section):
             yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
         if self.data.raw == Path():
             yield "data.raw should name a folder"
-        mapping = self.data.mapping
-        if mapping is not None and not Path(os.path.normpath(mapping)).is_relative_to("recipes/mappings"):
+        if (mapping := self.data.mapping) and not Path(os.path.normpath(mapping)).is_relative_to("recipes/mappings"):
             yield f"data.mapping: {mapping} is not in recipes/mappings, the folder on which convert depends"
 
 
