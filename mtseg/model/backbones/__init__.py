@@ -7,6 +7,7 @@ A backbone's file holds
   build()                a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
                          ceil(H / stride), ceil(W / stride)]};
   rename(key)            from a foreign key (timm, torchvision...) to this network's, or None: left out on purpose;
+  check(state)           only where foreign tensors of the same shapes may mean something else: raises UserError;
   FRESH                  only where it has layers that no classifier has: the prefixes of their keys;
   imagenet()             only where an installed package carries ImageNet weights: the file they are in.
 """

@@ -5,15 +5,22 @@ the 3x3 convolution, RGB pixels. (detectron2's own R-50.pkl is MSRA's: stride in
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+import torch
 from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicStem
+from torch import Tensor
 
 from mtseg.errors import UserError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+MSRA = (
+    "model.weights: {} is of MSRA's ResNet, stride in the 1x1 convolution, BGR pixels: another network; "
+    "detectron2 has torchvision's too, from which FAIR's Mask2Former starts: torchvision/R-50.pkl"
+)
 CHANNELS = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
 
 
@@ -30,10 +37,7 @@ def rename(key: str) -> str | None:
     """From a key of torchvision's or timm's classifier, whose last layer is left out. Raises UserError for MSRA's: its
     tensors have the same shapes, and would mean something else here."""
     if "_branch2" in key:
-        raise UserError(
-            f"model.weights: '{key}' is of MSRA's ResNet, stride in the 1x1 convolution, BGR pixels: another network; "
-            "detectron2 has torchvision's too, from which FAIR's Mask2Former starts: torchvision/R-50.pkl"
-        )
+        raise UserError(MSRA.format(f"'{key}'"))
     if key.startswith(("fc.", "stem.fc.")):  # the latter is how FAIR's conversion script calls it
         return None
     key = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", key)
@@ -41,3 +45,14 @@ def rename(key: str) -> str | None:
     key = re.sub(r"\.downsample\.0\.", ".shortcut.", key)
     key = re.sub(r"\.downsample\.1\.", ".shortcut.norm.", key)
     return re.sub(r"\.bn([1-3])\.", r".conv\1.norm.", key)
+
+
+def check(state: Mapping[str, Tensor]) -> None:
+    """Raises UserError for a detector that was trained from MSRA's: its frozen norms are folded into scale and shift,
+    which leaves the statistics at what they begin with."""
+    means, variances = (
+        [value.flatten() for key, value in state.items() if key.endswith(name)]
+        for name in ("running_mean", "running_var")
+    )
+    if means and variances and not torch.cat(means).any() and torch.cat(variances).unique().numel() == 1:
+        raise UserError(MSRA.format("a backbone whose norms have no statistics of their own"))

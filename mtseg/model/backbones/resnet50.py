@@ -2,9 +2,9 @@
 
 from detectron2.modeling import Backbone
 
-from mtseg.model.backbones._resnet import CHANNELS, PIXEL_MEAN, PIXEL_STD, STRIDES, rename, resnet
+from mtseg.model.backbones._resnet import CHANNELS, PIXEL_MEAN, PIXEL_STD, STRIDES, check, rename, resnet
 
-__all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "rename"]
+__all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "check", "rename"]
 
 
 def build() -> Backbone:

@@ -5,7 +5,8 @@ A layout's file holds
   convert(state)  the same tensors under this project's keys, as they stand in `Mask2Former.state_dict()`: fused
                   projections split, the backbone's keys below `backbone.` (what the backbone's own `rename` knows may
                   stay as it is), and the one head of a network that knows no tasks as `decoder.heads.main.weight`
-                  and `.bias`, its last row no-object. What it does not know keeps its key, and is reported as unused.
+                  and `.bias`, whose rows mean what `meaning` says. What it does not know keeps its key, and is
+                  reported as unused.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 MAIN_HEAD = "decoder.heads.main."
+COCO = tuple(category["name"] for category in COCO_CATEGORIES if category["isthing"])  # in order of their ids
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -26,3 +29,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         if layout.matches(state):
             return layout.convert(state)
     return None
+
+
+def meaning(rows: int) -> list[str | None]:
+    """What the rows of a main head mean, in a file that does not say so: COCO's 80 classes if it has as many, in the
+    order of the published networks; else what no class is called. The last is no-object, None."""
+    return [*(COCO if rows == len(COCO) + 1 else [""] * (rows - 1)), None]

@@ -2,7 +2,8 @@
 decoder: `MSDeformAttnPixelDecoder`, `MultiScaleMaskedTransformerDecoder`.
 
 What differs there: attention fuses its three input projections; projections are listed coarse level first; each
-kind of a decoder layer's blocks has a list of its own; queries were called `static_query` in the published files.
+kind of a decoder layer's blocks has a list of its own; queries were called `static_query` in the published files, and
+in the oldest (version 1, see `MaskFormerHead._load_from_state_dict`) the pixel decoder's keys had no prefix.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 LEVELS = ("res5", "res4", "res3")
 
 NAMES = {
+    r"(?!pixel_decoder\.|predictor\.)": "pixel_decoder.",
     r"pixel_decoder\.input_proj\.([012])\.": lambda found: f"pixel_decoder.project.{LEVELS[int(found[1])]}.",
     r"pixel_decoder\.transformer\.(encoder\.)?": "pixel_decoder.",
     r"(pixel_decoder\.layers\.\d+)\.self_attn\.sampling_offsets\.": r"\1.attention.offset.",
