@@ -1,7 +1,7 @@
 """Parity with an independent implementation: Hugging Face transformers' `Mask2FormerForUniversalSegmentation`.
 
-    python -m benchmarks.parity            # a tiny network, and the published one at 512 x 384: 2 min on two busy cores
-    python -m benchmarks.parity --quick    # the same networks, the large one at 128 x 96: 16 s
+    python -m benchmarks.parity            # tiny networks with ResNet-50 and Swin-T, and the published one at 512 x 384
+    python -m benchmarks.parity --quick    # the same networks, the large one at 128 x 96: 20 to 40 s on two cores
 
 Random weights are copied from the reference into ours; both see the same pictures and ground truth. Prints the
 largest absolute difference of every group of tensors, the worst last; exits 1 when one is above TOLERANCE, which a
@@ -13,7 +13,8 @@ Some of the model's steps are not continuous, and there rounding alone decides.
 - On which side of 0 a pixel of an attention mask lies: our decoder is given the reference's masks, and the row
   "attention masks" says how far from 0 the logits lie in which its own masks differ.
 - On which side of its kink a ReLU or a bilinear sample lies, which changes a gradient by more than TOLERANCE and
-  nothing else: gradients are compared in float64, where none of some million units comes that close.
+  nothing else: gradients are held to TOLERANCE in float64 alone, where none of some million units comes that close.
+  Those in float32 are shown, as "seen".
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from benchmarks.reference import (
     SMALL,
     TASK,
     TINY,
+    TINY_SWIN,
     Setting,
     copy_of,
-    is_double,
     pictures,
     precision,
     reference,
@@ -69,12 +70,16 @@ class Difference:
     magnitude: float
 
     @property
+    def held(self) -> bool:
+        return self.what != "gradients" or self.dtype == torch.float64
+
+    @property
     def passes(self) -> bool:
-        return self.absolute <= TOLERANCE
+        return not self.held or self.absolute <= TOLERANCE
 
 
 def compare(setting: Setting, dtype: torch.dtype) -> list[Difference]:
-    """All that can be seen of both networks' forward passes and, in float64, of the backward ones."""
+    """All that can be seen of both networks' forward and backward passes."""
     with precision(dtype):
         theirs = reference(setting)
         ours = copy_of(theirs, setting)
@@ -132,7 +137,7 @@ def run_theirs(
         "matching": {place: torch.stack(pair) for place, pair in zip(places, sum(pairs, []), strict=True)},
         "uncertain points": {"points": points},
         "losses": {_loss_name(name, last=len(layers) - 1): value for name, value in losses.items()},
-        **({"gradients": renamed(gradients(network, losses))} if is_double() else {}),
+        "gradients": renamed(gradients(network, losses)),
     }, attention
 
 
@@ -193,7 +198,7 @@ def run_ours(network: Mask2Former, batch: list[dict[str, Any]], attention: list[
         "matching": pairs,
         "uncertain points": {"points": points},
         "losses": losses,
-        **({"gradients": gradients(network, losses)} if is_double() else {}),
+        "gradients": gradients(network, losses),
     }
 
 
@@ -223,15 +228,20 @@ def main() -> int:
     quick = parser.parse_args().quick
     started = time.perf_counter()
     large = SMALL if quick else PUBLISHED
-    runs = ((TINY, torch.float32), (TINY, torch.float64), (large, torch.float32), (SMALL, torch.float64))
+    tiny = ((setting, dtype) for setting in (TINY, TINY_SWIN) for dtype in (torch.float32, torch.float64))
+    runs = (*tiny, (large, torch.float32), (SMALL, torch.float64))
     rows = sorted((row for run in runs for row in compare(*run)), key=lambda row: row.absolute)
     print(f"{'network':<15}{'in':<9}{'compared':<18}{'difference':>11}{'of at most':>12}  at")
     for row in rows:
         dtype = str(row.dtype).removeprefix("torch.")
-        print(f"{row.setting:<15}{dtype:<9}{row.what:<18}{row.absolute:>11.1e}{row.magnitude:>12.3g}  {row.tensor}")
+        print(
+            f"{row.setting:<15}{dtype:<9}{row.what:<18}{row.absolute:>11.1e}{row.magnitude:>12.3g}"
+            f"  {row.tensor}{'' if row.held else ' (seen)'}"
+        )
+    worst = max(row.absolute for row in rows if row.held)
     passed = all(row.passes for row in rows)
     print(
-        f"{'parity' if passed else 'NO PARITY'}: largest absolute difference {rows[-1].absolute:.1e}, "
+        f"{'parity' if passed else 'NO PARITY'}: largest absolute difference {worst:.1e}, "
         f"tolerance {TOLERANCE:.0e} ({time.perf_counter() - started:.0f} s)"
     )
     return 0 if passed else 1

@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 import torch
 from detectron2.structures import BitMasks, Instances
-from torch import Tensor
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+from torch import Tensor, nn
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
 from transformers.utils import logging
 
 from mtseg.model.checkpoints import MAIN_HEAD, huggingface
@@ -25,7 +25,7 @@ TASK = PARAMS.tasks[0].model_copy(update={"name": "main", "classes": tuple(f"cla
 
 @dataclass(frozen=True)
 class Setting:
-    """Pictures and a network's size; the backbone is a whole ResNet-50 in each."""
+    """Pictures and a network's size; the backbone is a whole one in each."""
 
     name: str
     height: int
@@ -39,13 +39,17 @@ class Setting:
     decoder_feedforward_dim: int
     num_queries: int
     num_points: int
+    backbone: str = "resnet50"
 
 
+LEVELS = ["stage1", "stage2", "stage3", "stage4"]
+BACKBONES = {"resnet50": ResNetConfig(out_features=LEVELS), "swin_t": SwinConfig(out_features=LEVELS)}
 # Not square, so that x and y cannot stand in for each other; more decoder layers than levels, so that these come round.
 TINY = Setting(
     "tiny", 64, 96, (3, 0, 2), hidden_dim=32, num_heads=4, encoder_layers=2, encoder_feedforward_dim=64,
     decoder_layers=4, decoder_feedforward_dim=96, num_queries=6, num_points=64,
 )  # fmt: skip
+TINY_SWIN = replace(TINY, name="tiny, Swin-T", backbone="swin_t")
 PUBLISHED = Setting(
     "published R50", 512, 384, (12, 5), hidden_dim=256, num_heads=8, encoder_layers=6, encoder_feedforward_dim=1024,
     decoder_layers=9, decoder_feedforward_dim=2048, num_queries=100, num_points=12544,
@@ -66,16 +70,12 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def is_double() -> bool:
-    return torch.get_default_dtype() == torch.float64
-
-
 def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegmentation:
     """The reference with random weights, none of them 0, so that each has a say. In eval mode: batch norm frozen."""
     logging.set_verbosity_error()  # it warns that it was published with Swin alone
     loss = PARAMS.loss
     config = Mask2FormerConfig(
-        backbone_config=ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"]),
+        backbone_config=BACKBONES[setting.backbone],
         feature_size=setting.hidden_dim, mask_feature_size=setting.hidden_dim, hidden_dim=setting.hidden_dim,
         encoder_layers=setting.encoder_layers, encoder_feedforward_dim=setting.encoder_feedforward_dim,
         decoder_layers=setting.decoder_layers + 1,  # it counts the learnt queries as a layer
@@ -86,6 +86,8 @@ def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegment
         train_num_points=setting.num_points, oversample_ratio=loss.oversample, importance_sample_ratio=0.0,
     )  # fmt: skip
     network = Mask2FormerForUniversalSegmentation(config).eval()
+    if setting.backbone == "swin_t":
+        network.model.pixel_level_module.encoder.swin.layernorm = nn.Identity()  # the classifier's: no level passes it
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and name != "criterion.empty_weight":
@@ -110,13 +112,12 @@ def copy_of(theirs: Mask2FormerForUniversalSegmentation, setting: Setting) -> Ma
     """Our network with the reference's weights, in training mode but for its backbone: batch norm is frozen, and its
     weights have gradients all the same."""
     size = {name: getattr(setting, name) for name in vars(setting) if name in type(PARAMS.model).model_fields}
-    model = PARAMS.model.model_copy(
-        update={**size, "backbone": "resnet50", "weights": None, "freeze_norm": False}
-    )  # fmt: skip
+    model = PARAMS.model.model_copy(update={**size, "weights": None, "freeze_norm": False})
     loss = PARAMS.loss.model_copy(update={"num_points": setting.num_points, "importance": 0.0})
     network = Mask2Former((TASK,), model, loss=loss, detections=10)
     state = renamed(theirs.state_dict())
     del state["criterion.empty_weight"]
+    state |= {key: x for key, x in network.state_dict().items() if key.endswith("relative_position_index")}  # no weight
     network.load_state_dict(state)  # strict: every key and shape
     network.train().backbone.eval()
     return network

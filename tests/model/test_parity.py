@@ -18,7 +18,7 @@ from mtseg.model.checkpoints import huggingface
 
 GROUPS = {
     "backbone", "pixel decoder", "class logits", "mask logits", "attention masks", "matching costs", "matching",
-    "uncertain points", "losses",
+    "uncertain points", "losses", "gradients",
 }  # fmt: skip
 
 
@@ -28,9 +28,12 @@ def offline(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_every_tensor_equals_the_references(dtype):
-    rows = parity.compare(networks.TINY, dtype)
-    assert {row.what for row in rows} == GROUPS | ({"gradients"} if dtype == torch.float64 else set())
+@pytest.mark.parametrize("setting", [networks.TINY, networks.TINY_SWIN], ids=lambda setting: setting.backbone)
+def test_every_tensor_equals_the_references(setting, dtype):
+    """Gradients are held to it in float64 alone: in float32 rounding puts some unit on the other side of its kink."""
+    rows = parity.compare(setting, dtype)
+    assert {row.what for row in rows} == GROUPS
+    assert {row.what for row in rows if not row.held} == ({"gradients"} if dtype == torch.float32 else set())
     assert [row for row in rows if not row.passes] == []
     if dtype == torch.float64:  # the same formula, not a near one
         assert max(row.absolute for row in rows) < 1e-8
