@@ -198,23 +198,22 @@ def test_weight_decay_is_where_the_official_code_has_it():
 
 def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
     """Not through the norm that gradients are clipped by, either."""
-    tasks = make_tasks(3)
-    muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+    tasks = make_tasks(2)
+    muted = tasks[1].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
 
     def trained(tasks):
         given = tiny.params(solver={"clip": 0.01})
         network = tiny.network(tasks)
         start = {name: value.clone() for name, value in network.state_dict().items()}
         step = train.Run(network, given.solver, work=tmp_path / "none", description={})
-        for seed in range(2):
-            batch = [tiny.example(make_tasks(3), 3, seed=seed), tiny.example(make_tasks(3), 2, seed=seed + 5)]
-            for picture in batch:
-                picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+        for seed in range(4):
+            picture = tiny.example(make_tasks(2), 3, seed=seed)
+            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
             torch.manual_seed(seed)
-            step.train_step([batch])
+            step.train_step([[picture]])
         return start, network.state_dict()
 
-    (_, without), (start, with_muted) = trained(tasks[:2]), trained((*tasks[:2], muted))
+    (_, without), (start, with_muted) = trained(tasks[:1]), trained((*tasks[:1], muted))
     own = with_muted.keys() - without.keys()
     assert own == {f"decoder.heads.head_{muted.name}.{name}" for name in ("weight", "bias")}
     assert all(torch.equal(with_muted[name], value) for name, value in without.items())
