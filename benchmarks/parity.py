@@ -1,6 +1,6 @@
 """Parity with an independent implementation: Hugging Face transformers' `Mask2FormerForUniversalSegmentation`.
 
-    python -m benchmarks.parity            # tiny networks (ResNet-50, Swin-T), and the published one at 512 x 384: 3 min
+    python -m benchmarks.parity            # tiny networks (ResNet-50, Swin-T), the published one at 512 x 384: 3 min
     python -m benchmarks.parity --quick    # the same networks, the large one at 128 x 96: 20 to 40 s on two cores
 
 Random weights are copied from the reference into ours; both see the same pictures and ground truth. Prints the
