@@ -6,7 +6,6 @@ Read with ruamel (YAML 1.2): PyYAML takes `1e-05`, which `dvc exp run -S` writes
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -24,8 +23,7 @@ RESERVED = set("file_name image_id query score x y width height area rle mask di
 SLIMMEST = 16  # times as long as wide that a picture may be; at this many pixels it is still one pixel wide
 
 
-def _names(folder: str) -> tuple[str, ...]:
-    """What params.yaml may name of a folder of mtseg: its files, none of them imported."""
+def _names(folder: str) -> tuple[str, ...]:  # of the files there, none of which is imported
     return tuple(sorted(path.stem for path in (Path(__file__).parent / folder).glob("[!_]*.py")))
 
 
@@ -36,6 +34,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
@@ -47,9 +46,8 @@ class Section(BaseModel):
             raise ValueError(fault)
         return self
 
-    def _wrong(self) -> Iterator[str]:
-        """What of the section does not fit together, the first thing of which is told."""
-        yield from ()
+    def _wrong(self) -> Iterator[str]:  # what of the section does not fit together; the first thing is told
+        return iter(())
 
 
 class Generate(Section):
@@ -57,6 +55,7 @@ class Generate(Section):
     val: Count
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
+    seed: Seed
 
 
 class Data(Section):
@@ -64,6 +63,7 @@ class Data(Section):
     format: Literal[_names("data/formats")]
     mapping: Path | None
     split: Annotated[Number, Field(gt=0, lt=1)]
+    seed: Seed
     on_error: Literal["error", "skip"]
 
 
@@ -139,7 +139,7 @@ class Model(Section):
             yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
         if self.recompute in ("backbone", "both") and not self.freeze_norm:
             yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every picture twice"
-        if Path(os.path.abspath(self.weights or "")).is_relative_to(os.path.abspath("models")):
+        if Path(self.weights or "").resolve().is_relative_to(Path("models").resolve()):
             yield f"weights {self.weights} is in models, which is emptied before training: copy it elsewhere first"
 
 
@@ -221,7 +221,7 @@ class Visualise(Section):
 
 
 class Params(Section):
-    seed: Annotated[Whole, Field(ge=0, lt=2**31)]
+    seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     generate: Generate
     data: Data
@@ -243,7 +243,7 @@ class Params(Section):
             yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
         if self.data.raw == Path():
             yield "data.raw should name a folder"
-        if (mapping := self.data.mapping) and not Path(os.path.normpath(mapping)).is_relative_to("recipes/mappings"):
+        if (mapping := self.data.mapping) and not mapping.resolve().is_relative_to(Path("recipes/mappings").resolve()):
             yield f"data.mapping: {mapping} is not in recipes/mappings, the folder on which convert depends"
 
 

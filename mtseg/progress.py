@@ -25,10 +25,10 @@ class Curves:
         self.val: list[Row] = []
         self._since: list[Row] = []
 
-    def add(self, step: int, values: Row, *, every: int) -> Row | None:
+    def add(self, step: int, values: Row, *, every: int, last: int) -> Row | None:
         """Note a step's values; returns the row of averages when one is complete."""
         self._since.append(values)
-        if step % every and self.train:
+        if step % every and self.train and step != last:
             return None
         row = {name: sum(row[name] for row in self._since) / len(self._since) for name in values}
         self.train.append({"step": step, **row})

@@ -35,7 +35,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
         raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")
     _merge(merged, overlay)
     if raw:
-        merged["data"]["raw"] = raw
+        merged["data"]["raw"] = str(Path(raw).resolve())  # an experiment in a copy apart runs in another folder
     text = StringIO()
     yaml.dump(merged, text)
     folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from detectron2.solver.build import get_default_optimizer_params
-from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 from rich.console import Console
 
 from mtseg import preflight
@@ -30,16 +28,12 @@ from mtseg.files import replace_folder, write_json
 from mtseg.model import weights
 from mtseg.model.device import amp_dtype, keep_memory, pick
 from mtseg.model.mask2former import Mask2Former
+from mtseg.optimiser import optimizer, schedule
 from mtseg.params import Input, Loss, Model, Solver, Task
 from mtseg.predict import description, predict
 from mtseg.progress import Curves, Progress
 from mtseg.records import Image
 from mtseg.scoring import scores
-
-NO_DECAY = {  # beside norms: part of the network -> names of its parameters
-    "backbone": ("relative_position_bias_table",),
-    "decoder": ("query_feature", "query_position", "level_embed"),
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def train(
             parts = [next(batches) for _ in range(solver.accumulate)]
             torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which draws too
             values = run.train_step(parts)
-            progress.update(run.step, run.curves.add(run.step, values, every=solver.log_period))
+            progress.update(run.step, run.curves.add(run.step, values, every=solver.log_period, last=solver.max_iter))
     run.finish(outputs)
 
 
@@ -127,9 +121,8 @@ def validate(
     found = predict(network, images, root=root, input=input, batch=batch, progress=False)
     metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking="product", max_dets=(1, 10, 100))
     row = {"segm_AP": metrics["segm"].get("AP", 0.0), "joint_AP": metrics["joint"].get("AP", 0.0)}
-    for name, values in metrics["tasks"].items():
-        row[f"{name}_accuracy"] = values.get("accuracy", 0.0)
-    return row
+    figures = metrics["tasks"].items()
+    return row | {f"{name}_accuracy": task["accuracy"] for name, task in figures if "accuracy" in task}
 
 
 class Run:
@@ -228,36 +221,6 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         rest = json.loads(state["rest"])
         self.step, self.best, self.curves = rest["step"], rest["best"], Curves.of(rest["curves"])
-
-
-def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
-    """AdamW; the backbone at `backbone_multiplier` of the lr. Weight decay as in the official code: none for norms, the
-    decoder's embeddings and Swin's position biases; the pixel decoder's level embedding has it.
-
-    The head of a task of loss weight 0 stops requiring gradients: it would decay, and its zeros would still change the
-    last bits of the norm that gradients are clipped by.
-    """
-    for task in network.tasks:
-        network.decoder.heads[f"head_{task.name}"].requires_grad_(task.loss_weight > 0)
-    factors = {"backbone": solver.backbone_multiplier}
-    groups = []
-    for name, part in network.named_children():
-        groups += get_default_optimizer_params(
-            part, base_lr=solver.lr * factors.get(name, 1.0), weight_decay=solver.weight_decay, weight_decay_norm=0.0,
-            overrides={parameter: {"weight_decay": 0.0} for parameter in NO_DECAY.get(name, ())},
-        )  # fmt: skip
-    for group in groups:
-        group["initial_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay)
-
-
-def schedule(solver: Solver) -> ParamScheduler:
-    """Share of training done -> factor of the lr."""
-    if solver.schedule == "cosine" or not solver.max_iter:
-        return CosineParamScheduler(1.0, 0.0)
-    values = [0.1**i for i in range(len(solver.steps) + 1)]
-    milestones = [round(share * solver.max_iter) for share in solver.steps]
-    return MultiStepParamScheduler(values, milestones=milestones, num_updates=solver.max_iter)
 
 
 def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:

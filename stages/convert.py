@@ -12,7 +12,8 @@ from mtseg.params import load
 
 def main() -> None:
     params = load()
-    convert(params.data, params.tasks, Path("data/coco"), seed=params.seed)
+    data = params.data
+    convert(data, params.tasks, Path("data/coco"), seed=data.seed)
 
 
 if __name__ == "__main__":

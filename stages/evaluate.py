@@ -23,6 +23,7 @@ def main() -> None:
     scores.write_classes(Path("plots/classes.csv"), classes)
     scores.write_table(Path("plots/rankings.csv"), scores.rankings(images, found, tasks=tasks, max_dets=max_dets))
     write_json(Path("metrics/evaluate.json"), metrics)
+    print(f"AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}  (metrics/evaluate.json)")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def main() -> None:
     metrics = f1.compare(images, raw, kept, tasks=tasks, ranking=ranking) | {"removed": removed}
     predictions.write(Path("data/filtered/val.json"), None, kept, images, tasks)
     write_json(Path("metrics/filter.json"), metrics)
+    print(f"{len(raw)} predictions, {len(kept)} kept  (metrics/filter.json)")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from mtseg.params import load
 
 def main() -> None:
     params = load()
-    generate(params.generate, Path("data/raw/shapes"), seed=params.seed)
+    settings = params.generate
+    generate(settings, Path("data/raw/shapes"), seed=settings.seed)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def main() -> None:
             val=Path("plots/val.tsv"),
         ),
     )
+    print("open report/index.html")
 
 
 if __name__ == "__main__":

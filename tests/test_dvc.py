@@ -116,3 +116,19 @@ def test_an_experiment_changes_one_line_of_params(tmp_path):
     ((old, new),) = ((a, b) for a, b in zip(before, after, strict=True) if a != b)
     assert "base_lr: auto" in old and "base_lr: 1e-05" in new and old.partition("#")[2] == new.partition("#")[2]
     assert load(path).solver.base_lr == 1e-5
+
+
+def test_data_of_ones_own_added_to_dvc_is_seen_by_it(tmp_path):
+    """DVC reads .gitignore in its own way: a pattern may hide every .dvc file from it, though not from git."""
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    call(tmp_path, "git", "init", "--quiet")
+    dvc(tmp_path, "init", "--quiet")
+    picture = tmp_path / "data/raw/mine/a.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("one")
+    dvc(tmp_path, "add", "--quiet", "data/raw/mine")
+    assert "data/raw/mine.dvc" in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
+    assert "data/raw/mine/" not in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
+    picture.write_text("two")
+    assert "data/raw/mine.dvc" in dvc(tmp_path, "status")

@@ -23,7 +23,9 @@ FLOORS = {
     "mtseg.data": 1,
     "mtseg.scoring": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 2),
-    **dict.fromkeys(("mtseg.train", "mtseg.progress", "mtseg.preflight", "mtseg.predict", "mtseg.report"), 3),
+    **dict.fromkeys(
+        ("mtseg.train", "mtseg.optimiser", "mtseg.progress", "mtseg.preflight", "mtseg.predict", "mtseg.report"), 3
+    ),
     "stages": 4,
 }
 

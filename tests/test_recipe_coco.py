@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from ruamel.yaml import YAML
 
-from mtseg import train
+from mtseg.optimiser import optimizer, schedule
 from mtseg.params import Params, load
 from mtseg.recipe import apply
+from tests import tiny
+from tests.scenes import make_tasks
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "coco_r50.yaml"
@@ -86,13 +87,11 @@ def test_the_recipe_sets_each_of_them_and_nothing_that_is_not_held():
 
 def test_lr_and_its_steps_are_the_published_ones(params):
     solver = params.solver
-    schedule = train.schedule(solver)
+    course = schedule(solver)
 
     def lr(step: int) -> float:
         """As training takes it."""
-        return (
-            solver.lr * schedule(min(step / solver.max_iter, 1 - 1e-9)) * min(1.0, (step + 1) / max(solver.warmup, 1))
-        )
+        return solver.lr * course(min(step / solver.max_iter, 1 - 1e-9)) * min(1.0, (step + 1) / max(solver.warmup, 1))
 
     for step, factor in [(0, 1), (STEPS[0] - 1, 1), (STEPS[0], 0.1), (STEPS[1] - 1, 0.1), (STEPS[1], 0.01)]:
         assert lr(step) == pytest.approx(BASE_LR * factor), step
@@ -111,12 +110,15 @@ def test_one_task_with_the_published_weights_and_classes_alike(params):
 
 def test_norms_and_embeddings_do_not_decay(params):
     """SOLVER.WEIGHT_DECAY_NORM: 0.0 (detectron2's default) and WEIGHT_DECAY_EMBED: 0.0 (Mask2Former's)."""
-    network = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(4), "linear": torch.nn.Linear(4, 4)})
-    network.query_feature = torch.nn.Parameter(torch.zeros(2, 4))
-    groups = {id(p): group for group in train.optimizer(network, params.solver).param_groups for p in group["params"]}
-    assert groups[id(network["norm"].weight)]["weight_decay"] == 0
-    assert groups[id(network.query_feature)]["weight_decay"] == 0
-    assert groups[id(network["linear"].weight)]["weight_decay"] == 0.05
+    network = tiny.network(make_tasks(1))
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in optimizer(network, params.solver).param_groups
+        for parameter in group["params"]
+    }
+    assert decays[id(network.decoder.norm.weight)] == 0
+    assert decays[id(network.decoder.query_feature)] == 0
+    assert decays[id(network.decoder.mask_embed[0].weight)] == 0.05
 
 
 def test_what_was_not_measured_here_is_said_to_be_so():

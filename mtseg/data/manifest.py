@@ -83,24 +83,24 @@ def load(path: Path) -> Manifest:
 
 
 def table(manifest: dict[str, Any]) -> str:
-    """The counts of every split and class as text, and a warning for each class that train never shows."""
+    """The counts of every split and class as text, and a warning for the classes that a split never shows."""
     splits = list(manifest["splits"].values())
     rows = [("", SPLITS)]
     rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
     rows.append(("  a picture", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
     rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in SIZES]
-    absent = []
+    absent = {split: [] for split in SPLITS}
     for task in manifest["tasks"]:
         rows.append((task["name"], [""] * len(splits)))
         counts = [split["labels"][task["name"]] for split in splits]
         rows += [(f"  {name}", [count[name] for count in counts]) for name in task["classes"]]
         if any(unlabelled := [split["unlabelled"][task["name"]] for split in splits]):
             rows.append(("  (no label)", unlabelled))
-        absent += [f"{task['name']} {name}" for name in task["classes"] if not counts[0][name]]
+        for split, count in zip(SPLITS, counts, strict=True):
+            absent[split] += [f"{task['name']} {name}" for name in task["classes"] if not count[name]]
     first = max(len(name) for name, _ in rows)
     lines = [f"{name:{first}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in rows]
-    if absent:
-        lines.append(f"warning: train has no example of {', '.join(absent)}")
+    lines += [f"warning: {split} has no example of {', '.join(names)}" for split, names in absent.items() if names]
     return "\n".join(line.rstrip() for line in lines)
 
 

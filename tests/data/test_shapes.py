@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate
 from mtseg.params import Generate
 
-SMALL = Generate(train=12, val=4, size=64, max_objects=4)
+SMALL = Generate(train=12, val=4, size=64, max_objects=4, seed=0)
 
 
 def content(folder):
@@ -29,7 +29,7 @@ def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
 
 
 def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
-    generate(Generate(train=2, val=1, size=64, max_objects=4), tmp_path / "few", seed=0)
+    generate(Generate(train=2, val=1, size=64, max_objects=4, seed=0), tmp_path / "few", seed=0)
     everything = content(folder)
     assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
 
