@@ -51,7 +51,8 @@ class Vocabulary:
         else:
             labels = {main: label.strip()} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
-                raise BadRecord("missing label", f"label {label!r}: nothing says its {', '.join(missing)}")
+                told = f"expected '{','.join(self.classes)}', attributes, or a data.mapping for flat names"
+                raise BadRecord("missing label", f"label {label!r}: nothing says its {', '.join(missing)}; {told}")
         if labels[main] in (None, NO_LABEL):
             raise BadRecord("missing label", f"label {label!r}: only a further task may go without, not {main}")
         return {task: self._checked(task, name, label) for task, name in labels.items()}
