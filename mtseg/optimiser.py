@@ -8,7 +8,7 @@ from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import Solver
+from mtseg.sections import Solver
 
 NO_DECAY = {  # beside norms: part of the network -> names of its parameters
     "backbone": ("relative_position_bias_table",),

@@ -14,8 +14,8 @@ from mtseg.data.loader import Mapper, prediction_batches
 from mtseg.errors import UserError
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import Input, Model, Task
 from mtseg.records import Image, Prediction
+from mtseg.sections import Input, Model, Task
 
 
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mtseg.errors import UserError
-from mtseg.params import Input, Model, Solver, Task
 from mtseg.records import Image
+from mtseg.sections import Input, Model, Solver, Task
 
 LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
 

@@ -29,11 +29,11 @@ from mtseg.model import weights
 from mtseg.model.device import amp_dtype, keep_memory, pick
 from mtseg.model.mask2former import Mask2Former
 from mtseg.optimiser import optimizer, schedule
-from mtseg.params import Input, Loss, Model, Solver, Task
 from mtseg.predict import description, predict
 from mtseg.progress import Curves, Progress
 from mtseg.records import Image
 from mtseg.scoring import scores
+from mtseg.sections import Input, Loss, Model, Solver, Task
 
 
 @dataclass(frozen=True)

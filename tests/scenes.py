@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtseg.params import Task
 from mtseg.records import Image, Instance, Prediction
+from mtseg.sections import Task
 
 SIZE = 64
 CLASSES = {

@@ -7,7 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from mtseg.errors import UserError
-from mtseg.params import SLIMMEST, Params, load
+from mtseg.params import Params, load
+from mtseg.sections import SLIMMEST
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

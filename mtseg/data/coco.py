@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from mtseg.errors import UserError
 from mtseg.files import read_json, write_json
-from mtseg.params import Task
 from mtseg.records import Image, Instance, Segmentation
+from mtseg.sections import Task
 
 # what Pillow raises on a picture that it cannot or will not decode
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)

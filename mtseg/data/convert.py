@@ -26,8 +26,8 @@ from mtseg.data import coco, duplicates, labels, polygons
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
-from mtseg.params import SLIMMEST, Data, Task
 from mtseg.records import Image, Instance
+from mtseg.sections import SLIMMEST, Data, Task
 
 SPLITS = ("train", "val")
 

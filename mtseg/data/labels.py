@@ -23,7 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from mtseg.data.raw import BadRecord
 from mtseg.errors import UserError
-from mtseg.params import Task
+from mtseg.sections import Task
 
 NO_LABEL = "-"
 Labels = dict[str, str | None]

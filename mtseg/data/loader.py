@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mtseg.data import coco
 from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
-from mtseg.params import Input, Task
 from mtseg.records import Image, Instance, Segmentation
+from mtseg.sections import Input, Task
 
 Example = dict[str, Any]
 PAD = 128.0  # grey, in picture values: what fills the square beside a picture, in training and prediction alike

@@ -12,8 +12,8 @@ from typing import Any
 from mtseg.data import coco
 from mtseg.errors import UserError
 from mtseg.files import read_json
-from mtseg.params import Task
 from mtseg.records import Image
+from mtseg.sections import Task
 
 SPLITS = ("train", "val")
 SIZES = {"small": 32**2, "medium": 96**2, "large": float("inf")}  # COCO's size ranges: upper ends, square pixels

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mtseg.files import replace_folder, write_json
-from mtseg.params import Generate
+from mtseg.sections import Generate
 
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtseg.model.layers import Attention, FeedForward, sine_position
-from mtseg.params import Task
+from mtseg.sections import Task
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.matching import Matches, Target, match
 from mtseg.model.points import sample, uncertain_points
-from mtseg.params import Loss, Task
+from mtseg.sections import Loss, Task
 
 IGNORE = -1  # as a target: neither trained nor counted
 

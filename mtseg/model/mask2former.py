@@ -19,7 +19,7 @@ from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
 from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
-from mtseg.params import Loss, Model, Task
+from mtseg.sections import Loss, Model, Task
 
 
 class Mask2Former(nn.Module):

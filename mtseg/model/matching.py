@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.points import sample
-from mtseg.params import Loss, Task
+from mtseg.sections import Loss, Task
 
 
 @dataclass(frozen=True)

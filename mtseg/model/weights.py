@@ -21,7 +21,7 @@ from mtseg.errors import UserError
 from mtseg.files import replace_file
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
-from mtseg.params import Task
+from mtseg.sections import Task
 
 METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their order would change from run to run
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mtseg.data import coco
-from mtseg.params import Task
 from mtseg.records import Image as Record
 from mtseg.records import Instance, Prediction
 from mtseg.scoring.predictions import score
+from mtseg.sections import Task
 
 INK, PAPER = (255, 255, 255), (24, 26, 30)  # of titles and labels
 GAP, PAD = 6, 2  # pixels between panels, and round a label's text

@@ -14,12 +14,12 @@ from markupsafe import Markup
 from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_folder
-from mtseg.params import Task, Visualise
 from mtseg.records import Image, Prediction
 from mtseg.report import curves, draw
 from mtseg.scoring import f1
 from mtseg.scoring.matching import Picture, pictures
 from mtseg.scoring.predictions import Ranking, score
+from mtseg.sections import Task, Visualise
 
 TEMPLATES = Path(__file__).parent / "templates"
 Numbers = dict[str, Any]

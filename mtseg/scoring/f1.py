@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtseg.params import Task
 from mtseg.records import Image, Prediction
 from mtseg.scoring.matching import HIT, Picture, match, pictures
 from mtseg.scoring.predictions import Ranking
+from mtseg.sections import Task
 
 
 def compare(

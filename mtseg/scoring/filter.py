@@ -10,10 +10,10 @@ from itertools import groupby
 
 import numpy as np
 
-from mtseg.params import Filter, Task
 from mtseg.records import Prediction
 from mtseg.scoring.matching import iou
 from mtseg.scoring.predictions import Ranking, score
+from mtseg.sections import Filter, Task
 
 
 def background(

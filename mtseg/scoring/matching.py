@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 
 from mtseg.data.coco import rle
 from mtseg.errors import UserError
-from mtseg.params import Task
 from mtseg.records import Image, Prediction
 from mtseg.scoring.predictions import Ranking, score
+from mtseg.sections import Task
 
 HIT = 0.5  # mask IoU from which a prediction has found its object
 

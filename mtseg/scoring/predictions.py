@@ -15,8 +15,8 @@ import pandas as pd
 
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_file, write_json
-from mtseg.params import Task
 from mtseg.records import Image, Prediction
+from mtseg.sections import Task
 
 Ranking = Literal["main", "sum", "product"]
 DECIMALS = 5

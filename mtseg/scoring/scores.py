@@ -12,11 +12,11 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from mtseg.files import replace_file
-from mtseg.params import Task
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, Curves, View, curves
 from mtseg.scoring.matching import Picture, match, pictures
 from mtseg.scoring.predictions import Ranking
+from mtseg.sections import Task
 
 
 def evaluate(

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mtseg.data.coco import read
 from mtseg.data.convert import convert
-from mtseg.params import Data, Task
 from mtseg.records import Image as Record
+from mtseg.sections import Data, Task
 
 WIDTH, HEIGHT = 40, 30
 SQUARE = [[4, 4], [14, 4], [14, 14], [4, 14]]

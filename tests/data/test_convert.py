@@ -9,7 +9,7 @@ from mtseg.data import coco
 from mtseg.data.convert import convert
 from mtseg.data.shapes import generate
 from mtseg.errors import UserError
-from mtseg.params import Data, Generate
+from mtseg.sections import Data, Generate
 from tests.data import folders
 from tests.data.folders import HEIGHT, WIDTH, converted, picture, shape, tasks
 

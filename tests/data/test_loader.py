@@ -11,8 +11,8 @@ from mtseg.data import catalog, coco, manifest
 from mtseg.data.loader import Mapper, prediction_batches, training_batches
 from mtseg.errors import UserError
 from mtseg.files import write_json
-from mtseg.params import Task
 from mtseg.records import Image, Instance
+from mtseg.sections import Task
 from tests import tiny
 
 SIDES = Task(

@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate
-from mtseg.params import Generate
+from mtseg.sections import Generate
 
 SMALL = Generate(train=12, val=4, size=64, max_objects=4, seed=0)
 

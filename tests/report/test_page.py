@@ -7,10 +7,10 @@ import PIL.Image
 import pytest
 
 from mtseg.errors import UserError
-from mtseg.params import Visualise
 from mtseg.report import draw, page
 from mtseg.scoring import f1
 from mtseg.scoring.scores import evaluate, write_classes
+from mtseg.sections import Visualise
 from tests.scenes import SIZE, make_tasks, predict_all, scene
 
 SETTINGS = Visualise(pictures=2, min_score=0.3, size=96)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from mtseg.params import Filter
 from mtseg.records import Image
 from mtseg.scoring.f1 import compare, count
 from mtseg.scoring.filter import RULES, background, duplicate, low_logit, low_score, sieve
 from mtseg.scoring.matching import pictures
+from mtseg.sections import Filter
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, scene
 
 TASKS = pytest.mark.parametrize("count_", [1, 3, 4])
