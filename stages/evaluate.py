@@ -10,7 +10,7 @@ from mtseg.data import manifest
 from mtseg.errors import run_stage
 from mtseg.files import write_json
 from mtseg.params import load
-from mtseg.scoring import predictions, scores
+from mtseg.scoring import predictions, reference, scores
 
 
 def main() -> None:
@@ -19,9 +19,12 @@ def main() -> None:
     tasks = data.tasks(params.tasks)
     found = predictions.read(Path("data/predictions/val.json"), tasks)
     images, max_dets = data.images("val"), params.test.max_dets
-    metrics, classes = scores.evaluate(images, found, tasks=tasks, ranking=params.test.ranking, max_dets=max_dets)
-    scores.write_classes(Path("plots/classes.csv"), classes)
-    scores.write_table(Path("plots/rankings.csv"), scores.rankings(images, found, tasks=tasks, max_dets=max_dets))
+    options = {"tasks": tasks, "ranking": params.test.ranking, "max_dets": max_dets}
+    with reference.started(images, found, **options) as by_pycocotools:
+        metrics, classes = scores.evaluate(images, found, **options)
+        scores.write_classes(Path("plots/classes.csv"), classes)
+        scores.write_table(Path("plots/rankings.csv"), scores.rankings(images, found, tasks=tasks, max_dets=max_dets))
+        metrics |= by_pycocotools()
     write_json(Path("metrics/evaluate.json"), metrics)
     print(f"AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}  (metrics/evaluate.json)")
 

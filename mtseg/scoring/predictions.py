@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mtseg.errors import UserError
-from mtseg.files import read_json, replace_file, write_json
+from mtseg.files import read_json, replace_file, uncollected, write_json
 from mtseg.records import Image, Prediction
 from mtseg.sections import Ranking, Task
 
@@ -86,12 +86,13 @@ def read(path: Path | str, tasks: Sequence[Task], *, made_by: str = "predict") -
     if not isinstance(records, list):
         raise UserError(f"{path}: expected a list of predictions, found {type(records).__name__}")
     predictions = []
-    for number, record in enumerate(records):
-        try:
-            predictions.append(_prediction(record, tasks))
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"key {error} is missing" if isinstance(error, KeyError) else error
-            raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro {made_by}` again") from None
+    with uncollected():
+        for number, record in enumerate(records):
+            try:
+                predictions.append(_prediction(record, tasks))
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"key {error} is missing" if isinstance(error, KeyError) else error
+                raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro {made_by}` again") from None
     return predictions
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import multiprocessing
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
+from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, Curves
+from mtseg.scoring.matching import Picture, pictures
+from mtseg.sections import Ranking, Task
+
+PAYS = 20_000  # predictions, a second's work: fewer are scored before another process has started
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,59 @@ class View:
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
+def view(picture: Picture, task: Task, kind: str = "segm") -> View:
+    """A picture as a task's score sees it. kind: segm, or bbox; as in COCO, ground truth's area stays its mask's."""
+    seen = View(
+        true=picture.true(task),
+        crowd=picture.crowd,
+        true_area=np.array([instance.area for instance in picture.image.instances]),
+        found=picture.predicted(task),
+        scores=picture.scores,
+        found_area=np.array([prediction.area for prediction in picture.predictions]),
+        overlap=picture.overlap,
+        inside=picture.inside,
+    )
+    if kind == "segm":
+        return seen
+    found = np.array([p.bbox for p in picture.predictions], dtype=np.float64).reshape(-1, 4)
+    true = np.array([i.bbox for i in picture.image.instances], dtype=np.float64).reshape(-1, 4)
+    overlap, inside = seen.overlap, seen.inside
+    if found.size and true.size:
+        overlap, inside = (coco_mask.iou(found, true, [crowd] * len(true)) for crowd in (False, True))
+    return replace(seen, found_area=found[:, 2] * found[:, 3], overlap=overlap, inside=inside)
+
+
+@contextmanager
+def started(
+    images: Sequence[Image],
+    predictions: Sequence[Prediction],
+    *,
+    tasks: Sequence[Task],
+    ranking: Ranking,
+    max_dets: Sequence[int],
+) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
+    """Start to score the main task, in two other processes where that pays; the function that is given waits for
+    `segm` and `bbox`, each with COCO's 12 numbers in percent. Raises UserError as `pictures` does.
+    """
+    scene = pictures(images, predictions, tasks=tasks, ranking=ranking)
+    views = {kind: [view(picture, tasks[0], kind) for picture in scene] for kind in ("segm", "bbox")}
+    options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
+    if len(predictions) < PAYS:
+        yield lambda: {kind: _summary(seen, **options) for kind, seen in views.items()}
+        return
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        running = {kind: pool.submit(_summary, seen, **options) for kind, seen in views.items()}
+        yield lambda: {kind: future.result() for kind, future in running.items()}
+
+
+def _summary(views: Sequence[View], *, categories: int, max_dets: Sequence[int]) -> dict[str, float]:
+    return curves(views, categories=categories, max_dets=max_dets, sizes=True).summary()
+
+
 def curves(views: Sequence[View], *, categories: int, max_dets: Sequence[int], sizes: bool = False) -> Curves:
     """Match and accumulate; with `sizes`, also apart for small, medium and large ground truth."""
     evaluation = _Evaluation(views, categories, max_dets, sizes)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"], tuple(evaluation.params.maxDets))
