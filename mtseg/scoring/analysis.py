@@ -9,7 +9,7 @@ import numpy as np
 
 from mtseg.records import Image, Prediction
 from mtseg.scoring import curves
-from mtseg.scoring.average_precision import EVERY, ordered, percent
+from mtseg.scoring.average_precision import EVERY, percent
 from mtseg.scoring.breakdown import errors
 from mtseg.scoring.calibration import calibration
 from mtseg.scoring.confusion import confusion
@@ -61,7 +61,6 @@ def report(evidence: Evidence, ranking: Ranking) -> dict[str, Any]:
         }
         for task in evidence.tasks
     }
-    ids = np.array([image.id for image in ordered(evidence.images)], dtype=int)
     return {
         "ranking": ranking,
         "scores": _round(axis),
@@ -74,7 +73,7 @@ def report(evidence: Evidence, ranking: Ranking) -> dict[str, Any]:
             evidence.predictions,
             list(evidence.labels.values()),
             evidence.sureness,
-            ids,
+            evidence.images,
         ),
     }
 

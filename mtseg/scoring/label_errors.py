@@ -5,11 +5,11 @@ Four kinds, each with how sure it is, 0 to 1, so that the surest of all can be l
 label     the mask fits the annotation (IoU >= 0.75) and the model knows another label: mask quality x (probability of
           its label - probability of the annotated one), the self-confidence margin of confident learning
           (Northcutt et al., JAIR 2021).
-outline   of one object, as the main class says, but the masks differ (IoU 0.1 to 0.5) and nothing else fits either:
-          score x (1 - IoU).
+outline   one object, as the main class and where they lie say, but the masks differ (IoU 0.1 to 0.5), nothing else
+          fits it and the prediction lies on nothing else: score x share of the smaller mask inside the larger.
 missing   an object that nothing annotated lies on: its score.
-spurious  an annotation that no prediction lies on, of whatever class or score: the share of its class that was found,
-          for where the model finds all but a few, those few are odd.
+spurious  an annotation that no prediction lies on, of whatever class or score: the share of its class, no larger than
+          it, that was found; for where the model finds all but a few, those few are odd.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.records import Prediction
-from mtseg.scoring.average_precision import EVERY
+from mtseg.records import Image, Prediction
+from mtseg.scoring.average_precision import EVERY, ordered
 from mtseg.scoring.matching import iou
 from mtseg.scoring.overlaps import HIT, NEAR, Matches, Overlaps
 
@@ -48,23 +48,25 @@ def label_errors(
     predictions: Sequence[Prediction],
     labels: Sequence[Labels],
     scores: np.ndarray,
-    image_ids: np.ndarray,
+    images: Sequence[Image],
 ) -> list[dict[str, Any]]:
     """At most 200 suspects, surest first: image_id, instance (its place in the image, or None), prediction (its place
     among `predictions`, or None), task, annotated, predicted (class names or None), score (how sure), iou, kind.
 
     matches: whatever the class, at IoU 0.5 first. labels: the main task first. scores: [N], probability of the main
-    class x mask quality. image_ids: int [S]. Crowds are not suspected, nor is what lies on one missing.
+    class x mask quality. Crowds are not suspected, nor is what lies on one missing.
     """
+    images = ordered(images)
+    areas = np.array([instance.area for image in images for instance in image.instances])
     suspects = [
         *_other_label(overlaps, matches, predictions, labels),
         *_outline(overlaps, matches, labels[0], scores),
         *_missing(overlaps, matches, predictions, labels[0], scores),
-        *_spurious(overlaps, matches, labels[0]),
+        *_spurious(overlaps, matches, labels[0], areas),
     ]
     suspects.sort(key=lambda s: (-s["score"], s["kind"], s["true"], s["found"], s["task"]))  # ends no other way
     first = np.searchsorted(overlaps.true_picture, np.arange(overlaps.pictures))
-    return [_row(suspect, overlaps, first, image_ids) for suspect in suspects[:MOST]]
+    return [_row(suspect, overlaps, first, images) for suspect in suspects[:MOST]]
 
 
 def _other_label(overlaps, matches, predictions, labels):
@@ -86,15 +88,20 @@ def _other_label(overlaps, matches, predictions, labels):
 def _outline(overlaps, matches, task, scores):
     free = matches.objects.copy()
     free[overlaps.true[overlaps.iou >= HIT]] = False  # something fits
+    one = np.bincount(overlaps.found, minlength=len(scores)) == 1
     takes_part = np.zeros(len(scores), dtype=bool)
     takes_part[matches.scored] = True
-    near = takes_part[overlaps.found] & (matches.hit[0] < 0)[overlaps.found] & free[overlaps.true]
-    near &= (overlaps.iou >= NEAR) & (task.true[overlaps.true] == task.found[overlaps.found])
-    sure = scores[overlaps.found] * (1 - overlaps.iou)
-    pairs = np.flatnonzero(near & (sure >= SURE))
-    pairs = pairs[np.lexsort((overlaps.found[pairs], -sure[pairs]))]
-    for at in pairs[np.sort(np.unique(overlaps.true[pairs], return_index=True)[1])]:
-        yield _suspect("outline", sure[at], overlaps.found[at], overlaps.true[at], task, overlaps.iou[at])
+    near = (takes_part & one)[overlaps.found] & free[overlaps.true] & (overlaps.iou >= NEAR)
+    near &= task.true[overlaps.true] == task.found[overlaps.found]
+    pairs = np.flatnonzero(near)
+    both = overlaps.inside[pairs]  # intersection and areas, in units of the predicted area
+    true_area = both / overlaps.iou[pairs] + both - 1
+    sure = scores[overlaps.found[pairs]] * both / np.minimum(1, true_area)
+    order = np.lexsort((overlaps.found[pairs], -sure))
+    order = order[sure[order] >= SURE]
+    for at in order[np.sort(np.unique(overlaps.true[pairs[order]], return_index=True)[1])]:
+        pair = pairs[at]
+        yield _suspect("outline", sure[at], overlaps.found[pair], overlaps.true[pair], task, overlaps.iou[pair])
 
 
 def _missing(overlaps, matches, predictions, task, scores):
@@ -111,14 +118,14 @@ def _missing(overlaps, matches, predictions, task, scores):
             yield _suspect("missing", scores[row], row, -1, task, 0.0)
 
 
-def _spurious(overlaps, matches, task):
+def _spurious(overlaps, matches, task, areas):
     met = np.zeros(len(task.true), dtype=bool)
     met[overlaps.true] = True
     found = np.zeros(len(task.true), dtype=bool)
     found[matches.hit[0][matches.hit[0] >= 0]] = True
     for index in np.flatnonzero(matches.objects & ~met & (task.true != EVERY)):
-        sure = found[matches.objects & (task.true == task.true[index])].mean()
-        if sure >= SURE:
+        alike = matches.objects & (task.true == task.true[index]) & (areas <= areas[index])
+        if (sure := found[alike].mean()) >= SURE:
             yield _suspect("spurious", sure, -1, index, task, 0.0)
 
 
@@ -143,11 +150,11 @@ def _suspect(kind: str, sure: float, found: int, true: int, task: Labels, overla
     }
 
 
-def _row(suspect: dict[str, Any], overlaps: Overlaps, first: np.ndarray, image_ids: np.ndarray) -> dict[str, Any]:
+def _row(suspect: dict[str, Any], overlaps: Overlaps, first: np.ndarray, images: Sequence[Image]) -> dict[str, Any]:
     found, true = suspect.pop("found"), suspect.pop("true")
     picture = overlaps.true_picture[true] if true >= 0 else overlaps.found_picture[found]
     return suspect | {
-        "image_id": int(image_ids[picture]),
+        "image_id": images[picture].id,
         "instance": int(true - first[picture]) if true >= 0 else None,
         "prediction": found if found >= 0 else None,
     }
