@@ -67,7 +67,9 @@ def _precisions(hit: np.ndarray, ignored: np.ndarray, weights: np.ndarray, objec
         at = np.flatnonzero(right)
         found = everything[:, at]
         if left_out.any():
-            found = found - (weights * left_out).cumsum(axis=1)[:, at]
+            where = np.flatnonzero(left_out)
+            gone = np.pad(weights[:, where].cumsum(axis=1), ((0, 0), (1, 0)))
+            found = found - gone[:, np.searchsorted(where, at)]
         true = weights[:, at].cumsum(axis=1)
         precision = np.divide(true, found, out=np.zeros_like(true), where=found > 0)
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

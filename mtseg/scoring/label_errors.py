@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def label_errors(
     suspects = [
         *_other_label(overlaps, matches, predictions, labels),
         *_outline(overlaps, matches, labels[0], scores),
-        *_missing(overlaps, matches, predictions, labels[0], scores),
+        *islice(_missing(overlaps, matches, predictions, labels[0], scores), MOST),  # surest first
         *_spurious(overlaps, matches, labels[0], areas),
     ]
     suspects.sort(key=lambda s: (-s["score"], s["kind"], s["true"], s["found"], s["task"]))  # ends no other way
