@@ -30,11 +30,11 @@ def analyse(
     ranking: Ranking,
     max_dets: Sequence[int],
 ) -> dict[str, Any]:
-    """`report` of these predictions. Every prediction's picture must be among the images."""
-    return report(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets), ranking)
+    """`report` of these predictions. Raises UserError on predictions for pictures that are not among `images`."""
+    return report(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets))
 
 
-def report(evidence: Evidence, ranking: Ranking) -> dict[str, Any]:
+def report(evidence: Evidence) -> dict[str, Any]:
     """What data/evaluation.json holds. AP in percent with 3 decimals, shares and scores with 4; None where undefined.
 
     ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
@@ -45,7 +45,7 @@ def report(evidence: Evidence, ranking: Ranking) -> dict[str, Any]:
     None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched had that
     task's labels right; errors, of all labels as one. label_errors: `label_errors`.
     """
-    probable = not ranking.startswith("sum")
+    probable = not evidence.ranking.startswith("sum")
     axis = curves.score_axis(evidence.scores, probable=probable)
     own_curves = {task.name: _curves(evidence, task, axis) for task in evidence.tasks}
     main = evidence.tasks[0].name
@@ -62,20 +62,26 @@ def report(evidence: Evidence, ranking: Ranking) -> dict[str, Any]:
         for task in evidence.tasks
     }
     return {
-        "ranking": ranking,
+        "ranking": evidence.ranking,
         "scores": _round(axis),
         "tasks": tasks,
         "score": {"calibration": _score_calibration(evidence, evidence.matches[main]) if probable else None},
         "joint": _joint(evidence),
-        "label_errors": label_errors(
-            evidence.overlaps,
-            evidence.whatever,
-            evidence.predictions,
-            list(evidence.labels.values()),
-            evidence.sureness,
-            evidence.images,
-        ),
+        "label_errors": _label_errors(evidence),
     }
+
+
+def _label_errors(evidence: Evidence) -> list[dict[str, Any]]:
+    suspects = label_errors(
+        evidence.overlaps,
+        evidence.whatever,
+        evidence.predictions,
+        list(evidence.labels.values()),
+        evidence.sureness,
+        evidence.images,
+    )
+    in_file = evidence.places.tolist()
+    return [s if s["prediction"] is None else s | {"prediction": in_file[s["prediction"]]} for s in suspects]
 
 
 def _confusion(evidence: Evidence, task: Task, min_score: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What the analysis and the intervals rest on: overlaps, labels and matches, each made once.
 
-N: predictions, in the order given. G: ground truths, pictures by id, instances in order. S: pictures by id.
+N: predictions, by picture, query and main class, so that nothing hangs on their order in a file. G: ground truths, pictures by id, instances in order. S: pictures by id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, first_of_query, joint, labels_found, labels_true
 from mtseg.scoring.label_errors import Labels
+from mtseg.scoring.matching import check
 from mtseg.scoring.overlaps import HIT, Matches, Overlaps, match
 from mtseg.scoring.predictions import scores as every_score
 from mtseg.sections import Ranking, Task
@@ -22,7 +23,7 @@ from mtseg.sections import Ranking, Task
 class Evidence:
     """Predictions beside their pictures, matched in every way that is asked about.
 
-    scores [N]: of the ranking. sureness [N]: main class probability x mask quality, whatever the ranking.
+    places: int [N], of the predictions in the file. scores [N]: of the ranking. sureness [N]: main class probability x mask quality, whatever the ranking.
     labels, matches: by task; of a further task the best prediction of each query alone. whatever: matches at IoU 0.5 of
     masks alone, the best of each query. jointly: matches of all labels as one. most: predictions that count in a
     picture and category.
@@ -30,6 +31,7 @@ class Evidence:
 
     images: Sequence[Image]
     predictions: Sequence[Prediction]
+    places: np.ndarray
     tasks: Sequence[Task]
     overlaps: Overlaps
     scores: np.ndarray
@@ -39,6 +41,7 @@ class Evidence:
     whatever: Matches
     jointly: Matches
     most: int
+    ranking: Ranking
 
     @classmethod
     def of(
@@ -50,7 +53,11 @@ class Evidence:
         ranking: Ranking,
         max_dets: Sequence[int],
     ) -> Evidence:
-        """Every prediction's picture must be among the images."""
+        """Raises UserError on predictions for pictures that are not among `images`."""
+        check(images, predictions)
+        keys = [[p.labels[tasks[0].name], p.query, p.image_id] for p in predictions]
+        places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 3).T)
+        predictions = [predictions[place] for place in places]
         overlaps = Overlaps.of(images, predictions)
         rankings = every_score(predictions, tasks)
         scores = rankings[ranking]
@@ -71,12 +78,21 @@ class Evidence:
         }
         no_class = np.zeros(len(overlaps.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
         everything = {"categories": 1, "most": len(predictions), "kept": first, "thresholds": np.array([HIT])}
-        whatever = match(overlaps, *no_class, scores, **everything)
-        jointly = _joint(images, predictions, tasks, overlaps, scores, most)
-        sureness = rankings["main_quality"]
         return cls(
-            images, predictions, tasks, overlaps, scores, sureness, labels, matches, whatever, jointly, most
-        )  # fmt: skip
+            images=images,
+            predictions=predictions,
+            places=places,
+            tasks=tasks,
+            overlaps=overlaps,
+            scores=scores,
+            sureness=rankings["main_quality"],
+            labels=labels,
+            matches=matches,
+            whatever=match(overlaps, *no_class, scores, **everything),
+            jointly=_joint(images, predictions, tasks, overlaps, scores, most),
+            most=most,
+            ranking=ranking,
+        )
 
     def jointly_right(self, task: Task) -> Matches:
         """All labels as one, had every matched prediction this task's label right."""

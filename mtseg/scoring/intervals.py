@@ -33,7 +33,7 @@ def intervals(
     ranking: Ranking,
     max_dets: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """`rows` of these predictions. Every prediction's picture must be among the images."""
+    """`rows` of these predictions. Raises UserError on predictions for pictures that are not among `images`."""
     return rows(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets))
 
 
