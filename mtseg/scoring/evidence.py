@@ -1,6 +1,7 @@
 """What the analysis and the intervals rest on: overlaps, labels and matches, each made once.
 
-N: predictions, by picture, query and main class, so that nothing hangs on their order in a file. G: ground truths, pictures by id, instances in order. S: pictures by id.
+N: predictions, by picture, query and main class, so that nothing hangs on their order in a file. G: ground truths,
+pictures by id, instances in order. S: pictures by id.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from mtseg.sections import Ranking, Task
 class Evidence:
     """Predictions beside their pictures, matched in every way that is asked about.
 
-    places: int [N], of the predictions in the file. scores [N]: of the ranking. sureness [N]: main class probability x mask quality, whatever the ranking.
-    labels, matches: by task; of a further task the best prediction of each query alone. whatever: matches at IoU 0.5 of
-    masks alone, the best of each query. jointly: matches of all labels as one. most: predictions that count in a
-    picture and category.
+    places: int [N], of the predictions in the file. scores [N]: of the ranking. sureness [N]: main class probability
+    x mask quality, whatever the ranking. labels, matches: by task; of a further task the best prediction of each query
+    alone. whatever: matches at IoU 0.5 of masks alone, the best of each query. jointly: matches of all labels as one.
+    most: predictions that count in a picture and category.
     """
 
     images: Sequence[Image]
