@@ -10,8 +10,7 @@ from mtseg.records import Image, Prediction
 from mtseg.scoring.f1 import Tally, summary
 from mtseg.scoring.filter import duplicate, sieve, surplus
 from mtseg.scoring.matching import pictures
-from mtseg.scoring.predictions import Ranking
-from mtseg.sections import Filter, Task
+from mtseg.sections import Filter, Ranking, Task
 
 LEVELS = 50  # quantiles tried of each task's scores and logits
 DECIMALS = 3  # of a threshold

@@ -12,7 +12,6 @@ from mtseg.scoring.filter import (
     RULES,
     background,
     duplicate,
-    gather,
     largest_component,
     low_logit,
     low_score,
@@ -22,6 +21,7 @@ from mtseg.scoring.filter import (
     surplus,
     table,
 )
+from mtseg.scoring.found import gather
 from mtseg.scoring.matching import pictures
 from tests.scenes import SIEVE, SIZE, box_instance, box_rle, logits_of, make_tasks, predict, predict_all, scene
 
@@ -148,18 +148,22 @@ def test_f14_one_query_under_two_main_classes_is_one_object(count_):
     assert kept(duplicate, both, tasks) == both[1:]
 
 
-def test_f14_matrix_nms_spares_what_only_a_duplicate_overlaps():
+def test_f14_matrix_nms_spares_what_overlaps_one_that_is_overlapped_itself():
     tasks, instance = case(1)
-    first, second, third, copy = (
-        predict(instance, tasks, query=query, quality=0.9 - 0.1 * query, shift=shift)
-        for query, shift in enumerate((0, 4, 8, 4))
-    )
-    # IoU of neighbours 16 / 24, of first and third 12 / 28: decay of the third min(1 - 3/7, (1 - 2/3) / (1 - 2/3))
-    chain = [first, second, third]
-    assert kept(duplicate, chain, tasks, nms="matrix") == [first, third]
-    assert kept(duplicate, chain, tasks, nms="matrix", nms_iou=0.4) == [first]
-    assert kept(duplicate, chain, tasks, nms="class", nms_iou=0.4) == [first]
-    assert kept(duplicate, [first, first, second, copy], tasks, nms="matrix") == [first], "equal masks hide each other"
+
+    def row(*shifts):
+        return [predict(instance, tasks, query=q, quality=0.9 - 0.1 * q, shift=s) for q, s in enumerate(shifts)]
+
+    # IoU 12/28, 14/26, and of first and third 6/34: decay of the third min(1 - 6/34, (1 - 14/26) / (1 - 12/28)) = 0.81
+    first, second, third = loose = row(0, 8, 14)
+    assert kept(duplicate, loose, tasks) == [first, second]
+    assert kept(duplicate, loose, tasks, nms="matrix") == loose
+    assert kept(duplicate, loose, tasks, nms="matrix", nms_iou=0.2) == [first, third], "decays 1, 0.57, 0.81"
+    assert kept(duplicate, loose, tasks, nms="matrix", nms_iou=0.1) == [first]
+    first, second, third = close = row(0, 4, 8)  # IoU 16/24 of neighbours: the second goes, and removes nothing more
+    for nms in ("agnostic", "class", "matrix"):
+        assert kept(duplicate, close, tasks, nms=nms) == [first, third]
+    assert kept(duplicate, row(0, 0, 4, 4), tasks, nms="matrix") == row(0), "equal masks hide each other"
 
 
 def test_f14_nms_follows_the_ranking_and_of_equal_ones_the_lower_query_stays():

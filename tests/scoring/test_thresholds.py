@@ -7,7 +7,8 @@ import pytest
 
 from mtseg.scoring import thresholds
 from mtseg.scoring.f1 import Tally, summary
-from mtseg.scoring.filter import background, gather, sieve
+from mtseg.scoring.filter import background, sieve
+from mtseg.scoring.found import gather
 from mtseg.scoring.matching import pictures
 from tests.scenes import SIEVE, logits_of, make_tasks, predict_all, scene
 
