@@ -76,7 +76,7 @@ def _precisions(hit: np.ndarray, ignored: np.ndarray, weights: np.ndarray, objec
         recall = true / objects[:, None]
         # one search for all weightings: row b is moved by 2 b, so that the rows ascend together
         moved = 2.0 * np.arange(len(weights))[:, None]
-        place = np.searchsorted((recall + moved).ravel(), (RECALLS + moved).ravel()).reshape(len(weights), -1)
+        place = np.searchsorted((recall + moved).ravel(), (RECALLS + moved).ravel()).reshape(len(weights), len(RECALLS))
         place -= len(at) * np.arange(len(weights))[:, None]
         padded = np.pad(precision, ((0, 0), (0, 1)))  # past the last recall reached, the precision is 0
         yield np.take_along_axis(padded, place, axis=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -155,8 +156,7 @@ def _greedy(overlaps, candidates, scored, found, thresholds, truths) -> np.ndarr
     row, column, iou = overlaps.found[candidates], overlaps.true[candidates], overlaps.iou[candidates]
     order = np.lexsort((column, iou, row, turn[row]))  # of equal IoUs COCO takes the last
     row, column, iou = row[order], column[order], iou[order]
-    ends = np.flatnonzero(np.diff(turn[row], append=-1)) + 1
-    for low, high in zip([0, *ends[:-1]], ends, strict=True):
+    for low, high in pairwise(np.flatnonzero(np.diff(turn[row], prepend=-1, append=-1))):
         own, wanted = row[low:high], column[low:high]
         starts = np.flatnonzero(np.diff(own, prepend=-1))
         free = (iou[low:high] >= thresholds[:, None]) & ~taken[:, wanted]
