@@ -31,9 +31,9 @@ def collect(
     """What the page needs of each picture it shows, worst joint F1 first; thumbnails are left to `thumbnail`.
 
     removed: for each of raw the rule of the filter that took it out, or None. Of each picture: id, name, width, height
-    (of the thumbnail), joint_f1 (None where undefined), truth, raw and filtered: lists of objects. An object has path,
-    labels (class indices, None for no label), and, if predicted: score 0..1, chances (percent, of its labels),
-    kind, truth and wrong (`verdicts.Verdict`), removed (raw: the rule, or None).
+    (of the thumbnail), joint_f1 (None where undefined), truth, raw, filtered: lists of objects. An object has path and
+    area (in pixels of the thumbnail), labels (class indices, None for no label), and, if predicted, score 0..1, chances
+    (percent, of its labels), kind, truth and wrong (`verdicts.Verdict`), removed (raw: the rule, or None).
     """
     after = {p.image.id: p for p in pictures(images, filtered, tasks=tasks, ranking=ranking)}
     scores = {key: f1.summary([f1.count(picture, tasks)]).get("joint_f1") for key, picture in after.items()}
@@ -74,11 +74,12 @@ def _entry(
     image = after.image
     scale = size / max(image.height, image.width)
 
-    def path(item: Instance | Prediction) -> str:
-        return outline.path(item.segmentation, image.height, image.width, scale=scale)
-
-    def labels(item: Instance | Prediction) -> list[int | None]:
-        return [item.labels[task.name] for task in tasks]
+    def drawn(item: Instance | Prediction) -> dict[str, Any]:
+        return {
+            "path": outline.path(item.segmentation, image.height, image.width, scale=scale),
+            "area": round(item.area * scale**2),
+            "labels": [item.labels[task.name] for task in tasks],
+        }
 
     def chance(item: Prediction, task: Task) -> int:
         return round(100 * float(predictions.probability(item.logits[task.name])[item.labels[task.name]]))
@@ -86,7 +87,8 @@ def _entry(
     def found(picture: Picture) -> list[dict[str, Any]]:
         scores = predictions.scores(picture.predictions, tasks)[SLIDER].round(3).tolist()
         return [
-            {"path": path(item), "labels": labels(item), "score": value, "chances": [chance(item, t) for t in tasks]}
+            drawn(item)
+            | {"score": value, "chances": [chance(item, task) for task in tasks]}
             | {"kind": verdict.kind, "truth": verdict.truth, "wrong": list(verdict.wrong)}
             for item, value, verdict in zip(picture.predictions, scores, judge(picture, tasks), strict=True)
         ]
@@ -99,7 +101,7 @@ def _entry(
         "name": image.file_name,
         "width": max(1, round(image.width * scale)),
         "height": max(1, round(image.height * scale)),
-        "truth": [{"path": path(i), "labels": labels(i), "crowd": i.crowd} for i in image.instances],
+        "truth": [drawn(instance) | {"crowd": instance.crowd} for instance in image.instances],
         "raw": raw,
         "filtered": found(after),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,14 +18,14 @@ from mtseg.sections import Task
 NEAR = 0.1  # mask IoU from which a prediction is of its object, only badly placed; TIDE's
 # right: IoU >= 0.5 and every label right; label: IoU >= 0.5, some label wrong; duplicate: IoU >= 0.5 with an object
 # that a better one has taken; localisation: IoU >= 0.1 with an object of its class; crowd: on a crowd, not counted
-KINDS = ("right", "label", "duplicate", "localisation", "false", "crowd")
+Kind = Literal["right", "label", "duplicate", "localisation", "false", "crowd"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: of KINDS. truth: the instance it found, wrong labels or not, else None. wrong: tasks, by position."""
+    """truth: the instance it found, wrong labels or not, else None. wrong: tasks, by position."""
 
-    kind: str
+    kind: Kind
     truth: int | None = None
     wrong: tuple[int, ...] = ()
 

@@ -1,6 +1,8 @@
 """What the gallery shows of a picture: verdicts that hold at every threshold, outlines, the choice of pictures."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mtseg.records import Image
 from mtseg.report import gallery, outline, suspects
-from mtseg.report.verdicts import judge
+from mtseg.report.verdicts import Kind, judge
 from mtseg.scoring import f1
 from mtseg.scoring.matching import pictures
 from tests.reports import LOUD, SETTINGS, make_images, predicted
@@ -43,6 +45,13 @@ def test_every_kind_of_verdict(count):
     assert f1.count(picture, tasks)[3] == sum(verdict.kind == "right" for verdict in verdicts)
     for kept in range(len(cases)):  # what is worse changes nothing
         assert judged([first, second, crowd], predictions[:kept], tasks)[0] == verdicts[:kept]
+
+
+def test_the_page_has_a_word_and_a_colour_for_every_kind():
+    templates = Path(gallery.__file__).parent / "templates"
+    for kind in (*get_args(Kind), "missed"):
+        assert f" {kind}: " in (templates / "script.js").read_text()
+        assert f".{kind} {{ --c: " in (templates / "style.css").read_text()
 
 
 def test_where_there_is_no_label_none_is_wrong():

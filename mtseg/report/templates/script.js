@@ -58,8 +58,10 @@ function gallery() {
   let opened = null;
 
   const threshold = () => Number(field.score.value);
-  const labels = (item) => tasks.map((task, i) => (item.labels[i] === null ? "–" : task.classes[item.labels[i]])).join(", ");
-  const chances = (item) => tasks.map((task, i) => `${task.classes[item.labels[i]]} ${item.chances[i]}`).join(", ");
+  const name = (item, task) => (item.labels[task] === null ? "–" : tasks[task].classes[item.labels[task]]);
+  const labels = (item) => tasks.map((_, task) => name(item, task)).join(", ");
+  const chances = (item) => tasks.map((_, task) => `${name(item, task)} ${item.chances[task]}`).join(", ");
+  const removal = (item) => `removed by ${item.removed.replaceAll("_", " ")}`;
   const percent = (item) => `${Math.round(100 * item.score)} %`;
   const colour = (item) => `c${(item.labels[0] ?? 0) % COLOURS}`;
   const loud = (picture) => picture.raw.filter((item) => item.score >= threshold());
@@ -72,7 +74,8 @@ function gallery() {
     picture.figure = document.getElementById(`picture-${picture.id}`);
     // what filters look for: each prediction with the object it found, and each object that none found
     picture.events = picture.filtered.map((item) => ({ ...item, true: picture.truth[item.truth]?.labels ?? [] }));
-    for (const item of missed(picture, picture.filtered)) picture.events.push({ kind: "missed", labels: item.labels, true: [], wrong: [] });
+    const lost = missed(picture, picture.filtered);
+    picture.events.push(...lost.map((item) => ({ kind: "missed", labels: item.labels, true: [], wrong: [] })));
     picture.errors = picture.events.filter((event) => !["right", "crowd"].includes(event.kind)).length;
   }
 
@@ -98,10 +101,16 @@ function gallery() {
   /* What a view draws: [object, CSS classes, text] each. */
   function overlays(picture, view) {
     const told = (item) => `${labels(item)} ${percent(item)}`;
-    const by = (item) => (item.removed ? `, removed by ${item.removed.replaceAll("_", " ")}` : "");
-    if (view === "truth") return picture.truth.map((item) => [item, colour(item) + (item.crowd ? " dashed" : ""), labels(item) + (item.crowd ? ", crowd" : "")]);
-    if (view === "raw") return loud(picture).map((item) => [item, colour(item) + (item.removed ? " dashed" : ""), told(item) + by(item)]);
-    if (view === "filtered") return picture.filtered.map((item) => [item, colour(item), told(item)]);
+    const plain = (item) => [item, colour(item), told(item)];
+    const dashed = (item, text) => [item, `${colour(item)} dashed`, text];
+    if (view === "truth") {
+      return picture.truth.map((item) =>
+        item.crowd ? dashed(item, `${labels(item)}, crowd`) : [item, colour(item), labels(item)]);
+    }
+    if (view === "raw") {
+      return loud(picture).map((item) => (item.removed ? dashed(item, `${told(item)}, ${removal(item)}`) : plain(item)));
+    }
+    if (view === "filtered") return picture.filtered.map(plain);
     return [
       ...missed(picture, picture.filtered).map((item) => [item, "missed dashed", `missed: ${labels(item)}`]),
       ...picture.filtered.map((item) => [item, item.kind, `${KINDS[item.kind]}: ${told(item)}`]),
@@ -109,7 +118,8 @@ function gallery() {
   }
 
   function draw(picture, view) {
-    const paths = overlays(picture, view).map(([item, style, text]) => {
+    const larger = (one, other) => other[0].area - one[0].area; // small ones on top, where a pointer reaches them
+    const paths = overlays(picture, view).sort(larger).map(([item, style, text]) => {
       const path = make("path", { d: item.path, class: style }, make("title", {}, text));
       path.item = item;
       return path;
@@ -124,7 +134,8 @@ function gallery() {
       for (const item of found(picture)) tally[item.kind] = (tally[item.kind] ?? 0) + 1;
       tally.missed = (tally.missed ?? 0) + missed(picture, found(picture)).length;
     }
-    return Object.keys(KINDS).filter((kind) => tally[kind]).map((kind) => `${tally[kind]} ${KINDS[kind]}`).join(", ") || "no object";
+    const parts = Object.keys(KINDS).filter((kind) => tally[kind]).map((kind) => `${tally[kind]} ${KINDS[kind]}`);
+    return parts.join(", ") || "no object";
   }
 
   function told(shown, view) {
@@ -157,11 +168,14 @@ function gallery() {
     }
     for (const picture of order) picture.figure.hidden = false;
     const now = [...document.querySelectorAll(".pictures figure:not([hidden])")];
-    if (order.some((picture, index) => picture.figure !== now[index])) order.forEach((picture) => picture.figure.parentNode.append(picture.figure));
+    if (order.some((picture, place) => picture.figure !== now[place])) {
+      now[0]?.parentNode.append(...order.map((picture) => picture.figure));
+    }
     order.filter((picture) => picture.near).forEach(paint);
     document.getElementById("threshold").textContent = threshold().toFixed(2);
     const at = view === "raw" ? ` from score ${threshold().toFixed(2)}` : "";
-    document.getElementById("summary").textContent = `${order.length} of ${pictures.length} pictures. ${VIEWS[view]}${at}: ${told(order, view)}.`;
+    document.getElementById("summary").textContent =
+      `${order.length} of ${pictures.length} pictures. ${VIEWS[view]}${at}: ${told(order, view)}.`;
     document.getElementById("nothing").hidden = order.length > 0;
     const legend = view === "difference"
       ? Object.entries(KINDS).map(([kind, text]) => [kind, text])
@@ -179,14 +193,15 @@ function gallery() {
       ...found.map((item) => [picture.truth[item.truth], item, KINDS[item.kind]]),
       ...missed(picture, found).map((item) => [item, null, KINDS.missed]),
       ...loud(picture).filter((item) => item.removed).map((item) => [
-        picture.truth[item.truth], item, `${KINDS[item.kind]}, removed by ${item.removed.replaceAll("_", " ")}`]),
+        picture.truth[item.truth], item, `${KINDS[item.kind]}, ${removal(item)}`]),
     ];
     large.querySelector("h3").textContent = picture.name;
-    large.querySelector("caption").textContent =
-      `${count([picture], "filtered")} after the filter. Below: raw predictions from score ${threshold().toFixed(2)} that it removed.`;
+    large.querySelector("caption").textContent = `${count([picture], "filtered")} after the filter. ` +
+      `Below: raw predictions from score ${threshold().toFixed(2)} that it removed.`;
     large.querySelector(".panels").replaceChildren(...Object.entries(VIEWS).map(([view, title]) => {
       const image = make("img", { src: `${picture.id}.jpg`, width: picture.width, height: picture.height, alt: "" });
-      const button = make("button", { type: "button", class: "overlaid", "aria-label": `${title} alone or beside the others` }, image, draw(picture, view));
+      const label = `${title} alone or beside the others`;
+      const button = make("button", { type: "button", class: "overlaid", "aria-label": label }, image, draw(picture, view));
       const panel = make("figure", {}, make("figcaption", {}, title), button);
       button.addEventListener("click", () => panel.classList.toggle("alone"));
       return panel;
