@@ -37,7 +37,8 @@ def main() -> None:
         with replace_file(path) as temporary:
             rows.to_csv(temporary, index=False, lineterminator="\n")
     write_json(Path("metrics/filter.json"), metrics)
-    print(f"{len(raw)} predictions, {len(sieved.kept)} kept  (metrics/filter.json)")
+    joint_f1 = metrics["filtered"].get("joint_f1", "undefined")
+    print(f"{len(raw)} predictions, {len(sieved.kept)} kept  joint F1 {joint_f1}  (metrics/filter.json)")
     if picked:
         print(f"thresholds picked on val, which flatters these scores: {json.dumps(picked)}")
 

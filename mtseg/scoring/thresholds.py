@@ -48,7 +48,7 @@ def pick(
         kept = surplus(duplicate(found[passed], settings), settings)
         return summary(tally.counts(row[kept.index])).get("joint_f1", 0.0)
 
-    limits = _ascend(joint_f1, {key: _levels(column) for key, column in values.items()})
+    limits = ascend(joint_f1, {key: _levels(column) for key, column in values.items()})
     picked: Thresholds = {"min_score": {}, "min_logit": {}}
     for (threshold, task), limit in limits.items():
         picked[threshold][task] = limit
@@ -61,7 +61,7 @@ def _levels(column: np.ndarray) -> list[float]:
     return np.unique(np.quantile(column, np.linspace(0, 1, LEVELS)).round(DECIMALS)).tolist()
 
 
-def _ascend(value: Callable[[Limits], float], levels: Mapping[tuple[str, str], Sequence[float]]) -> Limits:
+def ascend(value: Callable[[Limits], float], levels: Mapping[tuple[str, str], Sequence[float]]) -> Limits:
     """Of each key the level, or none, so that no other level of a single key gives a higher value."""
     limits: Limits = {}
     best, last = value(limits), -1.0

@@ -62,18 +62,23 @@ def test_crowds_are_not_instances_and_what_lies_in_them_is_not_counted(count_):
     inside = [predict(box_instance((32, 4 + 12 * q, 10, 10), instance.labels), tasks, query=q) for q in range(4)]
     whole = predict(crowd, tasks, query=8)
     assert counts(image, [*inside, whole, predict(instance, tasks, query=9)], tasks) == [1, 1, 1, 1]
-    other = [predict(box_instance((32, 4, 10, 10), instance.labels), tasks, shape=1)]
+    inner = box_instance((32, 4, 10, 10), instance.labels)
+    assert counts(replace(image, instances=(inner, crowd)), inside, tasks) == [1, 1, 1, 1], "what hits is counted"
+    other = [predict(inner, tasks, shape=1)]
     assert counts(image, other, tasks) == [1, 1, 0, 0]
 
 
 def test_the_best_overlap_that_is_free_is_taken():
     tasks = make_tasks(1)
-    left, right = (box_instance((x, 2, 30, 20), {"shape": 0}) for x in (2, 10))
-    image = Image(1, "a.jpg", SIZE, SIZE, (left, right))
-    first, second = predict(left, tasks, shift=3), predict(left, tasks, query=1, quality=0.5, shift=2)
-    assert counts(image, [first], tasks) == [1, 2, 1, 1]
-    assert counts(image, [first, second], tasks) == [2, 2, 2, 2], "the second has to do with the worse one"
-    assert counts(image, [first, second, replace(second, query=2)], tasks) == [3, 2, 2, 2]
+    right, left = (box_instance((x, 2, 30, 20), {"shape": 0}) for x in (10, 2))
+    image = Image(1, "a.jpg", SIZE, SIZE, (right, left))
+    first, second = predict(left, tasks, shift=3), predict(right, tasks, query=1, quality=0.5, shift=6)
+    assert counts(image, [first, second], tasks) == [2, 2, 2, 2], (
+        "the first has more of the left one, though half of each"
+    )
+    again = predict(left, tasks, query=2, quality=0.4, shift=2)
+    assert counts(image, [first, again], tasks) == [2, 2, 2, 2], "the right one is what is left"
+    assert counts(image, [first, again, second], tasks) == [3, 2, 2, 2]
 
 
 @TASKS

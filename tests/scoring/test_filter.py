@@ -135,6 +135,10 @@ def test_f14_of_two_predictions_on_one_mask_the_better_ranked_stays(count_):
     assert kept(duplicate, found, tasks, nms_iou=0.8) == kept(duplicate, found, tasks, nms="none") == found
     assert kept(duplicate, found, tasks, nms="class") == kept(duplicate, found, tasks, nms="matrix") == found
     same = replace(worse, labels=better.labels)
+    assert kept(duplicate, [same, better], tasks, nms="none") == [same, better]
+    half = box_instance((2, 2, 30, 20), instance.labels)
+    touching = [predict(half, tasks), predict(half, tasks, query=1, shift=10)]
+    assert kept(duplicate, touching, tasks) == touching, "IoU 0.5 is not above nms_iou"
     for nms in ("agnostic", "class", "matrix"):
         assert kept(duplicate, [same, better, apart], tasks, nms=nms) == [better, apart]
         assert kept(duplicate, [replace(better, image_id=2), same], tasks, nms=nms)[1:], "in another picture"
@@ -229,6 +233,13 @@ def test_each_row_of_the_table_scores_what_was_left(count_, cleaned):
     faint = [replace(p, query=p.query + 50, mask_quality=0.05) for p in truth]
     circle = {"shape": logits_of(tasks[0], 0)}
     stray = [coco_mask.merge([p.segmentation, box_rle(30, 0, 1, 1)]) for p in truth]
+    last = tasks[-1]
+    mistaken = {1: last.num_classes - 1, 2: 0}  # picture -> what all its objects are said to be
+    truth = [
+        replace(p, labels=p.labels | {last.name: label}, logits=p.logits | {last.name: logits_of(last, label)})
+        for p in truth
+        for label in [mistaken.get(p.image_id % 3, p.labels[last.name])]
+    ]
     found = [
         *faint,
         *(

@@ -71,6 +71,25 @@ def test_one_threshold_that_tells_right_from_wrong_is_found_and_the_rest_left_ou
 
 
 @TASKS
+def test_f14_what_another_rule_removes_needs_no_threshold(count_):
+    tasks = make_tasks(count_)
+    images = scene(tasks)
+    truth = predict_all(images, tasks)
+    for shift, rule in ((0, {"nms": "agnostic"}), (30, {"most": 4})):
+        worse = [replace(p, query=p.query + 50, mask_quality=0.5) for p in predict_all(images, tasks, shift=shift)]
+        for setting, needed in ((rule, False), ({"nms": "none"}, True)):
+            settings = SIEVE.model_copy(update=setting)
+            picked = thresholds.pick(images, truth + worse, tasks=tasks, settings=settings, **OPTIONS)
+            assert bool(picked["min_score"]) == needed and not picked["min_logit"]
+
+
+def test_a_threshold_is_given_up_when_a_later_one_does_without_it():
+    values = {(): 0, (("a", 1),): 1, (("a", 1), ("b", 1)): 2, (("b", 1),): 3}
+    levels = {"a": [1, 2], "b": [1]}
+    assert thresholds.ascend(lambda limits: values.get(tuple(sorted(limits.items())), 0), levels) == {"b": 1}
+
+
+@TASKS
 def test_where_there_is_nothing_to_gain_nothing_is_picked(count_):
     tasks = make_tasks(count_)
     images = scene(tasks)
