@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -26,7 +25,7 @@ class Picture:
     """One picture's ground truth beside its predictions, best score first, whatever their order in the file.
 
     overlap [P, G]: intersection over union of the masks. inside [P, G]: intersection over the predicted area, by which
-    COCO measures crowds; 0 with a ground truth that is no crowd and has every label.
+    COCO measures crowds; 0 with a ground truth that is none.
     """
 
     image: Image
@@ -45,13 +44,6 @@ class Picture:
         """bool [P]: the best of the predictions that share a query, hence a mask and all further labels."""
         seen = set()
         return np.array([not (p.query in seen or seen.add(p.query)) for p in self.predictions], dtype=bool)
-
-    @cached_property
-    def matched(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the pairs that `match` finds among the best predictions of each query and the instances,
-        crowds left out, whatever their labels."""
-        found = match(self.overlap, self.first_of_query[:, None] & ~self.crowd[None, :])
-        return np.flatnonzero(found >= 0), found[found >= 0]
 
     def true(self, task: Task) -> np.ndarray:
         """int [G]: class indices, -1 for no label."""
@@ -109,8 +101,8 @@ def _picture(image: Image, predictions: tuple[Prediction, ...], values: np.ndarr
     truth = [rle(instance.segmentation, image.height, image.width) for instance in image.instances]
     overlap = iou(found, truth)
     inside = np.zeros_like(overlap)
-    vague = [column for column, i in enumerate(image.instances) if i.crowd or None in i.labels.values()]
-    inside[:, vague] = iou(found, [truth[column] for column in vague], crowd=True)
+    crowds = [column for column, instance in enumerate(image.instances) if instance.crowd]
+    inside[:, crowds] = iou(found, [truth[column] for column in crowds], crowd=True)
     return Picture(image=image, predictions=predictions, scores=values, overlap=overlap, inside=inside)
 
 

@@ -12,15 +12,16 @@ import pandas as pd
 from mtseg.files import replace_file
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import (
+    EVERY,
     Curves,
     Scorer,
     first_of_query,
     joint,
     labels_found,
     labels_true,
-    summary,
 )
-from mtseg.scoring.matching import Picture, check, in_order, pictures
+from mtseg.scoring.matching import check, in_order
+from mtseg.scoring.overlaps import HIT, Overlaps, match
 from mtseg.scoring.predictions import scores
 from mtseg.sections import Ranking, Task
 
@@ -32,6 +33,7 @@ def evaluate(
     tasks: Sequence[Task],
     ranking: Ranking,
     max_dets: Sequence[int],
+    overlaps: Overlaps | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Metrics and a table of classes, in percent with 3 decimals; what is undefined is left out (None in the table).
 
@@ -41,13 +43,16 @@ def evaluate(
     AP is at the last of `max_dets`. A ground truth without a task's label is ignored in that task's AP and in the
     joint one, as a crowd is. A further task's AP counts the best prediction of each query only: the others repeat its
     mask and labels. Accuracy and macro-F1 are of the labels on instances matched at mask IoU >= 0.5, class-agnostic.
-    Raises UserError on predictions for pictures that are not among `images`.
+    overlaps: of these predictions `in_order`, where they are at hand. Raises UserError on predictions for pictures that
+    are not among `images`.
     """
     check(images, predictions)
     predictions = in_order(predictions, tasks)
     scorer, values = Scorer(images, predictions), scores(predictions, tasks)[ranking]
     best = first_of_query(predictions, values)
-    scene = pictures(images, predictions, tasks=tasks, ranking=ranking)
+    one_class = np.zeros(len(scorer.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
+    options = {"categories": 1, "most": len(predictions), "kept": best, "thresholds": np.array([HIT])}
+    hit = match(overlaps or Overlaps.of(images, predictions), *one_class, values, **options).hit[0]
 
     def curves(true: np.ndarray, found: np.ndarray, categories: int, **options: Any) -> Curves:
         return Curves.of(scorer.run(true, found, values, categories=categories, max_dets=max_dets, **options))
@@ -56,48 +61,25 @@ def evaluate(
     true, found, names = joint(images, predictions, tasks)
     metrics: dict[str, Any] = {"tasks": {}}
     metrics["joint"] = _chosen(curves(true, found, len(names), sizes=False), "AP", "AP50")
-    for kind in ("segm", "bbox"):
-        scored = curves(*labels[tasks[0].name], tasks[0].num_classes, kind=kind)
-        metrics[kind] = scored.summary()
+    main = {kind: curves(*labels[tasks[0].name], tasks[0].num_classes, kind=kind) for kind in ("segm", "bbox")}
+    metrics |= {kind: scored.summary() for kind, scored in main.items()}
     classes = []
     for task in tasks:
-        options = {} if task is tasks[0] else {"kept": best}
-        scored = curves(*labels[task.name], task.num_classes, sizes=False, **options)
-        confusion = _confusion(scene, task)
+        scored = main["segm"]
+        if task is not tasks[0]:
+            scored = curves(*labels[task.name], task.num_classes, kept=best, sizes=False)
+        confusion = _confusion(*labels[task.name], hit, task)
         metrics["tasks"][task.name] = _chosen(scored, "AP") | _label_scores(confusion)
         classes += _class_rows(labels[task.name][0][~scorer.crowd], task, scored, confusion)
     return metrics, classes
 
 
-def rankings(
-    images: Sequence[Image], predictions: Sequence[Prediction], *, tasks: Sequence[Task], max_dets: Sequence[int]
-) -> list[dict[str, Any]]:
-    """What each way to rank makes of the same predictions (F13): rows of ranking, segm_AP and joint_AP in percent."""
-    check(images, predictions)
-    predictions = in_order(predictions, tasks)
-    scorer, main = Scorer(images, predictions), tasks[0]
-    true, found, names = joint(images, predictions, tasks)
-    columns = {
-        "segm_AP": (labels_true(images, main), labels_found(predictions, main), main.num_classes),
-        "joint_AP": (true, found, len(names)),
-    }
-    rows = []
-    for ranking, values in scores(predictions, tasks).items():
-        row = {"ranking": ranking}
-        for column, (true, found, categories) in columns.items():
-            options = {"categories": categories, "max_dets": max_dets, "sizes": False}
-            row[column] = summary(scorer.run(true, found, values, **options)).get("AP")
-        rows.append(row)
-    return rows
-
-
-def _confusion(scene: Sequence[Picture], task: Task) -> np.ndarray:
-    """int [true, predicted]: labelled instances, matched class-agnostically with the best prediction of a query."""
+def _confusion(true: np.ndarray, found: np.ndarray, hit: np.ndarray, task: Task) -> np.ndarray:
+    """int [true, predicted] of the labelled instances that were hit. hit: int [N], the ground truth or -1."""
     counts = np.zeros((task.num_classes, task.num_classes), dtype=int)
-    for picture in scene:
-        row, column = picture.matched
-        true, found = picture.true(task)[column], picture.predicted(task)[row]
-        np.add.at(counts, (true[true >= 0], found[true >= 0]), 1)
+    hits = np.flatnonzero(hit >= 0)
+    hits = hits[true[hit[hits]] != EVERY]
+    np.add.at(counts, (true[hit[hits]], found[hits]), 1)
     return counts
 
 
