@@ -1,8 +1,8 @@
 """What kinds of errors there are, and how much AP50 each kind costs: TIDE.
 
 Follows Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020 (upstream:
-tidecv/quantify.py). Three things differ from upstream, which hotcoco follows. An error is put right for itself alone, as
-the paper says; upstream the best error of any kind holds its object, and putting right another then does nothing. A
+tidecv/quantify.py). Three things differ from upstream, which hotcoco follows. An error is put right for itself alone,
+as the paper says; upstream the best error of any kind holds its object, and putting right another then does nothing. A
 class that is missed altogether is left out of the mean once its objects are taken out, as COCO leaves out classes
 without ground truth; upstream it stays as 0, and missing it costs nothing. And crowds are no objects that a prediction
 could lie badly on, as they are for hotcoco.
