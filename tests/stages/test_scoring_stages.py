@@ -56,7 +56,8 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
         for stage in (evaluate, filter, visualise):
             stage.main()
         contents.append([(project / name).read_bytes() for name in OUTPUTS])
-        contents[-1] += [path.read_bytes() for path in sorted((project / "report").iterdir())]
+        for folder in ("report", "plots/figures"):
+            contents[-1] += [path.read_bytes() for path in sorted((project / folder).iterdir())]
     assert contents[0] == contents[1]
     metrics = json.loads((project / "metrics/evaluate.json").read_text())
     assert metrics["segm"]["AP50"] == metrics["joint"]["AP50"] == 100
@@ -98,6 +99,10 @@ def test_thresholds_picked_on_val_are_told_as_such(project, capsys):
         (visualise, "data/filtered/val.json", "filter"),
         (visualise, "metrics/evaluate.json", "evaluate"),
         (visualise, "plots/classes.csv", "evaluate"),
+        (visualise, "plots/intervals.csv", "evaluate"),
+        (visualise, "data/evaluation.json", "evaluate"),
+        (visualise, "plots/filter.csv", "filter"),
+        (visualise, "data/filtered/val.csv", "filter"),
         (visualise, "metrics/filter.json", "filter"),
     ],
 )
