@@ -218,10 +218,13 @@ def test_f14_what_goes_anyway_removes_nothing_and_masks_are_clean_before_they_ar
         assert sieve([hollow, good], **options).kept == [good]
     # IoU with the good one 400 / 860, when clean 400 / 440
     spot = coco_mask.merge([box_rle(2, 2, 20, 22), box_rle(30, 2, 20, 21)])
-    spotted = replace(good, query=0, mask_quality=0.9, segmentation={**spot, "counts": spot["counts"].decode()})
+    spot = {**spot, "counts": spot["counts"].decode()}
+    spotted = replace(good, query=0, mask_quality=0.9, segmentation=spot, area=860.0)
     assert len(sieve([spotted, good], **options).kept) == 2
     clean = SIEVE.model_copy(update={"largest_component": True})
     assert sieve([spotted, good], **options | {"settings": clean}).removed["rule"].tolist() == [None, "duplicate"]
+    large = clean.model_copy(update={"min_area": 441})
+    assert sieve([spotted], **options | {"settings": large}).removed["rule"].tolist() == ["small"], "440 of its 860"
 
 
 @TASKS

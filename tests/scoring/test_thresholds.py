@@ -83,6 +83,21 @@ def test_f14_what_another_rule_removes_needs_no_threshold(count_):
             assert bool(picked["min_score"]) == needed and not picked["min_logit"]
 
 
+@TASKS
+def test_f14_what_a_threshold_removes_hides_nothing_from_the_search(count_):
+    tasks = make_tasks(count_)
+    images = scene(tasks)
+    truth = predict_all(images, tasks)
+    bold = [
+        replace(p, query=p.query + 50, mask_quality=0.3, labels=p.labels | {"shape": label}, logits=p.logits | logits)
+        for p in truth
+        for label in [(p.labels["shape"] + 1) % 3]
+        for logits in [{"shape": logits_of(tasks[0], label, 9.0)}]  # ranked before the true one on the same mask
+    ]
+    picked = thresholds.pick(images, truth + bold, tasks=tasks, settings=SIEVE, ranking="main")
+    assert 0.29 < picked["min_score"]["shape"] < 0.9
+
+
 def test_a_threshold_is_given_up_when_a_later_one_does_without_it():
     values = {(): 0, (("a", 1),): 1, (("a", 1), ("b", 1)): 2, (("b", 1),): 3}
     levels = {"a": [1, 2], "b": [1]}
