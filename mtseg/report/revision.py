@@ -82,8 +82,9 @@ def fetch(rev: str, path: str, folder: Path) -> Path:
 
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    here = (_git("rev-parse", "--show-prefix") or b"").decode().strip()  # this folder in the repository
     try:
-        DVCFileSystem(rev=resolve(rev)).get_file(path, str(target))
+        DVCFileSystem(rev=resolve(rev), subrepos=True).get_file(f"{here}{path}", str(target))
     except (DvcException, OSError):
         raise UserError(
             f"{rev}: {path} is not in DVC's cache: bring it with `dvc pull`, or make it with `git checkout {rev}` "
