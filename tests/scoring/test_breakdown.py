@@ -98,6 +98,13 @@ def test_an_object_that_an_error_is_of_is_not_missed_and_is_put_right_once():
     assert costly(result) == {"localisation": 100.0, "class": pytest.approx(100 / 3, abs=1e-3)}
 
 
+@pytest.mark.parametrize("found", [[found_as(BOX, shift=8), found_as(BOX)], [found_as(BOX, shift=8)] * 2])
+def test_no_object_is_found_twice_by_putting_right(found):
+    """Of two objects one is badly found, twice, or well besides: put right it is found once, the other stays missed."""
+    result = broken_down([instance(BOX), instance(FAR)], found)
+    assert result["ap50"] + result["cost"]["localisation"] == pytest.approx(100 * 51 / 101, abs=2e-3)
+
+
 def test_crowds_and_unlabelled_objects_are_no_errors():
     crowd, on_it = instance((30, 2, 30, 60), crowd=True), [found_as((32, 4 + 12 * n, 10, 10)) for n in range(4)]
     assert counted(broken_down([instance(BOX), crowd], [*on_it, found_as(BOX)])) == {}
