@@ -9,7 +9,7 @@ from pathlib import Path
 from mtseg.data import manifest
 from mtseg.errors import run_stage
 from mtseg.params import load
-from mtseg.report import figures, page
+from mtseg.report import figures, page, revision
 from mtseg.scoring import predictions
 
 
@@ -43,8 +43,8 @@ def main() -> None:
         numbers=numbers,
         figures=drawn,
         removed=page.read_removed(Path("data/filtered/val.csv")),
-        params={},
-        baseline=None,
+        now=revision.read(revision.WORKSPACE),
+        before=revision.read("HEAD"),
     )
     print("open report/index.html")
 

@@ -91,8 +91,8 @@ def make_report(folder: Path, tasks: tuple[Task, ...], *, pictures: int = 9, dra
         "numbers": numbers,
         "figures": figures.figures(numbers) if drawn else {},
         "removed": [None if p.mask_quality >= LOUD else "low_score" for p in found],
-        "params": {"solver": {"max_iter": 9}},
-        "baseline": None,
+        "now": {"params": {"solver": {"max_iter": 9}}},
+        "before": None,
     }
     kept = [p for p in found if p.mask_quality >= LOUD]
     page.write(folder / "report", images, found, kept, **given | options)

@@ -139,7 +139,7 @@ def errors(evaluation: dict[str, Any]) -> Figure | None:
     panels = {task: own["errors"] for task, own in evaluation["tasks"].items()}
     if len(panels) > 1 and joint.get("errors"):
         panels["all labels jointly"] = joint["errors"]
-    cost = joint.get("label_cost") if len(evaluation["tasks"]) > 1 else None
+    cost = joint.get("label_cost") if len(evaluation["tasks"]) > 1 else {}
     across = 2 if len(panels) == 4 else min(3, len(panels))
     lines = -(-len(panels) // across)
     figure = canvas(2.9 * across + 0.9, 2.1 * lines + (0.75 + 0.26 * len(cost) if cost else 0))

@@ -71,22 +71,22 @@ def write(
     numbers: Numbers,
     figures: Mapping[str, str],
     removed: Sequence[str | None],
-    params: Mapping[str, Any],
-    baseline: Mapping[str, Any] | None,
+    now: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
 ) -> None:
     """Write `folder`: index.html, ID.jpg of each picture shown and label-N.jpg of each suspected label error.
 
     root: folder of the pictures. figures: SVG by name. removed: for each of raw the rule that took it out, or None.
-    params: all of them. baseline: params and numbers of the last commit, None where it has none. The same input gives
-    the same bytes. Raises UserError when a picture cannot be read.
+    now, before: `revision.read` of the files as they are and of the last commit; None where that has no results. The
+    same input gives the same bytes. Raises UserError when a picture cannot be read.
     """
     shown = gallery.collect(images, raw, filtered, tasks=tasks, ranking=ranking, settings=settings, removed=removed)
     doubtful = suspects.collect(numbers["evaluation"]["label_errors"], images, raw, count=settings.pictures)
     page = html.render(
         "page.html",
-        **tables(numbers, tasks, baseline),
+        **tables(numbers, tasks, before),
         header=header(numbers, images, tasks=tasks, ranking=ranking, name=root.resolve().name),
-        changes=None if baseline is None else changes(params, baseline["params"]),
+        changes=None if before is None else changes(now["params"], before["params"]),
         tasks=[{"name": task.name, "classes": list(task.classes)} for task in tasks],
         figures={name: Markup(svg) for name, svg in figures.items()},
         gallery=shown,
@@ -134,11 +134,9 @@ def header(
 
 def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, here, committed) of the params that differ, as text; a dash where one has no such key."""
-    now, old = flat(here), flat(committed)
-    keys = sorted(key for key in {*now, *old} if now.get(key, flat) != old.get(key, flat))
-    return [
-        tuple([key, *(html.text(side[key]) if key in side else html.UNDEFINED for side in (now, old))]) for key in keys
-    ]
+    now, old, absent = flat(here), flat(committed), object()
+    keys = sorted(key for key in {**now, **old} if now.get(key, absent) != old.get(key, absent))
+    return [(key, *(html.text(side[key]) if key in side else html.UNDEFINED for side in (now, old))) for key in keys]
 
 
 def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
@@ -155,11 +153,11 @@ def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for name, value in nested.items() for key, leaf in flat(value, f"{dotted}{name}").items()}
 
 
-def tables(numbers: Numbers, tasks: Sequence[Task], baseline: Mapping[str, Any] | None) -> dict[str, Any]:
+def tables(numbers: Numbers, tasks: Sequence[Task], before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Cards and tables for the template."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
-    before = {} if baseline is None else flat(baseline["evaluate"]) | flat(baseline["filter"])
+    old = {} if before is None else flat(before["evaluate"]) | flat(before["filter"])
     ranges = {row["metric"]: row for row in numbers["intervals"].to_dict("records")}
     chosen = [
         ("mask AP", "segm.AP", main),
@@ -173,7 +171,7 @@ def tables(numbers: Numbers, tasks: Sequence[Task], baseline: Mapping[str, Any] 
     curves = {name: own["curves"] for name, own in numbers["evaluation"]["tasks"].items()}
     best = [curves.get(row.task, {}).get(row["class"], {}) for _, row in numbers["classes"].iterrows()]
     return {
-        "cards": [_card(*card, metrics, before, ranges.get(card[1])) for card in chosen],
+        "cards": [_card(*card, metrics, old, ranges.get(card[1])) for card in chosen],
         "classes": [row | own for row, own in zip(numbers["classes"].to_dict("records"), best, strict=True)],
         "rankings": numbers["rankings"].to_dict("records"),
         "sieve": numbers["sieve"].to_dict("records"),

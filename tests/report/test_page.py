@@ -63,13 +63,13 @@ def test_params_and_scores_are_held_against_the_last_commit(tmp_path):
         params = {"solver": {"max_iter": 9, "lr": lr}}
         return {"evaluate": evaluate, "filter": {"filtered": {"joint_f1": 60.0}}, "params": params}
 
-    text = (make_report(tmp_path, make_tasks(2), baseline=baseline(0.0, 1)) / "index.html").read_text()
+    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1)) / "index.html").read_text()
     assert "1 param differs" in text and "solver.lr" in text and "solver.max_iter" not in text
     assert ">+1.0</i>" in text and ">±0.0</i>" in text
     assert 'class="better"' in text, "joint AP of 0 is outside the interval"
-    params = {"solver": {"max_iter": 9, "lr": 1}}
-    text = (make_report(tmp_path, make_tasks(2), baseline=baseline(0.0, 1), params=params) / "index.html").read_text()
-    assert "Every param is as in the last commit" in text
+    now = {"params": {"solver": {"max_iter": 9, "lr": 1}}}
+    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1), now=now) / "index.html").read_text()
+    assert "Every param is as in the commit" in text
     assert "holds no results to compare" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
 
 
