@@ -46,6 +46,12 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     what is undefined is left out. The same draws serve all numbers.
     """
     weights = draws(evidence.overlaps.pictures, len(evidence.predictions))
+    numbers = samples(evidence, weights)
+    return [_row(metric, values) for metric, values in numbers.items() if not np.isnan(values[0])]
+
+
+def samples(evidence: Evidence, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The numbers of each draw, 0 to 1 and NaN where undefined: [1 + B] each. weights: of `draws`."""
     main, *further = evidence.tasks
     segm = _ap(evidence, evidence.matches[main.name], weights)
     joint = _ap(evidence, evidence.jointly, weights)
@@ -54,7 +60,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     for task in evidence.tasks:
         numbers[f"tasks.{task.name}.AP"] = of_tasks[task.name]
         numbers[f"tasks.{task.name}.accuracy"] = _accuracy(evidence, task.name, weights)
-    return [_row(metric, values) for metric, values in numbers.items() if not np.isnan(values[0])]
+    return numbers
 
 
 def draws(pictures: int, predictions: int) -> np.ndarray:
@@ -83,8 +89,17 @@ def _accuracy(evidence: Evidence, name: str, weights: np.ndarray) -> np.ndarray:
 
 
 def _row(metric: str, values: np.ndarray) -> dict[str, Any]:
+    value, low, high = interval(values)
+    return {"metric": metric, "value": value, "low": low, "high": high}
+
+
+def interval(values: np.ndarray, *, least: float = 0) -> tuple[float, float, float]:
+    """Value and ends of its interval, in percent, from [1 + B] draws of which the first is the data as they are.
+
+    least: the smallest value there may be; of a difference -1.
+    """
     value, drawn = values[0], values[1:][~np.isnan(values[1:])]
     low, median, high = np.quantile(drawn, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]) if len(drawn) else [value] * 3
-    ends = np.clip([value + low - median, value + high - median], 0, 1)
+    ends = np.clip([value + low - median, value + high - median], least, 1)
     value, low, high = (round(100 * float(number), 3) for number in (value, *ends))
-    return {"metric": metric, "value": value, "low": low, "high": high}
+    return value, low, high
