@@ -1,6 +1,6 @@
 """`python -m stages.visualise`: every number, every figure, and a gallery of ground truth and predictions, on one page.
 
-About 8 s for 100 pictures with 80 predictions each on one core. Expect report/index.html, which needs nothing but the
+About 4 s for 100 pictures with 80 predictions each on one core. Expect report/index.html, which needs nothing but the
 pictures beside it, and plots/figures, the page's figures for `dvc plots show`.
 """
 
