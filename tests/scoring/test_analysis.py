@@ -72,10 +72,10 @@ def test_confusion_by_hand():
     """Found right, found as another, not found, found where nothing is, found below the score."""
     tasks = make_tasks(2)
     truth = [box_instance(box, {"shape": n % 3, "colour": n % 2}) for n, box in enumerate(BOXES)]
-    found = [predict(truth[0], tasks, query=0), predict(truth[1], tasks, query=1, colour=0)]
+    found = [predict(truth[0], tasks, query=0), predict(truth[1], tasks, query=1, colour=0, quality=0.85)]
     found.append(predict(box_instance((26, 26, 6, 6), {"shape": 2, "colour": 1}), tasks, query=2, quality=0.95))
     found.append(predict(truth[3], tasks, query=3, quality=0.01, shape=1))
-    found.append(replace(found[0], labels=found[0].labels | {"shape": 1}))  # a second class of the first query
+    found.append(predict(truth[0], tasks, query=0, quality=0.88, shape=1))  # a second class of the first query
     report = run(picture(*truth), found, tasks)["tasks"]
     assert report["shape"]["confusion"]["min_score"] == pytest.approx(
         0.9 * (np.exp(6) / (np.exp(6) + 3)) * TWO, abs=1e-4

@@ -126,6 +126,12 @@ def test_a_perfect_score_has_no_width_and_nothing_has_no_interval(count):
     assert set(nothing.values()) == {0.0} and not any(name.endswith("accuracy") for name in nothing)
 
 
+def test_draws_that_run_high_do_not_move_the_interval_off_its_value():
+    drawn = np.linspace(0.6, 0.8, 101)
+    row = intervals._row("segm.AP", np.array([0.5, *drawn]))
+    assert row == {"metric": "segm.AP", "value": 50.0, "low": pytest.approx(40.5), "high": pytest.approx(59.5)}
+
+
 def test_the_same_every_time_and_in_any_order():
     tasks = make_tasks(3)
     images = scene(tasks, pictures=8)
