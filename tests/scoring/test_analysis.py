@@ -78,7 +78,7 @@ def test_confusion_by_hand():
     found.append(predict(truth[0], tasks, query=0, quality=0.88, shape=1))  # a second class of the first query
     report = run(picture(*truth), found, tasks)["tasks"]
     assert report["shape"]["confusion"]["min_score"] == pytest.approx(
-        0.9 * (np.exp(6) / (np.exp(6) + 3)) * TWO, abs=1e-4
+        0.85 * (np.exp(6) / (np.exp(6) + 3)) * TWO, abs=1e-4
     )
     assert report["shape"]["confusion"]["matrix"] == [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
     assert report["colour"]["confusion"]["matrix"] == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
