@@ -93,6 +93,12 @@ def fetch(rev: str, path: str, folder: Path) -> Path:
     return target
 
 
+def code(a: str | None, b: str | None) -> str:
+    """What differs between the code of two commits, in git's words; None stands for the files as they are."""
+    commits = [commit for commit in (a, b) if commit]
+    return (_git("diff", "--shortstat", *commits, "--", "mtseg", "stages") or b"").decode().strip() if commits else ""
+
+
 def _git(*arguments: str) -> bytes | None:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True)
