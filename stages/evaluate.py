@@ -1,20 +1,22 @@
 """`python -m stages.evaluate`: score the predictions on the validation split.
 
-About 5 s for 100 pictures with 50 predictions each on one core. Expect metrics/evaluate.json (segm, bbox, tasks,
-joint, in percent), plots/classes.csv, a row a class of each task, plots/rankings.csv, a row a ranking,
-plots/intervals.csv, a row a metric with its 95 % interval, and data/evaluation.json, what the report draws.
+About 5 s for 100 pictures with 50 predictions each, under a minute for 5,000 with 100, on two cores. Expect
+metrics/evaluate.json (segm, bbox, tasks, joint, in percent), plots/classes.csv, a row a class of each task,
+plots/rankings.csv, a row a ranking, plots/intervals.csv, a row a metric with its 95 % interval, and
+data/evaluation.json, what the report draws.
 """
 
 from pathlib import Path
 
 from mtseg.data import manifest
 from mtseg.errors import run_stage
-from mtseg.files import write_json
+from mtseg.files import uncollected, write_json
 from mtseg.params import load
 from mtseg.scoring import analysis, intervals, predictions, rankings, reference, scores
 from mtseg.scoring.evidence import Evidence
 
 
+@uncollected()
 def main() -> None:
     params = load()
     data = manifest.load(Path("data/manifest.json"))

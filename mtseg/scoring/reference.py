@@ -5,6 +5,7 @@ Only the summary is ours, since `COCOeval.summarize` says -1 for AP when 100 is 
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 from collections import defaultdict
@@ -48,7 +49,7 @@ def started(
         yield lambda: {kind: summary(*arguments, kind=kind, **options) for kind in KINDS}
         return
     # spawned, not forked: this process may have threads, of hotcoco for one
-    with ProcessPoolExecutor(len(KINDS), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(KINDS), multiprocessing.get_context("spawn"), gc.disable) as pool:
         running = {kind: pool.submit(summary, *arguments, kind=kind, **options) for kind in KINDS}
         yield lambda: {kind: future.result() for kind, future in running.items()}
 
