@@ -13,7 +13,6 @@ from matplotlib.patches import Rectangle
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
-    FAINT,
     GREY,
     INK,
     ORANGE,
@@ -22,12 +21,14 @@ from mtseg.report.plotting import (
     bars,
     canvas,
     columns,
+    legend_above,
     plain,
     rows_axis,
     short,
 )
 
 MOST = 40  # rows and columns that one can read; of more classes those that tell most
+TELLING = 10  # labels in a bin from which its share of right ones says something
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")  # of TIDE
 
 
@@ -100,6 +101,8 @@ def calibration(evaluation: dict[str, Any]) -> Figure | None:
             above.set_ylabel("share that is right")
             below.set_ylabel("count")
         below.set_xlabel("stated probability")
+    note = f"Right answers against stated probability: red states too much; pale rests on fewer than {TELLING}"
+    figure.suptitle(note if across > 2 else note.partition(":")[0], size=10, x=0.01, ha="left")
     return figure
 
 
@@ -108,28 +111,22 @@ def _percent(share: float) -> str:
 
 
 def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
-    confidence, accuracy, count = (
-        np.array([bin[key] for bin in bins], dtype=float) for key in ("confidence", "accuracy", "count")
-    )
     above.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (3, 3)))
-    for x, y in zip(confidence, accuracy, strict=True):  # over-confident in red
-        above.plot([x, x], [x, y], color=RED if y < x else BLUE, lw=2, alpha=0.6, solid_capstyle="butt")
-    above.plot(confidence, accuracy, color=FAINT, lw=1, zorder=1)
-    above.scatter(
-        confidence,
-        accuracy,
-        s=8 + 52 * np.sqrt(count / count.max()),
-        color=np.where(accuracy < confidence, RED, BLUE),
-        lw=0,
-        zorder=3,
-    )
+    for bin in bins:
+        x, y = bin["confidence"], bin["accuracy"]
+        look = {"color": RED if y < x else BLUE, "alpha": 0.9 if bin["count"] >= TELLING else 0.3}
+        above.plot([x, x], [x, y], lw=2.5, solid_capstyle="butt", **look)  # over-confident in red
+        above.plot(x, y, "o", ms=5, mew=0, **look)
     above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     above.tick_params(labelbottom=False)
     above.grid()
-    lower, upper = (np.array([bin[key] for bin in bins], dtype=float) for key in ("lower", "upper"))
-    below.bar((lower + upper) / 2, count, width=0.9 * (upper - lower), color=GREY, alpha=0.7, lw=0)
-    below.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1], yticks=[0, count.max()])
-    below.set_yticklabels(["0", f"{count.max():,.0f}"])
+    places, counts = [(bin["lower"] + bin["upper"]) / 2 for bin in bins], [bin["count"] for bin in bins]
+    widths = [0.85 * (bin["upper"] - bin["lower"]) for bin in bins]
+    below.set_yscale("log")
+    below.bar(places, counts, width=widths, color=GREY, alpha=0.7, lw=0)
+    below.set(xlim=(-0.04, 1.04), ylim=(0.5, 2 * max(counts)), xticks=[0, 0.5, 1])
+    below.minorticks_off()
+    below.set_yticks(sorted({1, max(counts)}), [f"{count:,}" for count in sorted({1, max(counts)})])
 
 
 def errors(evaluation: dict[str, Any]) -> Figure | None:
@@ -208,33 +205,26 @@ def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     if not counts:
         return None
     order = sorted(task["classes"], key=lambda one: -max(count.get(one, 0) for count in counts.values()))[:MOST]
-    figure = canvas(6.5, 1 + 0.34 * len(order))
+    figure = canvas(6.5, 1.1 + 0.34 * len(order))
     axes = figure.subplots()
     height = 0.8 / len(counts)
     for number, (key, colour) in enumerate(zip(counts, (BLUE, ORANGE), strict=False)):
         values = np.array([counts[key].get(one, 0) for one in order])
         shares = 100 * values / splits[key]["instances"]
         rows = np.arange(len(order)) + (number - (len(counts) - 1) / 2) * height
-        axes.barh(
-            rows,
-            shares,
-            height=0.92 * height,
-            color=colour,
-            lw=0,
-            label=f"{key}, {splits[key]['instances']:,} instances",
-        )
+        text = f"{key}, {splits[key]['instances']:,} instances"
+        axes.barh(rows, shares, height=0.92 * height, color=colour, lw=0, label=text)
         for row, share, value in zip(rows, shares, values, strict=True):
             absent = {"color": RED} if not value else {"color": QUIET}
-            axes.annotate(
-                f"{value:,}", (share, row), (4, 0), textcoords="offset points", va="center", size=7.5, **absent
-            )
+            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 7.5}
+            axes.annotate(f"{value:,}", (share, row), **place, **absent)
     rows_axis(axes, order)
     axes.margins(x=0.1)
     axes.set_xlabel("percent of the split's instances")
     axes.grid(axis="x")
     note = f", the {MOST} largest of {len(task['classes'])}" if len(task["classes"]) > MOST else ""
-    axes.set_title(f"{name}: classes in train and val{note}")
-    axes.legend(loc="lower right", labelcolor="linecolor", handlelength=0.8)
+    axes.set_title(f"{name}: classes in train and val{note}", pad=20)
+    legend_above(axes)
     return figure
 
 
@@ -243,7 +233,7 @@ def pictures(manifest: dict[str, Any]) -> Figure | None:
     splits = {key: split for key, split in manifest["splits"].items() if split["images"]}
     if not splits:
         return None
-    figure = canvas(9, 2.6)
+    figure = canvas(9, 2.8)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     sizes = list(next(iter(splits.values()))["areas"])
     sizes.sort(key=lambda size: ["small", "medium", "large"].index(size) if size in ("small", "medium", "large") else 9)
@@ -266,23 +256,13 @@ def pictures(manifest: dict[str, Any]) -> Figure | None:
             right.annotate(
                 f"{count:,}", (place, share), (0, 3), textcoords="offset points", ha="center", size=8, color=QUIET
             )
-    left.set(xlabel="instances a picture", ylabel="percent", title="Instances a picture")
+    left.set(xlabel="instances a picture", ylabel="percent")
+    left.set_title("Instances a picture", pad=20)
     left.xaxis.get_major_locator().set_params(integer=True)
-    left.legend(loc="upper left" if _late(splits) else "upper right", labelcolor="linecolor", handlelength=0.8)
+    legend_above(left)
     right.set_xticks(range(len(sizes)), [plain(size) for size in sizes])
-    right.set_title("Sizes of instances, as COCO has them")
+    right.set_title("Sizes of instances, as COCO has them", pad=20)
     right.margins(y=0.12)
     for axes in (left, right):
         axes.grid(axis="y")
     return figure
-
-
-def _late(splits: dict[str, dict[str, Any]]) -> bool:
-    """Whether most pictures hold more than half as many instances as the fullest one."""
-    counts = [
-        int(count)
-        for split in splits.values()
-        for count, images in split["instances_per_image"].items()
-        for _ in range(images)
-    ]
-    return bool(counts) and float(np.median(counts)) > max(counts) / 2

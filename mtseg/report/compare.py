@@ -180,7 +180,7 @@ def _range(row: Mapping[str, Any] | None) -> tuple[float, float] | None:
 
 
 def _draw(folder: Path, entry: dict[str, Any], a: Side, b: Side, root: Path) -> None:
-    """Ground truth, a and b of one picture, a file each: ID-truth.jpg, ID-a.jpg and ID-b.jpg. Their size is noted in entry."""
+    """Ground truth, a and b of one picture, a file each: ID-truth.jpg, ID-a.jpg, ID-b.jpg; entry is told their size."""
     image = next(image for image in a.images if image.id == entry["id"])
     pixels = read_picture(root, image)
     panels = {"truth": ("ground truth", draw.truth(image, a.tasks))}

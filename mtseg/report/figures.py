@@ -22,6 +22,7 @@ from mtseg.report.plotting import (
     canvas,
     columns,
     end_labels,
+    legend_above,
     plain,
     rows_axis,
     short,
@@ -100,7 +101,7 @@ def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
         below.plot(train["step"], train["lr"], color=GREY, lw=1.2)
         below.set_ylim(0, 1.15 * max(train["lr"].max(), 1e-12))
         below.set_yticks([train["lr"].max()], [f"{train['lr'].max():.2g}"])
-        below.text(0.01, 0.12, "learning rate", color=QUIET, size=8, transform=below.transAxes)
+        below.set_title("learning rate", size=8.5, color=QUIET, pad=3)
     right.set_ylim(0, 100)
     right.set_title("Validation, percent")
     _lines(right, val, scores, lambda name, value: f"{plain(name)} {value:.1f}", heavy="joint_AP", marker="o")
@@ -215,7 +216,6 @@ def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
 
 
 def intervals(table: pd.DataFrame) -> Figure | None:
-    table = table.dropna(subset="value")
     if table.empty:
         return None
     figure = canvas(6.5, 0.75 + 0.24 * len(table))
@@ -253,9 +253,7 @@ def rankings(table: pd.DataFrame) -> Figure | None:
     axes.grid(axis="x")
     axes.margins(x=0.08)
     axes.set_title("AP when predictions are ranked by", pad=20)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 0.97), ncols=2, labelcolor="linecolor", handletextpad=0, borderpad=0
-    )
+    legend_above(axes)
     return figure
 
 

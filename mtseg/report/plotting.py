@@ -86,7 +86,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     # its rule would be that of the whole page
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # axes_1 and the like
-    text = re.sub(r"font: ([^;\"']*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", text)
+    text = re.sub(r"(font[a-z-]*: [^;'\"<>]*)'DejaVu Sans'[^;\"<>]*", r"\1system-ui, sans-serif", text)
     opening = f'<svg role="img" aria-label="{html.escape(title)}" stroke-linejoin="round"'
     return text.replace("<svg", opening, 1).replace(">", f">\n <title>{html.escape(title)}</title>", 1)
 
@@ -135,6 +135,12 @@ def rows_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [short(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.spines[["left"]].set_visible(False)
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend in a line between title, which needs pad=20, and axes."""
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderpad": 0, "columnspacing": 1.5}
+    axes.legend(ncols=4, labelcolor="linecolor", handlelength=0.8, **place)
 
 
 def short(name: str, limit: int = 24) -> str:
