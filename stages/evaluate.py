@@ -30,7 +30,7 @@ def main() -> None:
         evaluation = analysis.report(evidence)
         scores.write_classes(Path("plots/classes.csv"), classes)
         scores.write_table(Path("plots/rankings.csv"), rankings.rows(evidence))
-        scores.write_table(Path("plots/intervals.csv"), intervals.rows(evidence))
+        scores.write_table(Path("plots/intervals.csv"), intervals.rows(evidence), columns=intervals.COLUMNS)
         write_json(Path("data/evaluation.json"), evaluation, indent=None)
         metrics |= by_pycocotools()
     for name, task in evaluation["tasks"].items():

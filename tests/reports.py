@@ -69,7 +69,9 @@ def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tas
         "classes": page._table(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
         "intervals": pd.DataFrame(intervals.intervals(images, found, **options)),
-        "sieve": pd.DataFrame([{"stage": stage, "removed": n} | dict.fromkeys(KEYS, f) for stage, n, f in steps]),
+        "sieve": pd.DataFrame(
+            [{"stage": stage, "removed": n} | dict.fromkeys((*KEYS, "low", "high"), f) for stage, n, f in steps]
+        ),
         "evaluation": analysis.analyse(images, found, **options),
         "manifest": manifest.build(folder),
     }

@@ -29,10 +29,10 @@ from mtseg.report.plotting import (
     style,
     svg,
 )
+from mtseg.scoring.curves import ALL
 
 Numbers = dict[str, Any]
 NAMED = 10  # classes told apart by colour; the rest are grey
-ALL = "all"  # the micro average among the curves of classes
 
 
 def figures(numbers: Numbers) -> dict[str, str]:
@@ -143,9 +143,10 @@ def _curves(evaluation: Numbers, classes: pd.DataFrame) -> tuple[str, dict[str, 
     )
 
 
-def _class_lines(axes: Axes, curves: dict[str, dict], names: list[str], key: str, texts: dict[str, str]) -> None:
-    """A line a class, the largest named beside the axes, and the micro average over all."""
-    steps = np.linspace(0, 1, 101)
+def _class_lines(
+    axes: Axes, steps: np.ndarray, curves: dict[str, dict], names: list[str], key: str, texts: dict[str, str]
+) -> None:
+    """A line a class over `steps` [101], the largest named beside the axes, and the micro average over all."""
     for name in names[NAMED:]:
         axes.plot(steps, _values(curves[name][key]), color=GREY, lw=0.7, alpha=0.6)
     for number, name in enumerate(names[:NAMED]):
@@ -156,7 +157,7 @@ def _class_lines(axes: Axes, curves: dict[str, dict], names: list[str], key: str
     if ALL in curves:
         label = f"all together\u2002{texts.get(ALL, '')}"
         axes.plot(steps, _values(curves[ALL][key]), color=INK, lw=2.4, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.01))
     axes.grid()
     axes.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor="linecolor", handlelength=1.2, labelspacing=0.35
@@ -182,6 +183,7 @@ def precision_recall(evaluation: Numbers, classes: pd.DataFrame) -> Figure | Non
         texts[ALL] = f"(mean {mean:.0f})"
     _class_lines(
         axes,
+        np.linspace(0, 1, 101),
         curves,
         sorted(names[:NAMED], key=lambda name: -np.nan_to_num(ap50[name])) + names[NAMED:],
         "precision",
@@ -200,7 +202,7 @@ def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
     best = {name: (curve["best_score"], curve["best_f1"]) for name, curve in curves.items() if curve["best_f1"]}
     texts = {name: f"{f1:.2f} at {score:.2f}" for name, (score, f1) in best.items()}
     named = sorted(names[:NAMED], key=lambda name: -best.get(name, (0, 0))[1])
-    _class_lines(axes, curves, named + names[NAMED:], "f1", texts)
+    _class_lines(axes, np.array(evaluation["scores"]), curves, named + names[NAMED:], "f1", texts)
     for number, name in enumerate(named):
         if name in best:
             axes.plot(*best[name], "o", color=COLOURS[number], ms=4)

@@ -159,6 +159,7 @@ def tables(numbers: Numbers, tasks: Sequence[Task], before: Mapping[str, Any] | 
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
     old = {} if before is None else flat(before["evaluate"]) | flat(before["filter"])
     ranges = {row["metric"]: row for row in numbers["intervals"].to_dict("records")}
+    ranges["filtered.joint_f1"] = numbers["sieve"].to_dict("records")[-1]  # after the last rule
     chosen = [
         ("mask AP", "segm.AP", main),
         ("mask AP50", "segm.AP50", main),

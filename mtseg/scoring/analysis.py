@@ -19,7 +19,6 @@ from mtseg.scoring.overlaps import Matches
 from mtseg.sections import Ranking, Task
 
 DECIMALS = 4
-ALL = "all"  # the micro average among the classes' curves; a class of that name gives way to it
 
 
 def analyse(
@@ -40,16 +39,16 @@ def report(evidence: Evidence) -> dict[str, Any]:
     ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
     tasks.NAME: classes; confusion (`confusion`, from the score with the main task's best F1, its `min_score`);
     calibration (`calibration`, of the label's probability on matched objects, no-object left out); errors (TIDE,
-    `breakdown.errors`); curves, by class and for `all` together: precision at 101 recalls and IoU 0.5, f1 at `scores`,
-    best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and main class;
-    None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched had that
-    task's labels right; errors, of all labels as one. label_errors: `label_errors`.
+    `breakdown.errors`); curves, by class and, as `-`, for all together: precision at 101 recalls and IoU 0.5, f1 at
+    `scores`, best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and
+    main class; None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched
+    had that task's labels right; errors, of all labels as one. label_errors: `label_errors`.
     """
     probable = not evidence.ranking.startswith("sum")
     axis = curves.score_axis(evidence.scores, probable=probable)
     own_curves = {task.name: _curves(evidence, task, axis) for task in evidence.tasks}
     main = evidence.tasks[0].name
-    best = own_curves[main][ALL]["best_score"]
+    best = own_curves[main][curves.ALL]["best_score"]
     min_score = float(axis[0]) if best is None else best
     tasks = {
         task.name: {
@@ -111,7 +110,7 @@ def _curves(evidence: Evidence, task: Task, axis: np.ndarray) -> dict[str, dict[
         for index, name in enumerate(task.classes)
     }
     everything = matches.scored[np.argsort(-scores[matches.scored], kind="stable")]
-    return drawn | {ALL: _curve(matches, scores, everything, len(true), axis)}
+    return drawn | {curves.ALL: _curve(matches, scores, everything, len(true), axis)}
 
 
 def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:

@@ -22,6 +22,7 @@ SEED = 0
 LEVEL = 0.95
 REPLICATES = 500
 FEWEST = 100  # however many predictions there are
+COLUMNS = ("metric", "value", "low", "high")
 WORK = 40_000_000  # replicates x predictions beyond which there are fewer replicates
 
 
@@ -89,8 +90,7 @@ def _accuracy(evidence: Evidence, name: str, weights: np.ndarray) -> np.ndarray:
 
 
 def _row(metric: str, values: np.ndarray) -> dict[str, Any]:
-    value, low, high = interval(values)
-    return {"metric": metric, "value": value, "low": low, "high": high}
+    return dict(zip(COLUMNS, (metric, *interval(values)), strict=True))
 
 
 def interval(values: np.ndarray, *, least: float = 0) -> tuple[float, float, float]:

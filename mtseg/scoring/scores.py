@@ -120,7 +120,7 @@ def write_classes(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
     write_table(path, [label | row for label, row in zip(labels, rows, strict=True)])
 
 
-def write_table(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as CSV, with an empty cell for None."""
+def write_table(path: Path | str, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV, with an empty cell for None. columns: by default the rows' keys, which no rows do not have."""
     with replace_file(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
