@@ -37,8 +37,8 @@ def started(
     ranking: Ranking,
     max_dets: Sequence[int],
 ) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
-    """Start to score the main task, in two processes beside this one where that pays. The function that is given waits
-    for `segm` and `bbox`, each with COCO's 12 numbers in percent. Raises UserError as `check` does.
+    """Start to score the main task, in a process beside this one where that pays. The function that is given waits for
+    `segm` and `bbox`, each with COCO's 12 numbers in percent. Raises UserError as `check` does.
     """
     check(images, predictions)
     predictions = in_order(predictions, tasks)
@@ -46,17 +46,16 @@ def started(
     arguments = Scorer(images, predictions), *labels, predicted.scores(predictions, tasks)[ranking]
     options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
     if len(predictions) < PAYS:
-        yield lambda: {kind: summary(*arguments, kind=kind, **options) for kind in KINDS}
+        yield lambda: summaries(*arguments, **options)
         return
     # spawned, not forked: this process may have threads, of hotcoco for one
-    with ProcessPoolExecutor(len(KINDS), multiprocessing.get_context("spawn"), gc.disable) as pool:
-        running = {kind: pool.submit(summary, *arguments, kind=kind, **options) for kind in KINDS}
-        yield lambda: {kind: future.result() for kind, future in running.items()}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), gc.disable) as pool:
+        yield pool.submit(summaries, *arguments, **options).result
 
 
-def summary(*arguments: Any, **options: Any) -> dict[str, float]:
-    """The summary of `run`, of the same arguments."""
-    return run(*arguments, **options).summary()
+def summaries(*arguments: Any, **options: Any) -> dict[str, dict[str, float]]:
+    """The summaries of `run`, of the same arguments, by kind."""
+    return {kind: run(*arguments, kind=kind, **options).summary() for kind in KINDS}
 
 
 def run(

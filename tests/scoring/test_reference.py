@@ -130,7 +130,7 @@ def test_f13_the_rankings_have_the_numbers_of_the_metrics(count, case):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_the_metrics_are_the_same_by_either_in_this_process_or_in_others(count, monkeypatch):
+def test_the_metrics_are_the_same_by_either_in_this_process_or_another(count, monkeypatch):
     tasks = make_tasks(count)
     images, found, max_dets = cases(tasks)["unlabelled"]
     options = {"tasks": tasks, "ranking": "sum_quality", "max_dets": max_dets}
