@@ -12,7 +12,7 @@ from mtseg.data.pictures import read_picture
 from mtseg.files import replace_folder
 from mtseg.report import draw, html, page, revision
 from mtseg.report.sides import Side, common
-from mtseg.scoring import curves, f1, intervals
+from mtseg.scoring import bootstrap, curves, f1, intervals
 from mtseg.scoring.average_precision import ordered
 from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.matching import pictures
@@ -65,7 +65,7 @@ def paired(a: Side, b: Side) -> tuple[list[dict[str, Any]], dict[tuple[str, str]
         Evidence.of(side.images, side.raw, tasks=side.tasks, ranking=side.ranking, max_dets=side.max_dets)
         for side in (a, b)
     ]
-    weights = intervals.draws(len(a.images), max(len(a.raw), len(b.raw)))
+    weights = bootstrap.draws(len(a.images), max(len(a.raw), len(b.raw)))
     one, other = (intervals.samples(evidence, weights) for evidence in proofs)
     one, other = ({**own, **_sieved(side, weights)} for own, side in zip((one, other), (a, b), strict=True))
     del one[f"tasks.{a.tasks[0].name}.AP"]  # segm.AP again
@@ -153,7 +153,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
     """None where either is undefined. one, other: [1 + B], 0 to 1, the first of the data as they are."""
     if np.isnan([one[0], other[0]]).any():
         return None
-    delta, low, high = intervals.interval(other - one, least=-1)
+    delta, low, high = bootstrap.interval(other - one, least=-1)
     return {"a": 100 * float(one[0]), "b": 100 * float(other[0]), "delta": delta, "low": low, "high": high}
 
 

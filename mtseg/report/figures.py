@@ -29,7 +29,6 @@ from mtseg.report.plotting import (
     style,
     svg,
 )
-from mtseg.scoring.curves import ALL
 
 Numbers = dict[str, Any]
 NAMED = 10  # classes told apart by colour; the rest are grey
@@ -130,33 +129,27 @@ def _lines(
     end_labels(axes, ends)
 
 
-def _curves(evaluation: Numbers, classes: pd.DataFrame) -> tuple[str, dict[str, dict], list[str], dict[str, float]]:
-    """The main task, its curves, its classes by number of instances, and their AP50."""
+def _curves(evaluation: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, list[str], dict[str, float]]:
+    """The main task, its analysis, its classes by number of instances, and their AP50."""
     task = next(iter(evaluation["tasks"]))
-    own = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
-    curves = evaluation["tasks"][task]["curves"]
-    return (
-        task,
-        curves,
-        [name for name in own["class"] if name in curves],
-        dict(zip(own["class"], own["AP50"], strict=True)),
-    )
+    rows = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
+    own = evaluation["tasks"][task]
+    names = [name for name in rows["class"] if name in own["curves"]]
+    return task, own, names, dict(zip(rows["class"], rows["AP50"], strict=True))
 
 
 def _class_lines(
-    axes: Axes, steps: np.ndarray, curves: dict[str, dict], names: list[str], key: str, texts: dict[str, str]
+    axes: Axes, steps: np.ndarray, own: Numbers, names: list[str], key: str, texts: dict[str, str], note: str
 ) -> None:
-    """A line a class over `steps` [101], the largest named beside the axes, and the micro average over all."""
+    """A line a class over `steps` [101], the largest named with their texts, and one for all together with its note."""
     for name in names[NAMED:]:
-        axes.plot(steps, _values(curves[name][key]), color=GREY, lw=0.7, alpha=0.6)
+        axes.plot(steps, _values(own["curves"][name][key]), color=GREY, lw=0.7, alpha=0.6)
     for number, name in enumerate(names[:NAMED]):
-        values = _values(curves[name][key])
+        values = _values(own["curves"][name][key])
         axes.plot(steps, values, color=COLOURS[number], lw=1.3, label=f"{short(name)}\u2002{texts.get(name, '')}")
     if len(names) > NAMED:
         axes.plot([], [], color=GREY, lw=0.7, label=f"{len(names) - NAMED} smaller classes")
-    if ALL in curves:
-        label = f"all together\u2002{texts.get(ALL, '')}"
-        axes.plot(steps, _values(curves[ALL][key]), color=INK, lw=2.4, label=label)
+    axes.plot(steps, _values(own["overall"][key]), color=INK, lw=2.4, label=f"all together\u2002{note}")
     axes.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.01))
     axes.grid()
     axes.legend(
@@ -173,42 +166,37 @@ def _values(values: list[float | None]) -> np.ndarray:
 
 
 def precision_recall(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, curves, names, ap50 = _curves(evaluation, classes)
+    task, own, names, ap50 = _curves(evaluation, classes)
     if not names:
         return None
     figure = canvas(6.5, 4)
     axes = figure.subplots()
     texts = {name: f"{value:.0f}" for name, value in ap50.items() if pd.notna(value)}
-    if (mean := evaluation["tasks"][task]["errors"].get("ap50")) is not None:
-        texts[ALL] = f"(mean {mean:.0f})"
-    _class_lines(
-        axes,
-        np.linspace(0, 1, 101),
-        curves,
-        sorted(names[:NAMED], key=lambda name: -np.nan_to_num(ap50[name])) + names[NAMED:],
-        "precision",
-        texts,
-    )
+    mean = own["errors"].get("ap50")
+    best_first = sorted(names[:NAMED], key=lambda name: -np.nan_to_num(ap50[name])) + names[NAMED:]
+    note = "" if mean is None else f"(mean {mean:.0f})"
+    _class_lines(axes, np.linspace(0, 1, 101), own, best_first, "precision", texts, note)
     axes.set(xlabel="recall", ylabel="precision", title=f"Precision against recall, IoU 0.5: {task}, with AP50")
     return figure
 
 
 def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, curves, names, _ = _curves(evaluation, classes)
+    task, own, names, _ = _curves(evaluation, classes)
     if not names:
         return None
     figure = canvas(6.5, 4)
     axes = figure.subplots()
-    best = {name: (curve["best_score"], curve["best_f1"]) for name, curve in curves.items() if curve["best_f1"]}
+    best = {name: (curve["best_score"], curve["best_f1"]) for name, curve in own["curves"].items() if curve["best_f1"]}
     texts = {name: f"{f1:.2f} at {score:.2f}" for name, (score, f1) in best.items()}
     named = sorted(names[:NAMED], key=lambda name: -best.get(name, (0, 0))[1])
-    _class_lines(axes, np.array(evaluation["scores"]), curves, named + names[NAMED:], "f1", texts)
+    score, f1 = own["overall"]["best_score"], own["overall"]["best_f1"]
+    note = f"{f1:.2f} at {score:.2f}" if f1 else ""
+    _class_lines(axes, np.array(evaluation["scores"]), own, named + names[NAMED:], "f1", texts, note)
     for number, name in enumerate(named):
         if name in best:
             axes.plot(*best[name], "o", color=COLOURS[number], ms=4)
     title = f"F1 against the score threshold, IoU 0.5: {task}"
-    if ALL in best:
-        score, f1 = best[ALL]
+    if f1:
         axes.plot([score, score], [0, f1], color=INK, lw=1, ls=(0, (2, 3)))
         axes.plot(score, f1, "o", color=INK, ms=6)
         axes.annotate(f" best at {score:.2f}", (score, 0.02), color=INK, size=8.5)

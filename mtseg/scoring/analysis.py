@@ -39,8 +39,8 @@ def report(evidence: Evidence) -> dict[str, Any]:
     ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
     tasks.NAME: classes; confusion (`confusion`, from the score with the main task's best F1, its `min_score`);
     calibration (`calibration`, of the label's probability on matched objects, no-object left out); errors (TIDE,
-    `breakdown.errors`); curves, by class and, as `-`, for all together: precision at 101 recalls and IoU 0.5, f1 at
-    `scores`, best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and
+    `breakdown.errors`); curves, by class, and overall, all classes together: precision at 101 recalls and IoU 0.5, f1
+    at `scores`, best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and
     main class; None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched
     had that task's labels right; errors, of all labels as one. label_errors: `label_errors`.
     """
@@ -48,7 +48,7 @@ def report(evidence: Evidence) -> dict[str, Any]:
     axis = curves.score_axis(evidence.scores, probable=probable)
     own_curves = {task.name: _curves(evidence, task, axis) for task in evidence.tasks}
     main = evidence.tasks[0].name
-    best = own_curves[main][curves.ALL]["best_score"]
+    best = own_curves[main][-1]["best_score"]
     min_score = float(axis[0]) if best is None else best
     tasks = {
         task.name: {
@@ -56,7 +56,8 @@ def report(evidence: Evidence) -> dict[str, Any]:
             "confusion": {"min_score": _round(min_score), "matrix": _confusion(evidence, task, min_score).tolist()},
             "calibration": _label_calibration(evidence, task),
             "errors": errors(evidence.overlaps, evidence.matches[task.name], evidence.scores),
-            "curves": {name: _rounded(curve) for name, curve in own_curves[task.name].items()},
+            "curves": dict(zip(task.classes, map(_rounded, own_curves[task.name]), strict=False)),
+            "overall": _rounded(own_curves[task.name][-1]),
         }
         for task in evidence.tasks
     }
@@ -102,15 +103,14 @@ def _score_calibration(evidence: Evidence, matches: Matches) -> dict[str, Any]:
     return calibration(evidence.scores[rows], matches.hit[0, rows] >= 0)
 
 
-def _curves(evidence: Evidence, task: Task, axis: np.ndarray) -> dict[str, dict[str, Any]]:
+def _curves(evidence: Evidence, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
+    """A curve a class, and as the last that of all together."""
     matches, scores = evidence.matches[task.name], evidence.scores
     true = matches.true[matches.objects]
-    drawn = {
-        name: _curve(matches, scores, matches.of(index), int((true == index).sum()), axis)
-        for index, name in enumerate(task.classes)
-    }
-    everything = matches.scored[np.argsort(-scores[matches.scored], kind="stable")]
-    return drawn | {curves.ALL: _curve(matches, scores, everything, len(true), axis)}
+    rows = [matches.of(index) for index in range(task.num_classes)]
+    rows.append(matches.scored[np.argsort(-scores[matches.scored], kind="stable")])
+    objects = [*np.bincount(true, minlength=task.num_classes).tolist(), len(true)]
+    return [_curve(matches, scores, own, count, axis) for own, count in zip(rows, objects, strict=True)]
 
 
 def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:

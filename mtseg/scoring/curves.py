@@ -11,7 +11,6 @@ import numpy as np
 
 from mtseg.scoring.overlaps import Matches
 
-ALL = "-"  # all classes as one, among the curves of classes, none of which can be called so
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 AT_ONCE = 4_000_000  # numbers held at once while many weightings are scored
 

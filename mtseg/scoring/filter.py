@@ -20,9 +20,9 @@ from scipy.sparse import coo_array, csr_array
 
 from mtseg.data.coco import mask
 from mtseg.records import Image, Prediction
+from mtseg.scoring.bootstrap import LEVEL, draws
 from mtseg.scoring.f1 import Tally, summary
 from mtseg.scoring.found import Found, gather
-from mtseg.scoring.intervals import LEVEL, draws
 from mtseg.scoring.matching import pictures
 from mtseg.sections import Filter, Ranking, Task
 

@@ -9,7 +9,6 @@ import pytest
 
 from mtseg.report import breakdowns, figures
 from mtseg.report.plotting import canvas, end_labels, short, style, svg
-from mtseg.scoring.curves import ALL
 from tests.reports import EVIL, evil_tasks, make_images, make_numbers, predicted
 from tests.scenes import make_tasks
 
@@ -87,7 +86,7 @@ def test_one_point_has_axes_that_say_where_it_is():
 def test_of_many_classes_the_ten_largest_are_named_and_the_rest_is_counted(count):
     names = [f"class {number}" for number in range(count)]
     line = {"precision": [1.0] * 50 + [None] * 51, "f1": [0.5] * 101, "best_f1": 0.5, "best_score": 0.3}
-    own = {"classes": names, "curves": dict.fromkeys([*names, ALL], line), "errors": {"ap50": 50.0}}
+    own = {"classes": names, "curves": dict.fromkeys(names, line), "overall": line, "errors": {"ap50": 50.0}}
     evaluation = {"tasks": {"many": own}, "scores": np.linspace(0, 1, 101)}
     table = pd.DataFrame({"task": "many", "class": names, "instances": range(count), "AP50": 50.0})
     with style():

@@ -11,7 +11,6 @@ from mtseg.records import Image
 from mtseg.scoring.analysis import analyse
 from mtseg.scoring.breakdown import KINDS
 from mtseg.scoring.calibration import calibration
-from mtseg.scoring.curves import ALL
 from mtseg.scoring.scores import evaluate
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, scene
 
@@ -47,7 +46,7 @@ def test_ground_truth_as_predictions_has_no_fault_in_any_part(count, ranking):
         assert matrix.shape == (task.num_classes + 1,) * 2
         assert (matrix == np.diag(np.bincount(labelled, minlength=task.num_classes + 1))).all()
         assert own["errors"] == {"ap50": 100.0, "cost": dict.fromkeys(KINDS, 0.0), "counts": dict.fromkeys(KINDS, 0)}
-        assert list(own["curves"]) == [*task.classes, ALL]
+        assert list(own["curves"]) == list(task.classes)
         for curve in own["curves"].values():
             assert set(curve["precision"]) == {1.0} and curve["best_f1"] == 1.0
             assert len(curve["f1"]) == 101 and curve["f1"][0] == 1.0
@@ -64,7 +63,7 @@ def test_nothing_at_all_is_undefined_and_no_fault(count):
         assert json.loads(json.dumps(report, allow_nan=False)) == report
         for task in tasks:
             own = report["tasks"][task.name]
-            assert own["calibration"]["ece"] is None and own["curves"][ALL]["best_score"] is None
+            assert own["calibration"]["ece"] is None and own["overall"]["best_score"] is None
             assert own["errors"]["ap50"] == (0.0 if images is not empty else None)
         assert report["joint"]["ap"] == (0.0 if images is not empty else None)
 
@@ -143,9 +142,9 @@ def test_curves_by_hand():
     elsewhere = box_instance((40, 40, 9, 9), {"shape": 0})
     order = [(truth[0], 0.905), (elsewhere, 0.705), (truth[1], 0.505)]
     found = [predict(i, tasks, query=n, quality=q, strength=99) for n, (i, q) in enumerate(order)]
-    curves = run(picture(*truth), found, tasks)["tasks"]["shape"]["curves"]
-    for name in ("circle", ALL):
-        own = curves[name]
+    report = run(picture(*truth), found, tasks)["tasks"]["shape"]
+    curves = report["curves"]
+    for own in (curves["circle"], report["overall"]):
         assert own["precision"] == [1.0] * 34 + [0.6667] * 33 + [0.0] * 34
         f1 = dict(zip(range(101), own["f1"], strict=True))
         assert (f1[0], f1[50], f1[51], f1[70], f1[71], f1[90], f1[91]) == (0.6667, 0.6667, 0.4, 0.4, 0.5, 0.5, 0.0)

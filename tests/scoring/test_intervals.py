@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtseg.scoring import curves, intervals
+from mtseg.scoring import bootstrap, curves, intervals
 from mtseg.scoring.average_precision import Curves, Scorer, joint
 from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.predictions import scores
@@ -101,7 +101,7 @@ def test_the_interval_of_a_share_is_that_of_scipy():
 
 def test_the_interval_is_as_wide_as_ap_varies_between_data_sets(monkeypatch):
     """95 % of a normal distribution lie within 1.96 standard deviations of its mean."""
-    monkeypatch.setattr(intervals, "REPLICATES", 100)
+    monkeypatch.setattr(bootstrap, "REPLICATES", 100)
     tasks, values, widths = make_tasks(1), [], []
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_the_same_every_time_and_in_any_order():
 
 
 def test_there_are_fewer_draws_where_they_cost_more():
-    assert intervals.draws(100, 10_000).shape == (1 + intervals.REPLICATES, 100)
-    assert intervals.draws(100, 100 * intervals.WORK).shape == (1 + intervals.FEWEST, 100)
-    assert (intervals.draws(7, 1).sum(axis=1) == 7).all() and (intervals.draws(7, 1)[0] == 1).all()
-    assert intervals.REPLICATES >= 200
+    assert bootstrap.draws(100, 10_000).shape == (1 + bootstrap.REPLICATES, 100)
+    assert bootstrap.draws(100, 100 * bootstrap.WORK).shape == (1 + bootstrap.FEWEST, 100)
+    assert (bootstrap.draws(7, 1).sum(axis=1) == 7).all() and (bootstrap.draws(7, 1)[0] == 1).all()
+    assert bootstrap.REPLICATES >= 200
