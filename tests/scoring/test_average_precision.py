@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtseg.records import Image
+from mtseg.scoring.average_precision import first_of_query
 from mtseg.scoring.predictions import score
 from mtseg.scoring.scores import evaluate
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, scene
@@ -94,3 +95,13 @@ def test_f7_detections_past_the_last_max_dets_do_not_count():
     metrics = run(images, predict_all(images, tasks), tasks, max_dets=(1, 2))
     assert metrics["segm"]["AR1"] == 25 and metrics["segm"]["AR2"] == 50
     assert metrics["segm"]["AP"] == pytest.approx(51 / 101 * 100, abs=1e-3)
+
+
+def test_the_best_prediction_of_a_query_counts_and_of_equal_ones_the_first():
+    tasks = make_tasks(1)
+    instance = box_instance((2, 2, 12, 12), {"shape": 0})
+    places = [(1, 0), (2, 0), (1, 0), (1, 3), (1, 3), (1, 0)]  # of picture and query
+    found = [predict(instance, tasks, image_id=image_id, query=query) for image_id, query in places]
+    best = first_of_query(found, np.array([0.2, 0.1, 0.9, 0.5, 0.5, 0.3]))
+    assert best.tolist() == [False, True, True, True, False, False]
+    assert first_of_query([], np.zeros(0)).tolist() == []
