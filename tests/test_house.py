@@ -19,9 +19,8 @@ HEAVY = {"torch", "torchvision", "timm", "detectron2"}
 
 # module or package -> floor; the longest name that fits counts
 FLOORS = {
-    **dict.fromkeys(
-        ("mtseg", "mtseg.params", "mtseg.records", "mtseg.sections", "mtseg.errors", "mtseg.files", "mtseg.recipe"), 0
-    ),
+    **dict.fromkeys(("mtseg", "mtseg.params", "mtseg.records", "mtseg.sections", "mtseg.errors"), 0),
+    **dict.fromkeys(("mtseg.files", "mtseg.findings", "mtseg.recipe"), 0),
     "mtseg.data": 1,
     "mtseg.scoring": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 2),
