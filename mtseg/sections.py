@@ -24,6 +24,7 @@ Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
 
 
 class Section(BaseModel):
@@ -193,7 +194,7 @@ class Test(Section):
     ims_per_batch: Count
     detections: Count
     max_dets: Annotated[tuple[Count, ...], Field(min_length=1)]
-    ranking: Literal["main", "sum", "product"]
+    ranking: Ranking
 
 
 class Filter(Section):

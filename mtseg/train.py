@@ -119,7 +119,7 @@ def validate(
     """Headline figures on the val split, in percent, by COCO's 100 detections and the product of probabilities: not by
     the params of the test section, which may then change without training anew."""
     found = predict(network, images, root=root, input=input, batch=batch, progress=False)
-    metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking="product", max_dets=(1, 10, 100))
+    metrics, _ = scores.evaluate(images, found, tasks=network.tasks, ranking="product_quality", max_dets=(1, 10, 100))
     row = {"segm_AP": metrics["segm"].get("AP", 0.0), "joint_AP": metrics["joint"].get("AP", 0.0)}
     figures = metrics["tasks"].items()
     return row | {f"{name}_accuracy": task["accuracy"] for name, task in figures if "accuracy" in task}

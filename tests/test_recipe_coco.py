@@ -50,7 +50,7 @@ PUBLISHED = {
     "loss.importance": (0.75, "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO"),
     "test.detections": (100, "TEST.DETECTIONS_PER_IMAGE, by detectron2's default"),
     "test.max_dets": ((1, 10, 100), "COCO's own"),
-    "test.ranking": ("main", "MaskFormer.instance_inference: class probability x mask quality"),
+    "test.ranking": ("main_quality", "MaskFormer.instance_inference: class probability x mask quality"),
 }
 BASE_LR = 1e-4  # SOLVER.BASE_LR
 STEPS = (327778, 355092)  # SOLVER.STEPS

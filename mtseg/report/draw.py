@@ -45,7 +45,7 @@ def truth(image: Record, tasks: Sequence[Task]) -> list[Overlay]:
 
 def found(image: Record, predictions: Iterable[Prediction], tasks: Sequence[Task]) -> list[Overlay]:
     """Predictions with their score, main class probability x mask quality, in percent."""
-    return [_overlay(p, p.labels, tasks, f"{100 * score(p, tasks, 'main'):.0f} %", image) for p in predictions]
+    return [_overlay(p, p.labels, tasks, f"{100 * score(p, tasks, 'main_quality'):.0f} %", image) for p in predictions]
 
 
 def compare(pixels: np.ndarray, columns: Mapping[str, Sequence[Overlay]], *, size: int) -> Image.Image:

@@ -56,7 +56,7 @@ def write(
 
     root: folder of the pictures. Raises UserError when a picture cannot be read.
     """
-    drawn_raw = [p for p in raw if score(p, tasks, "main") >= settings.min_score]
+    drawn_raw = [p for p in raw if score(p, tasks, "main_quality") >= settings.min_score]
     scene = {picture.image.id: picture for picture in pictures(images, filtered, tasks=tasks, ranking=ranking)}
     before = {picture.image.id: picture for picture in pictures(images, drawn_raw, tasks=tasks, ranking=ranking)}
     scores = {key: f1.summary([f1.count(picture, tasks)]) for key, picture in scene.items()}

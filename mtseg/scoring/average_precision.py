@@ -1,40 +1,95 @@
-"""COCO average precision by pycocotools, of any category that predictions and ground truth can be given.
+"""COCO average precision by hotcoco, of any categories that predictions and ground truth can be given.
 
-Two things are ours: the IoUs are handed in, since every task is scored on the same masks, and the summary is read
-from the accumulated curves, since `COCOeval.summarize` says -1 for AP when 100 is not among maxDets.
+hotcoco gives pycocotools' numbers in a fraction of its time (`mtseg/scoring/reference.py`, held against each other in
+tests). The summary is ours, since COCO's says -1 for AP when 100 is not among maxDets.
+
+G: ground truths, pictures by id, instances in order. N: predictions, in the order given.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+from hotcoco import COCO, COCOeval
+
+from mtseg.data.coco import rle
+from mtseg.records import Image, Prediction
+from mtseg.sections import Task
 
 EVERY = -1  # category of a ground truth without a label: neither hit nor miss, whatever category is scored
 
 
-@dataclass(frozen=True)
-class View:
-    """One picture as one score sees it. overlap [P, G]: IoU; inside [P, G]: the crowd's, over the predicted area."""
+class Scorer:
+    """Pictures and predictions, held ready to be scored under any categories and any scores."""
 
-    true: np.ndarray  # int [G], category index or EVERY
-    crowd: np.ndarray  # bool [G]
-    true_area: np.ndarray  # [G], pixels
-    found: np.ndarray  # int [P], category index
-    scores: np.ndarray  # [P]
-    found_area: np.ndarray  # [P], pixels
-    overlap: np.ndarray
-    inside: np.ndarray
+    def __init__(self, images: Sequence[Image], predictions: Sequence[Prediction]):
+        self._images = [{"id": i.id, "height": i.height, "width": i.width} for i in ordered(images)]
+        truth = [(image, instance) for image in ordered(images) for instance in image.instances]
+        self.true_picture = np.array([image.id for image, _ in truth], dtype=int)
+        self.found_picture = np.array([p.image_id for p in predictions], dtype=int)
+        self.crowd = np.array([instance.crowd for _, instance in truth], dtype=bool)
+        self._true_boxes = np.array([instance.bbox for _, instance in truth], dtype=np.float64).reshape(-1, 4)
+        self._true_areas = np.array([instance.area for _, instance in truth], dtype=np.float64)
+        self._true_masks = [rle(instance.segmentation, image.height, image.width) for image, instance in truth]
+        self._boxes = np.array([p.bbox for p in predictions], dtype=np.float64).reshape(-1, 4)
+        self._areas = np.array([p.area for p in predictions], dtype=np.float64)
+        self._masks = [p.segmentation for p in predictions]
 
-    def rows(self, kept: np.ndarray) -> View:
-        """The view with some of its predictions. kept: bool [P]"""
-        names = ("found", "scores", "found_area", "overlap", "inside")
-        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+    def run(
+        self,
+        true: np.ndarray,
+        found: np.ndarray,
+        scores: np.ndarray,
+        *,
+        categories: int,
+        max_dets: Sequence[int],
+        kind: str = "segm",
+        kept: np.ndarray | None = None,
+        sizes: bool = True,
+    ) -> COCOeval:
+        """An evaluation, evaluated and accumulated; without `sizes` not apart for small, medium and large objects.
+
+        true: int [G], category index or EVERY. found: int [N], category index; one past the last falls under none.
+        scores [N]; of equal ones the first given ranks first. kind: segm or bbox. kept: bool [N], default all.
+
+        In the evaluation category ids are indices + 1, annotation ids too; a ground truth of EVERY, a crowd in each
+        category found in its picture, has ids past G.
+        """
+        scored = (found < categories) if kept is None else (found < categories) & kept
+        every = np.flatnonzero(true == EVERY)
+        rows, copied = self._copies(every, found, scored)
+        single = np.flatnonzero(true != EVERY)
+        ids = np.concatenate([single + 1, len(true) + 1 + np.arange(len(rows))])
+        rows = np.concatenate([single, rows])
+        names = [{"id": index + 1, "name": str(index)} for index in range(categories + 1)]  # the last: of no category
+        truth = COCO.from_arrays(
+            self._images, names, self.true_picture[rows], np.concatenate([true[single], copied]) + 1,
+            self._true_boxes[rows], ids=ids, area=self._true_areas[rows], iscrowd=self.crowd[rows] | (ids > len(true)),
+            segmentation=[self._true_masks[row] for row in rows],
+        )  # fmt: skip
+        table = np.column_stack([self.found_picture, self._boxes, scores, np.where(scored, found, categories) + 1])
+        detections = truth.load_res(table, segmentation=self._masks)
+        if kind == "segm":
+            detections.update_anns(ids=np.arange(1, len(table) + 1), area=self._areas)  # not the boxes'
+        evaluation = COCOeval(truth, detections, kind)
+        evaluation.params.cat_ids = list(range(1, categories + 1))
+        evaluation.params.max_dets = sorted(max_dets)
+        if not sizes:
+            evaluation.params.area_rng = evaluation.params.area_rng[:1]
+            evaluation.params.area_rng_lbl = evaluation.params.area_rng_lbl[:1]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
+
+    def _copies(self, every: np.ndarray, found: np.ndarray, scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ground truths of `every` and a category found in its picture: all such pairs, int [C] and int [C]."""
+        pairs = np.unique(np.column_stack([self.found_picture[scored], found[scored]]), axis=0)
+        start = np.searchsorted(pairs[:, 0], self.true_picture[every], side="left")
+        count = np.searchsorted(pairs[:, 0], self.true_picture[every], side="right") - start
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(every, count), pairs[np.repeat(start, count) + within, 1]
 
 
 @dataclass(frozen=True)
@@ -45,8 +100,13 @@ class Curves:
     recall: np.ndarray
     max_dets: tuple[int, ...]
 
-    def summary(self) -> dict[str, float]:
-        """COCO's numbers in percent, the undefined ones left out: AP, AP50, AP75, AR1, ...; with sizes, APs, ..."""
+    @classmethod
+    def of(cls, evaluation: COCOeval) -> Curves:
+        found = evaluation.eval
+        return cls(found["precision"], found["recall"], tuple(evaluation.params.max_dets))
+
+    def numbers(self) -> dict[str, float]:
+        """COCO's numbers, 0 to 1, undefined ones left out: AP, AP50, AP75, AR1, ...; with sizes, APs, ARs, ..."""
         numbers = {
             "AP": self.precision[:, :, :, 0, -1],
             "AP50": self.precision[0, :, :, 0, -1],
@@ -56,58 +116,81 @@ class Curves:
         for index in range(1, self.precision.shape[3]):
             numbers[f"AP{'sml'[index - 1]}"] = self.precision[:, :, :, index, -1]
             numbers[f"AR{'sml'[index - 1]}"] = self.recall[:, :, index, -1]
-        return {name: value for name, curve in numbers.items() if (value := percent(curve)) is not None}
+        return {name: value for name, curve in numbers.items() if (value := mean(curve)) is not None}
 
-    def of(self, category: int) -> dict[str, float | None]:
+    def summary(self) -> dict[str, float]:
+        """The numbers in percent, 3 decimals. AP is at the last of max_dets."""
+        return {name: percent(value) for name, value in self.numbers().items()}
+
+    def of_category(self, category: int) -> dict[str, float | None]:
         """AP and AP50 of one category in percent, None where it has no ground truth."""
         curve = self.precision[:, :, category, 0, -1]
-        return {"AP": percent(curve), "AP50": percent(curve[0])}
+        return {"AP": percent(mean(curve)), "AP50": percent(mean(curve[0]))}
 
 
-def percent(values: np.ndarray) -> float | None:
-    """Mean of the defined values (not -1) x 100, 3 decimals; None if there is none."""
+def summary(evaluation: COCOeval) -> dict[str, float]:
+    """COCO's numbers in percent, 3 decimals, undefined ones left out; AP is at the last of max_dets."""
+    return Curves.of(evaluation).summary()
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Mean of the defined values (not -1); None if there is none."""
     defined = values[values > -1]
-    return round(100 * float(defined.mean()), 3) if defined.size else None
+    return float(defined.mean()) if defined.size else None
 
 
-def curves(views: Sequence[View], *, categories: int, max_dets: Sequence[int], sizes: bool = False) -> Curves:
-    """Match and accumulate; with `sizes`, also apart for small, medium and large ground truth."""
-    evaluation = _Evaluation(views, categories, max_dets, sizes)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return Curves(evaluation.eval["precision"], evaluation.eval["recall"], tuple(evaluation.params.maxDets))
+def percent(share: float | None) -> float | None:
+    """A share of 1 in percent, 3 decimals; None stays None."""
+    return None if share is None else round(100 * share, 3)
 
 
-class _Evaluation(COCOeval):
-    def __init__(self, views: Sequence[View], categories: int, max_dets: Sequence[int], sizes: bool):
-        super().__init__(iouType="segm")
-        self.views = views
-        self.params.imgIds = range(len(views))
-        self.params.catIds = range(categories)
-        self.params.maxDets = list(max_dets)
-        if not sizes:
-            self.params.areaRng, self.params.areaRngLbl = self.params.areaRng[:1], self.params.areaRngLbl[:1]
+def ordered(images: Sequence[Image]) -> list[Image]:
+    """The pictures by id."""
+    return sorted(images, key=lambda image: image.id)
 
-    def _prepare(self) -> None:
-        self._gts, self._dts = defaultdict(list), defaultdict(list)
-        for picture, view in enumerate(self.views):
-            # ids count from 1: pycocotools takes a match with id 0 for no match
-            for index, category in enumerate(view.found):
-                self._dts[picture, category].append(
-                    {"id": index + 1, "score": view.scores[index], "area": view.found_area[index]}
-                )
-            for index, category in enumerate(view.true):
-                ignored = bool(view.crowd[index] or category == EVERY)
-                truth = {"id": index + 1, "ignore": ignored, "iscrowd": ignored, "area": view.true_area[index]}
-                for scored in set(view.found) if category == EVERY else [category]:
-                    self._gts[picture, scored].append(dict(truth))
 
-    def computeIoU(self, imgId: int, catId: int) -> np.ndarray:
-        view = self.views[imgId]
-        rows = [found["id"] - 1 for found in self._dts[imgId, catId]]
-        rows = [rows[i] for i in np.argsort(-view.scores[rows], kind="mergesort")][: self.params.maxDets[-1]]
-        columns = [truth["id"] - 1 for truth in self._gts[imgId, catId]]
-        ignored = np.array([truth["iscrowd"] for truth in self._gts[imgId, catId]], dtype=bool)
-        pairs = np.ix_(rows, columns)
-        return np.where(ignored, view.inside[pairs], view.overlap[pairs])
+def labels_true(images: Sequence[Image], task: Task) -> np.ndarray:
+    """int [G]: class indices, EVERY where there is no label."""
+    labels = [instance.labels[task.name] for image in ordered(images) for instance in image.instances]
+    return np.array([EVERY if label is None else label for label in labels], dtype=int)
+
+
+def labels_found(predictions: Sequence[Prediction], task: Task) -> np.ndarray:
+    """int [N]: class indices."""
+    return np.array([prediction.labels[task.name] for prediction in predictions], dtype=int)
+
+
+def joint(
+    images: Sequence[Image], predictions: Sequence[Prediction], tasks: Sequence[Task]
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, ...]]]:
+    """All labels as one: int [G] and int [N], and the combinations of class names in the ground truth, sorted.
+
+    A ground truth that lacks a label is EVERY. A prediction of a combination that the ground truth lacks has the
+    number past the last, as with classes that COCO's ground truth lacks.
+    """
+    true = np.column_stack([labels_true(images, task) for task in tasks])
+    found = np.column_stack([labels_found(predictions, task) for task in tasks])
+    shape = [task.num_classes for task in tasks]
+    whole = (true != EVERY).all(axis=1)
+    # the numbers of a mixed-radix system sort as the tuples do
+    codes, numbers = np.unique(np.ravel_multi_index(true[whole].T, shape), return_inverse=True)
+    true_number = np.full(len(true), EVERY)
+    true_number[whole] = numbers
+    code = np.ravel_multi_index(found.T, shape)
+    place = np.searchsorted(codes, code)
+    known = np.append(codes, -1)[place] == code
+    combinations = zip(*np.unravel_index(codes, shape), strict=True)
+    names = [tuple(task.classes[i] for task, i in zip(tasks, labels, strict=True)) for labels in combinations]
+    return true_number, np.where(known, place, len(codes)), names
+
+
+def first_of_query(predictions: Sequence[Prediction], scores: np.ndarray) -> np.ndarray:
+    """bool [N]: the best of the predictions that share a query, hence a mask and all further labels."""
+    pictures = np.array([p.image_id for p in predictions], dtype=int)
+    queries = np.array([p.query for p in predictions], dtype=int)
+    order = np.lexsort((-scores, queries, pictures))  # stable: of equal scores the first given
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(pictures[order]) != 0) | (np.diff(queries[order]) != 0)
+    best = np.zeros(len(order), dtype=bool)
+    best[order[first]] = True
+    return best

@@ -28,7 +28,7 @@ def low_score(
     predictions: Sequence[Prediction], *, tasks: Sequence[Task], settings: Filter, ranking: Ranking
 ) -> list[Prediction]:
     """Keep main class probability x mask quality >= min_score."""
-    return [p for p in predictions if score(p, tasks, "main") >= settings.min_score]
+    return [p for p in predictions if score(p, tasks, "main_quality") >= settings.min_score]
 
 
 def low_logit(

@@ -7,8 +7,9 @@ CSV: the same without logits, a row a prediction, for tools that want a table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,8 @@ import pandas as pd
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_file, write_json
 from mtseg.records import Image, Prediction
-from mtseg.sections import Task
+from mtseg.sections import Ranking, Task
 
-Ranking = Literal["main", "sum", "product"]
 DECIMALS = 5
 
 
@@ -28,17 +28,33 @@ def probability(logits: Sequence[float]) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> float:
-    """What a prediction is ranked by (F13).
+def scores(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> dict[Ranking, np.ndarray]:
+    """What predictions are ranked by, in every way (F13): float64 [N] each.
 
-    main: main class probability x mask quality, as in Mask2Former; sum: the chosen labels' logits added up;
-    product: the chosen labels' probabilities and the mask quality multiplied.
+    main: probability of the main class; sum: the chosen labels' logits added up; product: their probabilities
+    multiplied; main_quality, sum_quality, product_quality: the same times the mask quality. Mask2Former ranks by
+    main_quality.
     """
-    if ranking == "sum":
-        return float(sum(prediction.logits[task.name][prediction.labels[task.name]] for task in tasks))
-    ranked = tasks[:1] if ranking == "main" else tasks
-    factors = [probability(prediction.logits[task.name])[prediction.labels[task.name]] for task in ranked]
-    return float(np.prod(factors) * prediction.mask_quality)
+    logits, probabilities = zip(*(_of_labels(predictions, task) for task in tasks), strict=True)
+    quality = np.array([prediction.mask_quality for prediction in predictions], dtype=np.float64)
+    plain = {"main": probabilities[0], "sum": np.sum(logits, axis=0), "product": np.prod(probabilities, axis=0)}
+    return plain | {f"{ranking}_quality": values * quality for ranking, values in plain.items()}
+
+
+def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> float:
+    """One of the `scores` of one prediction."""
+    return float(scores([prediction], tasks)[ranking][0])
+
+
+def _of_labels(predictions: Sequence[Prediction], task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen labels' logits and probabilities, [N] each."""
+    flat = np.fromiter(chain.from_iterable(p.logits[task.name] for p in predictions), dtype=np.float64)
+    logits = flat.reshape(-1, task.num_outputs)
+    labels = np.array([p.labels[task.name] for p in predictions], dtype=int)[:, None]
+    chosen = np.take_along_axis(logits, labels, axis=1)[:, 0]
+    highest = logits.max(axis=1, initial=-np.inf)
+    total = np.exp(logits - highest[:, None]).sum(axis=1)
+    return chosen, np.exp(chosen - highest) / total
 
 
 def write(
@@ -50,7 +66,7 @@ def write(
 ) -> None:
     """Write the JSON and, unless None, the CSV, in the order given; floats keep 5 decimals.
 
-    `score` is that of ranking `main`.
+    `score` is that of ranking `main_quality`.
     """
     write_json(path_json, [_record(prediction, tasks) for prediction in predictions], indent=None)
     if path_csv is None:
@@ -88,7 +104,7 @@ def _record(prediction: Prediction, tasks: Sequence[Task]) -> dict[str, Any]:
         "image_id": prediction.image_id,
         "category_id": prediction.labels[tasks[0].name] + 1,
         "bbox": _round(prediction.bbox),
-        "score": round(score(prediction, tasks, "main"), DECIMALS),
+        "score": round(score(prediction, tasks, "main_quality"), DECIMALS),
         "segmentation": prediction.segmentation,
         "area": round(float(prediction.area), DECIMALS),
         "query": prediction.query,
@@ -103,7 +119,7 @@ def _row(prediction: Prediction, file_name: str, tasks: Sequence[Task]) -> dict[
         "file_name": file_name,
         "image_id": prediction.image_id,
         "query": prediction.query,
-        "score": round(score(prediction, tasks, "main"), DECIMALS),
+        "score": round(score(prediction, tasks, "main_quality"), DECIMALS),
         **dict(zip(("x", "y", "width", "height"), _round(prediction.bbox), strict=True)),
         "area": round(float(prediction.area), DECIMALS),
         "rle": prediction.segmentation["counts"],

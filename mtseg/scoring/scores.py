@@ -13,9 +13,10 @@ from pycocotools import mask as coco_mask
 
 from mtseg.files import replace_file
 from mtseg.records import Image, Prediction
-from mtseg.scoring.average_precision import EVERY, Curves, View, curves
+from mtseg.scoring.average_precision import EVERY, Curves
 from mtseg.scoring.matching import Picture, match, pictures
 from mtseg.scoring.predictions import Ranking
+from mtseg.scoring.reference import View, curves
 from mtseg.sections import Task
 
 
@@ -149,7 +150,7 @@ def _class_rows(scene: Sequence[Picture], task: Task, scored: Curves, confusion:
                 "task": task.name,
                 "class": name,
                 "instances": int((true == index).sum()),
-                **scored.of(index),
+                **scored.of_category(index),
                 "accuracy": round(100 * float(confusion[index, index] / matched), 3) if matched else None,
             }
         )

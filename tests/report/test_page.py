@@ -29,17 +29,17 @@ def write(root, tasks, *, pictures=9, folder="report", curves=True):
     images = scene(tasks, pictures=pictures)
     truth = predict_all(images, tasks)
     found = [p for p in truth if p.query >= p.image_id % 4]
-    metrics, classes = evaluate(images, found, tasks=tasks, ranking="product", max_dets=(1, 10))
+    metrics, classes = evaluate(images, found, tasks=tasks, ranking="product_quality", max_dets=(1, 10))
     write_classes(root / "classes.csv", classes)
     numbers = {
         "evaluate": metrics,
-        "filter": f1.compare(images, found, found, tasks=tasks, ranking="product") | {"removed": {"low_score": 3}},
+        "filter": f1.compare(images, found, found, tasks=tasks, ranking="sum") | {"removed": {"low_score": 3}},
         "classes": page._table(root / "classes.csv", made_by="evaluate"),
     }
     if curves:
         numbers["train"] = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
         numbers["val"] = pd.DataFrame({"step": [2], "segm_AP": [30.0]})
-    options = {"tasks": tasks, "ranking": "product", "root": root, "settings": SETTINGS, "numbers": numbers}
+    options = {"tasks": tasks, "ranking": "product_quality", "root": root, "settings": SETTINGS, "numbers": numbers}
     page.write(root.parent / folder, images, found, found, **options)
     return root.parent / folder
 

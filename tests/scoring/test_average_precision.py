@@ -15,7 +15,7 @@ from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, s
 
 
 def run(images, predictions, tasks, max_dets=(1, 10, 100)):
-    metrics, _ = evaluate(images, predictions, tasks=tasks, ranking="main", max_dets=max_dets)
+    metrics, _ = evaluate(images, predictions, tasks=tasks, ranking="main_quality", max_dets=max_dets)
     return metrics
 
 
@@ -56,7 +56,7 @@ def reference(images, predictions, tasks, kind):
         {
             "image_id": p.image_id,
             "category_id": p.labels["shape"] + 1,
-            "score": score(p, tasks, "main"),
+            "score": score(p, tasks, "main_quality"),
             **({"segmentation": p.segmentation} if kind == "segm" else {"bbox": list(p.bbox)}),
         }
         for p in predictions

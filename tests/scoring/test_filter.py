@@ -18,7 +18,7 @@ SETTINGS = Filter(drop_background=True, min_score=0.1, min_logit=2.0, nms_iou=0.
 def case(count_, background=True):
     tasks = make_tasks(count_, background)
     instance = box_instance((2, 2, 20, 20), {task.name: 0 for task in tasks})
-    return tasks, instance, {"tasks": tasks, "settings": SETTINGS, "ranking": "product"}
+    return tasks, instance, {"tasks": tasks, "settings": SETTINGS, "ranking": "product_quality"}
 
 
 @TASKS
@@ -74,8 +74,8 @@ def test_f14_nms_follows_the_ranking():
     tasks, instance, options = case(2)
     bold, sound = predict(instance, tasks, query=0, quality=0.9), predict(instance, tasks, query=1, quality=0.8)
     bold = replace(bold, logits=bold.logits | {"colour": (2.5, 2.0, 2.0)})
-    assert duplicate([sound, bold], **options | {"ranking": "main"}) == [bold]
-    assert duplicate([sound, bold], **options | {"ranking": "product"}) == [sound]
+    assert duplicate([sound, bold], **options | {"ranking": "main_quality"}) == [bold]
+    assert duplicate([sound, bold], **options | {"ranking": "product_quality"}) == [sound]
 
 
 @TASKS
@@ -100,10 +100,10 @@ def test_ground_truth_scores_100_and_contradictions_lower_precision_alone(count_
     images = scene(tasks, partial=partial, crowds=crowds)
     truth = predict_all(images, tasks)
     doubled = truth + [replace(p, query=p.query + 50, mask_quality=0.5) for p in truth]
-    metrics = compare(images, doubled, truth, tasks=tasks, ranking="product")
+    metrics = compare(images, doubled, truth, tasks=tasks, ranking="product_quality")
     assert set(metrics["filtered"].values()) == {100.0}
     assert metrics["raw"] == {"precision": 50.0, "recall": 100.0, "f1": 66.667, "joint_f1": 66.667}
-    assert compare(images, truth, [], tasks=tasks, ranking="main")["filtered"] == {
+    assert compare(images, truth, [], tasks=tasks, ranking="main_quality")["filtered"] == {
         "recall": 0.0,
         "f1": 0.0,
         "joint_f1": 0.0,
@@ -111,7 +111,7 @@ def test_ground_truth_scores_100_and_contradictions_lower_precision_alone(count_
 
 
 def counts(image, predictions, tasks):
-    (picture,) = pictures([image], predictions, tasks=tasks, ranking="main")
+    (picture,) = pictures([image], predictions, tasks=tasks, ranking="main_quality")
     return count(picture, tasks).tolist()
 
 

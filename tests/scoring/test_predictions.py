@@ -84,9 +84,13 @@ def test_f13_each_ranking_orders_as_computed_by_hand():
     sure = {"shape": (math.log(9), 0.0, 0.0, 0.0), "colour": (0.0, 0.0, 0.0)}  # p 9/12 and 1/3
     even = {"shape": (math.log(3), 0.0, 0.0, 0.0), "colour": (math.log(6), 0.0, 0.0)}  # p 3/6 and 6/8
     a, b = replace(base, logits=sure), replace(base, logits=even)
-    assert score(a, tasks, "main") == pytest.approx(0.75 * 0.5)
-    assert score(b, tasks, "main") == pytest.approx(0.5 * 0.5)
-    assert score(a, tasks, "product") == pytest.approx(0.75 / 3 * 0.5)
-    assert score(b, tasks, "product") == pytest.approx(0.5 * 0.75 * 0.5)
+    assert score(a, tasks, "main_quality") == pytest.approx(0.75 * 0.5)
+    assert score(b, tasks, "main_quality") == pytest.approx(0.5 * 0.5)
+    assert score(a, tasks, "product_quality") == pytest.approx(0.75 / 3 * 0.5)
+    assert score(b, tasks, "product_quality") == pytest.approx(0.5 * 0.75 * 0.5)
+    for prediction in (a, b):
+        for ranking in ("main", "sum", "product"):
+            plain = score(prediction, tasks, ranking)
+            assert score(prediction, tasks, f"{ranking}_quality") == pytest.approx(plain * 0.5)
     assert score(a, tasks, "sum") == pytest.approx(math.log(9))
     assert score(b, tasks, "sum") == pytest.approx(math.log(18))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from mtseg.errors import UserError
 from mtseg.records import Image
 from mtseg.scoring.predictions import score
 from mtseg.scoring.scores import evaluate, rankings
+from mtseg.sections import Ranking
 from tests.scenes import SIZE, box_instance, logits_of, make_tasks, predict, predict_all, scene
 
-RANKINGS = ("main", "sum", "product")
+RANKINGS = get_args(Ranking)
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
-def run(images, predictions, tasks, ranking="product", max_dets=(1, 10, 100)):
+def run(images, predictions, tasks, ranking="product_quality", max_dets=(1, 10, 100)):
     return evaluate(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets)
 
 
@@ -108,7 +110,7 @@ def test_f13_the_ranking_changes_ap_as_computed_by_hand():
     right = replace(right, logits={"shape": (1.0, 0.0, 0.0, 0.0), "colour": (4.0, 0.0, 0.0)})
     wrong = replace(wrong, logits={"shape": (2.0, 0.0, 0.0, 0.0), "colour": (1.0, 0.0, 0.0)})
     ap = {ranking: run(images, [right, wrong], tasks, ranking)[0]["segm"]["AP"] for ranking in RANKINGS}
-    assert ap == {"main": 50.0, "sum": 100.0, "product": 100.0}
+    assert ap == {ranking: 50.0 if ranking.startswith("main") else 100.0 for ranking in RANKINGS}
     rows = rankings(images, [right, wrong], tasks=tasks, max_dets=(1, 10, 100))
     assert {row["ranking"]: row["segm_AP"] for row in rows} == ap
     assert {row["ranking"]: row["joint_AP"] for row in rows} == ap
@@ -160,7 +162,7 @@ def test_a_second_class_of_the_same_query_is_no_duplicate_in_a_further_task():
     sure = predict(truth[0], tasks, query=0)
     second = replace(sure, labels=sure.labels | {"shape": 1})
     unsure = predict(truth[1], tasks, query=1, quality=0.001)
-    assert score(second, tasks, "product") > score(unsure, tasks, "product")
+    assert score(second, tasks, "product_quality") > score(unsure, tasks, "product_quality")
     metrics, classes = run(images, [second, unsure, sure], tasks)
     assert metrics["tasks"]["colour"] == {"AP": 50, "accuracy": 100, "f1": 100}, "red is found, green is not"
     assert [row["AP"] for row in classes if row["class"] in ("red", "green")] == [100, 0]

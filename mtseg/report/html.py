@@ -1,0 +1,53 @@
+"""Pages from the templates: one file each, style and script inside it, whatever is filled in escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+UNDEFINED = "–"
+
+
+def render(template: str, **values: Any) -> str:
+    """The page as HTML. template: a file of templates/. Values are text; only a Markup is taken for HTML.
+
+    Filters of the templates: `number`, `delta`, `data`.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+def number(value: float | None, decimals: int = 1) -> str:
+    """A number as the pages show it, a dash for None and NaN."""
+    return UNDEFINED if value is None or pd.isna(value) else f"{value:.{decimals}f}"
+
+
+def delta(value: float | None, decimals: int = 1) -> str:
+    """A difference with its sign, +0.0 and -0.0 both as ±0.0; nothing where there is none."""
+    if value is None or pd.isna(value):
+        return ""
+    text = f"{value:+.{decimals}f}"
+    return "±" + text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+
+
+def data(value: Any) -> Markup:
+    """JSON that may stand inside a script element: packed, keys sorted, <, >, & and ' written as escapes."""
+    return htmlsafe_json_dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "delta": delta, "data": data}
+    return environment
