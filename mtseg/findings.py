@@ -27,16 +27,16 @@ CAUSES = {
     "flip_without_pairs": "a flip turns left into right, the labels stay",
     "mapper_displaces": "the mapper moves a picture and its masks apart",
     "mapper_channels": "the mapper changes a picture's colours",
+    "mapper_labels": "the mapper gives instances other labels",
     "normalisation": "the pictures are not normalised as the backbone expects",
     # params
     "lr_for_batch": "the lr is that of another batch size",
     "queries_too_few": "pictures hold more instances than there are queries",
     "random_frozen_norm": "batch norm is frozen that nothing has trained",
     "loss_muted": "a loss has weight 0",
-    "task_unmatched": "the matching ignores a task",
     # the code of a step
     "head_size": "a head's outputs are not its task's classes",
-    "target_range": "a loss gets targets that are not its task's classes",
+    "targets_wrong": "a loss gets other targets than the labels",
     "loss_not_scalar": "training does not return named scalar losses",
     "loss_not_finite": "a loss is infinite or not a number",
     "gradient_not_finite": "a gradient is infinite or not a number",

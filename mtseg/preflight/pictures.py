@@ -1,0 +1,115 @@
+"""What the pictures themselves say: of val in train too, darker or of other colours than they should be.
+
+A sample of each split is read, small: `draft` lets a JPEG be decoded at an eighth of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from mtseg.data.coco import DECODE_ERRORS
+from mtseg.data.duplicates import SIDE, groups
+from mtseg.errors import UserError
+from mtseg.findings import Finding
+from mtseg.preflight import edges
+from mtseg.records import Image
+from mtseg.sections import Input, Task
+
+MOST = {"train": 4000, "val": 1000}  # pictures that are read of each split
+DARK = 16  # grey levels that the brightest spot of a fair picture exceeds
+SURE = 6.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Of the sampled images: pixels uint8 [N, SIDE, SIDE, 3]."""
+
+    images: list[Image]
+    pixels: np.ndarray
+
+
+def check(
+    train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Sequence[Task], input: Input
+) -> list[Finding]:  # fmt: skip
+    """The findings of all checks here, warnings and notes. Raises UserError for a picture that does not decode."""
+    samples = {name: thumbnails(images, root, MOST[name]) for name, images in (("train", train), ("val", val))}
+    found = [*leaks(train, val, **samples), *dark(samples["train"]), *swapped(**samples)]
+    return found + edges.check(train, root=root)
+
+
+def leaks(
+    all_train: Sequence[Image], all_val: Sequence[Image], *, train: Thumbnails, val: Thumbnails
+) -> Iterator[Finding]:  # fmt: skip
+    """Pictures of val that train has too, by name or by sight: val then scores what was learnt by heart."""
+    names = {image.file_name for image in all_train}
+    same = {image.file_name: image.file_name for image in all_val if image.file_name in names}
+    grey = np.concatenate([grey_values(sample.pixels) for sample in (train, val)])
+    number = groups(grey)
+    first = {group: image.file_name for group, image in zip(number, train.images, strict=False)}
+    seen = zip(val.images, number[len(train.images) :], strict=True)
+    alike = {image.file_name: first[group] for image, group in seen if group in first}
+    pairs = alike | same
+    if pairs:
+        known, twin = min(pairs.items())
+        judged = len(all_val) if len(same) == len(pairs) else len(val.images)
+        sampled = f" (looking at {len(val.images)} and {len(train.images)} of them)"
+        whole = len(val.images) == len(all_val) and len(train.images) == len(all_train)
+        evidence = (
+            f"{len(pairs)} of {judged} val pictures are in train too, or nearly so{'' if whole else sampled}: "
+            f"{known} as {twin}"
+        )
+        yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split")
+    elif len(train.images) < len(all_train) or len(val.images) < len(all_val):
+        evidence = (
+            f"no copies found between {len(train.images)} of {len(all_train)} train pictures and {len(val.images)} of "
+            f"{len(all_val)} val pictures"
+        )
+        yield Finding("split_leak", "note", evidence, "more were not compared")
+
+
+def dark(train: Thumbnails) -> Iterator[Finding]:
+    """Pictures of values 0..1 that were written as bytes 0..255."""
+    brightest = np.median(train.pixels.reshape(len(train.pixels), -1).max(1))
+    if brightest < DARK:
+        evidence = f"half of the train pictures are nowhere brighter than {brightest:.0f} of 255"
+        yield Finding("normalisation", "warning", evidence, "write the pictures with values 0..255, as 8 bits")
+
+
+def swapped(*, train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
+    """Red - blue of val is as far below 0 as train's is above, or the other way round."""
+    means = [sample.pixels.mean((1, 2)) for sample in (train, val)]
+    one, other = (mean[:, 0] - mean[:, 2] for mean in means)
+    if min(len(one), len(other)) < 10:
+        return
+    error = float(np.hypot(one.std() / len(one) ** 0.5, other.std() / len(other) ** 0.5)) + 0.1
+    if abs(one.mean() - other.mean()) > SURE * error and abs(one.mean() + other.mean()) < 2 * error:
+        evidence = f"red - blue is {one.mean():+.1f} grey levels on average in train, {other.mean():+.1f} in val"
+        yield Finding("channels_swapped", "warning", evidence, "write the pictures of one split anew, as RGB", "val")
+
+
+def thumbnails(images: Sequence[Image], root: Path, most: int) -> Thumbnails:
+    """Of up to `most` images, evenly spread."""
+    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))]
+    pixels = [_thumbnail(root / image.file_name) for image in chosen]
+    return Thumbnails(chosen, np.stack(pixels))
+
+
+def grey_values(pixels: np.ndarray) -> np.ndarray:
+    """What `groups` compares: uint8 [N, SIDE x SIDE]."""
+    return (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8).reshape(len(pixels), SIDE * SIDE)
+
+
+def _thumbnail(path: Path) -> np.ndarray:
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.draft("RGB", (2 * SIDE, 2 * SIDE))
+            return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
