@@ -15,13 +15,17 @@ CAUSES = {
     "label_range": "a label is outside its task's classes",
     "class_unknown": "a label names a class that its task does not have",
     "labels_off_by_one": "class ids count from another number than they are read from",
+    "labels_permuted": "classes are named in another order than they were learnt in",
     "split_empty": "a split has no pictures",
     "task_unlabelled": "a task has no labelled instance to train on",
     "class_too_rare": "a class has too few examples to be learnt",
     "class_missing_in_train": "val has a class that train never shows",
+    "masks_transposed": "rows and columns of masks are swapped",
+    "masks_mirrored": "masks are mirrored against their pictures",
     "split_leak": "pictures of val are in train too",
     "masks_of_other_picture": "annotations belong to another picture",
     "label_noise": "a share of the labels is wrong",
+    "annotations_missing": "objects of the pictures are not annotated",
     "channels_swapped": "red and blue of the pictures are swapped",
     # what the model is fed with
     "flip_without_pairs": "a flip turns left into right, the labels stay",
@@ -32,6 +36,7 @@ CAUSES = {
     # params
     "lr_for_batch": "the lr is that of another batch size",
     "queries_too_few": "pictures hold more instances than there are queries",
+    "detections_too_few": "fewer detections are kept than a picture holds objects",
     "random_frozen_norm": "batch norm is frozen that nothing has trained",
     "loss_muted": "a loss has weight 0",
     # the code of a step
@@ -46,6 +51,7 @@ CAUSES = {
     "answer_depends_on_batch": "a picture's answer depends on the batch it is in",
     # what the trained model does
     "evaluator_wrong": "the evaluator does not score the ground truth as it must",
+    "weights_not_loaded": "predictions are not what the trained weights say",
     "labels_ignore_picture": "a head's answer does not depend on the picture",
     "labels_of_other_query": "labels are those of other queries",
     "labels_of_other_picture": "labels are those of another picture",

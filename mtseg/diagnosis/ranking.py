@@ -1,0 +1,178 @@
+"""Where AP is lost, whether another ranking (F13) gives more, and whether probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import t as student
+
+from mtseg.data.coco import rle
+from mtseg.diagnosis.case import Case
+from mtseg.diagnosis.classes import auc
+from mtseg.diagnosis.intervals import LEVEL, Interval, mean
+from mtseg.findings import Finding
+from mtseg.records import Image, Prediction
+from mtseg.scoring import predictions as scored
+from mtseg.scoring.average_precision import EVERY, Scorer, joint, summary
+from mtseg.sections import Ranking, Task
+
+FOLDS = 10  # of the jackknife over pictures
+GAIN = 0.5  # AP points, with confidence, that another ranking must bring
+TEMPERATURES = np.geomspace(1 / 32, 32, 41)
+OFF = 3.0  # times too sure or too unsure that need no remark
+NATS = 0.1  # of the mean log-likelihood that the right temperature must bring
+
+
+def joint_ap(images: Sequence[Image], predictions: Sequence[Prediction], tasks: Sequence[Task], **given) -> float:
+    """Joint AP in percent. given: scores, max_dets, and true or found in place of the labels' own."""
+    true, found, names = joint(images, predictions, tasks)
+    scorer = given.pop("scorer", None) or Scorer(images, predictions)
+    run = scorer.run(
+        true, given.get("found", found), given["scores"], categories=len(names), max_dets=given["max_dets"], sizes=False
+    )
+    return summary(run).get("AP", 0.0)
+
+
+def losses(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> dict[str, float]:
+    """Joint AP, and what it would be if one thing were perfect: labels (of the objects found), ranking (false
+    predictions below all others), masks (of the objects found), all_found (the objects that no mask fits)."""
+    images, tasks, pairs = case.images, case.tasks, case.pairs
+    predictions = case.predictions
+    if not predictions or not len(case.true_picture):
+        return {}
+    scores = scored.scores(predictions, tasks)[ranking]
+    numbers = {"AP": joint_ap(images, predictions, tasks, scores=scores, max_dets=max_dets)}
+    truth = dict(zip(pairs.found.tolist(), pairs.true.tolist(), strict=True))
+
+    def ap(changed: list[Prediction], scores: np.ndarray = scores) -> float:
+        return joint_ap(images, changed, tasks, scores=scores, max_dets=max_dets)
+
+    def relabelled(p: Prediction, g: int) -> Prediction:
+        labels = {t.name: int(case.true_labels[t.name][g]) for t in tasks}
+        return replace(p, labels={name: p.labels[name] if label == EVERY else label for name, label in labels.items()})
+
+    def remasked(p: Prediction, g: int) -> Prediction:
+        instance, image = case.instances[g], images[case.true_picture[g]]
+        mask = rle(instance.segmentation, image.height, image.width)
+        return replace(p, segmentation=mask, bbox=instance.bbox, area=instance.area)
+
+    for name, change in (("labels", relabelled), ("masks", remasked)):
+        numbers[name] = ap([change(p, truth[i]) if i in truth else p for i, p in enumerate(predictions)])
+    best = np.zeros(len(predictions))
+    best[pairs.found] = pairs.overlap
+    wrong = np.zeros(len(pairs), dtype=bool)
+    for task in tasks:
+        true = case.true_labels[task.name][pairs.true]
+        wrong |= (true != EVERY) & (true != case.labels[task.name][pairs.found])
+    best[pairs.found[wrong]] = 0
+    numbers["ranking"] = ap(predictions, best + 1e-6 * _ranks(scores))
+    missed = np.setdiff1d(np.arange(len(case.true_picture)), pairs.true)
+    numbers["all_found"] = ap(
+        [*predictions, *(_perfect(case, g) for g in missed)], np.append(scores, np.full(len(missed), scores.max()))
+    )
+    return numbers
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(scores, kind="stable"), kind="stable") / max(len(scores), 1)
+
+
+def _perfect(case: Case, g: int) -> Prediction:
+    instance, image = case.instances[g], case.images[case.true_picture[g]]
+    return Prediction(
+        image_id=image.id, query=-1 - g, bbox=instance.bbox, area=instance.area,
+        segmentation=rle(instance.segmentation, image.height, image.width), mask_quality=1.0,
+        labels={task.name: max(int(case.true_labels[task.name][g]), 0) for task in case.tasks}, logits={},
+    )  # fmt: skip
+
+
+def rankings(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> tuple[list[Finding], dict[str, float]]:
+    """Findings, and joint AP by every ranking, and auc: of the score in use telling hits from misses."""
+    if not case.predictions or not len(case.pairs):
+        return [], {}
+    all_scores = scored.scores(case.predictions, case.tasks)
+    scorer = Scorer(case.images, case.predictions)
+    numbers = {
+        name: joint_ap(case.images, case.predictions, case.tasks, scores=s, max_dets=max_dets, scorer=scorer)
+        for name, s in all_scores.items()
+    }
+    hit = np.zeros(len(case.predictions), dtype=bool)
+    hit[case.pairs.found] = True
+    sharp = auc(all_scores[ranking][case.lead], hit[case.lead])
+    numbers["auc"] = sharp.value if sharp else None
+    if sharp and sharp.high < 0.5:
+        return [
+            Finding(
+                "ranking", "error", f"the higher the score, the more often a prediction is false (AUC {sharp.text()})",
+                "the score is inverted: look at mtseg/scoring/predictions.scores and the logits' signs",
+            )
+        ], numbers  # fmt: skip
+    best = max(all_scores, key=lambda name: numbers[name])
+    if numbers[best] - numbers[ranking] <= GAIN:
+        return [], numbers
+    gain = _gain(case, all_scores[best], all_scores[ranking], max_dets)
+    if gain.low <= GAIN:
+        return [], numbers
+    return [
+        Finding(
+            "ranking", "warning", f"joint AP is {numbers[ranking]:.1f} by {ranking}, {numbers[best]:.1f} by {best} "
+            f"(gain {gain.text(1)})", f"set test.ranking: {best}",
+        )
+    ], numbers  # fmt: skip
+
+
+def _gain(case: Case, one: np.ndarray, other: np.ndarray, max_dets: Sequence[int]) -> Interval:
+    """AP by `one` minus AP by `other`, by the jackknife that leaves out a tenth of the pictures at a time."""
+    fold = np.arange(len(case.images)) % FOLDS
+
+    def difference(kept_pictures: np.ndarray) -> float:
+        rows = np.flatnonzero(kept_pictures[case.picture])
+        images = [image for image, kept in zip(case.images, kept_pictures, strict=True) if kept]
+        predictions = [case.predictions[row] for row in rows]
+        scorer = Scorer(images, predictions)
+        values = [
+            joint_ap(images, predictions, case.tasks, scores=s[rows], max_dets=max_dets, scorer=scorer)
+            for s in (one, other)
+        ]
+        return values[0] - values[1]
+
+    whole = difference(np.ones(len(case.images), dtype=bool))
+    parts = np.array([difference(fold != f) for f in range(FOLDS)])
+    error = np.sqrt((FOLDS - 1) / FOLDS * ((parts - parts.mean()) ** 2).sum())
+    half = float(student.ppf((1 + LEVEL) / 2, FOLDS - 1) * error)
+    return Interval(whole, whole - half, whole + half)
+
+
+def calibration(case: Case) -> tuple[list[Finding], dict[str, float]]:
+    """Findings, and for each task the temperature: what its logits should be divided by (Guo et al., ICML 2017)."""
+    findings, numbers = [], {}
+    for task in case.tasks:
+        pairs = case.labelled(task)
+        if len(pairs) < 20 or task.num_classes < 2:
+            continue
+        logits = case.logits[task.name][pairs.found][:, : task.num_classes]
+        true = case.true_labels[task.name][pairs.true]
+        logits = logits - logits[np.arange(len(true)), true][:, None]
+        loss = np.stack([np.logaddexp.reduce(logits / t, axis=1) for t in TEMPERATURES])
+        best = int(loss.mean(1).argmin())
+        numbers[task.name] = float(TEMPERATURES[best])
+        bound = int(np.abs(np.log(TEMPERATURES / np.clip(TEMPERATURES[best], 1 / OFF, OFF))).argmin())
+        now = int(np.abs(np.log(TEMPERATURES)).argmin())
+        if best == bound or mean(loss[bound] - loss[best], pairs.picture, len(case.images)).low <= 0:
+            continue
+        gain = mean(loss[now] - loss[best], pairs.picture, len(case.images))
+        if gain.low > NATS:
+            sure = case.probability(task)[pairs.found].max(1).mean()
+            right = (case.labels[task.name][pairs.found] == true).mean()
+            findings.append(
+                Finding(
+                    "miscalibrated", "warning",
+                    f"labels of the objects found are {right:.0%} right and {sure:.0%} sure; the logits are "
+                    f"{max(TEMPERATURES[best], 1 / TEMPERATURES[best]):.0f} times too "
+                    f"{'large' if TEMPERATURES[best] > 1 else 'small'}",
+                    "look at the head's logits; thresholds of filter mean little until then", f"task '{task.name}'",
+                )
+            )  # fmt: skip
+    return findings, numbers
