@@ -55,7 +55,7 @@ def check(network: Mask2Former) -> list[Finding]:
                 change = SOURCE.format("matching.py")
                 found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
     if not found:  # on which the losses build
-        found += trained(scene, tasks, loss)
+        found += empty(tasks, outputs, loss) or trained(scene, tasks, loss)
     return found + list(detected(network, scene))
 
 
@@ -70,11 +70,12 @@ def pictures(tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
 
 
 def twins(tasks: Sequence[Task], outputs: dict[str, int], which: int) -> Scene:
-    """Two instances of one mask, whose labels differ in one task."""
+    """Two instances of one mask, whose labels differ in one task; in two pictures, answered in this order and in that:
+    where the costs tie, the one or the other is right by chance."""
     mask = box(*BOXES[0])
     labels = torch.zeros(2, len(tasks), dtype=torch.long)
     labels[1, which] = 1
-    return scene([Target(torch.stack([mask, mask]), labels)], tasks, outputs)
+    return scene([Target(torch.stack([mask, mask]), labels)] * 2, tasks, outputs)
 
 
 def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
@@ -82,8 +83,10 @@ def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int])
     owner = torch.full((LAYERS, len(targets), QUERIES), -1)
     for layer in range(LAYERS):
         for b, target in enumerate(targets):
-            for i in range(len(target.labels)):
-                owner[layer, b, (3 * i + 2 * b + layer + 1) % QUERIES] = i
+            count = len(target.labels)
+            for i in range(count):
+                place = count - 1 - i if b % 2 else i
+                owner[layer, b, (3 * place + 2 * b + layer + 1) % QUERIES] = i
     logits = {}
     for t, task in enumerate(tasks):
         logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs[task.name])
@@ -119,6 +122,20 @@ def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding
         yield Finding("matcher_wrong", "error", evidence, change)
 
 
+def empty(tasks: Sequence[Task], outputs: dict[str, int], loss: Loss) -> list[Finding]:
+    """Where there is nothing, no-object, the last output, is right."""
+    nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(tasks), dtype=torch.long))
+    found = _losses(scene([nothing] * 2, tasks, outputs), tasks, loss)
+    return [
+        Finding(
+            "no_object_slot", "error", f"the loss of no-object, in the last slot, where nothing is, is {low:.3g}",
+            SOURCE.format("losses.py"), f"task '{task.name}'",
+        )
+        for task in tasks
+        if task.loss_weight and (low := found[f"loss_{task.name}_{LAYERS - 1}"] / task.loss_weight) > LOW
+    ]  # fmt: skip
+
+
 def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     """The losses of a right answer vanish, and rise where it turns wrong."""
     loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
@@ -133,14 +150,14 @@ def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding
         high = relabelled[own] / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
             evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: its targets are others"
-            yield Finding("targets_wrong", "error", evidence, SOURCE.format("losses.py"), name)
+            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"), name)
     shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
     moved = _losses(replace(given, output=shifted), tasks, loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
         low, high = (values[f"loss_{name}_{LAYERS - 1}"] for values in (right, moved))
         if weight and low > 0.6 * high:
             evidence = f"loss_{name} of right masks is {low:.3g}, of masks {4 * STRIDE} pixels off {high:.3g}"
-            yield Finding("targets_wrong", "error", evidence, SOURCE.format("losses.py"))
+            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"))
 
 
 def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:

@@ -26,9 +26,9 @@ def of_data(
     found = labels.check(train, val, tasks=tasks, input=input)
     if of_severity(found, "error"):  # on these the rest would stumble
         return found
-    found += settings.check(train, tasks=tasks, model=model, solver=solver, loss=loss)
+    found += settings.check(train, tasks=tasks, model=model, input=input, solver=solver, loss=loss)
     found += mapper.check(tasks, input=input)
-    return found + pictures.check(train, val, root=root, tasks=tasks, input=input)
+    return found + pictures.check(train, val, root=root, tasks=tasks)
 
 
 def of_network(

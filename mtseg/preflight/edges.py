@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from scipy.ndimage import binary_erosion, gaussian_gradient_magnitude
+from scipy.signal import fftconvolve
 
 from mtseg.data import coco
 from mtseg.data.pictures import read_picture
@@ -29,51 +30,87 @@ MISSED = 2  # pixels of a shift that edges, blurred, and outlines, hand-drawn, m
 
 @dataclass(frozen=True)
 class Outlines:
-    """edges: of one picture [H, W], mean 0, standard deviation 1; points [N, 2]: (y, x) of its instances' outlines."""
+    """edges: of one picture [H, W], mean 0, standard deviation 1; points [N, 2]: (y, x) of its instances' outlines.
+    colours [I, 3]: mean RGB inside of each instance that has a pixel, and their labels."""
 
     edges: np.ndarray
     points: np.ndarray
+    colours: np.ndarray
+    labels: list[dict[str, int | None]]
 
 
-def check(images: Sequence[Image], *, root: Path) -> list[Finding]:
-    """Warnings: masks_of_other_picture, masks_displaced."""
+def sample(images: Sequence[Image], *, root: Path) -> list[Outlines]:
+    """Of up to `MOST` pictures with instances, evenly spread. Raises UserError for a picture that does not decode."""
     labelled = [image for image in images if any(not instance.crowd for instance in image.instances)]
     spread = np.unique(np.linspace(0, len(labelled) - 1, min(MOST, len(labelled))).round().astype(int))
-    looked = [found for i in spread if (found := outlines(labelled[i], root)) is not None]
+    return [found for i in spread if (found := outlines(labelled[i], root)) is not None]
+
+
+def check(looked: Sequence[Outlines], split: str) -> list[Finding]:
+    """A warning at most: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_picture."""
     if len(looked) < FEWEST:
         return []
     own = np.array([sharpness(one, one.points) for one in looked])
-    steps = [len(looked) // 4, len(looked) // 2, 3 * len(looked) // 4]
-    other = np.array(
-        [np.mean([sharpness(looked[i - step], one.points) for step in steps]) for i, one in enumerate(looked)]
-    )
+    change = "look at the raw annotations beside their pictures"
+
     best, gain = best_shift(looked)
     if max(abs(best)) > MISSED and gain.mean() > SURE * standard_error(gain):
         evidence = (
             f"outlines lie best on the edges of their pictures when moved by ({best[0]:+d}, {best[1]:+d}) pixels of a "
-            f"picture {LONGER} pixels long ({gain.mean():.2f} +- {2 * standard_error(gain):.2f} standard deviations of "
-            f"the edges better, {len(looked)} pictures)"
+            f"picture {looked[0].edges.shape[1]} pixels wide (sharper by {figure(gain)}, {len(looked)} pictures)"
         )
-        return [
-            Finding("masks_displaced", "warning", evidence, "look at the raw annotations: of another size?", "train")
-        ]
+        return [Finding("masks_displaced", "warning", evidence, f"{change}: were they drawn at another size?", split)]
+    for cause, turned in TURNED.items():
+        gain = np.array([sharpness(one, turned(one)) for one in looked]) - own
+        if gain.mean() > SURE * standard_error(gain):
+            evidence = f"turned so outlines lie on edges sharper by {figure(gain)}, {len(looked)} pictures"
+            return [Finding(cause, "warning", evidence, change, split)]
+    steps = [len(looked) // 4, len(looked) // 2, 3 * len(looked) // 4]
+    other = np.array(
+        [np.mean([sharpness(looked[i - step], one.points) for step in steps]) for i, one in enumerate(looked)]
+    )
     gap = own - other
     if gap.mean() + 2 * standard_error(gap) < FAINT:
-        evidence = (
-            f"outlines lie on edges of their own pictures no better than on those of other pictures "
-            f"({gap.mean():+.2f} +- {2 * standard_error(gap):.2f} standard deviations, {len(looked)} pictures)"
-        )
-        change = "look at the raw annotations: do they belong to these pictures?"
-        return [Finding("masks_of_other_picture", "warning", evidence, change, "train")]
+        evidence = f"outlines lie on edges of their pictures no better than of others: {figure(gap)}"
+        evidence += f", {len(looked)} pictures"
+        return [Finding("masks_of_other_picture", "warning", evidence, f"{change}: are they of these?", split)]
     return []
+
+
+def figure(values: np.ndarray) -> str:
+    """With its 95 % confidence."""
+    return f"{values.mean():+.2f} +- {2 * standard_error(values):.2f} standard deviations of the edges"
 
 
 def best_shift(looked: Sequence[Outlines]) -> tuple[np.ndarray, np.ndarray]:
     """The shift (x, y) by which all outlines together lie best, and what each picture gains by it."""
-    moves = [(y, x) for y in range(-REACH, REACH + 1) for x in range(-REACH, REACH + 1)]
-    table = np.array([[sharpness(one, one.points + move) for move in moves] for one in looked])
+    side = 2 * REACH + 1
+    table = np.array([shifted(one) for one in looked])
     best = int(table.mean(0).argmax())
-    return np.array(moves[best][::-1]), table[:, best] - table[:, moves.index((0, 0))]
+    gain = table.reshape(-1, side * side)[:, best] - table[:, REACH, REACH]
+    return np.array([best % side - REACH, best // side - REACH]), gain
+
+
+def shifted(one: Outlines) -> np.ndarray:
+    """`sharpness` of the outlines moved by every (y, x) of -REACH..REACH: a correlation, of the edges and of a picture
+    of ones, by whose share of points inside it is divided."""
+    height, width = one.edges.shape
+    drawn = np.zeros((height, width))
+    np.add.at(drawn, tuple(one.points.T), 1)
+    padded = [np.pad(plane, REACH) for plane in (one.edges, np.ones((height, width)))]
+    total, inside = (fftconvolve(plane, drawn[::-1, ::-1], mode="valid") for plane in padded)
+    return np.where(inside > 0.5, total / np.maximum(inside, 1), 0.0)
+
+
+def mirrored(one: Outlines) -> np.ndarray:
+    return np.stack([one.points[:, 0], one.edges.shape[1] - 1 - one.points[:, 1]], axis=1)
+
+
+def transposed(one: Outlines) -> np.ndarray:
+    return one.points[:, ::-1]
+
+
+TURNED = {"masks_mirrored": mirrored, "masks_transposed": transposed}
 
 
 def sharpness(picture: Outlines, points: np.ndarray) -> float:
@@ -85,20 +122,22 @@ def sharpness(picture: Outlines, points: np.ndarray) -> float:
 
 def outlines(image: Image, root: Path) -> Outlines | None:
     """None for a picture of one tone, or where no instance has an outline inside the picture."""
-    pixels = PIL.Image.fromarray(read_picture(root, image)).convert("L")
+    pixels = PIL.Image.fromarray(read_picture(root, image))
     scale = min(1.0, LONGER / max(pixels.size))
     width, height = (max(round(side * scale), 1) for side in pixels.size)
-    grey = np.asarray(pixels.resize((width, height), PIL.Image.Resampling.BOX), dtype=np.float32)
-    edges = gaussian_gradient_magnitude(grey, 1.0)
-    points = []
+    small = pixels.resize((width, height), PIL.Image.Resampling.BOX)
+    edges = gaussian_gradient_magnitude(np.asarray(small.convert("L"), dtype=np.float32), 1.0)
+    points, colours, labels = [np.zeros((0, 2), int)], [], []
     for instance in image.instances:
-        if not instance.crowd:
-            mask = small_mask(instance.segmentation, image, height, width)
+        mask = None if instance.crowd else small_mask(instance.segmentation, image, height, width)
+        if mask is not None and mask.any():
             points.append(np.argwhere(mask & ~binary_erosion(mask, border_value=1)))
+            colours.append(np.asarray(small)[mask].mean(0))
+            labels.append(instance.labels)
     points = np.concatenate(points)
     if not len(points) or edges.std() < 0.5:
         return None
-    return Outlines((edges - edges.mean()) / edges.std(), points)
+    return Outlines((edges - edges.mean()) / edges.std(), points, np.array(colours), labels)
 
 
 def small_mask(segmentation: Segmentation, image: Image, height: int, width: int) -> np.ndarray:

@@ -6,10 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtseg.data import coco
 from mtseg.findings import Finding
 from mtseg.records import Image, Instance
 from mtseg.sections import Input, Task
 
+TWIN = 0.95  # mask IoU of two instances that are one object
+MANY = 0.01  # share of the instances that this is worth a warning for
 RARE = 10  # examples below which a class is hardly learnt, let alone scored
 
 
@@ -22,7 +28,7 @@ def check(train: Sequence[Image], val: Sequence[Image], *, tasks: Sequence[Task]
         found += missing(train, val, task)
         found += rare(train, task)
         found += unswapped(task, input)
-    return found
+    return [*found, *twice(train, "train"), *twice(val, "val")]
 
 
 def empty_splits(train: Sequence[Image], val: Sequence[Image]) -> Iterator[Finding]:
@@ -95,6 +101,25 @@ def unswapped(task: Task, input: Input) -> Iterator[Finding]:
         evidence = f"pictures are flipped (input.flip {input.flip:g}) but flip_pairs lacks {named}"
         change = "add the pairs to the task's flip_pairs, or set input.flip: 0"
         yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
+
+
+def twice(images: Sequence[Image], split: str) -> Iterator[Finding]:
+    """Objects of one picture whose boxes are the same and whose masks nearly are."""
+    pairs, example, total = 0, "", 0
+    for image in images:
+        own = [instance for instance in image.instances if not instance.crowd]
+        total += len(own)
+        boxes = np.array([instance.bbox for instance in own]).reshape(-1, 4)
+        near = np.abs(boxes[:, None] - boxes[None]).max(-1) <= np.maximum(0.02 * boxes[:, 2:].max(-1), 1)[:, None]
+        for i, j in np.argwhere(np.triu(near, 1)):
+            rles = [coco.rle(own[k].segmentation, image.height, image.width) for k in (i, j)]
+            if coco_mask.iou(rles[:1], rles[1:], [0])[0, 0] > TWIN:
+                pairs += 1
+                example = example or f"{image.file_name}, annotations {own[i].id} and {own[j].id}"
+    if pairs:
+        evidence = f"{pairs} of {total} instances in {split} lie on another one (mask IoU above {TWIN}): {example}"
+        severity = "warning" if pairs > total * MANY else "note"
+        yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 
 
 def instances(images: Sequence[Image]) -> Iterator[tuple[Image, Instance]]:

@@ -17,12 +17,14 @@ from mtseg.data.duplicates import SIDE, groups
 from mtseg.errors import UserError
 from mtseg.findings import Finding
 from mtseg.preflight import edges
+from mtseg.preflight.edges import Outlines
 from mtseg.records import Image
-from mtseg.sections import Input, Task
+from mtseg.sections import Task
 
 MOST = {"train": 4000, "val": 1000}  # pictures that are read of each split
 DARK = 16  # grey levels that the brightest spot of a fair picture exceeds
-SURE = 6.0  # standard errors
+FEWEST = 5  # instances of a class in a split, below which its colour is not known
+SURE = 3.0  # standard errors, root mean square over classes and channels
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Thumbnails:
     pixels: np.ndarray
 
 
-def check(
-    train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Sequence[Task], input: Input
-) -> list[Finding]:  # fmt: skip
+def check(train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
     """The findings of all checks here, warnings and notes. Raises UserError for a picture that does not decode."""
-    samples = {name: thumbnails(images, root, MOST[name]) for name, images in (("train", train), ("val", val))}
-    found = [*leaks(train, val, **samples), *dark(samples["train"]), *swapped(**samples)]
-    return found + edges.check(train, root=root)
+    small = {name: thumbnails(images, root, MOST[name]) for name, images in (("train", train), ("val", val))}
+    found = [*leaks(train, val, **small), *dark(small["train"])]
+    looked = {name: edges.sample(images, root=root) for name, images in (("train", train), ("val", val))}
+    for name, outlines in looked.items():
+        found += edges.check(outlines, name)
+    return [*found, *swapped(**looked, tasks=tasks)]
 
 
 def leaks(
@@ -80,16 +83,37 @@ def dark(train: Thumbnails) -> Iterator[Finding]:
         yield Finding("normalisation", "warning", evidence, "write the pictures with values 0..255, as 8 bits")
 
 
-def swapped(*, train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
-    """Red - blue of val is as far below 0 as train's is above, or the other way round."""
-    means = [sample.pixels.mean((1, 2)) for sample in (train, val)]
-    one, other = (mean[:, 0] - mean[:, 2] for mean in means)
-    if min(len(one), len(other)) < 10:
-        return
-    error = float(np.hypot(one.std() / len(one) ** 0.5, other.std() / len(other) ** 0.5)) + 0.1
-    if abs(one.mean() - other.mean()) > SURE * error and abs(one.mean() + other.mean()) < 2 * error:
-        evidence = f"red - blue is {one.mean():+.1f} grey levels on average in train, {other.mean():+.1f} in val"
+def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequence[Task]) -> Iterator[Finding]:
+    """Objects of a class are in val of the colours that they have in train, once red and blue change places."""
+    classes, as_is, as_swapped = 0, 0.0, 0.0
+    for task in tasks:
+        one, other = (_colours(looked, task.name) for looked in (train, val))
+        for label in sorted(one.keys() & other.keys()):
+            pair = one[label], other[label]
+            if min(map(len, pair)) < FEWEST:
+                continue
+            error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in pair)) + 1.0
+            gap = pair[0].mean(0) - pair[1].mean(0)
+            turned = pair[0].mean(0) - pair[1].mean(0)[::-1]
+            classes += 1
+            as_is += float(((gap / error) ** 2).mean())
+            as_swapped += float(((turned / error) ** 2).mean())
+    if classes and as_is / classes > SURE**2 and as_swapped < as_is / 4:
+        evidence = (
+            f"the colours of {classes} classes in val are {(as_is / classes) ** 0.5:.1f} standard errors from those in "
+            f"train, with red and blue swapped {(as_swapped / classes) ** 0.5:.1f}"
+        )
         yield Finding("channels_swapped", "warning", evidence, "write the pictures of one split anew, as RGB", "val")
+
+
+def _colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
+    """Mean colours [n, 3] of the instances of each class."""
+    found: dict[int, list[np.ndarray]] = {}
+    for one in looked:
+        for colour, labels in zip(one.colours, one.labels, strict=True):
+            if labels[task] is not None:
+                found.setdefault(labels[task], []).append(colour)
+    return {label: np.array(colours) for label, colours in found.items()}
 
 
 def thumbnails(images: Sequence[Image], root: Path, most: int) -> Thumbnails:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mtseg.findings import Finding
+from mtseg.preflight.labels import count
 from mtseg.records import Image
-from mtseg.sections import Loss, Model, Solver, Task
+from mtseg.sections import Input, Loss, Model, Solver, Task
 
 LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
+SCALE_TOLERANCE = 1.25  # of the scale that prediction uses, beyond the range of training
+NO_OBJECT = (0.01, 1.0)  # the paper: 0.1
+LOPSIDED = 100.0  # class weights, against those inverse to the frequency
 
 
 def check(
-    train: Sequence[Image], *, tasks: Sequence[Task], model: Model, solver: Solver, loss: Loss
-) -> list[Finding]:  # fmt: skip
+    train: Sequence[Image], *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
+) -> list[Finding]:
     """The findings of all checks here, warnings and notes."""
-    return [*lr(solver), *norms(model), *queries(train, model), *muted(tasks, loss), *unmatched(tasks)]
+    return [
+        *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
+        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks), *unmatched(tasks),
+    ]  # fmt: skip
 
 
 def lr(solver: Solver) -> Iterator[Finding]:
@@ -30,8 +37,30 @@ def lr(solver: Solver) -> Iterator[Finding]:
         yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto, or expect a poor AP")
 
 
-def norms(model: Model) -> Iterator[Finding]:
-    """Batch norm that nothing has trained yet and that is kept as it is does not normalise."""
+def course(solver: Solver) -> Iterator[Finding]:
+    if solver.max_iter and 2 * solver.warmup > solver.max_iter:
+        evidence = f"the lr warms up for {solver.warmup} steps of {solver.max_iter}"
+        yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
+    if solver.weight_decay > 1:
+        evidence = (
+            f"under AdamW weights stay below 1 / solver.weight_decay {solver.weight_decay:g} = "
+            f"{1 / solver.weight_decay:.3g}"
+        )
+        yield Finding("weight_decay", "warning", evidence, "set it to the 0.05 of the paper")
+
+
+def scales(input: Input) -> Iterator[Finding]:
+    """Prediction resizes the longer side to input.size: scale 1."""
+    if input.min_scale > SCALE_TOLERANCE or input.max_scale * SCALE_TOLERANCE < 1:
+        evidence = f"training resizes by {input.min_scale:g} to {input.max_scale:g}, prediction by 1"
+        yield Finding("scale_mismatch", "warning", evidence, "let input.min_scale and max_scale enclose 1")
+
+
+def norms(model: Model, solver: Solver) -> Iterator[Finding]:
+    """Batch norm that nothing has trained yet and that is kept as it is does not normalise; nor does a backbone see."""
+    if model.weights is None and not solver.backbone_multiplier:
+        evidence = "model.weights is null and solver.backbone_multiplier 0: the backbone stays random"
+        yield Finding("weights_frozen", "warning", evidence, "give it weights, or set backbone_multiplier: 1")
     if model.weights is None and model.freeze_norm:
         evidence = "model.weights is null but model.freeze_norm is true"
         yield Finding("random_frozen_norm", "warning", evidence, "random weights need model.freeze_norm: false")
@@ -63,6 +92,28 @@ def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
             yield Finding("loss_muted", "warning" if main else "note", evidence, change, where)
         elif not any(task.weights):
             yield Finding("loss_muted", "warning", "all class_weights are 0", "set class_weights: null", where)
+
+
+def no_object(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    low, high = NO_OBJECT
+    if any(task.background for task in tasks) and not low <= loss.no_object <= high:
+        many = loss.no_object > high
+        why = "queries learn to find nothing" if many else "scores of empty queries are never learnt"
+        evidence = f"loss.no_object is {loss.no_object:g}, usual are {low:g} to {high:g}: {why}"
+        yield Finding("no_object_weight", "warning", evidence, "set it to the 0.1 of the paper")
+
+
+def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
+    """A class's weight times its number of examples is its share of the loss."""
+    for task in tasks:
+        counts = count(train, task)
+        shares = {task.classes[label]: task.weights[label] * counts[label] for label in counts if task.weights[label]}
+        if task.class_weights and len(shares) > 1 and (ratio := max(shares.values()) / min(shares.values())) > LOPSIDED:
+            most, least = max(shares, key=shares.get), min(shares, key=shares.get)
+            plain = max(counts.values()) / min(counts.values())
+            if ratio > plain:  # the weights make it worse than the frequencies do
+                evidence = f"by class_weights and counts '{most}' is {ratio:.0f} times as much of the loss as '{least}'"
+                yield Finding("class_weights", "warning", evidence, "set class_weights: auto", f"task '{task.name}'")
 
 
 def unmatched(tasks: Sequence[Task]) -> Iterator[Finding]:
