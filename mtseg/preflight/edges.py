@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from scipy.ndimage import binary_erosion, gaussian_gradient_magnitude
 from scipy.signal import fftconvolve
 
 from mtseg.data import coco
-from mtseg.data.pictures import read_picture
+from mtseg.data.coco import DECODE_ERRORS
+from mtseg.errors import UserError
 from mtseg.findings import Finding
 from mtseg.records import Image, Segmentation
 
@@ -122,9 +124,9 @@ def sharpness(picture: Outlines, points: np.ndarray) -> float:
 
 def outlines(image: Image, root: Path) -> Outlines | None:
     """None for a picture of one tone, or where no instance has an outline inside the picture."""
-    pixels = PIL.Image.fromarray(read_picture(root, image))
-    scale = min(1.0, LONGER / max(pixels.size))
-    width, height = (max(round(side * scale), 1) for side in pixels.size)
+    pixels = small_picture(root, image, LONGER)
+    scale = min(1.0, LONGER / max(image.height, image.width))
+    width, height = (max(round(side * scale), 1) for side in (image.width, image.height))
     small = pixels.resize((width, height), PIL.Image.Resampling.BOX)
     edges = gaussian_gradient_magnitude(np.asarray(small.convert("L"), dtype=np.float32), 1.0)
     points, colours, labels = [np.zeros((0, 2), int)], [], []
@@ -138,6 +140,20 @@ def outlines(image: Image, root: Path) -> Outlines | None:
     if not len(points) or edges.std() < 0.5:
         return None
     return Outlines((edges - edges.mean()) / edges.std(), points, np.array(colours), labels)
+
+
+def small_picture(root: Path, image: Image, side: int) -> PIL.Image.Image:
+    """The picture in RGB, turned as EXIF says, its shorter side not below `side` if it was not: a JPEG is decoded at a
+    half, a quarter or an eighth. Raises UserError naming the file."""
+    path = root / image.file_name
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.draft("RGB", (side, side))
+            return PIL.ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
 
 
 def small_mask(segmentation: Segmentation, image: Image, height: int, width: int) -> np.ndarray:

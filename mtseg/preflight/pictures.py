@@ -1,6 +1,6 @@
 """What the pictures themselves say: of val in train too, darker or of other colours than they should be.
 
-A sample of each split is read, small: `draft` lets a JPEG be decoded at an eighth of its size.
+A sample of each split is read, small.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from mtseg.data.coco import DECODE_ERRORS
 from mtseg.data.duplicates import SIDE, groups
-from mtseg.errors import UserError
 from mtseg.findings import Finding
 from mtseg.preflight import edges
-from mtseg.preflight.edges import Outlines
+from mtseg.preflight.edges import Outlines, small_picture
 from mtseg.records import Image
 from mtseg.sections import Task
 
-MOST = {"train": 4000, "val": 1000}  # pictures that are read of each split
+MOST = {"train": 4000, "val": 1000}  # pictures that are read of each split; of large ones,
+PIXELS, FEWEST_READ = 600_000_000, 300  # as many as have so many pixels together, but no fewer
 DARK = 16  # grey levels that the brightest spot of a fair picture exceeds
 FEWEST = 5  # instances of a class in a split, below which its colour is not known
 SURE = 3.0  # standard errors, root mean square over classes and channels
@@ -117,23 +116,16 @@ def _colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
 
 
 def thumbnails(images: Sequence[Image], root: Path, most: int) -> Thumbnails:
-    """Of up to `most` images, evenly spread."""
-    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))]
-    pixels = [_thumbnail(root / image.file_name) for image in chosen]
+    """Of up to `most` images, of large ones fewer, evenly spread."""
+    largest = max(image.height * image.width for image in images)
+    count = min(len(images), most, max(FEWEST_READ, PIXELS // largest))
+    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))]
+    pixels = [
+        np.asarray(small_picture(root, image, SIDE).resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in chosen
+    ]
     return Thumbnails(chosen, np.stack(pixels))
 
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:
     """What `groups` compares: uint8 [N, SIDE x SIDE]."""
     return (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8).reshape(len(pixels), SIDE * SIDE)
-
-
-def _thumbnail(path: Path) -> np.ndarray:
-    try:
-        with PIL.Image.open(path) as picture:
-            picture.draft("RGB", (2 * SIDE, 2 * SIDE))
-            return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
-    except DECODE_ERRORS as error:
-        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
