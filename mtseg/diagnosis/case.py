@@ -38,6 +38,7 @@ class Pairs:
 class Case:
     def __init__(self, images: Sequence[Image], predictions: Sequence[Prediction], tasks: Sequence[Task]):
         self.images, self.tasks = ordered(images), tuple(tasks)
+        self.trained = tuple(task for task in tasks if task.loss_weight)  # of a muted one nothing can be asked
         place = {image.id: index for index, image in enumerate(self.images)}
         self.predictions = [prediction for prediction in predictions if prediction.image_id in place]
         self.picture = np.array([place[p.image_id] for p in self.predictions], dtype=int)

@@ -21,7 +21,7 @@ def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | No
     """Findings, and for each task background_share and top_share (of its commonest class) among the answers for objects
     that were found, true_top_share of the same class in the ground truth."""
     findings, numbers = [], {}
-    for task in case.tasks:
+    for task in case.trained:
         pairs, where = case.labelled(task), f"task '{task.name}'"
         numbers[task.name] = {"background_share": None, "top_share": None, "true_top_share": None}
         if len(pairs) < FEWEST:
@@ -70,7 +70,7 @@ def permutations(case: Case, elsewhere: Case | None = None) -> list[Finding]:
     """Tasks whose answers fit the objects under other names of the classes. `elsewhere`: the train split, which tells
     whether the split's annotations or the model's classes are renamed."""
     findings = []
-    for task in case.tasks:
+    for task in case.trained:
         new = _renamed(case, task)
         if new is None:
             continue
@@ -114,7 +114,7 @@ def noise(case: Case, elsewhere: Case | None, *, split: str, trained: bool) -> l
     """Tasks whose annotations contradict a model that is as sure there as anywhere: wrong labels are those whose errors
     confidence does not foretell. `elsewhere`: the other split; `trained`: whether `case` was trained on."""
     findings = []
-    for task in case.tasks:
+    for task in case.trained:
         wrong = _errors(case, task)
         if wrong is None:
             continue

@@ -92,7 +92,7 @@ def _explanations(case: Case) -> Iterator[Explanation]:
         "masks_displaced", f"masks lie as in a picture {sx:.2f} times as wide and {sy:.2f} times as high",
         view.gain(before, after), "resize and padding of picture and masks differ: " + mapper,
     )  # fmt: skip
-    for cause, words, move in _turns(case):
+    for cause, words, move in (*_paddings(case), *_turns(case)):
         yield Explanation(cause, words, view.gain(before, view.fit(move)), mapper)
     best = max(_neighbours(view), key=lambda pair: pair[1].mean(), default=None)
     if best is not None:
@@ -181,6 +181,15 @@ def _frame(view: _View, half: int) -> np.ndarray:
     pictures = list(view.half(half))
     fits = [sum(box_iou(f / np.tile(c, 2), t).max(0).sum() for _, f, t in pictures) for c in candidates]
     return np.array(candidates[int(np.argmax(fits))])
+
+
+def _paddings(case: Case) -> Iterator[tuple[str, str, Callable[[np.ndarray, int], np.ndarray]]]:
+    """A picture fills its square up to the padding, a share of 1 along the longer side and of less along the other."""
+    filled = np.tile(case.sizes / case.sizes.max(1, keepdims=True), 2)
+    words = "masks lie as if the padding of the square had been taken for picture"
+    yield "masks_displaced", words, lambda boxes, p: boxes / filled[p]
+    words = "masks lie as if the picture had been squashed to the square and padding cut off"
+    yield "masks_displaced", words, lambda boxes, p: boxes * filled[p]
 
 
 def _turns(case: Case) -> Iterator[tuple[str, str, Callable[[np.ndarray, int], np.ndarray]]]:

@@ -115,9 +115,11 @@ def rankings(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> tuple[
     gain = _gain(case, all_scores[best], all_scores[ranking], max_dets)
     if gain.low <= GAIN:
         return [], numbers
+    muted = len(case.trained) < len(case.tasks)  # its probabilities are noise, and that is known
     return [
         Finding(
-            "ranking", "warning", f"joint AP is {numbers[ranking]:.1f} by {ranking}, {numbers[best]:.1f} by {best} "
+            "ranking", "note" if muted else "warning",
+            f"joint AP is {numbers[ranking]:.1f} by {ranking}, {numbers[best]:.1f} by {best} "
             f"(gain {gain.text(1)})", f"set test.ranking: {best}",
         )
     ], numbers  # fmt: skip
@@ -148,7 +150,7 @@ def _gain(case: Case, one: np.ndarray, other: np.ndarray, max_dets: Sequence[int
 def calibration(case: Case) -> tuple[list[Finding], dict[str, float]]:
     """Findings, and for each task the temperature: what its logits should be divided by (Guo et al., ICML 2017)."""
     findings, numbers = [], {}
-    for task in case.tasks:
+    for task in case.trained:
         pairs = case.labelled(task)
         if len(pairs) < 20 or task.num_classes < 2:
             continue

@@ -149,7 +149,7 @@ def difference(one: Case, other: Case) -> Interval | None:
 def _found(case: Case) -> np.ndarray:
     """Objects found by a confident prediction with all labels right, [P]."""
     right = np.isin(case.pairs.found, case.confident)
-    for task in case.tasks:
+    for task in case.trained:
         true = case.true_labels[task.name][case.pairs.true]
         right &= (true == EVERY) | (true == case.labels[task.name][case.pairs.found])
     return np.bincount(case.pairs.picture[right], minlength=len(case.images)).astype(float)
