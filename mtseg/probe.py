@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mtseg import predict
 from mtseg.diagnosis.examine import Sample
 from mtseg.findings import Finding
 from mtseg.model import weights
 from mtseg.model.device import pick
 from mtseg.model.mask2former import Mask2Former
-from mtseg.predict import load_model, predict
 from mtseg.records import Image, Prediction
 from mtseg.sections import Input, Model, Task
 
@@ -28,12 +28,12 @@ def probe(
     tasks: tuple[Task, ...], model: Model, input: Input, root: Path, detections: int, batch: int, device: str,
 ) -> tuple[Sample, Sample, list[Finding]]:  # fmt: skip
     """Samples of train and val, and findings of the network. found: the predictions of val that are diagnosed."""
-    network = load_model(checkpoint, tasks=tasks, model=model, detections=detections)
+    network = predict.load_model(checkpoint, tasks=tasks, model=model, detections=detections)
     findings = [*_weights(network, checkpoint), *_normalisation(network)]
     network.to(pick(device))
 
     def run(images: Sequence[Image], batch: int = batch) -> list[Prediction]:
-        return predict(network, images, root=root, input=input, batch=batch, progress=False)
+        return predict.predict(network, images, root=root, input=input, batch=batch, progress=False)
 
     samples = []
     for images in (spread(train, TRAIN), spread(val, VAL)):

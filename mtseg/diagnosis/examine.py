@@ -18,8 +18,7 @@ from mtseg.sections import Model, Solver, Task, Test
 # What a model that has learnt nothing shows as well. Structural faults are not among them.
 FOLLOW = {
     "collapse_to_background", "collapse_to_class", "task_untrained_in_matching", "duplicates", "queries_saturated",
-    "ranking", "miscalibrated", "label_noise", "annotations_missing", "masks_scaled", "masks_displaced",
-    "masks_of_other_picture", "masks_mirrored", "masks_transposed", "labels_permuted", "channels_swapped",
+    "ranking", "miscalibrated", "label_noise", "annotations_missing", "labels_permuted", "channels_swapped",
     "overtrained",
 }  # fmt: skip
 # What a fault of labels or masks brings about.
@@ -102,8 +101,11 @@ def settle(
 ) -> list[Finding]:  # fmt: skip
     """The findings without those that follow from another, errors first."""
     findings = [*faulty, *structural, *collapsed, *learning, *minor]
-    hard = [f for f in [*faulty, *structural] if f.severity == "error" and f.cause not in FOLLOW]
+    hard = [f for f in [*faulty, *structural] if f.cause not in FOLLOW]
     untrained = [f for f in learning if f.severity == "error"]
+    if any(f.cause == "weights_not_loaded" for f in [*structural, *minor]):  # it was trained, to another score
+        findings = [f for f in findings if f not in untrained and (f.cause not in FOLLOW or f in structural)]
+        untrained = []
     if untrained and not hard:
         findings = [f for f in findings if f.cause not in FOLLOW or f.severity == "note"]
     elif hard or structural:

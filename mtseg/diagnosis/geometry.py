@@ -17,6 +17,7 @@ from mtseg.diagnosis.intervals import Interval, mean, ratio
 from mtseg.findings import Finding
 
 GAIN = 0.02  # of the mean box IoU, with confidence, that undoing a fault must bring
+FIT = 0.4  # mean box IoU that undoing it must reach: what does not lead to the objects explains nothing
 ALIKE = 1.5  # times as large, at most, that an object and its prediction are while a shift is looked for
 NEAR = 0.1  # of the objects' size: offsets that are one and the same
 REACH = 16  # pictures away, at most, that the masks' own picture is looked for
@@ -25,11 +26,12 @@ SCALES = np.geomspace(0.4, 2.5, 33)
 
 @dataclass(frozen=True)
 class Explanation:
-    """gain: of the mean box IoU of the objects with the best prediction, when the fault is undone."""
+    """When the fault is undone: fit, the mean box IoU of the objects with the best prediction, and its gain."""
 
     cause: str
     words: str
     gain: Interval
+    fit: float
     change: str
 
 
@@ -37,10 +39,10 @@ def check(case: Case) -> tuple[list[Finding], dict[str, float]]:
     """Findings, and numbers: dx, dy (mean offset of the masks found, pixels), scale (their size over the object's)."""
     numbers = offsets(case)
     best = max(_explanations(case), key=lambda explanation: explanation.gain.value, default=None)
-    if best is None or best.gain.low < GAIN:
+    if best is None or best.gain.low < GAIN or best.fit < FIT:
         return [], numbers
     severity = "error" if best.gain.low > 5 * GAIN else "warning"
-    evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()}"
+    evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()} to {best.fit:.2f}"
     return [Finding(best.cause, severity, evidence, best.change)], numbers
 
 
@@ -77,28 +79,28 @@ def _explanations(case: Case) -> Iterator[Explanation]:
         dx, dy = np.mean(shifts, axis=0)
         yield Explanation(
             "masks_displaced", f"masks lie {abs(dx):.1f} px to the {'right' if dx > 0 else 'left'} and "
-            f"{abs(dy):.1f} px {'below' if dy > 0 else 'above'} their objects", view.gain(before, after), mapper,
+            f"{abs(dy):.1f} px {'below' if dy > 0 else 'above'} their objects", *view.gain(before, after), mapper,
         )  # fmt: skip
     grown = [_growth(view, half) for half in (0, 1)]
     after = view.fit(lambda boxes, p: _about_centre(boxes, grown[1 - p % 2]))
     yield Explanation(
         "masks_scaled", f"masks are {np.mean(grown):.2f} times as long and wide as their objects",
-        view.gain(before, after), "look at how masks are drawn, resized and cut at 0 (coco.mask, Mapper, detect)",
+        *view.gain(before, after), "look at how masks are drawn, resized and cut at 0 (coco.mask, Mapper, detect)",
     )  # fmt: skip
     frames = [_frame(view, half) for half in (0, 1)]
     after = view.fit(lambda boxes, p: boxes / np.tile(frames[1 - p % 2], 2))
     sx, sy = np.mean(frames, axis=0)
     yield Explanation(
         "masks_displaced", f"masks lie as in a picture {sx:.2f} times as wide and {sy:.2f} times as high",
-        view.gain(before, after), "resize and padding of picture and masks differ: " + mapper,
+        *view.gain(before, after), "resize and padding of picture and masks differ: " + mapper,
     )  # fmt: skip
     for cause, words, move in (*_paddings(case), *_turns(case)):
-        yield Explanation(cause, words, view.gain(before, view.fit(move)), mapper)
+        yield Explanation(cause, words, *view.gain(before, view.fit(move)), mapper)
     best = max(_neighbours(view), key=lambda pair: pair[1].mean(), default=None)
     if best is not None:
         yield Explanation(
             "masks_of_other_picture", f"masks fit the picture {abs(best[0])} {'on' if best[0] > 0 else 'back'} better",
-            view.gain(before, best[1]), "look at the pairing of pictures with annotations or predictions by image_id",
+            *view.gain(before, best[1]), "look at the pairing of pictures with annotations or predictions by image_id",
         )  # fmt: skip
 
 
@@ -123,8 +125,9 @@ class _View:
                 sums[p] = box_iou(move(found, p), true).max(0).sum()
         return sums
 
-    def gain(self, before: np.ndarray, after: np.ndarray) -> Interval:
-        return ratio(after - before, self.objects)
+    def gain(self, before: np.ndarray, after: np.ndarray) -> tuple[Interval, float]:
+        """Of the mean IoU of the objects; and that mean, after."""
+        return ratio(after - before, self.objects), float(after.sum() / self.objects.sum())
 
     def half(self, half: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(picture, predicted boxes, objects' boxes) of the even or the odd pictures."""

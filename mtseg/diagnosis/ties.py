@@ -170,8 +170,8 @@ def _ways(case: Case, pairs: Pairs) -> Iterator[tuple[str, str, np.ndarray]]:
     lead, queries = case.lead, int(case.query.max()) + 1
     row_of = np.full((len(case.images), queries), -1)
     row_of[case.picture[lead], case.query[lead]] = lead
-    # in a picture: place 0 is the best score; and the query that stands at each place
-    order = lead[np.lexsort((-case.score[lead], case.picture[lead]))]
+    # a picture's places, by score: the order of the file
+    order = lead[np.argsort(case.picture[lead], kind="stable")]
     starts = np.searchsorted(case.picture[order], np.arange(len(case.images)))
     place = np.full(len(case.predictions), -1)
     place[order] = np.arange(len(order)) - starts[case.picture[order]]
