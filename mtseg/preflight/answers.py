@@ -45,28 +45,28 @@ def check(network: Mask2Former) -> list[Finding]:
     """Errors. The heads' sizes must be right."""
     tasks, loss = network.tasks, network.loss
     outputs = {task.name: network.decoder.heads[f"head_{task.name}"].out_features for task in tasks}
-    scene = pictures(tasks, outputs)
-    found = list(matched(scene, tasks, loss))
+    given = pictures(tasks, outputs)
+    found = list(matched(given, tasks, loss))
+    sound = not found
     for i, task in enumerate(tasks):
-        if task.match_weight and task.num_classes > 1 and not found:
+        if task.match_weight and task.num_classes > 1 and sound:
             twin = twins(tasks, outputs, i)
             if list(matched(twin, tasks, loss)):
                 evidence = "of two objects of one mask the matching does not tell which query answers the task's label"
                 change = SOURCE.format("matching.py")
                 found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
     if not found:  # on which the losses build
-        found += empty(tasks, outputs, loss) or trained(scene, tasks, loss)
-    return found + list(detected(network, scene))
+        found += empty(tasks, outputs, loss) or trained(given, tasks, loss)
+    return found + list(detected(network, given))
 
 
 def pictures(tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
     """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels."""
     masks = torch.stack([box(*corners) for corners in BOXES])
-    labels = [
-        torch.tensor([[(i + picture) % task.num_classes for task in tasks] for i in range(len(BOXES))])
-        for picture in range(2)
-    ]
-    return scene([Target(masks, own) for own in labels], tasks, outputs)
+    classes = torch.tensor([task.num_classes for task in tasks])
+    # of two classes, too, the labels are others when read backwards
+    labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1]) % classes
+    return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], tasks, outputs)
 
 
 def twins(tasks: Sequence[Task], outputs: dict[str, int], which: int) -> Scene:
@@ -105,7 +105,7 @@ def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int])
 
 def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     """The matching gives each instance to the query that answers it, in every layer and picture."""
-    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
+    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256), "mask": loss.mask or 1.0})
     change = SOURCE.format("matching.py")
     try:
         found = matching.match(given.output, given.targets, tasks=tuple(tasks), loss=loss)
@@ -175,7 +175,8 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     ]
     truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
     count = min(len(BOXES), network.detections)
-    wrong: dict[str, list[str]] = {}
+    wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
+    of_other = dict.fromkeys(wrong, True)  # all labels are those of the same query in the other picture
     offsets = []
     for b, picture in enumerate(network.detect(output, batch)):
         masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
@@ -184,19 +185,20 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
             i = int(overlap.argmax())
             offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
             for t, task in enumerate(network.tasks):
-                if own[t] != given.targets[b].labels[i, t]:
-                    other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                    wrong.setdefault(task.name, []).append("picture" if own[t] == int(other.argmax()) else "query")
+                wrong[task.name] += own[t] != given.targets[b].labels[i, t]
+                other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
+                of_other[task.name] &= own[t] == int(other.argmax())
     if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
         x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
         worst = min((overlap for overlap, *_ in offsets), default=0.0)
         evidence = f"masks detected of a right answer overlap by {worst:.2f} at worst, lie off by ({x:+.1f}, {y:+.1f})"
         yield Finding("masks_displaced", "error", evidence, change)
         return
-    for name, of in wrong.items():
-        cause = "labels_of_other_picture" if of.count("picture") == len(of) else "labels_of_other_query"
-        evidence = f"{len(of)} of {len(offsets)} detections of a right answer carry other labels than their query's"
-        yield Finding(cause, "error", evidence, change, f"task '{name}'")
+    for name, count in wrong.items():
+        if count:
+            cause = "labels_of_other_picture" if of_other[name] else "labels_of_other_query"
+            evidence = f"{int(count)} of {len(offsets)} detections of a right answer have other labels than their query"
+            yield Finding(cause, "error", evidence, change, f"task '{name}'")
 
 
 def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SIDE) -> Tensor:
