@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background"
 MAIN = TASK | {"loss_weight": 2.0, "match_weight": 2.0, "classes": ["circle", "square", "star", "triangle"]}
 
 
+@cache
+def defaults() -> Params:
+    return load(ROOT / "params.yaml")
+
+
 @dataclass(frozen=True)
 class Case:
     """A run from raw data to diagnosis. tasks: names, the first the main one. changes: `section.key` or
@@ -40,7 +46,7 @@ class Case:
 
     def params(self) -> Params:
         """Checked as the file is."""
-        given = load(ROOT / "params.yaml").model_dump(mode="json")
+        given = defaults().model_dump(mode="json")
         for section, values in TINY.items():
             given[section] = given[section] | values if isinstance(values, dict) else values
         given["data"]["raw"] = "raw"

@@ -76,7 +76,7 @@ FAULTS = (
     Fault("masks 3 pixels off in training", number="F4", causes=DISPLACED,
           code=masks_by(lambda mask: np.roll(mask, 3, axis=1))),
     Fault("masks transposed in training", causes=DISPLACED, code=masks_by(lambda mask: mask.T)),
-    Fault("masks inverted in training", causes=(*DISPLACED, "masks_inverted"), code=masks_by(lambda mask: ~mask)),
+    Fault("masks inverted in training", causes=DISPLACED, code=masks_by(lambda mask: ~mask)),
     Fault("no crop and no padding in the augmentation", number="F4", causes=DISPLACED,
           code=replaced(loader.Mapper, "__init__", no_crop)),
     Fault("flip_pairs ignored by the mapper", tasks=SIDES, causes=("mapper_labels", "flip_without_pairs"),

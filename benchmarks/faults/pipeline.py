@@ -44,46 +44,46 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     began = time.monotonic()
     folder.mkdir(parents=True)
     fault = case if isinstance(case, Fault) else Fault(case.name)
-    when, text, crash = None, "", False
+    when, said, crash = None, "", False
     with inside(folder), ExitStack() as patches:
         write_params(case)
         pictures.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks)
         if case.raw:
             case.raw(Path("raw"))
+        for name in TRAINED if trained and fault.after_training else ():
+            shutil.copytree(trained / name, name)
         for phase in PHASES[: PHASES.index(until) + 1]:
             if fault.code and phase == fault.since:
                 patches.enter_context(fault.code())
-            if phase == "training" and trained and fault.after_training:
-                for name in TRAINED:
-                    shutil.copytree(trained / name, name, dirs_exist_ok=True)
+            if phase in ("preflight", "training") and trained and fault.after_training:
                 continue
-            text, crash = perform(phase, fault)
-            if crash or named(text) or REMARK.search(text):
-                when = phase
+            text, over, crash = perform(phase, fault)
+            if named(text) or over or (REMARK.search(text) and not when):
+                when, said = phase, text
+            if named(text) or over:  # a warning without a name may get one in a later phase
                 break
-    found = named(text) if when else ()
-    return Outcome(case, when, found, text if when else "", crash, time.monotonic() - began)
+    return Outcome(case, when, named(said), said, crash, time.monotonic() - began)
 
 
-def perform(phase: Phase, fault: Fault) -> tuple[str, bool]:
-    """What the scripts of a phase said, and whether one of them crashed."""
+def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
+    """What the scripts of a phase said, whether that was the end, and whether the end was a crash."""
     out = io.StringIO()
     for script, *arguments in SCRIPTS[phase]:
         try:
             with redirect_stdout(out), redirect_stderr(io.StringIO()), patch.object(sys, "argv", [script, *arguments]):
                 import_module(f"stages.{script}").main()
         except UserError as error:
-            return f"{out.getvalue()}\nerror: {error}", False
+            return f"{out.getvalue()}\nerror: {error}", True, False
         except SystemExit as end:
             if end.code:
-                return f"{out.getvalue()}\nerror: {end.code}", False
+                return f"{out.getvalue()}\nerror: {end.code}", True, False
         except Exception as error:  # whatever a fault brings about
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
-            return f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:150]}", True
+            return f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:150]}", True, True
         if script == "convert" and fault.coco:
             fault.coco(Path("data/coco"))
-    return out.getvalue(), False
+    return out.getvalue(), False, False
 
 
 def named(text: str) -> tuple[tuple[str, str], ...]:
