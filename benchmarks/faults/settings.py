@@ -35,7 +35,8 @@ FAULTS = (
     Fault("25 steps", changes={"solver.max_iter": 25, "solver.eval_period": 25}, causes=("too_few_steps",)),
     Fault("8 pictures to train on", raw=few_pictures, causes=("overtrained", "class_too_rare")),
     Fault("one query", number="F7", changes={"model.num_queries": 1}, causes=("queries_too_few",)),
-    Fault("maxDets 1 and one detection a picture", number="F7", since="predict", changes={"test.detections": 1, "test.max_dets": [1]},
+    Fault("maxDets 1 and one detection a picture", number="F7", since="predict",
+          changes={"test.detections": 1, "test.max_dets": [1]},
           causes=("detections_too_few", "queries_saturated")),
     Fault("a task's loss weight is 0 for the main task", number="F9", changes={"tasks.shape.loss_weight": 0.0},
           causes=MUTED),
@@ -58,5 +59,6 @@ FAULTS = (
           causes=("weight_decay",)),
     Fault("training at a quarter of the size it predicts at",
           changes={"input.min_scale": 0.25, "input.max_scale": 0.3}, causes=("scale_mismatch",)),
-    Fault("ranked by the sum of logits", number="F13", since="evaluate", changes={"test.ranking": "sum"}, causes=("ranking",)),
+    Fault("ranked by the sum of logits", number="F13", since="evaluate",
+          changes={"test.ranking": "sum"}, causes=("ranking",)),
 )  # fmt: skip
