@@ -15,15 +15,6 @@ from mtseg.records import Image, Prediction
 from mtseg.scoring import scores
 from mtseg.sections import Model, Solver, Task, Test
 
-# What a model that has learnt nothing shows as well. Structural faults are not among them.
-FOLLOW = {
-    "collapse_to_background", "collapse_to_class", "task_untrained_in_matching", "duplicates", "queries_saturated",
-    "ranking", "miscalibrated", "label_noise", "annotations_missing", "labels_permuted", "channels_swapped",
-    "overtrained",
-}  # fmt: skip
-# What a fault of labels or masks brings about.
-MINOR = {"miscalibrated", "ranking", "duplicates", "label_noise", "annotations_missing", "queries_saturated",
-         "weights_not_loaded", "overtrained"}  # fmt: skip
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -67,51 +58,47 @@ def examine(
     details: dict[str, Any] = {}
     faulty, details["evaluator"] = evaluator.check(scores.evaluate, images, tasks=tasks, ranking=test.ranking)
 
-    structural = list(known)
+    fed = [*known, *colours(val, train, tasks)]
     tied, details["labels"] = ties.check(case)
-    structural += tied
-    structural += classes.permutations(case, trained)
-    structural += colours(val, train, tasks)
     moved, details["masks"] = geometry.check(case)
-    structural += _told_apart(moved, geometry.check(trained)[0])
+    placed = [*tied, *_told_apart(moved, geometry.check(trained)[0]), *classes.permutations(case, trained)]
 
-    collapsed, details["answers"] = classes.collapses(case)
     learning, details["training"] = training.check(
         trained, case, curve=curve, validated=validated, solver=solver, pictures=pictures, checkpoint=test.checkpoint
     )
+    answers, details["answers"] = classes.collapses(case)
     counted, details["detections"] = detections.check(
         case, num_queries=model.num_queries, detections=test.detections, max_dets=test.max_dets
     )
-    order, details["rankings"] = ranking.rankings(case, **ranked)
     calibrated, details["temperature"] = ranking.calibration(case)
-    details["oracles"] = ranking.losses(case, **ranked)
-    minor = [*counted, *order, *calibrated, *detections.unannotated(trained, case)]
-    minor += classes.noise(trained, case, split="train", trained=True)
-    minor += classes.noise(case, trained, split="val", trained=False)
-    now = details["rankings"].get("product_quality")
-    if now is not None:
-        minor += training.as_validated(validated, now, test.checkpoint, detections=test.detections)
-    findings = settle(faulty, structural, collapsed, learning, minor)
+    answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
+    answers += classes.noise(trained, case, split="train", trained=True)
+    answers += classes.noise(case, trained, split="val", trained=False)
+    fallen: list[Finding] = []
+    details["rankings"], details["oracles"] = {}, {}
+    if not faulty:  # an evaluator that is wrong judges no ranking
+        order, details["rankings"] = ranking.rankings(case, **ranked)
+        details["oracles"] = ranking.losses(case, **ranked)
+        answers += order
+        now = details["rankings"].get("product_quality", 0.0)
+        fallen = training.as_validated(validated, now, test.checkpoint, detections=test.detections)
+    findings = [*faulty, *settle(fed, placed, learning, answers, fallen)]
     return Diagnosis(findings, metrics(findings, details), details)
 
 
 def settle(
-    faulty: list[Finding], structural: list[Finding], collapsed: list[Finding], learning: list[Finding],
-    minor: list[Finding],
-) -> list[Finding]:  # fmt: skip
-    """The findings without those that follow from another, errors first."""
-    findings = [*faulty, *structural, *collapsed, *learning, *minor]
-    hard = [f for f in [*faulty, *structural] if f.cause not in FOLLOW]
-    untrained = [f for f in learning if f.severity == "error"]
-    if any(f.cause == "weights_not_loaded" for f in [*structural, *minor]):  # it was trained, to another score
-        findings = [f for f in findings if f not in untrained and (f.cause not in FOLLOW or f in structural)]
-        untrained = []
-    if untrained and not hard:
-        findings = [f for f in findings if f.cause not in FOLLOW or f.severity == "note"]
-    elif hard or structural:
-        findings = [f for f in findings if (f.cause not in MINOR and f not in untrained) or f.severity == "note"]
-    unique = list(dict.fromkeys(findings))
-    return sorted(unique, key=lambda f: SEVERITIES.index(f.severity))
+    fed: list[Finding], placed: list[Finding], learning: list[Finding], answers: list[Finding], fallen: list[Finding]
+) -> list[Finding]:
+    """The findings without those that follow from another, errors first. What the network is and is fed with explains
+    where labels and masks are; that, what it seems to have learnt; that, all else; only a fall of AP since training
+    that nothing explains is told by itself. A model that was good in training has learnt something."""
+    untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
+    past = [finding for finding in learning if finding.severity != "error"]
+    kept: list[Finding] = []
+    for tier in (fed, placed, untrained, [*answers, *past], fallen):
+        explained = any(finding.severity != "note" for finding in kept)
+        kept += [finding for finding in tier if not explained or finding.severity == "note"]
+    return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:

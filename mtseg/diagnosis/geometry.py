@@ -87,6 +87,13 @@ def _explanations(case: Case) -> Iterator[Explanation]:
         "masks_scaled", f"masks are {np.mean(grown):.2f} times as long and wide as their objects",
         *view.gain(before, after), "look at how masks are drawn, resized and cut at 0 (coco.mask, Mapper, detect)",
     )  # fmt: skip
+    margins = [_margin(view, half) for half in (0, 1)]
+    after = view.fit(lambda boxes, p: _without(boxes, margins[1 - p % 2]))
+    margin = np.mean(margins)
+    yield Explanation(
+        "masks_scaled", f"masks reach {abs(margin):.1f} px {'beyond' if margin > 0 else 'less far than'} their objects "
+        "all round", *view.gain(before, after), "look at how masks are drawn, resized and cut at 0",
+    )  # fmt: skip
     frames = [_frame(view, half) for half in (0, 1)]
     after = view.fit(lambda boxes, p: boxes / np.tile(frames[1 - p % 2], 2))
     sx, sy = np.mean(frames, axis=0)
@@ -171,6 +178,22 @@ def _growth(view: _View, half: int) -> float:
         ratios.append(np.sqrt(found[best, 2:].prod(1) / np.maximum(true[:, 2:].prod(1), 1))[touched])
     ratios = np.concatenate(ratios) if ratios else np.zeros(0)
     return float(np.exp(np.median(np.log(np.maximum(ratios, 1e-3))))) if len(ratios) else 1.0
+
+
+def _margin(view: _View, half: int) -> float:
+    """Pixels by which predictions are larger on each side than the objects that they overlap best."""
+    margins = []
+    for _, found, true in view.half(half):
+        overlap = box_iou(found, true)
+        touched = overlap.max(0) > 0.1
+        margins.append(((found[overlap.argmax(0), 2:] - true[:, 2:]) / 2)[touched].ravel())
+    margins = np.concatenate(margins) if margins else np.zeros(0)
+    return float(np.median(margins)) if len(margins) else 0.0
+
+
+def _without(boxes: np.ndarray, margin: float) -> np.ndarray:
+    size = np.maximum(boxes[:, 2:] - 2 * margin, 1)
+    return np.concatenate([boxes[:, :2] + (boxes[:, 2:] - size) / 2, size], axis=1)
 
 
 def _about_centre(boxes: np.ndarray, scale: float) -> np.ndarray:

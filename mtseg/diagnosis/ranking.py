@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from mtseg.data.coco import rle
@@ -22,6 +23,7 @@ FOLDS = 10  # of the jackknife over pictures
 GAIN = 0.5  # AP points, with confidence, that another ranking must bring
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # times too sure or too unsure that need no remark
+UNTIED = 0.3  # rank correlation of mask quality with IoU, where sound models have 0.7 to 0.9
 NATS = 0.1  # of the mean log-likelihood that the right temperature must bring
 
 
@@ -109,6 +111,15 @@ def rankings(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> tuple[
                 "the score is inverted: look at mtseg/scoring/predictions.scores and the logits' signs",
             )
         ], numbers  # fmt: skip
+    numbers["quality"] = quality = _quality(case)
+    if ranking.endswith("_quality") and quality is not None and quality + 0.1 < UNTIED:
+        return [
+            Finding(
+                "ranking", "warning",
+                f"the mask quality says nothing of the masks: its rank correlation with their IoU is {quality:.2f}",
+                f"look at mask_quality (Mask2Former.detect), or set test.ranking: {ranking.removesuffix('_quality')}",
+            )
+        ], numbers  # fmt: skip
     best = max(all_scores, key=lambda name: numbers[name])
     if numbers[best] - numbers[ranking] <= GAIN:
         return [], numbers
@@ -123,6 +134,16 @@ def rankings(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> tuple[
             f"(gain {gain.text(1)})", f"set test.ranking: {best}",
         )
     ], numbers  # fmt: skip
+
+
+def _quality(case: Case) -> float | None:
+    """Rank correlation of mask quality and the best IoU with an object, over all queries of pictures with objects; None
+    of fewer than 100."""
+    rows = np.concatenate([rows for rows, _, overlap in case.overlaps if overlap.size] or [np.zeros(0, dtype=int)])
+    if len(rows) < 100:
+        return None
+    best = np.concatenate([overlap.max(1) for _, _, overlap in case.overlaps if overlap.size])
+    return float(spearmanr(case.quality[rows], best).statistic)
 
 
 def _gain(case: Case, one: np.ndarray, other: np.ndarray, max_dets: Sequence[int]) -> Interval:

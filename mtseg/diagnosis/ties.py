@@ -110,7 +110,9 @@ def _of_the_file(case: Case, task: Task) -> Iterator[tuple[str, str]]:
             "labels_of_other_picture",
             f"{shared.mean():.0%} of the logits are those of another picture to the last digit",
         )
-    by_query = np.unique(np.column_stack([case.picture, vector, case.query]), axis=0)
+    # copies of a prediction, mask and all, are duplicates: another question
+    masks = np.unique(np.column_stack([case.picture, case.boxes]), axis=0, return_inverse=True)[1].ravel()
+    by_query = np.unique(np.column_stack([case.picture, vector, masks]), axis=0)
     _, queries = np.unique(by_query[:, :2], axis=0, return_counts=True)
     if (queries > 1).mean() > 0.01:
         yield (
@@ -122,6 +124,10 @@ def _of_the_file(case: Case, task: Task) -> Iterator[tuple[str, str]]:
 def _argmax(case: Case, task: Task) -> Iterator[tuple[str, str]]:
     """A query's first label in the file is the one with its highest logit."""
     first = np.sort(np.unique(np.column_stack([case.picture, case.query]), axis=0, return_index=True)[1])
+    likely = case.probability(task)[first, : task.num_classes].max(1)
+    first = first[likely > 1e-4]  # the others are all equally unlikely
+    if not len(first):
+        return
     said = case.logits[task.name][first, : task.num_classes].argmax(1)
     label = case.labels[task.name][first]
     other = (said != label).mean()
