@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,16 +38,15 @@ def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]
     first = [base] * bool(later or base in names) + [name for name in names if name not in (base, *later)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=one_thread) as pool:
-        found: dict[str, Future] = {name: pool.submit(work, name, folder, None, quick) for name in first}
+        running: dict[Future, str] = {pool.submit(work, name, folder, None, quick): name for name in first}
         if later:
-            found[base].result()
-        found |= {name: pool.submit(work, name, folder, folder / slug(base), quick) for name in later}
-        outcomes = []
-        for name in names:
-            outcome = replace(found[name].result(), case=CASES[name])
+            next(iter(running)).result()
+        running |= {pool.submit(work, name, folder, folder / slug(base), quick): name for name in later}
+        found = {}
+        for future in as_completed(running):
+            outcome = found[running[future]] = replace(future.result(), case=CASES[running[future]])
             print(f"{outcome.seconds:5.0f} s  {' | '.join(row(outcome))}\n         {outcome.told[:200]}", flush=True)
-            outcomes.append(outcome)
-    return outcomes
+    return [found[name] for name in names]
 
 
 def after_training(name: str) -> bool:
