@@ -19,9 +19,10 @@ def causes(count=4, **input):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-@pytest.mark.parametrize("scales", [(0.8, 1.25), (0.1, 2.0), (1.0, 1.0), (2.0, 3.0)])
-def test_the_mapper_is_sound(count, scales):
-    assert not causes(count, size=512, min_scale=scales[0], max_scale=scales[1])
+@pytest.mark.parametrize("scales", [(0.8, 1.25), (0.25, 0.3), (0.3, 2.0), (2.0, 3.0)])
+@pytest.mark.parametrize("size", [64, 512])
+def test_the_mapper_is_sound(count, scales, size):
+    assert not causes(count, size=size, min_scale=scales[0], max_scale=scales[1])
 
 
 def without(kind):
