@@ -61,7 +61,9 @@ def examine(
     fed = [*known, *colours(val, train, tasks)]
     tied, details["labels"] = ties.check(case)
     moved, details["masks"] = geometry.check(case)
-    placed = [*tied, *_told_apart(moved, geometry.check(trained)[0]), *classes.permutations(case, trained)]
+    renamed = classes.permutations(case, trained)
+    tied = [finding for finding in tied if finding.where not in {other.where for other in renamed}]
+    placed = [*tied, *_told_apart(moved, geometry.check(trained)[0]), *renamed]
 
     learning, details["training"] = training.check(
         trained, case, curve=curve, validated=validated, solver=solver, pictures=pictures, checkpoint=test.checkpoint
@@ -79,7 +81,9 @@ def examine(
     if not faulty:  # an evaluator that is wrong judges no ranking
         order, details["rankings"] = ranking.rankings(case, **ranked)
         details["oracles"] = ranking.losses(case, **ranked)
-        answers += order
+        if order:  # of a wrong score also the confident ones are the wrong ones
+            answers = [finding for finding in answers if finding.cause != "duplicates"]
+        answers = [*order, *answers]
         now = details["rankings"].get("product_quality", 0.0)
         fallen = training.as_validated(validated, now, test.checkpoint, detections=test.detections)
     findings = [*faulty, *settle(fed, placed, learning, answers, fallen)]
