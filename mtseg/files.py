@@ -5,6 +5,7 @@ The temporary name is fixed, so what a killed run leaves behind is overwritten b
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -60,12 +61,26 @@ def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:
         temporary.write_bytes(f"{text}\n".encode())
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: where millions of objects are made and none is garbage, its walks over them take
+    longer than the making."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def read_json(path: Path | str, made_by: str | None = None) -> Any:
     """Read a JSON file. Raises UserError when it is missing (naming `made_by`, the stage that writes it) or broken."""
     path = Path(path)
     remedy = f": run `dvc repro {made_by}`" if made_by else ""
     try:
-        return json.loads(path.read_bytes())
+        with uncollected():
+            return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing{remedy and remedy + ' first'}") from None
     except IsADirectoryError:

@@ -41,6 +41,12 @@ class Params(Section):
         reserved = RESERVED | {f"{name}_probability" for name in names}
         if len({*names} - reserved) < len(names):
             yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
+        for key, limits in (("min_score", self.filter.min_score), ("min_logit", self.filter.min_logit)):
+            for name in limits if isinstance(limits, dict) else ():
+                if name not in names:
+                    close = difflib.get_close_matches(name, names, n=1)
+                    meant = f"did you mean 'filter.{key}.{close[0]}'?" if close else f"tasks are {', '.join(names)}"
+                    yield f"unknown key 'filter.{key}.{name}', {meant}"
         if not self.tasks[0].background:
             yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
         if self.data.raw == Path():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 SLIMMEST = 16  # times as long as wide that a picture may be; at this many pixels it is still one pixel wide
 
@@ -19,12 +19,18 @@ def _names(folder: str) -> tuple[str, ...]:  # of the files there, none of which
 NO_BOOL = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)  # true is not the number 1
 Whole = Annotated[int, NO_BOOL]
 Number = Annotated[float, NO_BOOL]
+Finite = Annotated[Number, Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
+
+
+def _or_mapping(kind: Any) -> Any:  # kind, or {name: kind}; by tags, so that a wrong one is told once
+    tagged = Annotated[kind, Tag("float")] | Annotated[dict[str, kind], Tag("dict[float]")]
+    return Annotated[tagged, Discriminator(lambda value: "dict[float]" if isinstance(value, dict) else "float")]
 
 
 class Section(BaseModel):
@@ -198,10 +204,17 @@ class Test(Section):
 
 
 class Filter(Section):
+    """min_score: a number for the main task, min_logit one for every further task; each may be {task: number}."""
+
+    thresholds: Literal["given", "auto"]
     drop_background: bool
-    min_score: Share
-    min_logit: Number
+    min_score: _or_mapping(Share)
+    min_logit: _or_mapping(Finite)
+    largest_component: bool
+    min_area: Annotated[Whole, Field(ge=0)]
+    nms: Literal["agnostic", "class", "matrix", "none"]
     nms_iou: Share
+    most: Count | None
 
 
 class Visualise(Section):

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.records import Image, Instance, Prediction
-from mtseg.sections import Task
+from mtseg.sections import Filter, Task
 
 SIZE = 64
 CLASSES = {
@@ -17,6 +17,11 @@ CLASSES = {
     "fill": ("plain", "dotted", "striped"),
     "side": ("left", "right"),
 }
+
+SIEVE = Filter(
+    thresholds="given", drop_background=True, min_score=0.1, min_logit=2.0, largest_component=False, min_area=0,
+    nms="agnostic", nms_iou=0.5, most=None,
+)  # fmt: skip
 
 
 def make_tasks(count: int, background: bool = True) -> tuple[Task, ...]:

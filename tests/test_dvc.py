@@ -118,6 +118,18 @@ def test_an_experiment_changes_one_line_of_params(tmp_path):
     assert load(path).solver.base_lr == 1e-5
 
 
+def test_a_threshold_of_each_task_is_set_for_an_experiment_as_one_of_all_is(tmp_path):
+    path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    for text, limits in (
+        ("filter.min_score=0.3", 0.3),
+        ("filter.min_score={shape: 0.3, colour: 1e-3}", {"shape": 0.3, "colour": 1e-3}),
+        ("filter.min_score.colour=5e-5", {"shape": 0.3, "colour": 5e-5}),
+        ("filter.min_score=1e-5", 1e-5),
+    ):
+        apply_overrides(path, [text])
+        assert load(path).filter.min_score == limits
+
+
 def test_data_of_ones_own_added_to_dvc_is_seen_by_it(tmp_path):
     """DVC reads .gitignore in its own way: a pattern may hide every .dvc file from it, though not from git."""
     for name in (".gitignore", ".dvcignore"):

@@ -119,6 +119,14 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("solver", "max_iter", True),
         ("input", "flip", False),
         ("filter", "min_logit", True),
+        ("filter", "min_logit", float("nan")),
+        ("filter", "min_score", {"shape": 2}),
+        ("filter", "min_score", {"shape": "high"}),
+        ("filter", "min_score", [0.1]),
+        ("filter", "thresholds", "best"),
+        ("filter", "nms", "soft"),
+        ("filter", "most", 0),
+        ("filter", "min_area", -1),
         ("data", "split", 1),
         ("test", "max_dets", []),
         ("test", "ranking", "best"),
@@ -142,6 +150,17 @@ def test_what_is_named_after_files_is_listed(raw, refusal, reload):
     raw["model"]["backbone"] = "timm/resnet18"
     raw["data"]["mapping"] = "recipes/mappings/parts.yaml"
     assert reload(raw).model.backbone == "timm/resnet18"
+
+
+@pytest.mark.parametrize("key", ["min_score", "min_logit"])
+def test_thresholds_are_of_tasks_that_there_are(raw, refusal, reload, key):
+    for limits in ({}, {"fill": 0.5}, {"shape": 0.5, "colour": 1e-3}):
+        raw["filter"][key] = limits
+        assert getattr(reload(raw).filter, key) == limits
+    raw["filter"][key] = {"fill": 0.5, "color": 0.5}
+    assert refusal(raw) == f"unknown key 'filter.{key}.color', did you mean 'filter.{key}.colour'?"
+    raw["filter"][key] = {"weight": 0.5}
+    assert refusal(raw) == f"unknown key 'filter.{key}.weight', tasks are shape, colour, fill"
 
 
 @pytest.mark.parametrize("steps", [[0.9, 0.5], [0.5, 0.5], [0.5, 0.501], [0, 0.5], [0.5, 1.0], [0.001]])

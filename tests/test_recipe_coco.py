@@ -56,7 +56,9 @@ BASE_LR = 1e-4  # SOLVER.BASE_LR
 STEPS = (327778, 355092)  # SOLVER.STEPS
 CLASS_WEIGHT = 2.0  # MODEL.MASK_FORMER.CLASS_WEIGHT, in the loss and in the matcher's cost
 # what the recipe says about a user's own folders, and what is held by a test of its own
-OWN = {"data", "tasks", "model.weights", "solver.base_lr", "solver.reference_lr", "solver.reference_batch"}
+OWN = {"data", "tasks", "model.weights", "filter.largest_component"} | {
+    f"solver.{key}" for key in ("base_lr", "reference_lr", "reference_batch")
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ UNDEFINED = "–"
 def render(template: str, **values: Any) -> str:
     """The page as HTML. template: a file of templates/. Values are text; only a Markup is taken for HTML.
 
-    Filters of the templates: `number`, `delta`, `data`.
+    Filters of the templates: `number`, `percent`, `delta`, `data`.
     """
     return _environment().get_template(template).render(**values)
 
@@ -27,12 +27,24 @@ def number(value: float | None, decimals: int = 1) -> str:
     return UNDEFINED if value is None or pd.isna(value) else f"{value:.{decimals}f}"
 
 
+def percent(share: float | None) -> str:
+    """A share of 0 to 1 as `number` in percent."""
+    return number(None if share is None else 100 * share)
+
+
 def delta(value: float | None, decimals: int = 1) -> str:
     """A difference with its sign, +0.0 and -0.0 both as ±0.0; nothing where there is none."""
     if value is None or pd.isna(value):
         return ""
     text = f"{value:+.{decimals}f}"
     return "±" + text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+
+
+def text(value: Any) -> str:
+    """A value of params.yaml as it is written there."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return ", ".join(map(text, value)) or "[]" if isinstance(value, list) else str(value)
 
 
 def data(value: Any) -> Markup:
@@ -49,5 +61,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "delta": delta, "data": data}
+    environment.filters |= {"number": number, "percent": percent, "delta": delta, "data": data}
     return environment

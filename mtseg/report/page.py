@@ -1,4 +1,4 @@
-"""The report: one page with the numbers, the curves, and the pictures that tell most."""
+"""The report: one page with the numbers, the figures, and a gallery of pictures to look through."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-import PIL.Image
 from markupsafe import Markup
 
 from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_folder
 from mtseg.records import Image, Prediction
-from mtseg.report import curves, draw
-from mtseg.scoring import f1
-from mtseg.scoring.matching import Picture, pictures
-from mtseg.scoring.predictions import Ranking, score
-from mtseg.sections import Task, Visualise
+from mtseg.report import gallery, html, suspects
+from mtseg.sections import Ranking, Task, Visualise
 
-TEMPLATES = Path(__file__).parent / "templates"
+JPEG = {"quality": 85, "optimize": True}
+TEXT = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # columns of the tables; the others are numbers
 Numbers = dict[str, Any]
 
 
-def read_numbers(evaluate: Path, filter: Path, classes: Path, train: Path, val: Path) -> Numbers:
+def read_numbers(
+    *,
+    evaluate: Path,
+    filter: Path,
+    classes: Path,
+    rankings: Path,
+    intervals: Path,
+    sieve: Path,
+    evaluation: Path,
+    manifest: Path,
+    train: Path,
+    val: Path,
+) -> Numbers:
     """What the page tells beside pictures, under these names; `train` and `val`, the curves, only if both exist.
 
     Raises UserError when a file is missing or broken.
@@ -34,10 +42,20 @@ def read_numbers(evaluate: Path, filter: Path, classes: Path, train: Path, val: 
         "evaluate": read_json(evaluate, made_by="evaluate"),
         "filter": read_json(filter, made_by="filter"),
         "classes": _table(classes, made_by="evaluate"),
+        "rankings": _table(rankings, made_by="evaluate"),
+        "intervals": _table(intervals, made_by="evaluate"),
+        "sieve": _table(sieve, made_by="filter"),
+        "evaluation": read_json(evaluation, made_by="evaluate"),
+        "manifest": read_json(manifest, made_by="register"),
     }
     if train.exists() and val.exists():
         numbers |= {"train": _table(train, made_by="train"), "val": _table(val, made_by="train")}
     return numbers
+
+
+def read_removed(path: Path) -> list[str | None]:
+    """Of each raw prediction the rule of the filter that took it out, or None. Raises UserError as `read_numbers`."""
+    return [rule or None for rule in _table(path, made_by="filter")["rule"]]
 
 
 def write(
@@ -51,87 +69,131 @@ def write(
     root: Path,
     settings: Visualise,
     numbers: Numbers,
+    figures: Mapping[str, str],
+    removed: Sequence[str | None],
+    now: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
 ) -> None:
-    """Write `folder`: index.html, and ID.jpg of each picture shown. The same input gives the same bytes.
+    """Write `folder`: index.html, ID.jpg of each picture shown and label-N.jpg of each suspected label error.
 
-    root: folder of the pictures. Raises UserError when a picture cannot be read.
+    root: folder of the pictures. figures: SVG by name. removed: for each of raw the rule that took it out, or None.
+    now, before: `revision.read` of the files as they are and of the last commit; None where that has no results. The
+    same input gives the same bytes. Raises UserError when a picture cannot be read.
     """
-    drawn_raw = [p for p in raw if score(p, tasks, "main_quality") >= settings.min_score]
-    scene = {picture.image.id: picture for picture in pictures(images, filtered, tasks=tasks, ranking=ranking)}
-    before = {picture.image.id: picture for picture in pictures(images, drawn_raw, tasks=tasks, ranking=ranking)}
-    scores = {key: f1.summary([f1.count(picture, tasks)]) for key, picture in scene.items()}
-    chosen = choose({key: s["joint_f1"] for key, s in scores.items() if "joint_f1" in s}, settings.pictures)
-    with replace_folder(folder) as temporary:
-        for key in (key for keys in chosen.values() for key in keys):
-            sheet = _sheet(scene[key], before[key], tasks, root, settings)
-            sheet.save(temporary / f"{key}.jpg", quality=88, subsampling=0)
-        groups = {
-            group: [{"id": key, "name": scene[key].image.file_name, **scores[key]} for key in keys]
-            for group, keys in chosen.items()
-        }
-        html = render(numbers, groups, tasks=tasks, images=images, settings=settings)
-        (temporary / "index.html").write_bytes(html.encode())
-
-
-def choose(scores: Mapping[int, float], count: int) -> dict[str, list[int]]:
-    """`worst`, `median`, `best`: up to `count` ids each and none twice, by score, equal scores by id."""
-    left = sorted(scores, key=lambda key: (scores[key], key))
-    worst, left = left[:count], left[count:]
-    left.sort(key=lambda key: (-scores[key], key))
-    best, left = left[:count], left[count:]
-    start = max(0, (len(left) - count) // 2)
-    return {"worst": worst, "median": left[start : start + count], "best": best}
-
-
-def render(
-    numbers: Numbers,
-    groups: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    tasks: Sequence[Task],
-    images: Sequence[Image],
-    settings: Visualise,
-) -> str:
-    """The page as HTML. groups: of the pictures, each with id, name and the scores of `f1.summary`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value: "–" if value is None or pd.isna(value) else f"{value:.1f}"
-    scored, sieved = numbers["evaluate"], numbers["filter"]
-    by_task = {task.name: scored["tasks"].get(task.name, {}) for task in tasks}
-    cards = [
-        ("mask AP", scored["segm"].get("AP"), tasks[0].name),
-        ("mask AP50", scored["segm"].get("AP50"), tasks[0].name),
-        ("box AP", scored["bbox"].get("AP"), tasks[0].name),
-        ("joint AP", scored["joint"].get("AP"), "every label right"),
-        *((f"{name} accuracy", own.get("accuracy"), "where matched") for name, own in by_task.items()),
-        ("joint F1", sieved["filtered"].get("joint_f1"), "after the filter"),
-    ]
-    return environment.get_template("page.html").render(
-        cards=cards,
-        tasks=by_task,
-        sieve=[(name, sieved[name]) for name in ("raw", "filtered")],
-        removed=sieved["removed"],
-        classes=numbers["classes"].to_dict("records"),
-        curves=Markup(curves.svg(numbers["train"], numbers["val"])) if "train" in numbers else "",
-        groups=groups,
+    shown = gallery.collect(images, raw, filtered, tasks=tasks, ranking=ranking, settings=settings, removed=removed)
+    doubtful = suspects.collect(numbers["evaluation"]["label_errors"], images, raw, count=settings.pictures)
+    page = html.render(
+        "page.html",
+        **tables(numbers, tasks, before),
+        header=header(numbers, images, tasks=tasks, ranking=ranking, name=root.resolve().name),
+        changes=None if before is None else changes(now["params"], before["params"]),
+        tasks=[{"name": task.name, "classes": list(task.classes)} for task in tasks],
+        figures={name: Markup(svg) for name, svg in figures.items()},
+        gallery=shown,
+        suspects=doubtful,
+        all_suspects=len(numbers["evaluation"]["label_errors"]),
         images=len(images),
-        instances=sum(not instance.crowd for image in images for instance in image.instances),
         min_score=settings.min_score,
+        numbers=numbers,
     )
+    with replace_folder(folder) as temporary:
+        in_gallery = {entry["id"] for entry in shown}
+        for image in images:
+            own = [place for place in doubtful if place["image_id"] == image.id]
+            if not own and image.id not in in_gallery:
+                continue
+            pixels = read_picture(root, image)
+            if image.id in in_gallery:
+                gallery.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
+            for place in own:
+                part = suspects.cut(pixels, place["window"])
+                gallery.thumbnail(part, suspects.SIZE).save(temporary / f"label-{place['number']}.jpg", **JPEG)
+        (temporary / "index.html").write_bytes(page.encode())
 
 
-def _sheet(after: Picture, before: Picture, tasks: Sequence[Task], root: Path, settings: Visualise) -> PIL.Image.Image:
-    image = after.image
-    columns = {
-        "ground truth": draw.truth(image, tasks),
-        f"predicted, score ≥ {settings.min_score:g}": draw.found(image, before.predictions, tasks),
-        "after the filter": draw.found(image, after.predictions, tasks),
+def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
+    """Write `folder` with NAME.svg of each figure."""
+    with replace_folder(folder) as temporary:
+        for name, svg in figures.items():
+            (temporary / f"{name}.svg").write_bytes(svg.encode())
+
+
+def header(
+    numbers: Numbers, images: Sequence[Image], *, tasks: Sequence[Task], ranking: Ranking, name: str
+) -> list[tuple[str, str]]:
+    """What the report is of, as (term, text). name: of the data's folder."""
+    val = numbers["manifest"]["splits"]["val"]
+    instances = sum(not instance.crowd for image in images for instance in image.instances)
+    return [
+        ("data", f"{name}, val split ({val['sha256'][:12]})"),
+        ("pictures", f"{len(images):,} with {instances:,} instances"),
+        ("tasks", ", ".join(f"{task.name} ({task.num_classes} classes)" for task in tasks)),
+        ("ranked by", ranking.replace("_quality", " × mask quality")),
+    ]
+
+
+def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, here, committed) of the params that differ, as text; a dash where one has no such key."""
+    now, old, absent = flat(here), flat(committed), object()
+    keys = sorted(key for key in {**now, **old} if now.get(key, absent) != old.get(key, absent))
+    return [(key, *(html.text(side[key]) if key in side else html.UNDEFINED for side in (now, old))) for key in keys]
+
+
+def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name; members of a list of sections by their `name`, a list of plain values is a leaf."""
+    if (
+        isinstance(nested, list | tuple)
+        and nested
+        and all(isinstance(item, dict) and "name" in item for item in nested)
+    ):
+        nested = {item["name"]: item for item in nested}
+    if not isinstance(nested, Mapping) or not nested:
+        return {prefix: list(nested) if isinstance(nested, tuple) else nested}
+    dotted = f"{prefix}." if prefix else ""
+    return {key: leaf for name, value in nested.items() for key, leaf in flat(value, f"{dotted}{name}").items()}
+
+
+def tables(numbers: Numbers, tasks: Sequence[Task], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Cards and tables for the template."""
+    main, *further = (task.name for task in tasks)
+    metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
+    old = {} if before is None else flat(before["evaluate"]) | flat(before["filter"])
+    ranges = {row["metric"]: row for row in numbers["intervals"].to_dict("records")}
+    ranges["filtered.joint_f1"] = numbers["sieve"].to_dict("records")[-1]  # after the last rule
+    chosen = [
+        ("mask AP", "segm.AP", main),
+        ("mask AP50", "segm.AP50", main),
+        ("box AP", "bbox.AP", main),
+        ("joint AP", "joint.AP", "every label right"),
+        ("joint F1", "filtered.joint_f1", "after the filter"),
+        *((f"{name} AP", f"tasks.{name}.AP", "further task") for name in further),
+        *((f"{name} accuracy", f"tasks.{name}.accuracy", "where matched") for name in (main, *further)),
+    ]
+    curves = {name: own["curves"] for name, own in numbers["evaluation"]["tasks"].items()}
+    best = [curves.get(row.task, {}).get(row["class"], {}) for _, row in numbers["classes"].iterrows()]
+    return {
+        "cards": [_card(*card, metrics, old, ranges.get(card[1])) for card in chosen],
+        "classes": [row | own for row, own in zip(numbers["classes"].to_dict("records"), best, strict=True)],
+        "rankings": numbers["rankings"].to_dict("records"),
+        "sieve": numbers["sieve"].to_dict("records"),
     }
-    return draw.compare(read_picture(root, image), columns, size=settings.size)
+
+
+def _card(
+    title: str, key: str, note: str, metrics: Mapping[str, Any], before: Mapping[str, Any], interval: Any
+) -> dict[str, Any]:
+    value, old = metrics.get(key), before.get(key)
+    delta = None if value is None or old is None else value - old
+    outside = interval and old is not None and not interval["low"] <= old <= interval["high"]
+    return {
+        "title": title,
+        "value": value,
+        "note": note,
+        "low": interval and interval["low"],
+        "high": interval and interval["high"],
+        "delta": delta,
+        "sign": ("better" if delta > 0 else "worse") if outside else "",
+    }
 
 
 def _table(path: Path, *, made_by: str) -> pd.DataFrame:
@@ -142,6 +204,6 @@ def _table(path: Path, *, made_by: str) -> pd.DataFrame:
         raise UserError(f"{path} is missing: run `dvc repro {made_by}` first") from None
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} is not a table ({error}): run `dvc repro {made_by}` again") from None
-    numeric = [name for name in table if name not in ("task", "class")]
+    numeric = [name for name in table if name not in TEXT]
     table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
     return table

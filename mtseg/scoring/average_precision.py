@@ -25,17 +25,17 @@ class Scorer:
     """Pictures and predictions, held ready to be scored under any categories and any scores."""
 
     def __init__(self, images: Sequence[Image], predictions: Sequence[Prediction]):
-        self._images = [{"id": i.id, "height": i.height, "width": i.width} for i in ordered(images)]
+        self.images = [{"id": i.id, "height": i.height, "width": i.width} for i in ordered(images)]
         truth = [(image, instance) for image in ordered(images) for instance in image.instances]
         self.true_picture = np.array([image.id for image, _ in truth], dtype=int)
         self.found_picture = np.array([p.image_id for p in predictions], dtype=int)
         self.crowd = np.array([instance.crowd for _, instance in truth], dtype=bool)
-        self._true_boxes = np.array([instance.bbox for _, instance in truth], dtype=np.float64).reshape(-1, 4)
-        self._true_areas = np.array([instance.area for _, instance in truth], dtype=np.float64)
-        self._true_masks = [rle(instance.segmentation, image.height, image.width) for image, instance in truth]
-        self._boxes = np.array([p.bbox for p in predictions], dtype=np.float64).reshape(-1, 4)
-        self._areas = np.array([p.area for p in predictions], dtype=np.float64)
-        self._masks = [p.segmentation for p in predictions]
+        self.true_boxes = np.array([instance.bbox for _, instance in truth], dtype=np.float64).reshape(-1, 4)
+        self.true_areas = np.array([instance.area for _, instance in truth], dtype=np.float64)
+        self.true_masks = [rle(instance.segmentation, image.height, image.width) for image, instance in truth]
+        self.boxes = np.array([p.bbox for p in predictions], dtype=np.float64).reshape(-1, 4)
+        self.areas = np.array([p.area for p in predictions], dtype=np.float64)
+        self.masks = [p.segmentation for p in predictions]
 
     def run(
         self,
@@ -65,14 +65,14 @@ class Scorer:
         rows = np.concatenate([single, rows])
         names = [{"id": index + 1, "name": str(index)} for index in range(categories + 1)]  # the last: of no category
         truth = COCO.from_arrays(
-            self._images, names, self.true_picture[rows], np.concatenate([true[single], copied]) + 1,
-            self._true_boxes[rows], ids=ids, area=self._true_areas[rows], iscrowd=self.crowd[rows] | (ids > len(true)),
-            segmentation=[self._true_masks[row] for row in rows],
+            self.images, names, self.true_picture[rows], np.concatenate([true[single], copied]) + 1,
+            self.true_boxes[rows], ids=ids, area=self.true_areas[rows], iscrowd=self.crowd[rows] | (ids > len(true)),
+            segmentation=[self.true_masks[row] for row in rows],
         )  # fmt: skip
-        table = np.column_stack([self.found_picture, self._boxes, scores, np.where(scored, found, categories) + 1])
-        detections = truth.load_res(table, segmentation=self._masks)
+        table = np.column_stack([self.found_picture, self.boxes, scores, np.where(scored, found, categories) + 1])
+        detections = truth.load_res(table, segmentation=self.masks)
         if kind == "segm":
-            detections.update_anns(ids=np.arange(1, len(table) + 1), area=self._areas)  # not the boxes'
+            detections.update_anns(ids=np.arange(1, len(table) + 1), area=self.areas)  # not the boxes'
         evaluation = COCOeval(truth, detections, kind)
         evaluation.params.cat_ids = list(range(1, categories + 1))
         evaluation.params.max_dets = sorted(max_dets)

@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 from mtseg.data.coco import rle
 from mtseg.errors import UserError
 from mtseg.records import Image, Prediction
-from mtseg.scoring.predictions import Ranking, score
-from mtseg.sections import Task
+from mtseg.scoring.predictions import scores
+from mtseg.sections import Ranking, Task
 
 HIT = 0.5  # mask IoU from which a prediction has found its object
 
@@ -24,8 +24,8 @@ HIT = 0.5  # mask IoU from which a prediction has found its object
 class Picture:
     """One picture's ground truth beside its predictions, best score first, whatever their order in the file.
 
-    overlap [P, G]: intersection over union of the masks. inside [P, G]: intersection over the predicted area,
-    by which COCO measures crowds.
+    overlap [P, G]: intersection over union of the masks. inside [P, G]: intersection over the predicted area, by which
+    COCO measures crowds; 0 with a ground truth that is none.
     """
 
     image: Image
@@ -62,8 +62,30 @@ def pictures(
 
     Raises UserError on a prediction whose picture does not exist or has another size.
     """
+    check(images, predictions)
+    predictions = in_order(predictions, tasks)
+    values = scores(predictions, tasks)[ranking]
+    ids = np.array([p.image_id for p in predictions], dtype=int)
+    order = np.lexsort((-values, ids))
+    images = sorted(images, key=lambda image: image.id)
+    ends = np.searchsorted(ids[order], [image.id for image in images], side="right")
+    starts = np.searchsorted(ids[order], [image.id for image in images], side="left")
+    rows = (order[start:end] for start, end in zip(starts, ends, strict=True))
+    return [
+        _picture(image, tuple(predictions[row] for row in own), values[own])
+        for image, own in zip(images, rows, strict=True)
+    ]
+
+
+def in_order(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[Prediction]:
+    """By picture, query and main class: where equal scores go by it, no number hangs on the order in a file."""
+    main = tasks[0].name
+    return sorted(predictions, key=lambda p: (p.image_id, p.query, p.labels[main]))
+
+
+def check(images: Sequence[Image], predictions: Sequence[Prediction]) -> None:
+    """Raises UserError on a prediction whose picture does not exist or has another size."""
     sizes = {image.id: [image.height, image.width] for image in images}
-    grouped = {image.id: [] for image in images}
     for prediction in predictions:
         size = prediction.segmentation["size"]
         if list(size) != sizes.get(prediction.image_id):
@@ -72,23 +94,16 @@ def pictures(
                 f"a prediction is for picture {prediction.image_id} of size {list(size)}; "
                 f"in the data that picture is {known}: run `dvc repro predict` again"
             )
-        grouped[prediction.image_id].append((score(prediction, tasks, ranking), prediction))
-    return [_picture(image, grouped[image.id], tasks) for image in sorted(images, key=lambda image: image.id)]
 
 
-def _picture(image: Image, scored: list[tuple[float, Prediction]], tasks: Sequence[Task]) -> Picture:
-    # equal scores are ordered by query and class, so that the numbers do not hang on the order in a file
-    scored = sorted(scored, key=lambda pair: (-pair[0], pair[1].query, pair[1].labels[tasks[0].name]))
-    predictions = tuple(prediction for _, prediction in scored)
+def _picture(image: Image, predictions: tuple[Prediction, ...], values: np.ndarray) -> Picture:
     found = [prediction.segmentation for prediction in predictions]
     truth = [rle(instance.segmentation, image.height, image.width) for instance in image.instances]
-    return Picture(
-        image=image,
-        predictions=predictions,
-        scores=np.array([value for value, _ in scored], dtype=np.float64),
-        overlap=iou(found, truth),
-        inside=iou(found, truth, crowd=True),
-    )
+    overlap = iou(found, truth)
+    inside = np.zeros_like(overlap)
+    crowds = [column for column, instance in enumerate(image.instances) if instance.crowd]
+    inside[:, crowds] = iou(found, [truth[column] for column in crowds], crowd=True)
+    return Picture(image=image, predictions=predictions, scores=values, overlap=overlap, inside=inside)
 
 
 def iou(found: Sequence[dict], truth: Sequence[dict], *, crowd: bool = False) -> np.ndarray:
@@ -105,7 +120,7 @@ def match(overlap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """
     free = np.where(allowed & (overlap >= HIT), overlap, -1.0)
     matches = np.full(len(overlap), -1)
-    for row in range(len(overlap) if overlap.size else 0):
+    for row in np.flatnonzero((free >= HIT).any(axis=1)):
         best = int(free[row].argmax())
         if free[row, best] >= HIT:
             matches[row] = best

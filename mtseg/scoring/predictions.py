@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mtseg.errors import UserError
-from mtseg.files import read_json, replace_file, write_json
+from mtseg.files import read_json, replace_file, uncollected, write_json
 from mtseg.records import Image, Prediction
 from mtseg.sections import Ranking, Task
 
@@ -68,11 +68,14 @@ def write(
 
     `score` is that of ranking `main_quality`.
     """
-    write_json(path_json, [_record(prediction, tasks) for prediction in predictions], indent=None)
+    values = scores(predictions, tasks)["main_quality"].tolist()
+    scored = list(zip(predictions, values, strict=True))
+    with uncollected():
+        write_json(path_json, [_record(prediction, value, tasks) for prediction, value in scored], indent=None)
     if path_csv is None:
         return
     file_names = {image.id: image.file_name for image in images}
-    rows = [_row(prediction, file_names[prediction.image_id], tasks) for prediction in predictions]
+    rows = [_row(prediction, value, file_names[prediction.image_id], tasks) for prediction, value in scored]
     columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]  # in params.RESERVED
     columns += [column for task in tasks for column in (task.name, f"{task.name}_probability")] + ["rle"]
     with replace_file(path_csv) as temporary:
@@ -82,29 +85,29 @@ def write(
 def read(path: Path | str, tasks: Sequence[Task], *, made_by: str = "predict") -> list[Prediction]:
     """Read the JSON that `write` made in stage `made_by`. Raises UserError when it is missing, broken or for other
     tasks."""
-    records = read_json(path, made_by=made_by)
-    if not isinstance(records, list):
-        raise UserError(f"{path}: expected a list of predictions, found {type(records).__name__}")
-    predictions = []
-    for number, record in enumerate(records):
-        try:
-            predictions.append(_prediction(record, tasks))
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"key {error} is missing" if isinstance(error, KeyError) else error
-            raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro {made_by}` again") from None
-    return predictions
+    with uncollected():
+        records = read_json(path, made_by=made_by)
+        if not isinstance(records, list):
+            raise UserError(f"{path}: expected a list of predictions, found {type(records).__name__}")
+        for number, record in enumerate(records):
+            try:
+                records[number] = _prediction(record, tasks)  # in its place, so that there are never two of all
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"key {error} is missing" if isinstance(error, KeyError) else error
+                raise UserError(f"{path}: prediction {number}: {what}: run `dvc repro {made_by}` again") from None
+    return records
 
 
 def _round(values: Sequence[float]) -> list[float]:
     return [round(float(value), DECIMALS) for value in values]
 
 
-def _record(prediction: Prediction, tasks: Sequence[Task]) -> dict[str, Any]:
+def _record(prediction: Prediction, value: float, tasks: Sequence[Task]) -> dict[str, Any]:
     return {
         "image_id": prediction.image_id,
         "category_id": prediction.labels[tasks[0].name] + 1,
         "bbox": _round(prediction.bbox),
-        "score": round(score(prediction, tasks, "main_quality"), DECIMALS),
+        "score": round(value, DECIMALS),
         "segmentation": prediction.segmentation,
         "area": round(float(prediction.area), DECIMALS),
         "query": prediction.query,
@@ -114,12 +117,12 @@ def _record(prediction: Prediction, tasks: Sequence[Task]) -> dict[str, Any]:
     }
 
 
-def _row(prediction: Prediction, file_name: str, tasks: Sequence[Task]) -> dict[str, Any]:
+def _row(prediction: Prediction, value: float, file_name: str, tasks: Sequence[Task]) -> dict[str, Any]:
     row = {
         "file_name": file_name,
         "image_id": prediction.image_id,
         "query": prediction.query,
-        "score": round(score(prediction, tasks, "main_quality"), DECIMALS),
+        "score": round(value, DECIMALS),
         **dict(zip(("x", "y", "width", "height"), _round(prediction.bbox), strict=True)),
         "area": round(float(prediction.area), DECIMALS),
         "rle": prediction.segmentation["counts"],

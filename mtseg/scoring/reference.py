@@ -1,76 +1,111 @@
-"""COCO average precision by pycocotools: the reference numbers. The IoUs are handed in."""
+"""COCO average precision by pycocotools as it is: slow, and what every other number is held against.
+
+Only the summary is ours, since `COCOeval.summarize` says -1 for AP when 100 is not among maxDets.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import io
+import multiprocessing
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mtseg.scoring.average_precision import EVERY, Curves
+from mtseg.records import Image, Prediction
+from mtseg.scoring import predictions as predicted
+from mtseg.scoring.average_precision import EVERY, Curves, Scorer, labels_found, labels_true
+from mtseg.scoring.matching import check, in_order
+from mtseg.sections import Ranking, Task
+
+KINDS = ("segm", "bbox")
+PAYS = 20_000  # predictions, some seconds' work: fewer are scored about when another process has started
 
 
-@dataclass(frozen=True)
-class View:
-    """One picture as one score sees it. overlap [P, G]: IoU; inside [P, G]: the crowd's, over the predicted area."""
+@contextmanager
+def started(
+    images: Sequence[Image],
+    predictions: Sequence[Prediction],
+    *,
+    tasks: Sequence[Task],
+    ranking: Ranking,
+    max_dets: Sequence[int],
+) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
+    """Start to score the main task, in a process beside this one where that pays. The function that is given waits for
+    `segm` and `bbox`, each with COCO's 12 numbers in percent. Raises UserError as `check` does.
+    """
+    check(images, predictions)
+    predictions = in_order(predictions, tasks)
+    labels = labels_true(images, tasks[0]), labels_found(predictions, tasks[0])
+    arguments = Scorer(images, predictions), *labels, predicted.scores(predictions, tasks)[ranking]
+    options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
+    if len(predictions) < PAYS:
+        yield lambda: summaries(*arguments, **options)
+        return
+    # spawned, not forked: this process may have threads, of hotcoco for one
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), gc.disable) as pool:
+        yield pool.submit(summaries, *arguments, **options).result
 
-    true: np.ndarray  # int [G], category index or EVERY
-    crowd: np.ndarray  # bool [G]
-    true_area: np.ndarray  # [G], pixels
-    found: np.ndarray  # int [P], category index
-    scores: np.ndarray  # [P]
-    found_area: np.ndarray  # [P], pixels
-    overlap: np.ndarray
-    inside: np.ndarray
 
-    def rows(self, kept: np.ndarray) -> View:
-        """The view with some of its predictions. kept: bool [P]"""
-        names = ("found", "scores", "found_area", "overlap", "inside")
-        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+def summaries(*arguments: Any, **options: Any) -> dict[str, dict[str, float]]:
+    """The summaries of `run`, of the same arguments, by kind."""
+    return {kind: run(*arguments, kind=kind, **options).summary() for kind in KINDS}
 
 
-def curves(views: Sequence[View], *, categories: int, max_dets: Sequence[int], sizes: bool = False) -> Curves:
-    """Match and accumulate; with `sizes`, also apart for small, medium and large ground truth."""
-    evaluation = _Evaluation(views, categories, max_dets, sizes)
-    with contextlib.redirect_stdout(io.StringIO()):
+def run(
+    scorer: Scorer,
+    true: np.ndarray,
+    found: np.ndarray,
+    scores: np.ndarray,
+    *,
+    categories: int,
+    max_dets: Sequence[int],
+    kind: str = "segm",
+    kept: np.ndarray | None = None,
+) -> Curves:
+    """What `Scorer.run` gives for these arguments, by pycocotools."""
+    pictures, of_truth = scorer.found_picture.tolist(), scorer.true_picture.tolist()
+    areas = scorer.areas if kind == "segm" else scorer.boxes[:, 2] * scorer.boxes[:, 3]
+    columns = (found.tolist(), scorer.boxes.tolist(), areas.tolist(), scorer.masks)
+    detections = [
+        _annotation(picture, *row) | {"score": score}
+        for picture, score, keep, *row in zip(
+            pictures, scores.tolist(), [True] * len(found) if kept is None else kept, *columns, strict=True
+        )
+        if keep and row[0] < categories
+    ]
+    in_picture = defaultdict(set)
+    for detection in detections:
+        in_picture[detection["image_id"]].add(detection["category_id"] - 1)
+    columns = (scorer.true_boxes.tolist(), scorer.true_areas.tolist(), scorer.true_masks)
+    truth = [
+        _annotation(picture, category, *row) | {"iscrowd": int(crowd or label == EVERY)}
+        for picture, label, crowd, *row in zip(of_truth, true.tolist(), scorer.crowd, *columns, strict=True)
+        for category in ([label] if label != EVERY else sorted(in_picture[picture]))
+    ]
+    names = [{"id": index + 1} for index in range(categories)]
+    with redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(scorer, names, truth), _coco(scorer, names, detections), kind)
+        evaluation.params.maxDets = list(max_dets)
         evaluation.evaluate()
         evaluation.accumulate()
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"], tuple(evaluation.params.maxDets))
 
 
-class _Evaluation(COCOeval):
-    def __init__(self, views: Sequence[View], categories: int, max_dets: Sequence[int], sizes: bool):
-        super().__init__(iouType="segm")
-        self.views = views
-        self.params.imgIds = range(len(views))
-        self.params.catIds = range(categories)
-        self.params.maxDets = list(max_dets)
-        if not sizes:
-            self.params.areaRng, self.params.areaRngLbl = self.params.areaRng[:1], self.params.areaRngLbl[:1]
+def _annotation(picture: int, category: int, box: list[float], area: float, mask: dict[str, Any]) -> dict[str, Any]:
+    return {"image_id": picture, "category_id": category + 1, "bbox": box, "area": area, "segmentation": mask}
 
-    def _prepare(self) -> None:
-        self._gts, self._dts = defaultdict(list), defaultdict(list)
-        for picture, view in enumerate(self.views):
-            # ids count from 1: pycocotools takes a match with id 0 for no match
-            for index, category in enumerate(view.found):
-                self._dts[picture, category].append(
-                    {"id": index + 1, "score": view.scores[index], "area": view.found_area[index]}
-                )
-            for index, category in enumerate(view.true):
-                ignored = bool(view.crowd[index] or category == EVERY)
-                truth = {"id": index + 1, "ignore": ignored, "iscrowd": ignored, "area": view.true_area[index]}
-                for scored in set(view.found) if category == EVERY else [category]:
-                    self._gts[picture, scored].append(dict(truth))
 
-    def computeIoU(self, imgId: int, catId: int) -> np.ndarray:
-        view = self.views[imgId]
-        rows = [found["id"] - 1 for found in self._dts[imgId, catId]]
-        rows = [rows[i] for i in np.argsort(-view.scores[rows], kind="mergesort")][: self.params.maxDets[-1]]
-        columns = [truth["id"] - 1 for truth in self._gts[imgId, catId]]
-        ignored = np.array([truth["iscrowd"] for truth in self._gts[imgId, catId]], dtype=bool)
-        pairs = np.ix_(rows, columns)
-        return np.where(ignored, view.inside[pairs], view.overlap[pairs])
+def _coco(scorer: Scorer, categories: list[dict], annotations: list[dict]) -> COCO:
+    for index, annotation in enumerate(annotations):
+        annotation["id"] = index + 1  # from 1: pycocotools takes a match with id 0 for no match
+    coco = COCO()
+    coco.dataset = {"images": scorer.images, "categories": categories, "annotations": annotations}
+    coco.createIndex()
+    return coco

@@ -1,102 +1,115 @@
-"""The page: the right pictures, what it is given and nothing that runs, the same bytes each time."""
+"""The page: what it is given and nothing that runs, the same bytes each time. What moves is in test_browser.py."""
 
+import json
 import re
 
-import pandas as pd
 import PIL.Image
 import pytest
 
 from mtseg.errors import UserError
-from mtseg.report import draw, page
-from mtseg.scoring import f1
-from mtseg.scoring.scores import evaluate, write_classes
-from mtseg.sections import Visualise
-from tests.scenes import SIZE, make_tasks, predict_all, scene
-
-SETTINGS = Visualise(pictures=2, min_score=0.3, size=96)
+from mtseg.report import html, page
+from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report
+from tests.scenes import make_tasks
 
 
-@pytest.fixture
-def root(tmp_path):
-    (tmp_path / "raw").mkdir()
-    for number in range(1, 10):
-        PIL.Image.new("RGB", (SIZE, SIZE), (9 * number, 90, 90)).save(tmp_path / "raw" / f"{number}.jpg")
-    return tmp_path / "raw"
-
-
-def write(root, tasks, *, pictures=9, folder="report", curves=True):
-    """A report on ground truth as predictions, of which each picture has lost some."""
-    images = scene(tasks, pictures=pictures)
-    truth = predict_all(images, tasks)
-    found = [p for p in truth if p.query >= p.image_id % 4]
-    metrics, classes = evaluate(images, found, tasks=tasks, ranking="product_quality", max_dets=(1, 10))
-    write_classes(root / "classes.csv", classes)
-    numbers = {
-        "evaluate": metrics,
-        "filter": f1.compare(images, found, found, tasks=tasks, ranking="sum") | {"removed": {"low_score": 3}},
-        "classes": page._table(root / "classes.csv", made_by="evaluate"),
-    }
-    if curves:
-        numbers["train"] = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
-        numbers["val"] = pd.DataFrame({"step": [2], "segm_AP": [30.0]})
-    options = {"tasks": tasks, "ranking": "product_quality", "root": root, "settings": SETTINGS, "numbers": numbers}
-    page.write(root.parent / folder, images, found, found, **options)
-    return root.parent / folder
+def pictures(folder) -> list[dict]:
+    text = (folder / "index.html").read_text()
+    return json.loads(re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)[1])["pictures"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_the_page_shows_the_numbers_and_the_pictures_it_chose(root, count):
+def test_the_page_shows_the_numbers_and_the_pictures_it_chose(tmp_path, count):
     tasks = make_tasks(count)
-    folder = write(root, tasks)
-    html = (folder / "index.html").read_text()
-    shown = re.findall(r'<img src="([^"]+)"', html)
-    assert len(shown) == len(set(shown)) == 6
-    assert {path.name for path in folder.iterdir()} == {"index.html", *shown}
+    folder = make_report(tmp_path, tasks, settings=SETTINGS.model_copy(update={"pictures": 6}))
+    text = (folder / "index.html").read_text()
+    named = set(re.findall(r'(?:src|href)="([^"#]+)"', text))
+    assert {path.name for path in folder.iterdir()} == {"index.html", *named}
+    assert len(pictures(folder)) == 6 and "6 of 9 pictures: the worst, the middle and the best" in text
     for task in tasks:
-        assert all(f">{name}</th>" in html for name in task.classes)
-        assert f"{task.name} accuracy" in html
-    assert "Worst pictures" in html and "Best pictures" in html and "<svg" in html
-    with PIL.Image.open(folder / shown[0]) as sheet:
-        assert sheet.width == 3 * SETTINGS.size + 2 * draw.GAP
+        assert all(f">{name}</th>" in text for name in task.classes)
+        assert f"{task.name} accuracy" in text
+    for shown in pictures(folder):
+        with PIL.Image.open(folder / f"{shown['id']}.jpg") as thumbnail:
+            assert max(thumbnail.size) <= SETTINGS.size == max(shown["width"], shown["height"])
 
 
-def test_the_same_input_gives_the_same_bytes_and_replaces_the_old(root):
-    first = {path.name: path.read_bytes() for path in write(root, make_tasks(3)).iterdir()}
-    (root.parent / "report" / "stale.jpg").write_text("old")
-    assert {path.name: path.read_bytes() for path in write(root, make_tasks(3)).iterdir()} == first
+def test_the_same_input_gives_the_same_bytes_and_replaces_the_old(tmp_path):
+    first = {path.name: path.read_bytes() for path in make_report(tmp_path, make_tasks(3)).iterdir()}
+    (tmp_path / "report" / "stale.jpg").write_text("old")
+    assert {path.name: path.read_bytes() for path in make_report(tmp_path, make_tasks(3)).iterdir()} == first
 
 
-def test_names_are_text_and_never_markup(root):
-    evil = "<script>alert(1)</script>"
-    tasks = make_tasks(2)
-    tasks = (tasks[0].model_copy(update={"classes": (evil, "none", "NA")}), tasks[1])
-    html = (write(root, tasks) / "index.html").read_text()
-    assert "<script" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert ">none</th>" in html and ">NA</th>" in html
+def test_it_needs_nothing_from_elsewhere(tmp_path):
+    text = (make_report(tmp_path, make_tasks(3), drawn=True) / "index.html").read_text()
+    outside = {url for url in re.findall(r"https?://[^\s\"'<)]+", text)}
+    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "https://www.w3.org/1999/xlink"}
+    assert str(tmp_path) not in text
+    assert not re.search(r"<link|@import|<script [^>]*src", text)
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_leaves_the_old_report(root):
-    folder = write(root, make_tasks(1))
+def test_names_are_text_and_never_markup(tmp_path):
+    folder = make_report(tmp_path, evil_tasks(2), drawn=True)
+    text = (folder / "index.html").read_text()
+    assert EVIL not in text and "<img src=x" not in text
+    assert text.count("<script") == text.count("</script>") == 2, "the data and the script"
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert ">none</th>" in text and ">NA</th>" in text
+    assert EVIL_FILE in {entry["name"] for entry in pictures(folder)}
+
+
+def test_params_and_scores_are_held_against_the_last_commit(tmp_path):
+    def baseline(joint, lr):
+        evaluate = {"segm": {"AP": 49.0}, "joint": {"AP": joint}}
+        params = {"solver": {"max_iter": 9, "lr": lr}}
+        return {"evaluate": evaluate, "filter": {"filtered": {"joint_f1": 60.0}}, "params": params}
+
+    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1)) / "index.html").read_text()
+    assert "1 param differs" in text and "solver.lr" in text and "solver.max_iter" not in text
+    assert ">+1.0</i>" in text and ">±0.0</i>" in text
+    assert 'class="better"' in text, "joint AP of 0 is outside the interval"
+    now = {"params": {"solver": {"max_iter": 9, "lr": 1}}}
+    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1), now=now) / "index.html").read_text()
+    assert "Every param is as in the commit" in text
+    assert "holds no results to compare" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
+
+
+def test_what_differs_is_told_by_key():
+    here = {"a": {"b": 1, "c": (1, 2)}, "tasks": [{"name": "x", "w": 1.0}, {"name": "y", "w": None}]}
+    old = {"a": {"b": 2, "c": [1, 2]}, "tasks": [{"name": "x", "w": True}], "d": []}
+    assert page.changes(here, old) == [
+        ("a.b", "1", "2"),
+        ("d", "–", "[]"),
+        ("tasks.y.name", "y", "–"),
+        ("tasks.y.w", "null", "–"),
+    ]
+
+
+def test_numbers_as_they_are_shown():
+    assert [html.number(value) for value in (1.25, None, float("nan"), 100)] == ["1.2", "–", "–", "100.0"]
+    assert [html.delta(value) for value in (0.04, -0.04, 1.5, -1.5, None)] == ["±0.0", "±0.0", "+1.5", "−1.5", ""]
+    assert json.loads(html.data(["</script>", "<!--", "'&"])) == ["</script>", "<!--", "'&"]
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_leaves_the_old_report(tmp_path, monkeypatch):
+    folder = make_report(tmp_path, make_tasks(1))
     before = sorted(folder.iterdir())
-    for path in root.glob("*.jpg"):
-        path.write_text("broken")
-    with pytest.raises(UserError, match=r"raw/\d.jpg: the picture does not decode"):
-        write(root, make_tasks(1))
+    monkeypatch.setattr(PIL.Image.Image, "save", lambda self, path, **_: path.write_text("broken"))
+    with pytest.raises(UserError, match=r"raw/.*.jpg: the picture does not decode"):
+        make_report(tmp_path, make_tasks(1))
     assert sorted(folder.iterdir()) == before
     assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_without_curves_or_anything_to_show(root):
-    folder = write(root, make_tasks(1), pictures=1, curves=False)
-    html = (folder / "index.html").read_text()
-    assert [path.name for path in folder.iterdir()] == ["index.html"], "an empty picture, rightly left empty"
-    assert "<svg" not in html and "NaN" not in html and "nan" not in html
+def test_without_figures_or_anything_to_show(tmp_path):
+    folder = make_report(tmp_path, make_tasks(1), pictures=1)
+    text = (folder / "index.html").read_text()
+    assert [path.name for path in sorted(folder.iterdir())] == ["1.jpg", "index.html"]
+    text = text.partition("<script>")[0]
+    assert "as a table" not in text and "NaN" not in text and ">nan" not in text
 
 
-def test_worst_median_and_best_by_score_then_id_and_none_twice():
-    scores = {9: 100, 8: 100, 7: 50, 6: 50, 5: 50, 4: 0, 3: 100, 2: 20, 1: 60}
-    assert page.choose(scores, 2) == {"worst": [4, 2], "median": [1, 5], "best": [3, 8]}
-    assert page.choose(scores, 1) == {"worst": [4], "median": [5], "best": [3]}
-    assert page.choose({1: 10, 2: 5}, 4) == {"worst": [2, 1], "median": [], "best": []}
-    assert page.choose({}, 4) == {"worst": [], "median": [], "best": []}
+def test_the_rules_that_removed_are_read_in_order(tmp_path):
+    (tmp_path / "val.csv").write_text("prediction,rule\n0,\n1,low_score\n2,\n")
+    assert page.read_removed(tmp_path / "val.csv") == [None, "low_score", None]
+    with pytest.raises(UserError, match="run `dvc repro filter` first"):
+        page.read_removed(tmp_path / "other.csv")

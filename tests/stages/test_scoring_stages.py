@@ -4,8 +4,10 @@ import json
 import re
 from dataclasses import replace
 
+import pandas as pd
 import PIL.Image
 import pytest
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from mtseg.data import coco, manifest
@@ -16,7 +18,10 @@ from mtseg.scoring import predictions
 from stages import evaluate, filter, visualise
 from tests.scenes import CLASSES, SIZE, make_tasks, predict_all, scene
 
-OUTPUTS = ("metrics/evaluate.json", "plots/classes.csv", "metrics/filter.json", "data/filtered/val.json")
+OUTPUTS = (
+    "metrics/evaluate.json", "plots/classes.csv",
+    "metrics/filter.json", "plots/filter.csv", "data/filtered/val.json", "data/filtered/val.csv",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -51,7 +56,8 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
         for stage in (evaluate, filter, visualise):
             stage.main()
         contents.append([(project / name).read_bytes() for name in OUTPUTS])
-        contents[-1] += [path.read_bytes() for path in sorted((project / "report").iterdir())]
+        for folder in ("report", "plots/figures"):
+            contents[-1] += [path.read_bytes() for path in sorted((project / folder).iterdir())]
     assert contents[0] == contents[1]
     metrics = json.loads((project / "metrics/evaluate.json").read_text())
     assert metrics["segm"]["AP50"] == metrics["joint"]["AP50"] == 100
@@ -59,7 +65,28 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
     assert sieved["raw"]["precision"] == 50 and sieved["filtered"]["precision"] == 100
     assert sieved["removed"]["duplicate"] == 20
     tasks = manifest.load(project / "data/manifest.json").tasks(load().tasks)
-    assert len(predictions.read("data/filtered/val.json", tasks)) == 20
+    kept = predictions.read("data/filtered/val.json", tasks)
+    sieve = pd.read_csv(project / "data/filtered/val.csv")
+    given = predictions.read("data/predictions/val.json", tasks)
+    assert [given[i] for i in sieve.prediction[sieve.rule.isna()]] == kept and len(kept) == 20
+    steps = pd.read_csv(project / "plots/filter.csv").set_index("stage")
+    assert steps.loc["surplus", "joint_f1"] == sieved["filtered"]["joint_f1"] and "picked" not in sieved
+
+
+@pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
+def test_thresholds_picked_on_val_are_told_as_such(project, capsys):
+    path = project / "params.yaml"
+    apply_overrides(path, ["filter.thresholds=auto", "filter.nms=none", "filter.min_score=1"])
+    filter.main()
+    metrics = json.loads((project / "metrics/filter.json").read_text())
+    task, least = min(metrics["picked"]["min_score"].items())
+    assert task in CLASSES and 0.5 < least < 0.95, "what lies between the true ones and their doubles"
+    assert metrics["filtered"]["joint_f1"] == 100
+    said = capsys.readouterr().out
+    assert "picked on val, which flatters" in said and task in said
+    apply_overrides(path, ["filter.thresholds=given"])
+    filter.main()
+    assert json.loads((project / "metrics/filter.json").read_text())["filtered"]["recall"] == 0
 
 
 @pytest.mark.parametrize("project", [3], indirect=True)
@@ -72,6 +99,10 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
         (visualise, "data/filtered/val.json", "filter"),
         (visualise, "metrics/evaluate.json", "evaluate"),
         (visualise, "plots/classes.csv", "evaluate"),
+        (visualise, "plots/intervals.csv", "evaluate"),
+        (visualise, "data/evaluation.json", "evaluate"),
+        (visualise, "plots/filter.csv", "filter"),
+        (visualise, "data/filtered/val.csv", "filter"),
         (visualise, "metrics/filter.json", "filter"),
     ],
 )

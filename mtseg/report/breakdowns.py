@@ -1,0 +1,268 @@
+"""The figures that take scores and data apart: confusion, calibration, errors, classes, labels and sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mtseg.report.plotting import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    QUIET,
+    RED,
+    bars,
+    canvas,
+    columns,
+    legend_above,
+    plain,
+    rows_axis,
+    short,
+)
+
+MOST = 40  # rows and columns that one can read; of more classes those that tell most
+TELLING = 10  # labels in a bin from which its share of right ones says something
+ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")  # of TIDE
+
+
+def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
+    """Counts, coloured by the share of their row: right in blue, wrong in red; background apart."""
+    own = evaluation["tasks"][task]
+    counts, names = np.array(own["confusion"]["matrix"], dtype=int), [*own["classes"], "background"]
+    if not counts.any():
+        return None
+    wrong = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
+    total = len(own["classes"])
+    if total > MOST:
+        kept = np.sort(np.append(np.argsort(-wrong[:-1], kind="stable")[: MOST - 1], total))
+        counts, names = counts[np.ix_(kept, kept)], [names[index] for index in kept]
+    size = len(names)
+    cell = max(0.27, min(0.78, 3.6 / size))
+    figure = canvas(2.2 + cell * size, 1.9 + cell * size)
+    axes = figure.subplots()
+    place = np.arange(size) + 0.18 * (np.arange(size) == size - 1)  # background stands off
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    digits = len(str(counts.max()))
+    font = min(9, 72 * cell / (0.72 * max(digits, 2)))
+    for row, column in np.argwhere(counts):
+        colour, part = BLUE if row == column else RED, share[row, column]
+        corner = place[column] - 0.47, place[row] - 0.47
+        axes.add_patch(Rectangle(corner, 0.94, 0.94, color=colour, alpha=0.08 + 0.85 * part, lw=0))
+        ink = "white" if part > 0.55 else INK
+        axes.text(place[column], place[row], counts[row, column], ha="center", va="center", size=font, color=ink)
+    axes.set(xlim=(-0.6, place[-1] + 0.6), ylim=(place[-1] + 0.6, -0.6), aspect="equal")
+    turned = max(map(len, names)) * 0.075 > cell
+    options = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if turned else {}
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xticks(place, [short(name, 18) for name in names], **options)
+    axes.set_yticks(place, [short(name, 18) for name in names])
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    threshold = own["confusion"].get("min_score")
+    matched = counts[:-1, :-1]
+    lines = [
+        f"{task}: truth in rows, predicted in columns" + (f", score ≥ {threshold:.2f}" if threshold is not None else "")
+    ]
+    if total > MOST:
+        lines.append(f"the {size - 1} most confused of {total} classes")
+    worst = np.where(np.eye(len(matched), dtype=bool), 0, matched)
+    if worst.any():
+        row, column = np.unravel_index(worst.argmax(), worst.shape)
+        lines.append(f"most often {short(names[row], 16)} taken for {short(names[column], 16)}: {worst.max()}")
+    axes.set_title("\n".join(lines), linespacing=1.4)
+    return figure
+
+
+def calibration(evaluation: dict[str, Any]) -> Figure | None:
+    """A reliability diagram of each task's labels and of the detection score, above the counts it rests on."""
+    panels = [(f"label: {short(task, 16)}", own.get("calibration")) for task, own in evaluation["tasks"].items()]
+    panels.append(("detection score", (evaluation.get("score") or {}).get("calibration")))
+    panels = [(name, given) for name, given in panels if given and any(bin["count"] for bin in given["bins"])]
+    if not panels:
+        return None
+    across = min(4, len(panels))
+    lines = -(-len(panels) // across)
+    figure = canvas(2.35 * across + 0.3, 3.3 * lines)
+    grid = figure.add_gridspec(2 * lines, across, height_ratios=[3, 0.8] * lines)
+    for number, (name, given) in enumerate(panels):
+        line, column = divmod(number, across)
+        above, below = (figure.add_subplot(grid[2 * line + part, column]) for part in (0, 1))
+        _reliability(above, below, [bin for bin in given["bins"] if bin["count"]])
+        above.set_title(name if given.get("ece") is None else f"{name}\nECE {_percent(given['ece'])}", linespacing=1.4)
+        if not column:
+            above.set_ylabel("share that is right")
+            below.set_ylabel("count")
+        below.set_xlabel("stated probability")
+    note = f"Right answers against stated probability: red states too much; pale rests on fewer than {TELLING}"
+    figure.suptitle(note if across > 2 else note.partition(":")[0], size=10, x=0.01, ha="left")
+    return figure
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
+    above.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (3, 3)))
+    for bin in bins:
+        x, y = bin["confidence"], bin["accuracy"]
+        look = {"color": RED if y < x else BLUE, "alpha": 0.9 if bin["count"] >= TELLING else 0.3}
+        above.plot([x, x], [x, y], lw=2.5, solid_capstyle="butt", **look)  # over-confident in red
+        above.plot(x, y, "o", ms=5, mew=0, **look)
+    above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    above.tick_params(labelbottom=False)
+    above.grid()
+    places, counts = [(bin["lower"] + bin["upper"]) / 2 for bin in bins], [bin["count"] for bin in bins]
+    widths = [0.85 * (bin["upper"] - bin["lower"]) for bin in bins]
+    below.set_yscale("log")
+    below.bar(places, counts, width=widths, color=GREY, alpha=0.7, lw=0)
+    below.set(xlim=(-0.04, 1.04), ylim=(0.5, 2 * max(counts)), xticks=[0, 0.5, 1])
+    below.minorticks_off()
+    below.set_yticks(sorted({1, max(counts)}), [f"{count:,}" for count in sorted({1, max(counts)})])
+
+
+def errors(evaluation: dict[str, Any]) -> Figure | None:
+    """What AP50 would gain were one kind of error mended: of each task, of all labels jointly, and of each task's
+    labels in joint AP."""
+    joint = evaluation.get("joint") or {}
+    panels = {task: own["errors"] for task, own in evaluation["tasks"].items()}
+    if len(panels) > 1 and joint.get("errors"):
+        panels["all labels jointly"] = joint["errors"]
+    cost = joint.get("label_cost") if len(evaluation["tasks"]) > 1 else {}
+    across = 2 if len(panels) == 4 else min(3, len(panels))
+    lines = -(-len(panels) // across)
+    figure = canvas(2.9 * across + 0.9, 2.1 * lines + (0.75 + 0.26 * len(cost) if cost else 0))
+    grid = figure.add_gridspec(lines + bool(cost), across, height_ratios=[6.5] * lines + [1.5 + len(cost)] * bool(cost))
+    longest = max([0.1, *(value for own in panels.values() for value in own["cost"].values() if value is not None)])
+    for number, (name, own) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[divmod(number, across)])
+        values = [own["cost"].get(kind) or 0 for kind in ERRORS]
+        counts = [(own.get("counts") or {}).get(kind) for kind in ERRORS]
+        texts = [
+            f"{value:.1f}" + (f"\u2003{count:,}×" if count else "") for value, count in zip(values, counts, strict=True)
+        ]
+        bars(axes, ERRORS if not number % across else [""] * len(ERRORS), values, texts, RED)
+        axes.set_xlim(0, 1.55 * longest)
+        title = f"{short(name, 20)}, AP50 {own['ap50']:.1f}" if own.get("ap50") is not None else short(name, 20)
+        axes.set_title(title)
+    figure.suptitle("AP50 that each kind of error costs, and how often it happens", size=10, x=0.01, ha="left")
+    if cost:
+        axes = figure.add_subplot(grid[lines, :])
+        bars(
+            axes,
+            list(cost),
+            [value or 0 for value in cost.values()],
+            [f"{value or 0:.1f}" for value in cost.values()],
+            ORANGE,
+        )
+        axes.set_xlim(0, max(2.0, 1.5 * max(value or 0 for value in cost.values())))
+        now = "" if joint.get("ap") is None else f", now {joint['ap']:.1f},"
+        axes.set_title(f"Joint AP{now} would gain with the labels of one task right")
+    return figure
+
+
+def classes(table: pd.DataFrame) -> Figure | None:
+    """AP of each class as a bar, AP50 as a tick; a panel a task."""
+    table = table.dropna(subset="AP")
+    panels = list(table.groupby("task", sort=False))
+    if not panels:
+        return None
+    rows = [min(MOST, len(own)) for _, own in panels]
+    figure = canvas(6.5, 0.6 + sum(0.6 + 0.22 * count for count in rows))
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[count + 1.5 for count in rows])[:, 0]
+    for number, (axes, (task, own)) in enumerate(zip(grid, panels, strict=True)):
+        note = f", the {MOST} lowest of {len(own)}" if len(own) > MOST else ""
+        own = own.sort_values("AP", ascending=False, kind="stable").tail(MOST)
+        names = [f"{short(name)} ({count:.0f})" for name, count in zip(own["class"], own["instances"], strict=True)]
+        axes.barh(range(len(own)), own["AP"], height=0.68, color=COLOURS[number % len(COLOURS)], lw=0)
+        axes.plot(own["AP50"], range(len(own)), "|", color=INK, ms=9, mew=1.6, clip_on=False)
+        texts = [(f"{ap:.1f}", f"{ap50:.1f}") for ap, ap50 in own[["AP", "AP50"]].to_numpy(dtype=float)]
+        columns(axes, texts, (INK, QUIET))
+        rows_axis(axes, names)
+        axes.set_xlim(0, 100)
+        axes.grid(axis="x")
+        axes.tick_params(labelbottom=axes is grid[-1])
+        axes.set_title(
+            f"{task}: AP (bar) and AP50 (tick) of each class, with its instances{note}"
+            if not number
+            else f"{task}{note}"
+        )
+    return figure
+
+
+def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
+    """Share of the instances that each class has, train above val, with counts."""
+    name, splits = task["name"], {key: split for key, split in manifest["splits"].items() if split["instances"]}
+    counts = {key: split["labels"][name] for key, split in splits.items()}
+    if not counts:
+        return None
+    order = sorted(task["classes"], key=lambda one: -max(count.get(one, 0) for count in counts.values()))[:MOST]
+    figure = canvas(6.5, 1.1 + 0.34 * len(order))
+    axes = figure.subplots()
+    height = 0.8 / len(counts)
+    for number, (key, colour) in enumerate(zip(counts, (BLUE, ORANGE), strict=False)):
+        values = np.array([counts[key].get(one, 0) for one in order])
+        shares = 100 * values / splits[key]["instances"]
+        rows = np.arange(len(order)) + (number - (len(counts) - 1) / 2) * height
+        text = f"{key}, {splits[key]['instances']:,} instances"
+        axes.barh(rows, shares, height=0.92 * height, color=colour, lw=0, label=text)
+        for row, share, value in zip(rows, shares, values, strict=True):
+            absent = {"color": RED} if not value else {"color": QUIET}
+            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 7.5}
+            axes.annotate(f"{value:,}", (share, row), **place, **absent)
+    rows_axis(axes, order)
+    axes.margins(x=0.1)
+    axes.set_xlabel("percent of the split's instances")
+    axes.grid(axis="x")
+    note = f", the {MOST} largest of {len(task['classes'])}" if len(task["classes"]) > MOST else ""
+    axes.set_title(f"{name}: classes in train and val{note}", pad=20)
+    legend_above(axes)
+    return figure
+
+
+def pictures(manifest: dict[str, Any]) -> Figure | None:
+    """Instances a picture, and sizes of instances, as shares of each split."""
+    splits = {key: split for key, split in manifest["splits"].items() if split["images"]}
+    if not splits:
+        return None
+    figure = canvas(9, 2.8)
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    sizes = list(next(iter(splits.values()))["areas"])
+    sizes.sort(key=lambda size: ["small", "medium", "large"].index(size) if size in ("small", "medium", "large") else 9)
+    last = max([0, *(int(count) for split in splits.values() for count in split["instances_per_image"])])
+    for number, ((key, split), colour) in enumerate(zip(splits.items(), (BLUE, ORANGE), strict=False)):
+        shift, width = (number - (len(splits) - 1) / 2) * 0.4, 0.38
+        held = np.array([split["instances_per_image"].get(str(count), 0) for count in range(last + 1)])
+        left.bar(
+            np.arange(last + 1) + shift,
+            100 * held / split["images"],
+            width,
+            color=colour,
+            lw=0,
+            label=f"{key}, {split['images']:,} pictures",
+        )
+        counts = np.array([split["areas"][size] for size in sizes])
+        shares = 100 * counts / max(counts.sum(), 1)
+        right.bar(np.arange(len(sizes)) + shift, shares, width, color=colour, lw=0)
+        for place, share, count in zip(np.arange(len(sizes)) + shift, shares, counts, strict=True):
+            right.annotate(
+                f"{count:,}", (place, share), (0, 3), textcoords="offset points", ha="center", size=8, color=QUIET
+            )
+    left.set(xlabel="instances a picture", ylabel="percent")
+    left.set_title("Instances a picture", pad=20)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    legend_above(left)
+    right.set_xticks(range(len(sizes)), [plain(size) for size in sizes])
+    right.set_title("Sizes of instances, as COCO has them", pad=20)
+    right.margins(y=0.12)
+    for axes in (left, right):
+        axes.grid(axis="y")
+    return figure

@@ -1,0 +1,126 @@
+"""What the analysis and the intervals rest on: overlaps, labels and matches, each made once.
+
+N: predictions, by picture, query and main class, so that nothing hangs on their order in a file. G: ground truths,
+pictures by id, instances in order. S: pictures by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtseg.records import Image, Prediction
+from mtseg.scoring.average_precision import EVERY, first_of_query, joint, labels_found, labels_true
+from mtseg.scoring.label_errors import Labels
+from mtseg.scoring.matching import check
+from mtseg.scoring.overlaps import HIT, Matches, Overlaps, match
+from mtseg.scoring.predictions import scores as every_score
+from mtseg.sections import Ranking, Task
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Predictions beside their pictures, matched in every way that is asked about.
+
+    places: int [N], of the predictions in the file. scores [N]: of the ranking. sureness [N]: main class probability
+    x mask quality, whatever the ranking. labels, matches: by task; of a further task the best prediction of each query
+    alone. whatever: matches at IoU 0.5 of masks alone, the best of each query. jointly: matches of all labels as one.
+    most: predictions that count in a picture and category.
+    """
+
+    images: Sequence[Image]
+    predictions: Sequence[Prediction]
+    places: np.ndarray
+    tasks: Sequence[Task]
+    overlaps: Overlaps
+    scores: np.ndarray
+    sureness: np.ndarray
+    labels: Mapping[str, Labels]
+    matches: Mapping[str, Matches]
+    whatever: Matches
+    jointly: Matches
+    most: int
+    ranking: Ranking
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Image],
+        predictions: Sequence[Prediction],
+        *,
+        tasks: Sequence[Task],
+        ranking: Ranking,
+        max_dets: Sequence[int],
+    ) -> Evidence:
+        """Raises UserError on predictions for pictures that are not among `images`."""
+        check(images, predictions)
+        keys = [[p.labels[tasks[0].name], p.query, p.image_id] for p in predictions]
+        places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 3).T)
+        predictions = [predictions[place] for place in places]
+        overlaps = Overlaps.of(images, predictions)
+        rankings = every_score(predictions, tasks)
+        scores = rankings[ranking]
+        first = first_of_query(predictions, scores)
+        labels = {task.name: _labels(images, predictions, task) for task in tasks}
+        most = max(max_dets)
+        matches = {
+            task.name: match(
+                overlaps,
+                labels[task.name].true,
+                labels[task.name].found,
+                scores,
+                categories=task.num_classes,
+                most=most,
+                kept=None if task is tasks[0] else first,
+            )
+            for task in tasks
+        }
+        no_class = np.zeros(len(overlaps.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
+        everything = {"categories": 1, "most": len(predictions), "kept": first, "thresholds": np.array([HIT])}
+        return cls(
+            images=images,
+            predictions=predictions,
+            places=places,
+            tasks=tasks,
+            overlaps=overlaps,
+            scores=scores,
+            sureness=rankings["main_quality"],
+            labels=labels,
+            matches=matches,
+            whatever=match(overlaps, *no_class, scores, **everything),
+            jointly=_joint(images, predictions, tasks, overlaps, scores, most),
+            most=most,
+            ranking=ranking,
+        )
+
+    def jointly_right(self, task: Task) -> Matches:
+        """All labels as one, had every matched prediction this task's label right."""
+        true, hit = self.labels[task.name].true, self.whatever.hit[0]
+        found = np.flatnonzero(hit >= 0)
+        found = found[true[hit[found]] != EVERY]
+        mended = list(self.predictions)
+        for row in found:
+            mended[row] = replace(mended[row], labels=mended[row].labels | {task.name: int(true[hit[row]])})
+        return _joint(self.images, mended, self.tasks, self.overlaps, self.scores, self.most)
+
+    @property
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture of each prediction, int [N], and of each ground truth, int [G]."""
+        return self.overlaps.found_picture, self.overlaps.true_picture
+
+
+def _joint(images, predictions, tasks, overlaps: Overlaps, scores: np.ndarray, most: int) -> Matches:
+    true, found, names = joint(images, predictions, tasks)
+    return match(overlaps, true, found, scores, categories=len(names), most=most)
+
+
+def _labels(images: Sequence[Image], predictions: Sequence[Prediction], task: Task) -> Labels:
+    """The probabilities leave the no-object slot out: they are asked of objects, which are there."""
+    logits = np.array([p.logits[task.name] for p in predictions], dtype=np.float64).reshape(-1, task.num_outputs)
+    logits = logits[:, : task.num_classes]
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    true, found = labels_true(images, task), labels_found(predictions, task)
+    return Labels(task.name, task.classes, true, found, probabilities)

@@ -1,0 +1,76 @@
+"""The leading numbers with their 95 % intervals over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mtseg.records import Image, Prediction
+from mtseg.scoring import curves
+from mtseg.scoring.average_precision import EVERY
+from mtseg.scoring.bootstrap import draws, interval
+from mtseg.scoring.evidence import Evidence
+from mtseg.scoring.overlaps import Matches
+from mtseg.sections import Ranking, Task
+
+COLUMNS = ("metric", "value", "low", "high")
+
+
+def intervals(
+    images: Sequence[Image],
+    predictions: Sequence[Prediction],
+    *,
+    tasks: Sequence[Task],
+    ranking: Ranking,
+    max_dets: Sequence[int],
+) -> list[dict[str, Any]]:
+    """`rows` of these predictions. Raises UserError on predictions for pictures that are not among `images`."""
+    return rows(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets))
+
+
+def rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """A row a number: metric, value, and its 95 % interval over pictures, low and high; percent, 3 decimals.
+
+    segm.AP, segm.AP50, joint.AP, joint.AP50 and of each task AP and accuracy, under the names of metrics/evaluate.json;
+    what is undefined is left out. The same draws serve all numbers.
+    """
+    weights = draws(evidence.overlaps.pictures, len(evidence.predictions))
+    numbers = samples(evidence, weights)
+    return [_row(metric, values) for metric, values in numbers.items() if not np.isnan(values[0])]
+
+
+def samples(evidence: Evidence, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The numbers of each draw, 0 to 1 and NaN where undefined: [1 + B] each. weights: of `draws`."""
+    main, *further = evidence.tasks
+    segm = _ap(evidence, evidence.matches[main.name], weights)
+    joint = _ap(evidence, evidence.jointly, weights)
+    of_tasks = {main.name: segm[0]} | {t.name: _ap(evidence, evidence.matches[t.name], weights)[0] for t in further}
+    numbers = dict(zip(("segm.AP", "segm.AP50", "joint.AP", "joint.AP50"), (*segm, *joint), strict=True))
+    for task in evidence.tasks:
+        numbers[f"tasks.{task.name}.AP"] = of_tasks[task.name]
+        numbers[f"tasks.{task.name}.accuracy"] = _accuracy(evidence, task.name, weights)
+    return numbers
+
+
+def _ap(evidence: Evidence, matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AP and AP50 of each draw, 0 to 1, NaN where nothing that counts was drawn."""
+    scored = curves.average_precision(matches, evidence.pictures, weights)
+    return curves.mean(scored), curves.mean(scored[:, :, :1])
+
+
+def _accuracy(evidence: Evidence, name: str, weights: np.ndarray) -> np.ndarray:
+    """Share of labels that are right on matched objects, of each draw."""
+    labels, hit = evidence.labels[name], evidence.whatever.hit[0]
+    found = np.flatnonzero(hit >= 0)
+    found = found[labels.true[hit[found]] != EVERY]
+    right = labels.found[found] == labels.true[hit[found]]
+    pictures = evidence.overlaps.found_picture[found]
+    matched, correct = (np.bincount(p, minlength=weights.shape[1]) for p in (pictures, pictures[right]))
+    count = weights @ matched
+    return np.divide(weights @ correct, count, out=np.full(len(weights), np.nan), where=count > 0)
+
+
+def _row(metric: str, values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(COLUMNS, (metric, *interval(values)), strict=True))

@@ -1,0 +1,74 @@
+"""The filter's thresholds, picked on predictions with known truth: `filter.thresholds: auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mtseg.records import Image, Prediction
+from mtseg.scoring.f1 import Tally, summary
+from mtseg.scoring.filter import duplicate, sieve, surplus
+from mtseg.scoring.matching import pictures
+from mtseg.sections import Filter, Ranking, Task
+
+LEVELS = 50  # quantiles tried of each task's scores and logits
+DECIMALS = 3  # of a threshold
+Thresholds = dict[str, dict[str, float]]  # min_score and min_logit, each {task: number}
+Limits = dict[tuple[str, str], float]  # the same by (min_score or min_logit, task)
+
+
+def pick(
+    images: Sequence[Image],
+    predictions: Sequence[Prediction],
+    *,
+    tasks: Sequence[Task],
+    settings: Filter,
+    ranking: Ranking,
+) -> Thresholds:
+    """min_score and min_logit of each task that bring joint F1 to its highest, the other rules as in `settings`.
+
+    Coordinate search: one threshold after the other takes the quantile that is best with the rest as they are, until
+    none gains. It starts without any, and one that gains nothing is left out. On the predictions that they were picked
+    on, joint F1 flatters them.
+    """
+    bare = settings.model_copy(update={"min_score": {}, "min_logit": {}, "nms": "none", "most": None})
+    *_, found = sieve(predictions, tasks=tasks, settings=bare, ranking=ranking).steps.values()
+    found = found.compared()  # the thresholds decide which masks meet, not how much they overlap
+    tally = Tally(pictures(images, found.predictions, tasks=tasks, ranking=ranking), tasks)
+    row = np.empty(len(predictions), dtype=int)
+    row[found.index] = tally.rows(found.predictions)
+    values = {("min_score", task): scores for task, scores in found.score.items()}
+    values |= {("min_logit", task): logits for task, logits in found.logit.items()}
+
+    def joint_f1(limits: Limits) -> float:
+        passed = np.ones(len(found), dtype=bool)
+        for key, limit in limits.items():
+            passed &= values[key] >= limit
+        kept = surplus(duplicate(found[passed], settings), settings)
+        return summary(tally.counts(row[kept.index])).get("joint_f1", 0.0)
+
+    limits = ascend(joint_f1, {key: _levels(column) for key, column in values.items()})
+    picked: Thresholds = {"min_score": {}, "min_logit": {}}
+    for (threshold, task), limit in limits.items():
+        picked[threshold][task] = limit
+    return picked
+
+
+def _levels(column: np.ndarray) -> list[float]:
+    if not column.size:
+        return []
+    return np.unique(np.quantile(column, np.linspace(0, 1, LEVELS)).round(DECIMALS)).tolist()
+
+
+def ascend(value: Callable[[Limits], float], levels: Mapping[tuple[str, str], Sequence[float]]) -> Limits:
+    """Of each key the level, or none, so that no other level of a single key gives a higher value."""
+    limits: Limits = {}
+    best, last = value(limits), -1.0
+    while best > last:
+        last = best
+        for key, own in levels.items():
+            for tried in [{k: v for k, v in limits.items() if k != key}, *({**limits, key: level} for level in own)]:
+                if (reached := value(tried)) > best:
+                    best, limits = reached, tried
+    return limits

@@ -1,0 +1,139 @@
+"""What revisions hold, read wherever DVC may run a stage: in the workspace under its lock, in a copy apart."""
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mtseg.errors import UserError
+from mtseg.report import revision
+from tests.repository import call, commit, dvc
+
+STAGE = f"""
+import json, pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from mtseg.report import revision
+from ruamel.yaml import YAML
+
+value = YAML(typ="safe").load(pathlib.Path("params.yaml"))["value"]
+pathlib.Path("metrics").mkdir(exist_ok=True)
+pathlib.Path("plots").mkdir(exist_ok=True)
+pathlib.Path("data").mkdir(exist_ok=True)
+pathlib.Path("metrics/evaluate.json").write_text(json.dumps({{"segm": {{"AP": value}}}}))
+pathlib.Path("metrics/filter.json").write_text("{{}}")
+pathlib.Path("plots/classes.csv").write_text(f"task,class,AP\\nmain,1,{{value}}\\nmain,none,\\n")
+pathlib.Path("data/kept.json").write_text(str(value))
+before = revision.read("HEAD")
+pathlib.Path("seen.txt").write_text("nothing" if before is None else str(before["evaluate"]["segm"]["AP"]))
+"""
+PIPELINE = """
+stages:
+  score:
+    cmd: python stage.py
+    deps: [stage.py]
+    params: [value]
+    outs: [data/kept.json, seen.txt]
+    metrics: [{metrics/evaluate.json: {cache: false}}, {metrics/filter.json: {cache: false}}]
+    plots: [{plots/classes.csv: {cache: false}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Commits with value 1 and 2, and an experiment, `apart`, with value 3, in a folder of a repository."""
+    repo = tmp_path_factory.mktemp("revisions") / "project"
+    repo.mkdir()
+    (repo / "stage.py").write_text(STAGE)
+    (repo / "dvc.yaml").write_text(PIPELINE)
+    (repo / "params.yaml").write_text("value: 1\nother: {a: [1, 2]}\n")
+    call(repo.parent, "git", "init", "--quiet")
+    dvc(repo, "init", "--quiet", "--subdir")
+    commit(repo)
+    dvc(repo, "repro", "--quiet")
+    assert (repo / "seen.txt").read_text() == "nothing", "the first commit holds no results"
+    commit(repo)
+    call(repo, "git", "tag", "one")
+    (repo / "params.yaml").write_text("value: 2\nother: {a: [1, 2]}\n")
+    dvc(repo, "repro", "--quiet")
+    assert (repo / "seen.txt").read_text() == "1", "the last commit, as it is while DVC holds its lock"
+    commit(repo)
+    dvc(repo, "exp", "run", "--quiet", "--temp", "--name", "apart", "-S", "value=3")
+    return repo
+
+
+@pytest.fixture
+def repo(made, monkeypatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+@pytest.mark.slow
+def test_commits_tags_branches_and_experiments_are_read_and_fast(repo):
+    start = time.monotonic()
+    values = {rev: revision.read(rev)["evaluate"]["segm"]["AP"] for rev in ("HEAD", "HEAD~1", "one", "apart")}
+    assert time.monotonic() - start < 2
+    assert values == {"HEAD": 2, "HEAD~1": 1, "one": 1, "apart": 3}
+    held = revision.read("apart")
+    assert held["params"] == {"value": 3, "other": {"a": [1, 2]}} and held["filter"] == {}
+    expected = pd.DataFrame({"task": ["main"] * 2, "class": ["1", "none"], "AP": [3, None]})
+    pd.testing.assert_frame_equal(held["classes"], expected, check_dtype=False)
+    assert "rankings" not in held
+
+
+@pytest.mark.slow
+def test_the_workspace_is_the_files_as_they_are(repo):
+    (repo / "metrics/filter.json").write_text(json.dumps({"raw": {}}))
+    try:
+        assert revision.read("workspace")["filter"] == {"raw": {}}
+        assert revision.read("HEAD")["filter"] == {}
+        assert revision.fetch("workspace", "data/kept.json", repo).read_text() == "2"
+    finally:
+        call(repo, "git", "checkout", "--quiet", ".")
+
+
+@pytest.mark.slow
+def test_cached_files_come_from_dvc_at_any_revision_and_a_lost_one_is_one_line(repo, tmp_path):
+    for rev, value in (("HEAD", "2"), ("one", "1"), ("apart", "3")):
+        assert revision.fetch(rev, "data/kept.json", tmp_path / rev).read_text() == value
+        assert (tmp_path / rev / "data/kept.json").exists()
+    (cached,) = (path for path in (repo / ".dvc/cache").rglob("*") if path.is_file() and path.read_text() == "1")
+    cached.unlink()
+    with pytest.raises(UserError, match="one: data/kept.json is not in DVC's cache: .*dvc pull") as caught:
+        revision.fetch("one", "data/kept.json", tmp_path / "again")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_an_experiment_apart_sees_the_commit_it_started_from(repo, tmp_path):
+    assert revision.fetch("apart", "seen.txt", tmp_path).read_text() == "2"
+
+
+@pytest.mark.slow
+def test_of_experiments_with_one_name_the_one_from_here_is_meant_or_none(repo):
+    commits = {rev: revision.resolve(rev) for rev in ("HEAD~1", "apart")}
+    call(repo, "git", "update-ref", f"refs/exps/{commits['HEAD~1'][:2]}/{commits['HEAD~1'][2:]}/apart", "HEAD")
+    assert revision.resolve("apart") == commits["apart"]
+    call(repo, "git", "checkout", "--quiet", "--detach", "HEAD~2")
+    with pytest.raises(UserError, match="2 experiments are called apart: name one by its commit"):
+        revision.resolve("apart")
+    call(repo, "git", "checkout", "--quiet", "-")
+
+
+def test_nothing_is_held_where_there_is_no_git_no_revision_or_no_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert revision.read("HEAD") is None and revision.read("workspace") is None
+    call(tmp_path, "git", "init", "--quiet")
+    assert revision.read("HEAD") is None, "no commit"
+    (tmp_path / "params.yaml").write_text("a: 1")
+    commit(tmp_path)
+    for rev in ("HEAD", "nowhere", "--help", ""):
+        assert revision.read(rev) is None
+    (tmp_path / "metrics").mkdir()
+    for name in ("evaluate", "filter"):
+        (tmp_path / f"metrics/{name}.json").write_text("<<<<<<< broken")
+    commit(tmp_path)
+    assert revision.read("HEAD") is None
+    monkeypatch.setenv("PATH", "")
+    assert revision.read("HEAD") is None, "no git"

@@ -1,0 +1,101 @@
+"""A small report that holds every kind of mistake, with names that are markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import PIL.Image
+
+from mtseg.data import coco, manifest
+from mtseg.records import Image, Prediction
+from mtseg.report import figures, page
+from mtseg.scoring import analysis, intervals, scores
+from mtseg.sections import Task, Visualise
+from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
+
+EVIL = "<script>alert(1)</script>"
+EVIL_FILE = "x'\"<b>&<!--</script><img src=x onerror=alert(1)>.jpg"  # the slash makes its start a folder
+SETTINGS = Visualise(pictures=20, min_score=0.1, size=96)
+KEYS = ("precision", "recall", "f1", "joint_f1")
+LOUD = 0.5  # quality from which the filter of this report keeps a prediction
+
+
+def evil_tasks(count: int) -> tuple[Task, ...]:
+    main, *further = make_tasks(count)
+    return (main.model_copy(update={"classes": (EVIL, "none", "NA")}), *further)
+
+
+def make_images(root: Path, tasks: tuple[Task, ...], pictures: int = 9) -> list[Image]:
+    """Pictures of four boxes, the first empty, the second badly named, as files in `root`."""
+    images = scene(tasks, pictures=pictures)
+    if pictures > 1:
+        images[1] = replace(images[1], file_name=EVIL_FILE)
+    for image in images:
+        (root / image.file_name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (SIZE, SIZE), (9 * image.id, 90, 90)).save(root / image.file_name, format="JPEG")
+    return images
+
+
+def predicted(images: list[Image], tasks: tuple[Task, ...]) -> list[Prediction]:
+    """Mistakes by the number of the picture: missed, misplaced, a label wrong, one more object; duplicates everywhere,
+    which are quiet and so filtered out."""
+    found = []
+    for image in images:
+        options = {"tasks": tasks, "image_id": image.id}
+        for place, instance in enumerate(image.instances[image.id % 3 :]):
+            quality, last = 0.95 - 0.1 * place, tasks[-1]
+            wrong = {last.name: (instance.labels[last.name] + 1) % last.num_classes} if not image.id % 4 else {}
+            shift = 10 if image.id % 5 == 0 and place == 0 else 0
+            found.append(predict(instance, **options, query=place, quality=quality, shift=shift, **wrong))
+            found.append(predict(instance, **options, query=place + 10, quality=0.3, shift=1))
+        if image.id == 7:
+            extra = box_instance((28, 28, 8, 8), {task.name: 0 for task in tasks})
+            found.append(predict(extra, **options, query=30, quality=0.7))
+    return found
+
+
+def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tasks: tuple[Task, ...]) -> page.Numbers:
+    options = {"tasks": tasks, "ranking": "product_quality", "max_dets": (1, 10)}
+    metrics, classes = scores.evaluate(images, found, **options)
+    scores.write_classes(folder / "classes.csv", classes)
+    for split in ("train", "val"):
+        coco.write(folder / f"{split}.json", images, tasks)
+    steps = (("raw", 0, 50.0), ("low_score", 20, 60.0))
+    return {
+        "evaluate": metrics | {"segm": {"AP": 50.0}, "bbox": {"AP": 49.0}},
+        "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
+        "classes": page._table(folder / "classes.csv", made_by="evaluate"),
+        "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
+        "intervals": pd.DataFrame(intervals.intervals(images, found, **options)),
+        "sieve": pd.DataFrame(
+            [{"stage": stage, "removed": n} | dict.fromkeys((*KEYS, "low", "high"), f) for stage, n, f in steps]
+        ),
+        "evaluation": analysis.analyse(images, found, **options),
+        "manifest": manifest.build(folder),
+    }
+
+
+def make_report(folder: Path, tasks: tuple[Task, ...], *, pictures: int = 9, drawn: bool = False, **options) -> Path:
+    """`folder`/report, with figures if they are to be `drawn`; `options` replace arguments of `page.write`."""
+    images = make_images(folder / "raw", tasks, pictures)
+    found = predicted(images, tasks)
+    numbers = make_numbers(folder, images, found, tasks)
+    if drawn:
+        numbers["train"] = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
+        numbers["val"] = pd.DataFrame({"step": [2], "segm_AP": [30.0]})
+    given = {
+        "tasks": tasks,
+        "ranking": "product_quality",
+        "root": folder / "raw",
+        "settings": SETTINGS,
+        "numbers": numbers,
+        "figures": figures.figures(numbers) if drawn else {},
+        "removed": [None if p.mask_quality >= LOUD else "low_score" for p in found],
+        "now": {"params": {"solver": {"max_iter": 9}}},
+        "before": None,
+    }
+    kept = [p for p in found if p.mask_quality >= LOUD]
+    page.write(folder / "report", images, found, kept, **given | options)
+    return folder / "report"
