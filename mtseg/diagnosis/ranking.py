@@ -127,8 +127,8 @@ def rankings(case: Case, *, ranking: Ranking, max_dets: Sequence[int]) -> tuple[
     return [
         Finding(
             "ranking", "note" if muted else "warning",
-            f"by {best} the objects rank better than by {ranking}: precision is {gains[best].text(1, 100)} points higher "
-            f"at IoU 0.5 over all recalls; joint AP {numbers[best]:.1f}, not {numbers[ranking]:.1f}",
+            f"by {best} precision is {gains[best].text(1, 100)} points higher than by {ranking}, "
+            f"at IoU 0.5 over all recalls; joint AP is {numbers[best]:.1f}, not {numbers[ranking]:.1f}",
             f"set test.ranking: {best}",
         )
     ], numbers  # fmt: skip
@@ -145,7 +145,7 @@ def _quality(case: Case) -> float | None:
 
 
 def _gain(case: Case, one: np.ndarray, other: np.ndarray) -> Interval:
-    """What ranking by `one` gains over `other`: in the average precision at IoU 0.5 of predictions with all labels right,
+    """What `one` gains over `other`: of the average precision at IoU 0.5 of predictions with all labels right,
     pooled over the combinations of labels. COCO's mean over combinations hangs on a few rare ones."""
     count = len(case.images)
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
