@@ -175,8 +175,8 @@ def wrong_pixels(real: Callable) -> Callable:
 
 
 def without_label(real: Callable) -> Callable:
-    def record(prediction: Prediction, tasks: Sequence) -> dict:
-        made = real(prediction, tasks)
+    def record(prediction: Prediction, tasks: Sequence, *args: Any) -> dict:
+        made = real(prediction, tasks, *args)
         del made["labels"][tasks[-1].name]
         return made
 

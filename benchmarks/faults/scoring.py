@@ -15,8 +15,8 @@ from mtseg.scoring.average_precision import Scorer
 
 
 def next_class(real: Callable) -> Callable:
-    """Predicted classes count from 1, the true ones from 0."""
-    return lambda found, task: real(found, task) + 1
+    """Predicted classes are read one on from the true ones; the last is the first."""
+    return lambda found, task: (real(found, task) + 1) % task.num_classes
 
 
 def backwards(real: Callable) -> Callable:
