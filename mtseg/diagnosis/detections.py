@@ -12,7 +12,7 @@ from mtseg.diagnosis.intervals import Interval, ratio
 from mtseg.findings import Finding
 from mtseg.scoring.matching import HIT
 
-TWICE = 0.25  # of the objects found, with confidence, from which duplicates are reported
+TWICE = 0.5  # of the objects found, with confidence, from which duplicates are reported
 FULL = 0.5  # share of the queries above which DETR starts to lose objects (its section 4.3)
 LEVEL = 0.001  # of the test that crowded pictures lose more
 
