@@ -19,7 +19,7 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.records import Image, Prediction
 from mtseg.sections import Input, Model, Task
 
-TRAIN, VAL, ALONE = 50, 24, 6  # pictures: of train, of val, of val each in a batch of its own
+TRAIN, VAL, SWAPPED, ALONE = 150, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
 NOISE = 0.05  # of a logit: what another device or batch size may change
 
 
@@ -39,7 +39,7 @@ def probe(
     for images in (spread(train, TRAIN), spread(val, VAL)):
         answers = run(images)
         with _swapped(network):
-            samples.append(Sample(images, answers, run(images)))
+            samples.append(Sample(images, answers, run(spread(images, SWAPPED))))
     few = spread(samples[1].images, ALONE)
     alone = apart(run(few, 1), samples[1].predictions)
     if alone > NOISE:

@@ -3,6 +3,8 @@ that were wrong to begin with. All on the objects found, M pairs of a prediction
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -13,8 +15,8 @@ from mtseg.sections import Task
 
 FEWEST = 20  # objects with a label below which nothing is said
 GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring
-NOISE = 0.05  # share of wrong labels, with confidence, from which they are reported
-FORETOLD = 0.75  # AUC of errors by the lack of confidence, surely below which they are not the model's own
+NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
+FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
 
 
 def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
@@ -110,40 +112,62 @@ def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | Non
     return (order, gain, float((true == label).mean())) if gain.low > GAIN and right.low > 0.5 else None
 
 
-def noise(case: Case, elsewhere: Case | None, *, split: str, trained: bool) -> list[Finding]:
-    """Tasks whose annotations contradict a model that is as sure there as anywhere: wrong labels are those whose errors
-    confidence does not foretell. `elsewhere`: the other split; `trained`: whether `case` was trained on."""
+def noise(train: Case, val: Case) -> list[Finding]:
+    """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more often than
+    val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
+    label is hardly ever its second choice. (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
     findings = []
-    for task in case.trained:
-        wrong = _errors(case, task)
-        if wrong is None:
+    for task in train.trained:
+        seen = [_contradictions(case, task) for case in (train, val)]
+        if min(len(part.wrong) for part in seen) < FEWEST:
             continue
-        rate, foretold = wrong
-        other = _errors(elsewhere, task) if elsewhere is not None else None
-        cleaner = other is not None and other[0].high < rate.low
-        unforeseen = foretold is not None and foretold.high < FORETOLD
-        # a split that was learnt is answered better than one that was not, unless its labels are wrong
-        if rate.low > NOISE and (unforeseen or (cleaner and trained)):
-            evidence = f"{rate.text(0, 100)} % of the labels of {split} contradict the model"
-            if cleaner:
-                evidence += f", {other[0].text(0, 100)} % in the other split"
-            if foretold is not None:
-                evidence += f"; its confidence foretells the errors with an AUC of {foretold.text()}, 0.5 being chance"
-            change = f"look at the labels of {split}: report/index.html lists the surest contradictions"
+        rates = [mean(part.wrong.astype(float), part.picture, int(part.picture.max()) + 1) for part in seen]
+        wrong = np.concatenate([part.wrong for part in seen])
+        told = auc(-np.concatenate([part.sure for part in seen]), wrong)
+        second = share(np.concatenate([part.second for part in seen])[wrong])
+        by_chance = 1 / max(task.num_classes - 1, 1)
+        alien = (
+            told is not None and told.high < FORETOLD and (task.num_classes < 3 or second.high < (1 + by_chance) / 2)
+        )
+        if (alien and min(rate.low for rate in rates) > NOISE) or rates[0].low > max(rates[1].high, NOISE):
+            evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the objects found in train, "
+            evidence += f"{rates[1].text(0, 100)} % in val"
+            if told is not None:
+                evidence += (
+                    f"; its confidence tells which with an AUC of {told.text()}, {second.value:.0%} are its second "
+                )
+                evidence += f"choice, {by_chance:.0%} by chance"
+            change = "look at the task's labels: report/index.html lists the surest contradictions"
             findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
 
 
-def _errors(case: Case, task: Task) -> tuple[Interval, Interval | None] | None:
-    """(share of wrong labels, AUC of telling them by the head's confidence)"""
+@dataclass(frozen=True)
+class _Contradictions:
+    """Of each object found with a label: whether the answer is another, how sure it is, whether the label is the second
+    choice, and the picture. [M] each"""
+
+    wrong: np.ndarray
+    sure: np.ndarray
+    second: np.ndarray
+    picture: np.ndarray
+
+
+def _contradictions(case: Case, task: Task) -> _Contradictions:
     pairs = case.labelled(task)
-    if len(pairs) < FEWEST:
-        return None
-    wrong = case.labels[task.name][pairs.found] != case.true_labels[task.name][pairs.true]
-    rate = mean(wrong.astype(float), pairs.picture, len(case.images))
-    rows = pairs.found
-    sure = case.probability(task)[rows, case.labels[task.name][rows]]
-    return rate, auc(-sure, wrong)
+    label, true = case.labels[task.name][pairs.found], case.true_labels[task.name][pairs.true]
+    others = case.logits[task.name][pairs.found][:, : task.num_classes].copy()
+    others[np.arange(len(others)), label] = -np.inf
+    sure = case.probability(task)[pairs.found, label]
+    return _Contradictions(label != true, sure, others.argmax(1) == true, pairs.picture)
+
+
+def share(hits: np.ndarray) -> Interval:
+    """Of independent hits, by Wilson's interval at 99 %."""
+    count, z = max(len(hits), 1), 2.576
+    value = hits.sum() / count
+    middle, half = value + z * z / (2 * count), z * np.sqrt(value * (1 - value) / count + z * z / (4 * count * count))
+    return Interval(float(value), *(float((middle + sign * half) / (1 + z * z / count)) for sign in (-1, 1)))
 
 
 def auc(scores: np.ndarray, hits: np.ndarray) -> Interval | None:

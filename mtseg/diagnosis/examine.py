@@ -20,7 +20,7 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of a split, what the model says of them, and what it says with red and blue swapped."""
+    """Pictures of a split, what the model says of them, and of some of them with red and blue swapped."""
 
     images: Sequence[Image]
     predictions: Sequence[Prediction]
@@ -74,8 +74,7 @@ def examine(
     )
     calibrated, details["temperature"] = ranking.calibration(case)
     answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
-    answers += classes.noise(trained, case, split="train", trained=True)
-    answers += classes.noise(case, trained, split="val", trained=False)
+    answers += classes.noise(trained, case)
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
     if not faulty:  # an evaluator that is wrong judges no ranking
@@ -109,17 +108,19 @@ def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
     """Whether the model does better on pictures whose red and blue are swapped."""
     gains = []
     for sample in (val, train):
-        one, other = Case(sample.images, sample.swapped, tasks), Case(sample.images, sample.predictions, tasks)
+        both = {p.image_id for p in sample.swapped}
+        images = [image for image in sample.images if image.id in both]
+        one, other = Case(images, sample.swapped, tasks), Case(images, sample.predictions, tasks)
         gains.append(training.difference(one, other))
     if gains[0] is None or gains[0].low <= 0.02:
         return []
-    both = gains[1] is not None and gains[1].low > 0.02
+    train_too = gains[1] is not None and gains[1].low > 0.02
     return [
         Finding(
             "channels_swapped", "error",
             f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are found and all "
             "labels right",
-            "prediction reads pictures otherwise than training did: RGB is what read_picture gives" if both
+            "prediction reads pictures otherwise than training did: RGB is what read_picture gives" if train_too
             else "the picture files of val have red and blue swapped, those of train have not",
         )
     ]  # fmt: skip

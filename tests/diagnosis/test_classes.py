@@ -20,7 +20,7 @@ def test_a_sound_model_is_left_alone(count):
     findings, numbers = classes.collapses(whole)
     assert not findings and set(numbers) == {task.name for task in tasks}
     assert not classes.permutations(whole, other)
-    assert not classes.noise(whole, other, split="train", trained=True)
+    assert not classes.noise(whole, other)
 
 
 @COUNTS
@@ -70,9 +70,10 @@ def test_labels_that_contradict_a_sure_model():
         ]
         noisy.append(replace(image, instances=tuple(instances)))
     sound, wrong = case(images, predictions, tasks), case(noisy, predictions, tasks)
-    (finding,) = classes.noise(wrong, sound, split="train", trained=True)
-    assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
-    assert not classes.noise(sound, wrong, split="val", trained=False)
+    for val in (sound, wrong):
+        (finding,) = classes.noise(wrong, val)
+        assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
+    assert not classes.noise(sound, sound)
 
 
 def test_auc_is_the_share_of_pairs_in_order():
