@@ -16,7 +16,7 @@ from benchmarks.faults.table import row
 PROCESSES = 2
 LISTS = (data, settings, inputs, training, answers, scoring)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
-CASES: dict[str, Case] = {case.name: case for case in (*healthy.HEALTHY, *FAULTS)}
+CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # the fault whose model stands in for a trained one in the quick run
 SMALL = {"generate.train": 60, "generate.val": 20}
 QUICK = (
