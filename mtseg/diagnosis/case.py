@@ -129,6 +129,15 @@ class Case:
         """int: the lead rows at or above `threshold`."""
         return self.lead[self.score[self.lead] >= self.threshold]
 
+    @cached_property
+    def collapsed(self) -> bool:
+        """Whether in most pictures all queries say the same of all tasks: a network that has gone dead."""
+        logits = np.column_stack([self.logits[task.name] for task in self.tasks])[self.lead]
+        pictures = self.picture[self.lead]
+        parts = [logits[pictures == p] for p in np.unique(pictures)]
+        dead = [float(np.ptp(part, axis=0).max()) < 1e-3 for part in parts if len(part) > 1]
+        return bool(dead) and bool(np.mean(dead) > 0.5)
+
     @property
     def missed(self) -> float:
         """Share of the objects that no mask fits, confident or not."""

@@ -113,7 +113,7 @@ def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | Non
 
 
 def noise(train: Case, val: Case) -> list[Finding]:
-    """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more often than
+    """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more than
     val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
     label is hardly ever its second choice. (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
     findings = []

@@ -42,7 +42,11 @@ def check(case: Case) -> tuple[list[Finding], dict[str, dict[str, float]]]:
             "accuracy": float(right.mean()) if len(pairs) else None,
             "by_chance": by_chance(case, task, pairs),
         }
-        found = next(_faults(case, task, pairs, right, share), None) if task in case.trained else None
+        found = (
+            next(_faults(case, task, pairs, right, share), None)
+            if task in case.trained and not case.collapsed
+            else None
+        )
         if found:
             cause, evidence = found
             findings.append(Finding(cause, "error", evidence, MEND[cause], where=f"task '{task.name}'"))

@@ -40,7 +40,7 @@ def check(
     }
     findings = []
     if learnt and learnt.high < LEARNT and steps:
-        findings.append(_untrained(learnt, curve, solver, steps, epochs, numbers))
+        findings.append(_untrained(learnt, curve, solver, steps, epochs, numbers, dead=train.collapsed))
     elif learnt and transferred and transferred.high < learnt.low / 2:
         findings.append(
             Finding(
@@ -71,8 +71,9 @@ def shape(curve: pd.DataFrame) -> dict[str, float | None]:
 
 
 def _untrained(
-    learnt: Interval, curve: pd.DataFrame, solver: Solver, steps: int, epochs: float, numbers: dict[str, float]
-) -> Finding:
+    learnt: Interval, curve: pd.DataFrame, solver: Solver, steps: int, epochs: float, numbers: dict[str, float], *,
+    dead: bool,
+) -> Finding:  # fmt: skip
     evidence = f"{learnt.text(0, 100)} % of the objects of train pictures are found with all labels right"
     off = solver.lr / solver.rule_lr
     reached = float(curve["lr"].max())
@@ -82,6 +83,11 @@ def _untrained(
         return Finding(
             "lr_for_batch", "error", f"{evidence}; solver.base_lr {solver.lr:g} is {off:.3g} times what the rule gives",
             "set solver.base_lr: auto",
+        )  # fmt: skip
+    if dead:
+        return Finding(
+            "lr_too_high", "error", f"{evidence}; all queries of a picture say the same: the network has gone dead",
+            f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10",
         )  # fmt: skip
     if steps < STEPS or epochs < EPOCHS:
         return Finding(

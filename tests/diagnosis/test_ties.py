@@ -91,6 +91,14 @@ def test_labels_that_are_not_what_their_logits_say():
     assert causes(images, rolled, tasks) == [("labels_off_by_one", "task 'fill'")]
 
 
+def test_a_network_that_has_gone_dead_has_no_ties_to_lose():
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    dead = [replace(p, logits=predictions[0].logits, labels=predictions[0].labels) for p in predictions]
+    assert case(images, dead, tasks).collapsed and not causes(images, dead, tasks)
+    assert not case(images, predictions, tasks).collapsed
+
+
 def test_nothing_is_said_of_a_muted_task_or_of_no_predictions():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
