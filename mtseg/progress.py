@@ -15,14 +15,18 @@ from rich.progress import Progress as Bar
 from mtseg.files import replace_file
 
 Row = dict[str, float]
+# what a table without a row has in its head; val is never without
+EMPTY = {"train": ["step", "lr", "loss"], "health": ["step", "stability"]}
 
 
 class Curves:
-    """Training losses, averaged over each log period, and validation figures, as tables with a row a step."""
+    """Training losses, averaged over each log period, validation figures and the training's health, as tables with a
+    row a step."""
 
     def __init__(self) -> None:
         self.train: list[Row] = []
         self.val: list[Row] = []
+        self.health: list[Row] = []
         self._since: list[Row] = []
 
     def add(self, step: int, values: Row, *, every: int, last: int) -> Row | None:
@@ -38,20 +42,25 @@ class Curves:
     def validated(self, step: int, values: Row) -> None:
         self.val.append({"step": step, **values})
 
+    def watched(self, step: int, values: Row) -> None:
+        self.health.append({"step": step, **values})
+
     def state(self) -> dict[str, list[Row]]:
-        return {"train": self.train, "val": self.val, "since": self._since}
+        return {"train": self.train, "val": self.val, "health": self.health, "since": self._since}
 
     @classmethod
     def of(cls, state: Mapping[str, list[Row]]) -> Curves:
         curves = cls()
-        curves.train, curves.val, curves._since = state["train"], state["val"], state["since"]
+        curves.train, curves.val, curves.health, curves._since = (
+            state[name] for name in ("train", "val", "health", "since")
+        )
         return curves
 
     def write(self, folder: Path) -> None:
-        """`train.tsv` and `val.tsv`."""
-        for name, rows in (("train", self.train), ("val", self.val)):
+        """`train.tsv`, `val.tsv` and `health.tsv`."""
+        for name, rows in (("train", self.train), ("val", self.val), ("health", self.health)):
             with replace_file(folder / f"{name}.tsv") as path:
-                table = pd.DataFrame(rows, columns=None if rows else ["step", "lr", "loss"])
+                table = pd.DataFrame(rows, columns=None if rows else EMPTY[name])
                 table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
 
 

@@ -13,27 +13,27 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from mtseg import preflight
 from mtseg.data import manifest
 from mtseg.data.loader import Example, Mapper, training_batches
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
 from mtseg.model import weights
-from mtseg.model.device import amp_dtype, keep_memory, pick
+from mtseg.model.device import keep_memory, pick
 from mtseg.model.mask2former import Mask2Former
-from mtseg.optimiser import optimizer, schedule
 from mtseg.predict import description, predict
+from mtseg.preflight import checks
 from mtseg.progress import Curves, Progress
 from mtseg.records import Image
 from mtseg.scoring import scores
 from mtseg.sections import Input, Loss, Model, Solver, Task
+from mtseg.step import Stepper
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,22 @@ def train(
     records = manifest.load(data)
     tasks = records.tasks(tasks)
     splits = {name: records.images(name) for name in ("train", "val")}
-    for warning in preflight.check(**splits, tasks=tasks, model=model, input=input, solver=solver):
-        console.print(f"warning: {warning}", style="yellow")
 
+    def warn(line: str) -> None:
+        console.print(line, style="yellow")
+
+    checks.heed(
+        checks.of_data(**splits, root=root, tasks=tasks, model=model, input=input, solver=solver, loss=loss), warn
+    )
     keep_memory()
     torch.manual_seed(seed)
     network = Mask2Former(tasks, model, loss=loss).to(where)
+    if solver.max_iter:
+        checks.heed(
+            checks.of_network(
+                network, splits["train"], root=root, model=model, input=input, solver=solver, seed=seed
+            ), warn
+        )  # fmt: skip
     sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
     values = {"sections": [section.model_dump() for section in sections], "seed": seed, "root": str(root)}
     work = work_folder() / fingerprint(values, files=[data, Path(model.weights or "")])
@@ -79,6 +89,7 @@ def train(
     with Progress(console, total=solver.max_iter, start=run.step) as progress, between_steps() as interrupted:
         while True:
             if run.validation_is_due:
+                run.stepper.settle()
                 row = validate(network, splits["val"], root=root, input=input, batch=solver.ims_per_batch)
                 progress.validated(run.step, row)
                 run.keep(row)
@@ -90,7 +101,7 @@ def train(
             parts = [next(batches) for _ in range(solver.accumulate)]
             torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which draws too
             values = run.train_step(parts)
-            progress.update(run.step, run.curves.add(run.step, values, every=solver.log_period, last=solver.max_iter))
+            progress.update(run.step, run.log(values))
     run.finish(outputs)
 
 
@@ -130,10 +141,7 @@ class Run:
 
     def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, description: dict):
         self.network, self.solver, self.work, self.description = network, solver, work, description
-        self.optimizer = optimizer(network, solver)
-        self.schedule = schedule(solver)
-        self.dtype = amp_dtype(network.device) if solver.amp else None
-        self.scaler = torch.amp.GradScaler(network.device.type, enabled=self.dtype == torch.float16)
+        self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt")
         self.step, self.best, self.curves = 0, None, Curves()
         if (work / "state.pt").exists():
             self._load()
@@ -146,34 +154,17 @@ class Run:
         return self.step % self.solver.eval_period == 0 or self.step == self.solver.max_iter
 
     def train_step(self, batches: list[list[Example]]) -> dict[str, float]:
-        """One optimiser step over the batches together. Returns the losses by name, summed over decoder layers."""
-        self.network.train()
-        lr = self.schedule(min(self.step / self.solver.max_iter, 1 - 1e-9))
-        lr *= min(1.0, (self.step + 1) / max(self.solver.warmup, 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr
-        norm = self.network.normaliser([example for batch in batches for example in batch])
-        totals: dict[str, float] = {}
-        for batch in batches:
-            names = ", ".join(example["file_name"] for example in batch)
-            where = f"step {self.step + 1}, {names}"
-            autocast = torch.autocast(self.network.device.type, self.dtype) if self.dtype else nullcontext()
-            try:
-                with autocast:
-                    losses = self.network(batch, norm)
-                for name, value in checked(losses).items():
-                    totals[name] = totals.get(name, 0.0) + value
-            except FloatingPointError as error:
-                raise UserError(f"not finite: {error}; {where}: lower solver.base_lr, look at these pictures") from None
-            self.scaler.scale(sum(losses.values())).backward()
-        self.scaler.unscale_(self.optimizer)
-        if self.solver.clip:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.solver.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        """One optimiser step over the batches together. Returns lr and losses by name."""
+        values = self.stepper(batches, self.step)
         self.step += 1
-        return {"lr": self.solver.lr * lr, "loss": sum(totals.values()), **by_name(totals)}
+        return values
+
+    def log(self, values: dict[str, float]) -> dict[str, float] | None:
+        """Note what a step gave; returns the row of averages when a log period is over."""
+        row = self.curves.add(self.step, values, every=self.solver.log_period, last=self.solver.max_iter)
+        if row:
+            self.curves.watched(self.step, self.stepper.health.fetch())
+        return row
 
     def keep(self, row: dict[str, float]) -> None:
         """Note a validation; its weights are kept if its joint AP is the best so far; the state is saved."""
@@ -187,8 +178,7 @@ class Run:
         """Write the state that a later process resumes from."""
         state = {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "stepper": self.stepper.state(),
             "rest": json.dumps({"step": self.step, "best": self.best, "curves": self.curves.state()}),
         }
         self.work.mkdir(parents=True, exist_ok=True)
@@ -217,34 +207,9 @@ class Run:
     def _load(self) -> None:
         state = torch.load(self.work / "state.pt", map_location=self.network.device, weights_only=True)
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.stepper.load(state["stepper"])
         rest = json.loads(state["rest"])
         self.step, self.best, self.curves = rest["step"], rest["best"], Curves.of(rest["curves"])
-
-
-def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The losses as floats, with one transfer. Raises TypeError unless they are a dict of named scalars (F3), and
-    FloatingPointError naming those that are not finite."""
-    if not isinstance(losses, dict):
-        raise TypeError(f"in training the model returns a dict of losses, not {type(losses).__name__}")
-    shapes = {name: tuple(value.shape) for name, value in losses.items() if value.ndim}
-    if shapes:
-        raise TypeError(f"losses must be scalars, these have shapes {shapes}")
-    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
-    if bad:
-        raise FloatingPointError(", ".join(bad))
-    return values
-
-
-def by_name(losses: dict[str, float]) -> dict[str, float]:
-    """Losses summed over decoder layers: `loss_mask_0`, `loss_mask_1`, ... -> `loss_mask`."""
-    totals: dict[str, float] = {}
-    for name, value in losses.items():
-        total = name.rpartition("_")[0]
-        totals[total] = totals.get(total, 0.0) + value
-    return totals
 
 
 def work_folder() -> Path:

@@ -1,7 +1,7 @@
-"""`python -m stages.train`: train the multi-task Mask2Former on the train split, validating on val.
+"""`python -m stages.train`: check data, params and network, then train on the train split, validating on val.
 
 About 5 min for the embedded data on two cores; an interrupted training resumes where it stopped. Expect
-models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/train.tsv and plots/val.tsv.
+models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/{train,val,health}.tsv.
 """
 
 from pathlib import Path

@@ -26,8 +26,10 @@ def main() -> None:
         sieve=Path("plots/filter.csv"),
         evaluation=Path("data/evaluation.json"),
         manifest=Path("data/manifest.json"),
+        diagnosis=Path("data/diagnosis.json"),
         train=Path("plots/train.tsv"),
         val=Path("plots/val.tsv"),
+        health=Path("plots/health.tsv"),
     )
     drawn = figures.figures(numbers)
     page.write_figures(Path("plots/figures"), drawn)

@@ -18,6 +18,9 @@ from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = "x'\"<b>&<!--</script><img src=x onerror=alert(1)>.jpg"  # the slash makes its start a folder
 SETTINGS = Visualise(pictures=20, min_score=0.1, size=96)
+FINDINGS = [
+    {"cause": "masks_displaced", "severity": "error", "evidence": "by 3 pixels", "change": "see <b>", "where": "shape"}
+]
 KEYS = ("precision", "recall", "f1", "joint_f1")
 LOUD = 0.5  # quality from which the filter of this report keeps a prediction
 
@@ -74,6 +77,7 @@ def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tas
         ),
         "evaluation": analysis.analyse(images, found, **options),
         "manifest": manifest.build(folder),
+        "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
     }
 
 

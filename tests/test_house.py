@@ -19,15 +19,15 @@ HEAVY = {"torch", "torchvision", "timm", "detectron2"}
 
 # module or package -> floor; the longest name that fits counts
 FLOORS = {
-    **dict.fromkeys(
-        ("mtseg", "mtseg.params", "mtseg.records", "mtseg.sections", "mtseg.errors", "mtseg.files", "mtseg.recipe"), 0
-    ),
+    **dict.fromkeys(("mtseg", "mtseg.params", "mtseg.records", "mtseg.sections", "mtseg.errors"), 0),
+    **dict.fromkeys(("mtseg.files", "mtseg.findings", "mtseg.recipe"), 0),
     "mtseg.data": 1,
     "mtseg.scoring": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
+    "mtseg.diagnosis": 1.75,  # it scores what it looks at
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 2),
-    **dict.fromkeys(
-        ("mtseg.train", "mtseg.optimiser", "mtseg.progress", "mtseg.preflight", "mtseg.predict", "mtseg.report"), 3
-    ),
+    **dict.fromkeys(("mtseg.optimiser", "mtseg.health", "mtseg.step"), 2.5),  # what moves the model's weights
+    **dict.fromkeys(("mtseg.preflight", "mtseg.progress", "mtseg.predict", "mtseg.probe", "mtseg.report"), 3),
+    "mtseg.train": 3.5,  # it checks, and predicts to validate
     "stages": 4,
 }
 

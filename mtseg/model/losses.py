@@ -7,6 +7,7 @@ L layers, B pictures, Q queries, K head outputs, N ground-truth instances of a p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from mtseg.model.points import sample, uncertain_points
 from mtseg.sections import Loss, Task
 
 IGNORE = -1  # as a target: neither trained nor counted
+Watch = Callable[[QueryOutput, list[Target], Matches], None]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,17 @@ def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: in
 
 
 def losses(
-    output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss, norm: Normaliser
-) -> dict[str, Tensor]:
+    output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss, norm: Normaliser,
+    watch: Watch | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Named scalars, weights included: `loss_mask_0`, `loss_dice_0`, `loss_TASK_0`, ... a layer; their sum is trained.
+    `watch` is shown what they are made of.
 
     Raises FloatingPointError (see `match`). Every loss stays attached to the graph, on pictures without objects too.
     """
     matches = match(output, targets, tasks=tasks, loss=loss)
+    if watch:
+        watch(output, targets, matches)
     per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm)
     for i, task in enumerate(tasks):
         per_layer[f"loss_{task.name}"] = label_loss(

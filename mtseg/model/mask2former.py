@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtseg.model import backbones
 from mtseg.model.decoder import QueryDecoder, QueryOutput
-from mtseg.model.losses import Normaliser, losses, normaliser
+from mtseg.model.losses import Normaliser, Watch, losses, normaliser
 from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
 from mtseg.model.recompute import recompute, stages
@@ -31,6 +31,7 @@ class Mask2Former(nn.Module):
     def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100):
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
+        self.watch: Watch | None = None  # is shown the outputs, targets and matches of each training batch
         self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
         common = {"dim": model.hidden_dim, "heads": model.num_heads}
         self.pixel_decoder = PixelDecoder(
@@ -72,7 +73,7 @@ class Mask2Former(nn.Module):
         if norm is None:
             norm = self.normaliser(batch)
         with torch.autocast(self.device.type, enabled=False):  # in float32, as the output is
-            return losses(output, targets, tasks=self.tasks, loss=self.loss, norm=norm)
+            return losses(output, targets, tasks=self.tasks, loss=self.loss, norm=norm, watch=self.watch)
 
     def normaliser(self, batch: list[dict[str, Any]]) -> Normaliser:
         labels = [picture["instances"].gt_labels for picture in batch]

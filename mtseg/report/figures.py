@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtseg.report import breakdowns
+from mtseg.report import breakdowns, learning
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
@@ -38,9 +38,9 @@ def figures(numbers: Numbers) -> dict[str, str]:
     """SVG by name, of those figures whose numbers are there and hold anything. Same bytes each time.
 
     numbers: `evaluate` and `filter`, the metrics; the tables `classes`, `rankings`, `intervals` and `sieve`, of
-    training `train` and `val`; `evaluation`, as `analysis.analyse` gives it; `manifest`, the JSON. Names: training,
-    intervals, precision_recall, f1_by_score, confusion_TASK, calibration, errors, classes, rankings, filter, data_TASK,
-    pictures.
+    training `train`, `val` and `health`; `diagnosis`, data/diagnosis.json; `evaluation`, as `analysis.analyse` gives
+    it; `manifest`, the JSON. Names: training, health, lost, intervals, precision_recall, f1_by_score, confusion_TASK,
+    calibration, errors, classes, rankings, filter, data_TASK, pictures.
     """
     evaluation, manifest = numbers.get("evaluation"), numbers.get("manifest")
     drawings: dict[str, tuple[str, Callable[[], Figure | None]]] = {}
@@ -50,7 +50,9 @@ def figures(numbers: Numbers) -> dict[str, str]:
         if all(value is not None for value in given):
             drawings[name] = title, lambda: draw(*given, *extra)
 
-    add("training", "Losses and validation by training step", ("train", "val"), training)
+    add("training", "Losses and validation by training step", ("train", "val"), learning.training)
+    add("health", "What the training was like, by step", ("health",), learning.health)
+    add("lost", "Joint AP with one kind of fault put right", ("diagnosis",), learning.lost)
     add("intervals", "Scores with 95 % intervals", ("intervals",), intervals)
     add("precision_recall", "Precision against recall of each class", ("evaluation", "classes"), precision_recall)
     add("f1_by_score", "F1 against the score threshold", ("evaluation", "classes"), f1_by_score)
@@ -73,60 +75,6 @@ def figures(numbers: Numbers) -> dict[str, str]:
             if figure := draw():
                 done[name] = svg(figure, name, title)
     return done
-
-
-def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
-    """Losses on a logarithmic scale above the learning rate, beside the validations."""
-    losses = [name for name in train if name.startswith("loss") and (train[name] > 0).any()]
-    scores = [name for name in val if name != "step" and val[name].notna().any()]
-    if not losses and not scores:
-        return None
-    figure = canvas(9, 3.4)
-    grid = figure.add_gridspec(2, 2, height_ratios=[4, 1])
-    left, below, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
-    end = max([1, *train["step"], *val["step"]])
-    for axes in (left, below, right):
-        axes.set_xlim(0, end)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        axes.grid(axis="y")
-    left.tick_params(labelbottom=False)
-    below.set_xlabel("step")
-    right.set_xlabel("step")
-    if losses:
-        left.set_yscale("log")
-    left.set_title("Training losses, logarithmic")
-    _lines(left, train, losses, lambda name, value: f"{plain(name.removeprefix('loss_'))} {value:.3g}", heavy="loss")
-    if "lr" in train:
-        below.plot(train["step"], train["lr"], color=GREY, lw=1.2)
-        below.set_ylim(0, 1.15 * max(train["lr"].max(), 1e-12))
-        below.set_yticks([train["lr"].max()], [f"{train['lr'].max():.2g}"])
-        below.set_title("learning rate", size=8.5, color=QUIET, pad=3)
-    right.set_ylim(0, 100)
-    right.set_title("Validation, percent")
-    _lines(right, val, scores, lambda name, value: f"{plain(name)} {value:.1f}", heavy="joint_AP", marker="o")
-    return figure
-
-
-def _lines(
-    axes: Axes, table: pd.DataFrame, names: list[str], text: Callable[[str, float], str], heavy: str, marker: str = ""
-) -> None:
-    ends = []
-    for number, name in enumerate(names):
-        colour = INK if name == heavy else COLOURS[number % len(COLOURS)]
-        marked = marker or ("o" if len(table) == 1 else None)
-        points = table[["step", name]].dropna()
-        if axes.get_yscale() == "log":
-            points = points[points[name] > 0]
-        axes.plot(
-            *points.to_numpy().T, color=colour, lw=1.8 if name == heavy else 1.1, marker=marked, ms=3.5, clip_on=False
-        )
-        ends.append((points[name].iloc[-1], text(name, points[name].iloc[-1]), colour))
-    if axes.get_yscale() == "log" and names:
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, high / 10), max(high, 10 * low))
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter("{x:g}")
-    end_labels(axes, ends)
 
 
 def _curves(evaluation: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, list[str], dict[str, float]]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from mtseg.data.pictures import read_picture
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_folder
+from mtseg.findings import CAUSES
 from mtseg.records import Image, Prediction
 from mtseg.report import gallery, html, suspects
 from mtseg.sections import Ranking, Task, Visualise
@@ -31,10 +32,12 @@ def read_numbers(
     sieve: Path,
     evaluation: Path,
     manifest: Path,
+    diagnosis: Path,
     train: Path,
     val: Path,
+    health: Path,
 ) -> Numbers:
-    """What the page tells beside pictures, under these names; `train` and `val`, the curves, only if both exist.
+    """What the page tells beside pictures, under these names; the last three, the curves, only if all exist.
 
     Raises UserError when a file is missing or broken.
     """
@@ -47,9 +50,11 @@ def read_numbers(
         "sieve": _table(sieve, made_by="filter"),
         "evaluation": read_json(evaluation, made_by="evaluate"),
         "manifest": read_json(manifest, made_by="register"),
+        "diagnosis": read_json(diagnosis, made_by="diagnose"),
     }
-    if train.exists() and val.exists():
-        numbers |= {"train": _table(train, made_by="train"), "val": _table(val, made_by="train")}
+    curves = {"train": train, "val": val, "health": health}
+    if all(path.exists() for path in curves.values()):
+        numbers |= {name: _table(path, made_by="train") for name, path in curves.items()}
     return numbers
 
 
@@ -91,6 +96,8 @@ def write(
         figures={name: Markup(svg) for name, svg in figures.items()},
         gallery=shown,
         suspects=doubtful,
+        findings=numbers["diagnosis"]["findings"],
+        causes=CAUSES,
         all_suspects=len(numbers["evaluation"]["label_errors"]),
         images=len(images),
         min_score=settings.min_score,

@@ -7,18 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtseg.report import breakdowns, figures
+from mtseg.report import breakdowns, figures, learning
 from mtseg.report.plotting import canvas, end_labels, short, style, svg
 from tests.reports import EVIL, evil_tasks, make_images, make_numbers, predicted
 from tests.scenes import make_tasks
 
 TRAIN = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
 VAL = pd.DataFrame({"step": [2], "joint_AP": [30.0]})
+HEALTH = pd.DataFrame(
+    {"step": [1, 2], "background_shape": [0.5, 0.1], "stability": [0.4, 0.9], "gradient_decoder": [9.0, 5.0]}
+)
 
 
 def numbers(folder, tasks, *, pictures=9, found=True):
     images = make_images(folder, tasks, pictures)
-    return make_numbers(folder, images, predicted(images, tasks) if found else [], tasks) | {"train": TRAIN, "val": VAL}
+    return make_numbers(folder, images, predicted(images, tasks) if found else [], tasks) | {
+        "train": TRAIN, "val": VAL, "health": HEALTH,
+    }  # fmt: skip
 
 
 def words(drawn: str) -> list[str]:
@@ -33,7 +38,7 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
     drawn = figures.figures(given)
     assert set(drawn) == {
         *("training", "intervals", "precision_recall", "f1_by_score", "calibration", "errors", "classes", "rankings"),
-        *("filter", "pictures"),
+        *("filter", "pictures", "health", "lost"),
         *(f"{kind}_{task.name}" for kind in ("confusion", "data") for task in tasks),
     }
     assert count != 3 or figures.figures(given) == drawn
@@ -73,7 +78,7 @@ def test_without_objects_or_predictions_nothing_breaks(tmp_path, pictures, found
 
 def test_one_point_has_axes_that_say_where_it_is():
     with style():
-        figure = figures.training(TRAIN.iloc[:1], VAL)
+        figure = learning.training(TRAIN.iloc[:1], VAL)
     left, below, right = figure.axes
     assert right.get_xlim() == (0, 2) and right.get_ylim() == (0, 100) and below.get_xlim() == (0, 2)
     low, high = left.get_ylim()

@@ -44,6 +44,7 @@ def project(request, tmp_path, monkeypatch):
         coco.write(tmp_path / f"data/coco/{split}.json", images, tasks)
     write_json("data/manifest.json", manifest.build(tmp_path.joinpath("data/coco").relative_to(tmp_path)))
     truth = predict_all(images, tasks)
+    write_json("data/diagnosis.json", {"findings": [], "figures": {}})
     doubled = truth + [replace(p, query=p.query + 50, mask_quality=0.5) for p in truth]
     predictions.write("data/predictions/val.json", "data/predictions/val.csv", doubled, images, tasks)
     return tmp_path
@@ -104,6 +105,7 @@ def test_thresholds_picked_on_val_are_told_as_such(project, capsys):
         (visualise, "plots/filter.csv", "filter"),
         (visualise, "data/filtered/val.csv", "filter"),
         (visualise, "metrics/filter.json", "filter"),
+        (visualise, "data/diagnosis.json", "diagnose"),
     ],
 )
 def test_a_stage_run_too_early_says_which_comes_first(project, stage, missing, made_by):

@@ -1,0 +1,1 @@
+"""Faults put into the pipeline, one at a time: are they caught, when, and by their right name?"""

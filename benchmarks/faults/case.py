@@ -1,0 +1,117 @@
+"""What the benchmark runs: a healthy data set and params, or the same with one fault put in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from mtseg.params import Params, load, validate
+
+ROOT = Path(__file__).parents[2]
+PHASES = ("convert", "preflight", "training", "predict", "evaluate", "diagnosis")
+Phase = Literal["convert", "preflight", "training", "predict", "evaluate", "diagnosis"]
+
+TINY = {  # what params.yaml is changed by, to learn in a minute on one core
+    "generate": {"train": 300, "val": 60, "size": 64, "max_objects": 3},
+    "model": {"num_queries": 10, "hidden_dim": 64, "encoder_feedforward_dim": 128, "decoder_layers": 2,
+              "decoder_feedforward_dim": 128},
+    "input": {"size": 64},
+    "solver": {"reference_lr": 4e-3, "max_iter": 400, "eval_period": 100, "warmup": 20},
+    "loss": {"num_points": 256},
+    "device": "cpu",
+}  # fmt: skip
+TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background": True, "class_weights": None}
+MAIN = TASK | {"loss_weight": 2.0, "match_weight": 2.0, "classes": ["circle", "square", "star", "triangle"]}
+
+
+@cache
+def defaults() -> Params:
+    return load(ROOT / "params.yaml")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run from raw data to diagnosis. tasks: names, the first the main one. changes: `section.key` or
+    `tasks.NAME.key` -> value, on top of `TINY`."""
+
+    name: str
+    tasks: tuple[str, ...] = ("shape", "colour", "fill")
+    changes: dict[str, Any] = field(default_factory=dict)
+    raw: Callable[[Path], None] | None = None  # edits the raw folder
+
+    def params(self) -> Params:
+        """Checked as the file is."""
+        given = defaults().model_dump(mode="json")
+        for section, values in TINY.items():
+            given[section] = given[section] | values if isinstance(values, dict) else values
+        given["data"]["raw"] = "raw"
+        given["tasks"] = [
+            {"name": name, **(TASK if number else MAIN), "flip_pairs": [["left", "right"]] if name == "side" else []}
+            for number, name in enumerate(self.tasks)
+        ]
+        tasks = {task["name"]: task for task in given["tasks"]}
+        for key, value in self.changes.items():
+            *place, last = key.split(".")
+            node = given
+            for part in place:
+                node = tasks if part == "tasks" else node[part]
+            node[last] = value
+        return validate(given, ROOT / "params.yaml")
+
+
+@dataclass(frozen=True)
+class Fault(Case):
+    """One thing that is wrong. Its name says what was done.
+
+    number: the failure of the catalogue that it is. causes: the names that are right, the best first. says: where a
+    stage refuses it in its own words, what these must have. coco: edits data/coco after convert. code: what is
+    patched, from the phase `since` on; a fault of a later phase than training meets a model that was trained well.
+    """
+
+    number: str = ""
+    causes: tuple[str, ...] = ()
+    says: str | None = None
+    coco: Callable[[Path], None] | None = None
+    code: Callable[[], AbstractContextManager] | None = None
+    since: Phase = "convert"
+
+    @property
+    def after_training(self) -> bool:
+        return PHASES.index(self.since) > PHASES.index("training")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """when: the phase that spoke up first, None if none did. named: causes with their severity, gravest first. said:
+    all that it said. crash: it ended in a traceback. seconds: wall clock of the whole."""
+
+    case: Case
+    when: Phase | None
+    named: tuple[tuple[str, str], ...]
+    said: str
+    crash: bool
+    seconds: float
+
+    @property
+    def refused(self) -> bool:
+        """A stage said no in its own words, which are those that the fault must be told by."""
+        says = getattr(self.case, "says", None)
+        return bool(says and self.when and not self.crash and re.search(says, self.said))
+
+    @property
+    def right(self) -> bool:
+        """Whether the gravest cause named is right, or a refusal says what it must."""
+        return self.refused or bool(self.named) and not self.crash and self.named[0][0] in self.case.causes
+
+    @property
+    def told(self) -> str:
+        """The line to show."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        graver = [line for line in lines if re.match(r"(error|warning): ", line)]
+        named = [line for line in lines if self.named and f"{self.named[0][0]}: " in line]
+        return next(iter(named + graver + lines), "") if self.when else ""

@@ -1,0 +1,57 @@
+"""The tiny data sets that faults are put into: the embedded shapes, calm backgrounds, 64 pixels, learnt in a minute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+
+from mtseg.data import shapes
+from mtseg.files import write_json
+from mtseg.sections import Generate
+
+Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in place; the number counts the records
+
+
+def draw(folder: Path, *, settings: Generate, tasks: Sequence[str]) -> None:
+    """LabelMe files in `folder`/{train,val}; `tasks`: some of shape, colour, fill, and side, where the object lies."""
+    with patch.object(shapes, "_background", _clouds):
+        shapes.generate(settings, folder, seed=settings.seed)
+
+    def relabel(record: dict[str, Any], number: int) -> None:
+        for shape in record["shapes"]:
+            known = dict(zip(("shape", "colour", "fill"), shape["label"].split(","), strict=True))
+            known["side"] = "left" if np.mean([x for x, _ in shape["points"]]) < record["imageWidth"] / 2 else "right"
+            shape["label"] = ",".join(known[task] for task in tasks)
+
+    edit(folder, relabel)
+
+
+def edit(folder: Path, change: Edit) -> None:
+    """Apply `change` to every LabelMe record under a folder, in order of file name."""
+    for number, path in enumerate(sorted(folder.rglob("*.json"))):
+        record = json.loads(path.read_bytes())
+        change(record, number)
+        write_json(path, record, indent=None)
+
+
+def edit_labels(folder: Path, change: Callable[[list[str], np.random.Generator], list[str]]) -> None:
+    """Apply `change` to the parts of every label under a folder."""
+    rng = np.random.default_rng(0)
+
+    def each(record: dict[str, Any], number: int) -> None:
+        for shape in record["shapes"]:
+            shape["label"] = ",".join(change(shape["label"].split(","), rng))
+
+    edit(folder, each)
+
+
+def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Greyish clouds, float32 [height, width, 3] of 0 to 1, no two alike."""
+    coarse = rng.uniform(0.1, 0.9, (4, 4, 1)) + rng.uniform(-0.08, 0.08, (4, 4, 3))
+    return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1).astype(np.float32)

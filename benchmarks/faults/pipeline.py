@@ -1,0 +1,112 @@
+"""One case through the whole pipeline, its stages called in a scratch folder, until something speaks up."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
+
+from ruamel.yaml import YAML
+
+from benchmarks.faults import pictures
+from benchmarks.faults.case import PHASES, Case, Fault, Outcome, Phase
+from mtseg.errors import UserError
+from mtseg.findings import CAUSES
+
+SCRIPTS: dict[Phase, tuple[tuple[str, ...], ...]] = {  # what each phase runs
+    "convert": (("convert",), ("register",)),
+    "preflight": (("diagnose", "--preflight"),),
+    "training": (("train",),),
+    "predict": (("predict",),),
+    "evaluate": (("evaluate",), ("filter",)),
+    "diagnosis": (("diagnose",),),
+}
+TRAINED = ("models", "metrics", "plots")
+NAMED = re.compile(rf"^\W*(?:(error|warning): )?({'|'.join(CAUSES)}): ", re.M)
+REMARK = re.compile(r"^\W*(warning|error): .*", re.M)
+
+
+def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase = "diagnosis") -> Outcome:
+    """Run `case` in the new `folder` until a phase names a cause, refuses or crashes, or `until` is through.
+
+    trained: the folder of a finished run of the same data, whose model and curves stand in for a training.
+    """
+    began = time.monotonic()
+    folder.mkdir(parents=True)
+    fault = case if isinstance(case, Fault) else Fault(case.name)
+    when, said, crash = None, "", False
+    with inside(folder), ExitStack() as patches:
+        write_params(case)
+        pictures.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks)
+        if case.raw:
+            case.raw(Path("raw"))
+        for name in TRAINED if trained and fault.after_training else ():
+            shutil.copytree(trained / name, name)
+        for phase in PHASES[: PHASES.index(until) + 1]:
+            if fault.code and phase == fault.since:
+                patches.enter_context(fault.code())
+            if phase in ("preflight", "training") and trained and fault.after_training:
+                continue
+            text, over, crash = perform(phase, fault)
+            if named(text) or over or (REMARK.search(text) and not when):
+                when, said = phase, text
+            if named(text) or over:  # a warning without a name may get one in a later phase
+                break
+    return Outcome(case, when, named(said), said, crash, time.monotonic() - began)
+
+
+def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
+    """What the scripts of a phase said, whether that was the end, and whether the end was a crash."""
+    out = io.StringIO()
+    for script, *arguments in SCRIPTS[phase]:
+        try:
+            with redirect_stdout(out), redirect_stderr(io.StringIO()), patch.object(sys, "argv", [script, *arguments]):
+                import_module(f"stages.{script}").main()
+        except UserError as error:
+            return f"{out.getvalue()}\nerror: {error}", True, False
+        except SystemExit as end:
+            if end.code:
+                return f"{out.getvalue()}\nerror: {end.code}", True, False
+        except Exception as error:  # whatever a fault brings about
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            return f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:150]}", True, True
+        if script == "convert" and fault.coco:
+            fault.coco(Path("data/coco"))
+    return out.getvalue(), False, False
+
+
+def named(text: str) -> tuple[tuple[str, str], ...]:
+    """Causes with their severity, each once, the gravest first; a line without one is an error's."""
+    found: dict[str, str] = {}
+    for severity, cause in NAMED.findall(text):
+        found.setdefault(cause, severity or "error")
+    return tuple(sorted(found.items(), key=lambda item: item[1] != "error"))
+
+
+def write_params(case: Case) -> None:
+    with open("params.yaml", "w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(case.params().model_dump(mode="json"), file)
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """In that working folder, the state of trainings kept there too."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with patch.dict(os.environ, {"MTSEG_WORK": "work"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.chdir(before)

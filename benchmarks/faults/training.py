@@ -1,0 +1,206 @@
+"""Faults of the network, its losses, matching and optimiser, patched in from the preflight on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.faults.case import Fault
+from benchmarks.faults.patches import Patch, everywhere, replaced, replaced_value
+from mtseg import optimiser
+from mtseg.model import losses, matching
+from mtseg.model.backbones import mobilenetv3_large
+from mtseg.model.decoder import QueryDecoder
+from mtseg.model.mask2former import Mask2Former
+
+TASK = "colour"  # the one that is tampered with where one is
+SOLVE = "linear_sum_assignment"
+
+
+def changed_losses(change: Callable[[dict], Any]) -> Patch:
+    """In training mode the network returns what `change` makes of its losses."""
+
+    def make(real: Callable) -> Callable:
+        def forward(self: Mask2Former, *args: Any, **kwargs: Any) -> Any:
+            found = real(self, *args, **kwargs)
+            return change(found) if self.training else found
+
+        return forward
+
+    return replaced(Mask2Former, "forward", make)
+
+
+def vector(found: dict) -> dict:
+    return found | {"loss_mask_0": found["loss_mask_0"] * torch.ones(2)}
+
+
+def infinite(found: dict) -> dict:
+    return found | {"loss_dice_0": found["loss_dice_0"] / 0}
+
+
+def after_steps(steps: int) -> Patch:
+    """The loss turns to NaN in the middle of a training."""
+    calls = []
+
+    def change(found: dict) -> dict:
+        calls.append(1)
+        return found if len(calls) < steps else found | {"loss_mask_0": found["loss_mask_0"] * float("nan")}
+
+    return changed_losses(change)
+
+
+def nan_gradient(found: dict) -> dict:
+    """The square root of 0: finite forwards, infinite backwards."""
+    return found | {"loss_mask_0": found["loss_mask_0"] + (found["loss_mask_0"] * 0).sqrt()}
+
+
+def too_few_outputs(real: Callable) -> Callable:
+    """N outputs, not N + 1, of the further tasks."""
+
+    def init(self: QueryDecoder, tasks: Any, **kwargs: Any) -> None:
+        real(self, tasks, **kwargs)
+        for task in tasks[1:]:
+            self.heads[f"head_{task.name}"] = nn.Linear(kwargs["dim"], task.num_classes)
+
+    return init
+
+
+def main_task_alone(real: Callable) -> Callable:
+    return lambda output, targets, *, tasks, loss: real(
+        output, [replace(t, labels=t.labels[:, :1]) for t in targets], tasks=tasks[:1], loss=loss
+    )
+
+
+def first_come(real: Callable) -> Callable:
+    return lambda cost: (np.arange(min(cost.shape)), np.arange(min(cost.shape)))
+
+
+def dearest(real: Callable) -> Callable:
+    return lambda cost: real(-cost)
+
+
+def transposed(real: Callable) -> Callable:
+    """Queries taken for instances: pairs come out for the wrong axis."""
+
+    def assign(cost: np.ndarray) -> Any:
+        instance, query = real(cost.T)
+        order = np.argsort(query)
+        return query, np.ascontiguousarray(instance[order[::-1]])
+
+    return assign
+
+
+def one_task(change: Callable[..., Any]) -> Callable:
+    """`label_loss` with `change(real, logits, labels, matches, **kwargs)` for one task."""
+
+    def make(real: Callable) -> Callable:
+        def label_loss(logits: Any, labels: Any, matches: Any, *, task: Any, **kwargs: Any) -> Any:
+            if task.name != TASK:
+                return real(logits, labels, matches, task=task, **kwargs)
+            return change(real, logits, labels, matches, task=task, **kwargs)
+
+        return label_loss
+
+    return make
+
+
+def detached(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
+    return real(logits.detach() + 0 * logits, *args, **kwargs)
+
+
+def background_first(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
+    """No-object is learnt in the first slot, read in the last."""
+    return real(logits.roll(-1, -1), *args, **kwargs)
+
+
+def other_targets(real: Callable, logits: Any, labels: Any, *args: Any, **kwargs: Any) -> Any:
+    return real(logits, [one.flip(0) for one in labels], *args, **kwargs)
+
+
+def weight_divided(real: Callable, *args: Any, task: Any, **kwargs: Any) -> Any:
+    return real(*args, task=task, **kwargs) / task.loss_weight
+
+
+def not_in_optimiser(part: str) -> Callable:
+    """The parameters of a part are handed to no group."""
+
+    def make(real: Callable) -> Callable:
+        def optimizer(network: Mask2Former, solver: Any) -> Any:
+            left_out = {id(p) for name, p in network.named_parameters() if name.startswith(part)}
+            made = real(network, solver)
+            for group in made.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in left_out]
+            return made
+
+        return optimizer
+
+    return make
+
+
+def frozen(part: str) -> Callable:
+    def make(real: Callable) -> Callable:
+        def init(self: Mask2Former, *args: Any, **kwargs: Any) -> None:
+            real(self, *args, **kwargs)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(not name.startswith(part))
+
+        return init
+
+    return make
+
+
+def unnormalised(real: Callable) -> Callable:
+    def init(self: Mask2Former, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        self.pixel_mean.zero_()
+        self.pixel_std.fill_(1.0)
+
+    return init
+
+
+def wrong_block(real: Any) -> Any:
+    return real | {"res5": 13}
+
+
+MATCHER = ("matcher_wrong",)
+MOBILE = {"model.backbone": "mobilenetv3_large", "model.weights": None, "model.freeze_norm": False}
+FAULTS = (
+    Fault("training returns the losses as a list", number="F3", causes=("loss_not_scalar",),
+          code=changed_losses(lambda found: list(found.values()))),
+    Fault("a loss of one number a picture", number="F3", causes=("loss_not_scalar",), code=changed_losses(vector)),
+    Fault("a loss is infinite", number="F3", causes=("loss_not_finite",), code=changed_losses(infinite)),
+    Fault("a loss turns to NaN at step 30", causes=("loss_not_finite",), code=after_steps(30), since="training"),
+    Fault("a gradient is NaN, the loss is not", causes=("gradient_not_finite",), code=changed_losses(nan_gradient)),
+    Fault("pictures are not normalised", causes=("normalisation",),
+          code=replaced(Mask2Former, "__init__", unnormalised)),
+    Fault("a backbone's last level from the wrong block", number="F5", changes=MOBILE,
+          says=r"wrong \(channels, stride\).*mobilenetv3_large|mobilenetv3_large.*wrong \(channels, stride\)",
+          code=replaced_value(mobilenetv3_large, "ENDS", wrong_block)),
+    Fault("heads of N outputs, unmatched queries learn class N", number="F8", causes=("head_size",),
+          code=replaced(QueryDecoder, "__init__", too_few_outputs)),
+    Fault("a loss weight of 0 makes 0/0", number="F9", changes={f"tasks.{TASK}.loss_weight": 0.0},
+          causes=("loss_not_finite",), code=replaced(losses, "label_loss", one_task(weight_divided))),
+    Fault("the matcher ignores the further tasks", number="F10",
+          causes=("task_untrained_in_matching", *MATCHER),
+          code=replaced(matching, "matching_cost", main_task_alone)),
+    Fault("the matcher takes the dearest pairs", causes=MATCHER, code=replaced(matching, SOLVE, dearest)),
+    Fault("the matcher pairs in order, whatever the cost", causes=MATCHER, code=replaced(matching, SOLVE, first_come)),
+    Fault("the matcher takes the cost transposed", causes=MATCHER, code=replaced(matching, SOLVE, transposed)),
+    Fault("a head's loss is detached", causes=("gradient_missing",),
+          code=replaced(losses, "label_loss", one_task(detached))),
+    Fault("no-object learnt in the first slot", causes=("no_object_slot",),
+          code=replaced(losses, "label_loss", one_task(background_first))),
+    Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
+          code=replaced(losses, "label_loss", one_task(other_targets))),
+    Fault("the heads are not in the optimiser", causes=("weights_frozen",),
+          code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("decoder.heads"))),
+    Fault("the backbone is not in the optimiser", causes=("weights_frozen",),
+          code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("backbone"))),
+    Fault("the pixel decoder is frozen", causes=("gradient_missing", "weights_frozen"),
+          code=replaced(Mask2Former, "__init__", frozen("pixel_decoder"))),
+)  # fmt: skip

@@ -1,0 +1,186 @@
+"""Does each task answer what it sees: collapse to background or to one class (F10), classes in another order, labels
+that were wrong to begin with. All on the objects found, M pairs of a prediction and an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mtseg.diagnosis.case import Case
+from mtseg.diagnosis.intervals import Interval, mean
+from mtseg.findings import Finding
+from mtseg.sections import Task
+
+FEWEST = 20  # objects with a label below which nothing is said
+GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring
+NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
+FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
+
+
+def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
+    """Findings, and for each task background_share and top_share (of its commonest class) among the answers for objects
+    that were found, true_top_share of the same class in the ground truth."""
+    findings, numbers = [], {}
+    for task in case.trained:
+        pairs, where = case.labelled(task), f"task '{task.name}'"
+        numbers[task.name] = {"background_share": None, "top_share": None, "true_top_share": None}
+        if len(pairs) < FEWEST:
+            continue
+
+        def share(hits: np.ndarray, pairs=pairs) -> Interval:
+            return mean(hits.astype(float), pairs.picture, len(case.images))
+
+        answer, true = case.answer(task)[pairs.found], case.true_labels[task.name][pairs.true]
+        label = case.labels[task.name][pairs.found]
+        nothing = share(answer >= task.num_classes)
+        top = int(np.bincount(label, minlength=task.num_classes).argmax())
+        found_top, true_top = share(label == top), share(true == top)
+        numbers[task.name] = {
+            "background_share": nothing.value, "top_share": found_top.value, "true_top_share": true_top.value
+        }  # fmt: skip
+        if nothing.low > 0.5:
+            findings.append(_background(task, nothing, where, main=task is case.tasks[0]))
+        elif found_top.low > max(0.9, true_top.high) and share(label == true).high < true_top.high + GAIN:
+            findings.append(
+                Finding(
+                    "collapse_to_class", "error",
+                    f"{found_top.text(0, 100)} % of the objects found are called {task.classes[top]}, "
+                    f"{true_top.text(0, 100)} % are",
+                    f"class_weights: auto for this task, or raise its loss_weight ({task.loss_weight:g})",
+                    where,
+                )
+            )  # fmt: skip
+    return findings, numbers
+
+
+def _background(task: Task, share: Interval, where: str, *, main: bool) -> Finding:
+    evidence = f"{share.text(0, 100)} % of the objects found are called background"
+    if not task.match_weight and not main:
+        return Finding(
+            "task_untrained_in_matching", "error", f"{evidence}, and match_weight is 0",
+            "give the task a match_weight, as large as its loss_weight", where,
+        )  # fmt: skip
+    remedy = "lower loss.no_object (0.1 is usual)"
+    if not main:
+        remedy += f", raise the task's loss_weight ({task.loss_weight:g}), or set its background: false"
+    return Finding("collapse_to_background", "error", evidence, remedy, where)
+
+
+def permutations(case: Case, elsewhere: Case | None = None) -> list[Finding]:
+    """Tasks whose answers fit the objects under other names of the classes. `elsewhere`: the train split, which tells
+    whether the split's annotations or the model's classes are renamed."""
+    findings = []
+    for task in case.trained:
+        new = _renamed(case, task)
+        if new is None:
+            continue
+        order, gain, before = new
+        changed = [c for c in range(task.num_classes) if order[c] != c]
+        shift = {(int(order[c]) - c) % task.num_classes for c in range(task.num_classes)}
+        off = len(shift) == 1 and task.num_classes > 2
+        named = ", ".join(f"{task.classes[c]} as {task.classes[order[c]]}" for c in changed[:6])
+        fine = elsewhere is not None and _renamed(elsewhere, task) is None
+        findings.append(
+            Finding(
+                "labels_off_by_one" if off else "labels_permuted", "error",
+                f"{before:.0%} of the labels are right, {gain.text(0, 100)} points more with classes renamed: {named} "
+                f"{'...' if len(changed) > 6 else ''}",
+                "train and val count classes differently: look at val's annotations" if fine
+                else f"the model's classes are in another order than the task's: train again, or set the order of "
+                f"classes of task '{task.name}'",
+                f"task '{task.name}'",
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | None:
+    """(what each true class is called, gain in accuracy, accuracy before), when that beats the classes' names."""
+    pairs = case.labelled(task)
+    if len(pairs) < FEWEST or task.num_classes < 2:
+        return None
+    label, true = case.labels[task.name][pairs.found], case.true_labels[task.name][pairs.true]
+    counts = np.zeros((task.num_classes, task.num_classes))
+    np.add.at(counts, (true, label), 1)
+    counts += 0.01 * np.eye(task.num_classes)  # a class that was not found keeps its name
+    order = linear_sum_assignment(-counts)[1]
+    gain = mean((order[true] == label).astype(float) - (true == label), pairs.picture, len(case.images))
+    # the best of many orders is better than chance by itself: it has to be right more often than not, too
+    right = mean((order[true] == label).astype(float), pairs.picture, len(case.images))
+    return (order, gain, float((true == label).mean())) if gain.low > GAIN and right.low > 0.5 else None
+
+
+def noise(train: Case, val: Case) -> list[Finding]:
+    """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more than
+    val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
+    label is hardly ever its second choice. (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
+    findings = []
+    for task in train.trained:
+        seen = [_contradictions(case, task) for case in (train, val)]
+        if min(len(part.wrong) for part in seen) < FEWEST:
+            continue
+        rates = [mean(part.wrong.astype(float), part.picture, int(part.picture.max()) + 1) for part in seen]
+        wrong = np.concatenate([part.wrong for part in seen])
+        told = auc(-np.concatenate([part.sure for part in seen]), wrong)
+        second = share(np.concatenate([part.second for part in seen])[wrong])
+        by_chance = 1 / max(task.num_classes - 1, 1)
+        alien = (
+            told is not None and told.high < FORETOLD and (task.num_classes < 3 or second.high < (1 + by_chance) / 2)
+        )
+        if (alien and min(rate.low for rate in rates) > NOISE) or rates[0].low > max(rates[1].high, NOISE):
+            evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the objects found in train, "
+            evidence += f"{rates[1].text(0, 100)} % in val"
+            if told is not None:
+                evidence += (
+                    f"; its confidence tells which with an AUC of {told.text()}, {second.value:.0%} are its second "
+                )
+                evidence += f"choice, {by_chance:.0%} by chance"
+            change = "look at the task's labels: report/index.html lists the surest contradictions"
+            findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+    return findings
+
+
+@dataclass(frozen=True)
+class _Contradictions:
+    """Of each object found with a label: whether the answer is another, how sure it is, whether the label is the second
+    choice, and the picture. [M] each"""
+
+    wrong: np.ndarray
+    sure: np.ndarray
+    second: np.ndarray
+    picture: np.ndarray
+
+
+def _contradictions(case: Case, task: Task) -> _Contradictions:
+    pairs = case.labelled(task)
+    label, true = case.labels[task.name][pairs.found], case.true_labels[task.name][pairs.true]
+    others = case.logits[task.name][pairs.found][:, : task.num_classes].copy()
+    others[np.arange(len(others)), label] = -np.inf
+    sure = case.probability(task)[pairs.found, label]
+    return _Contradictions(label != true, sure, others.argmax(1) == true, pairs.picture)
+
+
+def share(hits: np.ndarray) -> Interval:
+    """Of independent hits, by Wilson's interval at 99 %."""
+    count, z = max(len(hits), 1), 2.576
+    value = hits.sum() / count
+    middle, half = value + z * z / (2 * count), z * np.sqrt(value * (1 - value) / count + z * z / (4 * count * count))
+    return Interval(float(value), *(float((middle + sign * half) / (1 + z * z / count)) for sign in (-1, 1)))
+
+
+def auc(scores: np.ndarray, hits: np.ndarray) -> Interval | None:
+    """Probability that a hit scores above a miss, with the interval of Hanley & McNeil 1982. None without both."""
+    above, below = int(hits.sum()), int((~hits).sum())
+    if above < 5 or below < 5:
+        return None
+    order = np.argsort(scores, kind="stable")
+    _, index, count = np.unique(scores[order], return_inverse=True, return_counts=True)
+    ranks = np.empty(len(scores))
+    ranks[order] = (np.cumsum(count) - (count - 1) / 2)[index]
+    area = (ranks[hits].sum() - above * (above + 1) / 2) / (above * below)
+    one, two = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + (above - 1) * (one - area**2) + (below - 1) * (two - area**2)) / (above * below)
+    half = 2.576 * np.sqrt(max(variance, 0))
+    return Interval(float(area), float(area - half), float(area + half))

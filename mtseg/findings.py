@@ -1,0 +1,111 @@
+"""What a check found: a fault by the name of its cause, with figures and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+# Every cause that can be named. docs/diagnosis.md has a section for each.
+CAUSES = {
+    # the data
+    "label_parts": "a flat label string lacks a part or a comma",
+    "label_range": "a label is outside its task's classes",
+    "class_unknown": "a label names a class that its task does not have",
+    "labels_off_by_one": "class ids count from another number than they are read from",
+    "labels_permuted": "classes are named in another order than they were learnt in",
+    "split_empty": "a split has no pictures",
+    "task_unlabelled": "a task has no labelled instance to train on",
+    "class_too_rare": "a class has too few examples to be learnt",
+    "annotated_twice": "objects are annotated more than once",
+    "class_missing_in_train": "val has a class that train never shows",
+    "split_leak": "pictures of val are in train too",
+    "masks_transposed": "rows and columns of masks are swapped",
+    "masks_mirrored": "masks are mirrored against their pictures",
+    "masks_of_other_picture": "annotations belong to another picture",
+    "label_noise": "a share of the labels is wrong",
+    "annotations_missing": "objects of the pictures are not annotated",
+    "channels_swapped": "red and blue of the pictures are swapped",
+    # what the model is fed with
+    "flip_without_pairs": "a flip turns left into right, the labels stay",
+    "mapper_displaces": "the mapper moves a picture and its masks apart",
+    "mapper_channels": "the mapper changes a picture's colours",
+    "mapper_labels": "the mapper gives instances other labels",
+    "normalisation": "the pictures are not normalised as the backbone expects",
+    # params
+    "lr_for_batch": "the lr is that of another batch size",
+    "queries_too_few": "pictures hold more instances than there are queries",
+    "detections_too_few": "fewer detections are kept than a picture holds objects",
+    "random_frozen_norm": "batch norm is frozen that nothing has trained",
+    "loss_muted": "a loss has weight 0",
+    "no_object_weight": "the weight of no-object is out of its useful range",
+    "class_weights": "class weights drown all other classes",
+    "scale_mismatch": "training never shows objects at the size prediction does",
+    "warmup_too_long": "the lr warms up for most of the training",
+    "weight_decay": "weight decay keeps the weights near 0",
+    # the code of a step
+    "head_size": "a head's outputs are not its task's classes",
+    "loss_targets": "a loss gets other targets than the labels",
+    "no_object_slot": "no-object is learnt in another slot than it is read from",
+    "loss_not_scalar": "training does not return named scalar losses",
+    "loss_not_finite": "a loss is infinite or not a number",
+    "gradient_not_finite": "a gradient is infinite or not a number",
+    "gradient_missing": "the losses do not reach a part of the network",
+    "weights_frozen": "a part gets gradients and does not move",
+    "matcher_wrong": "the matching is not the cheapest assignment",
+    "answer_depends_on_batch": "a picture's answer depends on the batch it is in",
+    # what the trained model does
+    "evaluator_wrong": "the evaluator does not score the ground truth as it must",
+    "weights_not_loaded": "predictions are not what the trained weights say",
+    "labels_ignore_picture": "a head's answer does not depend on the picture",
+    "labels_of_other_query": "labels are those of other queries",
+    "labels_of_other_picture": "labels are those of another picture",
+    "task_untrained_in_matching": "a task answers background because the matching ignores it",
+    "collapse_to_background": "a task answers background for what is there",
+    "collapse_to_class": "a task answers one class for all",
+    "masks_displaced": "predicted masks are shifted",
+    "masks_scaled": "predicted masks are too large or too small",
+    "duplicates": "objects are found more than once",
+    "queries_saturated": "crowded pictures use all queries and lose objects",
+    "queries_empty": "most queries never find anything",
+    "ranking": "detections are ranked by the wrong score",
+    "miscalibrated": "scores are not the share that is right",
+    "lr_too_low": "the loss still falls, and slowly: the lr is too low",
+    "lr_too_high": "the loss jumps or rises: the lr is too high",
+    "too_few_steps": "the loss still falls: training ended too early",
+    "overtrained": "train is learnt by heart while val gets worse",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """cause: a key of CAUSES. evidence: one line with figures. change: the params key or data file to change, and how.
+    where: the task, picture or part of the network it is about."""
+
+    cause: str
+    severity: Severity
+    evidence: str
+    change: str
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.cause in CAUSES, self.cause
+
+    def line(self) -> str:
+        """For the terminal: `warning: lr_for_batch: ...; set base_lr: auto`."""
+        return f"{self.severity}: {self.text()}"
+
+    def text(self) -> str:
+        """The line without its severity."""
+        where = f"{self.where}: " if self.where else ""
+        return f"{self.cause}: {where}{self.evidence}; {self.change}"
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def of_severity(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == severity]

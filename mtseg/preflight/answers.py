@@ -1,0 +1,223 @@
+"""A right answer sent through matching, losses and detection: the matching must find who answers what, the losses must
+vanish, and what is detected must be what was answered. Without a picture, a training or the network's weights.
+
+L layers, B pictures, Q queries, N instances of a picture, T tasks, K outputs of a task's head, C = N + 1 channels:
+channel i of the mask features is the mask of instance i, the last one is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtseg.findings import Finding
+from mtseg.model import losses as criterion
+from mtseg.model import matching
+from mtseg.model.decoder import QueryOutput
+from mtseg.model.mask2former import Mask2Former
+from mtseg.model.matching import Target
+from mtseg.sections import Loss, Task
+
+SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
+SURE = 12.0  # logit of a right answer
+BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
+PICTURE = (48, 64)  # height and width of what of the square is picture
+ENLARGED = 2  # size of the original picture, as a multiple of that
+OVERLAP = 0.75  # IoU of a box and its mask, drawn at STRIDE and enlarged: its corners are round
+LOW, HIGH = 0.05, 1.0  # of a label loss / its weight: what a right answer stays below, a wrong one above
+SOURCE = "mend mtseg/model/{}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """owner[layer][picture][query]: index of the instance that the query answers, or -1."""
+
+    output: QueryOutput
+    targets: list[Target]
+    owner: Tensor
+
+
+def check(network: Mask2Former) -> list[Finding]:
+    """Errors. The heads' sizes must be right."""
+    tasks, loss = network.tasks, network.loss
+    outputs = {task.name: network.decoder.heads[f"head_{task.name}"].out_features for task in tasks}
+    given = pictures(tasks, outputs)
+    found = list(matched(given, tasks, loss))
+    sound = not found
+    for i, task in enumerate(tasks):
+        if task.match_weight and task.num_classes > 1 and sound:
+            twin = twins(tasks, outputs, i)
+            if list(matched(twin, tasks, loss)):
+                evidence = "of two objects of one mask the matching does not tell which query answers the task's label"
+                change = SOURCE.format("matching.py")
+                found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
+    if not found:  # on which the losses build
+        found += empty(tasks, outputs, loss) or trained(given, tasks, loss)
+    return found + list(detected(network, given))
+
+
+def pictures(tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
+    """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels."""
+    masks = torch.stack([box(*corners) for corners in BOXES])
+    classes = torch.tensor([task.num_classes for task in tasks])
+    # of two classes, too, the labels are others when read backwards
+    labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1]) % classes
+    return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], tasks, outputs)
+
+
+def twins(tasks: Sequence[Task], outputs: dict[str, int], which: int) -> Scene:
+    """Two instances of one mask, whose labels differ in one task; in two pictures, answered in this order and in that:
+    where the costs tie, the one or the other is right by chance."""
+    mask = box(*BOXES[0])
+    labels = torch.zeros(2, len(tasks), dtype=torch.long)
+    labels[1, which] = 1
+    return scene([Target(torch.stack([mask, mask]), labels)] * 2, tasks, outputs)
+
+
+def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
+    most = max(len(target.labels) for target in targets)
+    owner = torch.full((LAYERS, len(targets), QUERIES), -1)
+    for layer in range(LAYERS):
+        for b, target in enumerate(targets):
+            count = len(target.labels)
+            for i in range(count):
+                place = count - 1 - i if b % 2 else i
+                owner[layer, b, (3 * place + 2 * b + layer + 1) % QUERIES] = i
+    logits = {}
+    for t, task in enumerate(tasks):
+        logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs[task.name])
+        for (layer, b, q), i in zip(_places(owner), owner.flatten().tolist(), strict=True):
+            if i >= 0:
+                logits[task.name][layer, b, q, targets[b].labels[i, t]] = SURE
+            elif task.background:
+                logits[task.name][layer, b, q, -1] = SURE
+    embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
+    features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
+    for b, target in enumerate(targets):
+        inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
+        features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
+    return Scene(QueryOutput(logits, embed, features), targets, owner)
+
+
+def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """The matching gives each instance to the query that answers it, in every layer and picture."""
+    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256), "mask": loss.mask or 1.0})
+    change = SOURCE.format("matching.py")
+    try:
+        found = matching.match(given.output, given.targets, tasks=tuple(tasks), loss=loss)
+        right = given.owner[found.layer, found.picture, found.query] == found.instance
+    except (IndexError, RuntimeError, ValueError) as error:
+        evidence = f"it fails on a right answer: {str(error).splitlines()[0]}"
+        yield Finding("matcher_wrong", "error", evidence, change)
+        return
+    wanted = int((given.owner >= 0).sum())
+    if len(right) != wanted or not right.all():
+        evidence = (
+            f"of {wanted} right answers {int(right.sum())} are matched to their own object, in {len(right)} pairs"
+        )
+        yield Finding("matcher_wrong", "error", evidence, change)
+
+
+def empty(tasks: Sequence[Task], outputs: dict[str, int], loss: Loss) -> list[Finding]:
+    """Where there is nothing, no-object, the last output, is right."""
+    nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(tasks), dtype=torch.long))
+    found = _losses(scene([nothing] * 2, tasks, outputs), tasks, loss)
+    return [
+        Finding(
+            "no_object_slot", "error", f"the loss of no-object, in the last slot, where nothing is, is {low:.3g}",
+            SOURCE.format("losses.py"), f"task '{task.name}'",
+        )
+        for task in tasks
+        if task.loss_weight and (low := found[f"loss_{task.name}_{LAYERS - 1}"] / task.loss_weight) > LOW
+    ]  # fmt: skip
+
+
+def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """The losses of a right answer vanish, and rise where it turns wrong."""
+    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
+    right = _losses(given, tasks, loss)
+    for task in tasks:
+        own, name = f"loss_{task.name}_{LAYERS - 1}", f"task '{task.name}'"
+        if not task.loss_weight or min(task.weights) < 0.01:
+            continue
+        low = right[own] / task.loss_weight
+        wrong = {**given.output.logits, task.name: given.output.logits[task.name].roll(1, dims=-1)}
+        relabelled = _losses(replace(given, output=replace(given.output, logits=wrong)), tasks, loss)
+        high = relabelled[own] / task.loss_weight
+        if low > LOW or (high < HIGH and task.num_outputs > 1):
+            evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: its targets are others"
+            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"), name)
+    shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
+    moved = _losses(replace(given, output=shifted), tasks, loss)
+    for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
+        low, high = (values[f"loss_{name}_{LAYERS - 1}"] for values in (right, moved))
+        if weight and low > 0.6 * high:
+            evidence = f"loss_{name} of right masks is {low:.3g}, of masks {4 * STRIDE} pixels off {high:.3g}"
+            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"))
+
+
+def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
+    """What is detected of a right answer are its masks, where they belong, each with the labels of its own query (F12).
+    Every picture by itself gives the same."""
+    device, change = network.device, SOURCE.format("mask2former.py")
+    output = QueryOutput(
+        {name: logits.to(device) for name, logits in given.output.logits.items()},
+        given.output.mask_embed_LBQC.to(device), given.output.mask_features_BCHW.to(device),
+    )  # fmt: skip
+    height, width = (ENLARGED * side for side in PICTURE)
+    batch = [
+        {"image": torch.zeros(3, SIDE, SIDE), "image_size": PICTURE, "height": height, "width": width}
+        for _ in given.targets
+    ]
+    truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
+    count = min(len(BOXES), network.detections)
+    wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
+    of_other = dict.fromkeys(wrong, True)  # all labels are those of the same query in the other picture
+    offsets = []
+    for b, picture in enumerate(network.detect(output, batch)):
+        masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
+        for mask, own, query in zip(masks, labels.tolist(), picture.query[:count].tolist(), strict=True):
+            overlap = (mask & truth).flatten(1).sum(1) / (mask | truth).flatten(1).sum(1).clamp(min=1)
+            i = int(overlap.argmax())
+            offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
+            for t, task in enumerate(network.tasks):
+                wrong[task.name] += own[t] != given.targets[b].labels[i, t]
+                other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
+                of_other[task.name] &= own[t] == int(other.argmax())
+    if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
+        x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
+        worst = min((overlap for overlap, *_ in offsets), default=0.0)
+        evidence = f"masks detected of a right answer overlap by {worst:.2f} at worst, lie off by ({x:+.1f}, {y:+.1f})"
+        yield Finding("masks_displaced", "error", evidence, change)
+        return
+    for name, count in wrong.items():
+        if count:
+            cause = "labels_of_other_picture" if of_other[name] else "labels_of_other_query"
+            evidence = f"{int(count)} of {len(offsets)} detections of a right answer have other labels than their query"
+            yield Finding(cause, "error", evidence, change, f"task '{name}'")
+
+
+def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SIDE) -> Tensor:
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _losses(given: Scene, tasks: Sequence[Task], loss: Loss) -> dict[str, float]:
+    labels = [target.labels for target in given.targets]
+    norm = criterion.normaliser(labels, tasks=tuple(tasks), num_queries=QUERIES, loss=loss)
+    found = criterion.losses(given.output, given.targets, tasks=tuple(tasks), loss=loss, norm=norm)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _places(owner: Tensor) -> Iterator[tuple[int, ...]]:
+    return (tuple(place) for place in torch.cartesian_prod(*(torch.arange(n) for n in owner.shape)).tolist())
+
+
+def _centre(mask: Tensor) -> Tensor:
+    """(x, y)"""
+    return mask.nonzero().float().mean(0).flip(0)

@@ -1,0 +1,122 @@
+"""The trained network put to the test: its weights, its answers on samples of both splits, and whether these depend on
+the batch or get better with red and blue swapped. What `mtseg/diagnosis` needs and cannot see in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtseg import predict
+from mtseg.diagnosis.examine import Sample
+from mtseg.findings import Finding
+from mtseg.model import weights
+from mtseg.model.device import pick
+from mtseg.model.mask2former import Mask2Former
+from mtseg.records import Image, Prediction
+from mtseg.sections import Input, Model, Task
+
+TRAIN, VAL, SWAPPED, ALONE = 150, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
+NOISE = 0.05  # of a logit: what another device or batch size may change
+
+
+def probe(
+    checkpoint: Path, found: Sequence[Prediction], *, train: Sequence[Image], val: Sequence[Image],
+    tasks: tuple[Task, ...], model: Model, input: Input, root: Path, detections: int, batch: int, device: str,
+) -> tuple[Sample, Sample, list[Finding]]:  # fmt: skip
+    """Samples of train and val, and findings of the network. found: the predictions of val that are diagnosed."""
+    network = predict.load_model(checkpoint, tasks=tasks, model=model, detections=detections)
+    findings = [*_weights(network, checkpoint), *_normalisation(network)]
+    network.to(pick(device))
+
+    def run(images: Sequence[Image], batch: int = batch) -> list[Prediction]:
+        return predict.predict(network, images, root=root, input=input, batch=batch, progress=False)
+
+    samples = []
+    for images in (spread(train, TRAIN), spread(val, VAL)):
+        answers = run(images)
+        with _swapped(network):
+            samples.append(Sample(images, answers, run(spread(images, SWAPPED))))
+    few = spread(samples[1].images, ALONE)
+    alone = apart(run(few, 1), samples[1].predictions)
+    if alone > NOISE:
+        findings.append(
+            Finding(
+                "answer_depends_on_batch", "error",
+                f"half of the logits change by {alone:.2g} or more when a picture is alone in its batch",
+                "model.freeze_norm: true, and look for an index that mixes pictures (Mask2Former.detect)",
+            )
+        )  # fmt: skip
+    stale = apart(samples[1].predictions, found)
+    if stale > NOISE and not findings:
+        findings.append(
+            Finding(
+                "weights_not_loaded", "error",
+                f"{checkpoint} gives other logits than data/predictions/val.json has, half by {stale:.2g} or more",
+                "run `dvc repro predict`",
+            )
+        )  # fmt: skip
+    return samples[0], samples[1], findings
+
+
+def spread(images: Sequence[Image], count: int) -> list[Image]:
+    """At most `count` pictures, evenly spread over all."""
+    return [images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+
+
+def apart(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+    """Median change of a logit between predictions of the same picture and query; 0 where nothing is shared."""
+    known = {(p.image_id, p.query): p for p in other}
+    changes = [
+        abs(a - b)
+        for p in one
+        if (twin := known.get((p.image_id, p.query)))
+        for task in p.logits
+        for a, b in zip(p.logits[task], twin.logits[task], strict=True)
+    ]
+    return float(np.median(changes)) if changes else 0.0
+
+
+@contextmanager
+def _swapped(network: Mask2Former) -> Iterator[None]:
+    """The network sees red for blue."""
+
+    def swap(module: torch.nn.Module, inputs: tuple) -> tuple:
+        batch, *rest = inputs
+        return ([example | {"image": example["image"].flip(0)} for example in batch], *rest)
+
+    handle = network.register_forward_pre_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _weights(network: Mask2Former, checkpoint: Path) -> list[Finding]:
+    state, own = weights.load(checkpoint)[0], network.state_dict()
+    other = [name for name, value in state.items() if not torch.equal(own[name].cpu(), value)]
+    if not other:
+        return []
+    return [
+        Finding(
+            "weights_not_loaded", "error", f"{len(other)} of {len(state)} tensors in use are not those of {checkpoint}",
+            "look at load_model",
+        )
+    ]  # fmt: skip
+
+
+def _normalisation(network: Mask2Former) -> list[Finding]:
+    used = [tensor.flatten().tolist() for tensor in (network.pixel_mean, network.pixel_std)]
+    wanted = [list(values) for values in (network.backbone.pixel_mean, network.backbone.pixel_std)]
+    if np.allclose(used, wanted, rtol=1e-3):
+        return []
+    named = ["/".join(f"{value:.3g}" for value in values) for values in (*used, *wanted)]
+    return [
+        Finding(
+            "normalisation", "error", f"prediction uses mean {named[0]} and deviation {named[1]}, the backbone was "
+            f"trained with {named[2]} and {named[3]}", "take pixel_mean and pixel_std from the backbone (Mask2Former)",
+        )
+    ]  # fmt: skip

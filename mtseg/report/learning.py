@@ -1,0 +1,111 @@
+"""Figures of how the model learnt, and of where it loses AP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtseg.report.plotting import COLOURS, GREY, INK, ORANGE, QUIET, bars, canvas, end_labels, plain
+
+ORACLES = {
+    "masks": "perfect masks",
+    "all_found": "no object missed",
+    "labels": "right labels",
+    "ranking": "the best ranking",
+}
+
+
+def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
+    """Losses on a logarithmic scale above the learning rate, beside the validations."""
+    losses = [name for name in train if name.startswith("loss") and (train[name] > 0).any()]
+    scores = [name for name in val if name != "step" and val[name].notna().any()]
+    if not losses and not scores:
+        return None
+    figure = canvas(9, 3.4)
+    grid = figure.add_gridspec(2, 2, height_ratios=[4, 1])
+    left, below, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
+    end = max([1, *train["step"], *val["step"]])
+    for axes in (left, below, right):
+        axes.set_xlim(0, end)
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.grid(axis="y")
+    left.tick_params(labelbottom=False)
+    below.set_xlabel("step")
+    right.set_xlabel("step")
+    if losses:
+        left.set_yscale("log")
+    left.set_title("Training losses, logarithmic")
+    _lines(left, train, losses, lambda name, value: f"{plain(name.removeprefix('loss_'))} {value:.3g}", heavy="loss")
+    if "lr" in train:
+        below.plot(train["step"], train["lr"], color=GREY, lw=1.2)
+        below.set_ylim(0, 1.15 * max(train["lr"].max(), 1e-12))
+        below.set_yticks([train["lr"].max()], [f"{train['lr'].max():.2g}"])
+        below.set_title("learning rate", size=8.5, color=QUIET, pad=3)
+    right.set_ylim(0, 100)
+    right.set_title("Validation, percent")
+    _lines(right, val, scores, lambda name, value: f"{plain(name)} {value:.1f}", heavy="joint_AP", marker="o")
+    return figure
+
+
+def _lines(
+    axes: Axes, table: pd.DataFrame, names: list[str], text: Callable[[str, float], str], heavy: str, marker: str = ""
+) -> None:
+    ends = []
+    for number, name in enumerate(names):
+        colour = INK if name == heavy else COLOURS[number % len(COLOURS)]
+        marked = marker or ("o" if len(table) == 1 else None)
+        points = table[["step", name]].dropna()
+        if axes.get_yscale() == "log":
+            points = points[points[name] > 0]
+        axes.plot(
+            *points.to_numpy().T, color=colour, lw=1.8 if name == heavy else 1.1, marker=marked, ms=3.5, clip_on=False
+        )
+        ends.append((points[name].iloc[-1], text(name, points[name].iloc[-1]), colour))
+    if axes.get_yscale() == "log" and names:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high / 10), max(high, 10 * low))
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
+    end_labels(axes, ends)
+
+
+def health(table: pd.DataFrame) -> Figure | None:
+    """Gradient norms, the share of matched queries that a task calls background, and how stable the matching is."""
+    gradients = [name for name in table if name.startswith("gradient_") and (table[name] > 0).any()]
+    shares = [name for name in table if name == "stability" or name.startswith("background_")]
+    if not gradients and not shares:
+        return None
+    figure = canvas(9, 3)
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        axes.set_xlim(0, max([1, *table["step"]]))
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+    if gradients:
+        left.set_yscale("log")
+    left.set_title("Norm of the gradients, logarithmic")
+    _lines(left, table, gradients, lambda name, value: plain(name.removeprefix("gradient_")), heavy="gradient_decoder")
+    percent = table[["step"]].join(100 * table[shares])
+    right.set_ylim(0, 100)
+    right.set_title("Matched queries called background, and stable matches, percent")
+    _lines(right, percent, shares, lambda name, value: f"{plain(name)} {value:.0f}", heavy="stability")
+    return figure
+
+
+def lost(diagnosis: dict[str, Any]) -> Figure | None:
+    """What joint AP would gain were one kind of fault put right by an oracle."""
+    oracles = diagnosis["figures"].get("oracles")
+    if not oracles:
+        return None
+    now = oracles["AP"]
+    gains = sorted(((oracles[key] - now, name) for key, name in ORACLES.items() if key in oracles), reverse=True)
+    figure = canvas(6.5, 0.75 + 0.27 * len(gains))
+    axes = figure.subplots()
+    bars(axes, [name for _, name in gains], [gain for gain, _ in gains], [f"+{gain:.1f}" for gain, _ in gains], ORANGE)
+    axes.set_title(f"Joint AP, now {now:.1f}, would gain by")
+    return figure

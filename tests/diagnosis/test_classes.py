@@ -1,0 +1,93 @@
+"""Collapsed, renamed and noisy classes are named; those of a sound model are left alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtseg.diagnosis import classes
+from mtseg.diagnosis.intervals import mean, ratio
+from tests.diagnosis.answers import case, healthy, relabelled
+from tests.scenes import make_tasks
+
+COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
+
+
+@COUNTS
+def test_a_sound_model_is_left_alone(count):
+    tasks = make_tasks(count)
+    whole, other = (case(*healthy(tasks, seed=seed), tasks) for seed in (0, 1))
+    findings, numbers = classes.collapses(whole)
+    assert not findings and set(numbers) == {task.name for task in tasks}
+    assert not classes.permutations(whole, other)
+    assert not classes.noise(whole, other)
+
+
+@COUNTS
+def test_f10_a_task_that_says_background_of_what_is_there(count):
+    tasks = make_tasks(count)
+    images, predictions = healthy(tasks)
+    last = tasks[-1]
+    silent = [relabelled(p, last.name, (*p.logits[last.name][:-1], 9.0)) for p in predictions]
+    ((finding,), _) = classes.collapses(case(images, silent, tasks))
+    assert (finding.cause, finding.where) == ("collapse_to_background", f"task '{last.name}'")
+    unmatched = (*tasks[:-1], last.model_copy(update={"match_weight": 0.0}))
+    ((finding,), _) = classes.collapses(case(images, silent, unmatched))
+    assert finding.cause == ("task_untrained_in_matching" if count > 1 else "collapse_to_background")
+
+
+def test_one_class_for_all():
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    same = [relabelled(p, "fill", (0.0, 5.0 + i % 7 / 10, 0.0, 0.0)) for i, p in enumerate(predictions)]
+    ((finding,), _) = classes.collapses(case(images, same, tasks))
+    assert finding.cause == "collapse_to_class" and "dotted" in finding.evidence
+
+
+@pytest.mark.parametrize(("order", "cause"), [((1, 2, 0), "labels_off_by_one"), ((1, 0, 2), "labels_permuted")])
+def test_classes_under_other_names(order, cause):
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    renamed = [
+        relabelled(p, "fill", (*(p.logits["fill"][order.index(c)] for c in range(3)), p.logits["fill"][3]))
+        for p in predictions
+    ]
+    sound, wrong = case(images, predictions, tasks), case(images, renamed, tasks)
+    (finding,) = classes.permutations(wrong)
+    assert finding.cause == cause and "another order" in finding.change
+    (finding,) = classes.permutations(wrong, sound)
+    assert "val's annotations" in finding.change
+
+
+def test_labels_that_contradict_a_sure_model():
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng, noisy = np.random.default_rng(0), []
+    for image in images:
+        instances = [
+            replace(i, labels=i.labels | {"fill": (i.labels["fill"] + 1) % 3}) if rng.random() < 0.2 else i
+            for i in image.instances
+        ]
+        noisy.append(replace(image, instances=tuple(instances)))
+    sound, wrong = case(images, predictions, tasks), case(noisy, predictions, tasks)
+    for val in (sound, wrong):
+        (finding,) = classes.noise(wrong, val)
+        assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
+    assert not classes.noise(sound, sound)
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    scores, hits = np.array([0.1, 0.4, 0.35, 0.8, 0.7] * 4), np.array([False, False, True, True, True] * 4)
+    pairs = [(a > b) + (a == b) / 2 for a in scores[hits] for b in scores[~hits]]
+    area = classes.auc(scores, hits)
+    assert area.value == pytest.approx(np.mean(pairs)) and area.low < area.value < area.high
+    assert classes.auc(scores, np.ones(20, dtype=bool)) is None
+
+
+def test_intervals_widen_with_the_likeness_of_a_pictures_objects():
+    rng = np.random.default_rng(0)
+    pictures = np.repeat(np.arange(50), 10)
+    apart, alike = rng.random(500) < 0.5, np.repeat(rng.random(50) < 0.5, 10)
+    narrow, wide = (mean(values.astype(float), pictures, 50) for values in (apart, alike))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    assert ratio(np.zeros(3), np.zeros(3)) is None

@@ -1,0 +1,106 @@
+"""Duplicates, queries and detections that are too few (F7), rankings (F13), calibration, and where AP is lost."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtseg.diagnosis import detections, ranking
+from tests.diagnosis.answers import QUERIES, case, healthy, relabelled
+from tests.scenes import make_tasks
+
+TASKS = make_tasks(3)
+GIVEN = {"num_queries": QUERIES, "detections": 100, "max_dets": (1, 10, 100)}
+RANKED = {"ranking": "product_quality", "max_dets": (1, 10, 100)}
+
+
+def causes(findings):
+    return [finding.cause for finding in findings]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_sound_model_is_left_alone(count):
+    whole = case(*healthy(make_tasks(count)), make_tasks(count))
+    findings, numbers = detections.check(whole, **GIVEN)
+    assert not findings and numbers["duplicates"] == 0 and numbers["most_objects"] == 4
+    assert not ranking.rankings(whole, **RANKED)[0] and not ranking.calibration(whole)[0]
+
+
+def test_f14_objects_found_twice():
+    images, predictions = healthy(TASKS)
+    twice = predictions + [replace(p, query=p.query + QUERIES, mask_quality=p.mask_quality * 0.99) for p in predictions]
+    assert causes(detections.check(case(images, twice, TASKS), **GIVEN)[0]) == ["duplicates"]
+
+
+def test_f7_full_pictures_that_lose_objects():
+    images, predictions = healthy(TASKS, scattered=True)
+    full = [image for image in images if len(image.instances) == 3]
+    lost = {(image.id, p.query) for image in full for p in predictions if p.image_id == image.id and p.query % 3}
+    kept = [p for p in predictions if (p.image_id, p.query) not in lost]
+    findings, numbers = detections.check(case(images, kept, TASKS), **GIVEN | {"num_queries": 5})
+    assert causes(findings) == ["queries_saturated"] and numbers["missed_crowded"] > 0.5 > numbers["missed_else"]
+    assert not detections.check(case(images, predictions, TASKS), **GIVEN | {"num_queries": 5})[0]
+
+
+def test_f7_fewer_detections_than_objects():
+    findings, _ = detections.check(case(*healthy(TASKS), TASKS), **GIVEN | {"max_dets": (1, 3)})
+    assert causes(findings) == ["detections_too_few"] and "the last of test.max_dets is 3" in findings[0].evidence
+
+
+def test_objects_of_train_that_nobody_annotated():
+    images, predictions = healthy(TASKS)
+    half = [replace(image, instances=image.instances[::2]) for image in images]
+    train, val = case(half, predictions, TASKS), case(images, predictions, TASKS)
+    assert causes(detections.unannotated(train, val)) == ["annotations_missing"]
+    assert not detections.unannotated(val, val) and not detections.unannotated(val, train)
+
+
+def test_f13_a_ranking_that_loses_to_another():
+    images, predictions = healthy(TASKS)
+    rng = np.random.default_rng(0)
+    others = rng.permutation(np.array(predictions, dtype=object))
+    poor = [  # as sure as the others, of masks that lie elsewhere, which their quality says
+        replace(p, query=p.query + 10, mask_quality=0.05, logits=q.logits, labels=q.labels)
+        for p, q in zip(others, predictions, strict=True)
+    ]
+    whole = case(images, predictions + poor, TASKS)
+    findings, numbers = ranking.rankings(whole, ranking="main", max_dets=(1, 10, 100))
+    assert causes(findings) == ["ranking"] and findings[0].change.endswith("_quality")
+    assert numbers["product_quality"] > numbers["main"] + 1
+
+
+def test_a_mask_quality_that_says_nothing_of_the_mask():
+    images, predictions = healthy(TASKS)
+    rng = np.random.default_rng(0)
+    blind = [replace(p, mask_quality=float(rng.random())) for p in predictions]
+    findings, _ = ranking.rankings(case(images, blind, TASKS), **RANKED)
+    assert causes(findings) == ["ranking"] and "mask quality" in findings[0].evidence
+
+
+@pytest.mark.parametrize("by", [20.0, 0.05])
+def test_logits_of_another_scale(by):
+    images, predictions = healthy(TASKS, pictures=80)
+
+    def scaled(number, prediction):  # one in ten is wrong, as in life
+        values = prediction.logits["fill"]
+        turned = (*values[1:3], values[0], values[3]) if number % 10 == 0 else values
+        return relabelled(prediction, "fill", tuple(by * value for value in turned))
+
+    hot = [scaled(number, p) for number, p in enumerate(predictions)]
+    assert not ranking.calibration(case(images, predictions, TASKS))[0]
+    findings, temperatures = ranking.calibration(case(images, hot, TASKS))
+    assert [(f.cause, f.where) for f in findings] == [("miscalibrated", "task 'fill'")]
+    assert temperatures["fill"] > 5 if by > 1 else temperatures["fill"] < 0.2
+
+
+def test_where_ap_is_lost():
+    images, predictions = healthy(TASKS)
+    clean = ranking.losses(case(images, predictions, TASKS), **RANKED)
+    found = [replace(p, labels=p.labels | {"fill": (p.labels["fill"] + 1) % 3}) for p in predictions]
+    wrong = ranking.losses(case(images, found, TASKS), **RANKED)
+    assert wrong["AP"] < 10 and wrong["labels"] == pytest.approx(clean["AP"], abs=2)
+    assert clean["masks"] > 99 and clean["all_found"] >= clean["AP"]
+    half = [p for p in predictions if p.image_id % 2]
+    fewer = ranking.losses(case(images, half, TASKS), **RANKED)
+    assert fewer["all_found"] > fewer["AP"] + 30
+    assert ranking.losses(case(images, [], TASKS), **RANKED) == {}

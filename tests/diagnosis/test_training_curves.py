@@ -1,0 +1,94 @@
+"""F6: a model that has learnt nothing is told why; what follows from a cause is not told beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtseg.diagnosis import examine, readout, training
+from mtseg.errors import UserError
+from mtseg.findings import CAUSES, Finding
+from tests.diagnosis.answers import case, healthy
+from tests.scenes import make_tasks
+from tests.tiny import params
+
+ROOT = Path(__file__).parents[2]
+TASKS = make_tasks(3)
+
+
+def curve(steps=400, lr=2e-3, end=8.0, noise=0.0):
+    at = np.arange(0, steps + 1, 20)
+    loss = end + (60 - end) * np.exp(-at / (steps / 6)) + noise * np.random.default_rng(0).random(len(at))
+    return pd.DataFrame({"step": at, "lr": lr, "loss": loss})
+
+
+VALIDATED = pd.DataFrame({"step": [200, 400], "joint_AP": [5.0, 6.0]})
+
+
+def causes(*, learnt=True, curve=None, validated=VALIDATED, **solver):
+    given = params(solver={"max_iter": 400, "ims_per_batch": 8, "reference_lr": 4e-3} | solver).solver
+    images, predictions = healthy(TASKS)
+    seen = case(images, predictions if learnt else predictions[::12], TASKS)
+    findings, _ = training.check(
+        seen, seen, curve=curve, validated=validated, solver=given, pictures=300, checkpoint="last"
+    )
+    return [finding.cause for finding in findings]
+
+
+def test_a_sound_training_is_left_alone():
+    assert causes(curve=curve()) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "solver", "cause"),
+    [
+        (curve(), {"base_lr": 3e-2}, "lr_for_batch"),
+        (curve(steps=40), {"max_iter": 40}, "too_few_steps"),
+        (curve(lr=1e-5), {"warmup": 40000}, "lr_too_low"),
+        (curve(noise=40.0), {}, "lr_too_high"),
+        (curve().assign(loss=np.linspace(60, 50, 21)), {}, "lr_too_low"),
+    ],
+)
+def test_f6_why_nothing_was_learnt(shape, solver, cause):
+    assert causes(learnt=False, curve=shape, **solver) == [cause]
+
+
+def test_a_val_ap_that_falls_while_training_goes_on():
+    fallen = pd.DataFrame({"step": [100, 200, 400], "joint_AP": [20.0, 60.0, 15.0]})
+    assert causes(curve=curve(), validated=fallen) == ["overtrained"]
+
+
+def test_predictions_that_score_less_than_the_weights_did():
+    (finding,) = training.as_validated(VALIDATED, 1.0, "best", detections=100)
+    assert finding.cause == "weights_not_loaded"
+    assert not training.as_validated(VALIDATED, 5.9, "best", detections=100)
+    assert not training.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
+
+
+def finding(cause, severity="error"):
+    return Finding(cause, severity, "evidence", "change")
+
+
+def test_what_follows_from_a_cause_is_not_told_beside_it():
+    few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
+    fallen, moved, fed = finding("weights_not_loaded"), finding("masks_displaced", "warning"), finding("normalisation")
+    assert examine.settle([], [], [few], [collapsed, note], []) == [few, note]
+    assert examine.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
+    assert examine.settle([fed], [moved], [], [collapsed], []) == [fed]
+    assert examine.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
+    assert examine.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
+
+
+def test_a_curve_that_is_missing_or_no_table(tmp_path):
+    with pytest.raises(UserError, match="train.tsv is missing: run `dvc repro train` first"):
+        readout.curve(tmp_path / "train.tsv")
+    (tmp_path / "train.tsv").write_text("")
+    with pytest.raises(UserError, match="is no table"):
+        readout.curve(tmp_path / "train.tsv")
+
+
+def test_every_cause_has_its_section_in_the_guide():
+    guide = (ROOT / "docs/diagnosis.md").read_text(encoding="utf-8").splitlines()
+    sections = [line.removeprefix("### ") for line in guide if line.startswith("### ")]
+    assert sorted(sections) == sorted(CAUSES)

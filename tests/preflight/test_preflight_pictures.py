@@ -1,0 +1,113 @@
+"""Pictures held against each other and against their annotations."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mtseg.data import convert, manifest, shapes
+from mtseg.errors import UserError
+from mtseg.files import write_json
+from mtseg.preflight import pictures
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """(root, train, val, tasks) of a drawn data set."""
+    folder = tmp_path_factory.mktemp("drawn")
+    given = tiny.params(generate={"train": 60, "val": 40, "size": 96, "max_objects": 4}, data={"raw": folder / "raw"})
+    shapes.generate(given.generate, folder / "raw", seed=0)
+    convert.convert(given.data, given.tasks, folder / "coco", seed=0)
+    write_json(folder / "manifest.json", manifest.build(folder / "coco"))
+    records = manifest.load(folder / "manifest.json")
+    return folder / "raw", records.images("train"), records.images("val"), records.tasks(given.tasks)
+
+
+def causes(drawn, train=None, val=None, root=None):
+    found = pictures.check(train or drawn[1], val or drawn[2], root=root or drawn[0], tasks=drawn[3])
+    return {(finding.cause, finding.where) for finding in found}
+
+
+def outlined(images, move):
+    """The images with `move(points [N, 2], image)` for every polygon."""
+
+    def moved(one, image):
+        polygons = [move(np.reshape(polygon, (-1, 2)), image).ravel().tolist() for polygon in one.segmentation]
+        return replace(one, segmentation=polygons)
+
+    return [replace(image, instances=tuple(moved(one, image) for one in image.instances)) for image in images]
+
+
+def changed(drawn, tmp_path, split, change):
+    """A copy of the raw folder in which `change(pixels)` was done to one split's pictures."""
+    shutil.copytree(drawn[0], tmp_path / "raw")
+    for path in (tmp_path / "raw" / split).glob("*.jpg"):
+        pixels = np.ascontiguousarray(change(np.asarray(PIL.Image.open(path))))
+        PIL.Image.fromarray(pixels).save(path, quality=92, subsampling=0)
+    return tmp_path / "raw"
+
+
+def test_sound_pictures_give_no_finding(drawn):
+    assert not causes(drawn)
+
+
+@pytest.mark.parametrize("copies", [1, 40])
+def test_pictures_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, copies):
+    root, train, val, _ = drawn
+    assert causes(drawn, val=[*val[copies:], *train[:copies]]) == {("split_leak", None)}
+    shutil.copytree(root, tmp_path / "raw")
+    renamed = [replace(image, file_name=f"val/copy{image.id}.jpg") for image in train[:copies]]
+    for image, copy in zip(train, renamed, strict=False):
+        picture = PIL.Image.open(root / image.file_name)
+        picture.save(tmp_path / "raw" / copy.file_name, quality=60)
+    found = pictures.check(train, [*val[copies:], *renamed], root=tmp_path / "raw", tasks=drawn[3])
+    assert [finding.cause for finding in found] == ["split_leak"]
+    assert found[0].evidence.startswith(f"{copies} of 40 val pictures")
+
+
+def test_f4_annotations_that_are_shifted_are_found_before_training(drawn):
+    shifted = outlined(drawn[1], lambda points, image: points + (7, -4))
+    assert causes(drawn, train=shifted) == {("masks_displaced", "train")}
+
+
+def test_annotations_of_other_pictures_and_turned_ones_are_told_apart(drawn):
+    train = drawn[1]
+    other = [replace(a, instances=b.instances) for a, b in zip(train, train[1:] + train[:1], strict=True)]
+    assert causes(drawn, train=other) == {("masks_of_other_picture", "train")}
+    mirrored = outlined(train, lambda points, image: points * (-1, 1) + (image.width, 0))
+    assert causes(drawn, train=mirrored) == {("masks_mirrored", "train")}
+    transposed = outlined(train, lambda points, image: points[:, ::-1])
+    assert causes(drawn, train=transposed) == {("masks_transposed", "train")}
+
+
+def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(drawn, tmp_path):
+    root = changed(drawn, tmp_path, "val", lambda pixels: pixels[..., ::-1])
+    assert causes(drawn, root=root) == {("channels_swapped", "val")}
+
+
+def test_pictures_that_are_nearly_black_are_reported(drawn, tmp_path):
+    root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
+    assert ("normalisation", None) in causes(drawn, root=root)
+
+
+def test_of_many_pictures_a_sample_is_read_and_the_rest_is_told(drawn, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST", {"train": 10, "val": 10})
+    (found,) = pictures.check(*drawn[1:3], root=drawn[0], tasks=drawn[3])
+    assert found.severity == "note" and "10 of 60 train pictures and 10 of 40" in found.evidence
+
+
+def test_a_picture_that_is_missing_or_broken_is_named(drawn, tmp_path):
+    shutil.copytree(drawn[0], tmp_path / "raw")
+    path = Path(tmp_path / "raw" / drawn[1][0].file_name)
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=path.name):
+        causes(drawn, root=tmp_path / "raw")
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path.name}: no such picture"):
+        causes(drawn, root=tmp_path / "raw")
