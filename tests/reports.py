@@ -12,6 +12,7 @@ from mtseg.data import coco, manifest
 from mtseg.records import Image, Prediction
 from mtseg.report import figures, page
 from mtseg.scoring import analysis, intervals, scores
+from mtseg.scoring.evidence import Evidence
 from mtseg.sections import Task, Visualise
 from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
 
@@ -62,6 +63,7 @@ def predicted(images: list[Image], tasks: tuple[Task, ...]) -> list[Prediction]:
 def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tasks: tuple[Task, ...]) -> page.Numbers:
     options = {"tasks": tasks, "ranking": "product_quality", "max_dets": (1, 10)}
     metrics, classes = scores.evaluate(images, found, **options)
+    evidence = Evidence.of(images, found, **options)
     scores.write_classes(folder / "classes.csv", classes)
     for split in ("train", "val"):
         coco.write(folder / f"{split}.json", images, tasks)
@@ -71,11 +73,11 @@ def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tas
         "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
         "classes": page._table(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
-        "intervals": pd.DataFrame(intervals.intervals(images, found, **options)),
+        "intervals": pd.DataFrame(intervals.rows(evidence), columns=intervals.COLUMNS),
         "sieve": pd.DataFrame(
             [{"stage": stage, "removed": n} | dict.fromkeys((*KEYS, "low", "high"), f) for stage, n, f in steps]
         ),
-        "evaluation": analysis.analyse(images, found, **options),
+        "evaluation": analysis.report(evidence),
         "manifest": manifest.build(folder),
         "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
     }

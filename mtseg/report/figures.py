@@ -38,7 +38,7 @@ def figures(numbers: Numbers) -> dict[str, str]:
     """SVG by name, of those figures whose numbers are there and hold anything. Same bytes each time.
 
     numbers: `evaluate` and `filter`, the metrics; the tables `classes`, `rankings`, `intervals` and `sieve`, of
-    training `train`, `val` and `health`; `diagnosis`, data/diagnosis.json; `evaluation`, as `analysis.analyse` gives
+    training `train`, `val` and `health`; `diagnosis`, data/diagnosis.json; `evaluation`, as `analysis.report` gives
     it; `manifest`, the JSON. Names: training, health, lost, intervals, precision_recall, f1_by_score, confusion_TASK,
     calibration, errors, classes, rankings, filter, data_TASK, pictures.
     """
