@@ -9,7 +9,7 @@ from pathlib import Path
 from mtseg.data import manifest
 from mtseg.errors import run_stage
 from mtseg.params import load
-from mtseg.report import figures, page, revision
+from mtseg.report import baseline, figures, page, revision
 from mtseg.scoring import predictions
 
 
@@ -45,8 +45,8 @@ def main() -> None:
         numbers=numbers,
         figures=drawn,
         removed=page.read_removed(Path("data/filtered/val.csv")),
-        now=revision.read(revision.WORKSPACE),
-        before=revision.read("HEAD"),
+        params=revision.read(revision.WORKSPACE)["params"],
+        baseline=baseline.read(),
     )
     print("open report/index.html")
 

@@ -10,7 +10,8 @@ import PIL.Image
 
 from mtseg.data import coco, manifest
 from mtseg.records import Image, Prediction
-from mtseg.report import figures, page
+from mtseg.report import figures, page, tables
+from mtseg.report.baseline import Baseline
 from mtseg.scoring import analysis, intervals, scores
 from mtseg.scoring.evidence import Evidence
 from mtseg.sections import Task, Visualise
@@ -71,7 +72,7 @@ def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tas
     return {
         "evaluate": metrics | {"segm": {"AP": 50.0}, "bbox": {"AP": 49.0}},
         "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
-        "classes": page._table(folder / "classes.csv", made_by="evaluate"),
+        "classes": tables.read(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
         "intervals": pd.DataFrame(intervals.rows(evidence), columns=intervals.COLUMNS),
         "sieve": pd.DataFrame(
@@ -99,8 +100,8 @@ def make_report(folder: Path, tasks: tuple[Task, ...], *, pictures: int = 9, dra
         "numbers": numbers,
         "figures": figures.figures(numbers) if drawn else {},
         "removed": [None if p.mask_quality >= LOUD else "low_score" for p in found],
-        "now": {"params": {"solver": {"max_iter": 9}}},
-        "before": None,
+        "params": {"solver": {"max_iter": 9}},
+        "baseline": Baseline(why="nothing before"),
     }
     kept = [p for p in found if p.mask_quality >= LOUD]
     page.write(folder / "report", images, found, kept, **given | options)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mtseg.report.html import ranking
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
@@ -26,16 +27,17 @@ from mtseg.report.plotting import (
     rows_axis,
     short,
 )
+from mtseg.scoring.breakdown import KINDS
 
 MOST = 40  # rows and columns that one can read; of more classes those that tell most
 TELLING = 10  # labels in a bin from which its share of right ones says something
-ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")  # of TIDE
+BACKGROUND = "(background)"  # in italics: a class may have that name
 
 
 def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
     """Counts, coloured by the share of their row: right in blue, wrong in red; background apart."""
     own = evaluation["tasks"][task]
-    counts, names = np.array(own["confusion"]["matrix"], dtype=int), [*own["classes"], "background"]
+    counts, names = np.array(own["confusion"]["matrix"], dtype=int), [*own["classes"], BACKGROUND]
     if not counts.any():
         return None
     wrong = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
@@ -45,8 +47,20 @@ def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
         counts, names = counts[np.ix_(kept, kept)], [names[index] for index in kept]
     size = len(names)
     cell = max(0.27, min(0.78, 3.6 / size))
-    figure = canvas(2.2 + cell * size, 1.9 + cell * size)
+    lines = [f"{short(task, 16)}: truth in rows, predicted in columns"]
+    if (threshold := own["confusion"].get("min_score")) is not None:
+        lines.append(f"{ranking(evaluation['ranking'])} ≥ {threshold:.2f}")
+    if total > MOST:
+        lines.append(f"the {size - 1} most confused of {total} classes")
+    matched = counts[:-1, :-1]
+    worst = np.where(np.eye(len(matched), dtype=bool), 0, matched)
+    if worst.any():
+        row, column = np.unravel_index(worst.argmax(), worst.shape)
+        lines.append(f"most often {short(names[row], 16)} taken for {short(names[column], 16)}: {worst.max()}")
+    figure = canvas(max(2.2 + cell * size, 0.3 + 0.083 * max(map(len, lines))), 1.9 + cell * size)
+    figure.suptitle("\n".join(lines), size=10, x=0.01, ha="left", linespacing=1.4)
     axes = figure.subplots()
+    axes.set_anchor("W")
     place = np.arange(size) + 0.18 * (np.arange(size) == size - 1)  # background stands off
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     digits = len(str(counts.max()))
@@ -65,19 +79,9 @@ def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
     axes.set_xticks(place, [short(name, 18) for name in names], **options)
     axes.set_yticks(place, [short(name, 18) for name in names])
     axes.tick_params(length=0)
+    for label in (axes.get_xticklabels()[-1], axes.get_yticklabels()[-1]):
+        label.set_style("italic")
     axes.spines[["left", "bottom"]].set_visible(False)
-    threshold = own["confusion"].get("min_score")
-    matched = counts[:-1, :-1]
-    lines = [
-        f"{task}: truth in rows, predicted in columns" + (f", score ≥ {threshold:.2f}" if threshold is not None else "")
-    ]
-    if total > MOST:
-        lines.append(f"the {size - 1} most confused of {total} classes")
-    worst = np.where(np.eye(len(matched), dtype=bool), 0, matched)
-    if worst.any():
-        row, column = np.unravel_index(worst.argmax(), worst.shape)
-        lines.append(f"most often {short(names[row], 16)} taken for {short(names[column], 16)}: {worst.max()}")
-    axes.set_title("\n".join(lines), linespacing=1.4)
     return figure
 
 
@@ -129,43 +133,47 @@ def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
     below.set_yticks(sorted({1, max(counts)}), [f"{count:,}" for count in sorted({1, max(counts)})])
 
 
+def costs(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`breakdown.errors` of each task and of all labels jointly, where there is any ground truth."""
+    own = {name: task["errors"] for name, task in evaluation["tasks"].items()}
+    joint = (evaluation.get("joint") or {}).get("errors")
+    own |= {"all labels jointly": joint} if joint and len(own) > 1 else {}
+    return {name: errors for name, errors in own.items() if errors.get("ap50") is not None}
+
+
+def label_cost(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Joint AP lost to the labels of each task, where it is defined; of a single task nothing, for it is joint AP."""
+    own = (evaluation.get("joint") or {}).get("label_cost") or {}
+    return {name: cost for name, cost in own.items() if cost is not None and len(evaluation["tasks"]) > 1}
+
+
 def errors(evaluation: dict[str, Any]) -> Figure | None:
     """What AP50 would gain were one kind of error mended: of each task, of all labels jointly, and of each task's
     labels in joint AP."""
-    joint = evaluation.get("joint") or {}
-    panels = {task: own["errors"] for task, own in evaluation["tasks"].items()}
-    if len(panels) > 1 and joint.get("errors"):
-        panels["all labels jointly"] = joint["errors"]
-    cost = joint.get("label_cost") if len(evaluation["tasks"]) > 1 else {}
+    panels, cost = costs(evaluation), label_cost(evaluation)
+    if not panels:
+        return None
     across = 2 if len(panels) == 4 else min(3, len(panels))
     lines = -(-len(panels) // across)
     figure = canvas(2.9 * across + 0.9, 2.1 * lines + (0.75 + 0.26 * len(cost) if cost else 0))
     grid = figure.add_gridspec(lines + bool(cost), across, height_ratios=[6.5] * lines + [1.5 + len(cost)] * bool(cost))
-    longest = max([0.1, *(value for own in panels.values() for value in own["cost"].values() if value is not None)])
+    longest = max([0.1, *(value for own in panels.values() for value in own["cost"].values())])
     for number, (name, own) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[divmod(number, across)])
-        values = [own["cost"].get(kind) or 0 for kind in ERRORS]
-        counts = [(own.get("counts") or {}).get(kind) for kind in ERRORS]
+        values = [own["cost"][kind] for kind in KINDS]
+        counts = [own["counts"][kind] for kind in KINDS]
         texts = [
             f"{value:.1f}" + (f"\u2003{count:,}×" if count else "") for value, count in zip(values, counts, strict=True)
         ]
-        bars(axes, ERRORS if not number % across else [""] * len(ERRORS), values, texts, RED)
+        bars(axes, KINDS if not number % across else [""] * len(KINDS), values, texts, RED)
         axes.set_xlim(0, 1.55 * longest)
-        title = f"{short(name, 20)}, AP50 {own['ap50']:.1f}" if own.get("ap50") is not None else short(name, 20)
-        axes.set_title(title)
+        axes.set_title(f"{short(name, 20)}, AP50 {own['ap50']:.1f}")
     figure.suptitle("AP50 that each kind of error costs, and how often it happens", size=10, x=0.01, ha="left")
     if cost:
         axes = figure.add_subplot(grid[lines, :])
-        bars(
-            axes,
-            list(cost),
-            [value or 0 for value in cost.values()],
-            [f"{value or 0:.1f}" for value in cost.values()],
-            ORANGE,
-        )
-        axes.set_xlim(0, max(2.0, 1.5 * max(value or 0 for value in cost.values())))
-        now = "" if joint.get("ap") is None else f", now {joint['ap']:.1f},"
-        axes.set_title(f"Joint AP{now} would gain with the labels of one task right")
+        bars(axes, list(cost), list(cost.values()), [f"{value:.1f}" for value in cost.values()], ORANGE)
+        axes.set_xlim(0, max(2.0, 1.5 * max(cost.values())))
+        axes.set_title(f"Joint AP, now {evaluation['joint']['ap']:.1f}, would gain with the labels of one task right")
     return figure
 
 

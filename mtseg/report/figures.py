@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtseg.report import breakdowns, learning
+from mtseg.report.html import ranking
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
@@ -149,7 +150,7 @@ def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
         axes.plot(score, f1, "o", color=INK, ms=6)
         axes.annotate(f" best at {score:.2f}", (score, 0.02), color=INK, size=8.5)
         title += f", best {f1:.2f}"
-    axes.set(xlabel="score threshold", ylabel="F1", title=title)
+    axes.set(xlabel=f"threshold on {ranking(evaluation['ranking'])}", ylabel="F1", title=title)
     return figure
 
 
@@ -158,10 +159,11 @@ def intervals(table: pd.DataFrame) -> Figure | None:
         return None
     figure = canvas(6.5, 0.75 + 0.24 * len(table))
     axes = figure.subplots()
-    for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(dtype=float)):
+    numbers = table[["value", "low", "high"]].to_numpy(dtype=float)
+    for row, (value, low, high) in enumerate(numbers):  # of too few pictures there is no interval
         axes.plot([low, high], [row, row], color=BLUE, lw=5, alpha=0.35, solid_capstyle="round")
         axes.plot(value, row, "o", color=BLUE, ms=5.5)
-    texts = [(f"{v:.1f}", f"{a:.1f} to {b:.1f}") for v, a, b in table[["value", "low", "high"]].to_numpy(dtype=float)]
+    texts = [(f"{v:.1f}", "" if np.isnan(a) else f"{a:.1f} to {b:.1f}") for v, a, b in numbers]
     columns(axes, texts, (INK, QUIET))
     rows_axis(axes, [plain(name.replace(".", " ").removeprefix("tasks ")) for name in table["metric"]])
     axes.grid(axis="x")
@@ -187,7 +189,7 @@ def rankings(table: pd.DataFrame) -> Figure | None:
         axes.plot([values.min(), values.max()], [row, row], color=FAINT, lw=2, zorder=0)
     texts = [[f"{row[key]:.1f}" for key, _, _ in kinds] for _, row in table.iterrows()]
     columns(axes, texts, [colour for _, _, colour in kinds])
-    rows_axis(axes, [plain(name) for name in table["ranking"]])
+    rows_axis(axes, [ranking(name) for name in table["ranking"]])
     axes.grid(axis="x")
     axes.margins(x=0.08)
     axes.set_title("AP when predictions are ranked by", pad=20)

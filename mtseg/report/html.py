@@ -17,7 +17,7 @@ UNDEFINED = "–"
 def render(template: str, **values: Any) -> str:
     """The page as HTML. template: a file of templates/. Values are text; only a Markup is taken for HTML.
 
-    Filters of the templates: `number`, `percent`, `delta`, `data`.
+    Filters of the templates: `number`, `percent`, `delta`, `ranking`, `data`.
     """
     return _environment().get_template(template).render(**values)
 
@@ -38,6 +38,11 @@ def delta(value: float | None, decimals: int = 1) -> str:
         return ""
     text = f"{value:+.{decimals}f}"
     return "±" + text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+
+
+def ranking(name: str) -> str:
+    """A ranking of predictions in words."""
+    return name.replace("_quality", " × mask quality")
 
 
 def text(value: Any) -> str:
@@ -61,5 +66,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "delta": delta, "data": data}
+    environment.filters |= {"number": number, "percent": percent, "delta": delta, "ranking": ranking, "data": data}
     return environment

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from mtseg.data.pictures import read_picture
-from mtseg.errors import UserError
 from mtseg.files import read_json, replace_folder
 from mtseg.findings import CAUSES
 from mtseg.records import Image, Prediction
-from mtseg.report import gallery, html, suspects
+from mtseg.report import breakdowns, gallery, html, suspects, tables
+from mtseg.report.baseline import Baseline
 from mtseg.sections import Ranking, Task, Visualise
 
 JPEG = {"quality": 85, "optimize": True}
-TEXT = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # columns of the tables; the others are numbers
 Numbers = dict[str, Any]
 
 
@@ -44,23 +43,23 @@ def read_numbers(
     numbers = {
         "evaluate": read_json(evaluate, made_by="evaluate"),
         "filter": read_json(filter, made_by="filter"),
-        "classes": _table(classes, made_by="evaluate"),
-        "rankings": _table(rankings, made_by="evaluate"),
-        "intervals": _table(intervals, made_by="evaluate"),
-        "sieve": _table(sieve, made_by="filter"),
+        "classes": tables.read(classes, made_by="evaluate"),
+        "rankings": tables.read(rankings, made_by="evaluate"),
+        "intervals": tables.read(intervals, made_by="evaluate"),
+        "sieve": tables.read(sieve, made_by="filter"),
         "evaluation": read_json(evaluation, made_by="evaluate"),
         "manifest": read_json(manifest, made_by="register"),
         "diagnosis": read_json(diagnosis, made_by="diagnose"),
     }
     curves = {"train": train, "val": val, "health": health}
     if all(path.exists() for path in curves.values()):
-        numbers |= {name: _table(path, made_by="train") for name, path in curves.items()}
+        numbers |= {name: tables.read(path, made_by="train") for name, path in curves.items()}
     return numbers
 
 
 def read_removed(path: Path) -> list[str | None]:
     """Of each raw prediction the rule of the filter that took it out, or None. Raises UserError as `read_numbers`."""
-    return [rule or None for rule in _table(path, made_by="filter")["rule"]]
+    return [rule or None for rule in tables.read(path, made_by="filter")["rule"]]
 
 
 def write(
@@ -76,22 +75,28 @@ def write(
     numbers: Numbers,
     figures: Mapping[str, str],
     removed: Sequence[str | None],
-    now: Mapping[str, Any],
-    before: Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+    baseline: Baseline,
 ) -> None:
     """Write `folder`: index.html, ID.jpg of each picture shown and label-N.jpg of each suspected label error.
 
     root: folder of the pictures. figures: SVG by name. removed: for each of raw the rule that took it out, or None.
-    now, before: `revision.read` of the files as they are and of the last commit; None where that has no results. The
-    same input gives the same bytes. Raises UserError when a picture cannot be read.
+    params: of the files as they are, as written. The same input gives the same bytes. Raises UserError when a picture
+    cannot be read.
     """
     shown = gallery.collect(images, raw, filtered, tasks=tasks, ranking=ranking, settings=settings, removed=removed)
     doubtful = suspects.collect(numbers["evaluation"]["label_errors"], images, raw, count=settings.pictures)
     page = html.render(
         "page.html",
-        **tables(numbers, tasks, before),
-        header=header(numbers, images, tasks=tasks, ranking=ranking, name=root.resolve().name),
-        changes=None if before is None else changes(now["params"], before["params"]),
+        **scores(numbers, tasks, baseline),
+        header=header(numbers, images, tasks=tasks, ranking=ranking, name=root.resolve().name, baseline=baseline),
+        changes=None if baseline.params is None else changes(params, baseline.params),
+        why=baseline.why,
+        picked=picked(numbers["filter"], params),
+        kinds=breakdowns.KINDS,
+        costs=breakdowns.costs(numbers["evaluation"]),
+        label_cost=breakdowns.label_cost(numbers["evaluation"]),
+        ranked_by=html.ranking(ranking),
         tasks=[{"name": task.name, "classes": list(task.classes)} for task in tasks],
         figures={name: Markup(svg) for name, svg in figures.items()},
         gallery=shown,
@@ -126,7 +131,13 @@ def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
 
 
 def header(
-    numbers: Numbers, images: Sequence[Image], *, tasks: Sequence[Task], ranking: Ranking, name: str
+    numbers: Numbers,
+    images: Sequence[Image],
+    *,
+    tasks: Sequence[Task],
+    ranking: Ranking,
+    name: str,
+    baseline: Baseline,
 ) -> list[tuple[str, str]]:
     """What the report is of, as (term, text). name: of the data's folder."""
     val = numbers["manifest"]["splits"]["val"]
@@ -135,8 +146,17 @@ def header(
         ("data", f"{name}, val split ({val['sha256'][:12]})"),
         ("pictures", f"{len(images):,} with {instances:,} instances"),
         ("tasks", ", ".join(f"{task.name} ({task.num_classes} classes)" for task in tasks)),
-        ("ranked by", ranking.replace("_quality", " × mask quality")),
+        ("ranked by", html.ranking(ranking)),
+        *([("compared with", baseline.commit[:10])] if baseline.commit and baseline.params is not None else []),
     ]
+
+
+def picked(metrics: Mapping[str, Any], params: Mapping[str, Any]) -> list[str] | None:
+    """The thresholds that the filter picked, as text; None where they were given."""
+    if params.get("filter", {}).get("thresholds") != "auto":
+        return None
+    limits = metrics.get("picked", {})
+    return [f"{kind} of {task} {limit:g}" for kind, own in limits.items() for task, limit in own.items()]
 
 
 def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -160,11 +180,11 @@ def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for name, value in nested.items() for key, leaf in flat(value, f"{dotted}{name}").items()}
 
 
-def tables(numbers: Numbers, tasks: Sequence[Task], before: Mapping[str, Any] | None) -> dict[str, Any]:
+def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[str, Any]:
     """Cards and tables for the template."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
-    old = {} if before is None else flat(before["evaluate"]) | flat(before["filter"])
+    old = flat(baseline.evaluate) | flat(baseline.filter)
     ranges = {row["metric"]: row for row in numbers["intervals"].to_dict("records")}
     ranges["filtered.joint_f1"] = numbers["sieve"].to_dict("records")[-1]  # after the last rule
     chosen = [
@@ -191,26 +211,15 @@ def _card(
 ) -> dict[str, Any]:
     value, old = metrics.get(key), before.get(key)
     delta = None if value is None or old is None else value - old
-    outside = interval and old is not None and not interval["low"] <= old <= interval["high"]
+    low, high = (interval[end] for end in ("low", "high")) if interval else (math.nan, math.nan)
+    ranged = not math.isnan(low + high)  # too few pictures have no interval
+    outside = ranged and old is not None and not low <= old <= high
     return {
         "title": title,
         "value": value,
         "note": note,
-        "low": interval and interval["low"],
-        "high": interval and interval["high"],
+        "low": low if ranged else None,
+        "high": high if ranged else None,
         "delta": delta,
         "sign": ("better" if delta > 0 else "worse") if outside else "",
     }
-
-
-def _table(path: Path, *, made_by: str) -> pd.DataFrame:
-    try:
-        # empty is undefined, yet a class may well be called "none" or "NA"
-        table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", keep_default_na=False, dtype=str)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro {made_by}` first") from None
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} is not a table ({error}): run `dvc repro {made_by}` again") from None
-    numeric = [name for name in table if name not in TEXT]
-    table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
-    return table

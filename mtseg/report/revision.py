@@ -11,12 +11,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.errors import UserError
-from mtseg.report.page import TEXT
+from mtseg.report import tables
 
 WORKSPACE = "workspace"  # the files as they are, as DVC calls them
 FILES = {
@@ -55,17 +54,30 @@ def read(rev: str) -> dict[str, Any] | None:
     """What git keeps of a revision, or of the files as they are: `params`, unchecked, the metrics `evaluate`, `filter`
     and `training`, the tables `classes`, `rankings`, `intervals` and `sieve`; tables and `training` only if they exist.
 
-    None where there is no such revision, no git, or no params and metrics. Raises UserError as `resolve` does.
+    None where there is no such revision, no git, or no params and metrics. Raises UserError as `resolve` does, and
+    where a file is broken, as a conflict's marks leave it.
     """
     commit = None if rev == WORKSPACE else resolve(rev)
     if rev != WORKSPACE and commit is None:
         return None
-    texts = {key: _text(commit, path) for key, path in FILES.items()}
-    try:
-        held = {key: _parse(FILES[key], text) for key, text in texts.items() if text is not None}
-    except (ValueError, YAMLError):  # broken, as a conflict's marks leave it, or of a file that was something else
-        return None
+    held = {}
+    for key, path in FILES.items():
+        if (text := _text(commit, path)) is not None:
+            try:
+                held[key] = _parse(path, text)
+            except (ValueError, YAMLError) as error:
+                raise UserError(f"{rev}: {path} cannot be read ({' '.join(str(error).split())})") from None
     return held if all(isinstance(held.get(key), dict) for key in NEEDED) else None
+
+
+def locked(commit: str, path: str) -> str | None:
+    """The MD5 of a file that the stages of a commit read, by its dvc.lock; None where that does not tell."""
+    try:
+        stages = YAML(typ="safe").load(_text(commit, "dvc.lock") or "")["stages"].values()
+    except (TypeError, KeyError, AttributeError, YAMLError):  # none, or not DVC's
+        return None
+    deps = [dep for stage in stages for dep in stage.get("deps", ())]
+    return next((dep.get("md5") for dep in deps if dep.get("path") == path), None)
 
 
 def fetch(rev: str, path: str, folder: Path) -> Path:
@@ -79,13 +91,14 @@ def fetch(rev: str, path: str, folder: Path) -> Path:
         return Path(path)
     from dvc.api import DVCFileSystem  # slow to import
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError  # of a folder that was never here; no DvcException
 
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     here = (_git("rev-parse", "--show-prefix") or b"").decode().strip()  # this folder in the repository
     try:
         DVCFileSystem(rev=resolve(rev), subrepos=True).get_file(f"{here}{path}", str(target))
-    except (DvcException, OSError):
+    except (DvcException, DataIndexError, OSError):
         raise UserError(
             f"{rev}: {path} is not in DVC's cache: bring it with `dvc pull`, or make it with `git checkout {rev}` "
             f"(an experiment: `dvc exp apply {rev}`) and `dvc repro`"
@@ -121,7 +134,4 @@ def _parse(path: str, text: str) -> Any:
         return YAML(typ="safe").load(text)
     if path.endswith(".json"):
         return json.loads(text)
-    table = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=str)
-    numeric = [name for name in table if name not in TEXT]
-    table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
-    return table
+    return tables.parse(io.StringIO(text))

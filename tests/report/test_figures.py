@@ -9,6 +9,7 @@ import pytest
 
 from mtseg.report import breakdowns, figures, learning
 from mtseg.report.plotting import canvas, end_labels, short, style, svg
+from mtseg.scoring.breakdown import KINDS
 from tests.reports import EVIL, evil_tasks, make_images, make_numbers, predicted
 from tests.scenes import make_tasks
 
@@ -92,7 +93,7 @@ def test_of_many_classes_the_ten_largest_are_named_and_the_rest_is_counted(count
     names = [f"class {number}" for number in range(count)]
     line = {"precision": [1.0] * 50 + [None] * 51, "f1": [0.5] * 101, "best_f1": 0.5, "best_score": 0.3}
     own = {"classes": names, "curves": dict.fromkeys(names, line), "overall": line, "errors": {"ap50": 50.0}}
-    evaluation = {"tasks": {"many": own}, "scores": np.linspace(0, 1, 101)}
+    evaluation = {"ranking": "product", "tasks": {"many": own}, "scores": np.linspace(0, 1, 101)}
     table = pd.DataFrame({"task": "many", "class": names, "instances": range(count), "AP50": 50.0})
     with style():
         for drawing in (figures.precision_recall, figures.f1_by_score):
@@ -110,17 +111,53 @@ def test_confusion_shows_counts_in_cells_that_can_be_read(count):
     matrix[1, 2], matrix[0, -1], matrix[-1, 0] = 4, 5, 6
     own = {"classes": [f"c{n}" for n in range(count)], "confusion": {"min_score": 0.25, "matrix": matrix.tolist()}}
     with style():
-        figure = breakdowns.confusion({"tasks": {"one": own}}, "one")
+        figure = breakdowns.confusion({"ranking": "sum_quality", "tasks": {"one": own}}, "one")
         (axes,) = figure.axes
         texts = [text.get_text() for text in axes.texts]
         assert {"9", "4", "5", "6"} == set(texts) and "0" not in texts
-        assert "c1 taken for c2: 4" in axes.get_title(loc="left") and "0.25" in axes.get_title(loc="left")
-        assert [tick.get_text() for tick in axes.get_yticklabels()][-1] == "background"
+        title = figure.get_suptitle()
+        assert "c1 taken for c2: 4" in title and "sum × mask quality ≥ 0.25" in title
+        *_, last = axes.get_yticklabels()
+        assert last.get_text() == "(background)" and last.get_style() == "italic"
         assert len(axes.get_yticks()) == min(count + 1, breakdowns.MOST)
         svg(figure, "test", "test")  # laid out
         scale = 72 / figure.dpi
         cell = axes.transData.transform([[0, 0], [1, 0]])[:, 0]
         assert (cell[1] - cell[0]) * scale >= max(text.get_fontsize() for text in axes.texts)
+
+
+def test_the_title_of_a_small_confusion_is_whole():
+    names = ["a class of long name", "another of such name"]
+    own = {"classes": names, "confusion": {"min_score": 0.25, "matrix": [[9, 8, 0], [1, 9, 0], [0, 0, 0]]}}
+    with style():
+        figure = breakdowns.confusion(
+            {"ranking": "product_quality", "tasks": {"a task of long name": own}}, "a task of long name"
+        )
+        svg(figure, "test", "test")  # laid out
+        (text,) = figure.texts
+        assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_an_undefined_cost_is_left_out_and_not_drawn_as_nothing():
+    nothing, cost = {"ap50": None, "cost": {}, "counts": {}}, dict.fromkeys(KINDS, 2.0)
+    some = {"ap50": 50.0, "cost": cost, "counts": dict.fromkeys(KINDS, 1)}
+    joint = {"ap": 40.0, "errors": some, "label_cost": {"one": 3.0, "two": None}}
+    evaluation = {"tasks": {"one": {"errors": some}, "two": {"errors": nothing}}, "joint": joint}
+    with style():
+        first, second, last = breakdowns.errors(evaluation).axes
+    assert [axes.get_title(loc="left") for axes in (first, second)] == [
+        "one, AP50 50.0",
+        "all labels jointly, AP50 50.0",
+    ]
+    assert [label.get_text() for label in last.get_yticklabels()] == ["one"]
+    assert breakdowns.errors({"tasks": {"two": {"errors": nothing}}}) is None
+
+
+def test_a_score_without_an_interval_has_a_dot_alone():
+    table = pd.DataFrame([{"metric": "segm.AP", "value": 50.0, "low": np.nan, "high": np.nan}])
+    with style():
+        drawn = svg(figures.intervals(table), "test", "test")
+    assert "50.0" in words(drawn) and "nan" not in drawn.lower()
 
 
 def test_labels_at_the_ends_of_lines_stay_apart_and_near():

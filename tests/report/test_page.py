@@ -8,6 +8,7 @@ import pytest
 
 from mtseg.errors import UserError
 from mtseg.report import html, page
+from mtseg.report.baseline import Baseline
 from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report
 from tests.scenes import make_tasks
 
@@ -58,19 +59,37 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 
 def test_params_and_scores_are_held_against_the_last_commit(tmp_path):
-    def baseline(joint, lr):
-        evaluate = {"segm": {"AP": 49.0}, "joint": {"AP": joint}}
-        params = {"solver": {"max_iter": 9, "lr": lr}}
-        return {"evaluate": evaluate, "filter": {"filtered": {"joint_f1": 60.0}}, "params": params}
+    def told(lr, **options):
+        before = Baseline(
+            commit="1234567890abcdef",
+            params={"solver": {"max_iter": 9, "lr": lr}},
+            evaluate={"segm": {"AP": 49.0}, "joint": {"AP": 0.0}},
+            filter={"filtered": {"joint_f1": 60.0}},
+        )
+        return (make_report(tmp_path, make_tasks(2), baseline=before, **options) / "index.html").read_text()
 
-    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1)) / "index.html").read_text()
+    text = told(1)
     assert "1 param differs" in text and "solver.lr" in text and "solver.max_iter" not in text
+    assert "<dd>1234567890</dd>" in text
     assert ">+1.0</i>" in text and ">±0.0</i>" in text
     assert 'class="better"' in text, "joint AP of 0 is outside the interval"
-    now = {"params": {"solver": {"max_iter": 9, "lr": 1}}}
-    text = (make_report(tmp_path, make_tasks(2), before=baseline(0.0, 1), now=now) / "index.html").read_text()
-    assert "Every param is as in the commit" in text
-    assert "holds no results to compare" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
+    assert "Every param is as in the commit" in told(1, params={"solver": {"max_iter": 9, "lr": 1}})
+    assert "<details open>" in told(1) and "<details open>" not in told({str(place): 1 for place in range(13)})
+    assert "nothing before" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
+
+
+def test_scores_without_an_interval_are_shown_without_one(tmp_path):
+    nothing = {"low": float("nan"), "high": float("nan")}
+    card = page._card("AP", "segm.AP", "", {"segm.AP": 50.0}, {"segm.AP": 40.0}, nothing)
+    assert (card["low"], card["high"], card["delta"], card["sign"]) == (None, None, 10.0, "")
+
+
+def test_picked_thresholds_are_listed(tmp_path):
+    limits = {"picked": {"min_score": {"shape": 0.3}, "min_logit": {}}}
+    auto = {"filter": {"thresholds": "auto"}}
+    assert page.picked(limits, auto) == ["min_score of shape 0.3"]
+    assert page.picked({}, auto) == [] and page.picked({}, {"filter": {"thresholds": "given"}}) is None
+    assert "none gained" in (make_report(tmp_path, make_tasks(1), params=auto) / "index.html").read_text()
 
 
 def test_what_differs_is_told_by_key():
