@@ -9,17 +9,16 @@ import tempfile
 from pathlib import Path
 
 from mtseg.errors import run_stage
-from mtseg.params import load
 from mtseg.report import compare, sides
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description="Compare two revisions on one page.")
     parser.add_argument("revisions", nargs=2, metavar="REV", help="commit, branch, tag, experiment or `workspace`")
-    arguments, root = parser.parse_args(), load().data.raw
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pair = [sides.load(rev, Path(scratch) / name) for name, rev in zip("ab", arguments.revisions, strict=True)]
-        for note in compare.write(Path("compare"), *pair, root=root):
+        for note in compare.write(Path("compare"), *pair):
             print(f"note: {note}")
     print("open compare/index.html")
 

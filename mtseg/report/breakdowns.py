@@ -31,6 +31,7 @@ from mtseg.scoring.breakdown import KINDS
 
 MOST = 40  # rows and columns that one can read; of more classes those that tell most
 TELLING = 10  # labels in a bin from which its share of right ones says something
+JOINTLY = "all labels jointly"
 BACKGROUND = "(background)"  # in italics: a class may have that name
 
 
@@ -137,7 +138,7 @@ def costs(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """`breakdown.errors` of each task and of all labels jointly, where there is any ground truth."""
     own = {name: task["errors"] for name, task in evaluation["tasks"].items()}
     joint = (evaluation.get("joint") or {}).get("errors")
-    own |= {"all labels jointly": joint} if joint and len(own) > 1 else {}
+    own |= {JOINTLY: joint} if joint and len(own) > 1 else {}
     return {name: errors for name, errors in own.items() if errors.get("ap50") is not None}
 
 

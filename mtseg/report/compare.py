@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtseg.data.pictures import read_picture
+from mtseg.errors import UserError
 from mtseg.files import replace_folder
-from mtseg.report import draw, html, page, revision
+from mtseg.records import Image
+from mtseg.report import breakdowns, draw, html, page, revision
 from mtseg.report.sides import Side, common
-from mtseg.scoring import bootstrap, curves, f1, intervals
+from mtseg.scoring import bootstrap, breakdown, curves, f1, intervals
 from mtseg.scoring.average_precision import ordered
 from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.matching import pictures
+from mtseg.scoring.overlaps import Matches
 from mtseg.sections import Task
 
 SIZE = 384  # pixels, longer side of a drawn panel
 SHOWN = 6  # pictures that became better, and as many that became worse
 JPEG = {"quality": 88, "subsampling": 0}
-LOWER_IS_BETTER = ("ece", "loss", "removed")
 
 
-def write(folder: Path, a: Side, b: Side, *, root: Path) -> list[str]:
-    """Write `folder`: index.html and the pictures that changed most. What could not be compared is returned as lines.
-
-    root: folder of the pictures. Raises UserError when a picture cannot be read.
-    """
+def write(folder: Path, a: Side, b: Side) -> list[str]:
+    """Write `folder`: index.html and the pictures that changed most. Returns what could not be compared, as lines."""
     notes = [side.lacks for side in (a, b) if side.lacks]
     both = None if notes else common(a, b, notes)
-    leading = classes = better = worse = ()
+    leading = classes = better = worse = errors = ()
     with replace_folder(folder) as temporary:
         if both:
             a_common, b_common = both
-            leading, of_class = paired(a_common, b_common)
+            leading, of_class, errors = paired(a_common, b_common)
             better, worse = changed(a_common, b_common)
-            for entry in (*better, *worse):
-                _draw(temporary, entry, a_common, b_common, root)
+            better, worse = _draw(temporary, (better, worse), a_common, b_common, notes)
         classes = class_rows(a.held.get("classes"), b.held.get("classes"), of_class if both else {})
         text = html.render(
             "compare.html",
@@ -47,6 +45,7 @@ def write(folder: Path, a: Side, b: Side, *, root: Path) -> list[str]:
             code=revision.code(a.commit, b.commit),
             params=page.changes(a.held["params"], b.held["params"]),
             leading=leading,
+            errors=errors,
             pictures=len(both[0].images) if both else 0,
             tasks=task_rows(a.held["evaluate"], b.held["evaluate"]),
             classes=classes,
@@ -57,9 +56,12 @@ def write(folder: Path, a: Side, b: Side, *, root: Path) -> list[str]:
     return notes
 
 
-def paired(a: Side, b: Side) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[str, float]]]:
-    """The leading numbers of both on the same pictures, and the AP of each (task, class): in percent a, b, their
-    difference `delta` and its 95 % interval, low and high. The same draws of pictures serve both (a paired bootstrap).
+def paired(
+    a: Side, b: Side
+) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[str, float]], list[dict[str, Any]]]:
+    """The leading numbers of both on the same pictures, the AP of each (task, class), and what errors cost, as
+    `error_rows`: in percent a, b, their difference `delta` and, save for kinds of errors, its 95 % interval, low and
+    high, NaN where there is none. The same draws of pictures serve both (a paired bootstrap).
     """
     proofs = [
         Evidence.of(side.images, side.raw, tasks=side.tasks, ranking=side.ranking, max_dets=side.max_dets)
@@ -68,7 +70,7 @@ def paired(a: Side, b: Side) -> tuple[list[dict[str, Any]], dict[tuple[str, str]
     weights = bootstrap.draws(len(a.images), max(len(a.raw), len(b.raw)))
     one, other = (intervals.samples(evidence, weights) for evidence in proofs)
     one, other = ({**own, **_sieved(side, weights)} for own, side in zip((one, other), (a, b), strict=True))
-    del one[f"tasks.{a.tasks[0].name}.AP"]  # segm.AP again
+    one.pop(f"tasks.{a.tasks[0].name}.AP", None)  # segm.AP again
     rows = [{"metric": name, **row} for name in one if (row := _difference(one[name], other[name]))]
     of_class = {}
     for task in a.tasks:
@@ -76,7 +78,37 @@ def paired(a: Side, b: Side) -> tuple[list[dict[str, Any]], dict[tuple[str, str]
         for index, name in enumerate(task.classes):
             if row := _difference(own[0][:, index], own[1][:, index]):
                 of_class[task.name, name] = row
-    return rows, of_class
+    return rows, of_class, error_rows(*proofs)
+
+
+def error_rows(a: Evidence, b: Evidence) -> list[dict[str, Any]]:
+    """Of both, a and b, and their `delta`: the AP50 that each `kind` of error costs, `of` each task and of all labels
+    jointly; and the joint AP that the labels of each task cost. What either lacks is left out."""
+    one, other = _costs(a), _costs(b)
+    return [
+        {"of": of, "kind": kind, "a": was, "b": other[of, kind], "delta": other[of, kind] - was}
+        for (of, kind), was in one.items()
+        if (of, kind) in other
+    ]
+
+
+def _costs(evidence: Evidence) -> dict[tuple[str, str], float]:
+    """What each (of, kind) of error costs, in percent; empty without ground truth."""
+    several = len(evidence.tasks) > 1
+    matched = dict(evidence.matches) | ({breakdowns.JOINTLY: evidence.jointly} if several else {})
+    costs = {}
+    for of, matches in matched.items():
+        own = breakdown.errors(evidence.overlaps, matches, evidence.scores)["cost"]
+        costs |= {(of, kind): own[kind] for kind in breakdown.KINDS if kind in own}
+    once = np.ones((1, evidence.overlaps.pictures))
+
+    def joint_ap(matches: Matches) -> float:
+        return 100 * float(curves.mean(curves.average_precision(matches, evidence.pictures, once))[0])
+
+    if several and not np.isnan(now := joint_ap(evidence.jointly)):
+        mended = {task.name: joint_ap(evidence.jointly_right(task)) for task in evidence.tasks}
+        costs |= {("joint AP", f"labels of {name}"): value - now for name, value in mended.items()}
+    return costs
 
 
 def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -115,7 +147,6 @@ def metric_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, An
         rows.append(
             {"file": key.partition(".")[0], "metric": name, "a": was, "b": now, "delta": delta}
             | {f"range_{side}": _range(own.get(name)) for side, own in zip("ab", ranges, strict=True)}
-            | {"lower_is_better": any(word in key for word in LOWER_IS_BETTER)}
         )
     return rows
 
@@ -176,18 +207,38 @@ def _by_class(evidence: Evidence, task: Task, weights: np.ndarray) -> np.ndarray
 
 
 def _range(row: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    return None if row is None else (row["low"], row["high"])
+    return None if row is None or np.isnan(row["low"]) else (row["low"], row["high"])
 
 
-def _draw(folder: Path, entry: dict[str, Any], a: Side, b: Side, root: Path) -> None:
-    """Ground truth, a and b of one picture, a file each: ID-truth.jpg, ID-a.jpg, ID-b.jpg; entry is told their size."""
-    image = next(image for image in a.images if image.id == entry["id"])
-    pixels = read_picture(root, image)
-    panels = {"truth": ("ground truth", draw.truth(image, a.tasks))}
-    for name, side in (("a", a), ("b", b)):
-        own = [p for p in side.filtered if p.image_id == image.id]
-        panels[name] = (f"{side.rev}, joint F1 {entry[name]:.1f}", draw.found(image, own, side.tasks))
-    for name, (title, overlays) in panels.items():
-        sheet = draw.compare(pixels, {title: overlays}, size=SIZE)
-        sheet.save(folder / f"{image.id}-{name}.jpg", **JPEG)
-        entry |= {"width": sheet.width, "height": sheet.height}
+def _draw(
+    folder: Path, groups: Sequence[list[dict[str, Any]]], a: Side, b: Side, notes: list[str]
+) -> list[list[dict[str, Any]]]:
+    """Ground truth, a and b of each picture, a file each: ID-truth.jpg, ID-a.jpg, ID-b.jpg; the entries that could be
+    drawn, with their size. Of the others there is a note."""
+    images, lost = {image.id: image for image in a.images}, {}
+    for entry in (entry for group in groups for entry in group):
+        image = images[entry["id"]]
+        try:
+            pixels = _pixels(image, a, b)
+        except UserError as error:
+            lost[image.id] = str(error)
+            continue
+        panels = {"truth": ("ground truth", draw.truth(image, a.tasks))}
+        for name, side in (("a", a), ("b", b)):
+            own = [p for p in side.filtered if p.image_id == image.id]
+            panels[name] = (f"{side.rev}, joint F1 {entry[name]:.1f}", draw.found(image, own, side.tasks))
+        for name, (title, overlays) in panels.items():
+            sheet = draw.compare(pixels, {title: overlays}, size=SIZE)
+            sheet.save(folder / f"{image.id}-{name}.jpg", **JPEG)
+            entry |= {"width": sheet.width, "height": sheet.height}
+    if lost:
+        notes.append(f"Pictures that are not shown, for they cannot be read: {len(lost)}. {next(iter(lost.values()))}")
+    return [[entry for entry in group if entry["id"] not in lost] for group in groups]
+
+
+def _pixels(image: Image, a: Side, b: Side) -> np.ndarray:
+    """The picture from the data of B, or else of A. Raises UserError where neither can be read."""
+    try:
+        return read_picture(b.root, image)
+    except UserError:
+        return read_picture(a.root, image)

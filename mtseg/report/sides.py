@@ -34,6 +34,11 @@ class Side:
         return own if own in get_args(Ranking) else "product_quality"
 
     @property
+    def root(self) -> Path:
+        """The folder of its pictures: another revision's may be another."""
+        return Path(self.held["params"].get("data", {}).get("raw") or ".")
+
+    @property
     def max_dets(self) -> Sequence[int]:
         return self.held["params"].get("test", {}).get("max_dets") or (100,)
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from mtseg.errors import UserError
-from mtseg.report import revision
+from mtseg.report import baseline, revision
+from mtseg.report.baseline import Baseline
 from tests.repository import call, commit, dvc
 
 STAGE = f"""
@@ -134,6 +135,31 @@ def test_nothing_is_held_where_there_is_no_git_no_revision_or_no_results(tmp_pat
     for name in ("evaluate", "filter"):
         (tmp_path / f"metrics/{name}.json").write_text("<<<<<<< broken")
     commit(tmp_path)
-    assert revision.read("HEAD") is None
+    with pytest.raises(UserError, match=r"HEAD: metrics/evaluate.json cannot be read \(Expecting") as caught:
+        revision.read("HEAD")
+    assert "\n" not in str(caught.value)
+    told = baseline.read()
+    assert "metrics/evaluate.json cannot be read" in told.why and told.params is None
     monkeypatch.setenv("PATH", "")
     assert revision.read("HEAD") is None, "no git"
+    assert baseline.read() == Baseline(why="There is no commit to compare with.")
+
+
+def test_scores_are_compared_with_those_on_the_same_data_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call(tmp_path, "git", "init", "--quiet")
+    commit_of = {"params.yaml": "a: 1", "metrics/evaluate.json": '{"segm": {"AP": 1}}', "metrics/filter.json": "{}"}
+    for name, text in {**commit_of, baseline.VAL: "one"}.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    commit(tmp_path)
+    told = baseline.read()
+    assert told.params == {"a": 1} and not told.evaluate and "dvc.lock does not say" in told.why
+    md5 = "f97c5d29941bfb1b2fdab0874906ab82"  # of "one"
+    Path("dvc.lock").write_text(f"stages: {{score: {{deps: [{{path: {baseline.VAL}, md5: {md5}}}]}}}}")
+    commit(tmp_path)
+    told = baseline.read()
+    assert (told.commit, told.evaluate, told.why) == (revision.resolve("HEAD"), {"segm": {"AP": 1}}, "")
+    Path(baseline.VAL).write_text("two")
+    told = baseline.read()
+    assert told.params == {"a": 1} and not told.evaluate and "other pictures, annotations or tasks" in told.why
