@@ -147,7 +147,7 @@ def header(
         ("pictures", f"{len(images):,} with {instances:,} instances"),
         ("tasks", ", ".join(f"{task.name} ({task.num_classes} classes)" for task in tasks)),
         ("ranked by", html.ranking(ranking)),
-        *([("compared with", baseline.commit[:10])] if baseline.commit and baseline.params is not None else []),
+        *([("made on commit", baseline.commit[:10])] if baseline.commit else []),
     ]
 
 
