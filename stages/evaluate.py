@@ -26,7 +26,8 @@ def main() -> None:
     options = {"tasks": tasks, "ranking": params.test.ranking, "max_dets": params.test.max_dets}
     with reference.started(images, found, **options) as by_pycocotools:
         evidence = Evidence.of(images, found, **options)
-        metrics, classes = scores.evaluate(images, found, **options, overlaps=evidence.overlaps)
+        matches = {"whatever": evidence.whatever, "jointly": evidence.jointly, "pictures": evidence.pictures}
+        metrics, classes = scores.by_label(tasks, evidence.matches, **matches)
         evaluation = analysis.report(evidence)
         scores.write_classes(Path("plots/classes.csv"), classes)
         scores.write_table(Path("plots/rankings.csv"), rankings.rows(evidence))

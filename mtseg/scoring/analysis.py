@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mtseg.records import Image, Prediction
 from mtseg.scoring import curves
 from mtseg.scoring.average_precision import EVERY, percent
 from mtseg.scoring.breakdown import errors
@@ -16,21 +14,9 @@ from mtseg.scoring.confusion import confusion
 from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.label_errors import label_errors
 from mtseg.scoring.overlaps import Matches
-from mtseg.sections import Ranking, Task
+from mtseg.sections import Task
 
 DECIMALS = 4
-
-
-def analyse(
-    images: Sequence[Image],
-    predictions: Sequence[Prediction],
-    *,
-    tasks: Sequence[Task],
-    ranking: Ranking,
-    max_dets: Sequence[int],
-) -> dict[str, Any]:
-    """`report` of these predictions. Raises UserError on predictions for pictures that are not among `images`."""
-    return report(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets))
 
 
 def report(evidence: Evidence) -> dict[str, Any]:
@@ -77,7 +63,7 @@ def _label_errors(evidence: Evidence) -> list[dict[str, Any]]:
         evidence.whatever,
         evidence.predictions,
         list(evidence.labels.values()),
-        evidence.sureness,
+        evidence.ranked["main_quality"],
         evidence.images,
     )
     in_file = evidence.places.tolist()

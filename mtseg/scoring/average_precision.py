@@ -119,7 +119,7 @@ class Curves:
         return {name: value for name, curve in numbers.items() if (value := mean(curve)) is not None}
 
     def summary(self) -> dict[str, float]:
-        """The numbers in percent, 3 decimals. AP is at the last of max_dets."""
+        """The numbers in percent, 3 decimals. AP is at the largest of max_dets."""
         return {name: percent(value) for name, value in self.numbers().items()}
 
     def of_category(self, category: int) -> dict[str, float | None]:
@@ -129,7 +129,7 @@ class Curves:
 
 
 def summary(evaluation: COCOeval) -> dict[str, float]:
-    """COCO's numbers in percent, 3 decimals, undefined ones left out; AP is at the last of max_dets."""
+    """COCO's numbers in percent, 3 decimals, undefined ones left out; AP is at the largest of max_dets."""
     return Curves.of(evaluation).summary()
 
 
@@ -170,6 +170,13 @@ def joint(
     """
     true = np.column_stack([labels_true(images, task) for task in tasks])
     found = np.column_stack([labels_found(predictions, task) for task in tasks])
+    return combined(true, found, tasks)
+
+
+def combined(
+    true: np.ndarray, found: np.ndarray, tasks: Sequence[Task]
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, ...]]]:
+    """`joint` of labels that are at hand: int [G, tasks] or EVERY, and int [N, tasks]."""
     shape = [task.num_classes for task in tasks]
     whole = (true != EVERY).all(axis=1)
     # the numbers of a mixed-radix system sort as the tuples do

@@ -16,7 +16,8 @@ import numpy as np
 
 from mtseg.scoring.average_precision import percent
 from mtseg.scoring.curves import precisions
-from mtseg.scoring.overlaps import HIT, NEAR, Matches, Overlaps
+from mtseg.scoring.matching import HIT, NEAR
+from mtseg.scoring.overlaps import Matches, Overlaps
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))

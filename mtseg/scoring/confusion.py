@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtseg.scoring.average_precision import EVERY
-from mtseg.scoring.overlaps import HIT, Matches, Overlaps
+from mtseg.scoring.matching import HIT
+from mtseg.scoring.overlaps import Matches, Overlaps
 
 
 def confusion(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtseg.records import Image, Prediction
-from mtseg.scoring.average_precision import EVERY, first_of_query, joint, labels_found, labels_true
+from mtseg.scoring.average_precision import EVERY, combined, first_of_query, labels_found, labels_true
 from mtseg.scoring.label_errors import Labels
-from mtseg.scoring.matching import check
-from mtseg.scoring.overlaps import HIT, Matches, Overlaps, match
+from mtseg.scoring.matching import HIT, check
+from mtseg.scoring.overlaps import Matches, Overlaps, match
 from mtseg.scoring.predictions import scores as every_score
 from mtseg.sections import Ranking, Task
 
@@ -24,10 +24,10 @@ from mtseg.sections import Ranking, Task
 class Evidence:
     """Predictions beside their pictures, matched in every way that is asked about.
 
-    places: int [N], of the predictions in the file. scores [N]: of the ranking. sureness [N]: main class probability
-    x mask quality, whatever the ranking. labels, matches: by task; of a further task the best prediction of each query
-    alone. whatever: matches at IoU 0.5 of masks alone, the best of each query. jointly: matches of all labels as one.
-    most: predictions that count in a picture and category.
+    places: int [N], of the predictions in the file. ranked: what every ranking makes of them, [N] each. labels,
+    matches: by task; of a further task the best prediction of each query alone. whatever: matches at IoU 0.5 of masks
+    alone, the best of each query. jointly: matches of all labels as one. most: predictions that count in a picture and
+    category.
     """
 
     images: Sequence[Image]
@@ -35,8 +35,7 @@ class Evidence:
     places: np.ndarray
     tasks: Sequence[Task]
     overlaps: Overlaps
-    scores: np.ndarray
-    sureness: np.ndarray
+    ranked: Mapping[Ranking, np.ndarray]
     labels: Mapping[str, Labels]
     matches: Mapping[str, Matches]
     whatever: Matches
@@ -60,8 +59,8 @@ class Evidence:
         places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 3).T)
         predictions = [predictions[place] for place in places]
         overlaps = Overlaps.of(images, predictions)
-        rankings = every_score(predictions, tasks)
-        scores = rankings[ranking]
+        ranked = every_score(predictions, tasks)
+        scores = ranked[ranking]
         first = first_of_query(predictions, scores)
         labels = {task.name: _labels(images, predictions, task) for task in tasks}
         most = max(max_dets)
@@ -85,12 +84,11 @@ class Evidence:
             places=places,
             tasks=tasks,
             overlaps=overlaps,
-            scores=scores,
-            sureness=rankings["main_quality"],
+            ranked=ranked,
             labels=labels,
             matches=matches,
             whatever=match(overlaps, *no_class, scores, **everything),
-            jointly=_joint(images, predictions, tasks, overlaps, scores, most),
+            jointly=_joint(labels, tasks, overlaps, scores, most),
             most=most,
             ranking=ranking,
         )
@@ -98,12 +96,17 @@ class Evidence:
     def jointly_right(self, task: Task) -> Matches:
         """All labels as one, had every matched prediction this task's label right."""
         true, hit = self.labels[task.name].true, self.whatever.hit[0]
-        found = np.flatnonzero(hit >= 0)
-        found = found[true[hit[found]] != EVERY]
-        mended = list(self.predictions)
-        for row in found:
-            mended[row] = replace(mended[row], labels=mended[row].labels | {task.name: int(true[hit[row]])})
-        return _joint(self.images, mended, self.tasks, self.overlaps, self.scores, self.most)
+        rows = np.flatnonzero(hit >= 0)
+        rows = rows[true[hit[rows]] != EVERY]
+        found = self.labels[task.name].found.copy()
+        found[rows] = true[hit[rows]]
+        labels = {**self.labels, task.name: replace(self.labels[task.name], found=found)}
+        return _joint(labels, self.tasks, self.overlaps, self.scores, self.most)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """[N], of the ranking."""
+        return self.ranked[self.ranking]
 
     @property
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +114,10 @@ class Evidence:
         return self.overlaps.found_picture, self.overlaps.true_picture
 
 
-def _joint(images, predictions, tasks, overlaps: Overlaps, scores: np.ndarray, most: int) -> Matches:
-    true, found, names = joint(images, predictions, tasks)
+def _joint(labels: Mapping[str, Labels], tasks, overlaps: Overlaps, scores: np.ndarray, most: int) -> Matches:
+    own = [labels[task.name] for task in tasks]
+    true, found = (np.column_stack(columns) for columns in ([o.true for o in own], [o.found for o in own]))
+    true, found, names = combined(true, found, tasks)
     return match(overlaps, true, found, scores, categories=len(names), most=most)
 
 

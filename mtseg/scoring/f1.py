@@ -23,7 +23,7 @@ class Tally:
         self.predictions = [prediction for picture in pictures for prediction in picture.predictions]
         self.picture = np.repeat(np.arange(len(pictures)), [len(picture.predictions) for picture in pictures])
         self.instances = np.array([(~picture.crowd).sum() for picture in pictures], dtype=int)
-        self.on_crowd = np.array([on for picture in pictures for on in _on_crowd(picture, tasks[0])], dtype=bool)
+        self.on_crowd = np.array([on for picture in pictures for on in picture.on_crowd(tasks[0])], dtype=bool)
         self.rivals = list(_rivals(pictures, tasks))
 
     def rows(self, predictions: Iterable[Prediction]) -> np.ndarray | None:
@@ -69,11 +69,6 @@ def summary(counts: Sequence[np.ndarray] | np.ndarray) -> dict[str, float]:
         "joint_f1": (2 * right, found + true),
     }
     return {name: round(100 * part / whole, 3) for name, (part, whole) in parts.items() if whole}
-
-
-def _on_crowd(picture: Picture, main: Task) -> np.ndarray:
-    same = picture.predicted(main)[:, None] == picture.true(main)[None, :]
-    return (same & picture.crowd & (picture.inside >= HIT)).any(axis=1)
 
 
 def _rivals(pictures: Sequence[Picture], tasks: Sequence[Task]) -> Iterator[tuple[int, list[tuple[int, bool]]]]:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mtseg.records import Image, Prediction
 from mtseg.scoring import curves
 from mtseg.scoring.average_precision import EVERY
 from mtseg.scoring.bootstrap import draws, interval
 from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.overlaps import Matches
-from mtseg.sections import Ranking, Task
 
 COLUMNS = ("metric", "value", "low", "high")
-
-
-def intervals(
-    images: Sequence[Image],
-    predictions: Sequence[Prediction],
-    *,
-    tasks: Sequence[Task],
-    ranking: Ranking,
-    max_dets: Sequence[int],
-) -> list[dict[str, Any]]:
-    """`rows` of these predictions. Raises UserError on predictions for pictures that are not among `images`."""
-    return rows(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets))
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:

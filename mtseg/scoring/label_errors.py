@@ -23,8 +23,8 @@ import numpy as np
 
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, ordered
-from mtseg.scoring.matching import iou
-from mtseg.scoring.overlaps import HIT, NEAR, Matches, Overlaps
+from mtseg.scoring.matching import HIT, NEAR, iou
+from mtseg.scoring.overlaps import Matches, Overlaps
 
 FITS = 0.75  # IoU from which a mask and an annotation are one object beyond doubt
 SURE = 0.5  # below this nothing is suspected

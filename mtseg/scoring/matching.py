@@ -17,7 +17,10 @@ from mtseg.records import Image, Prediction
 from mtseg.scoring.predictions import scores
 from mtseg.sections import Ranking, Task
 
-HIT = 0.5  # mask IoU from which a prediction has found its object
+HIT, NEAR = (
+    0.5,
+    0.1,
+)  # mask IoU from which an object is found, and from which it is the object meant (TIDE)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,10 @@ class Picture:
         """bool [G]"""
         return np.array([instance.crowd for instance in self.image.instances], dtype=bool)
 
-    @property
-    def first_of_query(self) -> np.ndarray:
-        """bool [P]: the best of the predictions that share a query, hence a mask and all further labels."""
-        seen = set()
-        return np.array([not (p.query in seen or seen.add(p.query)) for p in self.predictions], dtype=bool)
+    def on_crowd(self, main: Task) -> np.ndarray:
+        """bool [P]: half inside a crowd of its class, and so no miss."""
+        same = self.predicted(main)[:, None] == self.true(main)[None, :]
+        return (same & self.crowd & (self.inside >= HIT)).any(axis=1)
 
     def true(self, task: Task) -> np.ndarray:
         """int [G]: class indices, -1 for no label."""

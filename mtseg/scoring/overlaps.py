@@ -20,9 +20,9 @@ from pycocotools import mask as coco_mask
 from mtseg.data.coco import rle
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, ordered
+from mtseg.scoring.matching import HIT, NEAR
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
-HIT, NEAR = 0.5, 0.1  # IoU from which an object is found, and from which it is the object meant (Bolya et al., TIDE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from mtseg.scoring.average_precision import (
     joint,
     labels_found,
     labels_true,
+    percent,
 )
-from mtseg.scoring.matching import check, in_order
-from mtseg.scoring.overlaps import HIT, Overlaps, match
+from mtseg.scoring.curves import average_precision, mean
+from mtseg.scoring.matching import HIT, check, in_order
+from mtseg.scoring.overlaps import Matches, Overlaps, match
 from mtseg.scoring.predictions import scores
 from mtseg.sections import Ranking, Task
 
@@ -33,45 +35,77 @@ def evaluate(
     tasks: Sequence[Task],
     ranking: Ranking,
     max_dets: Sequence[int],
-    overlaps: Overlaps | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Metrics and a table of classes, in percent with 3 decimals; what is undefined is left out (None in the table).
 
     Metrics: `segm` and `bbox`, COCO's 12 numbers of the main task; `tasks.NAME.AP|accuracy|f1`; `joint.AP|AP50`, whose
     categories are the combinations of labels in the ground truth. Table: task, class, instances, AP, AP50, accuracy.
 
-    AP is at the last of `max_dets`. A ground truth without a task's label is ignored in that task's AP and in the
+    AP is at the largest of `max_dets`. A ground truth without a task's label is ignored in that task's AP and in the
     joint one, as a crowd is. A further task's AP counts the best prediction of each query only: the others repeat its
     mask and labels. Accuracy and macro-F1 are of the labels on instances matched at mask IoU >= 0.5, class-agnostic.
-    overlaps: of these predictions `in_order`, where they are at hand. Raises UserError on predictions for pictures that
-    are not among `images`.
+    Raises UserError on predictions for pictures that are not among `images`.
     """
     check(images, predictions)
     predictions = in_order(predictions, tasks)
     scorer, values = Scorer(images, predictions), scores(predictions, tasks)[ranking]
-    best = first_of_query(predictions, values)
-    one_class = np.zeros(len(scorer.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
-    options = {"categories": 1, "most": len(predictions), "kept": best, "thresholds": np.array([HIT])}
-    hit = match(overlaps or Overlaps.of(images, predictions), *one_class, values, **options).hit[0]
-
-    def curves(true: np.ndarray, found: np.ndarray, categories: int, **options: Any) -> Curves:
-        return Curves.of(scorer.run(true, found, values, categories=categories, max_dets=max_dets, **options))
-
+    best, overlaps, most = first_of_query(predictions, values), Overlaps.of(images, predictions), max(max_dets)
     labels = {task.name: (labels_true(images, task), labels_found(predictions, task)) for task in tasks}
     true, found, names = joint(images, predictions, tasks)
-    metrics: dict[str, Any] = {"tasks": {}}
-    metrics["joint"] = _chosen(curves(true, found, len(names), sizes=False), "AP", "AP50")
-    main = {kind: curves(*labels[tasks[0].name], tasks[0].num_classes, kind=kind) for kind in ("segm", "bbox")}
-    metrics |= {kind: scored.summary() for kind, scored in main.items()}
+    one_class = np.zeros(len(scorer.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
+    options = {"categories": 1, "most": len(predictions), "kept": best, "thresholds": np.array([HIT])}
+    metrics, classes = by_label(
+        tasks,
+        {
+            task.name: match(
+                overlaps,
+                *labels[task.name],
+                values,
+                categories=task.num_classes,
+                most=most,
+                kept=None if task is tasks[0] else best,
+            )
+            for task in tasks
+        },
+        whatever=match(overlaps, *one_class, values, **options),
+        jointly=match(overlaps, true, found, values, categories=len(names), most=most),
+        pictures=(overlaps.found_picture, overlaps.true_picture),
+    )
+    options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
+    for kind in ("segm", "bbox"):
+        metrics[kind] = Curves.of(scorer.run(*labels[tasks[0].name], values, **options, kind=kind)).summary()
+    return metrics, classes
+
+
+def by_label(
+    tasks: Sequence[Task],
+    matches: Mapping[str, Matches],
+    *,
+    whatever: Matches,
+    jointly: Matches,
+    pictures: tuple[np.ndarray, np.ndarray],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`evaluate` without `segm` and `bbox`, of matches that are at hand, as `Evidence` has them."""
+    metrics: dict[str, Any] = {"joint": _summary(_ap(jointly, pictures), "AP", "AP50"), "tasks": {}}
     classes = []
     for task in tasks:
-        scored = main["segm"]
-        if task is not tasks[0]:
-            scored = curves(*labels[task.name], task.num_classes, kept=best, sizes=False)
-        confusion = _confusion(*labels[task.name], hit, task)
-        metrics["tasks"][task.name] = _chosen(scored, "AP") | _label_scores(confusion)
-        classes += _class_rows(labels[task.name][0][~scorer.crowd], task, scored, confusion)
+        own = matches[task.name]
+        scored, confusion = _ap(own, pictures), _confusion(own.true, own.found, whatever.hit[0], task)
+        metrics["tasks"][task.name] = _summary(scored, "AP") | _label_scores(confusion)
+        classes += _class_rows(own.true[own.objects], task, scored, confusion)
     return metrics, classes
+
+
+def _ap(matches: Matches, pictures: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """[1, categories, thresholds]"""
+    once = np.ones((1, int(max((place.max(initial=-1) for place in pictures), default=-1)) + 1))
+    return average_precision(matches, pictures, once)
+
+
+def _summary(scored: np.ndarray, *names: str) -> dict[str, float]:
+    """AP and AP50, those that are asked for and defined."""
+    numbers = {"AP": float(mean(scored)[0]), "AP50": float(mean(scored[:, :, :1])[0])}
+    return {name: percent(numbers[name]) for name in names if not np.isnan(numbers[name])}
 
 
 def _confusion(true: np.ndarray, found: np.ndarray, hit: np.ndarray, task: Task) -> np.ndarray:
@@ -92,7 +126,7 @@ def _label_scores(confusion: np.ndarray) -> dict[str, float]:
     return {"accuracy": round(100 * float(right.sum() / confusion.sum()), 3), "f1": round(100 * float(f1.mean()), 3)}
 
 
-def _class_rows(true: np.ndarray, task: Task, scored: Curves, confusion: np.ndarray) -> list[dict[str, Any]]:
+def _class_rows(true: np.ndarray, task: Task, scored: np.ndarray, confusion: np.ndarray) -> list[dict[str, Any]]:
     """true: int [G], without crowds."""
     rows = []
     for index, name in enumerate(task.classes):
@@ -102,16 +136,12 @@ def _class_rows(true: np.ndarray, task: Task, scored: Curves, confusion: np.ndar
                 "task": task.name,
                 "class": name,
                 "instances": int((true == index).sum()),
-                **scored.of_category(index),
+                **dict.fromkeys(("AP", "AP50")),
+                **_summary(scored[:, index : index + 1], "AP", "AP50"),
                 "accuracy": round(100 * float(confusion[index, index] / matched), 3) if matched else None,
             }
         )
     return rows
-
-
-def _chosen(scored: Curves, *names: str) -> dict[str, float]:
-    summary = scored.summary()
-    return {name: summary[name] for name in names if name in summary}
 
 
 def write_classes(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from mtseg.errors import UserError
 from mtseg.records import Image
-from mtseg.scoring.analysis import analyse
+from mtseg.scoring import analysis
 from mtseg.scoring.breakdown import KINDS
 from mtseg.scoring.calibration import calibration
+from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.scores import evaluate
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, scene
 
@@ -19,7 +20,7 @@ BOXES = [(2, 2, 20, 20), (34, 2, 20, 20), (2, 34, 20, 20), (34, 34, 20, 20)]
 
 
 def run(images, predictions, tasks, ranking="product_quality"):
-    return analyse(images, predictions, tasks=tasks, ranking=ranking, max_dets=(1, 10, 100))
+    return analysis.report(Evidence.of(images, predictions, tasks=tasks, ranking=ranking, max_dets=(1, 10, 100)))
 
 
 def picture(*instances):

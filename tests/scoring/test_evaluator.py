@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mtseg.records import Image
-from mtseg.scoring.analysis import analyse
+from mtseg.scoring import analysis
+from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.predictions import scores
 from mtseg.scoring.scores import evaluate
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all
@@ -131,7 +132,7 @@ def judged(images, predictions, tasks):
     """Every AP that anything reports of these predictions, and what it must be: name -> (reported, slow)."""
     options = {"tasks": tasks, "ranking": RANKING, "max_dets": MAX_DETS}
     metrics, _ = evaluate(images, predictions, **options)
-    report = analyse(images, predictions, **options)
+    report = analysis.report(Evidence.of(images, predictions, **options))
     every = tuple(task.name for task in tasks)
     main, joint = slow_ap(images, predictions, tasks, every[:1]), slow_ap(images, predictions, tasks, every)
     pairs = {
@@ -197,7 +198,8 @@ def test_f16_shifted_by_k_pixels_as_computed_by_hand(count, shift, thresholds):
     for name, (reported, slow) in judged(images, found, tasks).items():
         expected = 100 * (shift < 7) if name.endswith(("50", "errors")) else 10 * thresholds
         assert reported == pytest.approx(expected, abs=1e-3) and slow == pytest.approx(expected), name
-    cost = analyse(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)["tasks"]["shape"]["errors"]["cost"]
+    evidence = Evidence.of(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)
+    cost = analysis.report(evidence)["tasks"]["shape"]["errors"]["cost"]
     assert cost["localisation"] == (100 if shift == 7 else 0)
 
 
@@ -230,7 +232,8 @@ def test_f16_dropped_in_y_percent_as_computed_by_hand(count, share):
     expected = 100 * (int(100 * (1 - share)) + 1) / 101
     for name, (reported, slow) in judged(images, found, tasks).items():
         assert reported == pytest.approx(expected, abs=1e-3) and slow == pytest.approx(expected), name
-    errors = analyse(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)["joint"]["errors"]
+    evidence = Evidence.of(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)
+    errors = analysis.report(evidence)["joint"]["errors"]
     assert errors["counts"]["missed"] == 16 * share and errors["cost"]["missed"] == pytest.approx(
         100 - expected, abs=2e-3
     )
@@ -268,7 +271,7 @@ def test_f16_relabelled_in_x_percent_as_computed_by_hand(count, wrong):
         assert reported == pytest.approx(worth, abs=1e-3) and slow == pytest.approx(worth), name
     metrics, _ = evaluate(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)
     assert metrics["tasks"]["fill"]["accuracy"] == 100 - 100 * wrong / 16
-    report = analyse(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS)
+    report = analysis.report(Evidence.of(images, found, tasks=tasks, ranking=RANKING, max_dets=MAX_DETS))
     cost = report["joint"]["label_cost"]
     assert cost.pop("fill") == pytest.approx(100 - expected, abs=2e-3) and set(cost.values()) == {0.0}
     confusion = np.array(report["tasks"]["fill"]["confusion"]["matrix"])

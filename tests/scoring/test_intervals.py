@@ -61,7 +61,7 @@ def test_values_are_those_of_the_metrics_and_lie_inside(count):
     tasks = make_tasks(count)
     images = scene(tasks, pictures=12, partial=True, crowds=True)
     predictions = noisy(images, tasks)
-    rows = intervals.intervals(images, predictions, tasks=tasks, **OPTIONS)
+    rows = intervals.rows(Evidence.of(images, predictions, tasks=tasks, **OPTIONS))
     metrics, _ = evaluate(images, predictions, tasks=tasks, **OPTIONS)
     expected = {f"segm.{name}": metrics["segm"][name] for name in ("AP", "AP50")}
     expected |= {f"joint.{name}": metrics["joint"][name] for name in ("AP", "AP50")}
@@ -108,7 +108,7 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets(monkeypatch):
         images = scene(tasks, pictures=16)[1:]
         hard = rng.choice([0.2, 0.8], size=20)  # of each picture
         kept = [p for p in predict_all(images, tasks) if rng.random() < hard[p.image_id]]
-        rows = intervals.intervals(images, kept, tasks=tasks, **OPTIONS)
+        rows = intervals.rows(Evidence.of(images, kept, tasks=tasks, **OPTIONS))
         row = next(row for row in rows if row["metric"] == "segm.AP50")
         values.append(row["value"])
         widths.append(row["high"] - row["low"])
@@ -119,10 +119,10 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets(monkeypatch):
 def test_a_perfect_score_has_no_width_and_nothing_has_no_interval(count):
     tasks = make_tasks(count)
     images = scene(tasks)
-    rows = intervals.intervals(images, predict_all(images, tasks), tasks=tasks, **OPTIONS)
+    rows = intervals.rows(Evidence.of(images, predict_all(images, tasks), tasks=tasks, **OPTIONS))
     assert {(row["value"], row["low"], row["high"]) for row in rows} == {(100.0, 100.0, 100.0)}
-    assert intervals.intervals(images[:1], [], tasks=tasks, **OPTIONS) == []
-    nothing = {row["metric"]: row["high"] for row in intervals.intervals(images, [], tasks=tasks, **OPTIONS)}
+    assert intervals.rows(Evidence.of(images[:1], [], tasks=tasks, **OPTIONS)) == []
+    nothing = {row["metric"]: row["high"] for row in intervals.rows(Evidence.of(images, [], tasks=tasks, **OPTIONS))}
     assert set(nothing.values()) == {0.0} and not any(name.endswith("accuracy") for name in nothing)
 
 
@@ -136,8 +136,8 @@ def test_the_same_every_time_and_in_any_order():
     tasks = make_tasks(3)
     images = scene(tasks, pictures=8)
     predictions = noisy(images, tasks)
-    rows = intervals.intervals(images, predictions, tasks=tasks, **OPTIONS)
-    assert rows == intervals.intervals(images[::-1], predictions[::-1], tasks=tasks, **OPTIONS)
+    rows = intervals.rows(Evidence.of(images, predictions, tasks=tasks, **OPTIONS))
+    assert rows == intervals.rows(Evidence.of(images[::-1], predictions[::-1], tasks=tasks, **OPTIONS))
 
 
 def test_there_are_fewer_draws_where_they_cost_more():

@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 
 from mtseg.records import Image
-from mtseg.scoring.analysis import analyse
+from mtseg.scoring import analysis
+from mtseg.scoring.evidence import Evidence
 from tests.scenes import SIZE, box_instance, make_tasks, predict, predict_all, scene
 
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 def suspects(images, predictions, tasks):
-    return analyse(images, predictions, tasks=tasks, ranking="product_quality", max_dets=(100,))["label_errors"]
+    return analysis.report(Evidence.of(images, predictions, tasks=tasks, ranking="product_quality", max_dets=(100,)))[
+        "label_errors"
+    ]
 
 
 def sure(images, tasks):

@@ -8,7 +8,8 @@ import pytest
 from mtseg.records import Image
 from mtseg.scoring import curves
 from mtseg.scoring.average_precision import EVERY, Curves, Scorer, joint, labels_found, labels_true
-from mtseg.scoring.overlaps import HIT, THRESHOLDS, Overlaps, match
+from mtseg.scoring.matching import HIT
+from mtseg.scoring.overlaps import THRESHOLDS, Overlaps, match
 from mtseg.scoring.predictions import scores
 from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
 

@@ -8,10 +8,10 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.records import Image, Instance
-from mtseg.scoring import reference
+from mtseg.scoring import rankings, reference
 from mtseg.scoring.average_precision import Curves, Scorer, first_of_query, joint, labels_found, labels_true
+from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.predictions import scores
-from mtseg.scoring.rankings import rankings
 from mtseg.scoring.scores import evaluate
 from mtseg.sections import Ranking
 from tests.scenes import make_tasks, predict, scene
@@ -121,7 +121,7 @@ def test_the_cases_hold_what_they_say():
 def test_f13_the_rankings_have_the_numbers_of_the_metrics(count, case):
     tasks = make_tasks(count)
     images, found, max_dets = cases(tasks)[case]
-    rows = rankings(images, found, tasks=tasks, ranking="main", max_dets=max_dets)
+    rows = rankings.rows(Evidence.of(images, found, tasks=tasks, ranking="main", max_dets=max_dets))
     assert [row["ranking"] for row in rows] == list(get_args(Ranking))
     for row in rows:
         metrics, _ = evaluate(images, found, tasks=tasks, ranking=row["ranking"], max_dets=max_dets)

@@ -9,8 +9,9 @@ import pytest
 
 from mtseg.errors import UserError
 from mtseg.records import Image
+from mtseg.scoring import rankings
+from mtseg.scoring.evidence import Evidence
 from mtseg.scoring.predictions import score
-from mtseg.scoring.rankings import rankings
 from mtseg.scoring.scores import evaluate
 from mtseg.sections import Ranking
 from tests.scenes import SIZE, box_instance, logits_of, make_tasks, predict, predict_all, scene
@@ -112,7 +113,7 @@ def test_f13_the_ranking_changes_ap_as_computed_by_hand():
     wrong = replace(wrong, logits={"shape": (2.0, 0.0, 0.0, 0.0), "colour": (1.0, 0.0, 0.0)})
     ap = {ranking: run(images, [right, wrong], tasks, ranking)[0]["segm"]["AP"] for ranking in RANKINGS}
     assert ap == {ranking: 50.0 if ranking.startswith("main") else 100.0 for ranking in RANKINGS}
-    rows = rankings(images, [right, wrong], tasks=tasks, ranking="sum", max_dets=(1, 10, 100))
+    rows = rankings.rows(Evidence.of(images, [right, wrong], tasks=tasks, ranking="sum", max_dets=(1, 10, 100)))
     assert {row["ranking"]: row["segm_AP"] for row in rows} == ap
     assert {row["ranking"]: row["joint_AP"] for row in rows} == ap
 
