@@ -32,13 +32,19 @@ def scores(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> dict[Ran
     """What predictions are ranked by, in every way (F13): float64 [N] each.
 
     main: probability of the main class; sum: the chosen labels' logits added up; product: their probabilities
-    multiplied; main_quality, sum_quality, product_quality: the same times the mask quality. Mask2Former ranks by
-    main_quality.
+    multiplied; main_quality, product_quality: the same times the mask quality; sum_quality: the sum plus the logarithm
+    of the mask quality, which orders as exp(sum) x quality does, where a product would turn round below 0. Mask2Former
+    ranks by main_quality.
     """
     logits, probabilities = zip(*(_of_labels(predictions, task) for task in tasks), strict=True)
     quality = np.array([prediction.mask_quality for prediction in predictions], dtype=np.float64)
     plain = {"main": probabilities[0], "sum": np.sum(logits, axis=0), "product": np.prod(probabilities, axis=0)}
-    return plain | {f"{ranking}_quality": values * quality for ranking, values in plain.items()}
+    logarithm = np.log(np.maximum(quality, np.finfo(float).tiny))  # finite, as an axis needs it
+    return plain | {
+        "main_quality": plain["main"] * quality,
+        "sum_quality": plain["sum"] + logarithm,
+        "product_quality": plain["product"] * quality,
+    }
 
 
 def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> float:

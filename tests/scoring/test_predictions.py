@@ -89,8 +89,19 @@ def test_f13_each_ranking_orders_as_computed_by_hand():
     assert score(a, tasks, "product_quality") == pytest.approx(0.75 / 3 * 0.5)
     assert score(b, tasks, "product_quality") == pytest.approx(0.5 * 0.75 * 0.5)
     for prediction in (a, b):
-        for ranking in ("main", "sum", "product"):
+        for ranking in ("main", "product"):
             plain = score(prediction, tasks, ranking)
             assert score(prediction, tasks, f"{ranking}_quality") == pytest.approx(plain * 0.5)
+        assert score(prediction, tasks, "sum_quality") == pytest.approx(score(prediction, tasks, "sum") + math.log(0.5))
     assert score(a, tasks, "sum") == pytest.approx(math.log(9))
     assert score(b, tasks, "sum") == pytest.approx(math.log(18))
+
+
+@pytest.mark.parametrize("strength", [-3.0, 0.0, 3.0])
+def test_f13_the_better_mask_ranks_first_also_where_logits_are_negative(strength):
+    tasks = make_tasks(2)
+    instance = box_instance((2, 2, 20, 20), {"shape": 0, "colour": 0})
+    good, poor, none = (predict(instance, tasks, quality=quality, strength=strength) for quality in (0.9, 0.1, 0.0))
+    for ranking in ("main_quality", "sum_quality", "product_quality"):
+        better, worse, worst = (score(prediction, tasks, ranking) for prediction in (good, poor, none))
+        assert math.inf > better > worse > worst > -math.inf, ranking
