@@ -14,6 +14,7 @@ from mtseg.sections import Filter, Ranking, Task
 
 LEVELS = 50  # quantiles tried of each task's scores and logits
 DECIMALS = 3  # of a threshold
+LEAST_GAIN = 0.05  # points of joint F1 that a threshold has to bring
 Thresholds = dict[str, dict[str, float]]  # min_score and min_logit, each {task: number}
 Limits = dict[tuple[str, str], float]  # the same by (min_score or min_logit, task)
 
@@ -62,13 +63,23 @@ def _levels(column: np.ndarray) -> list[float]:
 
 
 def ascend(value: Callable[[Limits], float], levels: Mapping[tuple[str, str], Sequence[float]]) -> Limits:
-    """Of each key the level, or none, so that no other level of a single key gives a higher value."""
+    """Of each key the level, or none, so that no other level of a single key gives a higher value.
+
+    Then those go, one after the other, without which less than 0.05 is lost.
+    """
     limits: Limits = {}
     best, last = value(limits), -1.0
     while best > last:
         last = best
         for key, own in levels.items():
-            for tried in [{k: v for k, v in limits.items() if k != key}, *({**limits, key: level} for level in own)]:
+            for tried in [_without(limits, key), *({**limits, key: level} for level in own)]:
                 if (reached := value(tried)) > best:
                     best, limits = reached, tried
+    for key in tuple(limits):
+        if value(limits) - value(_without(limits, key)) < LEAST_GAIN:
+            limits = _without(limits, key)
     return limits
+
+
+def _without(limits: Limits, key: tuple[str, str]) -> Limits:
+    return {other: limit for other, limit in limits.items() if other != key}

@@ -111,3 +111,8 @@ def test_where_there_is_nothing_to_gain_nothing_is_picked(count_):
     nothing = {"min_score": {}, "min_logit": {}}
     for predictions, shown in ((predict_all(images, tasks), images), ([], images), ([], images[:1])):
         assert thresholds.pick(shown, predictions, tasks=tasks, settings=SIEVE, **OPTIONS) == nothing
+
+
+@pytest.mark.parametrize("gain, kept", [(0.04, {}), (0.06, {"a": 1})])
+def test_a_threshold_that_gains_next_to_nothing_is_not_picked(gain, kept):
+    assert thresholds.ascend(lambda limits: 50 + gain * len(limits), {"a": [1]}) == kept
