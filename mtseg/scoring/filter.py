@@ -20,7 +20,7 @@ from scipy.sparse import coo_array, csr_array
 
 from mtseg.data.coco import mask
 from mtseg.records import Image, Prediction
-from mtseg.scoring.bootstrap import LEVEL, draws
+from mtseg.scoring.bootstrap import draws, interval
 from mtseg.scoring.f1 import Tally, summary
 from mtseg.scoring.found import Found, gather
 from mtseg.scoring.matching import pictures
@@ -124,12 +124,12 @@ def sieve(predictions: Sequence[Prediction], *, tasks: Sequence[Task], settings:
 def table(sieved: Sieved, images: Sequence[Image], *, tasks: Sequence[Task], ranking: Ranking) -> pd.DataFrame:
     """A row a step, `raw` first: stage, removed (by it), precision, recall, f1, joint_f1 (after it), low, high.
 
-    low and high: the ends of joint F1's 95 % interval, of the same draws of pictures as in `intervals`; NaN: undefined.
-    Masks are compared with the ground truth once, and once more where a rule has changed them. Raises UserError on
-    a prediction whose picture does not exist.
+    low and high: the ends of joint F1's 95 % interval, of the same draws of pictures as in `intervals`; NaN: undefined,
+    or below 5 pictures. Masks are compared with the ground truth once, and once more where a rule has changed them.
+    Raises UserError on a prediction whose picture does not exist.
     """
     rows, before, tally = [], len(sieved.steps["raw"]), None
-    drawn = draws(len(images), before)[1:] if images else np.zeros((0, 0))
+    drawn = draws(len(images), before)
     for stage, found in sieved.steps.items():
         if tally is None or (kept := tally.rows(found.predictions)) is None:
             tally, kept = Tally(pictures(images, found.predictions, tasks=tasks, ranking=ranking), tasks), None
@@ -148,12 +148,10 @@ def sum_up(steps: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _interval(counts: np.ndarray) -> tuple[float, float]:
-    """Of joint F1 in percent. counts: [draws, 4], as `Tally.counts` has them."""
-    found, true, _, right = counts[counts[:, :2].sum(axis=1) > 0].T
-    if not len(right):
-        return np.nan, np.nan
-    low, high = np.quantile(200 * right / (found + true), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return round(float(low), 3), round(float(high), 3)
+    """Of joint F1 in percent. counts: [1 + draws, 4], as `Tally.counts` has them, the first of the data as they are."""
+    found, true, _, right = counts.T
+    f1 = np.divide(2 * right, found + true, out=np.full(len(counts), np.nan), where=found + true > 0)
+    return (np.nan, np.nan) if np.isnan(f1[0]) else interval(f1)[1:]
 
 
 def _reach(values: Mapping[str, np.ndarray], least: float | Mapping[str, float], tasks: Sequence[str]) -> np.ndarray:

@@ -16,10 +16,11 @@ COLUMNS = ("metric", "value", "low", "high")
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """A row a number: metric, value, and its 95 % interval over pictures, low and high; percent, 3 decimals.
+    """A row a number: metric, value, and its 95 % interval over pictures, low and high; percent, 3 decimals;
+    low and high are NaN below 5 pictures.
 
-    segm.AP, segm.AP50, joint.AP, joint.AP50 and of each task AP and accuracy, under the names of metrics/evaluate.json;
-    what is undefined is left out. The same draws serve all numbers.
+    segm.AP, segm.AP50, joint.AP, joint.AP50, of each task accuracy and of each further one AP, under the names of
+    metrics/evaluate.json; what is undefined is left out. The same draws serve all numbers.
     """
     weights = draws(evidence.overlaps.pictures, len(evidence.predictions))
     numbers = samples(evidence, weights)
@@ -28,13 +29,13 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
 
 def samples(evidence: Evidence, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The numbers of each draw, 0 to 1 and NaN where undefined: [1 + B] each. weights: of `draws`."""
-    main, *further = evidence.tasks
+    main = evidence.tasks[0]
     segm = _ap(evidence, evidence.matches[main.name], weights)
     joint = _ap(evidence, evidence.jointly, weights)
-    of_tasks = {main.name: segm[0]} | {t.name: _ap(evidence, evidence.matches[t.name], weights)[0] for t in further}
     numbers = dict(zip(("segm.AP", "segm.AP50", "joint.AP", "joint.AP50"), (*segm, *joint), strict=True))
     for task in evidence.tasks:
-        numbers[f"tasks.{task.name}.AP"] = of_tasks[task.name]
+        if task is not main:  # whose AP is segm.AP
+            numbers[f"tasks.{task.name}.AP"] = _ap(evidence, evidence.matches[task.name], weights)[0]
         numbers[f"tasks.{task.name}.accuracy"] = _accuracy(evidence, task.name, weights)
     return numbers
 

@@ -231,7 +231,7 @@ def test_f14_what_goes_anyway_removes_nothing_and_masks_are_clean_before_they_ar
 @pytest.mark.parametrize("cleaned", [False, True])
 def test_each_row_of_the_table_scores_what_was_left(count_, cleaned):
     tasks = make_tasks(count_)
-    images = scene(tasks, partial=True, crowds=True)
+    images = scene(tasks, pictures=12, partial=True, crowds=True)
     truth = predict_all(images, tasks)
     faint = [replace(p, query=p.query + 50, mask_quality=0.05) for p in truth]
     circle = {"shape": logits_of(tasks[0], 0)}

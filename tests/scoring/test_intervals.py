@@ -66,6 +66,7 @@ def test_values_are_those_of_the_metrics_and_lie_inside(count):
     expected = {f"segm.{name}": metrics["segm"][name] for name in ("AP", "AP50")}
     expected |= {f"joint.{name}": metrics["joint"][name] for name in ("AP", "AP50")}
     expected |= {f"tasks.{t.name}.{name}": metrics["tasks"][t.name][name] for t in tasks for name in ("AP", "accuracy")}
+    del expected["tasks.shape.AP"]  # segm.AP
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected, abs=1e-3)
     assert all(0 <= row["low"] < row["value"] < row["high"] <= 100 for row in rows)
 
@@ -118,7 +119,7 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets(monkeypatch):
 @TASKS
 def test_a_perfect_score_has_no_width_and_nothing_has_no_interval(count):
     tasks = make_tasks(count)
-    images = scene(tasks)
+    images = scene(tasks, pictures=10)
     rows = intervals.rows(Evidence.of(images, predict_all(images, tasks), tasks=tasks, **OPTIONS))
     assert {(row["value"], row["low"], row["high"]) for row in rows} == {(100.0, 100.0, 100.0)}
     assert intervals.rows(Evidence.of(images[:1], [], tasks=tasks, **OPTIONS)) == []
@@ -145,3 +146,11 @@ def test_there_are_fewer_draws_where_they_cost_more():
     assert bootstrap.draws(100, 100 * bootstrap.WORK).shape == (1 + bootstrap.FEWEST, 100)
     assert (bootstrap.draws(7, 1).sum(axis=1) == 7).all() and (bootstrap.draws(7, 1)[0] == 1).all()
     assert bootstrap.REPLICATES >= 200
+
+
+def test_too_few_pictures_have_no_interval():
+    tasks = make_tasks(3)
+    for pictures, told in ((1, False), (2, False), (4, False), (5, True)):
+        images = scene(tasks, pictures=pictures + 1)[1:]
+        rows = intervals.rows(Evidence.of(images, noisy(images, tasks), tasks=tasks, **OPTIONS))
+        assert rows and all((row["low"] <= row["high"]) == told != np.isnan(row["low"] + row["high"]) for row in rows)
