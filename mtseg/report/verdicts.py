@@ -12,10 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from mtseg.scoring.matching import HIT, Picture, match
+from mtseg.scoring.matching import HIT, NEAR, Picture, match
 from mtseg.sections import Task
 
-NEAR = 0.1  # mask IoU from which a prediction is of its object, only badly placed; TIDE's
 # right: IoU >= 0.5 and every label right; label: IoU >= 0.5, some label wrong; duplicate: IoU >= 0.5 with an object
 # that a better one has taken; localisation: IoU >= 0.1 with an object of its class; crowd: on a crowd, not counted
 Kind = Literal["right", "label", "duplicate", "localisation", "false", "crowd"]
@@ -37,7 +36,7 @@ def judge(picture: Picture, tasks: Sequence[Task]) -> list[Verdict]:
     true = np.stack([picture.true(task) for task in tasks], axis=1)  # [G, tasks]
     same = found[:, None, 0] == true[None, :, 0]
     matches = match(picture.overlap, same & ~picture.crowd)
-    on_crowd = (same & picture.crowd & (picture.inside >= HIT)).any(axis=1)
+    on_crowd = picture.on_crowd(tasks[0])
     overlap = np.where(picture.crowd, 0.0, picture.overlap)
     taken: set[int] = set()
     verdicts = []
