@@ -17,10 +17,8 @@ from mtseg.records import Image, Prediction
 from mtseg.scoring.predictions import scores
 from mtseg.sections import Ranking, Task
 
-HIT, NEAR = (
-    0.5,
-    0.1,
-)  # mask IoU from which an object is found, and from which it is the object meant (TIDE)
+HIT = 0.5  # mask IoU from which an object is found
+NEAR = 0.1  # and from which it is the object meant, only badly placed (TIDE)
 
 
 @dataclass(frozen=True)
