@@ -58,7 +58,8 @@ CAUSES = {
     "answer_depends_on_batch": "a picture's answer depends on the batch it is in",
     # what the trained model does
     "evaluator_wrong": "the evaluator does not score the ground truth as it must",
-    "weights_not_loaded": "predictions are not what the trained weights say",
+    "weights_not_loaded": "the network in use has not the trained weights",
+    "prediction_differs": "prediction does other than training's validation did",
     "labels_ignore_picture": "a head's answer does not depend on the picture",
     "labels_of_other_query": "labels are those of other queries",
     "labels_of_other_picture": "labels are those of another picture",

@@ -131,7 +131,7 @@ def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interv
 
 def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
     """Whether the predictions score what the same weights scored in training (joint AP by the product of probabilities
-    and mask quality): if not, they are of other weights, or the pictures were fed in another way."""
+    and mask quality): if not, weights, pictures, annotations or what is done with them differ."""
     if not len(validated) or "joint_AP" not in validated or detections < 100:
         return []
     column = validated["joint_AP"]
@@ -140,8 +140,8 @@ def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detect
         return []
     return [
         Finding(
-            "weights_not_loaded", "error", f"joint AP on val was {then:.1f} in training, predictions have {now:.1f}",
-            "predict does not use the trained weights, or feeds pictures otherwise than training did: "
+            "prediction_differs", "error", f"joint AP on val was {then:.1f} in training, predictions have {now:.1f}",
+            "prediction does other than training's validation did: other weights, pictures, annotations or input.size; "
             "run `dvc repro predict`, look at load_model and the Mapper",
         )
     ]  # fmt: skip

@@ -61,7 +61,7 @@ def test_a_val_ap_that_falls_while_training_goes_on():
 
 def test_predictions_that_score_less_than_the_weights_did():
     (finding,) = training.as_validated(VALIDATED, 1.0, "best", detections=100)
-    assert finding.cause == "weights_not_loaded"
+    assert finding.cause == "prediction_differs"
     assert not training.as_validated(VALIDATED, 5.9, "best", detections=100)
     assert not training.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
 
@@ -72,7 +72,7 @@ def finding(cause, severity="error"):
 
 def test_what_follows_from_a_cause_is_not_told_beside_it():
     few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
-    fallen, moved, fed = finding("weights_not_loaded"), finding("masks_displaced", "warning"), finding("normalisation")
+    fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
     assert examine.settle([], [], [few], [collapsed, note], []) == [few, note]
     assert examine.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
     assert examine.settle([fed], [moved], [], [collapsed], []) == [fed]
