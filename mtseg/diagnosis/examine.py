@@ -16,6 +16,7 @@ from mtseg.scoring import scores
 from mtseg.sections import Model, Solver, Task, Test
 
 SEVERITIES = ("error", "warning", "note")
+FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # what a worse prediction looks like, too
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ def settle(
     fed: list[Finding], placed: list[Finding], learning: list[Finding], answers: list[Finding], fallen: list[Finding]
 ) -> list[Finding]:
     """The findings without those that follow from another, errors first. What the network is and is fed with explains
-    where labels and masks are; that, what it seems to have learnt; that, all else; only a fall of AP since training
-    that nothing explains is told by itself. A model that was good in training has learnt something."""
+    where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training has learnt something: a fall of
+    AP since then explains labels that seem wrong, and what else follows from a worse model (`FALLEN`)."""
     untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
     past = [finding for finding in learning if finding.severity != "error"]
     kept: list[Finding] = []
-    for tier in (fed, placed, untrained, [*answers, *past], fallen):
+    rest = [*answers, *past]
+    first = [finding for finding in rest if finding.cause not in FALLEN]
+    for tier in (fed, placed, untrained, first, fallen, [finding for finding in rest if finding.cause in FALLEN]):
         explained = any(finding.severity != "note" for finding in kept)
         kept += [finding for finding in tier if not explained or finding.severity == "note"]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))

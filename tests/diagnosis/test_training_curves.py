@@ -77,6 +77,9 @@ def test_what_follows_from_a_cause_is_not_told_beside_it():
     assert examine.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
     assert examine.settle([fed], [moved], [], [collapsed], []) == [fed]
     assert examine.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
+    noise = finding("label_noise", "warning")
+    assert examine.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
+    assert examine.settle([], [], [], [noise], []) == [noise]
     assert examine.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
 
 
