@@ -15,6 +15,7 @@ from mtseg.sections import Solver
 LEARNT = 0.25  # share of the train pictures' objects, surely below which nothing was learnt
 OFF = 2.0  # times the rule's lr, up or down
 STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
+CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
 AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
 
 
@@ -98,6 +99,13 @@ def _untrained(
         return Finding(
             "lr_too_low", "error", f"{evidence}; the lr never went above {reached:.2g} of {solver.lr:.2g}",
             f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})",
+        )  # fmt: skip
+    flat = numbers["risen"] is not None and numbers["risen"] <= AGAIN and numbers["falling"] < 0.05
+    if flat and numbers["fallen"] > CONVERGED:
+        return Finding(
+            "overtrained", "error", f"{evidence}, {numbers['falling']:.0%} of that in the last third: what training was "
+            "shown is known, and these pictures are not it",
+            "look at which pictures and targets the loader gives (training_batches): are they all, and as annotated?",
         )  # fmt: skip
     if numbers["risen"] is not None and (numbers["risen"] > AGAIN or numbers["falling"] < 0.05):
         return Finding(

@@ -45,6 +45,8 @@ def test_a_sound_training_is_left_alone():
     [
         (curve(), {"base_lr": 3e-2}, "lr_for_batch"),
         (curve(steps=40), {"max_iter": 40}, "too_few_steps"),
+        (curve(), {}, "overtrained"),  # the loss is gone, of other pictures than these
+        (curve(end=30.0), {}, "lr_too_high"),  # it stands still where it should not
         (curve(lr=1e-5), {"warmup": 40000}, "lr_too_low"),
         (curve(noise=40.0), {}, "lr_too_high"),
         (curve().assign(loss=np.linspace(60, 50, 21)), {}, "lr_too_low"),
