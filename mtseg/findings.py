@@ -68,6 +68,7 @@ CAUSES = {
     "collapse_to_class": "a task answers one class for all",
     "masks_displaced": "predicted masks are shifted",
     "masks_scaled": "predicted masks are too large or too small",
+    "boxes_not_of_masks": "predicted boxes are not those of their masks",
     "duplicates": "objects are found more than once",
     "queries_saturated": "crowded pictures use all queries and lose objects",
     "queries_empty": "most queries never find anything",

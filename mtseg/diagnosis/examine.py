@@ -62,7 +62,7 @@ def examine(
     tied, details["labels"] = ties.check(case)
     if any(finding.cause == "labels_of_other_picture" for finding in tied):  # then an answer depends on its batch
         known = [finding for finding in known if finding.cause not in ("answer_depends_on_batch", "prediction_differs")]
-    fed = [*known, *colours(val, train, tasks)]
+    fed = [*known, *geometry.boxes(case), *colours(val, train, tasks)]
     moved, details["masks"] = geometry.check(case)
     renamed = classes.permutations(case, trained)
     tied = [finding for finding in tied if finding.where not in {other.where for other in renamed}]

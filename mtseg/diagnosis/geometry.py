@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from scipy.spatial import cKDTree
 
 from mtseg.diagnosis.case import Case
@@ -21,6 +22,7 @@ FIT = 0.4  # mean box IoU that undoing it must reach: what does not lead to the 
 ALIKE = 1.5  # times as large, at most, that an object and its prediction are while a shift is looked for
 NEAR = 0.1  # of the objects' size: offsets that are one and the same
 LARGE = 1.25  # times as long and wide, surely above which (or below its inverse) masks are of another size
+SAMPLE = 500  # predictions whose boxes are held against their masks
 REACH = 16  # pictures away, at most, that the masks' own picture is looked for
 SCALES = np.geomspace(0.4, 2.5, 33)
 
@@ -45,6 +47,25 @@ def check(case: Case) -> tuple[list[Finding], dict[str, float]]:
     severity = "error" if best.gain.low > 5 * GAIN else "warning"
     evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()} to {best.fit:.2f}"
     return [Finding(best.cause, severity, evidence, best.change)], numbers
+
+
+def boxes(case: Case) -> list[Finding]:
+    """Whether predictions have the boxes of their masks, on a sample. AP is of masks: no score would tell."""
+    rows = np.unique(np.linspace(0, len(case.predictions) - 1, min(len(case.predictions), SAMPLE)).astype(int))
+    if not len(rows):
+        return []
+    wanted = np.array([coco_mask.toBbox(case.predictions[i].segmentation) for i in rows])
+    other = np.abs(case.boxes[rows] - wanted).max(1) > 1.5
+    if other.mean() < 0.01:
+        return []
+    one = int(other.argmax())
+    shown = ["/".join(f"{value:.0f}" for value in values) for values in (case.boxes[rows][one], wanted[one])]
+    return [
+        Finding(
+            "boxes_not_of_masks", "error", f"{other.mean():.0%} of the boxes are not those of their masks: "
+            f"{shown[0]} for {shown[1]}", "boxes are x, y, width, height of the mask: look at predict.encode",
+        )
+    ]  # fmt: skip
 
 
 def offsets(case: Case) -> dict[str, float | None]:

@@ -95,6 +95,16 @@ def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
     assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_scaled"] * (by != 1)
 
 
+def test_boxes_that_are_corners():
+    images, predictions = healthy(TASKS, scattered=True)
+    assert not geometry.boxes(case(images, predictions, TASKS))
+    corners = [
+        replace(p, bbox=(*p.bbox[:2], p.bbox[0] + p.bbox[2], p.bbox[1] + p.bbox[3])) for p in predictions
+    ]
+    assert [f.cause for f in geometry.boxes(case(images, corners, TASKS))] == ["boxes_not_of_masks"]
+    assert not geometry.boxes(case(images, [], TASKS))
+
+
 def test_masks_of_the_next_picture():
     images, predictions = healthy(TASKS, scattered=True)
     assert not geometry.check(case(images, predictions, TASKS))[0]
