@@ -90,9 +90,15 @@ def shifted(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
 
 
 def _twins(one: Sequence[Prediction], other: Sequence[Prediction]) -> Iterator[tuple[Prediction, Prediction]]:
-    known = {(p.image_id, p.query): p for p in other}
+    """Pairs of one query's answers with the same main label; with any, where that is gone."""
+
+    def key(p: Prediction) -> tuple[int, int, int]:
+        return p.image_id, p.query, next(iter(p.labels.values()))
+
+    known = {key(p): p for p in other}
+    queries = {(p.image_id, p.query): p for p in other}
     for p in one:
-        if twin := known.get((p.image_id, p.query)):
+        if twin := known.get(key(p), queries.get((p.image_id, p.query))):
             yield p, twin
 
 

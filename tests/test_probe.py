@@ -107,6 +107,14 @@ def test_f12_one_output_alone_that_depends_on_the_batch(trained, monkeypatch, na
     assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
 
 
+def test_a_query_with_several_answers_is_compared_answer_by_answer(trained):
+    """F12a gives each its own logits: the same file is no change all the same."""
+    found = [replace(p, logits={n: (*range(number, number + len(v)),) for n, v in p.logits.items()})
+             for number, p in enumerate(trained[3])]  # fmt: skip
+    assert len({(p.image_id, p.query) for p in found}) < len(found)
+    assert probe.apart(found, found) == probe.shifted(found, found) == 0
+
+
 def test_a_sample_is_spread_over_all():
     images = scene(TASKS, pictures=30)
     assert [image.id for image in probe.spread(images, 4)] == [1, 11, 20, 30]
