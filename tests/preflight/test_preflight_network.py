@@ -244,6 +244,23 @@ def test_an_lr_of_0_and_a_clip_to_nothing_are_told(monkeypatch):
     assert found.cause == "lr_too_low" and "schedule" in found.evidence
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyError, AttributeError, TypeError])
+def test_a_network_that_fails_is_told_with_the_line_to_mend(error, monkeypatch, tmp_path):
+    tasks = make_tasks(2)
+    given, params = tiny.network(tasks), tiny.params()
+
+    def fails(pictures):
+        raise error("two sizes")
+
+    monkeypatch.setattr(network, "two_pictures", lambda *args: batch(tasks))
+    given.queries = fails
+    (found,) = network.check(
+        given, [], root=tmp_path, model=params.model, input=params.input, solver=SOLVER, seed=0
+    )  # fmt: skip
+    assert f"{error.__name__}: " in found.evidence and "two sizes" in found.evidence
+    assert f"{__file__}:" in found.change
+
+
 def test_a_part_that_is_frozen_or_not_in_the_optimiser_is_told(monkeypatch):
     from mtseg import step
 
