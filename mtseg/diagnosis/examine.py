@@ -16,7 +16,7 @@ from mtseg.scoring import scores
 from mtseg.sections import Model, Solver, Task, Test
 
 SEVERITIES = ("error", "warning", "note")
-FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # what a worse prediction looks like, too
+FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # as in worse predictions
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def settle(
     past = [finding for finding in learning if finding.severity != "error"]
     kept: list[Finding] = []
     rest = [*answers, *past]
+    last = [finding for finding in rest if finding.cause in FALLEN]
     first = [finding for finding in rest if finding.cause not in FALLEN]
-    for tier in (fed, placed, untrained, first, fallen, [finding for finding in rest if finding.cause in FALLEN]):
+    for tier in (fed, placed, untrained, first, fallen, last):
         explained = any(finding.severity != "note" for finding in kept)
         kept += [finding for finding in tier if not explained or finding.severity == "note"]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))

@@ -103,8 +103,8 @@ def _untrained(
     flat = numbers["risen"] is not None and numbers["risen"] <= AGAIN and numbers["falling"] < 0.05
     if flat and numbers["fallen"] > CONVERGED:
         return Finding(
-            "overtrained", "error", f"{evidence}, {numbers['falling']:.0%} of that in the last third: what training was "
-            "shown is known, and these pictures are not it",
+            "overtrained", "error", f"{evidence}, {numbers['falling']:.0%} of that in the last third: what training "
+            "was shown is known, and these pictures are not it",
             "look at which pictures and targets the loader gives (training_batches): are they all, and as annotated?",
         )  # fmt: skip
     if numbers["risen"] is not None and (numbers["risen"] > AGAIN or numbers["falling"] < 0.05):

@@ -98,9 +98,7 @@ def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
 def test_boxes_that_are_corners():
     images, predictions = healthy(TASKS, scattered=True)
     assert not geometry.boxes(case(images, predictions, TASKS))
-    corners = [
-        replace(p, bbox=(*p.bbox[:2], p.bbox[0] + p.bbox[2], p.bbox[1] + p.bbox[3])) for p in predictions
-    ]
+    corners = [replace(p, bbox=(*p.bbox[:2], p.bbox[0] + p.bbox[2], p.bbox[1] + p.bbox[3])) for p in predictions]
     assert [f.cause for f in geometry.boxes(case(images, corners, TASKS))] == ["boxes_not_of_masks"]
     assert not geometry.boxes(case(images, [], TASKS))
 
