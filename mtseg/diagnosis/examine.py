@@ -96,8 +96,8 @@ def settle(
     fed: list[Finding], placed: list[Finding], learning: list[Finding], answers: list[Finding], fallen: list[Finding]
 ) -> list[Finding]:
     """The findings without those that follow from another, errors first. What the network is and is fed with explains
-    where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training has learnt something: a fall of
-    AP since then explains labels that seem wrong, and what else follows from a worse model (`FALLEN`)."""
+    where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training
+    has learnt something: a fall of AP since then explains what follows from a worse prediction (`FALLEN`)."""
     untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
     past = [finding for finding in learning if finding.severity != "error"]
     kept: list[Finding] = []
