@@ -58,7 +58,8 @@ CAUSES = {
     "answer_depends_on_batch": "a picture's answer depends on the batch it is in",
     # what the trained model does
     "evaluator_wrong": "the evaluator does not score the ground truth as it must",
-    "weights_not_loaded": "predictions are not what the trained weights say",
+    "weights_not_loaded": "the network in use has not the trained weights",
+    "prediction_differs": "prediction does other than training's validation did",
     "labels_ignore_picture": "a head's answer does not depend on the picture",
     "labels_of_other_query": "labels are those of other queries",
     "labels_of_other_picture": "labels are those of another picture",
@@ -67,6 +68,7 @@ CAUSES = {
     "collapse_to_class": "a task answers one class for all",
     "masks_displaced": "predicted masks are shifted",
     "masks_scaled": "predicted masks are too large or too small",
+    "boxes_not_of_masks": "predicted boxes are not those of their masks",
     "duplicates": "objects are found more than once",
     "queries_saturated": "crowded pictures use all queries and lose objects",
     "queries_empty": "most queries never find anything",

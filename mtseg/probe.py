@@ -12,6 +12,7 @@ import torch
 
 from mtseg import predict
 from mtseg.diagnosis.examine import Sample
+from mtseg.diagnosis.geometry import box_iou
 from mtseg.findings import Finding
 from mtseg.model import weights
 from mtseg.model.device import pick
@@ -21,6 +22,7 @@ from mtseg.sections import Input, Model, Task
 
 TRAIN, VAL, SWAPPED, ALONE = 150, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
 NOISE = 0.05  # of a logit: what another device or batch size may change
+MOVED = 0.2  # of a mask's box, the same
 
 
 def probe(
@@ -41,12 +43,14 @@ def probe(
         with _swapped(network):
             samples.append(Sample(images, answers, run(spread(images, SWAPPED))))
     few = spread(samples[1].images, ALONE)
-    alone = apart(run(few, 1), samples[1].predictions)
-    if alone > NOISE:
+    ones = run(few, 1)
+    alone, moved = apart(ones, samples[1].predictions), shifted(ones, samples[1].predictions)
+    if alone > NOISE or moved > MOVED:
         findings.append(
             Finding(
                 "answer_depends_on_batch", "error",
-                f"half of the logits change by {alone:.2g} or more when a picture is alone in its batch",
+                f"half of a task's logits change by {alone:.2g} or more, half of the masks' boxes by {moved:.0%} or "
+                "more of their area, when a picture is alone in its batch",
                 "model.freeze_norm: true, and look for an index that mixes pictures (Mask2Former.detect)",
             )
         )  # fmt: skip
@@ -54,9 +58,9 @@ def probe(
     if stale > NOISE and not findings:
         findings.append(
             Finding(
-                "weights_not_loaded", "error",
+                "prediction_differs", "error",
                 f"{checkpoint} gives other logits than data/predictions/val.json has, half by {stale:.2g} or more",
-                "run `dvc repro predict`",
+                "the file is of other weights, pictures or params: run `dvc repro predict`",
             )
         )  # fmt: skip
     return samples[0], samples[1], findings
@@ -68,16 +72,34 @@ def spread(images: Sequence[Image], count: int) -> list[Image]:
 
 
 def apart(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
-    """Median change of a logit between predictions of the same picture and query; 0 where nothing is shared."""
-    known = {(p.image_id, p.query): p for p in other}
-    changes = [
-        abs(a - b)
-        for p in one
-        if (twin := known.get((p.image_id, p.query)))
-        for task in p.logits
-        for a, b in zip(p.logits[task], twin.logits[task], strict=True)
-    ]
+    """Median change of a logit of the task that changes most, between predictions of the same picture and query; 0
+    where nothing is shared."""
+    changes: dict[str, list[float]] = {}
+    for p, twin in _twins(one, other):
+        for task in p.logits:
+            changes.setdefault(task, []).extend(
+                abs(a - b) for a, b in zip(p.logits[task], twin.logits[task], strict=True)
+            )
+    return max((float(np.median(values)) for values in changes.values()), default=0.0)
+
+
+def shifted(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+    """Median of 1 - IoU of the boxes of masks, between predictions of the same picture and query; 0 where none is."""
+    changes = [1 - box_iou(np.array([p.bbox]), np.array([twin.bbox])).item() for p, twin in _twins(one, other)]
     return float(np.median(changes)) if changes else 0.0
+
+
+def _twins(one: Sequence[Prediction], other: Sequence[Prediction]) -> Iterator[tuple[Prediction, Prediction]]:
+    """Pairs of one query's answers with the same main label; with any, where that is gone."""
+
+    def key(p: Prediction) -> tuple[int, int, int]:
+        return p.image_id, p.query, next(iter(p.labels.values()))
+
+    known = {key(p): p for p in other}
+    queries = {(p.image_id, p.query): p for p in other}
+    for p in one:
+        if twin := known.get(key(p), queries.get((p.image_id, p.query))):
+            yield p, twin
 
 
 @contextmanager

@@ -26,6 +26,10 @@ class NotFinite(UserError):
         self.finding = finding
 
 
+class NotScalars(TypeError):
+    """What training returned is no dict of named scalar losses."""
+
+
 class Stepper:
     """Network and optimiser. broken: the file that a batch goes into whose loss or gradient is not finite."""
 
@@ -112,13 +116,16 @@ def plain(example: Example) -> dict:
 
 
 def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The losses as floats, with one transfer. Raises TypeError unless they are a dict of named scalars (F3), and
+    """The losses as floats, with one transfer. Raises NotScalars unless they are a dict of named scalars (F3), and
     FloatingPointError naming those that are not finite."""
-    if not isinstance(losses, dict):
-        raise TypeError(f"in training the model returns a dict of losses, not {type(losses).__name__}")
+    if not isinstance(losses, dict) or not losses:
+        what = "an empty one" if isinstance(losses, dict) else type(losses).__name__
+        raise NotScalars(f"in training the model returns a dict of losses, not {what}")
+    if others := {name: type(value).__name__ for name, value in losses.items() if not torch.is_tensor(value)}:
+        raise NotScalars(f"losses must be tensors, these are {others}")
     shapes = {name: tuple(value.shape) for name, value in losses.items() if value.ndim}
     if shapes:
-        raise TypeError(f"losses must be scalars, these have shapes {shapes}")
+        raise NotScalars(f"losses must be scalars, these have shapes {shapes}")
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     bad = [name for name, value in values.items() if not abs(value) < float("inf")]
     if bad:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from mtseg import predict, probe
 from mtseg.model import weights
@@ -47,7 +48,7 @@ def test_a_sound_network_is_left_alone(trained):
 def test_predictions_of_other_weights(trained):
     other = [replace(p, logits={n: tuple(v + 1 for v in values) for n, values in p.logits.items()}) for p in trained[3]]
     (finding,) = run(trained, other)[2]
-    assert finding.cause == "weights_not_loaded" and "dvc repro predict" in finding.change
+    assert finding.cause == "prediction_differs" and "dvc repro predict" in finding.change
 
 
 def changed(monkeypatch, change):
@@ -83,6 +84,35 @@ def test_f12_an_answer_that_depends_on_the_batch(trained, monkeypatch):
 
     changed(monkeypatch, of_the_last)
     assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
+
+
+@pytest.mark.parametrize("name", ["logits", "mask_features_BCHW"])
+def test_f12_one_output_alone_that_depends_on_the_batch(trained, monkeypatch, name):
+    def mixed(model):
+        detect = model.detect
+
+        def other(output, batch):
+            if name == "logits":  # of one task of three
+                fill = output.logits["fill"]
+                last = 100 * fill[:, -1:].expand_as(fill)
+                return detect(replace(output, logits=output.logits | {"fill": last}), batch)
+            features = output.mask_features_BCHW
+            inner = torch.zeros_like(features)
+            inner[..., 2 * len(batch) :] = features[..., 2 * len(batch) :]
+            return detect(replace(output, mask_features_BCHW=inner), batch)
+
+        model.detect = other
+
+    changed(monkeypatch, mixed)
+    assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
+
+
+def test_a_query_with_several_answers_is_compared_answer_by_answer(trained):
+    """F12a gives each its own logits: the same file is no change all the same."""
+    found = [replace(p, logits={n: (*range(number, number + len(v)),) for n, v in p.logits.items()})
+             for number, p in enumerate(trained[3])]  # fmt: skip
+    assert len({(p.image_id, p.query) for p in found}) < len(found)
+    assert probe.apart(found, found) == probe.shifted(found, found) == 0
 
 
 def test_a_sample_is_spread_over_all():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.faults.case import Fault
 from benchmarks.faults.data import drop_objects
+from benchmarks.faults.healthy import MOBILE
 
 SIDES = ("shape", "colour", "fill", "side")
 MUTED = ("loss_muted",)
@@ -34,6 +35,8 @@ FAULTS = (
           causes=("warmup_too_long", "lr_too_low")),
     Fault("25 steps", changes={"solver.max_iter": 25, "solver.eval_period": 25, "solver.warmup": 2},
           causes=("too_few_steps",)),
+    Fault("400 steps from random weights, one task not learnt by then", tasks=("colour", "fill"), changes=MOBILE,
+          causes=("too_few_steps", "lr_too_low")),
     Fault("8 pictures to train on", raw=few_pictures, causes=("overtrained", "class_too_rare")),
     Fault("one query", number="F7", changes={"model.num_queries": 1}, causes=("queries_too_few",)),
     Fault("maxDets 1 and one detection a picture", number="F7", since="predict",

@@ -16,6 +16,7 @@ from mtseg.sections import Task
 FEWEST = 20  # objects with a label below which nothing is said
 GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring
 NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
+LEARNT = 0.8  # accuracy, surely above which another task is learnt well
 FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
 
 
@@ -115,8 +116,10 @@ def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | Non
 def noise(train: Case, val: Case) -> list[Finding]:
     """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more than
     val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
-    label is hardly ever its second choice. (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
+    label is hardly ever its second choice; that says something of a task that was learnt, or beside others that were.
+    (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
     findings = []
+    well = {task.name for task in train.trained if (right := _accuracy(train, task)) and right.low > LEARNT}
     for task in train.trained:
         seen = [_contradictions(case, task) for case in (train, val)]
         if min(len(part.wrong) for part in seen) < FEWEST:
@@ -129,6 +132,7 @@ def noise(train: Case, val: Case) -> list[Finding]:
         alien = (
             told is not None and told.high < FORETOLD and (task.num_classes < 3 or second.high < (1 + by_chance) / 2)
         )
+        alien = alien and (_learnt(train, task) or bool(well - {task.name}))
         if (alien and min(rate.low for rate in rates) > NOISE) or rates[0].low > max(rates[1].high, NOISE):
             evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the objects found in train, "
             evidence += f"{rates[1].text(0, 100)} % in val"
@@ -140,6 +144,19 @@ def noise(train: Case, val: Case) -> list[Finding]:
             change = "look at the task's labels: report/index.html lists the surest contradictions"
             findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
+
+
+def _accuracy(case: Case, task: Task) -> Interval | None:
+    pairs = case.labelled(task)
+    right = case.labels[task.name][pairs.found] == case.true_labels[task.name][pairs.true]
+    return mean(right.astype(float), pairs.picture, len(case.images)) if len(pairs) >= FEWEST else None
+
+
+def _learnt(case: Case, task: Task) -> bool:
+    """Whether the task's labels are right surely more often than its commonest class would be, by GAIN."""
+    right = _accuracy(case, task)
+    true = case.true_labels[task.name][case.labelled(task).true]
+    return right is not None and right.low > np.bincount(true).max() / len(true) + GAIN
 
 
 @dataclass(frozen=True)

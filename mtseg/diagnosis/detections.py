@@ -67,7 +67,7 @@ def check(
                     f"{missed[1]:.0%} (p = {level:.1g})", f"raise model.num_queries ({num_queries}) and train again",
                 )
             )  # fmt: skip
-    if active < 0.5:
+    if 0 < active < 0.5:  # where nothing is found, that is the question
         findings.append(
             Finding(
                 "queries_empty", "note",

@@ -16,6 +16,7 @@ from mtseg.scoring import scores
 from mtseg.sections import Model, Solver, Task, Test
 
 SEVERITIES = ("error", "warning", "note")
+FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # as in worse predictions
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ def examine(
     details: dict[str, Any] = {}
     faulty, details["evaluator"] = evaluator.check(scores.evaluate, images, tasks=tasks, ranking=test.ranking)
 
-    fed = [*known, *colours(val, train, tasks)]
     tied, details["labels"] = ties.check(case)
+    if any(finding.cause == "labels_of_other_picture" for finding in tied):  # then an answer depends on its batch
+        known = [finding for finding in known if finding.cause not in ("answer_depends_on_batch", "prediction_differs")]
+    fed = [*known, *geometry.boxes(case), *colours(val, train, tasks)]
     moved, details["masks"] = geometry.check(case)
     renamed = classes.permutations(case, trained)
     tied = [finding for finding in tied if finding.where not in {other.where for other in renamed}]
@@ -93,12 +96,15 @@ def settle(
     fed: list[Finding], placed: list[Finding], learning: list[Finding], answers: list[Finding], fallen: list[Finding]
 ) -> list[Finding]:
     """The findings without those that follow from another, errors first. What the network is and is fed with explains
-    where labels and masks are; that, what it seems to have learnt; that, all else; only a fall of AP since training
-    that nothing explains is told by itself. A model that was good in training has learnt something."""
+    where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training
+    has learnt something: a fall of AP since then explains what follows from a worse prediction (`FALLEN`)."""
     untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
     past = [finding for finding in learning if finding.severity != "error"]
     kept: list[Finding] = []
-    for tier in (fed, placed, untrained, [*answers, *past], fallen):
+    rest = [*answers, *past]
+    last = [finding for finding in rest if finding.cause in FALLEN]
+    first = [finding for finding in rest if finding.cause not in FALLEN]
+    for tier in (fed, placed, untrained, first, fallen, last):
         explained = any(finding.severity != "note" for finding in kept)
         kept += [finding for finding in tier if not explained or finding.severity == "note"]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))

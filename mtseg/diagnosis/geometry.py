@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from scipy.spatial import cKDTree
 
 from mtseg.diagnosis.case import Case
@@ -20,6 +21,8 @@ GAIN = 0.02  # of the mean box IoU, with confidence, that undoing a fault must b
 FIT = 0.4  # mean box IoU that undoing it must reach: what does not lead to the objects explains nothing
 ALIKE = 1.5  # times as large, at most, that an object and its prediction are while a shift is looked for
 NEAR = 0.1  # of the objects' size: offsets that are one and the same
+LARGE = 1.25  # times as long and wide, surely above which (or below its inverse) masks are of another size
+SAMPLE = 500  # predictions whose boxes are held against their masks
 REACH = 16  # pictures away, at most, that the masks' own picture is looked for
 SCALES = np.geomspace(0.4, 2.5, 33)
 
@@ -40,10 +43,29 @@ def check(case: Case) -> tuple[list[Finding], dict[str, float]]:
     numbers = offsets(case)
     best = max(_explanations(case), key=lambda explanation: explanation.gain.value, default=None)
     if best is None or best.gain.low < GAIN or best.fit < FIT:
-        return [], numbers
+        return _sized(case), numbers
     severity = "error" if best.gain.low > 5 * GAIN else "warning"
     evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()} to {best.fit:.2f}"
     return [Finding(best.cause, severity, evidence, best.change)], numbers
+
+
+def boxes(case: Case) -> list[Finding]:
+    """Whether predictions have the boxes of their masks, on a sample. AP is of masks: no score would tell."""
+    rows = np.unique(np.linspace(0, len(case.predictions) - 1, min(len(case.predictions), SAMPLE)).astype(int))
+    if not len(rows):
+        return []
+    wanted = np.array([coco_mask.toBbox(case.predictions[i].segmentation) for i in rows])
+    other = np.abs(case.boxes[rows] - wanted).max(1) > 1.5
+    if other.mean() < 0.01:
+        return []
+    one = int(other.argmax())
+    shown = ["/".join(f"{value:.0f}" for value in values) for values in (case.boxes[rows][one], wanted[one])]
+    return [
+        Finding(
+            "boxes_not_of_masks", "error", f"{other.mean():.0%} of the boxes are not those of their masks: "
+            f"{shown[0]} for {shown[1]}", "boxes are x, y, width, height of the mask: look at predict.encode",
+        )
+    ]  # fmt: skip
 
 
 def offsets(case: Case) -> dict[str, float | None]:
@@ -53,7 +75,7 @@ def offsets(case: Case) -> dict[str, float | None]:
         return {"dx": None, "dy": None, "scale": None}
     found, true = case.boxes[pairs.found], case.true_boxes[pairs.true]
     moved = found[:, :2] + found[:, 2:] / 2 - true[:, :2] - true[:, 2:] / 2
-    grown = np.sqrt(found[:, 2:].prod(1) / np.maximum(true[:, 2:].prod(1), 1))
+    grown = _ratio(found, true)
     spread = [mean(values, pairs.picture, len(case.images)) for values in (moved[:, 0], moved[:, 1])]
     return {
         "dx": spread[0].value,
@@ -64,6 +86,29 @@ def offsets(case: Case) -> dict[str, float | None]:
         "dy_high": spread[1].high,
         "scale": float(np.median(grown)),
     }
+
+
+def _sized(case: Case) -> list[Finding]:
+    """Masks of the objects found that are of another size, though undoing it about the centre does not mend them."""
+    pairs = case.pairs
+    if len(pairs) < 20:
+        return []
+    grown = np.log(np.maximum(_ratio(case.boxes[pairs.found], case.true_boxes[pairs.true]), 1e-3))
+    size = mean(grown, pairs.picture, len(case.images))
+    size = Interval(*(float(np.exp(value)) for value in (size.value, size.low, size.high)))
+    if size.low <= LARGE and size.high >= 1 / LARGE:
+        return []
+    return [
+        Finding(
+            "masks_scaled", "warning", f"masks of the objects found are {size.text()} times as long and wide as these",
+            "look at how masks are drawn, resized and cut at 0 (coco.mask, Mapper, detect)",
+        )
+    ]  # fmt: skip
+
+
+def _ratio(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Root of the areas' ratio of boxes [M, 4]."""
+    return np.sqrt(found[:, 2:].prod(1) / np.maximum(true[:, 2:].prod(1), 1))
 
 
 def _explanations(case: Case) -> Iterator[Explanation]:
@@ -175,7 +220,7 @@ def _growth(view: _View, half: int) -> float:
         overlap = box_iou(found, true)
         best = overlap.argmax(0)
         touched = overlap.max(0) > 0.1
-        ratios.append(np.sqrt(found[best, 2:].prod(1) / np.maximum(true[:, 2:].prod(1), 1))[touched])
+        ratios.append(_ratio(found[best], true)[touched])
     ratios = np.concatenate(ratios) if ratios else np.zeros(0)
     return float(np.exp(np.median(np.log(np.maximum(ratios, 1e-3))))) if len(ratios) else 1.0
 

@@ -15,6 +15,7 @@ from mtseg.sections import Solver
 LEARNT = 0.25  # share of the train pictures' objects, surely below which nothing was learnt
 OFF = 2.0  # times the rule's lr, up or down
 STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
+CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
 AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
 
 
@@ -99,6 +100,13 @@ def _untrained(
             "lr_too_low", "error", f"{evidence}; the lr never went above {reached:.2g} of {solver.lr:.2g}",
             f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})",
         )  # fmt: skip
+    flat = numbers["risen"] is not None and numbers["risen"] <= AGAIN and numbers["falling"] < 0.05
+    if flat and numbers["fallen"] > CONVERGED:
+        return Finding(
+            "overtrained", "error", f"{evidence}, {numbers['falling']:.0%} of that in the last third: what training "
+            "was shown is known, and these pictures are not it",
+            "look at which pictures and targets the loader gives (training_batches): are they all, and as annotated?",
+        )  # fmt: skip
     if numbers["risen"] is not None and (numbers["risen"] > AGAIN or numbers["falling"] < 0.05):
         return Finding(
             "lr_too_high", "error",
@@ -131,7 +139,7 @@ def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interv
 
 def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
     """Whether the predictions score what the same weights scored in training (joint AP by the product of probabilities
-    and mask quality): if not, they are of other weights, or the pictures were fed in another way."""
+    and mask quality): if not, weights, pictures, annotations or what is done with them differ."""
     if not len(validated) or "joint_AP" not in validated or detections < 100:
         return []
     column = validated["joint_AP"]
@@ -140,8 +148,8 @@ def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detect
         return []
     return [
         Finding(
-            "weights_not_loaded", "error", f"joint AP on val was {then:.1f} in training, predictions have {now:.1f}",
-            "predict does not use the trained weights, or feeds pictures otherwise than training did: "
+            "prediction_differs", "error", f"joint AP on val was {then:.1f} in training, predictions have {now:.1f}",
+            "prediction does other than training's validation did: other weights, pictures, annotations or input.size; "
             "run `dvc repro predict`, look at load_model and the Mapper",
         )
     ]  # fmt: skip

@@ -77,12 +77,15 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int) -> Image:
 
 
 def moved(trials: Sequence[tuple[int, loader.Example]]) -> Iterator[Finding]:
-    """Every mask lies on the patch of its colour; a colour that no patch has shows channels changed."""
-    overlaps, shifts, tones, count, small = [], [], [], 0, 0
+    """Every mask lies on the patch of its colour, every patch has one; another colour shows channels changed."""
+    overlaps, shifts, tones, count, small, visible, lost = [], [], [], 0, 0, 0, 0
     for _, example in trials:
         pixels, masks = as_arrays(example)
         tones.append(tone(pixels))
         patches = [patch(pixels, colour) for colour in COLOURS]
+        shown = [one for one in patches if one.sum() >= SMALLEST]
+        visible += len(shown)
+        lost += sum(not (masks & one).any() for one in shown)
         for mask in masks:
             if mask.sum() < SMALLEST:
                 small += 1
@@ -112,6 +115,9 @@ def moved(trials: Sequence[tuple[int, loader.Example]]) -> Iterator[Finding]:
             f"median {np.median(overlaps):.2f}); where shifted, by ({x:+.1f}, {y:+.1f}) pixels in the median"
         )
         yield Finding("mapper_displaces", "error", evidence, "mend mtseg/data/loader.py: one transform moves both")
+    elif lost:
+        evidence = f"{lost} of {visible} instances that a known picture shows come out without a mask"
+        yield Finding("mapper_displaces", "error", evidence, "mend mtseg/data/loader.py: only empty masks may go")
 
 
 def swapped(

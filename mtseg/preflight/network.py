@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,10 +31,15 @@ def check(
     found = answers.check(network)
     small = input.model_copy(update={"size": min(input.size, LARGEST), "workers": 0})
     batch = two_pictures(network, train, Mapper(network.tasks, small, root=root, training=True))
-    found += normalisation(network, batch, model)
-    if not found:
-        found += looked_at(network, batch)
-    return found + trial.check(network, batch, solver=solver)
+    try:
+        found += normalisation(network, batch, model)
+        if not found:
+            found += looked_at(network, batch)
+        return found + trial.check(network, batch, solver=solver)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        evidence = f"a step fails with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return [*found, Finding("loss_not_scalar", "error", evidence, f"mend {last.filename}:{last.lineno}")]
 
 
 def heads(network: Mask2Former) -> Iterator[Finding]:

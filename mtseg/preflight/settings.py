@@ -107,6 +107,10 @@ def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
     """A class's weight times its number of examples is its share of the loss."""
     for task in tasks:
         counts = count(train, task)
+        unlearnt = [f"'{task.classes[label]}' ({n} examples)" for label, n in counts.items() if not task.weights[label]]
+        if unlearnt and task.loss_weight and any(task.weights):
+            evidence = f"class_weights are 0, so that they are not learnt, of {', '.join(sorted(unlearnt))}"
+            yield Finding("class_weights", "warning", evidence, "set them above 0", f"task '{task.name}'")
         shares = {task.classes[label]: task.weights[label] * counts[label] for label in counts if task.weights[label]}
         if task.class_weights and len(shares) > 1 and (ratio := max(shares.values()) / min(shares.values())) > LOPSIDED:
             most, least = max(shares, key=shares.get), min(shares, key=shares.get)

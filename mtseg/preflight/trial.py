@@ -9,12 +9,17 @@ import torch
 
 from mtseg.data.loader import Example
 from mtseg.findings import Finding
+from mtseg.model.decoder import QueryOutput
+from mtseg.model.losses import losses as criterion
 from mtseg.model.mask2former import Mask2Former
+from mtseg.model.matching import Target
 from mtseg.sections import Solver
-from mtseg.step import NotFinite, Stepper
+from mtseg.step import NotFinite, NotScalars, Stepper, checked
 
 STEPS = 2  # weights that start at 0, as those of deformable attention do, let no gradient past in the first
 
+EPSILON = 1e-8  # that AdamW adds to a gradient's size
+ROUNDING = 1e-3  # of a loss, that computing it again may change
 LR = 1e-4  # of these steps, whatever the training's: so that a float32 shows the move, and no weight leaps
 
 
@@ -33,6 +38,8 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
                 gradients.setdefault(name, None)
 
     try:
+        if found := list(altered(network, batch)):
+            return found
         stepper = Stepper(network, solver.model_copy(update={"amp": False, "warmup": 0, "base_lr": LR}))
         stepper.optimizer.register_step_pre_hook(note)
         for step in range(STEPS):
@@ -43,11 +50,14 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         }
         after = network.state_dict()
         moved = {name: not torch.equal(after[name].cpu(), before[name]) for name in gradients}
+        if not any(rates.values()):
+            evidence = f"the schedule sets the lr of every part to 0 where it should be {LR:g}"
+            return [Finding("lr_too_low", "error", evidence, "mend the schedule in mtseg/optimiser.py")]
         found = list(unreached(network, batch, gradients))
-        return found or list(unmoved(network, gradients, moved, rates))
+        return found or list(unmoved(network, gradients, moved, rates, clip=solver.clip))
     except NotFinite as error:
         return [error.finding]
-    except TypeError as error:
+    except NotScalars as error:
         change = "mend mtseg/model/mask2former.py: in training, forward returns a dict of named scalar losses"
         return [Finding("loss_not_scalar", "error", str(error).splitlines()[0], change)]
     except (IndexError, RuntimeError) as error:
@@ -65,6 +75,51 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         network.watch = watch
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(required[name])
+
+
+@torch.no_grad()
+def altered(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
+    """In training the network returns what mtseg/model/losses.py makes of its output: each loss of each layer. It may
+    return others beside them. What is not finite is left to the steps, which tell more of it."""
+    outputs = []
+
+    def note(module: torch.nn.Module, given: tuple, output: QueryOutput) -> None:
+        outputs.append(output)
+        torch.manual_seed(0)  # of the points that losses are taken at
+
+    norm = network.normaliser(batch)
+    network.train()
+    handle = network.decoder.register_forward_hook(note)
+    try:
+        returned = checked(network(list(batch), norm))
+        targets = [
+            Target(one["instances"].gt_masks.tensor.to(network.device), one["instances"].gt_labels.to(network.device))
+            for one in batch
+        ]
+        torch.manual_seed(0)
+        wanted = checked(criterion(outputs[-1], targets, tasks=network.tasks, loss=network.loss, norm=norm))
+    except FloatingPointError:
+        return
+    finally:
+        handle.remove()
+    layers = len(outputs[-1].mask_embed_LBQC)
+    names = [
+        f"loss_{name}_{i}" for name in ("mask", "dice", *(task.name for task in network.tasks)) for i in range(layers)
+    ]
+    if missing := [name for name in names if name not in returned]:
+        evidence = f"{len(missing)} of {len(names)} losses are not trained: {', '.join(missing[:5])}"
+        yield Finding("loss_muted", "error", evidence, "mend mtseg/model: in training, forward returns them all")
+    wrong = [
+        f"{name} {returned[name]:.4g}"
+        for name in names
+        if name in returned
+        and (returned[name] < 0 or abs(returned[name] - wanted.get(name, 0.0)) > ROUNDING * (1 + abs(returned[name])))
+    ]
+    if wrong:
+        evidence = f"{len(wrong)} losses are negative or not what mtseg/model/losses.py gives: {', '.join(wrong[:5])}"
+        yield Finding(
+            "loss_targets", "error", evidence, "mend mtseg/model: in training, forward returns them as they are"
+        )
 
 
 def unreached(
@@ -94,8 +149,9 @@ def unreached(
 
 
 def unmoved(
-    network: Mask2Former, gradients: dict[str, float | None], moved: dict[str, bool], rates: dict[int, float]
-) -> Iterator[Finding]:
+    network: Mask2Former, gradients: dict[str, float | None], moved: dict[str, bool], rates: dict[int, float], *,
+    clip: float,
+) -> Iterator[Finding]:  # fmt: skip
     """Blocks that have a gradient and stay as they were, though their lr is not 0."""
     parameters = dict(network.named_parameters())
     still = [
@@ -105,7 +161,12 @@ def unmoved(
         and not any(moved[one] for one in values)
         and any(rates.get(id(parameters[one]), 1.0) for one in values)
     ]
-    if still:
+    if still and 0 < clip < EPSILON:
+        evidence = (
+            f"gradients clipped to a norm of {clip:g} are lost in AdamW's rounding: {len(still)} blocks do not move"
+        )
+        yield Finding("weights_frozen", "error", evidence, "set solver.clip to the 0.01 of the paper, or to 0 for none")
+    elif still:
         inside = [name for name in still if any(id(parameters[one]) in rates for one in blocks(gradients)[name])]
         why = f"at an lr of {max(rates.values()):.3g}" if inside else "the optimiser does not have them"
         evidence = f"{len(still)} blocks get a gradient and do not move ({why}): {', '.join(still[:5])}"

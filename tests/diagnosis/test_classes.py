@@ -76,6 +76,21 @@ def test_labels_that_contradict_a_sure_model():
     assert not classes.noise(sound, sound)
 
 
+@pytest.mark.parametrize("names", [(2,), (0, 1, 2)])
+def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names):
+    """Unless the others were learnt well: then its labels are random."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng = np.random.default_rng(0)
+    for task in (tasks[i] for i in names):
+        predictions = [
+            relabelled(p, task.name, (*(2 * rng.random(task.num_classes)), *p.logits[task.name][-1:]))
+            for p in predictions
+        ]
+    blind = case(images, predictions, tasks)
+    assert [finding.where for finding in classes.noise(blind, blind)] == ["task 'fill'"] * (len(names) == 1)
+
+
 def test_auc_is_the_share_of_pairs_in_order():
     scores, hits = np.array([0.1, 0.4, 0.35, 0.8, 0.7] * 4), np.array([False, False, True, True, True] * 4)
     pairs = [(a > b) + (a == b) / 2 for a in scores[hits] for b in scores[~hits]]

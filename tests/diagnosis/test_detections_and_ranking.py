@@ -42,6 +42,13 @@ def test_f7_full_pictures_that_lose_objects():
     assert not detections.check(case(images, predictions, TASKS), **GIVEN | {"num_queries": 5})[0]
 
 
+def test_where_nothing_is_found_no_query_is_called_empty():
+    images, predictions = healthy(TASKS)
+    some = [p for p in predictions if p.query == 0]
+    assert causes(detections.check(case(images, some, TASKS), **GIVEN)[0]) == ["queries_empty"]
+    assert not detections.check(case(images, [], TASKS), **GIVEN)[0]
+
+
 def test_f7_fewer_detections_than_objects():
     findings, _ = detections.check(case(*healthy(TASKS), TASKS), **GIVEN | {"max_dets": (1, 3)})
     assert causes(findings) == ["detections_too_few"] and "the last of test.max_dets is 3" in findings[0].evidence

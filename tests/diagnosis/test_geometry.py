@@ -81,6 +81,28 @@ def test_masks_that_are_too_large_have_theirs():
     assert finding.cause == "masks_scaled"
 
 
+@pytest.mark.parametrize("by", [0.7, 1.0, 1.35])
+def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
+    """Undoing the growth is not believed; that the masks found are larger or smaller is measured all the same."""
+    monkeypatch.setattr(geometry, "FIT", 2.0)
+    images, predictions = healthy(TASKS, scattered=True)
+    other = []
+    for p in predictions:
+        x, y, width, height = p.bbox
+        size = np.round((by * width, by * height))
+        box = (x + (width - size[0]) / 2, y + (height - size[1]) / 2, *size)
+        other.append(replace(p, bbox=tuple(map(float, box))))
+    assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_scaled"] * (by != 1)
+
+
+def test_boxes_that_are_corners():
+    images, predictions = healthy(TASKS, scattered=True)
+    assert not geometry.boxes(case(images, predictions, TASKS))
+    corners = [replace(p, bbox=(*p.bbox[:2], p.bbox[0] + p.bbox[2], p.bbox[1] + p.bbox[3])) for p in predictions]
+    assert [f.cause for f in geometry.boxes(case(images, corners, TASKS))] == ["boxes_not_of_masks"]
+    assert not geometry.boxes(case(images, [], TASKS))
+
+
 def test_masks_of_the_next_picture():
     images, predictions = healthy(TASKS, scattered=True)
     assert not geometry.check(case(images, predictions, TASKS))[0]

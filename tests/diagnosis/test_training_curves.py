@@ -45,6 +45,8 @@ def test_a_sound_training_is_left_alone():
     [
         (curve(), {"base_lr": 3e-2}, "lr_for_batch"),
         (curve(steps=40), {"max_iter": 40}, "too_few_steps"),
+        (curve(), {}, "overtrained"),  # the loss is gone, of other pictures than these
+        (curve(end=30.0), {}, "lr_too_high"),  # it stands still where it should not
         (curve(lr=1e-5), {"warmup": 40000}, "lr_too_low"),
         (curve(noise=40.0), {}, "lr_too_high"),
         (curve().assign(loss=np.linspace(60, 50, 21)), {}, "lr_too_low"),
@@ -61,7 +63,7 @@ def test_a_val_ap_that_falls_while_training_goes_on():
 
 def test_predictions_that_score_less_than_the_weights_did():
     (finding,) = training.as_validated(VALIDATED, 1.0, "best", detections=100)
-    assert finding.cause == "weights_not_loaded"
+    assert finding.cause == "prediction_differs"
     assert not training.as_validated(VALIDATED, 5.9, "best", detections=100)
     assert not training.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
 
@@ -72,11 +74,14 @@ def finding(cause, severity="error"):
 
 def test_what_follows_from_a_cause_is_not_told_beside_it():
     few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
-    fallen, moved, fed = finding("weights_not_loaded"), finding("masks_displaced", "warning"), finding("normalisation")
+    fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
     assert examine.settle([], [], [few], [collapsed, note], []) == [few, note]
     assert examine.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
     assert examine.settle([fed], [moved], [], [collapsed], []) == [fed]
     assert examine.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
+    noise = finding("label_noise", "warning")
+    assert examine.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
+    assert examine.settle([], [], [], [noise], []) == [noise]
     assert examine.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
 
 

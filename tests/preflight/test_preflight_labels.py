@@ -150,3 +150,11 @@ def test_class_weights_are_held_against_the_frequencies():
     first, *_ = task.classes
     for weight, expected in ((1000.0, {("class_weights", "warning")}), (3.0, set())):
         assert params(train, (task.model_copy(update={"class_weights": {first: weight}}),)) == expected
+
+
+def test_a_class_of_weight_0_is_reported_by_name():
+    (task, *rest), train, _ = healthy(3)
+    given = task.model_copy(update={"class_weights": {task.classes[0]: 0.0}})
+    assert params(train, (given, *rest)) == {("class_weights", "warning")}
+    (found,) = settings.drowned(train, (given,))
+    assert f"'{task.classes[0]}' (" in found.evidence and task.name in found.where

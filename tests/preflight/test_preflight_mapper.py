@@ -51,6 +51,13 @@ def test_f4_masks_that_lie_elsewhere_are_displaced(change, monkeypatch):
     assert causes() == {"mapper_displaces"}
 
 
+@pytest.mark.parametrize("kept", [slice(0, 1), slice(1, None), slice(0, -1)])
+def test_instances_that_are_dropped_unseen_are_told(kept, monkeypatch):
+    real = loader.Mapper._instances
+    monkeypatch.setattr(loader.Mapper, "_instances", lambda *args: real(*args)[kept])
+    assert causes() == {"mapper_displaces"}
+
+
 def test_f4_a_square_that_is_not_filled_is_displacement(monkeypatch):
     real = loader.Mapper.__init__
 

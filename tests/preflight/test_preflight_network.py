@@ -204,6 +204,63 @@ def test_f3_what_is_no_dict_of_scalars_is_told(change, monkeypatch):
     assert {finding.cause for finding in found} == {"loss_not_scalar"}
 
 
+@pytest.mark.parametrize("change", [lambda found: {}, lambda found: {name: float(x) for name, x in found.items()}])
+def test_f3_losses_that_are_empty_or_floats_are_told(change, monkeypatch):
+    tasks, real = make_tasks(2), Mask2Former.forward
+    monkeypatch.setattr(Mask2Former, "forward", lambda self, *args: change(real(self, *args)))
+    found = trial.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
+    assert {finding.cause for finding in found} == {"loss_not_scalar"}
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_a_loss_that_is_left_out_or_changed_is_told(count, layer, monkeypatch):
+    tasks, real = make_tasks(count), Mask2Former.forward
+    left_out, turned = f"loss_{tasks[-1].name}_{layer}", f"loss_dice_{layer}"
+
+    def found(change):
+        with monkeypatch.context() as patch:
+            patch.setattr(Mask2Former, "forward", lambda self, *args: change(real(self, *args)))
+            return trial.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
+
+    (one,) = found(lambda losses: {name: value for name, value in losses.items() if name != left_out})
+    assert one.cause == "loss_muted" and left_out in one.evidence
+    (one,) = found(lambda losses: losses | {turned: -losses[turned]})
+    assert one.cause == "loss_targets" and "negative" in one.evidence and turned in one.evidence
+    (one,) = found(lambda losses: losses | {turned: 2 * losses[turned]})
+    assert one.cause == "loss_targets" and turned in one.evidence
+    assert not found(lambda losses: losses | {"loss_other_0": losses[turned] * 0.5}), "further losses may be"
+
+
+def test_an_lr_of_0_and_a_clip_to_nothing_are_told(monkeypatch):
+    from mtseg import step
+
+    tasks = make_tasks(2)
+    clipped = tiny.params(solver={"clip": 1e-12}).solver
+    (found,) = trial.check(tiny.network(tasks), batch(tasks), solver=clipped)
+    assert found.cause == "weights_frozen" and "solver.clip" in found.change
+    monkeypatch.setattr(step, "schedule", lambda solver: lambda share: 0.0)
+    (found,) = trial.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
+    assert found.cause == "lr_too_low" and "schedule" in found.evidence
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, AttributeError, TypeError])
+def test_a_network_that_fails_is_told_with_the_line_to_mend(error, monkeypatch, tmp_path):
+    tasks = make_tasks(2)
+    given, params = tiny.network(tasks), tiny.params()
+
+    def fails(pictures):
+        raise error("two sizes")
+
+    monkeypatch.setattr(network, "two_pictures", lambda *args: batch(tasks))
+    given.queries = fails
+    (found,) = network.check(
+        given, [], root=tmp_path, model=params.model, input=params.input, solver=SOLVER, seed=0
+    )  # fmt: skip
+    assert f"{error.__name__}: " in found.evidence and "two sizes" in found.evidence
+    assert f"{__file__}:" in found.change
+
+
 def test_a_part_that_is_frozen_or_not_in_the_optimiser_is_told(monkeypatch):
     from mtseg import step
 
