@@ -21,7 +21,7 @@ from mtseg.optimiser import optimizer
 from mtseg.optimiser import schedule as course_of
 from mtseg.predict import load_model, predict
 from mtseg.preflight import checks, trial
-from mtseg.report import curves
+from mtseg.report import learning
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -140,7 +140,7 @@ def test_no_step_at_all_keeps_and_scores_the_weights_that_were_given(data, tmp_p
         assert read_json(tmp_path / schedule / "train.json")["best"]["step"] == 0
         tables = [pd.read_csv(tmp_path / schedule / "plots" / name, sep="\t") for name in ("train.tsv", "val.tsv")]
         assert [len(table) for table in tables] == [0, 1]
-        assert curves.svg(*tables)
+        assert learning.training(*tables)
 
 
 def with_solver(params, solver):

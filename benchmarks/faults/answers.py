@@ -63,9 +63,9 @@ def query_order(real: Callable) -> Callable:
     def detect(self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
         results = real(self, output, batch)
         for b, found in enumerate(results):
-            in_order = torch.arange(len(found)) % self.num_queries
             for i, task in enumerate(self.tasks[1:], start=1):
-                logits = output.logits[task.name][-1, b][in_order]
+                logits = output.logits[task.name][-1, b]
+                logits = logits[torch.arange(len(found)) % len(logits)]
                 found.set(f"logits_{task.name}", logits)
                 found.pred_labels[:, i] = logits[:, : task.num_classes].argmax(-1)
         return results

@@ -176,7 +176,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
     count = min(len(BOXES), network.detections)
     wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
-    of_other = dict.fromkeys(wrong, True)  # all labels are those of the same query in the other picture
+    of_other = dict.fromkeys(wrong, True)  # all wrong labels are those of the same query in the other picture
     offsets = []
     for b, picture in enumerate(network.detect(output, batch)):
         masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
@@ -185,9 +185,10 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
             i = int(overlap.argmax())
             offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
             for t, task in enumerate(network.tasks):
-                wrong[task.name] += own[t] != given.targets[b].labels[i, t]
-                other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                of_other[task.name] &= own[t] == int(other.argmax())
+                if own[t] != given.targets[b].labels[i, t]:
+                    wrong[task.name] += 1
+                    other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
+                    of_other[task.name] &= own[t] == int(other.argmax())
     if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
         x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
         worst = min((overlap for overlap, *_ in offsets), default=0.0)
@@ -197,7 +198,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     for name, count in wrong.items():
         if count:
             cause = "labels_of_other_picture" if of_other[name] else "labels_of_other_query"
-            evidence = f"{int(count)} of {len(offsets)} detections of a right answer have other labels than their query"
+            evidence = f"{count} of {len(offsets)} detections of a right answer have other labels than their query"
             yield Finding(cause, "error", evidence, change, f"task '{name}'")
 
 
