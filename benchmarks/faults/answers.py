@@ -63,7 +63,7 @@ def query_order(real: Callable) -> Callable:
     def detect(self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
         results = real(self, output, batch)
         for b, found in enumerate(results):
-            in_order = torch.arange(len(found)) % self.num_queries
+            in_order = torch.arange(len(found)) % output.logits[self.tasks[0].name].shape[2]
             for i, task in enumerate(self.tasks[1:], start=1):
                 logits = output.logits[task.name][-1, b][in_order]
                 found.set(f"logits_{task.name}", logits)
