@@ -73,6 +73,22 @@ def query_order(real: Callable) -> Callable:
     return detect
 
 
+def masks_of_last_picture(real: Callable) -> Callable:
+    def detect(self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+        features = output.mask_features_BCHW
+        return real(self, replace(output, mask_features_BCHW=features[-1:].expand_as(features)), batch)
+
+    return detect
+
+
+def half_the_size(real: Callable) -> Callable:
+    def init(self: loader.Mapper, tasks: Any, input: Any, *, root: Any, training: bool) -> None:
+        smaller = input if training else input.model_copy(update={"size": input.size // 2})
+        real(self, tasks, smaller, root=root, training=training)
+
+    return init
+
+
 def padding_kept(real: Callable) -> Callable:
     """The whole square is resized to the picture, its padding too."""
     return lambda logits, picture: real(logits, picture | {"image_size": tuple(picture["image"].shape[-2:])})
@@ -221,6 +237,10 @@ FAULTS = (
           code=replaced(predict, "load_model", no_checkpoint)),
     Fault("main classes off by one at prediction", since="predict", causes=("labels_off_by_one", "labels_permuted"),
           code=detecting(main_rolled)),
+    Fault("masks of the batch's last picture", since="predict", causes=("masks_of_other_picture", "prediction_differs"),
+          code=replaced(Mask2Former, "detect", masks_of_last_picture)),
+    Fault("pictures half the size at prediction", since="predict", causes=("prediction_differs", "scale_mismatch"),
+          code=replaced(loader.Mapper, "__init__", half_the_size)),
     Fault("each object predicted three times", number="F14", since="predict", causes=("duplicates",),
           code=answers(three_times)),
     Fault("scores inverted", number="F13", since="predict", causes=("ranking",), code=answers(score_inverted)),

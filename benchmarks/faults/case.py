@@ -43,6 +43,7 @@ class Case:
     tasks: tuple[str, ...] = ("shape", "colour", "fill")
     changes: dict[str, Any] = field(default_factory=dict)
     raw: Callable[[Path], None] | None = None  # edits the raw folder
+    calm: bool = True  # plain backgrounds, learnt in fewer steps
 
     def params(self) -> Params:
         """Checked as the file is."""
@@ -105,8 +106,10 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether the gravest cause named is right, or a refusal says what it must."""
-        return self.refused or bool(self.named) and not self.crash and self.named[0][0] in self.case.causes
+        """Whether the gravest cause named is right and no error beside it wrong, or a refusal says what it must."""
+        first = [cause for cause, _ in self.named[:1]]
+        told = {*first, *(cause for cause, severity in self.named if severity == "error")}
+        return self.refused or bool(first) and not self.crash and told <= set(self.case.causes)
 
     @property
     def told(self) -> str:

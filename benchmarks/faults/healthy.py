@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from benchmarks.faults.case import Case
 from benchmarks.faults.pictures import edit_labels
+from mtseg.files import write_json
 
 RANDOM = {"model.weights": None, "model.freeze_norm": False}
 MOBILE = {"generate.seed": 6, "tasks.colour.classes": "auto", "model.backbone": "mobilenetv3_small", **RANDOM}
@@ -17,6 +19,35 @@ def some_unlabelled(raw: Path) -> None:
     edit_labels(raw, lambda parts, rng: [*parts[:-1], "-" if rng.random() < 0.2 else parts[-1]])
 
 
+def as_coco(raw: Path) -> None:
+    """annotations/{train,val}.json and images/{train,val}: the first label the category, the others attributes."""
+    (raw / "annotations").mkdir()
+    (raw / "images").mkdir()
+    for split in ("train", "val"):
+        names: dict[str, int] = {}
+        images, annotations = [], []
+        for number, path in enumerate(sorted((raw / split).glob("*.json")), start=1):
+            record = json.loads(path.read_bytes())
+            size = {"height": record["imageHeight"], "width": record["imageWidth"]}
+            images.append({"id": number, "file_name": record["imagePath"], **size})
+            joined: dict[tuple, list] = {}  # the parts of one object share a group
+            for alone, shape in enumerate(record["shapes"]):
+                group = shape["group_id"]
+                key = (shape["label"], f"alone {alone}" if group is None else group)
+                joined.setdefault(key, []).append([value for point in shape["points"] for value in point])
+            for (label, _), polygons in joined.items():
+                main, *further = label.split(",")
+                category = names.setdefault(main, len(names) + 1)
+                labels = dict(zip(BASE.tasks[1:], further, strict=True))
+                common = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
+                annotations.append({**common, "segmentation": polygons, "attributes": labels})
+            path.unlink()
+        categories = [{"id": number, "name": name} for name, number in names.items()]
+        found = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(raw / "annotations" / f"{split}.json", found, indent=None)
+        (raw / split).rename(raw / "images" / split)
+
+
 def two_classes(raw: Path) -> None:
     edit_labels(raw, lambda parts, rng: ["round" if parts[0] == "circle" else "angular", *parts[1:]])
 
@@ -24,11 +55,12 @@ def two_classes(raw: Path) -> None:
 BASE = Case("three tasks, EfficientNet-Lite0")
 HEALTHY = (
     BASE,
-    Case("another seed of data and training", changes={"seed": 7, "generate.seed": 7}),
+    Case("COCO annotations, another seed", raw=as_coco,
+         changes={"seed": 7, "generate.seed": 7, "data.format": "coco"}),
     Case("one task", tasks=("shape",), changes={"generate.seed": 1}),
     Case("four tasks, left and right swapped by the flip", tasks=FOUR, changes={"generate.seed": 2}),
-    Case("colour is the main task", tasks=("colour", "shape"),
-         changes={"generate.seed": 3, "tasks.colour.classes": "auto"}),
+    Case("colour is the main task, backgrounds of the embedded data", tasks=("colour", "shape"), calm=False,
+         changes={"generate.seed": 3, "tasks.colour.classes": "auto", "solver.max_iter": 800}),
     Case("two classes, found in the data", raw=two_classes,
          changes={"generate.seed": 4, "tasks.shape.classes": "auto", "tasks.colour.class_weights": "auto"}),
     Case("a fifth of one task without labels, no background slot", raw=some_unlabelled,

@@ -81,6 +81,8 @@ FAULTS = (
           code=replaced(loader.Mapper, "__init__", no_crop)),
     Fault("flip_pairs ignored by the mapper", tasks=SIDES, causes=("mapper_labels", "flip_without_pairs"),
           code=replaced(loader.Mapper, "_label", flip_keeps_labels)),
+    Fault("every instance but the first is lost", causes=DISPLACED,
+          code=replaced(loader.Mapper, "_instances", lambda real: lambda *args: real(*args)[:1])),
     Fault("labels of a picture's next instance in training", causes=("mapper_labels", "labels_of_other_query"),
           code=replaced(loader.Mapper, "_instances", labels_rolled)),
     Fault("pictures scaled to 0..1 before the network", causes=("mapper_channels", "normalisation"),

@@ -18,9 +18,10 @@ from mtseg.sections import Generate
 Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in place; the number counts the records
 
 
-def draw(folder: Path, *, settings: Generate, tasks: Sequence[str]) -> None:
-    """LabelMe files in `folder`/{train,val}; `tasks`: some of shape, colour, fill, and side, where the object lies."""
-    with patch.object(shapes, "_background", _clouds):
+def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], calm: bool) -> None:
+    """LabelMe files in `folder`/{train,val}; `tasks`: some of shape, colour, fill, and side, where the object lies.
+    Without `calm` on the backgrounds of the embedded data."""
+    with patch.object(shapes, "_background", _clouds if calm else shapes._background):
         shapes.generate(settings, folder, seed=settings.seed)
 
     def relabel(record: dict[str, Any], number: int) -> None:

@@ -47,7 +47,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     when, said, crash = None, "", False
     with inside(folder), ExitStack() as patches:
         write_params(case)
-        pictures.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks)
+        pictures.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, calm=case.calm)
         if case.raw:
             case.raw(Path("raw"))
         for name in TRAINED if trained and fault.after_training else ():

@@ -18,7 +18,7 @@ LISTS = (data, settings, inputs, training, answers, scoring)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # the fault whose model stands in for a trained one in the quick run
-SMALL = {"generate.train": 60, "generate.val": 20}
+SMALL = {"generate.train": 40, "generate.val": 12}
 QUICK = (
     healthy.BASE.name, "a comma is missing in one label", "a loader that drops the further labels",
     "training returns the losses as a list", "masks are not cropped and padded with the picture",

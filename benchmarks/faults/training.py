@@ -191,6 +191,8 @@ FAULTS = (
     Fault("the matcher takes the dearest pairs", causes=MATCHER, code=replaced(matching, SOLVE, dearest)),
     Fault("the matcher pairs in order, whatever the cost", causes=MATCHER, code=replaced(matching, SOLVE, first_come)),
     Fault("the matcher takes the cost transposed", causes=MATCHER, code=replaced(matching, SOLVE, transposed)),
+    Fault("a task's loss is left out", causes=("loss_muted", "gradient_missing"),
+          code=changed_losses(lambda found: {k: v for k, v in found.items() if f"loss_{TASK}" not in k})),
     Fault("a head's loss is detached", causes=("gradient_missing",),
           code=replaced(losses, "label_loss", one_task(detached))),
     Fault("no-object learnt in the first slot", causes=("no_object_slot",),
