@@ -19,8 +19,8 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from mtseg.model.mask2former import Mask2Former
+from mtseg.optimiser import optimizer
 from mtseg.params import load
-from mtseg.train import optimizer
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 PAPER = {  # recipes/coco_r50.yaml
