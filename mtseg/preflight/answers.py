@@ -176,19 +176,20 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
     count = min(len(BOXES), network.detections)
     wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
-    of_other = dict.fromkeys(wrong, True)  # all wrong labels are those of the same query in the other picture
+    of_other = dict.fromkeys(wrong, True)  # a picture with wrong labels has all those of its queries in the other
     offsets = []
     for b, picture in enumerate(network.detect(output, batch)):
         masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
+        before, same = dict(wrong), dict.fromkeys(wrong, True)
         for mask, own, query in zip(masks, labels.tolist(), picture.query[:count].tolist(), strict=True):
             overlap = (mask & truth).flatten(1).sum(1) / (mask | truth).flatten(1).sum(1).clamp(min=1)
             i = int(overlap.argmax())
             offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
             for t, task in enumerate(network.tasks):
-                if own[t] != given.targets[b].labels[i, t]:
-                    wrong[task.name] += 1
-                    other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                    of_other[task.name] &= own[t] == int(other.argmax())
+                wrong[task.name] += int(own[t] != given.targets[b].labels[i, t])
+                other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
+                same[task.name] &= own[t] == int(other.argmax())
+        of_other = {name: of_other[name] and (same[name] or wrong[name] == before[name]) for name in wrong}
     if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
         x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
         worst = min((overlap for overlap, *_ in offsets), default=0.0)

@@ -156,6 +156,7 @@ def test_f12_an_answer_of_the_last_picture_is_told():
     ("cause", "pick"),
     [
         ("labels_of_other_picture", lambda logits, b, query: logits[-1, 1 - b, query]),
+        ("labels_of_other_picture", lambda logits, b, query: logits[-1, -1, query]),  # the batch's last
         ("labels_of_other_query", lambda logits, b, query: logits[-1, b, query.flip(0)]),
     ],
 )
