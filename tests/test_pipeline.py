@@ -51,7 +51,10 @@ def run(said: str) -> list[str]:
 
 def test_one_command_runs_every_stage(first):
     repo, said = first
-    assert run(said) == ["generate", "convert", "register", "train", "predict", "evaluate", "filter", "visualise"]
+    middle = {"evaluate", "filter", "diagnose"}  # in any order
+    ran = run(said)
+    assert ran[:5] == ["generate", "convert", "register", "train", "predict"]
+    assert set(ran[5:8]) == middle and ran[8:] == ["visualise"]
     for name in ("models/best.safetensors", "data/predictions/val.csv", "plots/train.tsv", "report/index.html"):
         assert (repo / name).stat().st_size, name
 
@@ -65,7 +68,8 @@ def test_metrics_are_numbers_that_dvc_can_compare(repo):
 
     for path in (repo / "metrics").iterdir():
         values = leaves(json.loads(path.read_text(), parse_constant=refuse))
-        assert values and all(isinstance(value, int | float) and value >= 0 for value in values), path.name
+        assert values and all(isinstance(value, int | float) for value in values), path.name
+        assert path.stem == "diagnosis" or min(values) >= 0, path.name  # masks may lie to the left
     assert "Traceback" not in dvc(repo, "metrics", "show")
 
 

@@ -40,7 +40,7 @@ def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
         left.set_yscale("log")
     left.set_title("Training losses, logarithmic")
     _lines(left, train, losses, lambda name, value: f"{plain(name.removeprefix('loss_'))} {value:.3g}", heavy="loss")
-    if "lr" in train:
+    if "lr" in train and len(train):
         below.plot(train["step"], train["lr"], color=GREY, lw=1.2)
         below.set_ylim(0, 1.15 * max(train["lr"].max(), 1e-12))
         below.set_yticks([train["lr"].max()], [f"{train['lr'].max():.2g}"])
