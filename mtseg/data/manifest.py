@@ -34,6 +34,18 @@ class Manifest:
             raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
         return coco.read(path)[0]
 
+    def combinations(self, split: str) -> dict[tuple[int, ...], int]:
+        """How many instances of a split carry each combination of labels: class indices of all tasks, in their order.
+        Those that occur, as they stand in the pictures: no mirror image is added. Crowds and instances that lack a
+        label are not counted. Raises UserError for a manifest that does not say."""
+        if "combinations" not in self.splits[split]:
+            raise UserError("the manifest does not count combinations of labels: run `dvc repro register`")
+        index = [{name: i for i, name in enumerate(classes)} for _, classes in self.classes]
+        return {
+            tuple(of[name] for of, name in zip(index, each["labels"], strict=True)): each["count"]
+            for each in self.splits[split]["combinations"]
+        }
+
     def tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """The tasks of params.yaml with their classes and class weights filled in. Raises UserError when the data are
         of other tasks."""
@@ -62,7 +74,8 @@ def build(folder: Path) -> dict[str, Any]:
     """The manifest of a folder with {train,val}.json, ready for `write_json`.
 
     Of each split: json, sha256, images, empty_images, instances and crowds (counted apart); and over the instances
-    labels {task: {class: count}}, unlabelled {task: count}, instances_per_image {count: images}, areas {size: count}.
+    labels {task: {class: count}}, unlabelled {task: count}, combinations [{labels: [a class of each task], count}] of
+    those that lack no label, instances_per_image {count: images}, areas {size: count}.
     """
     splits, tasks = {}, []
     for name in SPLITS:
@@ -108,6 +121,7 @@ def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]
     instances = [instance for image in images for instance in image.instances if not instance.crowd]
     counts = {name: Counter(instance.labels[name] for instance in instances) for name, _ in tasks}
     per_image = Counter(sum(not instance.crowd for instance in image.instances) for image in images)
+    whole = Counter(labels for i in instances if None not in (labels := tuple(i.labels[name] for name, _ in tasks)))
     sizes = Counter(next(size for size, end in SIZES.items() if instance.area < end) for instance in instances)
     return {
         "images": len(images),
@@ -116,9 +130,14 @@ def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]
         "crowds": sum(instance.crowd for image in images for instance in image.instances),
         "labels": {task: {name: counts[task][i] for i, name in enumerate(classes)} for task, classes in tasks},
         "unlabelled": {task: counts[task][None] for task, _ in tasks},
+        "combinations": [{"labels": _named(labels, tasks), "count": whole[labels]} for labels in sorted(whole)],
         "instances_per_image": {str(number): per_image[number] for number in sorted(per_image)},
         "areas": {size: sizes[size] for size in SIZES},
     }
+
+
+def _named(labels: Sequence[int], tasks: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+    return [classes[label] for label, (_, classes) in zip(labels, tasks, strict=True)]
 
 
 def _sha256(path: Path) -> str:

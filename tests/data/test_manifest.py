@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pytest
 
@@ -31,6 +32,20 @@ def test_counts_add_up(path, tasks):
     assert train["unlabelled"][tasks[0].name] == 0
     assert sum(train["instances_per_image"].values()) == 6
     assert sum(int(number) * images for number, images in train["instances_per_image"].items()) == 15
+
+
+def test_combinations_are_counted_where_no_label_lacks(path, tasks):
+    records = manifest.load(path)
+    for split in ("train", "val"):
+        found = Counter()
+        for instance in (instance for image in records.images(split) for instance in image.instances):
+            labels = tuple(instance.labels[task.name] for task in tasks)
+            found[labels] += not instance.crowd and None not in labels
+        assert records.combinations(split) == +found
+    assert len(tasks) == 1 or sum(records.combinations("train").values()) < records.splits["train"]["instances"]
+    del records.splits["val"]["combinations"]
+    with pytest.raises(UserError, match="dvc repro register"):
+        records.combinations("val")
 
 
 def test_a_class_called_null_keeps_its_count(tmp_path):
