@@ -51,6 +51,7 @@ class Generate(Section):
     val: Count
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
+    scale: Positive
     seed: Seed
 
 
@@ -128,6 +129,7 @@ class Model(Section):
     encoder_feedforward_dim: Count
     decoder_layers: Count
     decoder_feedforward_dim: Count
+    unseen_combinations: Annotated[Number, Field(gt=0, le=1)]
     recompute: Literal["none", "backbone", "pixel_decoder", "both"]
 
     def _wrong(self) -> Iterator[str]:

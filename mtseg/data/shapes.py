@@ -44,7 +44,7 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
             (temporary / name).mkdir()
             for number in range(count):
                 rng = np.random.default_rng([seed, split, number])
-                picture, shapes = draw(rng, params.size, params.max_objects)
+                picture, shapes = draw(rng, params.size, params.max_objects, params.scale)
                 file = temporary / name / f"{number:05d}.jpg"
                 # chroma at full resolution: halved, it washes out stripes three pixels wide
                 Image.fromarray(picture).save(file, quality=92, subsampling=0)
@@ -61,12 +61,13 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
                 write_json(file.with_suffix(".json"), annotation, indent=None)
 
 
-def draw(rng: np.random.Generator, size: int, max_objects: int) -> tuple[np.ndarray, list[dict]]:
-    """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each."""
+def draw(rng: np.random.Generator, size: int, max_objects: int, scale: float = 1.0) -> tuple[np.ndarray, list[dict]]:
+    """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
+    scale: of the objects."""
     shorter = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
     wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, max_objects + 1))
-    objects, visible = _scene(rng, height, width, wanted)
+    objects, visible = _scene(rng, height, width, wanted, scale)
     canvas = _background(rng, height, width)
     for item in objects:
         _paint(rng, canvas, item)
@@ -86,13 +87,15 @@ def draw(rng: np.random.Generator, size: int, max_objects: int) -> tuple[np.ndar
     return _light(rng, canvas), shapes
 
 
-def _scene(rng: np.random.Generator, height: int, width: int, wanted: int) -> tuple[list[Shape], list[np.ndarray]]:
+def _scene(
+    rng: np.random.Generator, height: int, width: int, wanted: int, scale: float
+) -> tuple[list[Shape], list[np.ndarray]]:
     """Up to `wanted` objects, the nearest last, and the visible part of each one's mask."""
     objects: list[Shape] = []
     visible: list[np.ndarray] = []
     for _ in range(wanted):
         for _ in range(TRIES):
-            new, inside = _shape(rng, height, width)
+            new, inside = _shape(rng, height, width, scale)
             left = [np.where(new.mask, 0, seen) for seen in visible]
             spoilt = any(_spoilt(item.mask, after) for item, after in zip(objects, left, strict=True))
             if inside > INSIDE and not spoilt:
@@ -102,10 +105,10 @@ def _scene(rng: np.random.Generator, height: int, width: int, wanted: int) -> tu
     return objects, visible
 
 
-def _shape(rng: np.random.Generator, height: int, width: int) -> tuple[Shape, float]:
+def _shape(rng: np.random.Generator, height: int, width: int, scale: float) -> tuple[Shape, float]:
     """A shape at a random place, and the share of it that lies inside the picture."""
     kind, colour, fill = rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)
-    radius = min(height, width) * rng.uniform(0.24, 0.55) / 2
+    radius = min(height, width) * rng.uniform(0.24, 0.55) / 2 * scale
     centre = rng.uniform(0.05, 0.95, 2) * (width, height)
     angle = rng.uniform(-0.4, 0.4)
     corners = _corners(kind) * radius

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate
 from mtseg.sections import Generate
 
-SMALL = Generate(train=12, val=4, size=64, max_objects=4, seed=0)
+SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, seed=0)
 
 
 def content(folder):
@@ -29,7 +29,7 @@ def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
 
 
 def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
-    generate(Generate(train=2, val=1, size=64, max_objects=4, seed=0), tmp_path / "few", seed=0)
+    generate(Generate(train=2, val=1, size=64, max_objects=4, scale=1, seed=0), tmp_path / "few", seed=0)
     everything = content(folder)
     assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
 
@@ -72,6 +72,14 @@ def test_visible_regions_do_not_overlap_and_parts_share_a_group():
 def test_some_pictures_are_empty_most_are_not():
     counts = [len(draw(np.random.default_rng(seed), 32, 3)[1]) for seed in range(150)]
     assert 1 <= counts.count(0) <= 15
+
+
+def test_the_scale_is_that_of_the_objects():
+    def largest(scale):
+        drawn = [shape for seed in range(8) for shape in draw(np.random.default_rng(seed), 128, 6, scale)[1]]
+        return max(np.ptp(shape["points"], axis=0).max() for shape in drawn)
+
+    assert 0.2 < largest(0.3) / largest(1) < 0.4
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
