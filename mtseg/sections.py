@@ -52,6 +52,7 @@ class Generate(Section):
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
     scale: Positive
+    unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
     seed: Seed
 
 
@@ -60,8 +61,10 @@ class Data(Section):
     format: Literal[_names("data/formats")]
     mapping: Path | None
     split: Annotated[Number, Field(gt=0, lt=1)]
+    share: Annotated[Number, Field(gt=0, le=1)]
     seed: Seed
     on_error: Literal["error", "skip"]
+    flatten: bool
 
 
 class Task(Section):

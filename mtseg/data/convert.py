@@ -69,9 +69,11 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         groups = f"{len(images)} pictures, {similar.max() + 1} when near-identical ones count as one"
         mend = "make train/ and val/ folders, or raise data.split"
         raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}; {mend}")
+    used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
-        converted[split].append(_labelled(image, number, tasks))
+        if number - 1 in used:
+            converted[split].append(_labelled(image, number, tasks))
     report = {
         "alike_classes": {task.name: _alike(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
@@ -197,6 +199,17 @@ def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
             val.add(group)
     val = val or {int(sizes.argmin())}
     return ["val" if group in val else "train" for group in similar]
+
+
+def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
+    """The pictures to convert: all but what `share` leaves out of train, at least one of which stays.
+
+    The same random order for every share: a smaller one lies within a larger one.
+    """
+    train = [index for index, split in enumerate(splits) if split == "train"]
+    order = np.random.default_rng([seed, len(train)]).permutation(train)
+    left_out = order[max(1, round(share * len(train))) :]
+    return {*range(len(splits))} - {*left_out.tolist()}
 
 
 def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarray) -> list[list[str]]:

@@ -80,7 +80,9 @@ def converted(
 ) -> dict[str, Record]:
     """Convert beside the raw folder, into `coco`; the pictures of both splits by file name."""
     out = raw.parent / "coco"
-    convert(Data(raw=raw, format=format, mapping=mapping, split=0.5, seed=0, on_error=on_error), tasks, out, seed=0)
+    convert(
+        Data(raw=raw, format=format, mapping=mapping, split=0.5, share=1, seed=0, on_error=on_error), tasks, out, seed=0
+    )
     return {image.file_name: image for split in ("train", "val") for image in read(out / f"{split}.json")[0]}
 
 

@@ -1,9 +1,12 @@
 import json
 import shutil
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from ruamel.yaml import YAML
 
 from mtseg.data import coco
 from mtseg.data.convert import convert
@@ -13,13 +16,15 @@ from mtseg.sections import Data, Generate
 from tests.data import folders
 from tests.data.folders import HEIGHT, WIDTH, converted, picture, shape, tasks
 
+PARAMS = YAML(typ="safe").load(Path(__file__).parents[2] / "params.yaml")
 LABELS = ("circle", "red", "solid", "dashed")
 FLAT = "circle,red,solid"
 
 
 def data(raw, **keys):
     return Data(
-        **{"raw": raw, "format": "labelme", "mapping": None, "split": 0.5, "seed": 0, "on_error": "error"} | keys
+        **{"raw": raw, "format": "labelme", "mapping": None, "split": 0.5, "share": 1, "seed": 0, "on_error": "error"}
+        | keys
     )
 
 
@@ -275,3 +280,17 @@ def test_bad_input_at_the_door_is_one_line(tmp_path):
     for format in ("labelme", "coco"):
         with pytest.raises(UserError, match="holds no annotated picture in the format"):
             converted(tmp_path / "raw", tasks(), format=format)
+
+
+def test_shares_of_the_train_pictures_are_nested_and_val_stays_whole(tmp_path):
+    generate(
+        Generate.model_validate(PARAMS["generate"] | {"train": 20, "val": 4, "size": 48}), tmp_path / "raw", seed=0
+    )
+    names, val = [], set()
+    for share in (0.01, 0.1, 0.25, 0.5, 1):
+        convert(data(tmp_path / "raw", share=share), tasks(), tmp_path / "coco", seed=3)
+        names.append({image.file_name for image in coco.read(tmp_path / "coco" / "train.json")[0]})
+        val.add((tmp_path / "coco" / "val.json").read_bytes())
+    assert [len(chosen) for chosen in names] == [1, 2, 5, 10, 20]
+    assert all(smaller < larger for smaller, larger in pairwise(names))
+    assert len(val) == 1
