@@ -49,10 +49,10 @@ class Health:
         labels_BNT = torch.full((B, most, len(self.tasks)), IGNORE, device=self.device)
         for b, target in enumerate(targets):
             labels_BNT[b, : len(target.labels)] = target.labels
-        parts, wholes = [], []
+        parts, wholes, answers = [], [], output.last()
         for i, task in enumerate(self.tasks):
             if task.background:
-                answer_BQ = output.logits[task.name][-1].argmax(-1)
+                answer_BQ = answers[task.name].argmax(-1)
                 counted_BN = found_BN & (labels_BNT[..., i] != IGNORE)
                 answer_BN = answer_BQ.gather(1, last_BN.clamp(min=0))
                 parts.append((counted_BN & (answer_BN == task.num_classes)).sum())

@@ -42,6 +42,8 @@ class Params(Section):
         if len({*names} - reserved) < len(names):
             yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
         for key, limits in (("min_score", self.filter.min_score), ("min_logit", self.filter.min_logit)):
+            if limits and isinstance(limits, dict) and self.data.flatten:
+                yield f"filter.{key}: give a number; data.flatten leaves no task {next(iter(limits))} to name"
             for name in limits if isinstance(limits, dict) else ():
                 if name not in names:
                     close = difflib.get_close_matches(name, names, n=1)
@@ -49,6 +51,12 @@ class Params(Section):
                     yield f"unknown key 'filter.{key}.{name}', {meant}"
         if not self.tasks[0].background:
             yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
+        slots = [task.name for task in self.tasks[1:] if task.background]
+        if slots and self.model.unseen_combinations < 1:
+            yield (
+                f"task '{slots[0]}': background: true needs model.unseen_combinations: 1; under one softmax over "
+                "combinations the main task's no-object stands for all"
+            )
         if self.data.raw == Path():
             yield "data.raw should name a folder"
         if (mapping := self.data.mapping) and not mapping.resolve().is_relative_to(Path("recipes/mappings").resolve()):

@@ -24,7 +24,8 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
     for name, ours in description(tasks, model).items():
         if metadata.get(name) != ours:
             raise UserError(f"{path} was trained with {name} {metadata.get(name)}, params.yaml has {ours}: train again")
-    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections)
+    seen = [tuple(labels) for labels in metadata.get("seen", ())]
+    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections, seen=seen)
     network.load_state_dict(state)
     return network
 
@@ -67,6 +68,7 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
     boxes, areas = (coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()) if rles else ([], [])
     segmentations = [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode()} for rle in rles]
     logits = {task.name: instances.get(f"logits_{task.name}").tolist() for task in tasks}
+    combined = instances.probabilities.tolist() if instances.has("probabilities") else None
     labels, quality = instances.pred_labels.tolist(), instances.mask_quality.tolist()
     return [
         Prediction(
@@ -74,6 +76,7 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
             segmentation=segmentations[q], mask_quality=quality[i],
             labels={task.name: labels[i][t] for t, task in enumerate(tasks)},
             logits={task.name: tuple(logits[task.name][i]) for task in tasks},
+            probabilities=combined and {task.name: combined[i][t] for t, task in enumerate(tasks)},
         )
         for i, q in enumerate(first.tolist()) if areas[q]
     ]  # fmt: skip

@@ -42,9 +42,12 @@ class Prediction:
     """One predicted object, every label at once.
 
     image_id: the picture. query: index of the query it came from; several predictions of a picture may share
-    one, with different main classes. segmentation: compressed RLE at the picture's size. bbox: of the mask.
-    labels: class index per task. logits: per task its head's outputs, no-object last where the task has that
-    slot. mask_quality: mean mask probability inside the mask, 0 to 1.
+    one, with different labels. segmentation: compressed RLE at the picture's size. bbox: of the mask.
+    labels: class index per task. logits: per task its head's outputs, no-object last where the task has that slot.
+    probabilities: None where each task's are the softmax of its logits; where the network has one softmax over
+    combinations of labels, that of each label given those before it, whose product is that of all together, 0 to 1:
+    the logits are then each task's own log-probabilities, moved to mean 0. mask_quality: mean mask probability inside
+    the mask, 0 to 1.
     """
 
     image_id: int
@@ -55,3 +58,4 @@ class Prediction:
     mask_quality: float
     labels: dict[str, int]
     logits: dict[str, tuple[float, ...]] = field(repr=False)
+    probabilities: dict[str, float] | None = None

@@ -25,6 +25,7 @@ from mtseg.data.loader import Example, Mapper, training_batches
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
 from mtseg.model import weights
+from mtseg.model.combinations import combinations
 from mtseg.model.device import keep_memory, pick
 from mtseg.model.mask2former import Mask2Former
 from mtseg.predict import description, predict
@@ -67,7 +68,8 @@ def train(
     )
     keep_memory()
     torch.manual_seed(seed)
-    network = Mask2Former(tasks, model, loss=loss).to(where)
+    seen = combinations(records.combinations("train"), tasks)
+    network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     if solver.max_iter:
         checks.heed(
             checks.of_network(
@@ -77,7 +79,7 @@ def train(
     sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
     values = {"sections": [section.model_dump() for section in sections], "seed": seed, "root": str(root)}
     work = work_folder() / fingerprint(values, files=[data, Path(model.weights or "")])
-    run = Run(network, solver, work=work, description=description(tasks, model))
+    run = Run(network, solver, work=work, description=description(tasks, model) | {"seen": seen})
     if run.step:
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
 

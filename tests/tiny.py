@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ def params(**changes: dict[str, Any]) -> Params:
     return Params.model_validate(raw)
 
 
-def network(tasks: tuple[Task, ...], seed: int = 0, **changes: dict[str, Any]) -> Mask2Former:
+def network(
+    tasks: tuple[Task, ...], seed: int = 0, seen: Sequence[tuple[int, ...]] = (), **changes: dict[str, Any]
+) -> Mask2Former:
     torch.manual_seed(seed)
-    given = params(**changes)
-    return Mask2Former(tasks, given.model, loss=given.loss, detections=given.test.detections)
+    given = params(tasks=[task.model_dump() for task in tasks], **changes)
+    return Mask2Former(tasks, given.model, loss=given.loss, detections=given.test.detections, seen=seen)
 
 
 def example(tasks: tuple[Task, ...], count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mtseg.data.coco import rle
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, first_of_query, ordered
 from mtseg.scoring.matching import iou, match
+from mtseg.scoring.predictions import scores
 from mtseg.sections import Task
 
 
@@ -70,6 +71,16 @@ class Case:
         return self.logits[task.name].argmax(1) if len(self.predictions) else np.zeros(0, dtype=int)
 
     @cached_property
+    def certainty(self) -> np.ndarray:
+        """[N]: probability of all labels together."""
+        return scores(self.predictions, self.tasks)["product"]
+
+    @cached_property
+    def combined(self) -> bool:
+        """Whether the network has one softmax over combinations of labels."""
+        return bool(self.predictions) and self.predictions[0].probabilities is not None
+
+    @cached_property
     def score(self) -> np.ndarray:
         """[N]: main class probability x mask quality."""
         main = self.tasks[0]
@@ -79,7 +90,7 @@ class Case:
     @cached_property
     def lead(self) -> np.ndarray:
         """int, ascending: the rows that are the best of their query."""
-        return np.flatnonzero(first_of_query(self.predictions, self.score))
+        return np.flatnonzero(first_of_query(self.predictions, self.certainty * self.quality))
 
     @cached_property
     def overlaps(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -126,10 +126,15 @@ def _of_the_file(case: Case, task: Task) -> Iterator[tuple[str, str]]:
 
 
 def _argmax(case: Case, task: Task) -> Iterator[tuple[str, str]]:
-    """A query's first label in the file is the one with its highest logit."""
+    """A query's first label in the file is the one with its highest logit: under a softmax over combinations where
+    these labels are likelier than all others together."""
     first = np.sort(np.unique(np.column_stack([case.picture, case.query]), axis=0, return_index=True)[1])
     likely = case.probability(task)[first, : task.num_classes].max(1)
     first = first[likely > 1e-4]  # the others are all equally unlikely
+    if case.combined:
+        main = case.tasks[0]
+        objects = case.probability(main)[first, : main.num_classes].sum(1)
+        first = first[case.certainty[first] > 0.5 * objects]
     if not len(first):
         return
     said = case.logits[task.name][first, : task.num_classes].argmax(1)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtseg.model.combinations import Combinations, Reading
 from mtseg.model.layers import Attention, FeedForward, sine_position
 from mtseg.sections import Task
 
@@ -27,6 +28,18 @@ class QueryOutput:
     logits: dict[str, Tensor]  # task -> [L, B, Q, K]
     mask_embed_LBQC: Tensor
     mask_features_BCHW: Tensor
+    combinations: Combinations | None = None  # None: every head has a softmax of its own
+
+    def reading(self) -> Reading | None:
+        """What the logits [L, B, Q, K] say of combinations of labels."""
+        return self.combinations and self.combinations.read(list(self.logits.values()))
+
+    def last(self) -> dict[str, Tensor]:
+        """task -> [B, Q, K]: what each task by itself is said to be by the last layer, as logits."""
+        logits = {name: x_LBQK[-1] for name, x_LBQK in self.logits.items()}
+        if not self.combinations:
+            return logits
+        return dict(zip(logits, self.combinations.read(list(logits.values())).marginals(), strict=True))
 
     def masks(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H, W] of one layer, at stride 4: to compare; nothing else forms them all."""
@@ -55,7 +68,7 @@ class DecoderLayer(nn.Module):
 class QueryDecoder(nn.Module):
     def __init__(
         self, tasks: tuple[Task, ...], *, dim: int, heads: int, layers: int, feedforward_dim: int, num_queries: int,
-        levels: int = 3,
+        levels: int = 3, combinations: Combinations | None = None,
     ):  # fmt: skip
         super().__init__()
         self.query_feature = nn.Parameter(torch.randn(num_queries, dim))
@@ -70,6 +83,12 @@ class QueryDecoder(nn.Module):
         )
         # "head_": nn.ModuleDict refuses a key that is also an attribute of Module, as a task named "type" would be
         self.heads = nn.ModuleDict({f"head_{task.name}": nn.Linear(dim, task.num_outputs) for task in tasks})
+        self.unseen = combinations and combinations.unseen
+        self.register_buffer("seen", combinations and combinations.seen, persistent=False)
+
+    @property
+    def combinations(self) -> Combinations | None:
+        return None if self.seen is None else Combinations(self.seen, self.unseen)
 
     def forward(self, mask_features_BCHW: Tensor, levels: list[Tensor]) -> QueryOutput:
         memory, keys, small_features = [], [], []
@@ -90,7 +109,7 @@ class QueryDecoder(nn.Module):
             states.append(self.norm(x))
         state_LBQC = torch.stack(states)
         logits = {name.removeprefix("head_"): head(state_LBQC).float() for name, head in self.heads.items()}
-        return QueryOutput(logits, self.mask_embed(state_LBQC).float(), mask_features_BCHW.float())
+        return QueryOutput(logits, self.mask_embed(state_LBQC).float(), mask_features_BCHW.float(), self.combinations)
 
     @torch.no_grad()
     def _attention_mask(self, state_BQC: Tensor, features_BCS: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtseg.model.combinations import Reading
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.matching import Matches, Target, match
 from mtseg.model.points import sample, uncertain_points
@@ -63,7 +64,9 @@ def losses(
     if watch:
         watch(output, targets, matches)
     per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm)
-    for i, task in enumerate(tasks):
+    if reading := output.reading():
+        per_layer |= combined_losses(reading, targets, matches, tasks=tasks, no_object=loss.no_object, norm=norm)
+    for i, task in enumerate(() if reading else tasks):
         per_layer[f"loss_{task.name}"] = label_loss(
             output.logits[task.name], [target.labels[:, i] for target in targets], matches,
             task=task, no_object=loss.no_object, norm=norm.labels[task.name],
@@ -83,6 +86,30 @@ def label_loss(
     weight = logits_LBQK.new_tensor([*task.weights, no_object][:K])
     each = F.cross_entropy(logits_LBQK.flatten(0, 2), target.flatten(), weight, ignore_index=IGNORE, reduction="none")
     return task.loss_weight * each.view(L, -1).sum(1) / norm
+
+
+def combined_losses(
+    reading: Reading, targets: list[Target], matches: Matches, *, tasks: tuple[Task, ...], no_object: float,
+    norm: Normaliser,
+) -> dict[str, Tensor]:  # fmt: skip
+    """{"loss_TASK": [L]}: of a softmax over combinations, by the chain rule: -log p of the main label, unmatched
+    queries no-object's; of every further label given those before it, over the matched alone. One without a label has
+    no term, and any of its labels may stand before the next. A class weighs what `class_weights` say."""
+    start = torch.tensor([0, *(len(target.labels) for target in targets)], device=matches.query.device).cumsum(0)
+    labels_MT = torch.cat([target.labels for target in targets])[start[matches.picture] + matches.instance]
+    total_LBQ = reading.total
+    matched = matches.layer, matches.picture, matches.query
+    masses_MT = reading[matched].prefixes(labels_MT)
+    terms_MT = masses_MT.diff(dim=-1)
+    terms_MT = torch.cat([(masses_MT[:, 1] - total_LBQ[matched])[:, None], terms_MT[:, 1:]], dim=-1)
+    zero = total_LBQ.new_zeros(len(total_LBQ))
+    found = {}
+    for t, task in enumerate(tasks):
+        weight_M = total_LBQ.new_tensor(task.weights)[labels_MT[:, t].clamp(min=0)] * (labels_MT[:, t] >= 0)
+        found[task.name] = zero.index_add(0, matches.layer, -weight_M * terms_MT[:, t])
+    nothing_LBQ = (total_LBQ - reading.no_object).index_put(matched, total_LBQ.new_zeros(()))
+    found[tasks[0].name] = found[tasks[0].name] + no_object * nothing_LBQ.flatten(1).sum(1)
+    return {f"loss_{task.name}": task.loss_weight * found[task.name] / norm.labels[task.name] for task in tasks}
 
 
 def mask_losses(

@@ -5,6 +5,7 @@ B pictures, Q queries, K classes of the main task, k detections of a picture, T 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mtseg.model import backbones
+from mtseg.model.combinations import Combinations
 from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.losses import Normaliser, Watch, losses, normaliser
 from mtseg.model.matching import Target
@@ -26,12 +28,17 @@ class Mask2Former(nn.Module):
     """`forward(batch)` takes the loader's dicts: `image` uint8 [3, S, S], and in training `instances` with `gt_masks`
     and `gt_labels`; at inference `image_size` (height, width: what part of S x S is the picture) and `height`,
     `width` of the original. `loss` is needed to train only; `detections` is the most a picture gets, COCO's 100 unless
-    told."""
+    told. `seen`, the combinations of labels in the training data (class indices of every task), puts one softmax over
+    combinations in the place of one for each head; where model.unseen_combinations is 1 it has nothing to say."""
 
-    def __init__(self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100):
+    def __init__(
+        self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100,
+        seen: Sequence[tuple[int, ...]] = (),
+    ):  # fmt: skip
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
         self.watch: Watch | None = None  # is shown the outputs, targets and matches of each training batch
+        joined = len(tasks) > 1 and len(seen) > 0 and model.unseen_combinations < 1
         self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
         common = {"dim": model.hidden_dim, "heads": model.num_heads}
         self.pixel_decoder = PixelDecoder(
@@ -40,7 +47,8 @@ class Mask2Former(nn.Module):
         )  # fmt: skip
         self.decoder = QueryDecoder(
             tasks, layers=model.decoder_layers, feedforward_dim=model.decoder_feedforward_dim,
-            num_queries=model.num_queries, **common,
+            num_queries=model.num_queries,
+            combinations=Combinations(torch.tensor(seen), model.unseen_combinations) if joined else None, **common,
         )  # fmt: skip
         if model.recompute in ("backbone", "both"):
             for stage in stages(self.backbone):
@@ -91,17 +99,16 @@ class Mask2Former(nn.Module):
 
     @torch.no_grad()
     def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[Instances]:
-        """The k best pairs (query, main class) of each picture, best first. ONE index, `query`, slices masks, scores
-        and the labels of all tasks alike, picture by picture (F12). Fields: `query` [k], `scores` [k] (probability of
-        the main class x mask quality), `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, K] of each
-        task, `mask_quality` [k], `pred_masks` bool [k, height, width] of the original picture."""
-        main = self.tasks[0]
-        results = []
+        """The k likeliest pairs of a query and labels in each picture, best first by probability x mask quality. ONE
+        index, `query`, slices masks, scores and the labels of all tasks alike, picture by picture (F12). Fields:
+        `query` [k], `scores` [k] (product of the labels' probabilities x mask quality; of heads apart the main one's
+        alone), `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, K] of each task, `mask_quality` [k],
+        `pred_masks` bool [k, height, width] of the original picture; of a softmax over combinations `probabilities`
+        [k, T]."""
+        last, results = output.last(), []
         for b, picture in enumerate(batch):
-            logits = {name: x_LBQK[-1, b] for name, x_LBQK in output.logits.items()}
-            probability_QK = logits[main.name].softmax(-1)[:, : main.num_classes]
-            probability, index = probability_QK.flatten().topk(min(self.detections, probability_QK.numel()))
-            query, main_class = index // main.num_classes, index % main.num_classes
+            logits = {name: x_BQK[b] for name, x_BQK in last.items()}
+            query, labels, certainty, further = self._likely(output, b)
 
             kept, position = query.unique(return_inverse=True)  # each mask is brought to full size once
             embed = output.mask_embed_LBQC[-1, b, kept]
@@ -111,18 +118,30 @@ class Mask2Former(nn.Module):
             area = inside.flatten(1).sum(1)
             quality = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / area.clamp(min=1)
 
-            labels = [main_class] + [logits[task.name][query, : task.num_classes].argmax(-1) for task in self.tasks[1:]]
-            scores = probability * quality[position]
+            scores = certainty * quality[position]
             order = scores.argsort(descending=True, stable=True)
             found = Instances(
                 (picture["height"], picture["width"]),
-                query=query, scores=scores, pred_classes=main_class, pred_labels=torch.stack(labels, dim=1),
-                mask_quality=quality[position], pred_masks=inside[position],
+                query=query, scores=scores, pred_classes=labels[:, 0], pred_labels=labels,
+                mask_quality=quality[position], pred_masks=inside[position], **further,
             )  # fmt: skip
             for task in self.tasks:
                 found.set(f"logits_{task.name}", logits[task.name][query])
             results.append(found[order])
         return results
+
+    def _likely(self, output: QueryOutput, b: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """query [k], labels [k, T], what ranks them [k], descending, and further fields."""
+        logits = [x_LBQK[-1, b] for x_LBQK in output.logits.values()]
+        if output.combinations:
+            query, labels, logarithms = output.combinations.read(logits).likely(self.detections)
+            return query, labels, logarithms.sum(-1).exp(), {"probabilities": logarithms.exp()}
+        classes = self.tasks[0].num_classes
+        probability_QK = logits[0].softmax(-1)[:, :classes]
+        probability, index = probability_QK.flatten().topk(min(self.detections, probability_QK.numel()))
+        query, main_class = index // classes, index % classes
+        labels = [x[query, : task.num_classes].argmax(-1) for task, x in zip(self.tasks, logits, strict=True)]
+        return query, torch.stack([main_class, *labels[1:]], dim=1), probability, {}
 
 
 def _to_original(logits_QHW: Tensor, picture: dict[str, Any]) -> Tensor:

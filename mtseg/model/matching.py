@@ -56,8 +56,8 @@ def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...]
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
     """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and for each task
-    -p[label] times its match weight (F10; 0 where the instance has no label). Columns past a picture's own instances
-    mean nothing."""
+    -p[label] times its match weight (F10; 0 where the instance has no label); under a softmax over combinations -p of
+    the labels up to the task's. Columns past a picture's own instances mean nothing."""
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
@@ -79,6 +79,10 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
     dice = 1 - (2 * (inside @ t.transpose(1, 2)) + 1) / (inside.sum(-1, keepdim=True) + t.sum(-1)[:, None] + 1)
     cost = (loss.mask * bce + loss.dice * dice).view(B, L, Q, most).transpose(0, 1)
 
+    if reading := output.reading():
+        for i, probability_LBQN in enumerate(reading.probabilities(labels)):
+            cost = cost - tasks[i].match_weight * probability_LBQN * (labels[..., i] >= 0)[None, :, None]
+        return cost
     for i, task in enumerate(tasks):
         if task.match_weight:
             probability_LBQK = output.logits[task.name].softmax(-1)

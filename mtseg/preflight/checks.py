@@ -10,6 +10,7 @@ import torch
 from mtseg.data import manifest
 from mtseg.errors import UserError
 from mtseg.findings import Finding, of_severity
+from mtseg.model.combinations import combinations
 from mtseg.model.device import pick
 from mtseg.model.mask2former import Mask2Former
 from mtseg.preflight import labels, mapper, network, pictures, settings
@@ -50,7 +51,8 @@ def alone(
     if of_severity(found, "error"):
         return found
     torch.manual_seed(seed)
-    given = Mask2Former(tasks, model, loss=loss).to(where)
+    seen = combinations(records.combinations("train"), tasks)
+    given = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     return found + of_network(given, train, root=root, model=model, input=input, solver=solver, seed=seed)
 
 

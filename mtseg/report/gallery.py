@@ -82,7 +82,7 @@ def _entry(
         }
 
     def chance(item: Prediction, task: Task) -> int:
-        return round(100 * float(predictions.probability(item.logits[task.name])[item.labels[task.name]]))
+        return round(100 * predictions.probability(item, task))
 
     def found(picture: Picture) -> list[dict[str, Any]]:
         scores = predictions.scores(picture.predictions, tasks)[SLIDER].round(3).tolist()

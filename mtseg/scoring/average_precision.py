@@ -191,13 +191,14 @@ def combined(
     return true_number, np.where(known, place, len(codes)), names
 
 
-def first_of_query(predictions: Sequence[Prediction], scores: np.ndarray) -> np.ndarray:
-    """bool [N]: the best of the predictions that share a query, hence a mask and all further labels."""
-    pictures = np.array([p.image_id for p in predictions], dtype=int)
-    queries = np.array([p.query for p in predictions], dtype=int)
-    order = np.lexsort((-scores, queries, pictures))  # stable: of equal scores the first given
+def first_of_query(predictions: Sequence[Prediction], scores: np.ndarray, task: Task | None = None) -> np.ndarray:
+    """bool [N]: the best of the predictions that share a query, hence a mask; of a task, that share its label too."""
+    labels = labels_found(predictions, task) if task else np.zeros(len(predictions), dtype=int)
+    shared = np.array([(p.image_id, p.query) for p in predictions], dtype=int).reshape(-1, 2)
+    shared = np.column_stack([shared, labels])
+    order = np.lexsort((-scores, *shared.T))  # stable: of equal scores the first given
     first = np.ones(len(order), dtype=bool)
-    first[1:] = (np.diff(pictures[order]) != 0) | (np.diff(queries[order]) != 0)
+    first[1:] = (np.diff(shared[order], axis=0) != 0).any(axis=1)
     best = np.zeros(len(order), dtype=bool)
     best[order[first]] = True
     return best

@@ -1,6 +1,6 @@
 """What the analysis and the intervals rest on: overlaps, labels and matches, each made once.
 
-N: predictions, by picture, query and main class, so that nothing hangs on their order in a file. G: ground truths,
+N: predictions, by picture, query and labels, so that nothing hangs on their order in a file. G: ground truths,
 pictures by id, instances in order. S: pictures by id.
 """
 
@@ -25,9 +25,9 @@ class Evidence:
     """Predictions beside their pictures, matched in every way that is asked about.
 
     places: int [N], of the predictions in the file. ranked: what every ranking makes of them, [N] each. labels,
-    matches: by task; of a further task the best prediction of each query alone. whatever: matches at IoU 0.5 of masks
-    alone, the best of each query. jointly: matches of all labels as one. most: predictions that count in a picture and
-    category.
+    matches: by task; of each query the best prediction alone, of the main task the best of each class. whatever:
+    matches at IoU 0.5 of masks alone, the best of each query. jointly: matches of all labels as one. most: predictions
+    that count in a picture and category.
     """
 
     images: Sequence[Image]
@@ -55,13 +55,13 @@ class Evidence:
     ) -> Evidence:
         """Raises UserError on predictions for pictures that are not among `images`."""
         check(images, predictions)
-        keys = [[p.labels[tasks[0].name], p.query, p.image_id] for p in predictions]
-        places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 3).T)
+        keys = [[p.image_id, p.query, *(p.labels[task.name] for task in tasks)] for p in predictions]
+        places = np.lexsort(np.array(keys, dtype=int).reshape(len(keys), -1).T[::-1])
         predictions = [predictions[place] for place in places]
         overlaps = Overlaps.of(images, predictions)
         ranked = every_score(predictions, tasks)
         scores = ranked[ranking]
-        first = first_of_query(predictions, scores)
+        first, once = first_of_query(predictions, scores), first_of_query(predictions, scores, tasks[0])
         labels = {task.name: _labels(images, predictions, task) for task in tasks}
         most = max(max_dets)
         matches = {
@@ -72,7 +72,7 @@ class Evidence:
                 scores,
                 categories=task.num_classes,
                 most=most,
-                kept=None if task is tasks[0] else first,
+                kept=once if task is tasks[0] else first,
             )
             for task in tasks
         }

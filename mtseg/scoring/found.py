@@ -61,14 +61,15 @@ class Found:
 
 
 def gather(predictions: Sequence[Prediction], *, tasks: Sequence[Task], ranking: Ranking) -> Found:
-    """The predictions as columns; of equal ranking scores the lower query, then the lower class comes first."""
+    """The predictions as columns; of equal ranking scores the lower query, then the lower labels come first."""
     by_task = {task.name: scores(predictions, [task]) for task in tasks}
     main = np.array([p.labels[tasks[0].name] for p in predictions], dtype=int)
     picture = np.array([p.image_id for p in predictions], dtype=int)
     background = np.zeros(len(predictions), dtype=bool)
     for task in tasks[1:] if len(predictions) else ():
         background |= np.argmax([p.logits[task.name] for p in predictions], axis=1) >= task.num_classes
-    order = np.lexsort((main, [p.query for p in predictions], -scores(predictions, tasks)[ranking], picture))
+    further = [[p.labels[task.name] for p in predictions] for task in reversed(tasks[1:])]
+    order = np.lexsort((*further, main, [p.query for p in predictions], -scores(predictions, tasks)[ranking], picture))
     column = np.empty(len(predictions), dtype=object)
     column[:] = predictions
     return Found(

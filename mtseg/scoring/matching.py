@@ -78,9 +78,8 @@ def pictures(
 
 
 def in_order(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[Prediction]:
-    """By picture, query and main class: where equal scores go by it, no number hangs on the order in a file."""
-    main = tasks[0].name
-    return sorted(predictions, key=lambda p: (p.image_id, p.query, p.labels[main]))
+    """By picture, query and labels: where equal scores go by it, no number hangs on the order in a file."""
+    return sorted(predictions, key=lambda p: (p.image_id, p.query, *(p.labels[task.name] for task in tasks)))
 
 
 def check(images: Sequence[Image], predictions: Sequence[Prediction]) -> None:

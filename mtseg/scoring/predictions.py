@@ -1,6 +1,7 @@
 """Predictions on disk, and the score that ranks one.
 
-JSON: COCO results (any COCO tool reads them) plus `query`, `mask_quality`, `labels` and `logits` of every task.
+JSON: COCO results (any COCO tool reads them) plus `query`, `mask_quality`, and of every task `labels`, `logits` and,
+where the network combines labels, `probabilities`.
 CSV: the same without logits, a row a prediction, for tools that want a table.
 """
 
@@ -20,12 +21,12 @@ from mtseg.records import Image, Prediction
 from mtseg.sections import Ranking, Task
 
 DECIMALS = 5
+DIGITS = 6  # of a probability, small ones too: their products rank
 
 
-def probability(logits: Sequence[float]) -> np.ndarray:
-    """Softmax of one head's outputs, its no-object slot included: float64, same length, sums to 1."""
-    exponentials = np.exp(np.asarray(logits, dtype=np.float64) - max(logits))
-    return exponentials / exponentials.sum()
+def probability(prediction: Prediction, task: Task) -> float:
+    """Of the task's label."""
+    return float(_of_labels([prediction], task)[1][0])
 
 
 def scores(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> dict[Ranking, np.ndarray]:
@@ -58,6 +59,8 @@ def _of_labels(predictions: Sequence[Prediction], task: Task) -> tuple[np.ndarra
     logits = flat.reshape(-1, task.num_outputs)
     labels = np.array([p.labels[task.name] for p in predictions], dtype=int)[:, None]
     chosen = np.take_along_axis(logits, labels, axis=1)[:, 0]
+    if len(predictions) and predictions[0].probabilities:
+        return chosen, np.array([p.probabilities[task.name] for p in predictions], dtype=np.float64)
     highest = logits.max(axis=1, initial=-np.inf)
     total = np.exp(logits - highest[:, None]).sum(axis=1)
     return chosen, np.exp(chosen - highest) / total
@@ -120,7 +123,11 @@ def _record(prediction: Prediction, value: float, tasks: Sequence[Task]) -> dict
         "mask_quality": round(float(prediction.mask_quality), DECIMALS),
         "labels": {task.name: task.classes[prediction.labels[task.name]] for task in tasks},
         "logits": {task.name: _round(prediction.logits[task.name]) for task in tasks},
-    }
+    } | (
+        {"probabilities": {name: float(f"{p:.{DIGITS}g}") for name, p in prediction.probabilities.items()}}
+        if prediction.probabilities
+        else {}
+    )
 
 
 def _row(prediction: Prediction, value: float, file_name: str, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -134,9 +141,8 @@ def _row(prediction: Prediction, value: float, file_name: str, tasks: Sequence[T
         "rle": prediction.segmentation["counts"],
     }
     for task in tasks:
-        label = prediction.labels[task.name]
-        row[task.name] = task.classes[label]
-        row[f"{task.name}_probability"] = round(float(probability(prediction.logits[task.name])[label]), DECIMALS)
+        row[task.name] = task.classes[prediction.labels[task.name]]
+        row[f"{task.name}_probability"] = round(probability(prediction, task), DECIMALS)
     return row
 
 
@@ -146,7 +152,7 @@ def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
     for task in tasks:
         if len(logits[task.name]) != task.num_outputs:
             raise ValueError(f"{len(logits[task.name])} logits for task '{task.name}', which has {task.num_outputs}")
-    segmentation = record["segmentation"]
+    segmentation, given = record["segmentation"], record.get("probabilities")
     if not isinstance(segmentation["counts"], str) or len(segmentation["size"]) != 2:
         raise ValueError("segmentation is no compressed RLE")
     return Prediction(
@@ -158,4 +164,5 @@ def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
         mask_quality=record["mask_quality"],
         labels={task.name: task.index(record["labels"][task.name]) for task in tasks},
         logits=logits,
+        probabilities={task.name: float(given[task.name]) for task in tasks} if given else None,
     )

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mtseg.records import Image, Prediction
 from mtseg.scoring import predictions as predicted
-from mtseg.scoring.average_precision import EVERY, Curves, Scorer, labels_found, labels_true
+from mtseg.scoring.average_precision import EVERY, Curves, Scorer, first_of_query, labels_found, labels_true
 from mtseg.scoring.matching import check, in_order
 from mtseg.sections import Ranking, Task
 
@@ -43,8 +43,10 @@ def started(
     check(images, predictions)
     predictions = in_order(predictions, tasks)
     labels = labels_true(images, tasks[0]), labels_found(predictions, tasks[0])
-    arguments = Scorer(images, predictions), *labels, predicted.scores(predictions, tasks)[ranking]
-    options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
+    scores = predicted.scores(predictions, tasks)[ranking]
+    arguments = Scorer(images, predictions), *labels, scores
+    once = first_of_query(predictions, scores, tasks[0])
+    options = {"categories": tasks[0].num_classes, "max_dets": max_dets, "kept": once}
     if len(predictions) < PAYS:
         yield lambda: summaries(*arguments, **options)
         return

@@ -42,14 +42,15 @@ def evaluate(
     categories are the combinations of labels in the ground truth. Table: task, class, instances, AP, AP50, accuracy.
 
     AP is at the largest of `max_dets`. A ground truth without a task's label is ignored in that task's AP and in the
-    joint one, as a crowd is. A further task's AP counts the best prediction of each query only: the others repeat its
-    mask and labels. Accuracy and macro-F1 are of the labels on instances matched at mask IoU >= 0.5, class-agnostic.
-    Raises UserError on predictions for pictures that are not among `images`.
+    joint one, as a crowd is. A task's AP counts of each query, hence mask, the best prediction only; the main task's
+    the best of each class. Accuracy and macro-F1 are of the labels on instances matched at mask IoU >= 0.5,
+    class-agnostic. Raises UserError on predictions for pictures that are not among `images`.
     """
     check(images, predictions)
     predictions = in_order(predictions, tasks)
     scorer, values = Scorer(images, predictions), scores(predictions, tasks)[ranking]
-    best, overlaps, most = first_of_query(predictions, values), Overlaps.of(images, predictions), max(max_dets)
+    best, once = first_of_query(predictions, values), first_of_query(predictions, values, tasks[0])
+    overlaps, most = Overlaps.of(images, predictions), max(max_dets)
     labels = {task.name: (labels_true(images, task), labels_found(predictions, task)) for task in tasks}
     true, found, names = joint(images, predictions, tasks)
     one_class = np.zeros(len(scorer.crowd), dtype=int), np.zeros(len(predictions), dtype=int)
@@ -63,7 +64,7 @@ def evaluate(
                 values,
                 categories=task.num_classes,
                 most=most,
-                kept=None if task is tasks[0] else best,
+                kept=once if task is tasks[0] else best,
             )
             for task in tasks
         },
@@ -71,7 +72,7 @@ def evaluate(
         jointly=match(overlaps, true, found, values, categories=len(names), most=most),
         pictures=(overlaps.found_picture, overlaps.true_picture),
     )
-    options = {"categories": tasks[0].num_classes, "max_dets": max_dets}
+    options = {"categories": tasks[0].num_classes, "max_dets": max_dets, "kept": once}
     for kind in ("segm", "bbox"):
         metrics[kind] = Curves.of(scorer.run(*labels[tasks[0].name], values, **options, kind=kind)).summary()
     return metrics, classes

@@ -73,8 +73,10 @@ def test_predictions_of_other_tasks_are_named(tmp_path):
 
 
 def test_probability_is_softmax_over_the_no_object_slot_too():
-    assert np.allclose(probability([0.0, math.log(2), 0.0]), [0.25, 0.5, 0.25])
-    assert np.isfinite(probability([1e4, -1e4])).all()
+    task = make_tasks(2)[1]  # two classes and no-object
+    for logits, wanted in (((0.0, math.log(2), 0.0), 0.25), ((1e4, -1e4, 0.0), 1.0)):
+        given = predict(scene(make_tasks(2))[1].instances[0], make_tasks(2), colour=0)
+        assert probability(replace(given, logits=given.logits | {"colour": logits}), task) == pytest.approx(wanted)
 
 
 def test_f13_each_ranking_orders_as_computed_by_hand():

@@ -1,0 +1,150 @@
+"""One softmax over combinations of labels, against the sums over all of them written out."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from mtseg.model.combinations import Combinations, combinations
+from mtseg.model.losses import losses, normaliser
+from mtseg.model.matching import Target, match, matching_cost
+from tests import tiny
+from tests.scenes import make_tasks
+
+LOSS = tiny.PARAMS.loss
+SEEN = [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]
+
+
+def written_out(logits, unseen):
+    """{combination or None: log-probability}, no-object being None, of one row of logits."""
+    sizes = [len(logits[0]) - 1, *map(len, logits[1:])]
+    values = {}
+    for labels in product(*map(range, sizes)):
+        weight = 1.0 if labels in SEEN else unseen
+        values[labels] = sum(x[label] for x, label in zip(logits, labels, strict=True)) + torch.tensor(weight).log()
+    values[None] = logits[0][-1]
+    total = torch.stack(list(values.values())).logsumexp(0)
+    return {key: value - total for key, value in values.items()}
+
+
+def rows(*shape, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, size, generator=draw, dtype=torch.float64) * 3 for size in (4, 2, 3)]
+
+
+def starts_with(labels, prefix):
+    return labels is not None and all(b in (-1, a) for a, b in zip(labels, prefix, strict=False))
+
+
+@pytest.mark.parametrize("unseen", [0.01, 0.5, 1.0])
+def test_masses_probabilities_and_marginals_are_the_sums_over_all_combinations(unseen):
+    given = Combinations(torch.tensor(SEEN), unseen)
+    logits = rows(1, 1, 5)
+    wanted = [written_out([x[0, 0, q] for x in logits], unseen) for q in range(5)]
+    reading = given.read(logits)
+    labels = torch.tensor([[0, 1, 2], [0, 1, 1], [1, -1, 1], [2, 1, -1]])
+    prefixes = reading[0, 0, :4].prefixes(labels) - reading.total[0, 0, :4, None]
+    of_instances = reading.probabilities(labels[None])
+    for t in range(4):
+        for q in range(5):
+            for n, own in enumerate(labels.tolist()):
+                value = sum(float(p.exp()) for key, p in wanted[q].items() if starts_with(key, own[:t]))
+                if q == n:
+                    assert float(prefixes[n, t].exp()) == pytest.approx(value)
+                if t:
+                    assert float(of_instances[t - 1][0, 0, q, n]) == pytest.approx(value)
+    for t, own in enumerate(reading.marginals()):
+        chances = own[0, 0].softmax(-1)
+        assert torch.allclose(own.mean(-1), own.new_zeros(1, 1, 5), atol=1e-9)
+        for q in range(5):
+            sums = [sum(float(p.exp()) for key, p in wanted[q].items() if key and key[t] == c) for c in (0, 1)]
+            whole = 1.0 if not t else 1 - float(wanted[q][None].exp())
+            assert chances[q, :2].tolist() == pytest.approx([value / whole for value in sums])
+
+
+def test_the_likeliest_answers_are_those_seen_and_one_unseen_of_each_main_class():
+    given = Combinations(torch.tensor(SEEN), 0.2)
+    logits = [x[0] for x in rows(1, 3)]
+    query, labels, logarithms = given.read(logits).likely(100)
+    found = {}
+    for q, own, steps in zip(query.tolist(), labels.tolist(), logarithms, strict=True):
+        found.setdefault(q, {})[tuple(own)] = float(steps.sum())
+        assert (steps <= 1e-9).all()
+    assert (logarithms.sum(-1).diff() <= 1e-9).all()  # the best first
+    for q in range(3):
+        wanted = written_out([x[q] for x in logits], 0.2)
+        free = {(c, int(logits[1][q].argmax()), int(logits[2][q].argmax())) for c in range(3)}
+        assert set(found[q]) == {*SEEN, *free}
+        for key, value in found[q].items():
+            assert value == pytest.approx(float(wanted[key]))
+    assert len(given.read(logits).likely(4)[0]) == 4
+
+
+def test_losses_and_costs_are_the_chain_rule_of_the_softmax():
+    tasks = make_tasks(3, background=False)
+    network = tiny.network(tasks, seen=SEEN, model={"unseen_combinations": 0.1}).eval()
+    batch = [tiny.example(tasks, 2, seed=seed) for seed in range(2)]
+    with torch.no_grad():
+        output = network.queries(batch)
+    labels = torch.tensor([[0, 1, 2], [1, -1, 1]])
+    targets = [Target(one["instances"].gt_masks.tensor, labels) for one in batch]
+    torch.manual_seed(0)
+    matches = match(output, targets, tasks=tasks, loss=LOSS)
+    norm = normaliser([labels, labels], tasks=tasks, num_queries=network.num_queries, loss=LOSS)
+    torch.manual_seed(0)
+    found = losses(output, targets, tasks=tasks, loss=LOSS, norm=norm)
+
+    matched = {}
+    for layer, b, q, n in zip(matches.layer, matches.picture, matches.query, matches.instance, strict=True):
+        matched[int(layer), int(b), int(q)] = labels[n].tolist()
+    L, B, Q, _ = output.logits["shape"].shape
+    for layer in range(L):
+        sums = dict.fromkeys(output.logits, 0.0)
+        for b, q in product(range(B), range(Q)):
+            chances = written_out([x[layer, b, q] for x in output.logits.values()], 0.1)
+            own = matched.get((layer, b, q))
+            if own is None:
+                sums["shape"] -= LOSS.no_object * float(chances[None])
+                continue
+            parts = [sum(float(p.exp()) for k, p in chances.items() if starts_with(k, own[:t])) for t in range(4)]
+            parts[0] = 1.0
+            for t, task in enumerate(tasks):
+                sums[task.name] -= float(torch.tensor(parts[t + 1] / parts[t]).log()) if own[t] >= 0 else 0.0
+        for task in tasks:
+            wanted = sums[task.name] / norm.labels[task.name]
+            assert found[f"loss_{task.name}_{layer}"].item() == pytest.approx(wanted, rel=1e-4)
+
+    costs = []
+    for given in (tasks, tuple(task.model_copy(update={"match_weight": 0.0}) for task in tasks)):
+        torch.manual_seed(0)
+        costs.append(matching_cost(output, targets, tasks=given, loss=LOSS))
+    chances = written_out([x[-1, 0, 3] for x in output.logits.values()], 0.1)
+    firsts = [sum(float(p.exp()) for k, p in chances.items() if starts_with(k, [0, 1, 2][:t])) for t in (1, 2, 3)]
+    assert (costs[1] - costs[0])[-1, 0, 3, 0].item() == pytest.approx(sum(firsts), rel=1e-4)
+
+
+def test_a_network_of_combinations_trains_and_answers_with_labels_that_were_seen():
+    tasks = make_tasks(3, background=False)
+    network = tiny.network(tasks, seen=SEEN, model={"unseen_combinations": 1e-6})
+    batch = [tiny.example(tasks, 3, seed=seed) for seed in range(2)]
+    sum(network(batch).values()).backward()
+    for head in network.decoder.heads.values():
+        assert head.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        found = network.eval()(batch)[0]
+    confident = found.probabilities.prod(1) > 1e-4
+    assert {tuple(own) for own in found.pred_labels[confident].tolist()} <= set(SEEN)
+    assert torch.allclose(found.scores, found.probabilities.prod(1) * found.mask_quality, rtol=1e-4)
+
+
+def test_a_mirrored_combination_counts_as_seen():
+    tasks = make_tasks(4, background=False)
+    side = tasks[-1].model_copy(update={"flip_pairs": (("left", "right"),)})
+    assert combinations([(0, 0, 0, 0)], (*tasks[:-1], side)) == [(0, 0, 0, 0), (0, 0, 0, 1)]
+
+
+def test_one_task_or_a_prior_of_one_leaves_the_heads_apart():
+    assert tiny.network(make_tasks(1), seen=[(0,), (1,)], model={"unseen_combinations": 0.1}).decoder.seen is None
+    assert tiny.network(make_tasks(3), seen=SEEN).decoder.seen is None
