@@ -6,6 +6,8 @@ objects' own colours; hue and lighting vary, so no test on single pixels tells a
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ EMPTY = 0.04  # share of pictures without an object
 INSIDE = 0.7  # least share of an object within the frame
 VISIBLE = 0.5  # least share of that which the objects in front leave to see
 TRIES = 30  # places tried for an object
+REPEATED = 0.37  # of a cell's side, the radius of an object that fills it: a triangle's corner is at 1.3 radii
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,17 @@ class Shape:
 
 
 def generate(params: Generate, folder: Path, *, seed: int) -> None:
-    """Write `folder`/{train,val}/NNNNN.{jpg,json}. A picture depends on seed, size, split and its number alone."""
+    """Write `folder`/{train,val}/NNNNN.{jpg,json}. A picture depends on its number, its split and the params but the
+    counts; what `unseen` takes from train changes nothing in val."""
+    missing = unseen(params.unseen, seed=seed)
     with replace_folder(folder) as temporary:
-        for split, (name, count) in enumerate((("train", params.train), ("val", params.val))):
+        for split, (name, count, without) in enumerate(
+            (("train", params.train, missing), ("val", params.val, frozenset()))
+        ):
             (temporary / name).mkdir()
             for number in range(count):
                 rng = np.random.default_rng([seed, split, number])
-                picture, shapes = draw(rng, params.size, params.max_objects, params.scale)
+                picture, shapes = draw(rng, params.size, params.max_objects, params.scale, without)
                 file = temporary / name / f"{number:05d}.jpg"
                 # chroma at full resolution: halved, it washes out stripes three pixels wide
                 Image.fromarray(picture).save(file, quality=92, subsampling=0)
@@ -61,13 +68,29 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
                 write_json(file.with_suffix(".json"), annotation, indent=None)
 
 
-def draw(rng: np.random.Generator, size: int, max_objects: int, scale: float = 1.0) -> tuple[np.ndarray, list[dict]]:
+def unseen(count: int, *, seed: int) -> frozenset[str]:
+    """Labels such as `circle,red,striped`, drawn at random: without them every shape, colour and fill still occurs. The
+    same order for every count: fewer lie within more."""
+    left = sorted(itertools.product(SHAPES, HUES, FILLS))
+    classes = len({*SHAPES, *HUES, *FILLS})
+    drawn: list[str] = []
+    for label in np.random.default_rng([seed, 2]).permutation(left).tolist():  # 0 and 1 are the splits'
+        others = [other for other in left if other != tuple(label)]
+        if len(drawn) < count and len({name for other in others for name in other}) == classes:
+            left = others
+            drawn.append(",".join(label))
+    return frozenset(drawn)
+
+
+def draw(
+    rng: np.random.Generator, size: int, max_objects: int, scale: float = 1.0, without: Collection[str] = ()
+) -> tuple[np.ndarray, list[dict]]:
     """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
-    scale: of the objects."""
+    scale: of the objects. without: labels that none of them has."""
     shorter = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
     wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, max_objects + 1))
-    objects, visible = _scene(rng, height, width, wanted, scale)
+    objects, visible = _scene(rng, height, width, wanted, scale, without)
     canvas = _background(rng, height, width)
     for item in objects:
         _paint(rng, canvas, item)
@@ -87,15 +110,33 @@ def draw(rng: np.random.Generator, size: int, max_objects: int, scale: float = 1
     return _light(rng, canvas), shapes
 
 
+def repeated(seed: int, size: int, side: int, shown: Sequence[int]) -> tuple[np.ndarray, str, np.ndarray]:
+    """One object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: picture,
+    uint8 [size, size, 3]; the object's label; masks, bool [N, size, size]. Object, background and light are the seed's,
+    whatever is shown. The object fills its cell."""
+    rng = np.random.default_rng([seed, 0])
+    cell = size // side
+    label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
+    item = _placed(label, np.full(2, cell / 2), REPEATED * cell, rng.uniform(-0.4, 0.4), cell, cell)
+    canvas = _background(rng, size, size)
+    masks = np.zeros((len(shown), size, size), dtype=bool)
+    for mask, number in zip(masks, shown, strict=True):
+        top, left = (size * place // side for place in divmod(number, side))
+        place = slice(top, top + cell), slice(left, left + cell)
+        _paint(np.random.default_rng([seed, 1]), canvas[place], item)
+        mask[place] = _shrink(item.mask, cell, cell)[..., 0] >= 0.5
+    return _light(rng, canvas), label, masks
+
+
 def _scene(
-    rng: np.random.Generator, height: int, width: int, wanted: int, scale: float
+    rng: np.random.Generator, height: int, width: int, wanted: int, scale: float, without: Collection[str]
 ) -> tuple[list[Shape], list[np.ndarray]]:
     """Up to `wanted` objects, the nearest last, and the visible part of each one's mask."""
     objects: list[Shape] = []
     visible: list[np.ndarray] = []
     for _ in range(wanted):
         for _ in range(TRIES):
-            new, inside = _shape(rng, height, width, scale)
+            new, inside = _shape(rng, height, width, scale, without)
             left = [np.where(new.mask, 0, seen) for seen in visible]
             spoilt = any(_spoilt(item.mask, after) for item, after in zip(objects, left, strict=True))
             if inside > INSIDE and not spoilt:
@@ -105,21 +146,28 @@ def _scene(
     return objects, visible
 
 
-def _shape(rng: np.random.Generator, height: int, width: int, scale: float) -> tuple[Shape, float]:
+def _shape(
+    rng: np.random.Generator, height: int, width: int, scale: float, without: Collection[str]
+) -> tuple[Shape, float]:
     """A shape at a random place, and the share of it that lies inside the picture."""
-    kind, colour, fill = rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)
+    label = None
+    while label is None or label in without:
+        label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
     radius = min(height, width) * rng.uniform(0.24, 0.55) / 2 * scale
     centre = rng.uniform(0.05, 0.95, 2) * (width, height)
     angle = rng.uniform(-0.4, 0.4)
-    corners = _corners(kind) * radius
+    shape = _placed(label, centre, radius, angle, height, width)
+    x, y = _corners(label.split(",")[0]).T * radius
+    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+    return shape, np.count_nonzero(shape.mask) / (area * FINE**2)
+
+
+def _placed(label: str, centre: np.ndarray, radius: float, angle: float, height: int, width: int) -> Shape:
+    corners = _corners(label.split(",")[0]) * radius
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     mask = Image.new("L", (FINE * width, FINE * height))
     ImageDraw.Draw(mask).polygon([tuple(point) for point in FINE * (corners @ turn + centre)], fill=255)
-    pixels = np.asarray(mask)
-    x, y = corners.T
-    area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
-    shape = Shape(f"{kind},{colour},{fill}", pixels, centre, radius, angle)
-    return shape, np.count_nonzero(pixels) / (area * FINE**2)
+    return Shape(label, np.asarray(mask), centre, radius, angle)
 
 
 def _corners(kind: str) -> np.ndarray:

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate
+from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate, unseen
 from mtseg.sections import Generate
 
-SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, seed=0)
+SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, unseen=0, seed=0)
 
 
 def content(folder):
@@ -29,7 +29,7 @@ def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
 
 
 def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
-    generate(Generate(train=2, val=1, size=64, max_objects=4, scale=1, seed=0), tmp_path / "few", seed=0)
+    generate(Generate(train=2, val=1, size=64, max_objects=4, scale=1, unseen=0, seed=0), tmp_path / "few", seed=0)
     everything = content(folder)
     assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
 
@@ -80,6 +80,35 @@ def test_the_scale_is_that_of_the_objects():
         return max(np.ptp(shape["points"], axis=0).max() for shape in drawn)
 
     assert 0.2 < largest(0.3) / largest(1) < 0.4
+
+
+def shown(folder):
+    """The labels that train and val show."""
+    texts = ([json.loads(path.read_bytes()) for path in folder.glob(f"{split}/*.json")] for split in ("train", "val"))
+    return [{shape["label"] for raw in split for shape in raw["shapes"]} for split in texts]
+
+
+def test_combinations_kept_from_train_are_in_val_as_before(folder, tmp_path):
+    few = SMALL.model_copy(update={"train": 40, "val": 30, "size": 32, "max_objects": 3})
+    for count in (0, 24):
+        generate(few.model_copy(update={"unseen": count}), tmp_path / str(count), seed=0)
+    kept = unseen(24, seed=0)
+    train, val = shown(tmp_path / "24")
+    assert not train & kept and val & kept and shown(tmp_path / "0")[0] & kept
+    assert [{part for label in train for part in label.split(",")}] == [{*SHAPES, *HUES, *FILLS}]
+    assert content(tmp_path / "24" / "val") == content(tmp_path / "0" / "val")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_is_left_whatever_is_kept_from_train(seed):
+    every = {f"{shape},{colour},{fill}" for shape in SHAPES for colour in HUES for fill in FILLS}
+    before = frozenset()
+    for count in range(37):
+        drawn = unseen(count, seed=seed)
+        assert len(drawn) == count and before <= drawn < every
+        assert {part for label in every - drawn for part in label.split(",")} == {*SHAPES, *HUES, *FILLS}
+        before = drawn
+    assert unseen(12, seed=seed) != unseen(12, seed=seed + 1)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
