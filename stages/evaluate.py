@@ -12,7 +12,7 @@ from mtseg.data import manifest
 from mtseg.errors import run_stage
 from mtseg.files import uncollected, write_json
 from mtseg.params import load
-from mtseg.scoring import analysis, intervals, predictions, rankings, reference, scores
+from mtseg.scoring import analysis, intervals, predictions, rankings, reference, scores, unseen
 from mtseg.scoring.evidence import Evidence
 
 
@@ -28,6 +28,7 @@ def main() -> None:
         evidence = Evidence.of(images, found, **options)
         matches = {"whatever": evidence.whatever, "jointly": evidence.jointly, "pictures": evidence.pictures}
         metrics, classes = scores.by_label(tasks, evidence.matches, **matches)
+        metrics["joint"] |= unseen.metrics(evidence, data.combinations("train"))
         evaluation = analysis.report(evidence)
         scores.write_classes(Path("plots/classes.csv"), classes)
         scores.write_table(Path("plots/rankings.csv"), rankings.rows(evidence))

@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
 
-from mtseg.data import coco, duplicates, labels, polygons
+from mtseg.data import coco, duplicates, flatten, labels, polygons
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 from mtseg.errors import UserError
 from mtseg.files import replace_folder, write_json
@@ -85,6 +85,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
     }
+    if data.flatten and len(tasks) > 1:
+        converted, flat, report["flat"] = flatten.flatten(converted, tasks)
+        tasks = (flat,)
     with replace_folder(out) as temporary:
         for name in SPLITS:
             coco.write(temporary / f"{name}.json", converted[name], tasks)
@@ -254,6 +257,10 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         print(f"  not used, {reason}: {count}")
     if report["clipped_objects"]:
         print(f"  clipped at the picture's border: {report['clipped_objects']} objects")
+    if flat := report.get("flat"):
+        print(
+            f"  flattened to {len(flat['classes'])} classes; ignored, for they lack a label: {flat['ignored']} objects"
+        )
     for task, groups in report["alike_classes"].items():
         for names in groups:
             print(f"  warning: classes of task '{task}' differ in capitals alone: {', '.join(names)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtseg.data import coco
+from mtseg.data import coco, flatten
 from mtseg.errors import UserError
 from mtseg.files import read_json
 from mtseg.records import Image
@@ -47,8 +47,10 @@ class Manifest:
         }
 
     def tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """The tasks of params.yaml with their classes and class weights filled in. Raises UserError when the data are
-        of other tasks."""
+        """The tasks of params.yaml with their classes and class weights filled in; the one task made of them where the
+        data are flattened. Raises UserError when the data are of other tasks."""
+        if len(tasks) > 1 and [name for name, _ in self.classes] == [flatten.name(tasks)]:
+            tasks = (flatten.task(tasks, self.classes[0][1]),)
         wanted, found = [task.name for task in tasks], [name for name, _ in self.classes]
         if wanted != found:
             raise UserError(f"params.yaml has the tasks {wanted}, the data {found}: run `dvc repro register`")

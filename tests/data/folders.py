@@ -76,13 +76,18 @@ def annotation(image: int = 1, category: int = 1, **keys: Any) -> dict[str, Any]
 
 
 def converted(
-    raw: Path, tasks: tuple[Task, ...], *, format: str = "labelme", on_error: str = "error", mapping: Path | None = None
+    raw: Path,
+    tasks: tuple[Task, ...],
+    *,
+    format: str = "labelme",
+    on_error: str = "error",
+    mapping: Path | None = None,
+    flatten: bool = False,
 ) -> dict[str, Record]:
     """Convert beside the raw folder, into `coco`; the pictures of both splits by file name."""
     out = raw.parent / "coco"
-    convert(
-        Data(raw=raw, format=format, mapping=mapping, split=0.5, share=1, seed=0, on_error=on_error), tasks, out, seed=0
-    )
+    settings = {"format": format, "mapping": mapping, "on_error": on_error, "flatten": flatten}
+    convert(Data(raw=raw, split=0.5, share=1, seed=0, **settings), tasks, out, seed=0)
     return {image.file_name: image for split in ("train", "val") for image in read(out / f"{split}.json")[0]}
 
 

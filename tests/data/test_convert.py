@@ -24,6 +24,7 @@ FLAT = "circle,red,solid"
 def data(raw, **keys):
     return Data(
         **{"raw": raw, "format": "labelme", "mapping": None, "split": 0.5, "share": 1, "seed": 0, "on_error": "error"}
+        | {"flatten": False}
         | keys
     )
 
@@ -46,7 +47,7 @@ def test_one_three_or_four_tasks(tmp_path, count):
 
 
 def test_twice_the_same_bytes_and_no_path_of_this_machine(tmp_path):
-    generate(Generate(train=6, val=3, size=48, max_objects=3, scale=1, seed=0), tmp_path / "raw", seed=0)
+    generate(Generate(train=6, val=3, size=48, max_objects=3, scale=1, unseen=0, seed=0), tmp_path / "raw", seed=0)
     runs = []
     for out in ("one", "two"):
         convert(data(tmp_path / "raw"), tasks(), tmp_path / out, seed=0)

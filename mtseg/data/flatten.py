@@ -1,0 +1,95 @@
+"""All labels of an object as one class, `circle,red,striped`: the usual way round several labels, kept as a baseline.
+
+The classes are the combinations that occur in train or val, and their mirror images where tasks have flip_pairs; what
+comes after knows one task alone, and its AP is the joint AP. A class cannot say that a label is unknown: an object that
+lacks one becomes a crowd of every class that it may be, never trained on, neither hit nor miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mtseg.data import coco
+from mtseg.errors import UserError
+from mtseg.records import Image, Instance
+from mtseg.sections import Task
+
+SEPARATOR = ","  # as in the labels of raw data
+
+
+def name(tasks: Sequence[Task]) -> str:
+    """Of the one task."""
+    return "_".join(task.name for task in tasks)
+
+
+def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
+    """The one task, its `classes` left to be filled in: loss and weights of the main task, a class being weighted as
+    its main label is, and the flip_pairs of all. Raises UserError when `classes` name what a task does not list."""
+    main, *_ = tasks
+    for flat in classes:
+        parts = flat.split(SEPARATOR)
+        listed = [task.classes == "auto" or part in task.classes for task, part in zip(tasks, parts, strict=False)]
+        if len(parts) != len(tasks) or not all(listed):
+            told = f"the data have the flat class {flat!r}, which is none of the tasks {[task.name for task in tasks]}"
+            raise UserError(f"{told} of params.yaml: run `dvc repro register`")
+    weights = main.class_weights
+    if isinstance(weights, dict):
+        weights = {flat: weights[own] for flat in classes if (own := flat.split(SEPARATOR)[0]) in weights}
+    mirrored = {flat: _mirrored(flat.split(SEPARATOR), tasks) for flat in classes}
+    pairs = {tuple(sorted(pair)) for pair in mirrored.items() if pair[0] != pair[1]}
+    update = {"classes": "auto", "class_weights": weights, "flip_pairs": tuple(sorted(pairs))}
+    return main.model_copy(update={"name": name(tasks), **update})
+
+
+def flatten(
+    splits: Mapping[str, Sequence[Image]], tasks: Sequence[Task]
+) -> tuple[dict[str, list[Image]], Task, dict[str, Any]]:
+    """The splits and their one task, and for the report its classes and how many objects were `ignored`, for lack of a
+    label, or `left_out`, their labels being those of no class. Raises UserError."""
+    for task_, label in ((task, label) for task in tasks for label in task.classes):
+        if SEPARATOR in label:
+            told = f"class {label!r} of task '{task_.name}' has a comma, which parts the labels of a flat class"
+            raise UserError(f"{told}: rename it in data.mapping, or set data.flatten: false")
+    every = [instance for images in splits.values() for image in images for instance in image.instances]
+    found = {_labels(instance, tasks) for instance in every}
+    found = {labels for labels in found if None not in labels}
+    if not found:
+        raise UserError("data.flatten needs objects with a label of every task: none has")
+    mirror = [task.flipped() for task in tasks]
+    found |= {tuple(to[label] for to, label in zip(mirror, labels, strict=True)) for labels in found}
+    ordered = sorted(found)
+    classes = [SEPARATOR.join(t.classes[i] for t, i in zip(tasks, labels, strict=True)) for labels in ordered]
+    (flat,) = coco.resolve([task(tasks, classes)], {name(tasks): classes})
+    report = {"classes": classes, "ignored": 0, "left_out": 0}
+
+    def renamed(instance: Instance) -> list[Instance]:
+        known = _labels(instance, tasks)
+        fits = [index for index, labels in enumerate(ordered) if _fit(known, labels)]
+        lacks = None in known
+        report["ignored"] += lacks and bool(fits)
+        report["left_out"] += not fits
+        return [replace(instance, labels={flat.name: index}, crowd=instance.crowd or lacks) for index in fits]
+
+    flattened = {
+        split: [
+            replace(image, instances=tuple(i for each in image.instances for i in renamed(each))) for image in images
+        ]
+        for split, images in splits.items()
+    }
+    return flattened, flat, report
+
+
+def _labels(instance: Instance, tasks: Sequence[Task]) -> tuple[int | None, ...]:
+    return tuple(instance.labels[task.name] for task in tasks)
+
+
+def _fit(known: Sequence[int | None], labels: Sequence[int]) -> bool:
+    return all(a in (None, b) for a, b in zip(known, labels, strict=True))
+
+
+def _mirrored(parts: Sequence[str], tasks: Sequence[Task]) -> str:
+    """The flat class that a horizontal flip makes of one: each label swapped."""
+    swaps = [{a: b for pair in task.flip_pairs for a, b in (pair, pair[::-1])} for task in tasks]
+    return SEPARATOR.join(swap.get(part, part) for swap, part in zip(swaps, parts, strict=True))
