@@ -44,41 +44,42 @@ class Scene:
 def check(network: Mask2Former) -> list[Finding]:
     """Errors. The heads' sizes must be right."""
     tasks, loss = network.tasks, network.loss
-    outputs = {task.name: network.decoder.heads[f"head_{task.name}"].out_features for task in tasks}
-    given = pictures(tasks, outputs)
+    given = pictures(network)
     found = list(matched(given, tasks, loss))
     sound = not found
     for i, task in enumerate(tasks):
         if task.match_weight and task.num_classes > 1 and sound:
-            twin = twins(tasks, outputs, i)
+            twin = twins(network, i)
             if list(matched(twin, tasks, loss)):
                 evidence = "of two objects of one mask the matching does not tell which query answers the task's label"
                 change = SOURCE.format("matching.py")
                 found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
     if not found:  # on which the losses build
-        found += empty(tasks, outputs, loss) or trained(given, tasks, loss)
+        found += empty(network) or trained(given, tasks, loss)
     return found + list(detected(network, given))
 
 
-def pictures(tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
+def pictures(network: Mask2Former) -> Scene:
     """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels."""
+    tasks = network.tasks
     masks = torch.stack([box(*corners) for corners in BOXES])
     classes = torch.tensor([task.num_classes for task in tasks])
     # of two classes, too, the labels are others when read backwards
     labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1]) % classes
-    return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], tasks, outputs)
+    return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], network)
 
 
-def twins(tasks: Sequence[Task], outputs: dict[str, int], which: int) -> Scene:
+def twins(network: Mask2Former, which: int) -> Scene:
     """Two instances of one mask, whose labels differ in one task; in two pictures, answered in this order and in that:
     where the costs tie, the one or the other is right by chance."""
     mask = box(*BOXES[0])
-    labels = torch.zeros(2, len(tasks), dtype=torch.long)
+    labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
     labels[1, which] = 1
-    return scene([Target(torch.stack([mask, mask]), labels)] * 2, tasks, outputs)
+    return scene([Target(torch.stack([mask, mask]), labels)] * 2, network)
 
 
-def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int]) -> Scene:
+def scene(targets: list[Target], network: Mask2Former) -> Scene:
+    tasks = network.tasks
     most = max(len(target.labels) for target in targets)
     owner = torch.full((LAYERS, len(targets), QUERIES), -1)
     for layer in range(LAYERS):
@@ -89,7 +90,8 @@ def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int])
                 owner[layer, b, (3 * place + 2 * b + layer + 1) % QUERIES] = i
     logits = {}
     for t, task in enumerate(tasks):
-        logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs[task.name])
+        outputs = network.decoder.heads[f"head_{task.name}"].out_features
+        logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs)
         for (layer, b, q), i in zip(_places(owner), owner.flatten().tolist(), strict=True):
             if i >= 0:
                 logits[task.name][layer, b, q, targets[b].labels[i, t]] = SURE
@@ -100,7 +102,10 @@ def scene(targets: list[Target], tasks: Sequence[Task], outputs: dict[str, int])
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
         features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    return Scene(QueryOutput(logits, embed, features), targets, owner)
+    seen = network.decoder.combinations
+    if seen:  # the scene's tensors are on the host
+        seen = replace(seen, seen=seen.seen.cpu())
+    return Scene(QueryOutput(logits, embed, features, seen), targets, owner)
 
 
 def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
@@ -122,10 +127,11 @@ def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding
         yield Finding("matcher_wrong", "error", evidence, change)
 
 
-def empty(tasks: Sequence[Task], outputs: dict[str, int], loss: Loss) -> list[Finding]:
+def empty(network: Mask2Former) -> list[Finding]:
     """Where there is nothing, no-object, the last output, is right."""
+    tasks = network.tasks
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(tasks), dtype=torch.long))
-    found = _losses(scene([nothing] * 2, tasks, outputs), tasks, loss)
+    found = _losses(scene([nothing] * 2, network), tasks, network.loss)
     return [
         Finding(
             "no_object_slot", "error", f"the loss of no-object, in the last slot, where nothing is, is {low:.3g}",
@@ -167,6 +173,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     output = QueryOutput(
         {name: logits.to(device) for name, logits in given.output.logits.items()},
         given.output.mask_embed_LBQC.to(device), given.output.mask_features_BCHW.to(device),
+        network.decoder.combinations,
     )  # fmt: skip
     height, width = (ENLARGED * side for side in PICTURE)
     batch = [
