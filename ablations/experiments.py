@@ -1,0 +1,147 @@
+"""Experiments by git, and DVC's queue by its commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from ablations.studies import Run
+from mtseg.errors import UserError
+from mtseg.params import validate
+
+CODE = ("params.yaml", "dvc.yaml", "mtseg", "stages", "recipes")
+TARGETS = ("evaluate", "filter")
+TRIES = 5  # at the repository's lock, which a worker holds for a moment when it takes or hands back an experiment
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints; None where it fails."""
+    done = subprocess.run(["git", *arguments], text=True, capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def dvc(*arguments: str) -> str:
+    """What DVC prints. Raises UserError with its last lines when it fails."""
+    for attempt in range(TRIES):
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments], text=True, capture_output=True, env=environment()
+        )
+        if done.returncode == 0:
+            return done.stdout
+        if "lock" not in done.stderr:
+            break
+        time.sleep(2 * (attempt + 1))
+    raise UserError(f"dvc {' '.join(arguments[:3])}: {' '.join(done.stderr.split()[-60:])}")
+
+
+def environment() -> dict[str, str]:
+    """One thread a job, this interpreter as `python`, and a name for git's commits where it has none."""
+    found = dict(os.environ)
+    found["OMP_NUM_THREADS"] = found["MKL_NUM_THREADS"] = "1"
+    found["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{found['PATH']}"
+    if git("var", "GIT_COMMITTER_IDENT") is None:
+        who = {"NAME": "ablations", "EMAIL": "ablations@localhost"}
+        found |= {f"GIT_{role}_{key}": text for role in ("AUTHOR", "COMMITTER") for key, text in who.items()}
+    return found
+
+
+def finished() -> dict[str, list[str]]:
+    """name -> refs of the experiments that bear it, whatever commit they start from, the youngest first."""
+    listed = git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
+    if listed is None:
+        raise UserError("no git repository here: the studies' runs are experiments in one")
+    refs: dict[str, list[str]] = {}
+    for ref in listed.split():
+        if found := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", ref):
+            refs.setdefault(found[1], []).append(ref)
+    return refs
+
+
+def file(ref: str, path: str) -> str | None:
+    """A file as an experiment left it; None where it has none."""
+    return git("show", f"{ref}:{path}")
+
+
+def result(run: Run, refs: Mapping[str, list[str]]) -> str | None:
+    """The ref of the experiment that is this run: same name, same params, scored."""
+    for ref in refs.get(run.name, ()):
+        text = file(ref, "params.yaml")
+        try:
+            same = validate(YAML(typ="safe").load(StringIO(text or "")), Path(run.name)) == run.checked
+        except UserError:  # of a params.yaml as it once was
+            continue
+        if same and file(ref, "metrics/filter.json"):
+            return ref
+    return None
+
+
+def forget(refs: Iterable[str]) -> None:
+    """Delete experiments: a name is free again."""
+    for ref in refs:
+        git("update-ref", "-d", ref)
+
+
+def uncommitted() -> list[str]:
+    """Files of the pipeline that differ from the last commit: experiments would carry them."""
+    return (git("diff", "HEAD", "--name-only", "--", *CODE) or "").split()
+
+
+def statuses() -> dict[str, str]:
+    """name -> Queued, Running, Failed or Success, of the youngest task of that name in the queue."""
+    found: dict[str, str] = {}
+    for line in dvc("queue", "status").splitlines():
+        if row := re.match(r"[0-9a-f]{7} +(\S+) +.* (Queued|Running|Failed|Success) *$", line):
+            rank = ("Running", "Queued", "Success", "Failed")  # a name may have failed before
+            found[row[1]] = min(found.get(row[1], "Failed"), row[2], key=rank.index)
+    return found
+
+
+def workers() -> bool:
+    """Whether any worker is alive: what the queue's status says of it is late on a busy machine."""
+    for path in (Path(git("rev-parse", "--show-toplevel").strip()) / ".dvc/tmp/exps/celery").glob("*.pid"):
+        try:
+            os.kill(int(path.read_text()), 0)
+            return True
+        except (ValueError, OSError):
+            continue
+    return False
+
+
+def clear(names: Iterable[str]) -> None:
+    """Take what was queued, broke off or failed under these names out of the queue. No worker may be alive."""
+    if "Running" in statuses().values():  # said of what a crash left behind
+        dvc("queue", "stop", "--kill")
+    known = statuses()
+    if left := [name for name in names if known.get(name) in ("Queued", "Failed")]:
+        dvc("queue", "remove", *left)
+
+
+def queue(run: Run, overrides: list[str]) -> None:
+    settings = [part for override in overrides for part in ("--set-param", override)]
+    dvc("exp", "run", "--queue", "--quiet", "--name", run.name, *settings, *TARGETS)
+
+
+def start(jobs: int) -> None:
+    """Start workers, or as many as are missing."""
+    dvc("queue", "start", "--jobs", str(jobs))
+
+
+def stop() -> None:
+    """End the workers and what they run; a training goes on from its last state when it is run again."""
+    dvc("queue", "stop", "--kill")
+
+
+def log(name: str, lines: int = 3) -> str:
+    """The end of what a run printed."""
+    try:
+        return "\n".join(f"    {line}" for line in dvc("queue", "logs", name).strip().splitlines()[-lines:])
+    except UserError as error:
+        return f"    {error}"

@@ -1,0 +1,110 @@
+"""`python -m ablations.run [STUDY ...] [--scale carparts --data DIR]`: run studies through DVC's queue, two at once.
+
+All of the embedded ones take about two hours on two cores. What is done is skipped and what failed is queued again, so
+stop it with Ctrl-C and call it again as you like; `--again` redoes what is done, of which DVC brings back all that
+neither code nor params changed. Expect an experiment a run (`dvc exp show -A`), then: `python -m ablations.tables`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablations import experiments, studies
+from ablations.studies import SCALES, Run
+from mtseg.errors import UserError, run_stage
+
+PERIOD = 10  # s between looks at the queue
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.scale != SCALES[0] and not arguments.data:
+        raise UserError(f"--scale {arguments.scale} needs --data, the folder of its raw data")
+    if arguments.data and not arguments.data.is_dir():
+        raise UserError(f"--data: no folder {arguments.data}")
+    params = Path("params.yaml")
+    runs = [
+        run
+        for name in arguments.study or studies.names()
+        for run in studies.runs(studies.read(name), arguments.scale, params=params, raw=arguments.data)
+    ]
+    for run in runs:
+        _ = run.checked  # all of them before any is run
+    refs = experiments.finished()
+    done = set() if arguments.again else {run.name for run in runs if experiments.result(run, refs)}
+    todo = [run for run in runs if run.name not in done]
+    print(f"{len(runs)} runs at the scale '{arguments.scale}', {len(done)} of them done", flush=True)
+    if arguments.list:
+        print("\n".join(f"{'done ' if run.name in done else '     '} {run.name}" for run in runs))
+    elif todo:
+        _run(todo, params, refs, jobs=arguments.jobs)
+
+
+def waves(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that train, of each training one; then the others, for which DVC brings that training back."""
+    first = list({run.training: run for run in reversed(runs)}.values())[::-1]
+    chosen = {run.name for run in first}
+    return [wave for wave in (first, [run for run in runs if run.name not in chosen]) if wave]
+
+
+def _run(todo: list[Run], params: Path, refs: dict[str, list[str]], *, jobs: int) -> None:
+    if changed := experiments.uncommitted():
+        raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
+    if experiments.workers():
+        raise UserError("DVC's queue is at work: wait (`dvc queue status`), or end it with `dvc queue stop --kill`")
+    experiments.clear(run.name for run in todo)
+    experiments.forget(ref for run in todo for ref in refs.get(run.name, ()))
+    base = studies.read_params(params)
+    failed: list[str] = []
+    try:
+        for wave in waves(todo):
+            for number, run in enumerate(wave, start=1):
+                experiments.queue(run, studies.overrides(run, base))
+                if number == jobs or number == len(wave):
+                    experiments.start(jobs)
+            failed += follow([run.name for run in wave], jobs=jobs)
+    except BaseException:
+        experiments.stop()
+        raise
+    if failed:
+        told = [f"{name}\n{experiments.log(name)}" for name in failed]
+        raise UserError.many(f"{len(failed)} runs failed; once mended, the same command runs them again", told, shown=3)
+
+
+def follow(names: Sequence[str], *, jobs: int) -> list[str]:
+    """Wait until every one of these experiments has ended, telling of each. Returns those that failed."""
+    began, told, failed = time.monotonic(), 0, []
+    left = list(names)
+    while left:
+        known = experiments.statuses()
+        for name in [name for name in left if known.get(name) in ("Success", "Failed", None)]:
+            left.remove(name)
+            told += 1
+            if known.get(name) != "Success":
+                failed.append(name)
+            minutes = (time.monotonic() - began) / 60
+            state = "" if known.get(name) == "Success" else "  FAILED"
+            print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{state}", flush=True)
+        if left:
+            if not experiments.workers():  # they go when the queue looks empty, or with a crash
+                experiments.start(jobs)
+            time.sleep(PERIOD)
+    return failed
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ablations.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("study", nargs="*", help=f"of {', '.join(studies.names())}; all, if none is named")
+    parser.add_argument("--scale", choices=SCALES, default=SCALES[0])
+    parser.add_argument("--data", type=Path, help="folder of the raw data, at a scale other than the first")
+    parser.add_argument("--jobs", type=int, default=2, help="at once, a thread each")
+    parser.add_argument("--again", action="store_true", help="also what is done")
+    parser.add_argument("--list", action="store_true", help="tell the runs, and run none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,185 @@
+"""A study as a file, and the runs it stands for.
+
+ablations/studies/NAME.yaml:
+  question  what the study asks
+  params    of all its runs, laid over the scale's; `at`: {scale: params} of all its runs there
+  vary      {factor: {level: params}}: the runs are the product of the factors' levels
+  seeds     how many, or {scale: how many}; 0: not run at that scale
+  only      {scale: {factor: [levels]}}: the levels run there; all, where not said
+  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/ or `rankings`; none: a script tells the study
+  against   {factor: level}: what the others are compared with, seed by seed (optional)
+  plot      {x: factor, series: factor, y: column} (optional)
+
+ablations/scales/NAME.yaml: a recipe of what all runs of that scale share.
+
+Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
+sets keys of those tasks, and `main: index` puts that task first, with the weights of the one that was.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
+
+from mtseg.errors import UserError
+from mtseg.params import Params, validate
+
+HERE = Path(__file__).parent
+SCALES = ("embedded", "carparts")
+NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
+Overlay = dict[str, Any]
+
+
+class Study(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    question: str
+    params: Overlay = {}
+    vary: dict[str, dict[str | int | float, Overlay | None]]
+    seeds: int | dict[Literal[SCALES], int]
+    only: dict[Literal[SCALES], dict[str, list[str | int | float]]] = {}
+    metrics: dict[str, str] = {}
+    against: dict[str, str | int | float] = {}
+    plot: dict[Literal["x", "series", "y"], str] = {}
+    at: dict[Literal[SCALES], Overlay] = {}
+
+    def levels(self, scale: str) -> dict[str, list[str]]:
+        """The levels of each factor that are run at a scale, in the order of the file."""
+        chosen = self.only.get(scale, {})
+        return {
+            factor: [str(level) for level in levels if level in chosen.get(factor, levels)]
+            for factor, levels in self.vary.items()
+        }
+
+    def count(self, scale: str) -> int:
+        """Of seeds."""
+        return self.seeds if isinstance(self.seeds, int) else self.seeds.get(scale, 0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment. factors: {factor: level}. params: the whole of params.yaml that it runs with."""
+
+    study: str
+    scale: str
+    factors: dict[str, str]
+    seed: int
+    params: Overlay
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        mark = "" if self.scale == SCALES[0] else f"{self.scale}-"
+        return f"{self.study}-{mark}{'-'.join(self.factors.values())}-s{self.seed}".replace("_", "-")
+
+    @property
+    def training(self) -> str:
+        """The same for runs that share a training. A mapping names the labels and does not change them."""
+        trained = {key: self.params[key] for key in sorted(self.params) if key not in NOT_TRAINED}
+        return json.dumps(trained | {"data": trained["data"] | {"mapping": None}})
+
+    @cached_property
+    def checked(self) -> Params:
+        """Raises UserError that names the run."""
+        return validate(copy.deepcopy(self.params), Path(self.name))
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in (HERE / "studies").glob("*.yaml"))
+
+
+def read(name: str) -> Study:
+    """A study by name. Raises UserError."""
+    if name not in names():
+        raise UserError(f"there is no study '{name}'; there are: {', '.join(names())}")
+    try:
+        study = Study.model_validate(read_params(HERE / "studies" / f"{name}.yaml") | {"name": name})
+    except ValueError as error:
+        raise UserError(f"ablations/studies/{name}.yaml: {' '.join(str(error).split())}") from None
+    unknown = {*study.against, *(study.plot[key] for key in ("x", "series") if key in study.plot)} - {*study.vary}
+    if unknown or study.plot.get("y", next(iter(study.metrics), None)) not in (*study.metrics, None):
+        raise UserError(f"ablations/studies/{name}.yaml: against or plot names what is neither factor nor column")
+    return study
+
+
+def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> list[Run]:
+    """Every run of a study at a scale, over the params.yaml at `params`; raw: the data's folder, if it is another."""
+    base = merged(read_params(params), read_params(HERE / "scales" / f"{scale}.yaml"))
+    base = merged(merged(base, study.params), study.at.get(scale, {}))
+    if raw:
+        base["data"]["raw"] = str(raw.resolve())  # experiments run in a copy apart
+    found = []
+    levels = study.levels(scale)
+    overlays = {factor: {str(level): overlay for level, overlay in study.vary[factor].items()} for factor in levels}
+    for chosen in itertools.product(*levels.values()):
+        factors = dict(zip(levels, chosen, strict=True))
+        whole = base
+        for factor, level in factors.items():
+            whole = merged(whole, overlays[factor][level] or {})
+        found += [Run(study.name, scale, factors, seed, whole | {"seed": seed}) for seed in range(study.count(scale))]
+    if len({run.name for run in found}) < len(found):
+        raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
+    return found
+
+
+def merged(base: Overlay, overlay: Overlay) -> Overlay:
+    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but tasks by index too."""
+    result = copy.deepcopy(base)
+    for key, value in overlay.items():
+        if key == "main":
+            result["tasks"] = _with_main(result["tasks"], value)
+        elif key == "tasks" and isinstance(value, dict):
+            for index, keys in value.items():
+                result["tasks"][int(index)] |= keys
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _with_main(tasks: list[Overlay], index: int) -> list[Overlay]:
+    role = ("loss_weight", "match_weight", "background")
+    weights = [{key: task[key] for key in role} for task in tasks]
+    order = [index, *(i for i in range(len(tasks)) if i != index)]
+    return [tasks[i] | weights[place] for place, i in enumerate(order)]
+
+
+def overrides(run: Run, base: Overlay) -> list[str]:
+    """What `dvc exp run -S` takes to make the run's params of those of `base`."""
+    return sorted(_differences(run.params, base))
+
+
+def _differences(wanted: Overlay, base: Overlay, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in wanted.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict) and {*base[key]} <= {*value} and value:
+            found += _differences(value, base[key], f"{prefix}{key}.")
+        elif key not in base:
+            found.append(f"+{prefix}{key}={_written(value)}")
+        elif value != base[key]:
+            found.append(f"{prefix}{key}={_written(value)}")
+    return found
+
+
+def _written(value: Any) -> str:
+    """In the grammar of overrides: as YAML's flow style, but keys bare."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return json.dumps(value) if not isinstance(value, str) else "'" + value.replace("'", "\\'") + "'"
+
+
+def read_params(path: Path) -> Overlay:
+    """A file of params as it stands, unchecked."""
+    return YAML(typ="safe").load(path)
