@@ -1,0 +1,218 @@
+"""`python -m ablations.saturation MODEL...`: how many objects of one picture a model finds, against how many there are.
+
+DETR's study (arXiv 2005.12872, appendix "Increasing the number of instances", figure 12): one object is repeated on a
+grid of 10 x 10 cells of which k random ones are shown, 100 times for each k; drawn is the share that is missed. Each
+repeat has an object and a background of its own, the same for every k and model, so that nothing hangs on how hard one
+is. Without MODEL the trainings of studies/saturation.yaml are taken from DVC (ablations.run makes them).
+
+About 3 minutes a model on one core. Writes results/saturation.csv and, from that file alone, the table in
+docs/results.md and docs/figures/saturation.svg; with --tables only these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import track
+
+from ablations import studies
+from mtseg.data.shapes import repeated
+from mtseg.errors import UserError, run_stage
+from mtseg.files import replace_file
+from mtseg.model import weights
+from mtseg.model.mask2former import Mask2Former
+from mtseg.predict import load_model
+from mtseg.report.plotting import COLOURS, canvas, legend_above, style, svg
+from mtseg.sections import Model, Task
+
+NAME = "saturation"
+RESULTS = Path("ablations/results/saturation.csv")
+SIDE = 10  # cells
+SHOWN = tuple(range(10, 101, 10))
+REPEATS = 100
+SIZE = 192  # pixels, side of the picture: those that the models were trained on
+SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
+HIT = 0.5  # mask IoU above which an object is found
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Scene:
+    """picture: uint8 [S, S, 3]; label: of the main class; masks: bool [k, S, S]."""
+
+    picture: np.ndarray
+    label: str
+    masks: np.ndarray
+
+
+def scenes(shown: int, *, repeats: int, size: int) -> Iterator[Scene]:
+    for repeat in range(repeats):
+        cells = np.random.default_rng([repeat, shown]).permutation(SIDE**2)[:shown]
+        picture, label, masks = repeated(repeat, size, SIDE, cells.tolist())
+        yield Scene(picture, label.split(",")[0], masks)
+
+
+@torch.no_grad()
+def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
+    """Shares missed, [scenes, 2]: of objects that no prediction of the right main class and of score >= SCORE has at
+    mask IoU > 0.5; and of those that no query's mask has, whatever it is taken for. One mask cannot have two objects:
+    they do not overlap."""
+    examples = [_example(number, scene.picture) for number, scene in enumerate(shown)]
+    shares = []
+    for scene, found in zip(shown, model.eval()(examples), strict=True):
+        truth = torch.from_numpy(scene.masks).flatten(1).float()
+        masks = found.pred_masks.flatten(1).float()
+        both = masks @ truth.T  # [predictions, k]
+        hit = both / (masks.sum(1)[:, None] + truth.sum(1) - both) > HIT
+        right = (found.pred_classes == model.tasks[0].index(scene.label)) & (found.scores >= SCORE)
+        shares.append([1 - (hit & which[:, None]).any(0).float().mean().item() for which in (right, right | True)])
+    return np.array(shares)
+
+
+def _example(number: int, picture: np.ndarray) -> dict:
+    pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    height, width = picture.shape[:2]
+    return {
+        "image": pixels, "image_size": (height, width), "height": height, "width": width, "image_id": number,
+        "file_name": f"{number}",
+    }  # fmt: skip
+
+
+def measure(
+    model: Mask2Former, *, size: int = SIZE, shown: Iterable[int] = SHOWN, repeats: int = REPEATS, progress: bool = True
+) -> list[dict[str, float]]:
+    """A row a k: the mean of both shares `missed` over the repeats, in percent, and the ends of the 95 % interval of
+    the first (normal, over the repeats; 0 to 100)."""
+    if size % 32:
+        raise UserError(f"size {size} must be a multiple of 32, as the model's stride is")
+    rows = []
+    for k in track(shown, f"{model.num_queries} queries", disable=not progress):
+        pictures = list(scenes(k, repeats=repeats, size=size))
+        parts = [missed(model, pictures[at : at + BATCH]) for at in range(0, repeats, BATCH)]
+        shares = 100 * np.concatenate(parts)
+        mean, masks = shares.mean(axis=0)
+        margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(repeats) if repeats > 1 else 0.0
+        low, high = np.clip([mean - margin, mean + margin], 0, 100)
+        rows.append({"shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks})
+    return rows
+
+
+def read_model(path: Path) -> Mask2Former:
+    """The model of a checkpoint, built as its own metadata say, whatever params.yaml has; every pair of query and main
+    class is a detection, so that only the queries bound what is found."""
+    _, metadata = weights.load(path)
+    rest = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
+    tasks = tuple(Task(**task, **rest) for task in metadata["tasks"])
+    model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
+    return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)
+
+
+def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Mask2Former]]:
+    """Seed and model of every training of the study that DVC has as an experiment. Raises UserError when one lacks."""
+    for run in studies.runs(studies.read(NAME), "embedded", params=params):
+        pattern = f"refs/exps/*/*/{run.name}"
+        revisions = _called("git", "for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
+        if not revisions:
+            raise UserError(f"experiment {run.name} is missing: `python -m ablations.run {NAME}` first")
+        with tempfile.TemporaryDirectory() as folder:
+            file = f"{folder}/model.safetensors"
+            last = "models/last.safetensors"
+            _called(sys.executable, "-m", "dvc", "get", ".", last, "--rev", revisions[0], "--out", file)
+            yield run.seed, read_model(Path(file))
+
+
+def _called(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Markdown, a row a k. Of several trainings with one number of queries: the mean, of the ends of intervals too."""
+    trainings = rows.groupby(["queries", "shown"]).mean().round(1)
+    queries = sorted(rows["queries"].unique())
+    head = ["shown", *(part.format(q) for q in queries for part in ("missed, {} queries", "found", "by no mask"))]
+    lines = [head, ["---"] * len(head)]
+    for k in sorted(rows["shown"].unique()):
+        cells = [str(k)]
+        for q in queries:
+            row = trainings.loc[(q, k)]
+            found = k * (1 - row.missed / 100)
+            cells += [f"{row.missed:.1f} ({row.low:.1f} to {row.high:.1f})", f"{found:.0f}", f"{row.missed_masks:.1f}"]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def figure(rows: pd.DataFrame) -> str:
+    """SVG as DETR's figure 12: share missed against the number shown; dashed, the least that so many queries miss."""
+    with style():
+        drawing = canvas(5.6, 3.4)
+        axes = drawing.subplots()
+        counts = np.arange(1, SIDE**2 + 1)
+        for q, colour in zip(sorted(rows["queries"].unique()), COLOURS, strict=False):
+            for number, (_, line) in enumerate(rows[rows["queries"] == q].groupby("seed")):
+                name = f"{q} queries" if number == 0 else None
+                axes.plot(line["shown"], line["missed"], color=colour, marker="o", markersize=3, label=name)
+                axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.25, lw=0)
+            axes.plot(counts, 100 * np.maximum(0, 1 - q / counts), color=colour, lw=0.9, ls="--")
+        axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 100))
+        axes.grid(axis="y")
+        axes.set_title("Missed objects; dashed: one object a query", pad=20)
+        legend_above(axes)
+        return svg(drawing, NAME, "Share of objects missed against the number in the picture")
+
+
+def publish(results: Path, docs: Path) -> None:
+    """Table and figure of the csv alone."""
+    rows = pd.read_csv(results)
+    (docs / "figures").mkdir(exist_ok=True)
+    with replace_file(docs / "figures" / f"{NAME}.svg") as temporary:
+        temporary.write_text(figure(rows), encoding="utf-8")
+    page = docs / "results.md"
+    text = between(page.read_text(encoding="utf-8"), NAME, f"{table(rows)}\n\n![Missed objects](figures/{NAME}.svg)")
+    with replace_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def between(text: str, name: str, body: str) -> str:
+    """`text` with `body` between its markers <!-- NAME --> and <!-- /NAME -->."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise UserError(f"docs/results.md needs {start} and {end} once each")
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n\n{body}\n\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
+    parser.add_argument("--size", type=int, default=SIZE, help="of the pictures, pixels")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--tables", action="store_true", help="measure nothing: table and figure of the csv anew")
+    arguments = parser.parse_args()
+    if not arguments.tables:
+        rows, count = [], Counter()
+        for seed, model in ((None, read_model(path)) for path in arguments.models) if arguments.models else trained():
+            seed = count[model.num_queries] if seed is None else seed
+            count[model.num_queries] += 1
+            found = measure(model, size=arguments.size, repeats=arguments.repeats)
+            rows += [{"queries": model.num_queries, "seed": seed, **row} for row in found]
+        with replace_file(RESULTS) as temporary:
+            ordered = pd.DataFrame(rows).sort_values(["queries", "seed", "shown"])
+            ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
+    publish(RESULTS, Path("docs"))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from ablations import saturation, studies
+from mtseg.data.shapes import repeated
+from mtseg.errors import UserError
+from mtseg.model import weights
+from mtseg.predict import description
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+ROWS = pd.DataFrame(
+    [
+        {"queries": q, "seed": 0, "shown": k, "missed": m, "low": m - 1, "high": m + 1, "missed_masks": m / 2}
+        for q, k, m in ((20, 10, 4.0), (20, 50, 62.0), (100, 10, 6.0), (100, 50, 30.0))
+    ]
+)
+
+
+class Finder:
+    """In the place of a model: finds the first `most` of the objects it is told of, with these scores and classes."""
+
+    def __init__(self, tasks, most, *, score=0.9, label=None):
+        self.tasks, self.most, self.score, self.label, self.scenes = tasks, most, score, label, {}
+        self.num_queries = most
+
+    def eval(self):
+        return self
+
+    def __call__(self, batch):
+        return [self.found(self.scenes[picture["image_id"]]) for picture in batch]
+
+    def found(self, scene):
+        masks = torch.from_numpy(scene.masks[: self.most])
+        label = self.tasks[0].index(self.label or scene.label)
+        return Instances(
+            scene.picture.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
+            pred_classes=torch.full((len(masks),), label),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    shape = tiny.PARAMS.tasks[0].model_copy(update={"class_weights": None})
+    return (shape,)
+
+
+def missed(finder, shown, repeats=3):
+    found = list(saturation.scenes(shown, repeats=repeats, size=192))
+    finder.scenes = dict(enumerate(found))
+    return saturation.missed(finder, found)
+
+
+def test_a_repeat_is_one_object_in_k_cells_whatever_k():
+    few, many = (repeated(3, 192, 10, cells) for cells in ([7, 42], range(100)))
+    assert few[1] == many[1] and len(few[2]) == 2 and len(many[2]) == 100
+    assert many[2].sum(axis=0).max() == 1  # none overlaps another
+    assert len({mask.sum() for mask in many[2]}) == 1
+    for mask, cell in zip(few[2], (7, 42), strict=True):
+        assert (mask == many[2][cell]).all()
+        assert np.abs(few[0][mask].astype(int) - many[0][mask]).max() <= 2  # the same colours there
+    assert (few[0] != many[0]).any()
+
+
+def test_the_cells_are_drawn_anew_each_time_and_k_are_shown():
+    first, second = saturation.scenes(30, repeats=2, size=192)
+    assert len(first.masks) == len(second.masks) == 30
+    assert (first.masks.any(axis=0) != second.masks.any(axis=0)).any()
+    (again,) = saturation.scenes(30, repeats=1, size=192)
+    assert (again.picture == first.picture).all()
+
+
+def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
+    assert missed(Finder(tasks, 100), 40).max() == 0
+    assert missed(Finder(tasks, 10), 40) == pytest.approx(0.75)
+
+
+def test_a_wrong_class_or_a_low_score_is_a_miss_though_the_mask_is_there(tasks):
+    low = missed(Finder(tasks, 100, score=saturation.SCORE - 0.01), 20)
+    assert (low[:, 0] == 1).all() and (low[:, 1] == 0).all()
+    labels = {scene.label for scene in saturation.scenes(1, repeats=3, size=192)}
+    wrong = next(name for name in tasks[0].classes if name not in labels)
+    other = missed(Finder(tasks, 100, label=wrong), 20)
+    assert (other[:, 0] == 1).all() and (other[:, 1] == 0).all()
+
+
+def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path):
+    network = tiny.network(tasks)
+    given = tiny.params()
+    weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
+    model = saturation.read_model(tmp_path / "last.safetensors")
+    assert model.num_queries == 6 and model.detections == 6 * tasks[0].num_classes
+    rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
+    assert [row["shown"] for row in rows] == [5, 100]
+    assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
+    with pytest.raises(UserError, match="multiple of 32"):
+        saturation.measure(model, size=100)
+
+
+def test_table_and_figure_come_from_the_csv_alone(tmp_path):
+    (tmp_path / "results.md").write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
+    ROWS.to_csv(tmp_path / "saturation.csv", index=False)
+    for _ in range(2):
+        saturation.publish(tmp_path / "saturation.csv", tmp_path)
+        page, drawing = (tmp_path / "results.md").read_text(), (tmp_path / "figures/saturation.svg").read_text()
+        assert page.startswith("above\n") and page.endswith("below\n") and "old" not in page
+        assert "| 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 30.0 (29.0 to 31.0) | 35 | 15.0 |" in page
+        assert "20 queries" in drawing and "100 queries" in drawing
+    assert saturation.figure(ROWS) == drawing
+
+
+def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
+    rows = pd.read_csv(ROOT / saturation.RESULTS)
+    assert saturation.table(rows) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert saturation.figure(rows) == (ROOT / "docs/figures/saturation.svg").read_text(encoding="utf-8")
+    assert set(rows["shown"]) == set(saturation.SHOWN)
+
+
+def test_the_study_trains_on_pictures_like_those_it_is_measured_on():
+    for run in studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml"):
+        params = run.checked
+        assert params.input.size == params.generate.size == saturation.SIZE
+        assert params.generate.max_objects <= params.model.num_queries  # every picture can be found whole
+        assert saturation.SCORE == params.filter.min_score
