@@ -1,0 +1,68 @@
+"""The numbers of a study: from its experiments into a csv file, and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ablations import experiments
+from ablations.studies import Run, Study
+from mtseg.files import replace_file
+
+RESULTS = Path("ablations/results")
+Row = dict[str, str]
+
+
+def path(study: Study, scale: str, folder: Path = RESULTS) -> Path:
+    return folder / f"{study.name}_{scale}.csv"
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a csv file; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def collect(study: Study, runs: Sequence[Run], refs: Mapping[str, list[str]], file: Path) -> int:
+    """Bring the csv file up to date: a row a run in the study's order, as its experiment has it or, where that is not
+    here, as the file had it; rows of runs that the study no longer has go. Returns how many experiments were read."""
+    known = {(*(row.get(factor) for factor in study.vary), row["seed"]): row for row in read(file)}
+    rows, found = [], 0
+    for run in runs:
+        key = (*run.factors.values(), str(run.seed))
+        ref = experiments.result(run, refs)
+        found += ref is not None
+        if row := _row(study, run, ref) if ref else known.get(key):
+            rows.append(row)
+    columns = [*study.vary, "seed", "commit", *study.metrics]
+    if rows:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return found
+
+
+def _row(study: Study, run: Run, ref: str) -> Row:
+    _, _, head, tail, _ = ref.split("/", 4)
+    values = {column: number(ref, source) for column, source in study.metrics.items()}
+    return run.factors | {"seed": str(run.seed), "commit": f"{head}{tail}"[:7]} | values
+
+
+def number(ref: str, source: str) -> str:
+    """`evaluate:joint.AP` of an experiment, `rankings:sum.joint_AP` of its table of rankings; empty if undefined."""
+    file, _, key = source.partition(":")
+    if file == "rankings":
+        table = csv.DictReader(io.StringIO(experiments.file(ref, "plots/rankings.csv") or ""))
+        name, _, column = key.partition(".")
+        return next((row[column] for row in table if row["ranking"] == name), "")
+    value = json.loads(experiments.file(ref, f"metrics/{file}.json") or "{}")
+    for part in key.split("."):
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    return "" if isinstance(value, dict) else str(value)

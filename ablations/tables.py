@@ -1,0 +1,137 @@
+"""`python -m ablations.tables [--data DIR]`: the studies' numbers, tables and plots, anew.
+
+Seconds. What the experiments here say goes into ablations/results/STUDY_SCALE.csv, and from these files alone come the
+tables of docs/results.md, between `<!-- STUDY SCALE -->` and `<!-- /STUDY SCALE -->`, and docs/figures/STUDY_SCALE.svg.
+Without experiments, such as in a fresh clone, the csv files stay as they are. DIR is that of ablations.run.
+
+A table gives the mean over seeds and half the 95 % interval of that mean, by Student's t. A difference is taken seed by
+seed, then treated in the same way: runs with the same seed start from the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t
+
+from ablations import collect, experiments, plots, studies
+from ablations.collect import Row
+from ablations.studies import SCALES, Study
+from mtseg.errors import UserError, run_stage
+from mtseg.files import replace_file
+
+PAGE = Path("docs/results.md")
+FIGURES = Path("docs/figures")
+LEVEL = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ablations.tables", description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the raw data of the scale that is not embedded")
+    data = parser.parse_args().data
+    refs = experiments.finished()
+    blocks = {}
+    for name in studies.names():
+        study = studies.read(name)
+        if not study.metrics:
+            continue
+        for scale in SCALES:
+            raw = data if scale != SCALES[0] else None
+            runs = studies.runs(study, scale, params=Path("params.yaml"), raw=raw)
+            file = collect.path(study, scale)
+            found = collect.collect(study, runs, refs, file)
+            rows = collect.read(file)
+            if rows:
+                print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here")
+                blocks[f"{name} {scale}"] = block(study, scale, rows, FIGURES)
+    write(PAGE, blocks)
+
+
+def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
+    """A study's part of the page: its table and, written into `figures`, its plot."""
+    text = table(study, scale, rows)
+    if not study.plot:
+        return text
+    file = figures / f"{study.name}_{scale}.svg"
+    figures.mkdir(parents=True, exist_ok=True)
+    with replace_file(file) as temporary:
+        temporary.write_text(plots.plot(study, scale, groups(study, scale, rows)), encoding="utf-8")
+    name = f"{study.plot['y']} by {study.plot['x']}"
+    return f"{text}\n\n![{name}, a line a {study.plot['series']}]({figures.name}/{file.name})"
+
+
+def groups(study: Study, scale: str, rows: Sequence[Row]) -> dict[tuple[str, ...], dict[str, dict[int, float]]]:
+    """levels of all factors -> column -> {seed: value}, in the study's order; undefined values left out."""
+    ranks = [{level: rank for rank, level in enumerate(levels)} for levels in study.levels(scale).values()]
+    found: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        columns = found.setdefault(tuple(row[factor] for factor in study.vary), {name: {} for name in study.metrics})
+        for name, values in columns.items():
+            if row.get(name):
+                values[int(row["seed"])] = float(row[name])
+    return dict(
+        sorted(found.items(), key=lambda item: [rank[level] for rank, level in zip(ranks, item[0], strict=True)])
+    )
+
+
+def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
+    """Markdown: a row for each combination of levels; the first metric's difference last, where the study compares."""
+    found = groups(study, scale, rows)
+    metrics = [name for name in study.metrics if any(columns[name] for columns in found.values())]
+    headline = next(iter(metrics), None)
+    told = ", ".join(study.against.values() if study.against else ()).replace("_", " ")
+    head = [*study.vary, "seeds", *metrics, *([f"{headline} against {told}"] if study.against else [])]
+    lines = [head, ["---"] * len(head)]
+    for levels, columns in found.items():
+        seeds = len({seed for values in columns.values() for seed in values})
+        cells = [level.replace("_", " ") for level in levels]
+        cells += [str(seeds), *(mean_and_half([*columns[name].values()]) for name in metrics)]
+        if study.against:
+            reference = tuple(
+                str(study.against.get(factor, level)) for factor, level in zip(study.vary, levels, strict=True)
+            )
+            other = found.get(reference, {}).get(headline, {})
+            own = columns[headline]
+            apart = [own[seed] - other[seed] for seed in own if seed in other]
+            cells.append("" if reference == levels else mean_and_half(apart, signed=True))
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def mean_and_half(values: Sequence[float], *, signed: bool = False) -> str:
+    """`61.2 ± 0.8`: the mean and half its interval; the mean alone of one value, nothing of none."""
+    if not values:
+        return ""
+    text = f"{np.mean(values):{'+' if signed else ''}.1f}"
+    return text if len(values) == 1 else f"{text} ± {half_interval(values):.1f}"
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the interval of the mean at LEVEL, by Student's t; 0 for less than two values."""
+    count = len(values)
+    if count < 2:
+        return 0.0
+    return float(t.ppf((1 + LEVEL) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+
+
+def write(page: Path, blocks: dict[str, str]) -> None:
+    """Put each block between its marks; one without marks yet comes at the end. What else stands there stays."""
+    text = page.read_text(encoding="utf-8")
+    for name, content in blocks.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = text.partition(opening)
+        if not found:
+            before, rest = f"{text.rstrip()}\n\n", f"\n{closing}\n"
+        _, closed, after = rest.partition(closing)
+        if not closed:
+            raise UserError(f"{page}: {opening} has no {closing}")
+        text = f"{before}{opening}\n\n{content}\n\n{closing}{after}"
+    with replace_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,99 @@
+"""Studies and what they expand to: every run's params are valid, and DVC makes them of params.yaml."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from ablations import studies
+from ablations.run import waves
+from ablations.studies import SCALES, Study, merged, overrides, read, read_params, runs
+from mtseg.errors import UserError
+from mtseg.params import load
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+BASE = read_params(PARAMS)
+EVERY = [(name, scale) for name in studies.names() for scale in SCALES if read(name).count(scale)]
+
+
+def study(**keys) -> Study:
+    return Study.model_validate({"name": "mine", "question": "?", "seeds": 1, "vary": {"a": {"x": None}}} | keys)
+
+
+def expanded(**keys):
+    return runs(study(**keys), "embedded", params=PARAMS)
+
+
+@pytest.mark.parametrize("name, scale", EVERY)
+def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, scale):
+    found = runs(read(name), scale, params=PARAMS)
+    assert found and len({run.name for run in found}) == len(found)
+    for run in found:
+        assert run.checked.seed == run.seed
+
+
+@pytest.mark.parametrize("name, scale", EVERY)
+def test_dvc_makes_of_params_yaml_what_a_run_is_meant_to_have(name, scale, tmp_path):
+    for run in runs(read(name), scale, params=PARAMS):
+        if run.seed == 0:
+            file = Path(shutil.copy(PARAMS, tmp_path))
+            apply_overrides(file, overrides(run, BASE))
+            assert load(file) == run.checked, run.name
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_levels_differ_in_what_is_run(name):
+    for scale in SCALES:
+        found = [run.params for run in runs(read(name), scale, params=PARAMS) if run.seed == 0]
+        assert all(one != other for index, one in enumerate(found) for other in found[:index])
+
+
+def test_runs_are_the_product_of_the_levels_and_seeds():
+    vary = {"a": {"x": None, "y": {"loss": {"mask": 1.0}}}, "b": {1: None, 2: {"model": {"num_queries": 7}}}}
+    found = expanded(vary=vary, seeds=2)
+    assert [run.name for run in found[:3]] == ["mine-x-1-s0", "mine-x-1-s1", "mine-x-2-s0"]
+    assert len(found) == 8
+    both = found[-1].params
+    assert both["loss"]["mask"] == 1.0 and both["model"]["num_queries"] == 7 and both["seed"] == 1
+
+
+def test_a_scale_may_run_less():
+    vary = {"a": {"x": None, "y": {"loss": {"mask": 1.0}}}}
+    given = study(vary=vary, seeds={"carparts": 1}, only={"carparts": {"a": ["y"]}})
+    assert runs(given, "embedded", params=PARAMS) == []
+    assert [run.factors for run in runs(given, "carparts", params=PARAMS)] == [{"a": "y"}]
+
+
+def test_tasks_are_set_by_index_or_as_a_whole_and_the_base_stays():
+    before = read_params(PARAMS)
+    changed = merged(BASE, {"tasks": {1: {"background": False}}})
+    assert [task["background"] for task in changed["tasks"]] == [True, False, True]
+    assert merged(BASE, {"tasks": BASE["tasks"][:1]})["tasks"] == BASE["tasks"][:1]
+    assert before == BASE
+
+
+def test_another_main_task_takes_the_main_ones_weights():
+    found = merged(BASE, {"main": 2})["tasks"]
+    assert [task["name"] for task in found] == [BASE["tasks"][index]["name"] for index in (2, 0, 1)]
+    assert [task["loss_weight"] for task in found] == [task["loss_weight"] for task in BASE["tasks"]]
+
+
+def test_runs_that_share_a_training_wait_for_the_first_of_them():
+    vary = {"a": {"x": None, "y": {"filter": {"nms": "none"}}, "z": {"model": {"num_queries": 7}}}}
+    found = expanded(vary=vary, seeds=2)
+    first, rest = waves(found)
+    assert [run.name for run in first] == ["mine-x-s0", "mine-x-s1", "mine-z-s0", "mine-z-s1"]
+    assert [run.name for run in rest] == ["mine-y-s0", "mine-y-s1"]
+    assert waves([]) == []
+
+
+def test_a_misspelt_key_names_the_run():
+    (run,) = expanded(vary={"a": {"x": {"model": {"num_querys": 7}}}})
+    with pytest.raises(UserError, match=r"mine-x-s0: unknown key 'model.num_querys', did you mean 'model.num_queries'"):
+        _ = run.checked
+
+
+def test_a_study_that_is_not_there():
+    with pytest.raises(UserError, match="no study 'nonesuch'; there are: backbones"):
+        read("nonesuch")

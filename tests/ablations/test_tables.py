@@ -1,0 +1,146 @@
+"""Tables, plots and the page, from rows alone; what is collected, from a repository without DVC's runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ablations import collect, tables
+from ablations.studies import Study, read_params, runs
+from mtseg.errors import UserError
+from tests.repository import call, commit
+
+ROOT = Path(__file__).parents[2]
+STUDY = Study.model_validate(
+    {
+        "name": "mine",
+        "question": "?",
+        "vary": {"kind": {"flat": None, "two_heads": {"loss": {"mask": 1.0}}}, "share": {0.1: None, 1: {"seed": 0}}},
+        "seeds": 2,
+        "metrics": {"joint AP": "evaluate:joint.AP", "by sum": "rankings:sum.joint_AP", "none": "evaluate:no.such"},
+        "against": {"kind": "flat"},
+        "plot": {"x": "share", "series": "kind", "y": "joint AP"},
+    }
+)
+
+
+def row(kind: str, share: str, seed: int, value: float) -> dict[str, str]:
+    return {"kind": kind, "share": share, "seed": str(seed), "commit": "abc1234", "joint AP": str(value), "none": ""}
+
+
+ROWS = [
+    row("two_heads", "0.1", 0, 33.0),  # in no order
+    *(row("flat", "0.1", seed, value) for seed, value in enumerate((20.0, 40.0))),
+    row("two_heads", "0.1", 1, 53.0),
+    row("flat", "1", 0, 50.0),
+]
+
+
+def test_the_table_gives_means_intervals_and_differences_by_seed():
+    lines = tables.table(STUDY, "embedded", ROWS).splitlines()
+    assert lines[0] == "| kind | share | seeds | joint AP | joint AP against flat |"
+    # 12.706 = t of one degree of freedom; both seeds differ by 13, however far apart they are
+    assert lines[2] == "| flat | 0.1 | 2 | 30.0 ± 127.1 |  |"
+    assert lines[3] == "| flat | 1 | 1 | 50.0 |  |"
+    assert lines[4] == "| two heads | 0.1 | 2 | 43.0 ± 127.1 | +13.0 ± 0.0 |"
+    assert len(lines) == 5
+
+
+def test_a_seed_without_its_counterpart_is_not_compared():
+    lines = tables.table(STUDY, "embedded", [row("flat", "1", 0, 50.0), row("two_heads", "1", 1, 60.0)]).splitlines()
+    assert lines[3] == "| two heads | 1 | 1 | 60.0 |  |"
+
+
+def test_the_half_interval_of_three_values():
+    assert tables.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert tables.half_interval([1.0]) == 0
+
+
+def test_the_same_bytes_each_time_and_the_page_around_stays(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nOurs.\n\n<!-- mine embedded -->\nold\n<!-- /mine embedded -->\n\nOurs too.\n")
+    seen = set()
+    for _ in range(2):
+        block = tables.block(STUDY, "embedded", ROWS, tmp_path / "figures")
+        tables.write(page, {"mine embedded": block})
+        seen.add((page.read_bytes(), (tmp_path / "figures" / "mine_embedded.svg").read_bytes()))
+    assert len(seen) == 1
+    text = page.read_text()
+    assert text.startswith("# Results\n\nOurs.\n\n<!-- mine embedded -->\n\n| kind") and text.endswith(
+        "\n\nOurs too.\n"
+    )
+    assert "old" not in text and "(figures/mine_embedded.svg)" in text
+
+
+def test_a_block_without_marks_comes_at_the_end_once(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n")
+    for text in ("one", "two"):
+        tables.write(page, {"new": text})
+    assert page.read_text() == "# Results\n\n<!-- new -->\n\ntwo\n\n<!-- /new -->\n"
+    page.write_text("<!-- new -->\n")
+    with pytest.raises(UserError, match="has no <!-- /new -->"):
+        tables.write(page, {"new": "three"})
+
+
+@pytest.fixture
+def repo(tmp_path, monkeypatch):
+    """A repository with params.yaml, and a function that leaves an experiment of a run in it as DVC would."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    call(tmp_path, "git", "init", "--quiet")
+    commit(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    base = call(tmp_path, "git", "rev-parse", "HEAD").strip()
+
+    def leave(run, **files: str) -> None:
+        from ruamel.yaml import YAML
+
+        call(tmp_path, "git", "checkout", "--quiet", "--detach", base)
+        YAML().dump(run.params, tmp_path / "params.yaml")
+        for name, text in {"metrics/filter.json": "{}", **files}.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        commit(tmp_path)
+        call(tmp_path, "git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{run.name}", "HEAD")
+        call(tmp_path, "git", "checkout", "--quiet", "--detach", base)
+
+    return leave
+
+
+EVALUATED = {
+    "metrics/evaluate.json": '{"joint": {"AP": 61.25}}',
+    "plots/rankings.csv": "ranking,segm_AP,joint_AP\nmain,1,2\nsum,3,4\n",
+}
+
+
+def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
+    from ablations import experiments
+
+    planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
+    repo(planned[1], **EVALUATED)
+    file = tmp_path / "results" / "mine_embedded.csv"
+    assert collect.collect(STUDY, planned, experiments.finished(), file) == 1
+    before = file.read_bytes()
+    (found,) = collect.read(file)
+    assert found["seed"] == "1" and found["joint AP"] == "61.25" and found["by sum"] == "4" and found["none"] == ""
+    assert call(tmp_path, "git", "rev-parse", "HEAD").startswith(found["commit"])
+    assert collect.collect(STUDY, planned, {}, file) == 0
+    assert file.read_bytes() == before
+
+
+def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(repo):
+    from ablations import experiments
+
+    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
+    repo(first)
+    assert experiments.result(first, experiments.finished())
+    assert not experiments.result(second, experiments.finished())
+    changed = first.params | {"loss": first.params["loss"] | {"mask": 2.0}}
+    other = type(first)(first.study, first.scale, first.factors, first.seed, changed)
+    assert other.name == first.name and not experiments.result(other, experiments.finished())
+    experiments.forget(experiments.finished()[first.name])
+    assert experiments.finished() == {}
+
+
+def test_the_studies_read_params_where_the_test_does():
+    assert read_params(ROOT / "params.yaml")["tasks"]
