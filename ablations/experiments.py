@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
@@ -116,15 +117,34 @@ def workers() -> bool:
 
 
 def clear(names: Iterable[str]) -> None:
-    """Take what was queued, broke off or failed under these names out of the queue. No worker may be alive."""
+    """Take all tasks of these names out of the queue. No worker may be alive."""
     if "Running" in statuses().values():  # said of what a crash left behind
         dvc("queue", "stop", "--kill")
     known = statuses()
-    if left := [name for name in names if known.get(name) in ("Queued", "Failed")]:
+    if left := [name for name in names if name in known]:
         dvc("queue", "remove", *left)
 
 
+@contextmanager
+def without_lock() -> Iterator[None]:
+    """No dvc.lock meanwhile: experiments queued now start without one, and take what was made before by DVC's cache of
+    runs alone. With one they would fail where the results that it names are not in the cache, as in a fresh clone:
+    when DVC brings a stage back it opens the folders of which a file is a dep (data/coco) as the lock first named them.
+    """
+    path = Path("dvc.lock")
+    if not path.exists():  # of a queueing that was killed
+        git("checkout", "--", path.name)
+    before = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if before is not None:
+            path.write_bytes(before)
+
+
 def queue(run: Run, overrides: list[str]) -> None:
+    """Queue a run, with nothing but these settings changed."""
     settings = [part for override in overrides for part in ("--set-param", override)]
     dvc("exp", "run", "--queue", "--quiet", "--name", run.name, *settings, *TARGETS)
 

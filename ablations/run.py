@@ -8,9 +8,14 @@ neither code nor params changed. Expect an experiment a run (`dvc exp show -A`),
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
 
 from ablations import experiments, studies
 from ablations.studies import SCALES, Run
@@ -59,14 +64,16 @@ def _run(todo: list[Run], params: Path, refs: dict[str, list[str]], *, jobs: int
     experiments.forget(ref for run in todo for ref in refs.get(run.name, ()))
     base = studies.read_params(params)
     failed: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         for wave in waves(todo):
-            for number, run in enumerate(wave, start=1):
-                experiments.queue(run, studies.overrides(run, base))
-                if number == jobs or number == len(wave):
-                    experiments.start(jobs)
+            with experiments.without_lock():
+                for run in track(wave, "queueing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+                    experiments.queue(run, studies.overrides(run, base))  # no worker yet: it would hold DVC's lock
+            experiments.start(jobs)
             failed += follow([run.name for run in wave], jobs=jobs)
     except BaseException:
+        print("stopping the queue; the same command goes on from here", file=sys.stderr)
         experiments.stop()
         raise
     if failed:
@@ -83,11 +90,10 @@ def follow(names: Sequence[str], *, jobs: int) -> list[str]:
         for name in [name for name in left if known.get(name) in ("Success", "Failed", None)]:
             left.remove(name)
             told += 1
-            if known.get(name) != "Success":
-                failed.append(name)
+            bad = name not in experiments.finished()
+            failed += [name] * bad
             minutes = (time.monotonic() - began) / 60
-            state = "" if known.get(name) == "Success" else "  FAILED"
-            print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{state}", flush=True)
+            print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash
                 experiments.start(jobs)

@@ -71,11 +71,15 @@ def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
     shares = []
     for scene, found in zip(shown, model.eval()(examples), strict=True):
         truth = torch.from_numpy(scene.masks).flatten(1).float()
-        masks = found.pred_masks.flatten(1).float()
-        both = masks @ truth.T  # [predictions, k]
+        queries, query = torch.unique(found.query, return_inverse=True)  # of several detections, with one mask
+        first = torch.zeros(len(queries), dtype=torch.long).scatter_(0, query, torch.arange(len(query)))
+        masks = found.pred_masks[first].flatten(1).float()
+        both = masks @ truth.T  # [queries, k]
         hit = both / (masks.sum(1)[:, None] + truth.sum(1) - both) > HIT
         right = (found.pred_classes == model.tasks[0].index(scene.label)) & (found.scores >= SCORE)
-        shares.append([1 - (hit & which[:, None]).any(0).float().mean().item() for which in (right, right | True)])
+        named = torch.zeros(len(queries), dtype=torch.bool)
+        named[query[right]] = True
+        shares.append([1 - which.any(0).float().mean().item() for which in (hit[named], hit)])
     return np.array(shares)
 
 
