@@ -128,6 +128,8 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("filter", "most", 0),
         ("filter", "min_area", -1),
         ("data", "split", 1),
+        ("data", "share", 0),
+        ("generate", "unseen", 37),
         ("test", "max_dets", []),
         ("test", "ranking", "best"),
     ],
@@ -161,6 +163,14 @@ def test_thresholds_are_of_tasks_that_there_are(raw, refusal, reload, key):
     assert refusal(raw) == f"unknown key 'filter.{key}.color', did you mean 'filter.{key}.colour'?"
     raw["filter"][key] = {"weight": 0.5}
     assert refusal(raw) == f"unknown key 'filter.{key}.weight', tasks are shape, colour, fill"
+
+
+def test_flattened_data_have_one_task_and_no_name_for_a_threshold(raw, refusal, reload):
+    raw["data"]["flatten"] = True
+    raw["filter"] |= {"min_score": {}, "min_logit": 1.0}
+    assert reload(raw).data.flatten
+    raw["filter"]["min_score"] = {"shape": 0.5}
+    assert refusal(raw) == "filter.min_score: give a number; data.flatten leaves no task shape to name"
 
 
 @pytest.mark.parametrize("steps", [[0.9, 0.5], [0.5, 0.5], [0.5, 0.501], [0, 0.5], [0.5, 1.0], [0.001]])

@@ -56,7 +56,7 @@ class Evidence:
         """Raises UserError on predictions for pictures that are not among `images`."""
         check(images, predictions)
         keys = [[p.image_id, p.query, *(p.labels[task.name] for task in tasks)] for p in predictions]
-        places = np.lexsort(np.array(keys, dtype=int).reshape(len(keys), -1).T[::-1])
+        places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 2 + len(tasks)).T[::-1])
         predictions = [predictions[place] for place in places]
         overlaps = Overlaps.of(images, predictions)
         ranked = every_score(predictions, tasks)
