@@ -16,10 +16,10 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # dvc.yaml says `python`
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup repro test lint lock
+.PHONY: help setup repro test lint ablations lock
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  VENV=DIR     the environment to make or to use (now $(VENV))"
 	@echo "  PYTHON=EXE   the Python to make it with, 3.11 or newer (now $(PYTHON))"
@@ -40,6 +40,12 @@ test: $(STAMP) ## run every test
 lint: $(STAMP) ## check code and formatting
 	@ruff check .
 	@ruff format --check .
+
+ablations: $(STAMP) ## run the studies on the embedded data, 2 hours on two cores; what is done is skipped, Ctrl-C at any time
+	@python -m ablations.run
+	@python -m ablations.saturation
+	@python -m ablations.cost
+	@python -m ablations.tables
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml (delete it first to move every version up)
 	@command -v uv > /dev/null || $(PIP) install --quiet uv

@@ -32,9 +32,13 @@ def git(*arguments: str) -> str | None:
 def dvc(*arguments: str) -> str:
     """What DVC prints. Raises UserError with its last lines when it fails."""
     for attempt in range(TRIES):
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments], text=True, capture_output=True, env=environment()
-        )
+        command = [
+            sys.executable,
+            "-m",
+            "dvc",
+            *arguments,
+        ]  # out of Ctrl-C's reach: a DVC that dies leaves things about
+        done = subprocess.run(command, text=True, capture_output=True, env=environment(), start_new_session=True)
         if done.returncode == 0:
             return done.stdout
         if "lock" not in done.stderr:
@@ -113,6 +117,17 @@ def workers() -> bool:
             return True
         except (ValueError, OSError):
             continue
+    return False
+
+
+def idle(patience: int = 60) -> bool:
+    """Whether the queue rests. Workers with nothing to do are waited for, some seconds: they are about to go."""
+    for _ in range(patience):
+        if not workers():
+            return True
+        if {"Running", "Queued"} & {*statuses().values()}:
+            return False
+        time.sleep(1)
     return False
 
 

@@ -22,6 +22,7 @@ from ablations.studies import SCALES, Run
 from mtseg.errors import UserError, run_stage
 
 PERIOD = 10  # s between looks at the queue
+STOPPED: list[bool] = []  # Ctrl-C waits for the DVC command at work, which may hold the working tree in its hands
 
 
 def main() -> None:
@@ -58,18 +59,20 @@ def waves(runs: Sequence[Run]) -> list[list[Run]]:
 def _run(todo: list[Run], params: Path, refs: dict[str, list[str]], *, jobs: int) -> None:
     if changed := experiments.uncommitted():
         raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
-    if experiments.workers():
+    if not experiments.idle():
         raise UserError("DVC's queue is at work: wait (`dvc queue status`), or end it with `dvc queue stop --kill`")
     experiments.clear(run.name for run in todo)
     experiments.forget(ref for run in todo for ref in refs.get(run.name, ()))
     base = studies.read_params(params)
     failed: list[str] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: STOPPED.append(True))
     try:
         for wave in waves(todo):
             with experiments.without_lock():
                 for run in track(wave, "queueing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
                     experiments.queue(run, studies.overrides(run, base))  # no worker yet: it would hold DVC's lock
+                    _stop_if_told()
             experiments.start(jobs)
             failed += follow([run.name for run in wave], jobs=jobs)
     except BaseException:
@@ -97,8 +100,15 @@ def follow(names: Sequence[str], *, jobs: int) -> list[str]:
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash
                 experiments.start(jobs)
-            time.sleep(PERIOD)
+            for _ in range(PERIOD):
+                _stop_if_told()
+                time.sleep(1)
     return failed
+
+
+def _stop_if_told() -> None:
+    if STOPPED:
+        raise KeyboardInterrupt
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,0 +1,139 @@
+"""The runs' way through the queue: what is done, what fails, how one stops; without DVC, then once with it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ablations import experiments, run
+from mtseg.errors import UserError
+from tests.repository import call, commit, dvc
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """A queue that ends one run at each look at it, in the order in which they came; `bad` fail."""
+    state = {"order": [], "ended": [], "bad": set(), "starts": 0}
+
+    def statuses():
+        state["ended"] = state["order"][: len(state["ended"]) + 1]
+        said = {name: "Failed" if name in state["bad"] else "Success" for name in state["ended"]}
+        return dict.fromkeys(state["order"], "Queued") | said
+
+    monkeypatch.setattr(experiments, "statuses", statuses)
+    monkeypatch.setattr(experiments, "workers", lambda: False)
+    monkeypatch.setattr(experiments, "start", lambda jobs: state.update(starts=state["starts"] + 1))
+    monkeypatch.setattr(experiments, "finished", lambda: {n: ["ref"] for n in state["ended"] if n not in state["bad"]})
+    monkeypatch.setattr(run, "PERIOD", 0)
+    run.STOPPED.clear()
+    yield state
+    run.STOPPED.clear()
+
+
+def test_runs_are_followed_until_each_has_ended_and_workers_that_went_are_started_again(queue, capsys):
+    queue["order"], queue["bad"] = ["a", "b", "c"], {"b"}
+    assert run.follow(["a", "b", "c"], jobs=2) == ["b"]
+    assert queue["starts"] == 2  # at each look after which some were left
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["a", "FAILED", "c"]
+
+
+def test_what_vanished_from_the_queue_has_failed(queue):
+    assert run.follow(["gone"], jobs=2) == ["gone"]
+
+
+def test_ctrl_c_waits_for_the_command_at_work(queue, monkeypatch):
+    queue["order"] = ["a", "b"]
+    monkeypatch.setattr(run, "PERIOD", 1)
+    run.STOPPED.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        run.follow(["a", "b"], jobs=2)
+
+
+def test_the_status_of_a_name_is_that_of_its_task_at_work(monkeypatch):
+    told = """Task     Name      Created    Status
+63d4a09  c-s2      09:39 PM   Running
+f70016d  c-s0      Nov 22, 2026   Queued
+311225f  c-s0      09:39 PM   Failed
+25dbeb8  c-s1      09:39 PM   Failed
+2121813  a-one-s0  09:33 PM   Success
+
+Worker status: 0 active, 0 idle
+"""
+    monkeypatch.setattr(experiments, "dvc", lambda *_: told)
+    assert experiments.statuses() == {"c-s2": "Running", "c-s0": "Queued", "c-s1": "Failed", "a-one-s0": "Success"}
+
+
+def test_the_lock_is_away_while_runs_are_queued_and_back_whatever_happens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.lock").write_text("mine")
+    with pytest.raises(RuntimeError), experiments.without_lock():
+        assert not (tmp_path / "dvc.lock").exists()
+        raise RuntimeError
+    assert (tmp_path / "dvc.lock").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments, told", [(["--scale", "carparts"], "needs --data"), (["nonesuch"], "no study 'nonesuch'")]
+)
+def test_a_mistake_is_told_before_anything_runs(arguments, told, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ablations.run", *arguments])
+    with pytest.raises(UserError, match=told):
+        run.main()
+
+
+TINY = {
+    "question": "Does a study run?",
+    "vary": {"filter": {"none": {"filter": {"nms": "none"}}, "together": None}},
+    "seeds": 1,
+    "metrics": {"joint AP": "evaluate:joint.AP", "joint F1": "filter:filtered.joint_f1"},
+    "against": {"filter": "none"},
+}
+SCALE = {
+    "generate": {"train": 6, "val": 2, "size": 48, "max_objects": 2},
+    "model": {
+        **{"backbone": "mobilenetv3_small", "weights": None, "freeze_norm": False, "num_queries": 4, "hidden_dim": 32},
+        **{"num_heads": 4, "encoder_feedforward_dim": 32, "decoder_layers": 1, "decoder_feedforward_dim": 32},
+    },
+    "input": {"size": 64},
+    "solver": {"max_iter": 2, "ims_per_batch": 2, "warmup": 1, "eval_period": 2},
+    "loss": {"num_points": 64},
+    "test": {"checkpoint": "last"},
+}
+
+
+@pytest.mark.slow
+def test_a_study_runs_through_dvcs_queue_of_a_fresh_clone_and_a_second_call_has_nothing_to_do(tmp_path):
+    call(tmp_path, "git", "clone", "--quiet", str(ROOT), "repo")
+    repo = tmp_path / "repo"
+    for folder in ("ablations", "mtseg", "stages", "recipes"):
+        shutil.rmtree(repo / folder)
+        shutil.copytree(ROOT / folder, repo / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, repo)
+    shutil.rmtree(repo / "ablations" / "studies")
+    (repo / "ablations" / "studies").mkdir()
+    YAML().dump(TINY, repo / "ablations" / "studies" / "tiny.yaml")
+    YAML().dump(SCALE, repo / "ablations" / "scales" / "embedded.yaml")
+    commit(repo)
+    python = sys.executable
+    lock = (repo / "dvc.lock").read_bytes()
+
+    out = call(repo, python, "-m", "ablations.run", "--jobs", "1")
+    assert "2 runs at the scale 'embedded', 0 of them done" in out and "FAILED" not in out
+    assert (repo / "dvc.lock").read_bytes() == lock and not call(repo, "git", "status", "--porcelain")
+    assert "2 of them done" in call(repo, python, "-m", "ablations.run")
+    assert "Stage 'train' is cached" in dvc(repo, "queue", "logs", "tiny-together-s0")
+
+    call(repo, python, "-m", "ablations.tables")
+    assert "<!-- tiny embedded -->" in (repo / "docs" / "results.md").read_text()
+    rows = (repo / "ablations" / "results" / "tiny_embedded.csv").read_text().splitlines()
+    assert rows[0] == "filter,seed,commit,joint AP,joint F1" and len(rows) == 3
+    shown = json.loads(dvc(repo, "metrics", "diff", "--json", "tiny-none-s0", "tiny-together-s0"))
+    assert "metrics/filter.json" in shown
+    assert {"tiny-none-s0", "tiny-together-s0"} <= {*dvc(repo, "exp", "list", "--name-only").split()}
