@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from mtseg.data import manifest
 from mtseg.errors import run_stage
+from mtseg.params import load
 from stages import convert, generate, register
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -42,6 +44,19 @@ def test_from_nothing_to_a_manifest(change, capsys):
     assert Path("data/manifest.json").exists()
     assert "train 6 pictures" in capsys.readouterr().out
     assert not list(Path("data").rglob(".*"))
+
+
+def test_flattened_data_are_of_one_task_whatever_params_lists(change, capsys):
+    change("data.flatten", True)
+    for stage in (generate, convert, register):
+        run_stage(stage.main)
+    records, params = manifest.load(Path("data/manifest.json")), load()
+    (flat,) = records.tasks(params.tasks)
+    assert flat.name == "shape_colour_fill" and {name.count(",") for name in flat.classes} == {2}
+    assert {label for split in ("train", "val") for label in records.combinations(split)} == {
+        (index,) for index in range(flat.num_classes)
+    }
+    assert f"flattened to {flat.num_classes} classes" in capsys.readouterr().out
 
 
 def test_a_stage_run_before_its_input_exists_names_the_one_to_run(change, capsys):

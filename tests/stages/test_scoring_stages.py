@@ -75,6 +75,19 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
 
 
 @pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
+def test_combinations_that_train_lacks_are_scored_apart(project):
+    evaluate.main()
+    assert set(json.loads((project / "metrics/evaluate.json").read_text())["joint"]) == {"AP", "AP50"}
+    tasks = manifest.load(project / "data/manifest.json").tasks(load().tasks)
+    first = [replace(image, instances=image.instances[:1]) for image in scene(tasks)[:2]]
+    coco.write(project / "data/coco/train.json", first, tasks)
+    write_json("data/manifest.json", manifest.build(project.joinpath("data/coco").relative_to(project)))
+    evaluate.main()
+    joint = json.loads((project / "metrics/evaluate.json").read_text())["joint"]
+    assert joint["seen_AP"] > 50 < joint["unseen_AP"] and joint["unseen"] > 1
+
+
+@pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
 def test_thresholds_picked_on_val_are_told_as_such(project, capsys):
     path = project / "params.yaml"
     apply_overrides(path, ["filter.thresholds=auto", "filter.nms=none", "filter.min_score=1"])
