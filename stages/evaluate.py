@@ -1,9 +1,9 @@
 """`python -m stages.evaluate`: score the predictions on the validation split.
 
 About 5 s for 100 pictures with 50 predictions each, under a minute for 5,000 with 100, on two cores. Expect
-metrics/evaluate.json (segm, bbox, tasks, joint, in percent), plots/classes.csv, a row a class of each task,
-plots/rankings.csv, a row a ranking, plots/intervals.csv, a row a metric with its 95 % interval, and
-data/evaluation.json, what the report draws.
+metrics/evaluate.json (segm, bbox, tasks, joint, in percent; joint AP apart for combinations of labels that train
+lacks), plots/classes.csv, a row a class of each task, plots/rankings.csv, a row a ranking, plots/intervals.csv, a row a
+metric with its 95 % interval, and data/evaluation.json, what the report draws.
 """
 
 from pathlib import Path
