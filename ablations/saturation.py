@@ -12,8 +12,6 @@ docs/results.md and docs/figures/saturation.svg; with --tables only these.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +23,7 @@ import pandas as pd
 import torch
 from rich.progress import track
 
-from ablations import studies
+from ablations import experiments, studies, tables
 from mtseg.data.shapes import repeated
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
@@ -123,23 +121,17 @@ def read_model(path: Path) -> Mask2Former:
 
 def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Mask2Former]]:
     """Seed and model of every training of the study that DVC has as an experiment. Raises UserError when one lacks."""
-    for run in studies.runs(studies.read(NAME), "embedded", params=params):
-        pattern = f"refs/exps/*/*/{run.name}"
-        revisions = _called("git", "for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
-        if not revisions:
+    refs = experiments.finished()
+    for run in studies.runs(studies.read(NAME), studies.SCALES[0], params=params):
+        ref = experiments.result(run, refs)
+        if ref is None:
             raise UserError(f"experiment {run.name} is missing: `python -m ablations.run {NAME}` first")
+        revision = experiments.git("rev-parse", ref).strip()
         with tempfile.TemporaryDirectory() as folder:
-            file = f"{folder}/model.safetensors"
-            last = "models/last.safetensors"
-            _called(sys.executable, "-m", "dvc", "get", ".", last, "--rev", revisions[0], "--out", file)
-            yield run.seed, read_model(Path(file))
-
-
-def _called(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
-    return done.stdout
+            path = Path(folder) / "model.safetensors"
+            experiments.dvc("get", ".", f"models/{run.checked.test.checkpoint}.safetensors", "--rev", revision,
+                            "--out", str(path))  # fmt: skip
+            yield run.seed, read_model(path)
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -177,25 +169,14 @@ def figure(rows: pd.DataFrame) -> str:
         return svg(drawing, NAME, "Share of objects missed against the number in the picture")
 
 
-def publish(results: Path, docs: Path) -> None:
+def publish(results: Path, page: Path, figures: Path) -> None:
     """Table and figure of the csv alone."""
     rows = pd.read_csv(results)
-    (docs / "figures").mkdir(exist_ok=True)
-    with replace_file(docs / "figures" / f"{NAME}.svg") as temporary:
+    figures.mkdir(parents=True, exist_ok=True)
+    with replace_file(figures / f"{NAME}.svg") as temporary:
         temporary.write_text(figure(rows), encoding="utf-8")
-    page = docs / "results.md"
-    text = between(page.read_text(encoding="utf-8"), NAME, f"{table(rows)}\n\n![Missed objects](figures/{NAME}.svg)")
-    with replace_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def between(text: str, name: str, body: str) -> str:
-    """`text` with `body` between its markers <!-- NAME --> and <!-- /NAME -->."""
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise UserError(f"docs/results.md needs {start} and {end} once each")
-    before, _, rest = text.partition(start)
-    return f"{before}{start}\n\n{body}\n\n{end}{rest.partition(end)[2]}"
+    drawn = f"![Share missed against the number of objects]({figures.name}/{NAME}.svg)"
+    tables.write(page, {NAME: f"{table(rows)}\n\n{drawn}"})
 
 
 def main() -> None:
@@ -215,7 +196,7 @@ def main() -> None:
         with replace_file(RESULTS) as temporary:
             ordered = pd.DataFrame(rows).sort_values(["queries", "seed", "shown"])
             ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
-    publish(RESULTS, Path("docs"))
+    publish(RESULTS, tables.PAGE, tables.FIGURES)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Finder:
         label = self.tasks[0].index(self.label or scene.label)
         return Instances(
             scene.picture.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
-            pred_classes=torch.full((len(masks),), label),
+            pred_classes=torch.full((len(masks),), label), query=torch.arange(len(masks)),
         )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_table_and_figure_come_from_the_csv_alone(tmp_path):
     (tmp_path / "results.md").write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
     ROWS.to_csv(tmp_path / "saturation.csv", index=False)
     for _ in range(2):
-        saturation.publish(tmp_path / "saturation.csv", tmp_path)
+        saturation.publish(tmp_path / "saturation.csv", tmp_path / "results.md", tmp_path / "figures")
         page, drawing = (tmp_path / "results.md").read_text(), (tmp_path / "figures/saturation.svg").read_text()
         assert page.startswith("above\n") and page.endswith("below\n") and "old" not in page
         assert "| 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 30.0 (29.0 to 31.0) | 35 | 15.0 |" in page
@@ -114,6 +114,7 @@ def test_table_and_figure_come_from_the_csv_alone(tmp_path):
     assert saturation.figure(ROWS) == drawing
 
 
+@pytest.mark.skipif(not (ROOT / saturation.RESULTS).exists(), reason="not measured yet")
 def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
     rows = pd.read_csv(ROOT / saturation.RESULTS)
     assert saturation.table(rows) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
