@@ -12,8 +12,8 @@ docs/results.md and docs/figures/saturation.svg; with --tables only these.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +119,9 @@ def read_model(path: Path) -> Mask2Former:
     return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)
 
 
-def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Mask2Former]]:
-    """Seed and model of every training of the study that DVC has as an experiment. Raises UserError when one lacks."""
+def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Path]]:
+    """Seed and checkpoint of every training of the study that DVC has as an experiment; the file is there until the
+    next is asked for. Raises UserError when one lacks."""
     refs = experiments.finished()
     for run in studies.runs(studies.read(NAME), studies.SCALES[0], params=params):
         ref = experiments.result(run, refs)
@@ -131,12 +132,12 @@ def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Mask2Form
             path = Path(folder) / "model.safetensors"
             experiments.dvc("get", ".", f"models/{run.checked.test.checkpoint}.safetensors", "--rev", revision,
                             "--out", str(path))  # fmt: skip
-            yield run.seed, read_model(path)
+            yield run.seed, path
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown, a row a k. Of several trainings with one number of queries: the mean, of the ends of intervals too."""
-    trainings = rows.groupby(["queries", "shown"]).mean().round(1)
+    trainings = rows.groupby(["queries", "shown"]).mean(numeric_only=True).round(1)
     queries = sorted(rows["queries"].unique())
     head = ["shown", *(part.format(q) for q in queries for part in ("missed, {} queries", "found", "by no mask"))]
     lines = [head, ["---"] * len(head)]
@@ -179,6 +180,23 @@ def publish(results: Path, page: Path, figures: Path) -> None:
     tables.write(page, {NAME: f"{table(rows)}\n\n{drawn}"})
 
 
+def collect(models: Iterable[tuple[int, Path]], results: Path, *, size: int, repeats: int) -> None:
+    """Write the csv of these checkpoints, (seed, path) each. What it has of one already is not measured again."""
+    before = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=["model", "size", "repeats"])
+    parts = []
+    for seed, path in models:
+        key = {"model": hashlib.sha256(path.read_bytes()).hexdigest()[:12], "size": size, "repeats": repeats}
+        known = before[(before[list(key)] == pd.Series(key)).all(axis=1)]
+        if known.empty:
+            model = read_model(path)
+            rows = measure(model, size=size, repeats=repeats)
+            known = pd.DataFrame([{"queries": model.num_queries, "seed": seed, **row, **key} for row in rows])
+        parts.append(known)
+    with replace_file(results) as temporary:
+        ordered = pd.concat(parts).sort_values(["queries", "seed", "shown"])
+        ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
@@ -187,15 +205,8 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing: table and figure of the csv anew")
     arguments = parser.parse_args()
     if not arguments.tables:
-        rows, count = [], Counter()
-        for seed, model in ((None, read_model(path)) for path in arguments.models) if arguments.models else trained():
-            seed = count[model.num_queries] if seed is None else seed
-            count[model.num_queries] += 1
-            found = measure(model, size=arguments.size, repeats=arguments.repeats)
-            rows += [{"queries": model.num_queries, "seed": seed, **row} for row in found]
-        with replace_file(RESULTS) as temporary:
-            ordered = pd.DataFrame(rows).sort_values(["queries", "seed", "shown"])
-            ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
+        given = enumerate(arguments.models) if arguments.models else trained()
+        collect(given, RESULTS, size=arguments.size, repeats=arguments.repeats)
     publish(RESULTS, tables.PAGE, tables.FIGURES)
 
 

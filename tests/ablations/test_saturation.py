@@ -102,6 +102,21 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
         saturation.measure(model, size=100)
 
 
+def test_a_checkpoint_is_measured_once(tasks, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        weights.save(path, tiny.network(tasks, seed), description(tasks, tiny.params().model))
+    asked, results = [], tmp_path / "saturation.csv"
+    row = {"shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
+    monkeypatch.setattr(saturation, "measure", lambda model, **_: asked.append(model) or [row])
+    for models in (paths[:1], paths, paths):
+        saturation.collect(enumerate(models), results, size=192, repeats=3)
+    first = results.read_bytes()
+    assert len(asked) == 2 and pd.read_csv(results)["seed"].tolist() == [0, 1]
+    saturation.collect(enumerate(paths), results, size=192, repeats=4)
+    assert len(asked) == 4 and results.read_bytes() != first
+
+
 def test_table_and_figure_come_from_the_csv_alone(tmp_path):
     (tmp_path / "results.md").write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
     ROWS.to_csv(tmp_path / "saturation.csv", index=False)
