@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ruamel.yaml import YAML
 
@@ -31,20 +32,18 @@ def git(*arguments: str) -> str | None:
 
 def dvc(*arguments: str) -> str:
     """What DVC prints. Raises UserError with its last lines when it fails."""
+    command = [sys.executable, "-m", "dvc", *arguments]
     for attempt in range(TRIES):
-        command = [
-            sys.executable,
-            "-m",
-            "dvc",
-            *arguments,
-        ]  # out of Ctrl-C's reach: a DVC that dies leaves things about
-        done = subprocess.run(command, text=True, capture_output=True, env=environment(), start_new_session=True)
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as error:  # pipes would wait for the workers it starts
+            # a session of its own is out of Ctrl-C's reach, which would leave things about
+            done = subprocess.run(command, stdout=out, stderr=error, env=environment(), start_new_session=True)
+            printed, told = (file.seek(0) or file.read() for file in (out, error))
         if done.returncode == 0:
-            return done.stdout
-        if "lock" not in done.stderr:
+            return printed
+        if "lock" not in told:
             break
         time.sleep(2 * (attempt + 1))
-    raise UserError(f"dvc {' '.join(arguments[:3])}: {' '.join(done.stderr.split()[-60:])}")
+    raise UserError(f"dvc {' '.join(arguments[:3])}: {' '.join(told.split()[-60:])}")
 
 
 def environment() -> dict[str, str]:
