@@ -3,9 +3,11 @@
 DETR's study (arXiv 2005.12872, appendix "Increasing the number of instances", figure 12): one object is repeated on a
 grid of 10 x 10 cells of which k random ones are shown, 100 times for each k; drawn is the share that is missed. Each
 repeat has an object and a background of its own, the same for every k and model, so that nothing hangs on how hard one
-is. Without MODEL the trainings of studies/saturation.yaml are taken from DVC (ablations.run makes them).
+is. Beside the copies stand grids of different objects: where training shows no two alike, queries may learn to tell
+objects by their looks alone and take copies for one, which is no want of queries. Without MODEL the trainings of
+studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
-About 3 minutes a model on one core. Writes results/saturation.csv and, from that file alone, the table in
+About 5 minutes a model on one core. Writes results/saturation.csv and, from that file alone, the table in
 docs/results.md and docs/figures/saturation.svg; with --tables only these.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ import torch
 from rich.progress import track
 
 from ablations import experiments, studies, tables
-from mtseg.data.shapes import repeated
+from mtseg.data.shapes import grid
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 from mtseg.model import weights
@@ -38,6 +41,7 @@ RESULTS = Path("ablations/results/saturation.csv")
 SIDE = 10  # cells
 SHOWN = tuple(range(10, 101, 10))
 REPEATS = 100
+OBJECTS = ("copies", "different")
 SIZE = 192  # pixels, side of the picture: those that the models were trained on
 SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
 HIT = 0.5  # mask IoU above which an object is found
@@ -46,18 +50,18 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Scene:
-    """picture: uint8 [S, S, 3]; label: of the main class; masks: bool [k, S, S]."""
+    """picture: uint8 [S, S, 3]; labels: main classes, [k]; masks: bool [k, S, S]."""
 
     picture: np.ndarray
-    label: str
+    labels: list[str]
     masks: np.ndarray
 
 
-def scenes(shown: int, *, repeats: int, size: int) -> Iterator[Scene]:
+def scenes(shown: int, *, alike: bool, repeats: int, size: int) -> Iterator[Scene]:
     for repeat in range(repeats):
         cells = np.random.default_rng([repeat, shown]).permutation(SIDE**2)[:shown]
-        picture, label, masks = repeated(repeat, size, SIDE, cells.tolist())
-        yield Scene(picture, label.split(",")[0], masks)
+        picture, labels, masks = grid(repeat, size, SIDE, cells.tolist(), alike=alike)
+        yield Scene(picture, [label.split(",")[0] for label in labels], masks)
 
 
 @torch.no_grad()
@@ -74,10 +78,11 @@ def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
         masks = found.pred_masks[first].flatten(1).float()
         both = masks @ truth.T  # [queries, k]
         hit = both / (masks.sum(1)[:, None] + truth.sum(1) - both) > HIT
-        right = (found.pred_classes == model.tasks[0].index(scene.label)) & (found.scores >= SCORE)
-        named = torch.zeros(len(queries), dtype=torch.bool)
-        named[query[right]] = True
-        shares.append([1 - which.any(0).float().mean().item() for which in (hit[named], hit)])
+        sure = found.scores >= SCORE
+        named = torch.zeros(len(queries), model.tasks[0].num_classes, dtype=torch.bool)
+        named[query[sure], found.pred_classes[sure]] = True
+        right = hit & named[:, [model.tasks[0].index(label) for label in scene.labels]]
+        shares.append([1 - which.any(0).float().mean().item() for which in (right, hit)])
     return np.array(shares)
 
 
@@ -93,19 +98,20 @@ def _example(number: int, picture: np.ndarray) -> dict:
 def measure(
     model: Mask2Former, *, size: int = SIZE, shown: Iterable[int] = SHOWN, repeats: int = REPEATS, progress: bool = True
 ) -> list[dict[str, float]]:
-    """A row a k: the mean of both shares `missed` over the repeats, in percent, and the ends of the 95 % interval of
-    the first (normal, over the repeats; 0 to 100)."""
+    """A row for copies and for different objects, and a k: the mean of both shares `missed` over the repeats, in
+    percent, and the ends of the 95 % interval of the first (normal, over the repeats; 0 to 100)."""
     if size % 32:
         raise UserError(f"size {size} must be a multiple of 32, as the model's stride is")
     rows = []
-    for k in track(shown, f"{model.num_queries} queries", disable=not progress):
-        pictures = list(scenes(k, repeats=repeats, size=size))
+    told = f"{model.num_queries} queries"
+    for objects, k in track([*itertools.product(OBJECTS, shown)], told, disable=not progress):
+        pictures = list(scenes(k, alike=objects == "copies", repeats=repeats, size=size))
         parts = [missed(model, pictures[at : at + BATCH]) for at in range(0, repeats, BATCH)]
         shares = 100 * np.concatenate(parts)
         mean, masks = shares.mean(axis=0)
         margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(repeats) if repeats > 1 else 0.0
         low, high = np.clip([mean - margin, mean + margin], 0, 100)
-        rows.append({"shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks})
+        rows.append({"objects": objects, "shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks})
     return rows
 
 
@@ -137,14 +143,13 @@ def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Path]]:
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown, a row a k. Of several trainings with one number of queries: the mean, of the ends of intervals too."""
-    trainings = rows.groupby(["queries", "shown"]).mean(numeric_only=True).round(1)
-    queries = sorted(rows["queries"].unique())
-    head = ["shown", *(part.format(q) for q in queries for part in ("missed, {} queries", "found", "by no mask"))]
+    trainings = rows.groupby(["queries", "objects", "shown"]).mean(numeric_only=True).round(1)
+    head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in ("missed, ", "found, ", "no mask, "))]
     lines = [head, ["---"] * len(head)]
-    for k in sorted(rows["shown"].unique()):
-        cells = [str(k)]
-        for q in queries:
-            row = trainings.loc[(q, k)]
+    for q, k in itertools.product(sorted(rows["queries"].unique()), sorted(rows["shown"].unique())):
+        cells = [str(q), str(k)]
+        for name in OBJECTS:
+            row = trainings.loc[(q, name, k)]
             found = k * (1 - row.missed / 100)
             cells += [f"{row.missed:.1f} ({row.low:.1f} to {row.high:.1f})", f"{found:.0f}", f"{row.missed_masks:.1f}"]
         lines.append(cells)
@@ -158,10 +163,12 @@ def figure(rows: pd.DataFrame) -> str:
         axes = drawing.subplots()
         counts = np.arange(1, SIDE**2 + 1)
         for q, colour in zip(sorted(rows["queries"].unique()), COLOURS, strict=False):
-            for number, (_, line) in enumerate(rows[rows["queries"] == q].groupby("seed")):
-                name = f"{q} queries" if number == 0 else None
-                axes.plot(line["shown"], line["missed"], color=colour, marker="o", markersize=3, label=name)
-                axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.25, lw=0)
+            for (_, name), line in rows[rows["queries"] == q].groupby(["seed", "objects"]):
+                dots = {"marker": "o" if name == "copies" else "s", "markersize": 3}
+                told = f"{q} queries, {name}" if line["seed"].iloc[0] == rows["seed"].min() else None
+                shade = 1.0 if name == "copies" else 0.55
+                axes.plot(line["shown"], line["missed"], color=colour, alpha=shade, label=told, **dots)
+                axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
             axes.plot(counts, 100 * np.maximum(0, 1 - q / counts), color=colour, lw=0.9, ls="--")
         axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 100))
         axes.grid(axis="y")
@@ -193,7 +200,7 @@ def collect(models: Iterable[tuple[int, Path]], results: Path, *, size: int, rep
             known = pd.DataFrame([{"queries": model.num_queries, "seed": seed, **row, **key} for row in rows])
         parts.append(known)
     with replace_file(results) as temporary:
-        ordered = pd.concat(parts).sort_values(["queries", "seed", "shown"])
+        ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
 
 

@@ -110,22 +110,25 @@ def draw(
     return _light(rng, canvas), shapes
 
 
-def repeated(seed: int, size: int, side: int, shown: Sequence[int]) -> tuple[np.ndarray, str, np.ndarray]:
-    """One object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: picture,
-    uint8 [size, size, 3]; the object's label; masks, bool [N, size, size]. Object, background and light are the seed's,
-    whatever is shown. The object fills its cell."""
-    rng = np.random.default_rng([seed, 0])
+def grid(
+    seed: int, size: int, side: int, shown: Sequence[int], *, alike: bool
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """An object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: picture,
+    uint8 [size, size, 3]; the objects' labels; masks, bool [N, size, size]. Background, light and what a cell holds are
+    the seed's, whatever is shown; `alike`, all cells hold copies of one object. An object fills its cell."""
     cell = size // side
-    label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
-    item = _placed(label, np.full(2, cell / 2), REPEATED * cell, rng.uniform(-0.4, 0.4), cell, cell)
-    canvas = _background(rng, size, size)
-    masks = np.zeros((len(shown), size, size), dtype=bool)
+    canvas = _background(np.random.default_rng([seed, 0]), size, size)
+    labels, masks = [], np.zeros((len(shown), size, size), dtype=bool)
     for mask, number in zip(masks, shown, strict=True):
+        rng = np.random.default_rng([seed, 1, 0 if alike else 1 + number])
+        label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
+        item = _placed(label, np.full(2, cell / 2), REPEATED * cell, rng.uniform(-0.4, 0.4), cell, cell)
         top, left = (size * place // side for place in divmod(number, side))
         place = slice(top, top + cell), slice(left, left + cell)
-        _paint(np.random.default_rng([seed, 1]), canvas[place], item)
+        _paint(rng, canvas[place], item)
         mask[place] = _shrink(item.mask, cell, cell)[..., 0] >= 0.5
-    return _light(rng, canvas), label, masks
+        labels.append(label)
+    return _light(np.random.default_rng([seed, 2]), canvas), labels, masks
 
 
 def _scene(

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from detectron2.structures import Instances
 
 from ablations import saturation, studies
-from mtseg.data.shapes import repeated
+from mtseg.data.shapes import grid
 from mtseg.errors import UserError
 from mtseg.model import weights
 from mtseg.predict import description
@@ -16,7 +17,9 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 ROWS = pd.DataFrame(
     [
-        {"queries": q, "seed": 0, "shown": k, "missed": m, "low": m - 1, "high": m + 1, "missed_masks": m / 2}
+        {"queries": q, "seed": 0, "objects": objects, "shown": k}
+        | dict(missed=m, low=m - 1, high=m + 1, missed_masks=m / 2)
+        for objects in saturation.OBJECTS
         for q, k, m in ((20, 10, 4.0), (20, 50, 62.0), (100, 10, 6.0), (100, 50, 30.0))
     ]
 )
@@ -37,10 +40,10 @@ class Finder:
 
     def found(self, scene):
         masks = torch.from_numpy(scene.masks[: self.most])
-        label = self.tasks[0].index(self.label or scene.label)
+        labels = [self.tasks[0].index(self.label or label) for label in scene.labels[: self.most]]
         return Instances(
             scene.picture.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
-            pred_classes=torch.full((len(masks),), label), query=torch.arange(len(masks)),
+            pred_classes=torch.tensor(labels), query=torch.arange(len(masks)),
         )  # fmt: skip
 
 
@@ -50,15 +53,15 @@ def tasks():
     return (shape,)
 
 
-def missed(finder, shown, repeats=3):
-    found = list(saturation.scenes(shown, repeats=repeats, size=192))
+def missed(finder, shown, repeats=3, alike=False):
+    found = list(saturation.scenes(shown, alike=alike, repeats=repeats, size=192))
     finder.scenes = dict(enumerate(found))
     return saturation.missed(finder, found)
 
 
 def test_a_repeat_is_one_object_in_k_cells_whatever_k():
-    few, many = (repeated(3, 192, 10, cells) for cells in ([7, 42], range(100)))
-    assert few[1] == many[1] and len(few[2]) == 2 and len(many[2]) == 100
+    few, many = (grid(3, 192, 10, cells, alike=True) for cells in ([7, 42], range(100)))
+    assert {*few[1]} == {*many[1]} and len({*many[1]}) == 1 and len(few[2]) == 2 and len(many[2]) == 100
     assert many[2].sum(axis=0).max() == 1  # none overlaps another
     assert len({mask.sum() for mask in many[2]}) == 1
     for mask, cell in zip(few[2], (7, 42), strict=True):
@@ -67,11 +70,18 @@ def test_a_repeat_is_one_object_in_k_cells_whatever_k():
     assert (few[0] != many[0]).any()
 
 
+def test_different_objects_are_told_by_cell_and_stay_when_others_come():
+    few, many = (grid(3, 192, 10, cells, alike=False) for cells in ([7, 42], range(100)))
+    assert len({*many[1]}) > 20 and few[1] == [many[1][cell] for cell in (7, 42)]
+    for mask, cell in zip(few[2], (7, 42), strict=True):
+        assert (mask == many[2][cell]).all()
+
+
 def test_the_cells_are_drawn_anew_each_time_and_k_are_shown():
-    first, second = saturation.scenes(30, repeats=2, size=192)
+    first, second = saturation.scenes(30, alike=True, repeats=2, size=192)
     assert len(first.masks) == len(second.masks) == 30
     assert (first.masks.any(axis=0) != second.masks.any(axis=0)).any()
-    (again,) = saturation.scenes(30, repeats=1, size=192)
+    (again,) = saturation.scenes(30, alike=True, repeats=1, size=192)
     assert (again.picture == first.picture).all()
 
 
@@ -83,9 +93,9 @@ def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
 def test_a_wrong_class_or_a_low_score_is_a_miss_though_the_mask_is_there(tasks):
     low = missed(Finder(tasks, 100, score=saturation.SCORE - 0.01), 20)
     assert (low[:, 0] == 1).all() and (low[:, 1] == 0).all()
-    labels = {scene.label for scene in saturation.scenes(1, repeats=3, size=192)}
+    labels = {scene.labels[0] for scene in saturation.scenes(1, alike=True, repeats=3, size=192)}
     wrong = next(name for name in tasks[0].classes if name not in labels)
-    other = missed(Finder(tasks, 100, label=wrong), 20)
+    other = missed(Finder(tasks, 100, label=wrong), 20, alike=True)
     assert (other[:, 0] == 1).all() and (other[:, 1] == 0).all()
 
 
@@ -96,7 +106,7 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
     model = saturation.read_model(tmp_path / "last.safetensors")
     assert model.num_queries == 6 and model.detections == 6 * tasks[0].num_classes
     rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
-    assert [row["shown"] for row in rows] == [5, 100]
+    assert [(row["objects"], row["shown"]) for row in rows] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
     with pytest.raises(UserError, match="multiple of 32"):
         saturation.measure(model, size=100)
@@ -107,7 +117,7 @@ def test_a_checkpoint_is_measured_once(tasks, tmp_path, monkeypatch):
     for seed, path in enumerate(paths):
         weights.save(path, tiny.network(tasks, seed), description(tasks, tiny.params().model))
     asked, results = [], tmp_path / "saturation.csv"
-    row = {"shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
+    row = {"objects": "copies", "shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
     monkeypatch.setattr(saturation, "measure", lambda model, **_: asked.append(model) or [row])
     for models in (paths[:1], paths, paths):
         saturation.collect(enumerate(models), results, size=192, repeats=3)
@@ -124,7 +134,7 @@ def test_table_and_figure_come_from_the_csv_alone(tmp_path):
         saturation.publish(tmp_path / "saturation.csv", tmp_path / "results.md", tmp_path / "figures")
         page, drawing = (tmp_path / "results.md").read_text(), (tmp_path / "figures/saturation.svg").read_text()
         assert page.startswith("above\n") and page.endswith("below\n") and "old" not in page
-        assert "| 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 30.0 (29.0 to 31.0) | 35 | 15.0 |" in page
+        assert "| 20 | 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 62.0 (61.0 to 63.0) | 19 | 31.0 |" in page
         assert "20 queries" in drawing and "100 queries" in drawing
     assert saturation.figure(ROWS) == drawing
 
