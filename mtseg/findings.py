@@ -11,9 +11,7 @@ Severity = Literal["error", "warning", "note"]
 # Every cause that can be named. docs/diagnosis.md has a section for each.
 CAUSES = {
     # the data
-    "label_parts": "a flat label string lacks a part or a comma",
     "label_range": "a label is outside its task's classes",
-    "class_unknown": "a label names a class that its task does not have",
     "labels_off_by_one": "class ids count from another number than they are read from",
     "labels_permuted": "classes are named in another order than they were learnt in",
     "split_empty": "a split has no pictures",
@@ -22,6 +20,7 @@ CAUSES = {
     "annotated_twice": "objects are annotated more than once",
     "class_missing_in_train": "val has a class that train never shows",
     "split_leak": "pictures of val are in train too",
+    "splits_differ": "the pictures of val are not like those of train",
     "masks_transposed": "rows and columns of masks are swapped",
     "masks_mirrored": "masks are mirrored against their pictures",
     "masks_of_other_picture": "annotations belong to another picture",
@@ -42,6 +41,7 @@ CAUSES = {
     "loss_muted": "a loss has weight 0",
     "no_object_weight": "the weight of no-object is out of its useful range",
     "class_weights": "class weights drown all other classes",
+    "task_weight": "a task's weight drowns the masks and the other tasks",
     "scale_mismatch": "training never shows objects at the size prediction does",
     "warmup_too_long": "the lr warms up for most of the training",
     "weight_decay": "weight decay keeps the weights near 0",
@@ -50,6 +50,7 @@ CAUSES = {
     "loss_targets": "a loss gets other targets than the labels",
     "no_object_slot": "no-object is learnt in another slot than it is read from",
     "loss_not_scalar": "training does not return named scalar losses",
+    "step_fails": "a step of training ends in an exception",
     "loss_not_finite": "a loss is infinite or not a number",
     "gradient_not_finite": "a gradient is infinite or not a number",
     "gradient_missing": "the losses do not reach a part of the network",
