@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from mtseg.data import convert, manifest, shapes
@@ -89,6 +90,43 @@ def test_annotations_of_other_pictures_and_turned_ones_are_told_apart(drawn):
 def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(drawn, tmp_path):
     root = changed(drawn, tmp_path, "val", lambda pixels: pixels[..., ::-1])
     assert causes(drawn, root=root) == {("channels_swapped", "val")}
+
+
+@pytest.mark.parametrize(
+    ("change", "measure"),
+    [
+        (lambda pixels: pixels // 3, "brightness"),
+        (lambda pixels: (3 * pixels.astype(int)).clip(0, 255).astype(np.uint8), "brightness"),
+        (lambda pixels: (pixels // 4 + 96).astype(np.uint8), "contrast"),
+        (lambda pixels: pixels.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8), "saturation"),
+    ],
+)
+def test_val_of_other_brightness_contrast_or_colour_is_reported(change, measure, drawn, tmp_path):
+    root = changed(drawn, tmp_path, "val", change)
+    assert ("splits_differ", "val") in causes(drawn, root=root)
+    small = [pictures.thumbnails(images, root, 100) for images in drawn[1:3]]
+    (found,) = pictures.differ(*small)
+    assert f"{measure} " in found.evidence
+
+
+def test_a_few_pictures_of_another_kind_are_no_difference_of_the_splits(drawn):
+    train, val = (pictures.thumbnails(images, drawn[0], 100) for images in drawn[1:3])
+    pixels = val.pixels.copy()
+    pixels[:20] //= 3
+    assert not list(pictures.differ(train, replace(val, pixels=pixels))), "half of val"
+    few = pictures.Thumbnails(val.images[:4], val.pixels[:4] // 3)
+    assert not list(pictures.differ(train, few)), "four pictures are dark by chance"
+
+
+def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
+    root, train, val, _ = drawn
+    shutil.copytree(root, tmp_path / "raw")
+    copies = [replace(image, file_name=f"val/copy{image.id}.jpg", instances=()) for image in train[:3]]
+    for image, copy in zip(train, copies, strict=False):
+        PIL.ImageOps.mirror(PIL.Image.open(root / image.file_name)).save(tmp_path / "raw" / copy.file_name)
+    (found,) = pictures.check(train, [*val, *copies], root=tmp_path / "raw", tasks=drawn[3])
+    assert found.cause == "split_leak" and found.evidence.startswith("3 of 43 val pictures"), found
+    assert found.evidence.endswith(", mirrored")
 
 
 def test_pictures_that_are_nearly_black_are_reported(drawn, tmp_path):
