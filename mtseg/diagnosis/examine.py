@@ -77,7 +77,8 @@ def examine(
     )
     calibrated, details["temperature"] = ranking.calibration(case)
     answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
-    answers += classes.noise(trained, case)
+    falling = {task.name: training.shape(curve, f"loss_{task.name}")["falling"] for task in tasks}
+    answers += classes.noise(trained, case, falling)
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
     if not faulty:  # an evaluator that is wrong judges no ranking

@@ -55,17 +55,18 @@ def check(
     return findings, numbers
 
 
-def shape(curve: pd.DataFrame) -> dict[str, float | None]:
-    """fallen: share of the first loss that is gone at the end. falling: share of the fall that came in the last third
-    of the lr spent. risen: the most that the loss rose above its lowest so far, as a share of the fall."""
-    if len(curve) < 3:
+def shape(curve: pd.DataFrame, name: str = "loss") -> dict[str, float | None]:
+    """Of the loss, or of one by name. fallen: share of its first value that is gone at the end. falling: share of the
+    fall that came in the last third of the lr spent. risen: the most that it rose above its lowest so far, as a share
+    of the fall."""
+    if len(curve) < 3 or name not in curve:
         return {"fallen": None, "falling": None, "risen": None}
-    loss = curve["loss"].to_numpy(dtype=np.float64)
+    loss = curve[name].to_numpy(dtype=np.float64)
     spent = np.cumsum(curve["lr"].to_numpy(dtype=np.float64) * np.diff(curve["step"], prepend=0))
     fall = max(loss[0] - loss.min(), 1e-9)
     late = np.interp(spent[-1] * 2 / 3, spent, loss) - loss[-1]
     return {
-        "fallen": float(1 - loss[-1] / loss[0]),
+        "fallen": float(1 - loss[-1] / loss[0]) if loss[0] else None,
         "falling": float(late / fall),
         "risen": float((loss - np.minimum.accumulate(loss)).max() / fall),
     }
