@@ -28,18 +28,22 @@ def check(
     if found := list(heads(network)):  # what follows would stumble, on CUDA with an assert
         return found
     torch.manual_seed(seed)
-    found = answers.check(network)
+    found: list[Finding] = []
     small = input.model_copy(update={"size": min(input.size, LARGEST), "workers": 0})
-    batch = two_pictures(network, train, Mapper(network.tasks, small, root=root, training=True))
     try:
+        found += answers.check(network)
+        batch = two_pictures(network, train, Mapper(network.tasks, small, root=root, training=True))
         found += normalisation(network, batch, model)
         if not found:
             found += looked_at(network, batch)
         return found + trial.check(network, batch, solver=solver)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]  # ours, not torch's
         evidence = f"a step fails with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        return [*found, Finding("loss_not_scalar", "error", evidence, f"mend {last.filename}:{last.lineno}")]
+        return [*found, Finding("step_fails", "error", evidence, f"mend {last.filename}:{last.lineno}")]
 
 
 def heads(network: Mask2Former) -> Iterator[Finding]:
