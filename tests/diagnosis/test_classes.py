@@ -44,7 +44,7 @@ def test_one_class_for_all():
     assert finding.cause == "collapse_to_class" and "dotted" in finding.evidence
 
 
-@pytest.mark.parametrize("rare", [0.9, 0.1])
+@pytest.mark.parametrize("rare", [0.6, 0.05])
 def test_a_class_that_most_objects_have(rare):
     """A sound model calls most objects by it, too: it has collapsed only if it calls the others so. rare: share of
     these that it knows."""
@@ -53,7 +53,7 @@ def test_a_class_that_most_objects_have(rare):
     rng = np.random.default_rng(0)
     common, said = [], []
     for image in images:
-        true = [1 if rng.random() < 0.93 else 0 for _ in image.instances]
+        true = [1 if rng.random() < 0.85 else 0 for _ in image.instances]
         instances = [replace(i, labels=i.labels | {"fill": c}) for i, c in zip(image.instances, true, strict=True)]
         common.append(replace(image, instances=tuple(instances)))
         here = [p for p in predictions if p.image_id == image.id]
@@ -62,8 +62,8 @@ def test_a_class_that_most_objects_have(rare):
             noise = rng.normal(0, 0.3, 4)
             said.append(relabelled(p, "fill", tuple(6.0 * (np.arange(4) == answer) + noise)))
     findings, numbers = classes.collapses(case(common, said, tasks))
-    assert numbers["fill"]["true_top_share"] > 0.9
-    assert [finding.cause for finding in findings] == ["collapse_to_class"] * (rare == 0.1)
+    assert numbers["fill"]["true_top_share"] > 0.8
+    assert [finding.cause for finding in findings] == ["collapse_to_class"] * (rare < 0.5)
 
 
 @pytest.mark.parametrize(("order", "cause"), [((1, 2, 0), "labels_off_by_one"), ((1, 0, 2), "labels_permuted")])
