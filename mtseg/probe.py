@@ -71,7 +71,7 @@ def _place(run: Callable[..., list[Prediction]], few: Sequence[Image], ones: Seq
 
 def _mixed(alone: float, moved: float, place: str | None) -> Finding:
     changes = [f"half of a task's logits change by {alone:.2g} or more"] * (alone > NOISE)
-    changes += [f"half of the masks' boxes by {moved:.0%} or more of their area"] * (moved > MOVED)
+    changes += [f"half of the masks' boxes change by {moved:.0%} or more"] * (moved > MOVED)
     evidence = ", ".join(changes)
     if place and len(changes) == 1:
         cause = "labels_of_other_picture" if alone > NOISE else "masks_of_other_picture"
