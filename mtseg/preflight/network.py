@@ -126,7 +126,10 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
 
 def looked_at(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
     """The labels depend on the picture (F11), and on no other picture of the batch (F12)."""
-    together, alone = answer(network, batch), answer(network, batch[:1])
+    first, *others = batch
+    if not others or torch.equal(first["image"], others[0]["image"]):  # of a copy, or a training on one picture
+        others = [first | {"image": 255 - first["image"]}]
+    together, alone = answer(network, [first, *others]), answer(network, [first])
     for task in network.tasks:
         both_BQK, own_QK = together[task.name], alone[task.name][0]
         if not both_BQK.isfinite().all():  # a network of random weights and frozen norms: of which preflight warns

@@ -141,6 +141,13 @@ def test_f11_labels_that_ignore_the_picture_are_told(count):
         assert causes(network.looked_at(given, batch(tasks))) == {("labels_ignore_picture", tasks[-1].name)}
 
 
+def test_f11_one_picture_or_two_copies_are_no_fault():
+    tasks = make_tasks(3)
+    given, (first, second) = tiny.network(tasks), batch(tasks)
+    for few in ([first], [first, first | {"file_name": "copy.jpg"}], [first, second]):
+        assert not list(network.looked_at(given, few))
+
+
 def test_f12_an_answer_of_the_last_picture_is_told():
     tasks = make_tasks(3)
     given = tiny.network(tasks)

@@ -14,7 +14,8 @@ import pytest
 from mtseg.data import convert, manifest, shapes
 from mtseg.errors import UserError
 from mtseg.files import write_json
-from mtseg.preflight import pictures
+from mtseg.preflight import edges, pictures
+from mtseg.records import Image
 from tests import tiny
 
 
@@ -138,6 +139,24 @@ def test_of_many_pictures_a_sample_is_read_and_the_rest_is_told(drawn, monkeypat
     monkeypatch.setattr(pictures, "MOST", {"train": 10, "val": 10})
     (found,) = pictures.check(*drawn[1:3], root=drawn[0], tasks=drawn[3])
     assert found.severity == "note" and "10 of 60 train pictures and 10 of 40" in found.evidence
+
+
+@pytest.mark.parametrize(("side", "most"), [(64, 4000 + 1000), (8000, 300 + 300)])
+def test_of_a_hundred_thousand_instances_no_more_pictures_are_read_than_of_ten_thousand(side, most, drawn, monkeypatch):
+    """What preflight takes is the reading. Of large pictures, which take longer, fewer."""
+    read, known = [], PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    monkeypatch.setattr(pictures, "groups", lambda grey: np.arange(len(grey)))
+    monkeypatch.setattr(pictures, "small_picture", lambda root, image, side: read.append(image) or known)
+    monkeypatch.setattr(edges, "outlines", lambda image, root: read.append(image))
+    one = drawn[1][0].instances[0]
+    for instances in (10_000, 100_000):
+        train, val = (
+            [Image(i, f"{name}{i}.jpg", side, side, (one,) * 4) for i in range(count * instances // 40)]
+            for name, count in (("train", 9), ("val", 1))
+        )
+        read.clear()
+        pictures.check(train, val, root=drawn[0], tasks=drawn[3])
+        assert len(read) <= most + 2 * edges.MOST
 
 
 def test_a_picture_that_is_missing_or_broken_is_named(drawn, tmp_path):
