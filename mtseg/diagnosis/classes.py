@@ -19,8 +19,8 @@ GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must
 NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
 LEARNT = 0.8  # accuracy, surely above which another task is learnt well
 FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
-UNTOLD = 0.7  # the same of val alone, where a model that knows train by heart is less sure of its errors
-LATE = 0.25  # share of the fall of a task's loss in the last third, above which it is still being learnt
+UNTOLD = 0.7  # the same of val alone and of two classes, where no second choice tells
+LATE = 0.32  # share of the fall of a task's loss in the last third, above which it is still being learnt
 
 
 def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
@@ -141,8 +141,9 @@ def noise(train: Case, val: Case, falling: Mapping[str, float | None] | None = N
         alien, words = _alien(seen, task, FORETOLD)
         alien = alien and (known or bool(well - {task.name}) and not (late is not None and late > LATE))
         change = "look at the task's labels: report/index.html lists the surest contradictions"
-        if rates[1].low > max(rates[0].high, NOISE) and known:  # or else what was learnt does not carry over
-            alien, words = _alien(seen[1:], task, UNTOLD)
+        carried = known and learnt(val, task, by=0)  # or else pictures differ, not labels
+        if carried and rates[1].low > max(rates[0].high, NOISE):
+            alien, words = _alien(seen[1:], task, FORETOLD if task.num_classes > 2 else UNTOLD)
             change = "val's labels are not as train's: report/index.html lists the surest contradictions"
         else:
             alien = alien and min(rate.low for rate in rates) > NOISE or rates[0].low > max(rates[1].high, NOISE)

@@ -116,13 +116,14 @@ def settle(
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
     """Whether the model does better on pictures whose red and blue are swapped."""
-    gains = []
+    gains, reached = [], []
     for sample in (val, train):
         both = {p.image_id for p in sample.swapped}
         images = [image for image in sample.images if image.id in both]
         one, other = Case(images, sample.swapped, tasks), Case(images, sample.predictions, tasks)
         gains.append(training.difference(one, other))
-    if gains[0] is None or gains[0].low <= 0.02:
+        reached.append([part.value if (part := training.hits(case)) else 0.0 for case in (one, other)])
+    if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # that would explain nothing
         return []
     train_too = gains[1] is not None and gains[1].low > 0.02
     return [
