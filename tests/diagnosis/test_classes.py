@@ -130,6 +130,15 @@ def test_a_model_that_knows_train_by_heart_errs_in_val():
     assert not classes.noise(case(images, predictions, tasks), case(images, val, tasks))
 
 
+def test_pictures_of_val_that_do_not_show_a_task_have_no_wrong_labels():
+    """As grey ones do not show colour: it is guessed there, though it was learnt."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng = np.random.default_rng(0)
+    guessed = [relabelled(p, "fill", (*(2 * rng.random(3)), p.logits["fill"][-1])) for p in predictions]
+    assert not classes.noise(case(images, predictions, tasks), case(images, guessed, tasks))
+
+
 @pytest.mark.parametrize("names", [(2,), (0, 1, 2)])
 def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names):
     """Unless the others were learnt well: then its labels are random."""
