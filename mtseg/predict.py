@@ -58,7 +58,7 @@ def predict(
 
 def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[Prediction]:
     """Records of one picture's instances. Each query's mask is encoded once, its box and area are the mask's own; a
-    mask without a pixel is nothing that was found and gives no record."""
+    mask without a pixel is nothing that was found and gives no record. Raises UserError where a label is no class."""
     instances = instances.to("cpu")
     queries, first = torch.unique(instances.query, return_inverse=True)
     representative = torch.zeros(len(queries), dtype=torch.long).scatter_(0, first, torch.arange(len(first)))
@@ -70,6 +70,13 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
     logits = {task.name: instances.get(f"logits_{task.name}").tolist() for task in tasks}
     combined = instances.probabilities.tolist() if instances.has("probabilities") else None
     labels, quality = instances.pred_labels.tolist(), instances.mask_quality.tolist()
+    for task, own in zip(tasks, zip(*labels, strict=True), strict=False):
+        if not 0 <= min(own) <= max(own) < task.num_classes:
+            wrong = next(label for label in own if not 0 <= label < task.num_classes)
+            raise UserError(
+                f"picture {image_id}: the model answers {wrong} for task '{task.name}', whose classes are "
+                f"0..{task.num_classes - 1}: mend Mask2Former.detect, which may not answer no-object"
+            )
     return [
         Prediction(
             image_id=image_id, query=int(queries[q]), bbox=tuple(boxes[q]), area=float(areas[q]),

@@ -3,7 +3,7 @@ the batch or get better with red and blue swapped. What `mtseg/diagnosis` needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,14 +46,7 @@ def probe(
     ones = run(few, 1)
     alone, moved = apart(ones, samples[1].predictions), shifted(ones, samples[1].predictions)
     if alone > NOISE or moved > MOVED:
-        findings.append(
-            Finding(
-                "answer_depends_on_batch", "error",
-                f"half of a task's logits change by {alone:.2g} or more, half of the masks' boxes by {moved:.0%} or "
-                "more of their area, when a picture is alone in its batch",
-                "model.freeze_norm: true, and look for an index that mixes pictures (Mask2Former.detect)",
-            )
-        )  # fmt: skip
+        findings.append(_mixed(alone, moved, _place(run, few, ones)))
     stale = apart(samples[1].predictions, found)
     if stale > NOISE and not findings:
         findings.append(
@@ -64,6 +57,28 @@ def probe(
             )
         )  # fmt: skip
     return samples[0], samples[1], findings
+
+
+def _place(run: Callable[..., list[Prediction]], few: Sequence[Image], ones: Sequence[Prediction]) -> str | None:
+    """The place in a batch of two, first or last, at which alone a picture has the answer it has by itself."""
+    placed: dict[str, list[Prediction]] = {"first": [], "last": []}
+    for one, other in zip(few, [*few[1:], few[0]], strict=True) if len(few) > 1 else ():
+        for p in run([one, other], 2):
+            placed["first" if p.image_id == one.id else "last"].append(p)
+    own = [place for place, found in placed.items() if apart(ones, found) <= NOISE and shifted(ones, found) <= MOVED]
+    return own[0] if len(own) == 1 else None
+
+
+def _mixed(alone: float, moved: float, place: str | None) -> Finding:
+    changes = [f"half of a task's logits change by {alone:.2g} or more"] * (alone > NOISE)
+    changes += [f"half of the masks' boxes change by {moved:.0%} or more"] * (moved > MOVED)
+    evidence = ", ".join(changes)
+    if place and len(changes) == 1:
+        cause = "labels_of_other_picture" if alone > NOISE else "masks_of_other_picture"
+        change = f"take each picture's own, never the batch's {place} (Mask2Former.detect)"
+        return Finding(cause, "error", f"{evidence}, unless a picture is the {place} of its batch", change)
+    change = "model.freeze_norm: true, and look for an index that mixes pictures (Mask2Former.detect)"
+    return Finding("answer_depends_on_batch", "error", f"{evidence}, when a picture is alone in its batch", change)
 
 
 def spread(images: Sequence[Image], count: int) -> list[Image]:

@@ -17,6 +17,8 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.optimiser import optimizer, schedule
 from mtseg.sections import Solver
 
+PATIENCE = 20  # steps in a row that float16 may leave out: by then its scale is a millionth of what it was
+
 
 class NotFinite(UserError):
     """A loss or a gradient is not; `finding` says which."""
@@ -41,6 +43,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=self.dtype == torch.float16)
         self.health = Health(network)
         network.watch = self.health.watch
+        self._left_out = 0  # steps in a row
         self._last: tuple[torch.Tensor, int, list[list[Example]]] | None = None
 
     def __call__(self, batches: list[list[Example]], step: int) -> dict[str, float]:
@@ -77,14 +80,19 @@ class Stepper:
 
     def settle(self) -> None:
         """Raise NotFinite when the last step's gradient was not finite. In float16 it may be: the scaler then leaves
-        the step out and scales less."""
+        the step out and scales less. Not `PATIENCE` times in a row."""
         if self._last is None:
             return
         (norms, step, batches), self._last = self._last, None
         finite = norms.isfinite().tolist()
-        if not all(finite) and not self.scaler.is_enabled():
-            parts = [part for part, fine in zip(self.health.parts, finite, strict=True) if not fine]
-            raise self._stop("gradient_not_finite", ", ".join(parts), step, batches)
+        self._left_out = 0 if all(finite) else self._left_out + 1
+        if self._left_out >= (PATIENCE if self.scaler.is_enabled() else 1):
+            parts = ", ".join(part for part, fine in zip(self.health.parts, finite, strict=True) if not fine)
+            if self.scaler.is_enabled():
+                parts += (
+                    f", in {PATIENCE} steps in a row, all left out; float16 is scaled by {self.scaler.get_scale():g}"
+                )
+            raise self._stop("gradient_not_finite", parts, step, batches)
 
     def state(self) -> dict:
         self.settle()
@@ -100,7 +108,8 @@ class Stepper:
 
     def _stop(self, cause: str, names: str, step: int, batches: Sequence[Sequence[Example]]) -> NotFinite:
         pictures = ", ".join(example["file_name"] for batch in batches for example in batch)
-        change = "lower solver.base_lr, look at these pictures"
+        change = "set solver.amp: false, " if self.scaler.is_enabled() else ""
+        change += "lower solver.base_lr, look at these pictures"
         if self.broken:
             self.broken.parent.mkdir(parents=True, exist_ok=True)
             torch.save([[plain(example) for example in batch] for batch in batches], self.broken)

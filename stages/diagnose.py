@@ -34,7 +34,7 @@ def main() -> None:
     diagnosis = examine.examine(
         images, found, tasks=tasks, train=of_train, val=of_val, known=known, pictures=len(train),
         curve=readout.curve(Path("plots/train.tsv")), validated=readout.curve(Path("plots/val.tsv")),
-        model=params.model, solver=params.solver, test=params.test,
+        health=readout.curve(Path("plots/health.tsv")), model=params.model, solver=params.solver, test=params.test,
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)
     write_json(Path("data/diagnosis.json"), readout.record(diagnosis))

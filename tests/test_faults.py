@@ -71,7 +71,7 @@ def test_causes_are_read_off_the_terminal_gravest_first_and_notes_are_none():
 
 
 def test_a_target_that_is_missed_fails_the_run(tmp_path):
-    listed = Fault("a", number="F1", causes=("label_parts",), says="2 parts")
+    listed = Fault("a", number="F1", says="2 parts")
     other, healthy = Fault("b", causes=("ranking",)), Case("c")
     refused = Outcome(listed, "convert", (), "error: 2 parts", False, 0.0)
     named = Outcome(other, "diagnosis", (("ranking", "warning"),), "", False, 0.0)

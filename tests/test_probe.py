@@ -73,29 +73,51 @@ def test_another_normalisation_than_the_backbones(trained, monkeypatch):
 
 
 def test_f12_an_answer_that_depends_on_the_batch(trained, monkeypatch):
-    def of_the_last(model):
+    def mixed(model):
         heads = model.decoder.forward
 
         def forward(*given):
             output = heads(*given)
-            return replace(output, logits={n: 100 * x[:, -1:].expand_as(x) for n, x in output.logits.items()})
+            return replace(output, logits={n: 100 * (x - x.mean(1, True)) for n, x in output.logits.items()})
 
         model.decoder.forward = forward
 
-    changed(monkeypatch, of_the_last)
+    changed(monkeypatch, mixed)
     assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
 
 
+@pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("name", ["logits", "mask_features_BCHW"])
-def test_f12_one_output_alone_that_depends_on_the_batch(trained, monkeypatch, name):
+def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monkeypatch, name, place):
     def mixed(model):
         detect = model.detect
 
         def other(output, batch):
             if name == "logits":  # of one task of three
-                fill = output.logits["fill"]
-                last = 100 * fill[:, -1:].expand_as(fill)
-                return detect(replace(output, logits=output.logits | {"fill": last}), batch)
+                fill = 100 * output.logits["fill"]
+                logits = output.logits | {"fill": fill[:, [place]].expand_as(fill)}
+                return detect(replace(output, logits=logits), batch)
+            features = output.mask_features_BCHW.clone()
+            for b, example in enumerate(batch):  # so that masks differ by picture: two columns
+                at = 4 * (example["image_id"] % 4)
+                features[b] = -10.0 * features[b].abs()
+                features[b, :, :, at : at + 4] *= -1
+            output = replace(output, mask_embed_LBQC=output.mask_embed_LBQC.abs())
+            return detect(replace(output, mask_features_BCHW=features[[place]].expand_as(features)), batch)
+
+        model.detect = other
+
+    changed(monkeypatch, mixed)
+    (finding,) = [finding for finding in run(trained)[2] if finding.cause != "prediction_differs"]
+    assert finding.cause == ("labels_of_other_picture" if name == "logits" else "masks_of_other_picture")
+    assert f"the batch's {'last' if place else 'first'}" in finding.change
+
+
+def test_f12_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
+    def mixed(model):
+        detect = model.detect
+
+        def other(output, batch):
             features = output.mask_features_BCHW
             inner = torch.zeros_like(features)
             inner[..., 2 * len(batch) :] = features[..., 2 * len(batch) :]

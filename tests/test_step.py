@@ -60,6 +60,24 @@ def test_a_gradient_that_is_not_finite_stops_with_the_step_it_was_of(then, monke
     assert saved[0]["file_name"] == "3.jpg"
 
 
+def test_float16_leaves_steps_out_but_not_for_ever(monkeypatch):
+    tasks = make_tasks(2)
+    stepper = Stepper(tiny.network(tasks), tiny.params().solver)
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    name, pictures = f"loss_{tasks[1].name}_0", batch(tasks)
+    with monkeypatch.context() as patch:
+        losses_by(lambda found: found | {name: found[name] + (found[name] * 0).sqrt()}, patch)
+        monkeypatch.setattr("mtseg.step.PATIENCE", 3)
+        for number in range(2):
+            stepper([pictures], number)
+    stepper([pictures], 2)  # a sound one between starts the count anew
+    losses_by(lambda found: found | {name: found[name] + (found[name] * 0).sqrt()}, monkeypatch)
+    for number in range(3, 6):
+        stepper([pictures], number)
+    with pytest.raises(NotFinite, match=r"^gradient_not_finite: step 6, .* 3 steps in a row.*; set solver.amp: false"):
+        stepper.settle()
+
+
 def test_f3_losses_are_named_scalars():
     with pytest.raises(TypeError, match="not list"):
         checked([torch.ones(())])

@@ -57,6 +57,12 @@ def of_last_picture(output: QueryOutput) -> dict[str, torch.Tensor]:
     return {name: x_LBQK[:, -1:].expand_as(x_LBQK) for name, x_LBQK in further}
 
 
+def two_tasks_swapped(output: QueryOutput) -> dict[str, torch.Tensor]:
+    """Of as many classes each."""
+    one, other = list(output.logits)[:2]
+    return {one: output.logits[other], other: output.logits[one]}
+
+
 def query_order(real: Callable) -> Callable:
     """The further labels stay in the queries' order, the masks are in the detections'."""
 
@@ -237,6 +243,8 @@ FAULTS = (
           code=replaced(predict, "load_model", no_checkpoint)),
     Fault("main classes off by one at prediction", since="predict", causes=("labels_off_by_one", "labels_permuted"),
           code=detecting(main_rolled)),
+    Fault("two tasks' logits swapped at prediction", since="predict", causes=("labels_of_other_task",),
+          code=detecting(two_tasks_swapped)),
     Fault("masks of the batch's last picture", since="predict", causes=("masks_of_other_picture", "prediction_differs"),
           code=replaced(Mask2Former, "detect", masks_of_last_picture)),
     Fault("pictures half the size at prediction", since="predict", causes=("prediction_differs", "scale_mismatch"),

@@ -135,21 +135,23 @@ def half_pictures(raw: Path) -> None:
         half.save(path)
 
 
-def invert_val_channels(raw: Path) -> None:
-    for path in (raw / "val").glob("*.jpg"):
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture)[..., ::-1]
-        Image.fromarray(np.ascontiguousarray(pixels)).save(path, quality=92, subsampling=0)
+def val_pictures(change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
+    """Change every picture file of val."""
+
+    def fault(raw: Path) -> None:
+        for path in (raw / "val").glob("*.jpg"):
+            with Image.open(path) as picture:
+                changed = change(picture)
+            changed.save(path, quality=92, subsampling=0)
+
+    return fault
 
 
-def mirror_val_pictures(raw: Path) -> None:
-    for path in (raw / "val").glob("*.jpg"):
-        with Image.open(path) as picture:
-            mirrored = ImageOps.mirror(picture)
-        mirrored.save(path, quality=92, subsampling=0)
+def swapped_channels(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
 
 
-def copy_to_val(count: int, *, replace: bool) -> Callable[[Path], None]:
+def copy_to_val(count: int, *, replace: bool, mirror: bool = False) -> Callable[[Path], None]:
     def fault(raw: Path) -> None:
         if replace:
             shutil.rmtree(raw / "val")
@@ -158,6 +160,11 @@ def copy_to_val(count: int, *, replace: bool) -> Callable[[Path], None]:
             record = json.loads(path.read_bytes()) | {"imagePath": f"copy{path.stem}.jpg"}
             write_json(raw / "val" / f"copy{path.stem}.json", record, indent=None)
             shutil.copy(path.with_suffix(".jpg"), raw / "val" / f"copy{path.stem}.jpg")
+            if mirror:
+                moved(record, lambda x, y, width=record["imageWidth"]: (width - x, y))
+                write_json(raw / "val" / f"copy{path.stem}.json", record, indent=None)
+                with Image.open(path.with_suffix(".jpg")) as picture:
+                    ImageOps.mirror(picture).save(raw / "val" / f"copy{path.stem}.jpg", quality=92)
 
     return fault
 
@@ -198,16 +205,16 @@ def wrapped_category(annotation: Record, count: int) -> None:
 NOISE = ("label_noise",)
 FAULTS = (
     Fault("a comma is missing in one label", number="F1", raw=first_label(lambda label: label.replace(",", " ", 1)),
-          causes=("label_parts",), says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
+          says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
     Fault("the last part of one label is missing", number="F1", raw=first_label(lambda s: s.rpartition(",")[0]),
-          causes=("label_parts",), says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
+          says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
     Fault("a loader that drops the further labels", number="F2", coco=in_coco("train", lambda a, n: a.pop("labels")),
           causes=("task_unlabelled",), says="is not COCO plus labels .*labels"),
     Fault("a class is misspelt, classes listed", raw=first_label(lambda label: f"x{label}"),
-          causes=("class_unknown",), says=r"train/\d+\.json, shape 1: .*shape has no class 'x"),
+          says=r"train/\d+\.json, shape 1: .*shape has no class 'x"),
     Fault("a class is misspelt, classes auto", raw=rare_typo, causes=("class_too_rare",)),
     Fault("parts of all labels in another order", raw=lambda raw: edit_labels(raw, lambda p, rng: p[::-1]),
-          causes=("class_unknown",), says="shape has no class"),
+          says="shape has no class"),
     Fault("category ids off by one in train", number="F8", coco=in_coco("train", next_category),
           causes=("label_range",), says=r"\d+\.jpg, annotation \d+: category_id 5 is not in 1\.\.4"),
     Fault("category ids off by one in val, the last wrapped", coco=in_coco("val", wrapped_category),
@@ -223,11 +230,19 @@ FAULTS = (
     Fault("rows and columns of all outlines swapped", raw=transpose_points,
           causes=("masks_transposed",)),
     Fault("pictures halved after they were annotated", raw=half_pictures, causes=(), says=r"states \d+ x \d+, .* is"),
-    Fault("red and blue swapped in the files of val", raw=invert_val_channels, causes=("channels_swapped",)),
-    Fault("pictures of val mirrored, outlines not", raw=mirror_val_pictures,
-          causes=("masks_mirrored",)),
+    Fault("red and blue swapped in the files of val", raw=val_pictures(swapped_channels),
+          causes=("channels_swapped",)),
+    Fault("pictures of val mirrored, outlines not", raw=val_pictures(ImageOps.mirror), causes=("masks_mirrored",)),
+    Fault("pictures of val three times darker", raw=val_pictures(lambda p: p.point(lambda v: v // 3)),
+          causes=("splits_differ",)),
+    Fault("pictures of val three times lighter", raw=val_pictures(lambda p: p.point(lambda v: min(3 * v, 255))),
+          causes=("splits_differ",)),
+    Fault("pictures of val grey", raw=val_pictures(lambda p: p.convert("L").convert("RGB")),
+          causes=("splits_differ",)),
     Fault("val is train", raw=copy_to_val(300, replace=True), causes=("split_leak",)),
     Fault("ten pictures of train are in val too", raw=copy_to_val(10, replace=False), causes=("split_leak",)),
+    Fault("ten pictures of train are in val too, mirrored", raw=copy_to_val(10, replace=False, mirror=True),
+          causes=("split_leak",)),
     Fault("val has no annotations", raw=empty_val, causes=("split_empty",)),
     Fault("a class is not in train", raw=drop_objects(of="star", keep=0), causes=("class_missing_in_train",)),
     Fault("a class has 2 examples", raw=drop_objects(of="star", keep=2), causes=("class_too_rare",)),

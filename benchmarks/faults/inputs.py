@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.faults.case import Fault
 from benchmarks.faults.patches import Patch, replaced
@@ -56,6 +57,34 @@ def labels_rolled(real: Callable) -> Callable:
     return instances
 
 
+def targets_of_next(real: Callable) -> Callable:
+    """In every batch, each picture gets the next one's targets."""
+
+    def batches(*args: Any) -> Any:
+        for batch in real(*args):
+            targets = [example.get("instances") for example in batch]
+            if None not in targets:
+                batch = [one | {"instances": t} for one, t in zip(batch, targets[1:] + targets[:1], strict=True)]
+            yield batch
+
+    return batches
+
+
+def labels_of_next(real: Callable) -> Callable:
+    """The same, of labels alone."""
+
+    def batches(*args: Any) -> Any:
+        for batch in real(*args):
+            targets = [example["instances"] for example in batch if "instances" in example]
+            labels = [target.gt_labels for target in targets]
+            for target, other in zip(targets, labels[1:] + labels[:1], strict=True):
+                rows = torch.arange(len(target.gt_labels)) % max(len(other), 1)
+                target.gt_labels = other[rows] if len(other) else target.gt_labels
+            yield batch
+
+    return batches
+
+
 def scaled_picture(real: Callable) -> Callable:
     return lambda *args: (real(*args) / 255).astype(np.float32)
 
@@ -85,6 +114,10 @@ FAULTS = (
           code=replaced(loader.Mapper, "_instances", lambda real: lambda *args: real(*args)[:1])),
     Fault("labels of a picture's next instance in training", causes=("mapper_labels", "labels_of_other_query"),
           code=replaced(loader.Mapper, "_instances", labels_rolled)),
+    Fault("targets of the batch's next picture", causes=("masks_of_other_picture",),
+          code=replaced(loader, "_load", targets_of_next)),
+    Fault("labels of the batch's next picture", number="F12", causes=("labels_of_other_picture",),
+          code=replaced(loader, "_load", labels_of_next)),
     Fault("pictures scaled to 0..1 before the network", causes=("mapper_channels", "normalisation"),
           code=replaced(loader, "read_picture", scaled_picture)),
     Fault("pictures read as BGR, always", causes=("mapper_channels", "channels_swapped"),

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.faults import answers, data, healthy, inputs, pipeline, scoring, settings, training
+from benchmarks.faults import answers, data, healthy, inputs, pipeline, scoring, settings, training, val
 from benchmarks.faults.case import Case, Fault, Outcome
 from benchmarks.faults.table import row
 
 PROCESSES = 2
-LISTS = (data, settings, inputs, training, answers, scoring)
+LISTS = (data, val, settings, inputs, training, answers, scoring)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # the fault whose model stands in for a trained one in the quick run

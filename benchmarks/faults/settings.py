@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.faults.case import Fault
 from benchmarks.faults.data import drop_objects
 from benchmarks.faults.healthy import MOBILE
+from benchmarks.faults.pictures import edit_labels
 
 SIDES = ("shape", "colour", "fill", "side")
 MUTED = ("loss_muted",)
@@ -17,6 +18,10 @@ def few_pictures(raw: Path) -> None:
     for path in sorted((raw / "train").glob("*.json"))[8:]:
         path.unlink()
         path.with_suffix(".jpg").unlink()
+
+
+def short_sides(raw: Path) -> None:
+    edit_labels(raw, lambda parts, rng: [*parts[:-1], {"left": "L", "right": "R"}[parts[-1]]])
 
 
 def few_stars(raw: Path) -> None:
@@ -47,6 +52,14 @@ FAULTS = (
     Fault("loss weights of the masks are 0", changes={"loss.mask": 0.0, "loss.dice": 0.0}, causes=MUTED),
     Fault("a task's match weight is 0", number="F10", changes={"tasks.fill.match_weight": 0.0},
           causes=("task_untrained_in_matching",)),
+    Fault("a task's loss weight is 1000", changes={"tasks.colour.loss_weight": 1000.0},
+          causes=("task_weight",)),
+    Fault("a task's match weight is 1000", changes={"tasks.colour.match_weight": 1000.0},
+          causes=("task_weight",)),
+    Fault("the backbone's lr 100 times that of the rest", changes={"solver.backbone_multiplier": 100.0},
+          causes=("lr_too_high",)),
+    Fault("flip without flip_pairs, sides named L and R", tasks=SIDES, raw=short_sides,
+          changes={"tasks.side.flip_pairs": []}, causes=("flip_without_pairs",)),
     Fault("flip without flip_pairs", tasks=SIDES, changes={"tasks.side.flip_pairs": []},
           causes=("flip_without_pairs",)),
     Fault("random weights, norms frozen", changes={"model.weights": None}, causes=("random_frozen_norm",)),

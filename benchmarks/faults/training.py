@@ -35,6 +35,26 @@ def changed_losses(change: Callable[[dict], Any]) -> Patch:
     return replaced(Mask2Former, "forward", make)
 
 
+def background_as_label(real: Callable) -> Callable:
+    """The best of all outputs, no-object among them, is taken for the label."""
+
+    def detect(self: Mask2Former, *args: Any) -> Any:
+        found = real(self, *args)
+        for one in found:
+            for t, task in enumerate(self.tasks[1:], start=1):
+                one.pred_labels[:, t] = one.get(f"logits_{task.name}").argmax(-1)
+        return found
+
+    return detect
+
+
+def raising(real: Callable) -> Callable:
+    def normaliser(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("too many values to unpack")
+
+    return normaliser
+
+
 def vector(found: dict) -> dict:
     return found | {"loss_mask_0": found["loss_mask_0"] * torch.ones(2)}
 
@@ -197,6 +217,10 @@ FAULTS = (
           code=replaced(losses, "label_loss", one_task(detached))),
     Fault("no-object learnt in the first slot", causes=("no_object_slot",),
           code=replaced(losses, "label_loss", one_task(background_first))),
+    Fault("no-object taken for a label", number="F8", causes=("no_object_slot",),
+          code=replaced(Mask2Former, "detect", background_as_label)),
+    Fault("a step ends in an exception", causes=("step_fails",),
+          code=replaced(Mask2Former, "normaliser", raising)),
     Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
           code=replaced(losses, "label_loss", one_task(other_targets))),
     Fault("the heads are not in the optimiser", causes=("weights_frozen",),

@@ -3,6 +3,7 @@ that were wrong to begin with. All on the objects found, M pairs of a prediction
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must
 NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
 LEARNT = 0.8  # accuracy, surely above which another task is learnt well
 FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
+UNTOLD = 0.7  # the same of val alone and of two classes, where no second choice tells
+LATE = 0.32  # share of the fall of a task's loss in the last third, above which it is still being learnt
 
 
 def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
@@ -43,7 +46,7 @@ def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | No
         }  # fmt: skip
         if nothing.low > 0.5:
             findings.append(_background(task, nothing, where, main=task is case.tasks[0]))
-        elif found_top.low > max(0.9, true_top.high) and share(label == true).high < true_top.high + GAIN:
+        elif found_top.low > max(0.9, true_top.high) and of_independent((label == top)[true != top]).low > 0.5:
             findings.append(
                 Finding(
                     "collapse_to_class", "error",
@@ -113,37 +116,55 @@ def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | Non
     return (order, gain, float((true == label).mean())) if gain.low > GAIN and right.low > 0.5 else None
 
 
-def noise(train: Case, val: Case) -> list[Finding]:
+def noise(train: Case, val: Case, falling: Mapping[str, float | None] | None = None) -> list[Finding]:
     """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more than
     val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
-    label is hardly ever its second choice; that says something of a task that was learnt, or beside others that were.
-    (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
-    findings = []
+    label is hardly ever its second choice. That says something of a task that was learnt, or beside others that were,
+    when its loss has come to rest; where it has not, the task was trained for too few steps. (The idea of Northcutt et
+    al., Confident Learning, JAIR 2021.) falling: of each task's loss, what `training.shape` says."""
+    findings, falling = [], falling or {}
     well = {task.name for task in train.trained if (right := _accuracy(train, task)) and right.low > LEARNT}
     for task in train.trained:
         seen = [_contradictions(case, task) for case in (train, val)]
         if min(len(part.wrong) for part in seen) < FEWEST:
             continue
+        where, late = f"task '{task.name}'", falling.get(task.name)
         rates = [mean(part.wrong.astype(float), part.picture, int(part.picture.max()) + 1) for part in seen]
-        wrong = np.concatenate([part.wrong for part in seen])
-        told = auc(-np.concatenate([part.sure for part in seen]), wrong)
-        second = share(np.concatenate([part.second for part in seen])[wrong])
-        by_chance = 1 / max(task.num_classes - 1, 1)
-        alien = (
-            told is not None and told.high < FORETOLD and (task.num_classes < 3 or second.high < (1 + by_chance) / 2)
-        )
-        alien = alien and (_learnt(train, task) or bool(well - {task.name}))
-        if (alien and min(rate.low for rate in rates) > NOISE) or rates[0].low > max(rates[1].high, NOISE):
+        known, guessed = learnt(train, task), not learnt(train, task, by=0)
+        if guessed and bool(well) and late is not None and late > LATE:
+            right = [f"{1 - rate.value:.0%}" for rate in rates]
+            evidence = f"{right[0]} of the labels are right in train, {right[1]} in val, no more than of its commonest "
+            evidence += f"class alone; {late:.0%} of its loss's fall came in the last third"
+            change = f"raise solver.max_iter, or the task's loss_weight ({task.loss_weight:g})"
+            findings.append(Finding("too_few_steps", "warning", evidence, change, where))
+            continue
+        alien, words = _alien(seen, task, FORETOLD)
+        alien = alien and (known or bool(well - {task.name}) and not (late is not None and late > LATE))
+        change = "look at the task's labels: report/index.html lists the surest contradictions"
+        carried = known and learnt(val, task, by=0)  # or else pictures differ, not labels
+        if carried and rates[1].low > max(rates[0].high, NOISE):
+            alien, words = _alien(seen[1:], task, FORETOLD if task.num_classes > 2 else UNTOLD)
+            change = "val's labels are not as train's: report/index.html lists the surest contradictions"
+        else:
+            alien = alien and min(rate.low for rate in rates) > NOISE or rates[0].low > max(rates[1].high, NOISE)
+        if alien:
             evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the objects found in train, "
             evidence += f"{rates[1].text(0, 100)} % in val"
-            if told is not None:
-                evidence += (
-                    f"; its confidence tells which with an AUC of {told.text()}, {second.value:.0%} are its second "
-                )
-                evidence += f"choice, {by_chance:.0%} by chance"
-            change = "look at the task's labels: report/index.html lists the surest contradictions"
-            findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+            findings.append(Finding("label_noise", "warning", evidence + words, change, where))
     return findings
+
+
+def _alien(seen: Sequence[_Contradictions], task: Task, foretold: float) -> tuple[bool, str]:
+    """Whether the contradictions have nothing to do with the model; in words."""
+    wrong = np.concatenate([part.wrong for part in seen])
+    told = auc(-np.concatenate([part.sure for part in seen]), wrong)
+    if told is None:
+        return False, ""
+    second = of_independent(np.concatenate([part.second for part in seen])[wrong])
+    by_chance = 1 / max(task.num_classes - 1, 1)
+    words = f"; its confidence tells which with an AUC of {told.text()}, {second.value:.0%} are its second choice, "
+    words += f"{by_chance:.0%} by chance"
+    return told.high < foretold and (task.num_classes < 3 or second.high < (1 + by_chance) / 2), words
 
 
 def _accuracy(case: Case, task: Task) -> Interval | None:
@@ -152,11 +173,11 @@ def _accuracy(case: Case, task: Task) -> Interval | None:
     return mean(right.astype(float), pairs.picture, len(case.images)) if len(pairs) >= FEWEST else None
 
 
-def _learnt(case: Case, task: Task) -> bool:
-    """Whether the task's labels are right surely more often than its commonest class would be, by GAIN."""
+def learnt(case: Case, task: Task, by: float = GAIN) -> bool:
+    """Whether the task's labels are right surely more often than its commonest class would be, by that much."""
     right = _accuracy(case, task)
     true = case.true_labels[task.name][case.labelled(task).true]
-    return right is not None and right.low > np.bincount(true).max() / len(true) + GAIN
+    return right is not None and right.low > np.bincount(true).max() / len(true) + by
 
 
 @dataclass(frozen=True)
@@ -179,8 +200,8 @@ def _contradictions(case: Case, task: Task) -> _Contradictions:
     return _Contradictions(label != true, sure, others.argmax(1) == true, pairs.picture)
 
 
-def share(hits: np.ndarray) -> Interval:
-    """Of independent hits, by Wilson's interval at 99 %."""
+def of_independent(hits: np.ndarray) -> Interval:
+    """Share of independent hits, by Wilson's interval at 99 %."""
     count, z = max(len(hits), 1), 2.576
     value = hits.sum() / count
     middle, half = value + z * z / (2 * count), z * np.sqrt(value * (1 - value) / count + z * z / (4 * count * count))

@@ -8,12 +8,15 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from mtseg.diagnosis.case import Case
+from mtseg.diagnosis.classes import auc
 from mtseg.diagnosis.intervals import Interval, ratio
 from mtseg.findings import Finding
 from mtseg.scoring.matching import HIT
 
 TWICE = 0.5  # of the objects found, with confidence, from which duplicates are reported
 FULL = 0.5  # share of the queries above which DETR starts to lose objects (its section 4.3)
+BESIDE = 0.1  # mask IoU, below which a prediction is of none of the objects
+TOLD = 0.8  # AUC of hits by the score, surely below which those beside are as confident
 LEVEL = 0.001  # of the test that crowded pictures lose more
 
 
@@ -93,23 +96,41 @@ def duplicates(case: Case) -> Interval | None:
 
 
 def unannotated(trained: Case, case: Case) -> list[Finding]:
-    """Confident predictions of the train split that find nothing, where those of val do: objects that were not
-    annotated. A model is no worse on what it was trained on."""
-    shares = []
-    for split in (trained, case):
-        own = np.zeros(len(split.predictions), dtype=bool)
-        own[split.pairs.found] = True
-        rows = split.lead[split.score[split.lead] >= case.threshold]
-        false, all_ = (
-            np.bincount(split.picture[chosen], minlength=len(split.images)) for chosen in (rows[~own[rows]], rows)
-        )
-        shares.append(ratio(false, all_))
-    if None in shares or shares[0].low < shares[1].high + 0.05:
-        return []
-    return [
-        Finding(
-            "annotations_missing", "warning",
-            f"{shares[0].text(0, 100)} % of the confident predictions in train pictures find no annotation, "
-            f"{shares[1].text(0, 100)} % in val", "objects of train are not annotated: look at its pictures",
-        )
-    ]  # fmt: skip
+    """Confident predictions of one split that find nothing, where those of the other do: objects that were not
+    annotated. A model is no worse on what it was trained on; on val it is, so there they have to lie beside all
+    annotations and be as confident as those that find one."""
+    train, val = (_false(split, case.threshold) for split in (trained, case))
+    if train and val and train.low >= val.high + 0.05:
+        return [_missing("train", train, val)]
+    train, val = (_false(split, trained.threshold, BESIDE) for split in (trained, case))
+    if train and val and val.low >= train.high + 0.1:
+        rows = case.lead[case.score[case.lead] >= trained.threshold]
+        own, near = np.isin(rows, case.pairs.found), _nearest(case)[rows]
+        told = auc(case.score[rows][own | (near < BESIDE)], own[own | (near < BESIDE)])
+        if told and told.high < TOLD:
+            return [_missing("val", val, train)]
+    return []
+
+
+def _false(case: Case, threshold: float, least: float = 1.0) -> Interval | None:
+    """Share of the predictions as confident as that which find nothing and overlap every object by less."""
+    rows = case.lead[case.score[case.lead] >= threshold]
+    lost = rows[~np.isin(rows, case.pairs.found) & (_nearest(case)[rows] < least)]
+    return ratio(*(np.bincount(case.picture[chosen], minlength=len(case.images)) for chosen in (lost, rows)))
+
+
+def _nearest(case: Case) -> np.ndarray:
+    """[N]: the best mask IoU with an object, of the lead rows; 0 of the others."""
+    best = np.zeros(len(case.predictions))
+    for rows, _, overlap in case.overlaps:
+        best[rows] = overlap.max(1, initial=0)
+    return best
+
+
+def _missing(split: str, here: Interval, there: Interval) -> Finding:
+    other = "val" if split == "train" else "train"
+    return Finding(
+        "annotations_missing", "warning",
+        f"{here.text(0, 100)} % of the confident predictions in {split} pictures find no annotation, "
+        f"{there.text(0, 100)} % in {other}", f"objects of {split} are not annotated: look at its pictures",
+    )  # fmt: skip

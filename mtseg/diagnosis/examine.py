@@ -16,6 +16,7 @@ from mtseg.scoring import scores
 from mtseg.sections import Model, Solver, Task, Test
 
 SEVERITIES = ("error", "warning", "note")
+OF_BATCH = {"answer_depends_on_batch", "labels_of_other_picture", "prediction_differs"}
 FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # as in worse predictions
 
 
@@ -46,6 +47,7 @@ def examine(
     val: Sample,
     curve: pd.DataFrame,
     validated: pd.DataFrame,
+    health: pd.DataFrame,
     model: Model,
     solver: Solver,
     test: Test,
@@ -53,7 +55,8 @@ def examine(
     known: Sequence[Finding] = (),
 ) -> Diagnosis:
     """images, predictions: the val split. train, val: what the model says afresh of a sample of each split. curve,
-    validated: plots/train.tsv and val.tsv. pictures: of the train split. known: findings of the network itself."""
+    validated, health: plots/train.tsv, val.tsv and health.tsv. pictures: of the train split. known: findings of the
+    network itself."""
     case, trained = Case(images, predictions, tasks), Case(train.images, train.predictions, tasks)
     ranked = {"ranking": test.ranking, "max_dets": test.max_dets}
     details: dict[str, Any] = {}
@@ -61,8 +64,8 @@ def examine(
 
     tied, details["labels"] = ties.check(case)
     if any(finding.cause == "labels_of_other_picture" for finding in tied):  # then an answer depends on its batch
-        known = [finding for finding in known if finding.cause not in ("answer_depends_on_batch", "prediction_differs")]
-    fed = [*known, *geometry.boxes(case), *colours(val, train, tasks)]
+        known = [finding for finding in known if finding.cause not in OF_BATCH]
+    fed = [*known, *training.starved(health, tasks), *geometry.boxes(case), *colours(val, train, tasks)]
     moved, details["masks"] = geometry.check(case)
     renamed = classes.permutations(case, trained)
     tied = [finding for finding in tied if finding.where not in {other.where for other in renamed}]
@@ -77,7 +80,8 @@ def examine(
     )
     calibrated, details["temperature"] = ranking.calibration(case)
     answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
-    answers += classes.noise(trained, case)
+    falling = {task.name: training.shape(curve, f"loss_{task.name}")["falling"] for task in tasks}
+    answers += classes.noise(trained, case, falling)
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
     if not faulty:  # an evaluator that is wrong judges no ranking
@@ -112,13 +116,14 @@ def settle(
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
     """Whether the model does better on pictures whose red and blue are swapped."""
-    gains = []
+    gains, reached = [], []
     for sample in (val, train):
         both = {p.image_id for p in sample.swapped}
         images = [image for image in sample.images if image.id in both]
         one, other = Case(images, sample.swapped, tasks), Case(images, sample.predictions, tasks)
         gains.append(training.difference(one, other))
-    if gains[0] is None or gains[0].low <= 0.02:
+        reached.append([part.value if (part := training.hits(case)) else 0.0 for case in (one, other)])
+    if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # that would explain nothing
         return []
     train_too = gains[1] is not None and gains[1].low > 0.02
     return [

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from mtseg.data.coco import rle
 from mtseg.diagnosis.case import Case
-from mtseg.diagnosis.classes import auc
+from mtseg.diagnosis.classes import auc, learnt
 from mtseg.diagnosis.intervals import DRAWS, LEVEL, Interval, mean
 from mtseg.findings import Finding
 from mtseg.records import Image, Prediction
@@ -193,6 +193,8 @@ def calibration(case: Case) -> tuple[list[Finding], dict[str, float]]:
         numbers[task.name] = float(TEMPERATURES[best])
         bound = int(np.abs(np.log(TEMPERATURES / np.clip(TEMPERATURES[best], 1 / OFF, OFF))).argmin())
         now = int(np.abs(np.log(TEMPERATURES)).argmin())
+        if not learnt(case, task, by=0):  # a head that guesses has no right temperature
+            continue
         if best == bound or mean(loss[bound] - loss[best], pairs.picture, len(case.images)).low <= 0:
             continue
         gain = mean(loss[now] - loss[best], pairs.picture, len(case.images))

@@ -23,6 +23,7 @@ GAIN = 0.1  # of accuracy, with confidence, that another place's labels must bri
 MEND = {
     "labels_ignore_picture": "feed the head the decoder's output, not the learnt queries (QueryDecoder.forward)",
     "labels_of_other_query": "slice masks, scores and labels of all tasks by one index (Mask2Former.detect)",
+    "labels_of_other_task": "take each task's logits by its name, in the order of tasks (QueryDecoder, detect, encode)",
     "labels_off_by_one": "count classes from 0 in memory, from 1 in COCO's category_id alone",
     "labels_permuted": "index the heads' outputs by the task's own list of classes",
     "labels_of_other_picture": "take each picture's own logits [-1, b], never the batch's last (Mask2Former.detect)",
@@ -61,9 +62,31 @@ def _faults(case: Case, task: Task, pairs: Pairs, right: np.ndarray, share: floa
             f"{share:.2g} of the variance of the logits lies between pictures, the rest between queries: "
             "a query says the same of every picture",
         )
+    yield from _of_other_task(case, task, pairs, right)
     yield from _of_the_file(case, task)
     yield from _elsewhere(case, task, pairs, right)
     yield from _nowhere(case, task, pairs, right)
+
+
+def _of_other_task(case: Case, task: Task, pairs: Pairs, right: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Whether what another task says of the same mask fits better, and better than that task's truth would: tasks that
+    go together are not mixed up."""
+    for other in case.tasks:
+        if other is task or other.num_classes != task.num_classes or len(pairs) < 20:
+            continue
+        truth = case.true_labels[task.name][pairs.true]
+        moved = case.labels[other.name][pairs.found] == truth
+        alike = case.true_labels[other.name][pairs.true] == truth
+        gain, beyond, fit = (
+            mean(values.astype(float), pairs.picture, len(case.images))
+            for values in (moved * 1.0 - right, moved * 1.0 - alike, moved)
+        )
+        if gain.low > GAIN and beyond.low > GAIN and fit.low > 0.5:
+            yield (
+                "labels_of_other_task",
+                f"{right.mean():.0%} of the labels are right on the objects found, {moved.mean():.0%} if taken from "
+                f"task '{other.name}' (gain {gain.text(0, 100)} points)",
+            )
 
 
 def picture_share(case: Case, task: Task) -> float | None:

@@ -3,6 +3,8 @@ pictures that it was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,7 @@ from mtseg.diagnosis.case import Case
 from mtseg.diagnosis.intervals import Interval, ratio
 from mtseg.findings import Finding
 from mtseg.scoring.average_precision import EVERY
-from mtseg.sections import Solver
+from mtseg.sections import Solver, Task
 
 LEARNT = 0.25  # share of the train pictures' objects, surely below which nothing was learnt
 OFF = 2.0  # times the rule's lr, up or down
@@ -55,17 +57,18 @@ def check(
     return findings, numbers
 
 
-def shape(curve: pd.DataFrame) -> dict[str, float | None]:
-    """fallen: share of the first loss that is gone at the end. falling: share of the fall that came in the last third
-    of the lr spent. risen: the most that the loss rose above its lowest so far, as a share of the fall."""
-    if len(curve) < 3:
+def shape(curve: pd.DataFrame, name: str = "loss") -> dict[str, float | None]:
+    """Of the loss, or of one by name. fallen: share of its first value that is gone at the end. falling: share of the
+    fall that came in the last third of the lr spent. risen: the most that it rose above its lowest so far, as a share
+    of the fall."""
+    if len(curve) < 3 or name not in curve:
         return {"fallen": None, "falling": None, "risen": None}
-    loss = curve["loss"].to_numpy(dtype=np.float64)
+    loss = curve[name].to_numpy(dtype=np.float64)
     spent = np.cumsum(curve["lr"].to_numpy(dtype=np.float64) * np.diff(curve["step"], prepend=0))
     fall = max(loss[0] - loss.min(), 1e-9)
     late = np.interp(spent[-1] * 2 / 3, spent, loss) - loss[-1]
     return {
-        "fallen": float(1 - loss[-1] / loss[0]),
+        "fallen": float(1 - loss[-1] / loss[0]) if loss[0] else None,
         "falling": float(late / fall),
         "risen": float((loss - np.minimum.accumulate(loss)).max() / fall),
     }
@@ -153,6 +156,25 @@ def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detect
             "run `dvc repro predict`, look at load_model and the Mapper",
         )
     ]  # fmt: skip
+
+
+def starved(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:
+    """Heads and decoders that got no gradient at all in the last third of the training. health: plots/health.tsv"""
+    parts = [f"head_{task.name}" for task in tasks if task.loss_weight] + ["decoder", "pixel_decoder"]
+    findings = []
+    for name in parts:
+        norms = health.get(f"gradient_{name}", pd.Series(dtype=float)).to_numpy(dtype=np.float64)
+        if len(norms) < 3 or (norms[-(len(norms) // 3) :] != 0).any():
+            continue
+        given = np.flatnonzero(norms != 0)
+        since = f"after step {health['step'].iloc[given[-1]]:.0f}" if len(given) else "in all of the training"
+        findings.append(
+            Finding(
+                "gradient_missing", "error", f"the norm of its gradient is 0 {since} (plots/health.tsv)",
+                "look for detach, no_grad or requires_grad between it and the losses", name.replace("_", " "),
+            )
+        )  # fmt: skip
+    return findings
 
 
 def difference(one: Case, other: Case) -> Interval | None:

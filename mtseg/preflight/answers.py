@@ -171,7 +171,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     Every picture by itself gives the same."""
     device, change = network.device, SOURCE.format("mask2former.py")
     output = QueryOutput(
-        {name: logits.to(device) for name, logits in given.output.logits.items()},
+        {name: logits.to(device) for name, logits in tempted(given, network.tasks).items()},
         given.output.mask_embed_LBQC.to(device), given.output.mask_features_BCHW.to(device),
         network.decoder.combinations,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     count = min(len(BOXES), network.detections)
     wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
     of_other = dict.fromkeys(wrong, True)  # a picture with wrong labels has all those of its queries in the other
-    offsets = []
+    empty, offsets = dict.fromkeys(wrong, 0), []
     for b, picture in enumerate(network.detect(output, batch)):
         masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
         before, same = dict(wrong), dict.fromkeys(wrong, True)
@@ -193,6 +193,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
             i = int(overlap.argmax())
             offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
             for t, task in enumerate(network.tasks):
+                empty[task.name] += own[t] >= task.num_classes
                 wrong[task.name] += int(own[t] != given.targets[b].labels[i, t])
                 other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
                 same[task.name] &= own[t] == int(other.argmax())
@@ -204,10 +205,23 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
         yield Finding("masks_displaced", "error", evidence, change)
         return
     for name, count in wrong.items():
-        if count:
+        if empty[name]:
+            evidence = f"of {len(offsets)} detections {empty[name]} are labelled no-object, which is no class"
+            yield Finding("no_object_slot", "error", evidence, change, f"task '{name}'")
+        elif count:
             cause = "labels_of_other_picture" if of_other[name] else "labels_of_other_query"
             evidence = f"{count} of {len(offsets)} detections of a right answer have other labels than their query"
             yield Finding(cause, "error", evidence, change, f"task '{name}'")
+
+
+def tempted(given: Scene, tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """The logits, where the further tasks are surer of no-object than of any class. A detection is one of the main
+    task: its further labels are the best of the classes."""
+    logits = dict(given.output.logits)
+    for task in tasks[1:]:
+        if task.background:
+            logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=SURE + 1)
+    return logits
 
 
 def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SIDE) -> Tensor:

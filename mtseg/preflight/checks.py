@@ -13,7 +13,7 @@ from mtseg.findings import Finding, of_severity
 from mtseg.model.combinations import combinations
 from mtseg.model.device import pick
 from mtseg.model.mask2former import Mask2Former
-from mtseg.preflight import labels, mapper, network, pictures, settings
+from mtseg.preflight import batches, labels, mapper, network, pictures, settings
 from mtseg.records import Image
 from mtseg.sections import Input, Loss, Model, Solver, Task
 
@@ -22,13 +22,14 @@ def of_data(
     train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Sequence[Task], model: Model, input: Input,
     solver: Solver, loss: Loss,
 ) -> list[Finding]:  # fmt: skip
-    """Labels, settings, the mapper, the pictures. `tasks` with their classes filled in. Raises UserError for a picture
-    that does not decode."""
+    """Labels, settings, the mapper and its batches, the pictures. `tasks` with their classes filled in. Raises
+    UserError for a picture that does not decode."""
     found = labels.check(train, val, tasks=tasks, input=input)
     if of_severity(found, "error"):  # on these the rest would stumble
         return found
     found += settings.check(train, tasks=tasks, model=model, input=input, solver=solver, loss=loss)
-    found += mapper.check(tasks, input=input)
+    # what the mapper does wrong would be told of its batches again
+    found += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     return found + pictures.check(train, val, root=root, tasks=tasks)
 
 

@@ -16,6 +16,10 @@ from mtseg.sections import Input, Task
 
 TWIN = 0.95  # mask IoU of two instances that are one object
 MANY = 0.01  # share of the instances that this is worth a warning for
+SIDES = (("left", "right"), ("l", "r"), ("lhs", "rhs"))
+SIDE = re.compile(
+    r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGNORECASE
+)  # the short ones as whole words
 RARE = 10  # examples below which a class is hardly learnt, let alone scored
 
 
@@ -90,12 +94,11 @@ def unswapped(task: Task, input: Input) -> Iterator[Finding]:
     """A horizontal flip makes a wrong label of left and of right unless flip_pairs swaps them."""
     if not input.flip:
         return
-    mirrored = {
-        name: re.sub(r"left|right", lambda side: {"left": "right", "right": "left"}[side[0].lower()], name, flags=re.I)
-        for name in task.classes
-    }
+    other = {a: b for pair in SIDES for a, b in (pair, pair[::-1])}
+    known = {name.lower(): name for name in task.classes}
+    mirrored = {name: known.get(SIDE.sub(lambda side: other[side[0].lower()], name).lower()) for name in task.classes}
     swapped = {name for pair in task.flip_pairs for name in pair}
-    pairs = sorted({tuple(sorted(pair)) for pair in mirrored.items() if pair[0] != pair[1] and pair[1] in task.classes})
+    pairs = sorted({tuple(sorted(pair)) for pair in mirrored.items() if pair[1] not in (None, pair[0])})
     if forgotten := [pair for pair in pairs if not swapped.intersection(pair)]:
         named = ", ".join(f"[{a}, {b}]" for a, b in forgotten)
         evidence = f"pictures are flipped (input.flip {input.flip:g}) but flip_pairs lacks {named}"

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import PIL.Image
+import torch
 from pycocotools import mask as coco_mask
 
 from mtseg.data import loader
@@ -48,7 +49,11 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             f"pictures of shape {sorted(shapes)} come out of it, not (3, {side}, {side}): crop or padding is gone"
         )
         return [Finding("mapper_displaces", "error", evidence, "mend mtseg/data/loader.py")]
+    if found := list(scaled({"training": [example for _, example in trials], "prediction": [predicted]})):
+        return found  # where colours are others, nothing can be read off them
     found = list(moved(trials)) or list(swapped(trials, tasks, record))  # whose label is it, of a mask that is nowhere?
+    if any(finding.cause == "mapper_channels" for finding in found):
+        return found
     return [*found, *unpadded(predicted, record)]
 
 
@@ -74,6 +79,20 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int) -> Image:
         found.append(Instance(packed if i % 2 else [list(map(float, polygon[0]))], box, box[2] * box[3], labels, id=i))
     PIL.Image.fromarray(pixels).save(folder / "pattern.png")
     return Image(0, "pattern.png", height, width, tuple(found))
+
+
+def scaled(examples: dict[str, Sequence[loader.Example]]) -> Iterator[Finding]:
+    """Values are 0..255, the pattern's own between its darkest and its brightest; examples: by what they are for."""
+    for use, given in examples.items():
+        values = torch.cat([example["image"].flatten().float() for example in given])
+        values = values[(values - loader.PAD).abs() > 0.5]
+        low, high = (float(values.min()), float(values.max())) if len(values) else (GROUND, GROUND)
+        if low < -1 or high > 256 or high < GROUND - TONE:
+            colours = [value for colour in COLOURS for value in colour]
+            evidence = f"a known picture with values from {min(colours)} to {max(colours)} comes out for {use} with "
+            change = "mend mtseg/data/loader.py or pictures.py: RGB, 0..255; the network itself scales and normalises"
+            yield Finding("mapper_channels", "error", f"{evidence}{low:.3g} to {high:.3g}", change)
+            return
 
 
 def moved(trials: Sequence[tuple[int, loader.Example]]) -> Iterator[Finding]:

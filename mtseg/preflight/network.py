@@ -28,18 +28,22 @@ def check(
     if found := list(heads(network)):  # what follows would stumble, on CUDA with an assert
         return found
     torch.manual_seed(seed)
-    found = answers.check(network)
+    found: list[Finding] = []
     small = input.model_copy(update={"size": min(input.size, LARGEST), "workers": 0})
-    batch = two_pictures(network, train, Mapper(network.tasks, small, root=root, training=True))
     try:
+        found += answers.check(network)
+        batch = two_pictures(network, train, Mapper(network.tasks, small, root=root, training=True))
         found += normalisation(network, batch, model)
         if not found:
             found += looked_at(network, batch)
         return found + trial.check(network, batch, solver=solver)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]  # ours, not torch's
         evidence = f"a step fails with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        return [*found, Finding("loss_not_scalar", "error", evidence, f"mend {last.filename}:{last.lineno}")]
+        return [*found, Finding("step_fails", "error", evidence, f"mend {last.filename}:{last.lineno}")]
 
 
 def heads(network: Mask2Former) -> Iterator[Finding]:
@@ -122,7 +126,10 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
 
 def looked_at(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
     """The labels depend on the picture (F11), and on no other picture of the batch (F12)."""
-    together, alone = answer(network, batch), answer(network, batch[:1])
+    first, *others = batch
+    if not others or torch.equal(first["image"], others[0]["image"]):  # of a copy, or a training on one picture
+        others = [first | {"image": 255 - first["image"]}]
+    together, alone = answer(network, [first, *others]), answer(network, [first])
     for task in network.tasks:
         both_BQK, own_QK = together[task.name], alone[task.name][0]
         if not both_BQK.isfinite().all():  # a network of random weights and frozen norms: of which preflight warns

@@ -5,12 +5,13 @@ A sample of each split is read, small.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from scipy.stats import rankdata
 
 from mtseg.data.duplicates import SIDE, groups
 from mtseg.findings import Finding
@@ -24,6 +25,9 @@ PIXELS, FEWEST_READ = 600_000_000, 300  # as many as have so many pixels togethe
 DARK = 16  # grey levels that the brightest spot of a fair picture exceeds
 FEWEST = 5  # instances of a class in a split, below which its colour is not known
 SURE = 3.0  # standard errors, root mean square over classes and channels
+APART = 0.9  # share of the pairs (train, val) of pictures that are ordered one way, where splits differ
+CERTAIN = 5.0  # standard errors of that share
+STEP = 8.0  # grey levels that the splits' medians then lie apart, at least
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Thumbnails:
 def check(train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
     """The findings of all checks here, warnings and notes. Raises UserError for a picture that does not decode."""
     small = {name: thumbnails(images, root, MOST[name]) for name, images in (("train", train), ("val", val))}
-    found = [*leaks(train, val, **small), *dark(small["train"])]
+    found = [*leaks(train, val, **small), *(list(dark(small["train"])) or differ(**small))]
     looked = {name: edges.sample(images, root=root) for name, images in (("train", train), ("val", val))}
     for name, outlines in looked.items():
         found += edges.check(outlines, name)
@@ -47,14 +51,19 @@ def check(train: Sequence[Image], val: Sequence[Image], *, root: Path, tasks: Se
 def leaks(
     all_train: Sequence[Image], all_val: Sequence[Image], *, train: Thumbnails, val: Thumbnails
 ) -> Iterator[Finding]:  # fmt: skip
-    """Pictures of val that train has too, by name or by sight: val then scores what was learnt by heart."""
+    """Pictures of val that train has too, by name or by sight, mirrored or not: val then scores what was learnt by
+    heart."""
     names = {image.file_name for image in all_train}
     same = {image.file_name: image.file_name for image in all_val if image.file_name in names}
-    grey = np.concatenate([grey_values(sample.pixels) for sample in (train, val)])
-    number = groups(grey)
+    grey = [grey_values(pixels) for pixels in (train.pixels, val.pixels, val.pixels[:, :, ::-1])]
+    number = groups(np.concatenate(grey))
     first = {group: image.file_name for group, image in zip(number, train.images, strict=False)}
-    seen = zip(val.images, number[len(train.images) :], strict=True)
-    alike = {image.file_name: first[group] for image, group in seen if group in first}
+    as_is, turned = number[len(train.images) :].reshape(2, -1)
+    alike = {
+        image.file_name: first.get(group) or f"{first[other]}, mirrored"
+        for image, group, other in zip(val.images, as_is, turned, strict=True)
+        if group in first or other in first
+    }
     pairs = alike | same
     if pairs:
         known, twin = min(pairs.items())
@@ -80,6 +89,23 @@ def dark(train: Thumbnails) -> Iterator[Finding]:
     if brightest < DARK:
         evidence = f"half of the train pictures are nowhere brighter than {brightest:.0f} of 255"
         yield Finding("normalisation", "warning", evidence, "write the pictures with values 0..255, as 8 bits")
+
+
+def differ(train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
+    """Nearly every picture of val is darker, flatter, greyer than nearly every one of train, or the other way about."""
+    sides = len(train.images), len(val.images)
+    error = ((sum(sides) + 1) / (12 * sides[0] * sides[1])) ** 0.5  # of the share, were there no difference
+    told = []
+    for name, measure in MEASURES.items():
+        ours, theirs = (measure(sample.pixels.astype(np.float32)) for sample in (train, val))
+        ranks = rankdata(np.concatenate([ours, theirs]))[sides[0] :]
+        share = (ranks.mean() - (sides[1] + 1) / 2) / sides[0]  # the area under the ROC curve, as of Mann and Whitney
+        medians = np.median(ours), np.median(theirs)
+        if max(share, 1 - share) > APART and abs(share - 0.5) > CERTAIN * error and abs(np.diff(medians)[0]) > STEP:
+            told.append(f"{name} {medians[1]:.0f}, in train {medians[0]:.0f}")
+    if told:
+        evidence = f"the pictures of val are others than those of train, of 255 in the median: {'; '.join(told)}"
+        yield Finding("splits_differ", "warning", evidence, "write them as train's were, or split by data.split", "val")
 
 
 def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequence[Task]) -> Iterator[Finding]:
@@ -115,13 +141,22 @@ def _colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
     return {label: np.array(colours) for label, colours in found.items()}
 
 
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of pixels [N, SIDE, SIDE, 3], one number each [N]
+    "brightness": lambda pixels: pixels.mean((1, 2, 3)),
+    "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
+    "saturation": lambda pixels: np.ptp(pixels, axis=3).mean((1, 2)),
+}
+
+
 def thumbnails(images: Sequence[Image], root: Path, most: int) -> Thumbnails:
-    """Of up to `most` images, of large ones fewer, evenly spread."""
+    """Of up to `most` images, of large ones fewer, evenly spread. A mirrored picture has the mirrored thumbnail: a JPEG
+    decoded at just that size, or a filter that breaks ties, would not give it."""
     largest = max(image.height * image.width for image in images)
     count = min(len(images), most, max(FEWEST_READ, PIXELS // largest))
     chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))]
     pixels = [
-        np.asarray(small_picture(root, image, SIDE).resize((SIDE, SIDE), PIL.Image.Resampling.BOX)) for image in chosen
+        np.asarray(small_picture(root, image, 2 * SIDE).resize((SIDE, SIDE), PIL.Image.Resampling.HAMMING))
+        for image in chosen
     ]
     return Thumbnails(chosen, np.stack(pixels))
 

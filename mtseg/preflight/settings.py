@@ -12,6 +12,8 @@ from mtseg.sections import Input, Loss, Model, Solver, Task
 LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
 SCALE_TOLERANCE = 1.25  # of the scale that prediction uses, beyond the range of training
 NO_OBJECT = (0.01, 1.0)  # the paper: 0.1
+DROWNED = 10.0  # times the weights of both mask losses; the paper: 0.2
+FAST = 2.0  # times the lr of all else; the paper: a backbone at 0.1
 LOPSIDED = 100.0  # class weights, against those inverse to the frequency
 
 
@@ -21,7 +23,7 @@ def check(
     """The findings of all checks here, warnings and notes."""
     return [
         *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
-        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks), *unmatched(tasks),
+        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks), *unmatched(tasks), *heavy(tasks, loss),
     ]  # fmt: skip
 
 
@@ -41,12 +43,27 @@ def course(solver: Solver) -> Iterator[Finding]:
     if solver.max_iter and 2 * solver.warmup > solver.max_iter:
         evidence = f"the lr warms up for {solver.warmup} steps of {solver.max_iter}"
         yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
+    if solver.backbone_multiplier > FAST:
+        evidence = (
+            f"solver.backbone_multiplier gives the backbone {solver.backbone_multiplier:g} times the lr of the rest"
+        )
+        yield Finding("lr_too_high", "warning", evidence, "set it to the 0.1 of the paper, to 1 for random weights")
     if solver.weight_decay > 1:
         evidence = (
             f"under AdamW weights stay below 1 / solver.weight_decay {solver.weight_decay:g} = "
             f"{1 / solver.weight_decay:.3g}"
         )
         yield Finding("weight_decay", "warning", evidence, "set it to the 0.05 of the paper")
+
+
+def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """Beside such a weight nothing else is learnt, or has a say in which query is whose."""
+    masks = loss.mask + loss.dice
+    for task in tasks:
+        for key, value in (("loss_weight", task.loss_weight), ("match_weight", task.match_weight)):
+            if value > DROWNED * masks > 0:
+                evidence = f"{key} {value:g} is {value / masks:.3g} times loss.mask and loss.dice together ({masks:g})"
+                yield Finding("task_weight", "warning", evidence, f"lower {key} to about 2", f"task '{task.name}'")
 
 
 def scales(input: Input) -> Iterator[Finding]:

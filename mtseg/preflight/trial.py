@@ -4,6 +4,7 @@ back as it was."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -56,7 +57,8 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         found = list(unreached(network, batch, gradients))
         return found or list(unmoved(network, gradients, moved, rates, clip=solver.clip))
     except NotFinite as error:
-        return [error.finding]
+        change = f"the step was taken at an lr of {LR:g}, whatever solver's: look at these pictures and at mtseg/model"
+        return [replace(error.finding, change=change)]
     except NotScalars as error:
         change = "mend mtseg/model/mask2former.py: in training, forward returns a dict of named scalar losses"
         return [Finding("loss_not_scalar", "error", str(error).splitlines()[0], change)]

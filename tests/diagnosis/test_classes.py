@@ -44,6 +44,28 @@ def test_one_class_for_all():
     assert finding.cause == "collapse_to_class" and "dotted" in finding.evidence
 
 
+@pytest.mark.parametrize("rare", [0.6, 0.05])
+def test_a_class_that_most_objects_have(rare):
+    """A sound model calls most objects by it, too: it has collapsed only if it calls the others so. rare: share of
+    these that it knows."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng = np.random.default_rng(0)
+    common, said = [], []
+    for image in images:
+        true = [1 if rng.random() < 0.85 else 0 for _ in image.instances]
+        instances = [replace(i, labels=i.labels | {"fill": c}) for i, c in zip(image.instances, true, strict=True)]
+        common.append(replace(image, instances=tuple(instances)))
+        here = [p for p in predictions if p.image_id == image.id]
+        for number, p in enumerate(here):
+            answer = true[number] if number < len(true) and (true[number] or rng.random() < rare) else 1
+            noise = rng.normal(0, 0.3, 4)
+            said.append(relabelled(p, "fill", tuple(6.0 * (np.arange(4) == answer) + noise)))
+    findings, numbers = classes.collapses(case(common, said, tasks))
+    assert numbers["fill"]["true_top_share"] > 0.8
+    assert [finding.cause for finding in findings] == ["collapse_to_class"] * (rare < 0.5)
+
+
 @pytest.mark.parametrize(("order", "cause"), [((1, 2, 0), "labels_off_by_one"), ((1, 0, 2), "labels_permuted")])
 def test_classes_under_other_names(order, cause):
     tasks = make_tasks(3)
@@ -76,6 +98,47 @@ def test_labels_that_contradict_a_sure_model():
     assert not classes.noise(sound, sound)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_labels_of_val_alone_that_contradict_the_model(share):
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng, noisy = np.random.default_rng(0), []
+    for image in images:
+        instances = [
+            replace(i, labels=i.labels | {"fill": int(i.labels["fill"] + 1 + rng.integers(2)) % 3})
+            if rng.random() < share
+            else i
+            for i in image.instances
+        ]
+        noisy.append(replace(image, instances=tuple(instances)))
+    findings = classes.noise(case(images, predictions, tasks), case(noisy, predictions, tasks))
+    assert [(f.cause, f.where) for f in findings] == [("label_noise", "task 'fill'")] * (share > 0.2)
+    assert all("val's labels" in f.change for f in findings)
+
+
+def test_a_model_that_knows_train_by_heart_errs_in_val():
+    """Where it is less sure, and its second choice is right: that is no noise."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng, val = np.random.default_rng(0), []
+    for p in predictions:
+        logits = np.array(p.logits["fill"])
+        if rng.random() < 0.3 and logits[:3].max() > 3:
+            best, other = int(logits[:3].argmax()), int((logits[:3].argmax() + 1) % 3)
+            logits[other], logits[best] = logits[best], logits[best] - abs(rng.normal(0, 1))
+        val.append(relabelled(p, "fill", tuple(logits)))
+    assert not classes.noise(case(images, predictions, tasks), case(images, val, tasks))
+
+
+def test_pictures_of_val_that_do_not_show_a_task_have_no_wrong_labels():
+    """As grey ones do not show colour: it is guessed there, though it was learnt."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, pictures=120)
+    rng = np.random.default_rng(0)
+    guessed = [relabelled(p, "fill", (*(2 * rng.random(3)), p.logits["fill"][-1])) for p in predictions]
+    assert not classes.noise(case(images, predictions, tasks), case(images, guessed, tasks))
+
+
 @pytest.mark.parametrize("names", [(2,), (0, 1, 2)])
 def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names):
     """Unless the others were learnt well: then its labels are random."""
@@ -88,7 +151,9 @@ def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names):
             for p in predictions
         ]
     blind = case(images, predictions, tasks)
-    assert [finding.where for finding in classes.noise(blind, blind)] == ["task 'fill'"] * (len(names) == 1)
+    for late, cause in ((None, "label_noise"), (0.1, "label_noise"), (0.4, "too_few_steps")):
+        findings = classes.noise(blind, blind, {task.name: late for task in tasks})
+        assert [(f.cause, f.where) for f in findings] == [(cause, "task 'fill'")] * (len(names) == 1)
 
 
 def test_auc_is_the_share_of_pairs_in_order():

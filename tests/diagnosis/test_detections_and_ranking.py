@@ -7,7 +7,7 @@ import pytest
 
 from mtseg.diagnosis import detections, ranking
 from tests.diagnosis.answers import QUERIES, case, healthy, relabelled
-from tests.scenes import make_tasks
+from tests.scenes import box_rle, logits_of, make_tasks
 
 TASKS = make_tasks(3)
 GIVEN = {"num_queries": QUERIES, "detections": 100, "max_dets": (1, 10, 100)}
@@ -58,8 +58,25 @@ def test_objects_of_train_that_nobody_annotated():
     images, predictions = healthy(TASKS)
     half = [replace(image, instances=image.instances[::2]) for image in images]
     train, val = case(half, predictions, TASKS), case(images, predictions, TASKS)
-    assert causes(detections.unannotated(train, val)) == ["annotations_missing"]
-    assert not detections.unannotated(val, val) and not detections.unannotated(val, train)
+    for split, one, other in (("train", train, val), ("val", val, train)):
+        (finding,) = detections.unannotated(one, other)
+        assert finding.cause == "annotations_missing" and f"objects of {split}" in finding.change
+    assert not detections.unannotated(val, val)
+
+
+@pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
+def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
+    """Masks that miss their objects, and some of nothing that are less sure: more than in train, where all is known."""
+    images, predictions = healthy(TASKS)
+    rng, val = np.random.default_rng(0), []
+    for p in predictions:
+        if rng.random() < 0.3 and p.logits["shape"][-1] < 3:
+            x, y, width, height = map(int, p.bbox)
+            place = ((x + 50) % 45, (y + 30) % 45) if beside else (x + width // 2, y)
+            mask = box_rle(*place, width, height)
+            p = replace(p, segmentation=mask, logits=p.logits | {"shape": logits_of(TASKS[0], p.labels["shape"], sure)})
+        val.append(p)
+    assert not detections.unannotated(case(images, predictions, TASKS), case(images, val, TASKS))
 
 
 def test_f13_a_ranking_that_loses_to_another():
@@ -98,6 +115,13 @@ def test_logits_of_another_scale(by):
     findings, temperatures = ranking.calibration(case(images, hot, TASKS))
     assert [(f.cause, f.where) for f in findings] == [("miscalibrated", "task 'fill'")]
     assert temperatures["fill"] > 5 if by > 1 else temperatures["fill"] < 0.2
+
+
+def test_a_task_that_is_guessed_has_no_temperature():
+    images, predictions = healthy(TASKS, pictures=80)
+    rng = np.random.default_rng(0)
+    guessed = [relabelled(p, "fill", (*(5 * np.eye(3)[rng.integers(3)]), p.logits["fill"][3])) for p in predictions]
+    assert not ranking.calibration(case(images, guessed, TASKS))[0]
 
 
 def test_where_ap_is_lost():

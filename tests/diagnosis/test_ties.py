@@ -106,3 +106,38 @@ def test_nothing_is_said_of_a_muted_task_or_of_no_predictions():
     muted = (*tasks[:2], tasks[2].model_copy(update={"loss_weight": 0.0}))
     assert causes(images, blind, tasks) and not causes(images, blind, muted)
     assert not causes(images, [], tasks)
+
+
+def test_labels_of_another_task_of_the_same_size():
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    swapped = {"fill": "shape", "shape": "fill"}
+    mixed = [
+        replace(
+            p,
+            logits=p.logits | {name: p.logits[swapped[name]] for name in swapped},
+            labels=p.labels | {name: p.labels[swapped[name]] for name in swapped},
+        )
+        for p in predictions
+    ]
+    names = ("shape", "fill")
+    assert causes(images, mixed, tasks) == [("labels_of_other_task", f"task '{name}'") for name in names]
+
+
+def test_tasks_that_go_together_are_not_mixed_up():
+    """fill is guessed, and is what shape is for most objects."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    rng = np.random.default_rng(0)
+    images = [
+        replace(
+            image,
+            instances=tuple(
+                replace(i, labels=i.labels | {"fill": i.labels["shape"]}) if rng.random() < 0.8 else i
+                for i in image.instances
+            ),
+        )
+        for image in images
+    ]
+    guessed = [relabelled(p, "fill", (*(0.5 * rng.random(3)), p.logits["fill"][-1])) for p in predictions]
+    assert "labels_of_other_task" not in [cause for cause, _ in causes(images, guessed, tasks)]

@@ -68,6 +68,17 @@ def test_predictions_that_score_less_than_the_weights_did():
     assert not training.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
 
 
+def test_a_part_that_no_gradient_reaches_any_more():
+    steps, alive = np.arange(20, 420, 20), np.linspace(3, 1, 20)
+    table = pd.DataFrame({"step": steps, "gradient_head_fill": alive, "gradient_decoder": alive, "stability": 0.0})
+    assert not training.starved(table, TASKS)
+    table["gradient_head_fill"] = np.where(steps > 100, 0.0, alive)
+    (found,) = training.starved(table, TASKS)
+    assert (found.cause, found.where) == ("gradient_missing", "head fill") and "after step 100" in found.evidence
+    muted = [task.model_copy(update={"loss_weight": 0.0}) if task.name == "fill" else task for task in TASKS]
+    assert not training.starved(table, muted) and not training.starved(table[:2], TASKS)
+
+
 def finding(cause, severity="error"):
     return Finding(cause, severity, "evidence", "change")
 

@@ -88,6 +88,32 @@ def test_a_flip_that_does_not_swap_the_sides_is_reported():
     assert not list(labels.unswapped(task.model_copy(update={"flip_pairs": (("left", "right"),)}), INPUT))
 
 
+@pytest.mark.parametrize(
+    ("classes", "pairs"),
+    [
+        (("door_L", "door_R", "wheel"), "[door_L, door_R]"),
+        (("L", "R"), "[L, R]"),
+        (("lhs", "rhs", "none"), "[lhs, rhs]"),
+        (("Left lamp", "Right Lamp"), "[Left lamp, Right Lamp]"),
+        (("mirror (l)", "mirror (r)"), "[mirror (l), mirror (r)]"),
+        (("lamp", "ramp", "S", "M", "L", "tool", "toor", "L1", "R1"), None),
+    ],
+)
+def test_sides_are_known_by_whole_words(classes, pairs):
+    task = make_tasks(1)[0].model_copy(update={"classes": classes})
+    found = list(labels.unswapped(task, INPUT))
+    assert [pairs] * len(found) == [one.evidence.partition("lacks ")[2] for one in found]
+    assert len(found) == bool(pairs)
+
+
+@pytest.mark.parametrize("key", ["loss_weight", "match_weight"])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_weight_that_drowns_the_masks_is_reported(key, count):
+    tasks, train, _ = healthy(count)
+    for weight, expected in ((1000.0, {("task_weight", "warning")}), (20.0, set())):
+        assert params(train, (*tasks[:-1], tasks[-1].model_copy(update={key: weight}))) == expected
+
+
 def test_objects_annotated_twice_are_counted():
     tasks, train, val = healthy(3)
     doubled = [replace(image, instances=image.instances * 2) for image in train]
@@ -135,6 +161,7 @@ def test_f9_a_muted_task_is_a_note_for_it_may_be_meant():
         ("no_object_weight", {"loss": {"no_object": 0.0}}),
         ("no_object_weight", {"loss": {"no_object": 10.0}}),
         ("warmup_too_long", {"solver": {"warmup": 60, "max_iter": 100}}),
+        ("lr_too_high", {"solver": {"backbone_multiplier": 100.0}}),
         ("weight_decay", {"solver": {"weight_decay": 5.0}}),
         ("scale_mismatch", {"input": {"size": 128, "min_scale": 0.25, "max_scale": 0.3}}),
         ("scale_mismatch", {"input": {"min_scale": 2.0, "max_scale": 3.0}}),

@@ -75,6 +75,16 @@ def test_channels_in_another_order_are_told(monkeypatch):
     assert causes() == {"mapper_channels"}
 
 
+@pytest.mark.parametrize(
+    "change", [lambda x: x / 255, lambda x: (x - 120.0) / 58, lambda x: x * 10.0, lambda x: 255 - x]
+)
+def test_pictures_on_another_scale_are_told_alone(change, monkeypatch):
+    """Where colours are others, no patch is found: that is no displacement."""
+    real = loader.read_picture
+    monkeypatch.setattr(loader, "read_picture", lambda *args: change(real(*args)).astype(np.float32))
+    assert causes() == {"mapper_channels"}
+
+
 def test_a_flip_that_leaves_the_labels_is_told(monkeypatch):
     real = loader.Mapper._label
     monkeypatch.setattr(loader.Mapper, "_label", lambda self, image, one, i, flip: real(self, image, one, i, False))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from mtseg.data import convert, manifest, shapes
 from mtseg.errors import UserError
 from mtseg.files import write_json
-from mtseg.preflight import pictures
+from mtseg.preflight import edges, pictures
+from mtseg.records import Image
 from tests import tiny
 
 
@@ -91,6 +93,43 @@ def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(draw
     assert causes(drawn, root=root) == {("channels_swapped", "val")}
 
 
+@pytest.mark.parametrize(
+    ("change", "measure"),
+    [
+        (lambda pixels: pixels // 3, "brightness"),
+        (lambda pixels: (3 * pixels.astype(int)).clip(0, 255).astype(np.uint8), "brightness"),
+        (lambda pixels: (pixels // 4 + 96).astype(np.uint8), "contrast"),
+        (lambda pixels: pixels.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8), "saturation"),
+    ],
+)
+def test_val_of_other_brightness_contrast_or_colour_is_reported(change, measure, drawn, tmp_path):
+    root = changed(drawn, tmp_path, "val", change)
+    assert ("splits_differ", "val") in causes(drawn, root=root)
+    small = [pictures.thumbnails(images, root, 100) for images in drawn[1:3]]
+    (found,) = pictures.differ(*small)
+    assert f"{measure} " in found.evidence
+
+
+def test_a_few_pictures_of_another_kind_are_no_difference_of_the_splits(drawn):
+    train, val = (pictures.thumbnails(images, drawn[0], 100) for images in drawn[1:3])
+    pixels = val.pixels.copy()
+    pixels[:20] //= 3
+    assert not list(pictures.differ(train, replace(val, pixels=pixels))), "half of val"
+    few = pictures.Thumbnails(val.images[:4], val.pixels[:4] // 3)
+    assert not list(pictures.differ(train, few)), "four pictures are dark by chance"
+
+
+def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
+    root, train, val, _ = drawn
+    shutil.copytree(root, tmp_path / "raw")
+    copies = [replace(image, file_name=f"val/copy{image.id}.jpg", instances=()) for image in train[:3]]
+    for image, copy in zip(train, copies, strict=False):
+        PIL.ImageOps.mirror(PIL.Image.open(root / image.file_name)).save(tmp_path / "raw" / copy.file_name)
+    (found,) = pictures.check(train, [*val, *copies], root=tmp_path / "raw", tasks=drawn[3])
+    assert found.cause == "split_leak" and found.evidence.startswith("3 of 43 val pictures"), found
+    assert found.evidence.endswith(", mirrored")
+
+
 def test_pictures_that_are_nearly_black_are_reported(drawn, tmp_path):
     root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
     assert ("normalisation", None) in causes(drawn, root=root)
@@ -100,6 +139,24 @@ def test_of_many_pictures_a_sample_is_read_and_the_rest_is_told(drawn, monkeypat
     monkeypatch.setattr(pictures, "MOST", {"train": 10, "val": 10})
     (found,) = pictures.check(*drawn[1:3], root=drawn[0], tasks=drawn[3])
     assert found.severity == "note" and "10 of 60 train pictures and 10 of 40" in found.evidence
+
+
+@pytest.mark.parametrize(("side", "most"), [(64, 4000 + 1000), (8000, 300 + 300)])
+def test_of_a_hundred_thousand_instances_no_more_pictures_are_read_than_of_ten_thousand(side, most, drawn, monkeypatch):
+    """What preflight takes is the reading. Of large pictures, which take longer, fewer."""
+    read, known = [], PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    monkeypatch.setattr(pictures, "groups", lambda grey: np.arange(len(grey)))
+    monkeypatch.setattr(pictures, "small_picture", lambda root, image, side: read.append(image) or known)
+    monkeypatch.setattr(edges, "outlines", lambda image, root: read.append(image))
+    one = drawn[1][0].instances[0]
+    for instances in (10_000, 100_000):
+        train, val = (
+            [Image(i, f"{name}{i}.jpg", side, side, (one,) * 4) for i in range(count * instances // 40)]
+            for name, count in (("train", 9), ("val", 1))
+        )
+        read.clear()
+        pictures.check(train, val, root=drawn[0], tasks=drawn[3])
+        assert len(read) <= most + 2 * edges.MOST
 
 
 def test_a_picture_that_is_missing_or_broken_is_named(drawn, tmp_path):
