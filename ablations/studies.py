@@ -10,7 +10,7 @@ ablations/studies/NAME.yaml:
   against   {factor: level}: what the others are compared with, seed by seed (optional)
   plot      {x: factor, series: factor, y: column} (optional)
 
-ablations/scales/NAME.yaml: a recipe of what all runs of that scale share.
+ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one.
 
 Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
 sets keys of those tasks, and `main: index` puts that task first, with the weights of the one that was.
@@ -33,6 +33,7 @@ from mtseg.errors import UserError
 from mtseg.params import Params, validate
 
 HERE = Path(__file__).parent
+RECIPES = HERE.parent / "recipes"
 SCALES = ("embedded", "carparts")
 NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
 Overlay = dict[str, Any]
@@ -113,8 +114,12 @@ def read(name: str) -> Study:
 
 def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> list[Run]:
     """Every run of a study at a scale, over the params.yaml at `params`; raw: the data's folder, if it is another."""
-    base = merged(read_params(params), read_params(HERE / "scales" / f"{scale}.yaml"))
-    base = merged(merged(base, study.params), study.at.get(scale, {}))
+    own = read_params(HERE / "scales" / f"{scale}.yaml")
+    recipe = own.pop("recipe", None)
+    base = read_params(params)
+    below = read_params(RECIPES / f"{recipe}.yaml") if recipe else {}
+    for overlay in (below, own, study.params, study.at.get(scale, {})):
+        base = merged(base, overlay)
     if raw:
         base["data"]["raw"] = str(raw.resolve())  # experiments run in a copy apart
     found = []
