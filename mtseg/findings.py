@@ -49,6 +49,7 @@ CAUSES = {
     "head_size": "a head's outputs are not its task's classes",
     "loss_targets": "a loss gets other targets than the labels",
     "no_object_slot": "no-object is learnt in another slot than it is read from",
+    "prior_wrong": "the combinations of labels taken for seen are not those of train",
     "loss_not_scalar": "training does not return named scalar losses",
     "step_fails": "a step of training ends in an exception",
     "loss_not_finite": "a loss is infinite or not a number",

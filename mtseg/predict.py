@@ -24,6 +24,8 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
     for name, ours in description(tasks, model).items():
         if metadata.get(name) != ours:
             raise UserError(f"{path} was trained with {name} {metadata.get(name)}, params.yaml has {ours}: train again")
+    if "seen" not in metadata and model.unseen_combinations < 1:
+        raise UserError(f"{path} does not say which combinations of labels it was trained with: train again")
     seen = [tuple(labels) for labels in metadata.get("seen", ())]
     network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections, seen=seen)
     network.load_state_dict(state)

@@ -13,8 +13,10 @@ import torch
 from mtseg import predict
 from mtseg.diagnosis.examine import Sample
 from mtseg.diagnosis.geometry import box_iou
+from mtseg.diagnosis.ties import MEND, SAME
 from mtseg.findings import Finding
-from mtseg.model import weights
+from mtseg.model import prior, weights
+from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import pick
 from mtseg.model.mask2former import Mask2Former
 from mtseg.records import Image, Prediction
@@ -31,7 +33,9 @@ def probe(
 ) -> tuple[Sample, Sample, list[Finding]]:  # fmt: skip
     """Samples of train and val, and findings of the network. found: the predictions of val that are diagnosed."""
     network = predict.load_model(checkpoint, tasks=tasks, model=model, detections=detections)
-    findings = [*_weights(network, checkpoint), *_normalisation(network)]
+    change = f"{checkpoint} was trained on other data, or load_model leaves out what it says of them: train again"
+    findings = _weights(network, checkpoint) or prior.check(network, train, model=model, change=change)
+    findings += _normalisation(network)
     network.to(pick(device))
 
     def run(images: Sequence[Image], batch: int = batch) -> list[Prediction]:
@@ -43,7 +47,10 @@ def probe(
         with _swapped(network):
             samples.append(Sample(images, answers, run(spread(images, SWAPPED))))
     few = spread(samples[1].images, ALONE)
-    ones = run(few, 1)
+    with _heard(network) as heads:
+        ones = run(few, 1)
+    if network.decoder.combinations:  # or else the file tells
+        findings += _blind(heads, tasks)
     alone, moved = apart(ones, samples[1].predictions), shifted(ones, samples[1].predictions)
     if alone > NOISE or moved > MOVED:
         findings.append(_mixed(alone, moved, _place(run, few, ones)))
@@ -130,6 +137,36 @@ def _swapped(network: Mask2Former) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _heard(network: Mask2Former) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """What the heads say of each batch [B, Q, K], before combinations are made of it."""
+    heard: list[dict[str, torch.Tensor]] = []
+
+    def note(module: torch.nn.Module, inputs: tuple, output: QueryOutput) -> None:
+        heard.append({name: logits[-1].cpu() for name, logits in output.logits.items()})
+
+    handle = network.decoder.register_forward_hook(note)
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+def _blind(heads: Sequence[dict[str, torch.Tensor]], tasks: Sequence[Task]) -> Iterator[Finding]:
+    """Heads that say the same of every picture (F11). What other heads say hides it in the labels' probabilities."""
+    for task in tasks:
+        if len(heads) < 2 or not task.loss_weight or task.num_outputs == 1:
+            continue
+        said_PQK = torch.cat([batch[task.name] for batch in heads])
+        said_PQK = said_PQK - said_PQK.mean(-1, keepdim=True)  # softmax does not see what all share
+        within, whole = ((said_PQK - said_PQK.mean(dim, keepdim=True)).square().sum() for dim in (0, (0, 1)))
+        if whole > 0 and within < SAME * whole:
+            yield Finding(
+                "labels_ignore_picture", "error", f"{within / whole:.2g} of the variance of its head's logits lies "
+                "between pictures, the rest between queries", MEND["labels_ignore_picture"], f"task '{task.name}'",
+            )  # fmt: skip
 
 
 def _weights(network: Mask2Former, checkpoint: Path) -> list[Finding]:

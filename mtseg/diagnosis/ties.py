@@ -90,12 +90,13 @@ def _of_other_task(case: Case, task: Task, pairs: Pairs, right: np.ndarray) -> I
 
 
 def picture_share(case: Case, task: Task) -> float | None:
-    """Share of the variance of a head's logits that the query does not explain; None when no query is seen twice."""
+    """Share of the variance of a head's logits that the query does not explain; None when no query is seen twice, or
+    the head has one output, which says nothing."""
     logits = case.logits[task.name][case.lead]
     logits = logits - logits.mean(1, keepdims=True)  # softmax does not see what all share
     _, query, seen = np.unique(case.query[case.lead], return_inverse=True, return_counts=True)
     logits, query = logits[seen[query] > 1], query[seen[query] > 1]
-    if not len(logits):
+    if not len(logits) or task.num_outputs == 1:
         return None
     sums = np.stack([np.bincount(query, column, minlength=len(seen)) for column in logits.T], axis=1)
     within = ((logits - (sums / np.maximum(seen, 1)[:, None])[query]) ** 2).sum()

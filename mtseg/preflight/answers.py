@@ -7,6 +7,7 @@ channel i of the mask features is the mask of instance i, the last one is empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ from mtseg.model.matching import Target
 from mtseg.sections import Loss, Task
 
 SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
-SURE = 12.0  # logit of a right answer
+SURE = 12.0  # logit of a right answer; of a softmax over combinations above what all others weigh together
 BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
 PICTURE = (48, 64)  # height and width of what of the square is picture
 ENLARGED = 2  # size of the original picture, as a multiple of that
@@ -88,23 +89,24 @@ def scene(targets: list[Target], network: Mask2Former) -> Scene:
             for i in range(count):
                 place = count - 1 - i if b % 2 else i
                 owner[layer, b, (3 * place + 2 * b + layer + 1) % QUERIES] = i
+    seen = network.decoder.combinations
+    if seen:  # the scene's tensors are on the host
+        seen = replace(seen, seen=seen.seen.cpu())
+    sure = SURE + (sum(math.log(task.num_classes) for task in tasks) - math.log(seen.unseen) if seen else 0)
     logits = {}
     for t, task in enumerate(tasks):
         outputs = network.decoder.heads[f"head_{task.name}"].out_features
         logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs)
         for (layer, b, q), i in zip(_places(owner), owner.flatten().tolist(), strict=True):
             if i >= 0:
-                logits[task.name][layer, b, q, targets[b].labels[i, t]] = SURE
+                logits[task.name][layer, b, q, targets[b].labels[i, t]] = sure
             elif task.background:
-                logits[task.name][layer, b, q, -1] = SURE
+                logits[task.name][layer, b, q, -1] = sure
     embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
     features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
         features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    seen = network.decoder.combinations
-    if seen:  # the scene's tensors are on the host
-        seen = replace(seen, seen=seen.seen.cpu())
     return Scene(QueryOutput(logits, embed, features, seen), targets, owner)
 
 
@@ -143,7 +145,7 @@ def empty(network: Mask2Former) -> list[Finding]:
 
 
 def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """The losses of a right answer vanish, and rise where it turns wrong."""
+    """The losses of a right answer vanish, and rise where it turns wrong, whence its logits get a gradient."""
     loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
     right = _losses(given, tasks, loss)
     for task in tasks:
@@ -151,12 +153,18 @@ def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
         low = right[own] / task.loss_weight
-        wrong = {**given.output.logits, task.name: given.output.logits[task.name].roll(1, dims=-1)}
-        relabelled = _losses(replace(given, output=replace(given.output, logits=wrong)), tasks, loss)
-        high = relabelled[own] / task.loss_weight
+        wrong = given.output.logits[task.name].roll(1, dims=-1).requires_grad_()
+        output = replace(given.output, logits={**given.output.logits, task.name: wrong})
+        relabelled = _losses(replace(given, output=output), tasks, loss)[own]
+        high = float(relabelled.detach()) / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
             evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: its targets are others"
             yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"), name)
+        elif task.num_outputs > 1 and not (
+            relabelled.requires_grad and torch.autograd.grad(relabelled, wrong)[0].any()
+        ):
+            evidence = f"the loss of wrong labels is {high:.3g}, and its gradient on their logits 0"
+            yield Finding("gradient_missing", "error", evidence, SOURCE.format("losses.py"), name)
     shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
     moved = _losses(replace(given, output=shifted), tasks, loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
@@ -230,11 +238,10 @@ def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SID
     return mask
 
 
-def _losses(given: Scene, tasks: Sequence[Task], loss: Loss) -> dict[str, float]:
+def _losses(given: Scene, tasks: Sequence[Task], loss: Loss) -> dict[str, Tensor]:
     labels = [target.labels for target in given.targets]
     norm = criterion.normaliser(labels, tasks=tuple(tasks), num_queries=QUERIES, loss=loss)
-    found = criterion.losses(given.output, given.targets, tasks=tuple(tasks), loss=loss, norm=norm)
-    return {name: float(value) for name, value in found.items()}
+    return criterion.losses(given.output, given.targets, tasks=tuple(tasks), loss=loss, norm=norm)
 
 
 def _places(owner: Tensor) -> Iterator[tuple[int, ...]]:

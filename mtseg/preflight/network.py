@@ -10,6 +10,7 @@ import torch
 
 from mtseg.data.loader import Example, Mapper
 from mtseg.findings import Finding
+from mtseg.model import prior
 from mtseg.model.mask2former import Mask2Former
 from mtseg.preflight import answers, trial
 from mtseg.records import Image
@@ -25,8 +26,9 @@ def check(
     network: Mask2Former, train: Sequence[Image], *, root: Path, model: Model, input: Input, solver: Solver, seed: int
 ) -> list[Finding]:
     """Errors. The network is left as it was."""
-    if found := list(heads(network)):  # what follows would stumble, on CUDA with an assert
-        return found
+    change = "build the network on the combinations of labels of train, in the order of tasks (mtseg/train.py)"
+    if found := list(heads(network)) or prior.check(network, train, model=model, change=change):
+        return found  # what follows would stumble, on CUDA with an assert
     torch.manual_seed(seed)
     found: list[Finding] = []
     small = input.model_copy(update={"size": min(input.size, LARGEST), "workers": 0})

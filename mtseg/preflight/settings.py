@@ -23,7 +23,8 @@ def check(
     """The findings of all checks here, warnings and notes."""
     return [
         *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
-        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks), *unmatched(tasks), *heavy(tasks, loss),
+        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks),
+        *unmatched(tasks, model), *heavy(tasks, loss),
     ]  # fmt: skip
 
 
@@ -137,10 +138,12 @@ def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
                 yield Finding("class_weights", "warning", evidence, "set class_weights: auto", f"task '{task.name}'")
 
 
-def unmatched(tasks: Sequence[Task]) -> Iterator[Finding]:
-    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons."""
-    for task in tasks:
-        if task.loss_weight and not task.match_weight:
+def unmatched(tasks: Sequence[Task], model: Model) -> Iterator[Finding]:
+    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons. Under a softmax
+    over combinations the term of a later task holds the labels of those before it."""
+    for i, task in enumerate(tasks):
+        later = model.unseen_combinations < 1 and any(other.match_weight for other in tasks[i + 1 :])
+        if task.loss_weight and not task.match_weight and not later:
             evidence = f"match_weight is 0 while loss_weight is {task.loss_weight:g}: the matching ignores the task"
             change = "set match_weight to the loss_weight"
             yield Finding("task_untrained_in_matching", "warning", evidence, change, f"task '{task.name}'")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from mtseg.diagnosis.case import Case
+from mtseg.model.combinations import Combinations
 from mtseg.records import Image, Instance, Prediction
 from mtseg.sections import Task
 from tests.scenes import box_instance, make_tasks, predict, scene
@@ -68,3 +70,19 @@ def relabelled(prediction: Prediction, name: str, values: tuple[float, ...]) -> 
 
 def case(images: list[Image], predictions: list[Prediction], tasks: tuple[Task, ...]) -> Case:
     return Case(images, predictions, tasks)
+
+
+def combined(
+    predictions: list[Prediction], tasks: tuple[Task, ...], seen: list[tuple[int, ...]], most: int = 4
+) -> list[Prediction]:
+    """What a softmax over combinations makes of the heads' logits: each query with its likeliest labels."""
+    given, found = Combinations(torch.tensor(seen), 0.01), []
+    for p in predictions:
+        reading = given.read([torch.tensor([p.logits[task.name]]) for task in tasks])
+        own = {task.name: tuple(x[0].tolist()) for task, x in zip(tasks, reading.marginals(), strict=True)}
+        _, labels, logarithms = reading.likely(most)
+        for row, steps in zip(labels.tolist(), logarithms.exp().tolist(), strict=True):
+            named = {task.name: label for task, label in zip(tasks, row, strict=True)}
+            chances = {task.name: step for task, step in zip(tasks, steps, strict=True)}
+            found.append(replace(p, labels=named, logits=own, probabilities=chances))
+    return found

@@ -1,0 +1,78 @@
+"""A sound model with one softmax over combinations of labels is left alone, and its faults have their right names."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtseg.diagnosis import classes, detections, ranking, ties
+from mtseg.sections import Task
+from tests.diagnosis.answers import case, combined, healthy
+from tests.scenes import make_tasks
+
+
+def shown(images, tasks):
+    return sorted({tuple(i.labels[task.name] for task in tasks) for image in images for i in image.instances})
+
+
+def answers(count, change=lambda predictions: predictions):
+    """Images and predictions; `change`: of what the heads say."""
+    tasks = make_tasks(count, background=False)
+    images, predictions = healthy(tasks)
+    return tasks, images, combined(change(predictions), tasks, shown(images, tasks))
+
+
+def found(tasks, images, predictions):
+    one = case(images, predictions, tasks)
+    other, _ = detections.check(one, num_queries=8, detections=100, max_dets=(1, 10, 100))
+    named = [*ties.check(one)[0], *classes.collapses(one)[0], *classes.permutations(one), *ranking.calibration(one)[0]]
+    named += [*other, *ranking.rankings(one, ranking="product_quality", max_dets=(1, 10, 100))[0]]
+    return [(finding.cause, finding.where) for finding in named if finding.severity != "note"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_sound_model_is_left_alone(count):
+    tasks, images, predictions = answers(count)
+    assert case(images, predictions, tasks).combined
+    assert not found(tasks, images, predictions)
+
+
+def test_a_further_task_of_one_class_says_nothing_and_is_no_fault():
+    tasks = (*make_tasks(2, background=False), Task.model_validate(make_tasks(1)[0].model_dump() | {
+        "name": "kind", "classes": ("thing",), "background": False}))  # fmt: skip
+    images, predictions = healthy(make_tasks(2, background=False))
+    images = [
+        replace(image, instances=tuple(replace(i, labels=i.labels | {"kind": 0}) for i in image.instances))
+        for image in images
+    ]
+    predictions = [replace(p, logits=p.logits | {"kind": (0.5,)}) for p in predictions]
+    predictions = combined(predictions, tasks, shown(images, tasks))
+    assert not found(tasks, images, predictions)
+    assert ties.check(case(images, predictions, tasks))[1]["kind"]["picture_share"] is None
+
+
+def test_f11_a_head_that_is_fed_the_queries_alone():
+    of_query = np.random.default_rng(1).normal(size=(8, 2))
+    given = answers(3, lambda all: [replace(p, logits=p.logits | {"colour": tuple(of_query[p.query])}) for p in all])
+    assert ("labels_ignore_picture", "task 'colour'") in found(*given)
+
+
+def test_f12_labels_of_the_combination_of_another_query():
+    tasks, images, predictions = answers(3)
+    wrong = []
+    for image in images:
+        here = [p for p in predictions if p.image_id == image.id]
+        other = {p.query: q for p, q in zip(here, [*here[4:], *here[:4]], strict=True)}
+        wrong += [replace(p, labels=other[p.query].labels) for p in here]
+    causes = [finding.cause for finding in ties.check(case(images, wrong, tasks))[0]]
+    assert causes and set(causes) == {"labels_of_other_query"}
+
+
+def test_logits_that_are_too_small():
+    def cooled(predictions):
+        weak = [{name: tuple(0.05 * v for v in values) for name, values in p.logits.items()} for p in predictions]
+        return [replace(p, logits=logits) for p, logits in zip(predictions, weak, strict=True)]
+
+    tasks, images, predictions = answers(3, cooled)
+    findings = ranking.calibration(case(images, predictions, tasks))[0]
+    assert {finding.cause for finding in findings} == {"miscalibrated"}
