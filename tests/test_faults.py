@@ -22,7 +22,7 @@ def run(name, folder, **options):
 
 def test_every_case_has_valid_params_and_a_name_of_its_own():
     names = [case.name for module in runs.LISTS for case in module.FAULTS]
-    assert len(runs.CASES) == len(set(names)) + 10
+    assert len(runs.CASES) == len(set(names)) + 13
     for case in runs.CASES.values():
         assert case.params()
 

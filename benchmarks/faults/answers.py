@@ -58,9 +58,14 @@ def of_last_picture(output: QueryOutput) -> dict[str, torch.Tensor]:
 
 
 def two_tasks_swapped(output: QueryOutput) -> dict[str, torch.Tensor]:
-    """Of as many classes each."""
+    """Of as many classes each; no-object stays."""
     one, other = list(output.logits)[:2]
-    return {one: output.logits[other], other: output.logits[one]}
+    slots = output.logits[one].shape[-1] - 1
+    classes = {name: output.logits[name][..., :slots] for name in (other, one)}
+    return {
+        name: torch.cat([own, output.logits[name][..., slots:]], dim=-1)
+        for name, own in zip((one, other), classes.values(), strict=True)
+    }
 
 
 def query_order(real: Callable) -> Callable:
@@ -70,7 +75,7 @@ def query_order(real: Callable) -> Callable:
         results = real(self, output, batch)
         for b, found in enumerate(results):
             for i, task in enumerate(self.tasks[1:], start=1):
-                logits = output.logits[task.name][-1, b]
+                logits = output.last()[task.name][b]
                 logits = logits[torch.arange(len(found)) % len(logits)]
                 found.set(f"logits_{task.name}", logits)
                 found.pred_labels[:, i] = logits[:, : task.num_classes].argmax(-1)
@@ -181,8 +186,9 @@ def no_checkpoint(real: Callable) -> Callable:
     """The trained weights are not loaded: those of the start predict."""
 
     def load_model(path: Any, *, tasks: Any, model: Any, detections: int) -> Mask2Former:
+        seen = real(path, tasks=tasks, model=model, detections=detections).decoder.seen
         torch.manual_seed(0)
-        return Mask2Former(tasks, model, detections=detections)
+        return Mask2Former(tasks, model, detections=detections, seen=() if seen is None else seen.tolist())
 
     return load_model
 

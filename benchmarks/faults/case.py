@@ -25,8 +25,12 @@ TINY = {  # what params.yaml is changed by, to learn in a minute on one core
     "loss": {"num_points": 256},
     "device": "cpu",
 }  # fmt: skip
-TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background": True, "class_weights": None}
-MAIN = TASK | {"loss_weight": 2.0, "match_weight": 2.0, "classes": ["circle", "square", "star", "triangle"]}
+TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background": False, "class_weights": None}
+MAIN = TASK | {
+    "loss_weight": 2.0, "match_weight": 2.0, "background": True, "classes": ["circle", "square", "star", "triangle"]
+}  # fmt: skip
+APART = {"model.unseen_combinations": 1.0}  # a softmax for every head, whatever params.yaml says
+JOINED = {"model.unseen_combinations": 0.01}  # one over the combinations of labels
 
 
 @cache
@@ -37,7 +41,7 @@ def defaults() -> Params:
 @dataclass(frozen=True)
 class Case:
     """A run from raw data to diagnosis. tasks: names, the first the main one. changes: `section.key` or
-    `tasks.NAME.key` -> value, on top of `TINY`."""
+    `tasks.NAME.key` -> value, on top of `TINY`. With heads apart further tasks have a no-object slot."""
 
     name: str
     tasks: tuple[str, ...] = ("shape", "colour", "fill")
@@ -51,10 +55,12 @@ class Case:
         for section, values in TINY.items():
             given[section] = given[section] | values if isinstance(values, dict) else values
         given["data"]["raw"] = "raw"
+        apart = self.changes.get("model.unseen_combinations", given["model"]["unseen_combinations"]) == 1
         given["tasks"] = [
-            {"name": name, **(TASK if number else MAIN), "flip_pairs": [["left", "right"]] if name == "side" else []}
+            {"name": name, **(TASK | {"background": apart} if number else MAIN),
+             "flip_pairs": [["left", "right"]] if name == "side" else []}
             for number, name in enumerate(self.tasks)
-        ]
+        ]  # fmt: skip
         tasks = {task["name"]: task for task in given["tasks"]}
         for key, value in self.changes.items():
             *place, last = key.split(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.faults.case import Case
+from benchmarks.faults.case import APART, JOINED, Case
 from benchmarks.faults.pictures import edit_labels
 from mtseg.files import write_json
 
@@ -17,6 +17,18 @@ FOUR = ("shape", "colour", "fill", "side")
 def some_unlabelled(raw: Path) -> None:
     """A fifth of the objects say nothing of the last task."""
     edit_labels(raw, lambda parts, rng: [*parts[:-1], "-" if rng.random() < 0.2 else parts[-1]])
+
+
+def few_red(raw: Path) -> None:
+    """Objects are red or other; of the pictures with a red one, three in four go: 90 % are other."""
+    edit_labels(raw, lambda parts, rng: [parts[0], "red" if parts[1] == "red" else "other", *parts[2:]])
+    red = 0
+    for path in sorted(raw.rglob("*.json")):
+        if any(",red," in shape["label"] for shape in json.loads(path.read_bytes())["shapes"]):
+            red += 1
+            if red % 4:
+                path.unlink()
+                path.with_suffix(".jpg").unlink()
 
 
 def as_coco(raw: Path) -> None:
@@ -64,7 +76,12 @@ HEALTHY = (
     Case("two classes, found in the data", raw=two_classes,
          changes={"generate.seed": 4, "tasks.shape.classes": "auto", "tasks.colour.class_weights": "auto"}),
     Case("a fifth of one task without labels, no background slot", raw=some_unlabelled,
-         changes={"generate.seed": 5, "tasks.fill.background": False, "tasks.fill.loss_weight": 2.0}),
+         changes={"generate.seed": 5, **APART, "tasks.fill.background": False, "tasks.fill.loss_weight": 2.0}),
+    Case("a fifth of one task without labels, one softmax over combinations", raw=some_unlabelled,
+         changes={"generate.seed": 10, **JOINED}),
+    Case("heads apart, each with a background slot", changes={"generate.seed": 11, **APART}),
+    Case("nine in ten objects are of one colour", raw=few_red,
+         changes={"generate.seed": 12, "generate.train": 600, "generate.val": 160, **JOINED}),
     Case("MobileNetV3-Small from random weights", tasks=("colour", "fill"),
          changes={**MOBILE, "solver.max_iter": 1200}),
     Case("ResNet-50 from random weights", tasks=("colour",),

@@ -27,6 +27,19 @@ def replaced_value(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
     return lambda: patch.object(owner, name, make(getattr(owner, name)))
 
 
+def both(*patches: Patch) -> Patch:
+    """All of them, one of which counts: heads are apart or joined."""
+
+    @contextmanager
+    def fault() -> Iterator[None]:
+        with ExitStack() as stack:
+            for patch_one in patches:
+                stack.enter_context(patch_one())
+            yield
+
+    return fault
+
+
 @contextmanager
 def everywhere(real: Callable, make: Callable[[Callable], Callable]) -> Iterator[None]:
     """Put `make(real)` in the place of a function under every name by which a module of ours took it in."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.faults.case import Fault
-from benchmarks.faults.patches import Patch, everywhere, replaced, replaced_value
+from benchmarks.faults.case import APART, Fault
+from benchmarks.faults.patches import Patch, both, everywhere, replaced, replaced_value
 from mtseg import optimiser
 from mtseg.model import losses, matching
 from mtseg.model.backbones import mobilenetv3_large
+from mtseg.model.combinations import Reading
 from mtseg.model.decoder import QueryDecoder
 from mtseg.model.mask2former import Mask2Former
 
@@ -90,9 +91,24 @@ def too_few_outputs(real: Callable) -> Callable:
     return init
 
 
+def no_slot(real: Callable) -> Callable:
+    """N outputs, not N + 1, of the main task."""
+
+    def init(self: QueryDecoder, tasks: Any, **kwargs: Any) -> None:
+        real(self, tasks, **kwargs)
+        self.heads[f"head_{tasks[0].name}"] = nn.Linear(kwargs["dim"], tasks[0].num_classes)
+
+    return init
+
+
 def main_task_alone(real: Callable) -> Callable:
-    return lambda output, targets, *, tasks, loss: real(
-        output, [replace(t, labels=t.labels[:, :1]) for t in targets], tasks=tasks[:1], loss=loss
+    """To the matching no object has another label than the main one."""
+
+    def alone(labels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([labels[:, :1], labels[:, 1:].clamp(max=-1)], dim=1)
+
+    return lambda output, targets, **kwargs: real(
+        output, [replace(t, labels=alone(t.labels)) for t in targets], **kwargs
     )
 
 
@@ -115,8 +131,12 @@ def transposed(real: Callable) -> Callable:
     return assign
 
 
-def one_task(change: Callable[..., Any]) -> Callable:
-    """`label_loss` with `change(real, logits, labels, matches, **kwargs)` for one task."""
+def label_losses(change: Callable[..., Any], joined: Callable[..., Any]) -> Patch:
+    """`label_loss` with `change(real, logits, labels, matches, **kwargs)` for one task; `combined_losses` with
+    `joined(real, reading, targets, matches, **kwargs)`."""
+
+    def of_combinations(real: Callable) -> Callable:
+        return lambda *args, **kwargs: joined(real, *args, **kwargs)
 
     def make(real: Callable) -> Callable:
         def label_loss(logits: Any, labels: Any, matches: Any, *, task: Any, **kwargs: Any) -> Any:
@@ -126,11 +146,17 @@ def one_task(change: Callable[..., Any]) -> Callable:
 
         return label_loss
 
-    return make
+    return both(replaced(losses, "label_loss", make), replaced(losses, "combined_losses", of_combinations))
 
 
 def detached(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
     return real(logits.detach() + 0 * logits, *args, **kwargs)
+
+
+def detached_of_all(real: Callable, *args: Any, **kwargs: Any) -> Any:
+    """The head still gets gradients, from the losses of the others."""
+    found = real(*args, **kwargs)
+    return found | {f"loss_{TASK}": found[f"loss_{TASK}"].detach()}
 
 
 def background_first(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
@@ -138,12 +164,32 @@ def background_first(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> 
     return real(logits.roll(-1, -1), *args, **kwargs)
 
 
+def first_of_all(real: Callable, reading: Reading, *args: Any, **kwargs: Any) -> Any:
+    main = torch.cat([reading.heads[0], reading.no_object[..., None]], dim=-1).roll(-1, -1)
+    return real(reading.of.read([main, *reading.heads[1:]]), *args, **kwargs)
+
+
 def other_targets(real: Callable, logits: Any, labels: Any, *args: Any, **kwargs: Any) -> Any:
     return real(logits, [one.flip(0) for one in labels], *args, **kwargs)
 
 
+def other_labels(real: Callable, reading: Reading, targets: Any, *args: Any, tasks: Any, **kwargs: Any) -> Any:
+    place = [task.name for task in tasks].index(TASK)
+    turned = [target.labels.clone() for target in targets]
+    for labels in turned:
+        labels[:, place] = labels[:, place].flip(0)
+    targets = [replace(target, labels=labels) for target, labels in zip(targets, turned, strict=True)]
+    return real(reading, targets, *args, tasks=tasks, **kwargs)
+
+
 def weight_divided(real: Callable, *args: Any, task: Any, **kwargs: Any) -> Any:
     return real(*args, task=task, **kwargs) / task.loss_weight
+
+
+def divided_of_all(real: Callable, *args: Any, tasks: Any, **kwargs: Any) -> Any:
+    found = real(*args, tasks=tasks, **kwargs)
+    weight = next(task.loss_weight for task in tasks if task.name == TASK)
+    return found | {f"loss_{TASK}": found[f"loss_{TASK}"] / weight}
 
 
 def not_in_optimiser(part: str) -> Callable:
@@ -201,10 +247,12 @@ FAULTS = (
     Fault("a backbone's last level from the wrong block", number="F5", changes=MOBILE,
           says=r"wrong \(channels, stride\).*mobilenetv3_large|mobilenetv3_large.*wrong \(channels, stride\)",
           code=replaced_value(mobilenetv3_large, "ENDS", wrong_block)),
-    Fault("heads of N outputs, unmatched queries learn class N", number="F8", causes=("head_size",),
+    Fault("the main head has no slot for no-object", number="F8", causes=("head_size",),
+          code=replaced(QueryDecoder, "__init__", no_slot)),
+    Fault("heads of N outputs, unmatched queries learn class N", number="F8", changes=APART, causes=("head_size",),
           code=replaced(QueryDecoder, "__init__", too_few_outputs)),
     Fault("a loss weight of 0 makes 0/0", number="F9", changes={f"tasks.{TASK}.loss_weight": 0.0},
-          causes=("loss_not_finite",), code=replaced(losses, "label_loss", one_task(weight_divided))),
+          causes=("loss_not_finite",), code=label_losses(weight_divided, divided_of_all)),
     Fault("the matcher ignores the further tasks", number="F10",
           causes=("task_untrained_in_matching", *MATCHER),
           code=replaced(matching, "matching_cost", main_task_alone)),
@@ -214,15 +262,15 @@ FAULTS = (
     Fault("a task's loss is left out", causes=("loss_muted", "gradient_missing"),
           code=changed_losses(lambda found: {k: v for k, v in found.items() if f"loss_{TASK}" not in k})),
     Fault("a head's loss is detached", causes=("gradient_missing",),
-          code=replaced(losses, "label_loss", one_task(detached))),
+          code=label_losses(detached, detached_of_all)),
     Fault("no-object learnt in the first slot", causes=("no_object_slot",),
-          code=replaced(losses, "label_loss", one_task(background_first))),
-    Fault("no-object taken for a label", number="F8", causes=("no_object_slot",),
+          code=label_losses(background_first, first_of_all)),
+    Fault("no-object taken for a label", number="F8", changes=APART, causes=("no_object_slot",),
           code=replaced(Mask2Former, "detect", background_as_label)),
     Fault("a step ends in an exception", causes=("step_fails",),
           code=replaced(Mask2Former, "normaliser", raising)),
     Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
-          code=replaced(losses, "label_loss", one_task(other_targets))),
+          code=label_losses(other_targets, other_labels)),
     Fault("the heads are not in the optimiser", causes=("weights_frozen",),
           code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("decoder.heads"))),
     Fault("the backbone is not in the optimiser", causes=("weights_frozen",),

@@ -61,12 +61,14 @@ def check(network: Mask2Former) -> list[Finding]:
 
 
 def pictures(network: Mask2Former) -> Scene:
-    """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels."""
+    """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels, which
+    differ between neighbouring tasks too."""
     tasks = network.tasks
     masks = torch.stack([box(*corners) for corners in BOXES])
     classes = torch.tensor([task.num_classes for task in tasks])
     # of two classes, too, the labels are others when read backwards
-    labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1]) % classes
+    labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1])
+    labels = (labels + torch.arange(len(tasks))) % classes
     return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], network)
 
 
