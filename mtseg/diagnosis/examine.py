@@ -84,7 +84,9 @@ def examine(
     answers += classes.noise(trained, case, falling)
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
-    if not faulty:  # an evaluator that is wrong judges no ranking
+    if faulty:  # an evaluator that is wrong judges no ranking, and has not judged the training
+        learning = []
+    else:
         order, details["rankings"] = ranking.rankings(case, **ranked)
         details["oracles"] = ranking.losses(case, **ranked)
         if order:  # of a wrong score also the confident ones are the wrong ones
