@@ -90,7 +90,7 @@ def scene(targets: list[Target], network: Mask2Former) -> Scene:
             count = len(target.labels)
             for i in range(count):
                 place = count - 1 - i if b % 2 else i
-                owner[layer, b, (3 * place + 2 * b + layer + 1) % QUERIES] = i
+                owner[layer, b, (3 * place + 3 * b + layer + 1) % QUERIES] = i
     seen = network.decoder.combinations
     if seen:  # the scene's tensors are on the host
         seen = replace(seen, seen=seen.seen.cpu())
@@ -206,7 +206,8 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
                 empty[task.name] += own[t] >= task.num_classes
                 wrong[task.name] += int(own[t] != given.targets[b].labels[i, t])
                 other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                same[task.name] &= own[t] == int(other.argmax())
+                silent = output.combinations is not None and not other.any()  # then the prior chooses
+                same[task.name] &= silent or own[t] == int(other.argmax())
         of_other = {name: of_other[name] and (same[name] or wrong[name] == before[name]) for name in wrong}
     if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
         x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)

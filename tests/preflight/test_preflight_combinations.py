@@ -12,6 +12,7 @@ import torch
 from mtseg.errors import UserError
 from mtseg.model import losses, matching, prior
 from mtseg.model.combinations import Reading
+from mtseg.model.mask2former import Mask2Former
 from mtseg.preflight import answers, network, settings, trial
 from tests import tiny
 from tests.scenes import make_tasks, scene
@@ -138,3 +139,16 @@ def test_a_match_weight_of_0_where_a_later_task_has_one_is_no_fault():
     assert not list(settings.unmatched((TASKS[0], second, TASKS[2]), MODEL))
     assert list(settings.unmatched((*TASKS[:2], third), MODEL))
     assert list(settings.unmatched((TASKS[0], second, TASKS[2]), apart))
+
+
+@pytest.mark.parametrize("seen", [EVERY, EVERY[::3], EVERY[1::4]])
+def test_f12_further_labels_of_the_batchs_last_picture_are_told(seen, monkeypatch):
+    real = Mask2Former.detect
+
+    def of_last(self, output, batch):
+        last = {name: output.logits[name][:, -1:].expand_as(output.logits[name]) for name in list(output.logits)[1:]}
+        return real(self, replace(output, logits=output.logits | last), batch)
+
+    monkeypatch.setattr(Mask2Former, "detect", of_last)
+    found = causes(answers.check(joined(seen)))
+    assert found and {cause for cause, _ in found} == {"labels_of_other_picture"}
