@@ -216,9 +216,17 @@ def test_a_task_that_contradicts_itself_is_refused(raw, refusal, change, said):
 def test_any_number_of_tasks(raw, reload, number):
     first = raw["tasks"][0]
     raw["tasks"] = [first] + [dict(first, name=f"task_{i}", background=i % 2 == 0) for i in range(1, number)]
+    raw["model"]["unseen_combinations"] = 1
     tasks = reload(raw).tasks
     assert len(tasks) == number
     assert all(task.num_outputs == task.num_classes + task.background for task in tasks)
+
+
+def test_one_softmax_over_combinations_has_one_no_object(raw, reload):
+    raw["tasks"] = [raw["tasks"][0], dict(raw["tasks"][0], name="other", background=True)]
+    raw["model"]["unseen_combinations"] = 0.5
+    with pytest.raises(UserError, match="'other': background: true needs model.unseen_combinations: 1"):
+        reload(raw)
 
 
 def test_a_class_without_a_weight_weighs_1(raw, reload):

@@ -17,7 +17,8 @@ SIDE = 64
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 SMALL = {
     "model": {"weights": None, "num_queries": 6, "hidden_dim": 32, "num_heads": 4, "decoder_layers": 2,
-              "encoder_layers": 1, "encoder_feedforward_dim": 32, "decoder_feedforward_dim": 32, "freeze_norm": False},
+              "encoder_layers": 1, "encoder_feedforward_dim": 32, "decoder_feedforward_dim": 32, "freeze_norm": False,
+              "unseen_combinations": 1},
     "input": {"size": SIDE},
     "loss": {"num_points": 64},
 }  # fmt: skip
