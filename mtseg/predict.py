@@ -10,6 +10,7 @@ from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
+from mtseg.data.coco import areas
 from mtseg.data.loader import Mapper, prediction_batches
 from mtseg.errors import UserError
 from mtseg.model import weights
@@ -67,7 +68,7 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
     # [N, H, W] -> contiguous [N, W, H], whose transpose is the Fortran-ordered [H, W, N] that pycocotools wants
     masks_NWH = instances.pred_masks[representative].transpose(1, 2).contiguous().numpy()
     rles = coco_mask.encode(masks_NWH.view("uint8").T) if len(queries) else []
-    boxes, areas = (coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()) if rles else ([], [])
+    boxes, sizes = (coco_mask.toBbox(rles).tolist() if rles else []), areas(rles)
     segmentations = [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode()} for rle in rles]
     logits = {task.name: instances.get(f"logits_{task.name}").tolist() for task in tasks}
     combined = instances.probabilities.tolist() if instances.has("probabilities") else None
@@ -81,11 +82,11 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
             )
     return [
         Prediction(
-            image_id=image_id, query=int(queries[q]), bbox=tuple(boxes[q]), area=float(areas[q]),
+            image_id=image_id, query=int(queries[q]), bbox=tuple(boxes[q]), area=float(sizes[q]),
             segmentation=segmentations[q], mask_quality=quality[i],
             labels={task.name: labels[i][t] for t, task in enumerate(tasks)},
             logits={task.name: tuple(logits[task.name][i]) for task in tasks},
             probabilities=combined and {task.name: combined[i][t] for t, task in enumerate(tasks)},
         )
-        for i, q in enumerate(first.tolist()) if areas[q]
+        for i, q in enumerate(first.tolist()) if sizes[q]
     ]  # fmt: skip

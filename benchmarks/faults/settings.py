@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.faults.case import Fault
+from benchmarks.faults.case import APART, Fault
 from benchmarks.faults.data import drop_objects
 from benchmarks.faults.healthy import MOBILE
 from benchmarks.faults.pictures import edit_labels
@@ -76,6 +76,6 @@ FAULTS = (
           causes=("weight_decay",)),
     Fault("training at a quarter of the size it predicts at",
           changes={"input.min_scale": 0.25, "input.max_scale": 0.3}, causes=("scale_mismatch",)),
-    Fault("ranked by the sum of logits", number="F13", since="evaluate",
-          changes={"test.ranking": "sum"}, causes=("ranking",)),
+    Fault("ranked by the sum of logits, heads apart", number="F13", since="evaluate",
+          changes={**APART, "test.ranking": "sum"}, causes=("ranking",)),
 )  # fmt: skip

@@ -106,6 +106,11 @@ def mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     return coco_mask.decode(rle(segmentation, height, width))
 
 
+def areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Pixels of compressed RLEs, float64 [N]: one by one, since pycocotools fails on more than 255 at once."""
+    return np.array([coco_mask.area(one) for one in rles], dtype=np.float64)
+
+
 def _name(task: Task, index: int | None) -> str | None:
     return None if index is None else task.classes[index]
 

@@ -65,6 +65,8 @@ def examine(
     tied, details["labels"] = ties.check(case)
     if any(finding.cause == "labels_of_other_picture" for finding in tied):  # then an answer depends on its batch
         known = [finding for finding in known if finding.cause not in OF_BATCH]
+    elif any(finding.cause == "labels_of_other_query" for finding in tied):  # whose order a batch's rounding changes
+        known = [finding for finding in known if finding.cause not in OF_BATCH - {"labels_of_other_picture"}]
     fed = [*known, *training.starved(health, tasks), *geometry.boxes(case), *colours(val, train, tasks)]
     moved, details["masks"] = geometry.check(case)
     renamed = classes.permutations(case, trained)
@@ -89,7 +91,7 @@ def examine(
     else:
         order, details["rankings"] = ranking.rankings(case, **ranked)
         details["oracles"] = ranking.losses(case, **ranked)
-        if order:  # of a wrong score also the confident ones are the wrong ones
+        if order or calibrated:  # of a wrong score also the confident ones are the wrong ones
             answers = [finding for finding in answers if finding.cause != "duplicates"]
         answers = [*order, *answers]
         now = details["rankings"].get("product_quality", 0.0)

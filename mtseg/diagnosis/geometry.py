@@ -19,6 +19,7 @@ from mtseg.findings import Finding
 
 GAIN = 0.02  # of the mean box IoU, with confidence, that undoing a fault must bring
 FIT = 0.4  # mean box IoU that undoing it must reach: what does not lead to the objects explains nothing
+ROUGH = 0.3  # the same of a fault that is an error: what was moved out of the picture does not come back
 ALIKE = 1.5  # times as large, at most, that an object and its prediction are while a shift is looked for
 NEAR = 0.1  # of the objects' size: offsets that are one and the same
 LARGE = 1.25  # times as long and wide, surely above which (or below its inverse) masks are of another size
@@ -42,9 +43,9 @@ def check(case: Case) -> tuple[list[Finding], dict[str, float]]:
     """Findings, and numbers: dx, dy (mean offset of the masks found, pixels), scale (their size over the object's)."""
     numbers = offsets(case)
     best = max(_explanations(case), key=lambda explanation: explanation.gain.value, default=None)
-    if best is None or best.gain.low < GAIN or best.fit < FIT:
+    severity = "error" if best and best.gain.low > 5 * GAIN else "warning"
+    if best is None or best.gain.low < GAIN or best.fit < (ROUGH if severity == "error" else FIT):
         return _sized(case), numbers
-    severity = "error" if best.gain.low > 5 * GAIN else "warning"
     evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()} to {best.fit:.2f}"
     return [Finding(best.cause, severity, evidence, best.change)], numbers
 

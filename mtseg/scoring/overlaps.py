@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtseg.data.coco import rle
+from mtseg.data.coco import areas, rle
 from mtseg.records import Image, Prediction
 from mtseg.scoring.average_precision import EVERY, ordered
 from mtseg.scoring.matching import HIT, NEAR
@@ -69,7 +69,7 @@ def _overlapping(image: Image, predictions: Sequence[Prediction], rows: np.ndarr
     iou = np.asarray(coco_mask.iou(found, true, [False] * len(true)))
     row, column = np.nonzero(iou)
     iou = iou[row, column]
-    area, true_area = coco_mask.area(found).astype(float), coco_mask.area(true).astype(float)
+    area, true_area = areas(found), areas(true)
     # whole pixels, got back from the IoU, so that the share is COCO's to the last bit
     inside = np.rint(iou * (area[row] + true_area[column]) / (1 + iou)) / area[row]
     kept = (iou >= NEAR) | (inside >= HIT)
