@@ -10,6 +10,7 @@ import torch
 from mtseg.diagnosis.case import Case
 from mtseg.model.combinations import Combinations
 from mtseg.records import Image, Instance, Prediction
+from mtseg.scoring.predictions import DECIMALS
 from mtseg.sections import Task
 from tests.scenes import box_instance, make_tasks, predict, scene
 
@@ -79,7 +80,10 @@ def combined(
     given, found = Combinations(torch.tensor(seen), 0.01), []
     for p in predictions:
         reading = given.read([torch.tensor([p.logits[task.name]]) for task in tasks])
-        own = {task.name: tuple(x[0].tolist()) for task, x in zip(tasks, reading.marginals(), strict=True)}
+        own = {
+            task.name: tuple(round(v, DECIMALS) for v in x[0].tolist())
+            for task, x in zip(tasks, reading.marginals(), strict=True)
+        }
         _, labels, logarithms = reading.likely(most)
         for row, steps in zip(labels.tolist(), logarithms.exp().tolist(), strict=True):
             named = {task.name: label for task, label in zip(tasks, row, strict=True)}

@@ -37,6 +37,18 @@ def test_a_sound_model_is_left_alone(count):
     assert not found(tasks, images, predictions)
 
 
+def test_single_numbers_that_coincide_by_chance_are_no_fault():
+    """Logits of two classes are one number, of which queries share some to the last digit."""
+    tasks = make_tasks(2, background=False)
+    images, predictions = healthy(tasks)
+    weak = [{"colour": tuple(0.02 * v for v in p.logits["colour"])} for p in predictions]
+    predictions = [replace(p, logits=p.logits | colour) for p, colour in zip(predictions, weak, strict=True)]
+    one = case(images, combined(predictions, tasks, shown(images, tasks), most=1), tasks)
+    numbers = one.logits["colour"][:, 0]
+    assert 1 - len(np.unique(numbers)) / len(numbers) > 0.01
+    assert not any(list(ties._of_the_file(one, task)) for task in tasks)
+
+
 def test_a_further_task_of_one_class_says_nothing_and_is_no_fault():
     tasks = (*make_tasks(2, background=False), Task.model_validate(make_tasks(1)[0].model_dump() | {
         "name": "kind", "classes": ("thing",), "background": False}))  # fmt: skip
