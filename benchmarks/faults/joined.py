@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from mtseg.model.mask2former import Mask2Former
 
 def exchanged(real: Callable) -> Callable:
     """The first two tasks, which have as many classes, are taken for each other."""
-    return lambda seen, tasks: sorted((b, a, *rest) for a, b, *rest in real(seen, tasks))
+    return lambda *given: sorted((b, a, *rest) for a, b, *rest in real(*given))
 
 
 def every_other(real: Callable) -> Callable:
-    return lambda seen, tasks: real(seen, tasks)[::2]
+    return lambda *given: real(*given)[::2]
 
 
 def heads_exchanged(real: Callable) -> Callable:
@@ -67,7 +67,7 @@ def loaded(seen: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable:
     return replaced(predict, "load_model", make)
 
 
-def made_by(change: Callable[[Callable], Callable[[Iterable, Sequence], Any]]) -> Callable:
+def made_by(change: Callable[[Callable], Callable]) -> Callable:
     return lambda: everywhere(combinations.combinations, change)
 
 
