@@ -22,8 +22,9 @@ from mtseg.sections import Input, Model, Task
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
     """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
     state, metadata = weights.load(path)
+    older = {"unseen_combinations": 1} | metadata.get("model", {})  # of before there was a choice
     for name, ours in description(tasks, model).items():
-        if metadata.get(name) != ours:
+        if (metadata | {"model": older}).get(name) != ours:
             raise UserError(f"{path} was trained with {name} {metadata.get(name)}, params.yaml has {ours}: train again")
     if "seen" not in metadata and model.unseen_combinations < 1:
         raise UserError(f"{path} does not say which combinations of labels it was trained with: train again")

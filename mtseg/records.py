@@ -46,8 +46,8 @@ class Prediction:
     labels: class index per task. logits: per task its head's outputs, no-object last where the task has that slot.
     probabilities: None where each task's are the softmax of its logits; where the network has one softmax over
     combinations of labels, that of each label given those before it, whose product is that of all together, 0 to 1:
-    the logits are then each task's own log-probabilities, moved to mean 0. mask_quality: mean mask probability inside
-    the mask, 0 to 1.
+    the logits are then each task's own log-probabilities, whatever the other tasks' labels, moved to mean 0.
+    mask_quality: mean mask probability inside the mask, 0 to 1.
     """
 
     image_id: int

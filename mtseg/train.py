@@ -68,7 +68,7 @@ def train(
     )
     keep_memory()
     torch.manual_seed(seed)
-    seen = combinations(records.combinations("train"), tasks)
+    seen = combinations(records.combinations("train"), tasks, model)
     network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     if solver.max_iter:
         checks.heed(

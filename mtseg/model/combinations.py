@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtseg.sections import Task
+from mtseg.errors import UserError
+from mtseg.sections import Model, Task
 
 NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of -inf
 
@@ -130,9 +131,17 @@ class Reading:
         return Reading(self.of, tuple(head[rows] for head in self.heads), self.no_object[rows], self.sums_RS[rows])
 
 
-def combinations(seen: Iterable[Sequence[int]], tasks: Sequence[Task]) -> list[tuple[int, ...]]:
-    """Those seen and what a horizontal flip makes of them, sorted: class indices of every task."""
+def combinations(seen: Iterable[Sequence[int]], tasks: Sequence[Task], model: Model) -> list[tuple[int, ...]]:
+    """Those seen and what a horizontal flip makes of them, sorted: class indices of every task. None where heads are
+    apart. Raises UserError when none was seen."""
+    if len(tasks) == 1 or model.unseen_combinations == 1:
+        return []
     flipped = [task.flipped() for task in tasks]
     given = {tuple(labels) for labels in seen}
     mirrored = {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in given}
+    if not given:
+        raise UserError(
+            "no object in train has a label of every task, and model.unseen_combinations is "
+            f"{model.unseen_combinations:g}: set it to 1 (a softmax for each head), or label some objects whole"
+        )
     return sorted(given | mirrored)

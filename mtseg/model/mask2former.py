@@ -28,8 +28,8 @@ class Mask2Former(nn.Module):
     """`forward(batch)` takes the loader's dicts: `image` uint8 [3, S, S], and in training `instances` with `gt_masks`
     and `gt_labels`; at inference `image_size` (height, width: what part of S x S is the picture) and `height`,
     `width` of the original. `loss` is needed to train only; `detections` is the most a picture gets, COCO's 100 unless
-    told. `seen`, the combinations of labels in the training data (class indices of every task), puts one softmax over
-    combinations in the place of one for each head; where model.unseen_combinations is 1 it has nothing to say."""
+    told. `seen`, the combinations of labels in the training data (see `combinations`), puts one softmax over them in
+    the place of one for each head."""
 
     def __init__(
         self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100,
@@ -38,7 +38,6 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.tasks, self.loss, self.detections, self.num_queries = tasks, loss, detections, model.num_queries
         self.watch: Watch | None = None  # is shown the outputs, targets and matches of each training batch
-        joined = len(tasks) > 1 and len(seen) > 0 and model.unseen_combinations < 1
         self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
         common = {"dim": model.hidden_dim, "heads": model.num_heads}
         self.pixel_decoder = PixelDecoder(
@@ -48,7 +47,7 @@ class Mask2Former(nn.Module):
         self.decoder = QueryDecoder(
             tasks, layers=model.decoder_layers, feedforward_dim=model.decoder_feedforward_dim,
             num_queries=model.num_queries,
-            combinations=Combinations(torch.tensor(seen), model.unseen_combinations) if joined else None, **common,
+            combinations=Combinations(torch.tensor(seen), model.unseen_combinations) if seen else None, **common,
         )  # fmt: skip
         if model.recompute in ("backbone", "both"):
             for stage in stages(self.backbone):

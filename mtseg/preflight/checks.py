@@ -52,7 +52,7 @@ def alone(
     if of_severity(found, "error"):
         return found
     torch.manual_seed(seed)
-    seen = combinations(records.combinations("train"), tasks)
+    seen = combinations(records.combinations("train"), tasks, model)
     given = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     return found + of_network(given, train, root=root, model=model, input=input, solver=solver, seed=seed)
 

@@ -15,8 +15,6 @@ from mtseg.scoring import f1, predictions
 from mtseg.scoring.matching import Picture, pictures
 from mtseg.sections import Ranking, Task, Visualise
 
-SLIDER: Ranking = "main_quality"  # the score that the slider moves: within 0..1 whatever the ranking
-
 
 def collect(
     images: Sequence[Image],
@@ -38,11 +36,11 @@ def collect(
     after = {p.image.id: p for p in pictures(images, filtered, tasks=tasks, ranking=ranking)}
     scores = {key: f1.summary([f1.count(picture, tasks)]).get("joint_f1") for key, picture in after.items()}
     shown = choose(scores, settings.pictures)
-    loud = [
-        p for p, value in zip(raw, predictions.scores(raw, tasks)[SLIDER], strict=True) if value >= settings.min_score
-    ]
+    own = predictions.own_ranking(raw)  # the score that the slider moves: within 0..1 whatever the ranking
+    values = predictions.scores(raw, tasks)[own]
+    loud = [p for p, value in zip(raw, values, strict=True) if value >= settings.min_score]
     loud = [p for p in loud if p.image_id in {*shown}]
-    before = pictures([after[key].image for key in shown], loud, tasks=tasks, ranking=SLIDER)
+    before = pictures([after[key].image for key in shown], loud, tasks=tasks, ranking=own)
     before = {picture.image.id: picture for picture in before}
     rule = {id(prediction): name for prediction, name in zip(raw, removed, strict=True)}
     return [_entry(after[key], before[key], tasks, settings.size, rule) | {"joint_f1": scores[key]} for key in shown]
@@ -85,7 +83,8 @@ def _entry(
         return round(100 * predictions.probability(item, task))
 
     def found(picture: Picture) -> list[dict[str, Any]]:
-        scores = predictions.scores(picture.predictions, tasks)[SLIDER].round(3).tolist()
+        ranking = predictions.own_ranking(picture.predictions)
+        scores = predictions.scores(picture.predictions, tasks)[ranking].round(3).tolist()
         return [
             drawn(item)
             | {"score": value, "chances": [chance(item, task) for task in tasks]}

@@ -1,6 +1,6 @@
 """What the analysis and the intervals rest on: overlaps, labels and matches, each made once.
 
-N: predictions, by picture, query and labels, so that nothing hangs on their order in a file. G: ground truths,
+N: predictions, as `predictions.places` orders them, so that nothing hangs on their order in a file. G: ground truths,
 pictures by id, instances in order. S: pictures by id.
 """
 
@@ -16,6 +16,7 @@ from mtseg.scoring.average_precision import EVERY, combined, first_of_query, lab
 from mtseg.scoring.label_errors import Labels
 from mtseg.scoring.matching import HIT, check
 from mtseg.scoring.overlaps import Matches, Overlaps, match
+from mtseg.scoring.predictions import places
 from mtseg.scoring.predictions import scores as every_score
 from mtseg.sections import Ranking, Task
 
@@ -55,9 +56,8 @@ class Evidence:
     ) -> Evidence:
         """Raises UserError on predictions for pictures that are not among `images`."""
         check(images, predictions)
-        keys = [[p.image_id, p.query, *(p.labels[task.name] for task in tasks)] for p in predictions]
-        places = np.lexsort(np.array(keys, dtype=int).reshape(-1, 2 + len(tasks)).T[::-1])
-        predictions = [predictions[place] for place in places]
+        order = places(predictions, tasks)
+        predictions = [predictions[place] for place in order]
         overlaps = Overlaps.of(images, predictions)
         ranked = every_score(predictions, tasks)
         scores = ranked[ranking]
@@ -81,7 +81,7 @@ class Evidence:
         return cls(
             images=images,
             predictions=predictions,
-            places=places,
+            places=order,
             tasks=tasks,
             overlaps=overlaps,
             ranked=ranked,

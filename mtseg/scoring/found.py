@@ -10,7 +10,7 @@ from scipy.sparse import block_diag, csr_array
 
 from mtseg.records import Prediction
 from mtseg.scoring.matching import iou
-from mtseg.scoring.predictions import scores
+from mtseg.scoring.predictions import places, scores
 from mtseg.sections import Ranking, Task
 
 
@@ -61,15 +61,15 @@ class Found:
 
 
 def gather(predictions: Sequence[Prediction], *, tasks: Sequence[Task], ranking: Ranking) -> Found:
-    """The predictions as columns; of equal ranking scores the lower query, then the lower labels come first."""
+    """The predictions as columns; equal ranking scores go by `predictions.places`."""
     by_task = {task.name: scores(predictions, [task]) for task in tasks}
     main = np.array([p.labels[tasks[0].name] for p in predictions], dtype=int)
     picture = np.array([p.image_id for p in predictions], dtype=int)
     background = np.zeros(len(predictions), dtype=bool)
     for task in tasks[1:] if len(predictions) else ():
         background |= np.argmax([p.logits[task.name] for p in predictions], axis=1) >= task.num_classes
-    further = [[p.labels[task.name] for p in predictions] for task in reversed(tasks[1:])]
-    order = np.lexsort((*further, main, [p.query for p in predictions], -scores(predictions, tasks)[ranking], picture))
+    order = places(predictions, tasks)
+    order = order[np.lexsort((-scores(predictions, tasks)[ranking][order], picture[order]))]
     column = np.empty(len(predictions), dtype=object)
     column[:] = predictions
     return Found(

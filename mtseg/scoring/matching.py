@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from mtseg.data.coco import rle
 from mtseg.errors import UserError
 from mtseg.records import Image, Prediction
-from mtseg.scoring.predictions import scores
+from mtseg.scoring.predictions import places, scores
 from mtseg.sections import Ranking, Task
 
 HIT = 0.5  # mask IoU from which an object is found
@@ -78,8 +78,8 @@ def pictures(
 
 
 def in_order(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[Prediction]:
-    """By picture, query and labels: where equal scores go by it, no number hangs on the order in a file."""
-    return sorted(predictions, key=lambda p: (p.image_id, p.query, *(p.labels[task.name] for task in tasks)))
+    """The predictions as `places` says."""
+    return [predictions[place] for place in places(predictions, tasks)]
 
 
 def check(images: Sequence[Image], predictions: Sequence[Prediction]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 
 from mtseg.errors import UserError
 from mtseg.files import read_json, replace_file, uncollected, write_json
@@ -21,6 +22,7 @@ from mtseg.records import Image, Prediction
 from mtseg.sections import Ranking, Task
 
 DECIMALS = 5
+SUREST = 1e-7  # that log-odds are taken of: they stay finite
 DIGITS = 6  # of a probability, small ones too: their products rank
 
 
@@ -35,7 +37,8 @@ def scores(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> dict[Ran
     main: probability of the main class; sum: the chosen labels' logits added up; product: their probabilities
     multiplied; main_quality, product_quality: the same times the mask quality; sum_quality: the sum plus the logarithm
     of the mask quality, which orders as exp(sum) x quality does, where a product would turn round below 0. Mask2Former
-    ranks by main_quality.
+    ranks by main_quality. Under a softmax over combinations a label's probability is given the labels before it, and
+    its log-odds stand for its logit.
     """
     logits, probabilities = zip(*(_of_labels(predictions, task) for task in tasks), strict=True)
     quality = np.array([prediction.mask_quality for prediction in predictions], dtype=np.float64)
@@ -46,6 +49,20 @@ def scores(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> dict[Ran
         "sum_quality": plain["sum"] + logarithm,
         "product_quality": plain["product"] * quality,
     }
+
+
+def own_ranking(predictions: Sequence[Prediction]) -> Ranking:
+    """The one that the network answers by, within 0..1: what `score` in the files and the report is."""
+    return "product_quality" if predictions and predictions[0].probabilities else "main_quality"
+
+
+def places(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> np.ndarray:
+    """int [N]: the predictions by picture and query, the likeliest labels of a query first. Where equal scores go by
+    it, no number hangs on the order in a file, and under a softmax over combinations, where all of a query with one
+    main class share that class's probability, the likeliest is the one."""
+    keys = [[p.image_id, p.query, *(p.labels[task.name] for task in tasks)] for p in predictions]
+    picture, query, *labels = np.array(keys, dtype=int).reshape(-1, 2 + len(tasks)).T
+    return np.lexsort((*reversed(labels), -scores(predictions, tasks)["product"], query, picture))
 
 
 def score(prediction: Prediction, tasks: Sequence[Task], ranking: Ranking) -> float:
@@ -60,7 +77,8 @@ def _of_labels(predictions: Sequence[Prediction], task: Task) -> tuple[np.ndarra
     labels = np.array([p.labels[task.name] for p in predictions], dtype=int)[:, None]
     chosen = np.take_along_axis(logits, labels, axis=1)[:, 0]
     if len(predictions) and predictions[0].probabilities:
-        return chosen, np.array([p.probabilities[task.name] for p in predictions], dtype=np.float64)
+        own = np.array([p.probabilities[task.name] for p in predictions], dtype=np.float64)
+        return logit(own.clip(SUREST, 1 - SUREST)), own
     highest = logits.max(axis=1, initial=-np.inf)
     total = np.exp(logits - highest[:, None]).sum(axis=1)
     return chosen, np.exp(chosen - highest) / total
@@ -75,9 +93,9 @@ def write(
 ) -> None:
     """Write the JSON and, unless None, the CSV, in the order given; floats keep 5 decimals.
 
-    `score` is that of ranking `main_quality`.
+    `score` is that of the ranking `own_ranking`.
     """
-    values = scores(predictions, tasks)["main_quality"].tolist()
+    values = scores(predictions, tasks)[own_ranking(predictions)].tolist()
     scored = list(zip(predictions, values, strict=True))
     with uncollected():
         write_json(path_json, [_record(prediction, value, tasks) for prediction, value in scored], indent=None)

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from mtseg.errors import UserError
 from mtseg.model.combinations import Combinations, combinations
 from mtseg.model.losses import losses, normaliser
 from mtseg.model.matching import Target, match, matching_cost
@@ -14,6 +15,7 @@ from tests import tiny
 from tests.scenes import make_tasks
 
 LOSS = tiny.PARAMS.loss
+ONE = [task.model_dump() for task in make_tasks(1)]
 SEEN = [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]
 
 
@@ -142,9 +144,13 @@ def test_a_network_of_combinations_trains_and_answers_with_labels_that_were_seen
 def test_a_mirrored_combination_counts_as_seen():
     tasks = make_tasks(4, background=False)
     side = tasks[-1].model_copy(update={"flip_pairs": (("left", "right"),)})
-    assert combinations([(0, 0, 0, 0)], (*tasks[:-1], side)) == [(0, 0, 0, 0), (0, 0, 0, 1)]
+    model = tiny.params(model={"unseen_combinations": 0.1}, tasks=[task.model_dump() for task in tasks]).model
+    assert combinations([(0, 0, 0, 0)], (*tasks[:-1], side), model) == [(0, 0, 0, 0), (0, 0, 0, 1)]
+    with pytest.raises(UserError, match="no object in train has a label of every task"):
+        combinations([], tasks, model)
 
 
 def test_one_task_or_a_prior_of_one_leaves_the_heads_apart():
-    assert tiny.network(make_tasks(1), seen=[(0,), (1,)], model={"unseen_combinations": 0.1}).decoder.seen is None
-    assert tiny.network(make_tasks(3), seen=SEEN).decoder.seen is None
+    joined, apart = (tiny.params(model={"unseen_combinations": x}, tasks=ONE).model for x in (0.1, 1))
+    assert combinations([(0,), (1,)], make_tasks(1), joined) == []
+    assert combinations(SEEN, make_tasks(3), apart) == []
