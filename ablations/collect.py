@@ -30,17 +30,20 @@ def read(file: Path) -> list[Row]:
 
 def collect(study: Study, runs: Sequence[Run], refs: Mapping[str, list[str]], file: Path) -> int:
     """Bring the csv file up to date: a row a run in the study's order, as its experiment has it or, where that is not
-    here, as the file had it; rows of runs that the study no longer has go. Returns how many experiments were read."""
-    known = {(*(row.get(factor) for factor in study.vary), row["seed"]): row for row in read(file)}
+    here, as the file had it; rows of runs that the study no longer has, or has with other params, go. Returns how many
+    experiments were read."""
+    known = {(*(row.get(key) for key in (*study.vary, "seed", "params")),): row for row in read(file)}
     rows, found = [], 0
     for run in runs:
-        key = (*run.factors.values(), str(run.seed))
+        key = (*run.factors.values(), str(run.seed), run.digest)
         ref = experiments.result(run, refs)
         found += ref is not None
         if row := _row(study, run, ref) if ref else known.get(key):
             rows.append(row)
-    columns = [*study.vary, "seed", "commit", *study.metrics]
-    if rows:
+    columns = [*study.vary, "seed", "params", "commit", *study.metrics]
+    if not rows:
+        file.unlink(missing_ok=True)
+    else:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
             writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -52,7 +55,7 @@ def collect(study: Study, runs: Sequence[Run], refs: Mapping[str, list[str]], fi
 def _row(study: Study, run: Run, ref: str) -> Row:
     _, _, head, tail, _ = ref.split("/", 4)
     values = {column: number(ref, source) for column, source in study.metrics.items()}
-    return run.factors | {"seed": str(run.seed), "commit": f"{head}{tail}"[:7]} | values
+    return run.factors | {"seed": str(run.seed), "params": run.digest, "commit": f"{head}{tail}"[:7]} | values
 
 
 def number(ref: str, source: str) -> str:

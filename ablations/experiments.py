@@ -15,12 +15,14 @@ from tempfile import TemporaryFile
 
 from ruamel.yaml import YAML
 
-from ablations.studies import Run
+from ablations.studies import Run, digest
 from mtseg.errors import UserError
 from mtseg.params import validate
 
-CODE = ("params.yaml", "dvc.yaml", "mtseg", "stages", "recipes")
+CODE = ("dvc.yaml", "mtseg", "stages", "recipes")
 TARGETS = ("evaluate", "filter")
+REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need
+LOCK, LOCK_ASIDE = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.aside")
 TRIES = 5  # at the repository's lock, which a worker holds for a moment when it takes or hands back an experiment
 
 
@@ -57,14 +59,14 @@ def environment() -> dict[str, str]:
     return found
 
 
-def finished() -> dict[str, list[str]]:
+def finished(place: str = "refs/exps/") -> dict[str, list[str]]:
     """name -> refs of the experiments that bear it, whatever commit they start from, the youngest first."""
-    listed = git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
+    listed = git("for-each-ref", "--sort=-committerdate", "--format=%(refname)", place)
     if listed is None:
         raise UserError("no git repository here: the studies' runs are experiments in one")
     refs: dict[str, list[str]] = {}
     for ref in listed.split():
-        if found := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", ref):
+        if found := re.fullmatch(place + r"[0-9a-f]{2}/[0-9a-f]{38}/(.+)", ref):
             refs.setdefault(found[1], []).append(ref)
     return refs
 
@@ -75,11 +77,11 @@ def file(ref: str, path: str) -> str | None:
 
 
 def result(run: Run, refs: Mapping[str, list[str]]) -> str | None:
-    """The ref of the experiment that is this run: same name, same params, scored."""
+    """The ref of the experiment that is this run: same name, same params wherever its data lay, scored."""
     for ref in refs.get(run.name, ()):
         text = file(ref, "params.yaml")
         try:
-            same = validate(YAML(typ="safe").load(StringIO(text or "")), Path(run.name)) == run.checked
+            same = digest(validate(YAML(typ="safe").load(StringIO(text or "")), Path(run.name))) == run.digest
         except UserError:  # of a params.yaml as it once was
             continue
         if same and file(ref, "metrics/filter.json"):
@@ -87,15 +89,40 @@ def result(run: Run, refs: Mapping[str, list[str]]) -> str | None:
     return None
 
 
-def forget(refs: Iterable[str]) -> None:
-    """Delete experiments: a name is free again."""
-    for ref in refs:
-        git("update-ref", "-d", ref)
+def replace(names: Iterable[str]) -> None:
+    """Free these names: the experiments that bear them wait aside until `settle`."""
+    known = finished()
+    for ref in [ref for name in names for ref in known.get(name, ())]:
+        _move(ref, ref.replace("refs/exps/", REPLACED, 1))
+
+
+def settle() -> None:
+    """Of the experiments put aside, delete those whose successor has finished, and put the others back."""
+    known = finished()
+    for name, refs in finished(REPLACED).items():
+        for ref in refs:
+            if name in known:
+                git("update-ref", "-d", ref)
+            else:
+                _move(ref, ref.replace(REPLACED, "refs/exps/", 1))
+
+
+def _move(ref: str, place: str) -> None:
+    if git("update-ref", place, ref) is None:
+        raise UserError(f"git update-ref {place} {ref} failed; nothing was deleted")
+    git("update-ref", "-d", ref)
 
 
 def uncommitted() -> list[str]:
     """Files of the pipeline that differ from the last commit: experiments would carry them."""
-    return (git("diff", "HEAD", "--name-only", "--", *CODE) or "").split()
+    return (git("diff", "HEAD", "--name-only", "--", "params.yaml", *CODE) or "").split()
+
+
+def other_code(refs: Iterable[str]) -> int:
+    """How many of these experiments start from a commit whose code is not the last commit's."""
+    starts = ["".join(ref.split("/")[2:4]) for ref in refs]
+    changed = {start: git("diff", "--quiet", start, "HEAD", "--", *CODE) is None for start in {*starts}}
+    return sum(changed[start] for start in starts)
 
 
 def statuses() -> dict[str, str]:
@@ -145,16 +172,22 @@ def without_lock() -> Iterator[None]:
     runs alone. With one they would fail where the results that it names are not in the cache, as in a fresh clone:
     when DVC brings a stage back it opens the folders of which a file is a dep (data/coco) as the lock first named them.
     """
-    path = Path("dvc.lock")
-    if not path.exists():  # of a queueing that was killed
-        git("checkout", "--", path.name)
-    before = path.read_bytes() if path.exists() else None
-    path.unlink(missing_ok=True)
+    bring_back_lock()
+    if LOCK.exists():
+        LOCK_ASIDE.parent.mkdir(parents=True, exist_ok=True)
+        LOCK.replace(LOCK_ASIDE)
     try:
         yield
     finally:
-        if before is not None:
-            path.write_bytes(before)
+        bring_back_lock()
+
+
+def bring_back_lock() -> None:
+    """Of a queueing, or of an earlier one that was killed; a dvc.lock that was written since stays."""
+    if LOCK.exists() and git("diff", "--quiet", "HEAD", "--", LOCK.name) is None:
+        LOCK_ASIDE.unlink(missing_ok=True)
+    elif LOCK_ASIDE.exists():
+        LOCK_ASIDE.replace(LOCK)
 
 
 def queue(run: Run, overrides: list[str]) -> None:

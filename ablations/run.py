@@ -1,8 +1,9 @@
 """`python -m ablations.run [STUDY ...] [--scale carparts --data DIR]`: run studies through DVC's queue, two at once.
 
-All of the embedded ones take about two hours on two cores. What is done is skipped and what failed is queued again, so
-stop it with Ctrl-C and call it again as you like; `--again` redoes what is done, of which DVC brings back all that
-neither code nor params changed. Expect an experiment a run (`dvc exp show -A`), then: `python -m ablations.tables`.
+Hours: `--list` tells how many runs there are, each some minutes of one core. What is done is skipped and what failed is
+queued again, so stop it with Ctrl-C and call it again as you like; `--again` redoes what is done, of which DVC brings
+back all that neither code nor params changed. Expect an experiment a run (`dvc exp show -A`), then: `python -m
+ablations.tables`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def main() -> None:
     arguments = _arguments()
     if arguments.scale != SCALES[0] and not arguments.data:
         raise UserError(f"--scale {arguments.scale} needs --data, the folder of its raw data")
+    if arguments.scale == SCALES[0] and arguments.data:
+        raise UserError(f"--data goes with --scale {' or '.join(SCALES[1:])}: the scale '{SCALES[0]}' draws its data")
     if arguments.data and not arguments.data.is_dir():
         raise UserError(f"--data: no folder {arguments.data}")
     params = Path("params.yaml")
@@ -40,13 +43,17 @@ def main() -> None:
     for run in runs:
         _ = run.checked  # all of them before any is run
     refs = experiments.finished()
-    done = set() if arguments.again else {run.name for run in runs if experiments.result(run, refs)}
+    found = {} if arguments.again else {run.name: experiments.result(run, refs) for run in runs}
+    done = {name: ref for name, ref in found.items() if ref}
     todo = [run for run in runs if run.name not in done]
-    print(f"{len(runs)} runs at the scale '{arguments.scale}', {len(done)} of them done", flush=True)
+    told = f"{len(runs)} runs at the scale '{arguments.scale}', {len(done)} of them done"
+    if old := experiments.other_code(done.values()):
+        told += f", {old} of these by code that is not the last commit's: --again redoes what it changes"
+    print(told, flush=True)
     if arguments.list:
         print("\n".join(f"{'done ' if run.name in done else '     '} {run.name}" for run in runs))
     elif todo:
-        _run(todo, params, refs, jobs=arguments.jobs)
+        _run(todo, params, jobs=arguments.jobs)
 
 
 def waves(runs: Sequence[Run]) -> list[list[Run]]:
@@ -56,18 +63,20 @@ def waves(runs: Sequence[Run]) -> list[list[Run]]:
     return [wave for wave in (first, [run for run in runs if run.name not in chosen]) if wave]
 
 
-def _run(todo: list[Run], params: Path, refs: dict[str, list[str]], *, jobs: int) -> None:
+def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
     if changed := experiments.uncommitted():
         raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
     if not experiments.idle():
         raise UserError("DVC's queue is at work: wait (`dvc queue status`), or end it with `dvc queue stop --kill`")
-    experiments.clear(run.name for run in todo)
-    experiments.forget(ref for run in todo for ref in refs.get(run.name, ()))
+    waiting = _waiting(params)
+    experiments.clear({*waiting, *(run.name for run in todo)})
+    experiments.settle()  # after a run that was killed
     base = studies.read_params(params)
     failed: list[str] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: STOPPED.append(True))
     try:
+        experiments.replace(run.name for run in todo)
         for wave in waves(todo):
             with experiments.without_lock():
                 for run in track(wave, "queueing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
@@ -76,21 +85,36 @@ def _run(todo: list[Run], params: Path, refs: dict[str, list[str]], *, jobs: int
             experiments.start(jobs)
             failed += follow([run.name for run in wave], jobs=jobs)
     except BaseException:
-        print("stopping the queue; the same command goes on from here", file=sys.stderr)
-        experiments.stop()
+        experiments.stop()  # first: the terminal that print writes to may be gone
+        print("stopped the queue; the same command goes on from here", file=sys.stderr)
         raise
+    finally:
+        experiments.settle()
     if failed:
         told = [f"{name}\n{experiments.log(name)}" for name in failed]
         raise UserError.many(f"{len(failed)} runs failed; once mended, the same command runs them again", told, shown=3)
 
 
+def _waiting(params: Path) -> list[str]:
+    """Names of the studies' runs that an earlier call left queued. Raises UserError if others are: workers take all."""
+    queued = [name for name, status in experiments.statuses().items() if status == "Queued"]
+    ours = {run.name for name in studies.names() for scale in SCALES
+            for run in studies.runs(studies.read(name), scale, params=params)}  # fmt: skip
+    if others := [name for name in queued if name not in ours]:
+        raise UserError(f"DVC's queue holds other experiments ({', '.join(others[:3])}), which would run too: "
+                        "`dvc queue start` and wait, or `dvc queue remove` them")  # fmt: skip
+    return queued
+
+
 def follow(names: Sequence[str], *, jobs: int) -> list[str]:
-    """Wait until every one of these experiments has ended, telling of each. Returns those that failed."""
+    """Wait until every one of these experiments has ended, telling of each. Returns those that failed, among them those
+    that are said to run though their worker is gone."""
     began, told, failed = time.monotonic(), 0, []
-    left = list(names)
+    left, alone = list(names), set()
     while left:
         known = experiments.statuses()
-        for name in [name for name in left if known.get(name) in ("Success", "Failed", None)]:
+        running = {name for name in left if known.get(name) == "Running"}
+        for name in [name for name in left if name not in running - alone and known.get(name) != "Queued"]:
             left.remove(name)
             told += 1
             bad = name not in experiments.finished()
@@ -99,6 +123,7 @@ def follow(names: Sequence[str], *, jobs: int) -> list[str]:
             print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash
+                alone |= running
                 experiments.start(jobs)
             for _ in range(PERIOD):
                 _stop_if_told()

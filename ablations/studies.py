@@ -19,6 +19,7 @@ sets keys of those tasks, and `main: index` puts that task first, with the weigh
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
 from dataclasses import dataclass
@@ -93,6 +94,16 @@ class Run:
         """Raises UserError that names the run."""
         return validate(copy.deepcopy(self.params), Path(self.name))
 
+    @property
+    def digest(self) -> str:
+        return digest(self.checked)
+
+
+def digest(params: Params) -> str:
+    """Short, of all that decides a result: where the data lie does not."""
+    told = params.model_dump(mode="json", exclude={"data": {"raw"}})
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
 
 def names() -> list[str]:
     return sorted(path.stem for path in (HERE / "studies").glob("*.yaml"))
@@ -130,26 +141,40 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
         whole = base
         for factor, level in factors.items():
             whole = merged(whole, overlays[factor][level] or {})
-        found += [Run(study.name, scale, factors, seed, whole | {"seed": seed}) for seed in range(study.count(scale))]
+        for seed in range(study.count(scale)):
+            found.append(Run(study.name, scale, factors, seed, merged(whole, _drawn(seed, scale))))
     if len({run.name for run in found}) < len(found):
         raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
     return found
 
 
+def _drawn(seed: int, scale: str) -> Overlay:
+    """A seed draws the data too, so that intervals cover what they happen to show; runs of one seed share them."""
+    drawn: Overlay = {"seed": seed, "data": {"seed": seed}}
+    return drawn | {"generate": {"seed": seed}} if scale == SCALES[0] else drawn
+
+
 def merged(base: Overlay, overlay: Overlay) -> Overlay:
-    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but tasks by index too."""
+    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but tasks by index too.
+    Raises UserError for a task that is not there."""
     result = copy.deepcopy(base)
     for key, value in overlay.items():
         if key == "main":
-            result["tasks"] = _with_main(result["tasks"], value)
+            result["tasks"] = _with_main(_having(result["tasks"], value), int(value))
         elif key == "tasks" and isinstance(value, dict):
             for index, keys in value.items():
-                result["tasks"][int(index)] |= keys
+                _having(result["tasks"], index)[int(index)] |= keys
         elif isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value)
         else:
             result[key] = copy.deepcopy(value)
     return result
+
+
+def _having(tasks: list[Overlay], index: int | str) -> list[Overlay]:
+    if str(index) not in map(str, range(len(tasks))):
+        raise UserError(f"there is no task {index}: params.yaml, recipe and scale have tasks 0 to {len(tasks) - 1}")
+    return tasks
 
 
 def _with_main(tasks: list[Overlay], index: int) -> list[Overlay]:

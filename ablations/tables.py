@@ -1,11 +1,11 @@
-"""`python -m ablations.tables [--data DIR]`: the studies' numbers, tables and plots, anew.
+"""`python -m ablations.tables`: the studies' numbers, tables and plots, anew.
 
 Seconds. What the experiments here say goes into ablations/results/STUDY_SCALE.csv, and from these files alone come the
 tables of docs/results.md, between `<!-- STUDY SCALE -->` and `<!-- /STUDY SCALE -->`, and docs/figures/STUDY_SCALE.svg.
-Without experiments, such as in a fresh clone, the csv files stay as they are. DIR is that of ablations.run.
+Without experiments, such as in a fresh clone, the csv files stay as they are, but for rows of other params.
 
 A table gives the mean over seeds and half the 95 % interval of that mean, by Student's t. A difference is taken seed by
-seed, then treated in the same way: runs with the same seed start from the same weights and see the same batches.
+seed, then treated in the same way: runs with the same seed see the same data.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ LEVEL = 0.95
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.tables", description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the raw data of the scale that is not embedded")
-    data = parser.parse_args().data
+    parser.parse_args()
     refs = experiments.finished()
     blocks = {}
     for name in studies.names():
@@ -39,14 +38,15 @@ def main() -> None:
         if not study.metrics:
             continue
         for scale in SCALES:
-            raw = data if scale != SCALES[0] else None
-            runs = studies.runs(study, scale, params=Path("params.yaml"), raw=raw)
+            runs = studies.runs(study, scale, params=Path("params.yaml"))
             file = collect.path(study, scale)
             found = collect.collect(study, runs, refs, file)
             rows = collect.read(file)
             if rows:
                 print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here")
                 blocks[f"{name} {scale}"] = block(study, scale, rows, FIGURES)
+            elif f"<!-- {name} {scale} -->" in PAGE.read_text(encoding="utf-8"):
+                blocks[f"{name} {scale}"] = ""
     write(PAGE, blocks)
 
 
@@ -128,7 +128,7 @@ def write(page: Path, blocks: dict[str, str]) -> None:
         _, closed, after = rest.partition(closing)
         if not closed:
             raise UserError(f"{page}: {opening} has no {closing}")
-        text = f"{before}{opening}\n\n{content}\n\n{closing}{after}"
+        text = "\n\n".join(part for part in (f"{before}{opening}", content, f"{closing}{after}") if part)
     with replace_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

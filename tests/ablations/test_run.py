@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ablations import experiments, run
+from ablations import experiments, run, studies
 from mtseg.errors import UserError
 from tests.repository import call, commit, dvc
 
@@ -47,6 +47,22 @@ def test_what_vanished_from_the_queue_has_failed(queue):
     assert run.follow(["gone"], jobs=2) == ["gone"]
 
 
+def test_what_is_said_to_run_without_a_worker_has_failed_at_the_second_look(queue, monkeypatch):
+    looks = []
+    monkeypatch.setattr(experiments, "statuses", lambda: looks.append(1) or {"a": "Running"})
+    assert run.follow(["a"], jobs=2) == ["a"] and len(looks) == 2
+
+
+def test_experiments_of_ones_own_in_the_queue_are_not_run_along(monkeypatch):
+    (ours, *_) = studies.runs(studies.read("backbones"), "embedded", params=ROOT / "params.yaml")
+    waiting = {ours.name: "Queued", "mine": "Success"}
+    monkeypatch.setattr(experiments, "statuses", lambda: waiting)
+    assert run._waiting(ROOT / "params.yaml") == [ours.name]
+    waiting["mine"] = "Queued"
+    with pytest.raises(UserError, match=r"other experiments \(mine\)"):
+        run._waiting(ROOT / "params.yaml")
+
+
 def test_ctrl_c_waits_for_the_command_at_work(queue, monkeypatch):
     queue["order"] = ["a", "b"]
     monkeypatch.setattr(run, "PERIOD", 1)
@@ -78,8 +94,31 @@ def test_the_lock_is_away_while_runs_are_queued_and_back_whatever_happens(tmp_pa
     assert (tmp_path / "dvc.lock").read_text() == "mine"
 
 
+def test_a_lock_of_a_queueing_that_was_killed_comes_back_unless_another_was_written_since(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call(tmp_path, "git", "init", "--quiet")
+    lock = tmp_path / "dvc.lock"
+    lock.write_text("committed")
+    commit(tmp_path)
+    lock.write_text("mine")
+
+    for meanwhile, expected in ((None, "mine"), ("committed", "mine"), ("since", "since")):
+        experiments.LOCK_ASIDE.parent.mkdir(parents=True, exist_ok=True)
+        lock.replace(experiments.LOCK_ASIDE)  # where it was when the kill came
+        if meanwhile:
+            lock.write_text(meanwhile)
+        with experiments.without_lock():
+            assert not lock.exists()
+        assert lock.read_text() == expected and not experiments.LOCK_ASIDE.exists()
+
+
 @pytest.mark.parametrize(
-    "arguments, told", [(["--scale", "carparts"], "needs --data"), (["nonesuch"], "no study 'nonesuch'")]
+    "arguments, told",
+    [
+        (["--scale", "carparts"], "needs --data"),
+        (["--data", "."], "--data goes with --scale carparts"),
+        (["nonesuch"], "no study 'nonesuch'"),
+    ],
 )
 def test_a_mistake_is_told_before_anything_runs(arguments, told, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablations.run", *arguments])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from ablations import studies
 from ablations.run import waves
@@ -30,7 +31,22 @@ def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, s
     found = runs(read(name), scale, params=PARAMS)
     assert found and len({run.name for run in found}) == len(found)
     for run in found:
-        assert run.checked.seed == run.seed
+        assert run.checked.seed == run.checked.data.seed == run.seed
+        assert scale != "embedded" or run.checked.generate.seed == run.seed
+
+
+def test_params_of_ones_own_data_neither_break_nor_change_the_embedded_studies(tmp_path):
+    own = merged(BASE, {
+        "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "share": 0.5},
+        "generate": {"unseen": 3}, "model": {"unseen_combinations": 0.01},
+        "filter": {"min_score": {"part": 0.3}, "min_logit": {}},
+        "tasks": [BASE["tasks"][0] | {"name": "part", "classes": ["door"]}],
+    })  # fmt: skip
+    YAML().dump(own, tmp_path / "params.yaml")
+    for name, scale in EVERY:
+        if scale == "embedded":
+            with_own = runs(read(name), scale, params=tmp_path / "params.yaml")
+            assert [run.digest for run in with_own] == [run.digest for run in runs(read(name), scale, params=PARAMS)]
 
 
 @pytest.mark.parametrize("name, scale", EVERY)
@@ -71,6 +87,12 @@ def test_tasks_are_set_by_index_or_as_a_whole_and_the_base_stays():
     assert [task["background"] for task in changed["tasks"]] == [True, False, True]
     assert merged(BASE, {"tasks": BASE["tasks"][:1]})["tasks"] == BASE["tasks"][:1]
     assert before == BASE
+
+
+@pytest.mark.parametrize("overlay", [{"tasks": {3: {"background": False}}}, {"main": 3}])
+def test_a_task_that_is_not_there(overlay):
+    with pytest.raises(UserError, match="no task 3: .* have tasks 0 to 2"):
+        merged(BASE, overlay)
 
 
 def test_another_main_task_takes_the_main_ones_weights():

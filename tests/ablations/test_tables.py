@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ablations import collect, tables
-from ablations.studies import Study, read_params, runs
+from ablations import collect, experiments, tables
+from ablations.studies import Study, runs
 from mtseg.errors import UserError
 from tests.repository import call, commit
 
@@ -114,8 +114,6 @@ EVALUATED = {
 
 
 def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
-    from ablations import experiments
-
     planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
     repo(planned[1], **EVALUATED)
     file = tmp_path / "results" / "mine_embedded.csv"
@@ -129,8 +127,6 @@ def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
 
 
 def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(repo):
-    from ablations import experiments
-
     first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
     repo(first)
     assert experiments.result(first, experiments.finished())
@@ -138,9 +134,52 @@ def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(rep
     changed = first.params | {"loss": first.params["loss"] | {"mask": 2.0}}
     other = type(first)(first.study, first.scale, first.factors, first.seed, changed)
     assert other.name == first.name and not experiments.result(other, experiments.finished())
-    experiments.forget(experiments.finished()[first.name])
+
+
+def test_an_experiment_is_the_run_wherever_its_data_lay(repo, tmp_path):
+    planned = {raw: runs(STUDY, "embedded", params=ROOT / "params.yaml", raw=raw)[0] for raw in (None, tmp_path)}
+    repo(planned[tmp_path])
+    assert planned[None].params["data"]["raw"] != planned[tmp_path].params["data"]["raw"]
+    assert experiments.result(planned[None], experiments.finished())
+
+
+def test_a_row_of_other_params_goes_and_so_does_its_table(repo, tmp_path):
+    planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
+    repo(planned[1], **EVALUATED)
+    file = tmp_path / "results" / "mine_embedded.csv"
+    collect.collect(STUDY, planned, experiments.finished(), file)
+    changed = STUDY.model_copy(update={"params": {"loss": {"dice": 3.0}}})
+    collect.collect(changed, runs(changed, "embedded", params=ROOT / "params.yaml"), {}, file)
+    assert collect.read(file) == []
+    (tmp_path / "page.md").write_text("a\n\n<!-- x -->\n\nold\n\n<!-- /x -->\n")
+    for _ in range(2):
+        tables.write(tmp_path / "page.md", {"x": ""})
+        assert (tmp_path / "page.md").read_text() == "a\n\n<!-- x -->\n\n<!-- /x -->\n"
+
+
+def test_an_experiment_goes_when_its_successor_has_finished_and_comes_back_when_that_failed(repo):
+    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
+    for run in (first, second):
+        repo(run)
+    before = experiments.finished()
+    assert experiments.other_code([ref for refs in before.values() for ref in refs]) == 0
+    olds = {name: call(Path(), "git", "rev-parse", *refs) for name, refs in before.items()}
+    experiments.replace([first.name, second.name, "nonesuch"])
     assert experiments.finished() == {}
+    repo(first, **EVALUATED)
+    for _ in range(2):
+        experiments.settle()
+        news = {name: call(Path(), "git", "rev-parse", *refs) for name, refs in experiments.finished().items()}
+        assert news[first.name] != olds[first.name] and news[second.name] == olds[second.name]
+    assert not experiments.finished(experiments.REPLACED)
 
 
-def test_the_studies_read_params_where_the_test_does():
-    assert read_params(ROOT / "params.yaml")["tasks"]
+def test_experiments_that_start_from_other_code_are_counted(repo, tmp_path):
+    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
+    for run in (first, second):
+        repo(run)
+    refs = [ref for refs in experiments.finished().values() for ref in refs]
+    (tmp_path / "mtseg").mkdir()
+    (tmp_path / "mtseg" / "new.py").touch()
+    commit(tmp_path)
+    assert experiments.other_code(refs) == 2
