@@ -20,11 +20,12 @@ from statistics import median
 
 from ablations import collect, studies, tables
 from ablations.studies import SCALES, Run
-from mtseg.errors import run_stage
+from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 
 FILE = collect.RESULTS / "backbones_cost.csv"
 COLUMNS = ("backbone", "seconds a step", "peak MiB")
+STATUS = Path("/proc/self/status")
 STEPS, OBJECTS = 10, 4
 PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}  # freed tensors go back at once: no gaps counted
 
@@ -39,11 +40,17 @@ def main() -> None:
     if arguments.one:
         print(*measure(runs[arguments.one]))
         return
+    if not arguments.tables and not STATUS.exists():
+        print(f"nothing measured: the peak of memory is read from {STATUS}, which Linux alone has")
+        return
     if not arguments.tables:
         rows = []
         for name, run in runs.items():
             command = [sys.executable, "-W", "ignore", "-m", "ablations.cost", "--one", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | PROMPT)
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PROMPT)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                raise UserError(f"python -m ablations.cost --one {name}: {last}")
             rows.append([*run.factors.values(), *done.stdout.split()[-2:]])
             print(*rows[-1], flush=True)
         with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
@@ -80,7 +87,7 @@ def measure(run: Run) -> tuple[str, str]:
 
 def resident(key: str) -> int:
     """A figure of /proc/self/status, in kB."""
-    return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1])
+    return int(re.search(rf"^{key}:\s+(\d+) kB$", STATUS.read_text(), re.M)[1])
 
 
 def table(rows: list[collect.Row]) -> str:

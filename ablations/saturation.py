@@ -8,7 +8,7 @@ objects by their looks alone and take copies for one, which is no want of querie
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
 About 5 minutes a model on one core. Writes results/saturation.csv and, from that file alone, the table in
-docs/results.md and docs/figures/saturation.svg; with --tables only these.
+docs/results.md and docs/figures/saturation.svg; with --tables only these. With MODEL the table is printed, no more.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def read_model(path: Path) -> Mask2Former:
     _, metadata = weights.load(path)
     rest = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
     tasks = tuple(Task(**task, **rest) for task in metadata["tasks"])
-    model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
+    made = {"unseen_combinations": 1} | metadata["model"]  # from before there was such a key
+    model = Model(**made, weights=None, partial_weights=False, recompute="none")
     return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)
 
 
@@ -198,7 +199,7 @@ def collect(models: Iterable[tuple[int, Path]], results: Path, *, size: int, rep
             model = read_model(path)
             rows = measure(model, size=size, repeats=repeats)
             known = pd.DataFrame([{"queries": model.num_queries, "seed": seed, **row, **key} for row in rows])
-        parts.append(known)
+        parts.append(known.assign(seed=seed))
     with replace_file(results) as temporary:
         ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
@@ -211,9 +212,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--tables", action="store_true", help="measure nothing: table and figure of the csv anew")
     arguments = parser.parse_args()
+    asked = {"size": arguments.size, "repeats": arguments.repeats}
+    if arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            collect(enumerate(arguments.models), own := Path(folder) / RESULTS.name, **asked)
+            print(table(pd.read_csv(own)))
+        return
     if not arguments.tables:
-        given = enumerate(arguments.models) if arguments.models else trained()
-        collect(given, RESULTS, size=arguments.size, repeats=arguments.repeats)
+        collect(trained(), RESULTS, **asked)
     publish(RESULTS, tables.PAGE, tables.FIGURES)
 
 

@@ -99,7 +99,7 @@ def test_a_wrong_class_or_a_low_score_is_a_miss_though_the_mask_is_there(tasks):
     assert (other[:, 0] == 1).all() and (other[:, 1] == 0).all()
 
 
-def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path):
+def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path, monkeypatch):
     network = tiny.network(tasks)
     given = tiny.params()
     weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
@@ -108,6 +108,10 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
     rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
     assert [(row["objects"], row["shown"]) for row in rows] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
+    tensors, metadata = weights.load(tmp_path / "last.safetensors")
+    del metadata["model"]["unseen_combinations"]  # as before there was one
+    monkeypatch.setattr(weights, "load", lambda path: (tensors, metadata))
+    assert saturation.read_model(tmp_path / "last.safetensors").num_queries == 6
     with pytest.raises(UserError, match="multiple of 32"):
         saturation.measure(model, size=100)
 
@@ -125,6 +129,17 @@ def test_a_checkpoint_is_measured_once(tasks, tmp_path, monkeypatch):
     assert len(asked) == 2 and pd.read_csv(results)["seed"].tolist() == [0, 1]
     saturation.collect(enumerate(paths), results, size=192, repeats=4)
     assert len(asked) == 4 and results.read_bytes() != first
+    saturation.collect(enumerate(paths[::-1]), results, size=192, repeats=4)
+    assert len(asked) == 4 and pd.read_csv(results).groupby("seed")["model"].first().is_unique
+
+
+def test_a_model_of_ones_own_leaves_the_study_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ablations.saturation", "mine.safetensors"])
+    own = ROWS[ROWS["queries"] == 20]
+    monkeypatch.setattr(saturation, "collect", lambda models, results, **_: own.to_csv(results, index=False))
+    saturation.main()
+    assert "| 20 | 50 | 62.0" in capsys.readouterr().out and not [*tmp_path.iterdir()]
 
 
 def test_table_and_figure_come_from_the_csv_alone(tmp_path):
