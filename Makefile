@@ -41,11 +41,11 @@ lint: $(STAMP) ## check code and formatting
 	@ruff check .
 	@ruff format --check .
 
-ablations: $(STAMP) ## run the studies on the embedded data, 2 hours on two cores; what is done is skipped, Ctrl-C at any time
+ablations: $(STAMP) ## run the studies on the embedded data, 125 runs, some hours; what is done is skipped, Ctrl-C at any time
 	@python -m ablations.run
+	@python -m ablations.tables
 	@python -m ablations.saturation
 	@python -m ablations.cost
-	@python -m ablations.tables
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml (delete it first to move every version up)
 	@command -v uv > /dev/null || $(PIP) install --quiet uv
