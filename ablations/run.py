@@ -2,7 +2,7 @@
 
 Each run takes minutes of one core; `--list` tells how many there are. What is done is skipped and what failed is
 queued again, so stop it with Ctrl-C and call it again as you like; `--again` redoes what is done, of which DVC brings
-back what that neither code nor params changed. Expect an experiment a run (`dvc exp show -A`); then: `python -m
+back all that neither code nor params changed. Expect an experiment a run (`dvc exp show -A`), then: `python -m
 ablations.tables`.
 """
 
