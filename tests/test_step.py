@@ -102,9 +102,8 @@ def test_watching_changes_no_bit_of_the_losses(count):
 def test_f10_the_share_of_background_and_the_stability_are_those_of_a_known_answer(count):
     """Of a right answer no label is background; no query keeps its object from layer to layer."""
     tasks = make_tasks(count)
-    health = Health(tiny.network(tasks))
-    outputs = {task.name: task.num_outputs for task in tasks}
-    given = answers.pictures(tasks, outputs)
+    network = tiny.network(tasks)
+    health, given = Health(network), answers.pictures(network)
 
     def watched(owner):
         layer, picture, query = (owner >= 0).nonzero().T
