@@ -73,7 +73,7 @@ class Task(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     classes: Literal["auto"] | tuple[str, ...]
     loss_weight: NonNegative
-    match_weight: NonNegative
+    match_weight: Share
     background: bool
     class_weights: Literal["auto"] | dict[str, NonNegative] | None
     flip_pairs: tuple[tuple[str, str], ...]
@@ -194,6 +194,7 @@ class Solver(Section):
 class Loss(Section):
     mask: NonNegative
     dice: NonNegative
+    labels: NonNegative
     no_object: NonNegative
     num_points: Count
     oversample: Annotated[Number, Field(ge=1)]

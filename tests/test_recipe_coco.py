@@ -15,6 +15,7 @@ from tests.scenes import make_tasks
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "coco_r50.yaml"
 
+CLASS_WEIGHT = 2.0  # MODEL.MASK_FORMER.CLASS_WEIGHT, in the loss and in the matcher's cost
 # facebookresearch/Mask2Former, commit 161be514, configs/coco/instance-segmentation:
 # Base-COCO-InstanceSegmentation.yaml, overlaid by maskformer2_R50_bs16_50ep.yaml. Key here -> value, key there.
 PUBLISHED = {
@@ -44,6 +45,7 @@ PUBLISHED = {
     "solver.eval_period": (5000, "TEST.EVAL_PERIOD"),
     "loss.mask": (5.0, "MODEL.MASK_FORMER.MASK_WEIGHT"),
     "loss.dice": (5.0, "MODEL.MASK_FORMER.DICE_WEIGHT"),
+    "loss.labels": (CLASS_WEIGHT, "MODEL.MASK_FORMER.CLASS_WEIGHT"),
     "loss.no_object": (0.1, "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT"),
     "loss.num_points": (12544, "MODEL.MASK_FORMER.TRAIN_NUM_POINTS"),
     "loss.oversample": (3.0, "MODEL.MASK_FORMER.OVERSAMPLE_RATIO"),
@@ -54,7 +56,6 @@ PUBLISHED = {
 }
 BASE_LR = 1e-4  # SOLVER.BASE_LR
 STEPS = (327778, 355092)  # SOLVER.STEPS
-CLASS_WEIGHT = 2.0  # MODEL.MASK_FORMER.CLASS_WEIGHT, in the loss and in the matcher's cost
 # what the recipe says about a user's own folders, and what is held by a test of its own
 OWN = {"data", "tasks", "model.weights", "filter.largest_component"} | {
     f"solver.{key}" for key in ("base_lr", "reference_lr", "reference_batch")
@@ -106,7 +107,7 @@ def test_eight_batches_of_two_are_the_same_recipe(params):
 
 def test_one_task_with_the_published_weights_and_classes_alike(params):
     (task,) = params.tasks
-    assert (task.loss_weight, task.match_weight, task.background) == (CLASS_WEIGHT, CLASS_WEIGHT, True)
+    assert (task.loss_weight, task.match_weight, task.background) == (CLASS_WEIGHT, 1, True)
     assert task.classes == "auto" and task.class_weights is None and task.flip_pairs == ()
 
 

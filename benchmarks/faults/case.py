@@ -26,9 +26,7 @@ TINY = {  # what params.yaml is changed by, to learn in a minute on one core
     "device": "cpu",
 }  # fmt: skip
 TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background": False, "class_weights": None}
-MAIN = TASK | {
-    "loss_weight": 2.0, "match_weight": 2.0, "background": True, "classes": ["circle", "square", "star", "triangle"]
-}  # fmt: skip
+MAIN = TASK | {"loss_weight": 2.0, "background": True, "classes": ["circle", "square", "star", "triangle"]}
 APART = {"model.unseen_combinations": 1.0}  # a softmax for every head, whatever params.yaml says
 JOINED = {"model.unseen_combinations": 0.01}  # one over the combinations of labels
 

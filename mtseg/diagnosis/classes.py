@@ -64,7 +64,7 @@ def _background(task: Task, share: Interval, where: str, *, main: bool) -> Findi
     if not task.match_weight and not main:
         return Finding(
             "task_untrained_in_matching", "error", f"{evidence}, and match_weight is 0",
-            "give the task a match_weight, as large as its loss_weight", where,
+            "set match_weight: 1", where,
         )  # fmt: skip
     remedy = "lower loss.no_object (0.1 is usual)"
     if not main:

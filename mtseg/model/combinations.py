@@ -76,20 +76,22 @@ class Reading:
         return torch.stack(masses, dim=-1)
 
     def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
-        """Of rows [L, B, Q] and the instances of each of B pictures: T x [L, B, Q, N], the probability of an instance's
-        first 1, ... T labels."""
+        """Of rows [L, B, Q] and the instances of each of B pictures: T x [L, B, Q, N], the probability of each of an
+        instance's labels given those before it. A label -1 may be any."""
         total = self.total[..., None]
         seen_LBQS = (self.sums_RS - total).exp() * (1 - self.of.unseen)
         agree_BNS = torch.ones(*labels_BNT.shape[:2], len(self.of.seen), dtype=torch.bool, device=labels_BNT.device)
         every = sum(head.logsumexp(-1) for head in self.heads)[..., None] + math.log(self.of.unseen) - total
-        found = []
+        found, before = [], self.no_object.new_ones(())
         for t, head in enumerate(self.heads):
             label_BN = labels_BNT[..., t]
             agree_BNS = agree_BNS & ((label_BN < 0)[..., None] | (self.of.seen[:, t] == label_BN[..., None]))
             index = label_BN.clamp(min=0)[None, :, None].expand(len(head), -1, head.shape[2], -1)
             own = head.gather(-1, index) - head.logsumexp(-1, keepdim=True)
             every = every + torch.where((label_BN < 0)[None, :, None], 0, own)
-            found.append(seen_LBQS @ agree_BNS.to(seen_LBQS).transpose(1, 2) + every.exp())
+            first = seen_LBQS @ agree_BNS.to(seen_LBQS).transpose(1, 2) + every.exp()
+            found.append(first / before.clamp(min=torch.finfo(first.dtype).tiny))
+            before = first
         return found
 
     def marginals(self) -> list[Tensor]:

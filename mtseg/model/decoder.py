@@ -34,6 +34,18 @@ class QueryOutput:
         """What the logits [L, B, Q, K] say of combinations of labels."""
         return self.combinations and self.combinations.read(list(self.logits.values()))
 
+    def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
+        """T x [L, B, Q, N]: of the labels of each of B pictures' instances; of a combination's, given those before
+        it. A label -1 may be any."""
+        if reading := self.reading():
+            return reading.probabilities(labels_BNT)
+        found = []
+        for logits_LBQK, label_BN in zip(self.logits.values(), labels_BNT.unbind(-1), strict=True):
+            index = label_BN.clamp(min=0)[None, :, None].expand(*logits_LBQK.shape[:1], -1, logits_LBQK.shape[2], -1)
+            own = logits_LBQK.softmax(-1).gather(-1, index)
+            found.append(own.masked_fill((label_BN < 0)[None, :, None], 1))
+        return found
+
     def last(self) -> dict[str, Tensor]:
         """task -> [B, Q, K]: what each task by itself is said to be by the last layer, as logits."""
         logits = {name: x_LBQK[-1] for name, x_LBQK in self.logits.items()}

@@ -7,6 +7,7 @@ T tasks, M matched pairs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,9 +56,9 @@ def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...]
 
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
-    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and for each task
-    -p[label] times its match weight (F10; 0 where the instance has no label); under a softmax over combinations -p of
-    the labels up to the task's. Columns past a picture's own instances mean nothing."""
+    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and -p of all labels of
+    the instance together, as if they were one class (F10): the product of each one's, raised to its task's match
+    weight. A label that is missing is left out. Columns past a picture's own instances mean nothing."""
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
@@ -79,14 +80,5 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
     dice = 1 - (2 * (inside @ t.transpose(1, 2)) + 1) / (inside.sum(-1, keepdim=True) + t.sum(-1)[:, None] + 1)
     cost = (loss.mask * bce + loss.dice * dice).view(B, L, Q, most).transpose(0, 1)
 
-    if reading := output.reading():
-        for i, probability_LBQN in enumerate(reading.probabilities(labels)):
-            cost = cost - tasks[i].match_weight * probability_LBQN * (labels[..., i] >= 0)[None, :, None]
-        return cost
-    for i, task in enumerate(tasks):
-        if task.match_weight:
-            probability_LBQK = output.logits[task.name].softmax(-1)
-            label_BN = labels[..., i]
-            index = label_BN.clamp(min=0)[None, :, None].expand(L, -1, Q, -1)
-            cost = cost - task.match_weight * probability_LBQK.gather(3, index) * (label_BN >= 0)[None, :, None]
-    return cost
+    each = zip(tasks, output.probabilities(labels), strict=True)
+    return cost - loss.labels * math.prod(p_LBQN**task.match_weight for task, p_LBQN in each)

@@ -24,7 +24,7 @@ def check(
     return [
         *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
         *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks),
-        *unmatched(tasks, model), *heavy(tasks, loss),
+        *unmatched(tasks, loss), *heavy(tasks, loss),
     ]  # fmt: skip
 
 
@@ -60,11 +60,11 @@ def course(solver: Solver) -> Iterator[Finding]:
 def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     """Beside such a weight nothing else is learnt, or has a say in which query is whose."""
     masks = loss.mask + loss.dice
-    for task in tasks:
-        for key, value in (("loss_weight", task.loss_weight), ("match_weight", task.match_weight)):
-            if value > DROWNED * masks > 0:
-                evidence = f"{key} {value:g} is {value / masks:.3g} times loss.mask and loss.dice together ({masks:g})"
-                yield Finding("task_weight", "warning", evidence, f"lower {key} to about 2", f"task '{task.name}'")
+    given = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
+    for key, value, where in (*given, ("loss.labels", loss.labels, "")):
+        if value > DROWNED * masks > 0:
+            evidence = f"{key} {value:g} is {value / masks:.3g} times loss.mask and loss.dice together ({masks:g})"
+            yield Finding("task_weight", "warning", evidence, f"lower {key} to about 2", where)
 
 
 def scales(input: Input) -> Iterator[Finding]:
@@ -138,12 +138,13 @@ def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
                 yield Finding("class_weights", "warning", evidence, "set class_weights: auto", f"task '{task.name}'")
 
 
-def unmatched(tasks: Sequence[Task], model: Model) -> Iterator[Finding]:
-    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons. Under a softmax
-    over combinations the term of a later task holds the labels of those before it."""
-    for i, task in enumerate(tasks):
-        later = model.unseen_combinations < 1 and any(other.match_weight for other in tasks[i + 1 :])
-        if task.loss_weight and not task.match_weight and not later:
+def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons."""
+    if not loss.labels and any(task.loss_weight for task in tasks):
+        evidence = "loss.labels is 0: the matching ignores every label"
+        yield Finding("task_untrained_in_matching", "warning", evidence, "set it to the 2.0 of the paper")
+        return
+    for task in tasks:
+        if task.loss_weight and not task.match_weight:
             evidence = f"match_weight is 0 while loss_weight is {task.loss_weight:g}: the matching ignores the task"
-            change = "set match_weight to the loss_weight"
-            yield Finding("task_untrained_in_matching", "warning", evidence, change, f"task '{task.name}'")
+            yield Finding("task_untrained_in_matching", "warning", evidence, "set match_weight: 1", f"task '{task.name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -56,7 +57,8 @@ def test_masses_probabilities_and_marginals_are_the_sums_over_all_combinations(u
                 if q == n:
                     assert float(prefixes[n, t].exp()) == pytest.approx(value)
                 if t:
-                    assert float(of_instances[t - 1][0, 0, q, n]) == pytest.approx(value)
+                    chained = math.prod(float(p[0, 0, q, n]) for p in of_instances[:t])
+                    assert chained == pytest.approx(value)
     for t, own in enumerate(reading.marginals()):
         chances = own[0, 0].softmax(-1)
         assert torch.allclose(own.mean(-1), own.new_zeros(1, 1, 5), atol=1e-9)
@@ -119,12 +121,16 @@ def test_losses_and_costs_are_the_chain_rule_of_the_softmax():
             assert found[f"loss_{task.name}_{layer}"].item() == pytest.approx(wanted, rel=1e-4)
 
     costs = []
-    for given in (tasks, tuple(task.model_copy(update={"match_weight": 0.0}) for task in tasks)):
+    weights = 1.0, 0.5, 0.0
+    weighted = tuple(task.model_copy(update={"match_weight": w}) for task, w in zip(tasks, weights, strict=True))
+    for given, scale in ((tasks, 1.0), (weighted, 1.0), (tasks, 0.0)):
         torch.manual_seed(0)
-        costs.append(matching_cost(output, targets, tasks=given, loss=LOSS))
+        given_loss = LOSS.model_copy(update={"labels": scale})
+        costs.append(float(matching_cost(output, targets, tasks=given, loss=given_loss)[-1, 0, 3, 0]))
     chances = written_out([x[-1, 0, 3] for x in output.logits.values()], 0.1)
     firsts = [sum(float(p.exp()) for k, p in chances.items() if starts_with(k, [0, 1, 2][:t])) for t in (1, 2, 3)]
-    assert (costs[1] - costs[0])[-1, 0, 3, 0].item() == pytest.approx(sum(firsts), rel=1e-4)
+    assert costs[2] - costs[0] == pytest.approx(firsts[2], rel=1e-3)
+    assert costs[2] - costs[1] == pytest.approx(firsts[0] * (firsts[1] / firsts[0]) ** 0.5, rel=1e-3)
 
 
 def test_a_network_of_combinations_trains_and_answers_with_labels_that_were_seen():

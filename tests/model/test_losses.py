@@ -78,9 +78,9 @@ def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
 
 
 @COUNTS
-def test_f10_every_task_has_a_term_in_the_matching_cost(count):
+def test_f10_every_task_has_a_say_in_the_matching_cost(count):
     """Queries that differ in one task's logits alone: the one with the right label must win."""
-    tasks = tuple(task.model_copy(update={"match_weight": 2.0 + t}) for t, task in enumerate(make_tasks(count)))
+    tasks = tuple(task.model_copy(update={"match_weight": 1 / (1 + t)}) for t, task in enumerate(make_tasks(count)))
     for t, task in enumerate(tasks):
         targets = scene(tasks, [1])
         output = perfect(tasks, targets)
@@ -97,8 +97,9 @@ def test_f10_every_task_has_a_term_in_the_matching_cost(count):
         for given in (targets, [Target(targets[0].masks, labels)]):
             torch.manual_seed(0)  # the same points
             costs.append(matching_cost(output, given, tasks=tasks, loss=LOSS))
-        probability = output.logits[task.name].softmax(-1)[..., label, None]
-        torch.testing.assert_close(costs[1] - costs[0], task.match_weight * probability, rtol=0, atol=1e-4)
+        own = output.logits[task.name].softmax(-1)[..., label, None] ** task.match_weight
+        others = math.prod(other.num_outputs**-other.match_weight for other in tasks if other != task)
+        torch.testing.assert_close(costs[1] - costs[0], LOSS.labels * others * (own - 1), rtol=0, atol=1e-4)
 
 
 def test_cost_follows_the_formula():
@@ -112,7 +113,7 @@ def test_cost_follows_the_formula():
     p = 1 / (1 + math.exp(-logit))
     points = LOSS.num_points
     bce, dice = -math.log(p), 1 - (2 * p * points + 1) / (p * points + points + 1)
-    expected = LOSS.mask * bce + LOSS.dice * dice - tasks[0].match_weight / tasks[0].num_outputs
+    expected = LOSS.mask * bce + LOSS.dice * dice - LOSS.labels / tasks[0].num_outputs
     assert matching_cost(output, [full], tasks=tasks, loss=LOSS).item() == pytest.approx(
         expected, rel=0.02
     )  # outside the border masks are 0

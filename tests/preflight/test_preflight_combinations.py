@@ -133,14 +133,6 @@ def test_f12_labels_of_the_combination_of_another_query_are_told(monkeypatch):
     assert found == {("labels_of_other_query", task.name) for task in TASKS}
 
 
-def test_a_match_weight_of_0_where_a_later_task_has_one_is_no_fault():
-    second, third = (task.model_copy(update={"match_weight": 0.0}) for task in TASKS[1:])
-    apart = MODEL.model_copy(update={"unseen_combinations": 1.0})
-    assert not list(settings.unmatched((TASKS[0], second, TASKS[2]), MODEL))
-    assert list(settings.unmatched((*TASKS[:2], third), MODEL))
-    assert list(settings.unmatched((TASKS[0], second, TASKS[2]), apart))
-
-
 @pytest.mark.parametrize("seen", [EVERY, EVERY[::3], EVERY[1::4]])
 def test_f12_further_labels_of_the_batchs_last_picture_are_told(seen, monkeypatch):
     real = Mask2Former.detect

@@ -106,12 +106,12 @@ def test_sides_are_known_by_whole_words(classes, pairs):
     assert len(found) == bool(pairs)
 
 
-@pytest.mark.parametrize("key", ["loss_weight", "match_weight"])
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_a_weight_that_drowns_the_masks_is_reported(key, count):
+def test_a_weight_that_drowns_the_masks_is_reported(count):
     tasks, train, _ = healthy(count)
     for weight, expected in ((1000.0, {("task_weight", "warning")}), (20.0, set())):
-        assert params(train, (*tasks[:-1], tasks[-1].model_copy(update={key: weight}))) == expected
+        assert params(train, (*tasks[:-1], tasks[-1].model_copy(update={"loss_weight": weight}))) == expected
+        assert params(train, tasks, loss={"labels": weight}) == expected
 
 
 def test_objects_annotated_twice_are_counted():
@@ -143,6 +143,7 @@ def test_f10_a_task_that_the_matching_ignores_is_reported():
     tasks, train, _ = healthy(3)
     ignored = (*tasks[:2], tasks[2].model_copy(update={"match_weight": 0.0}))
     assert params(train, ignored) == {("task_untrained_in_matching", "warning")}
+    assert params(train, tasks, loss={"labels": 0.0}) == {("task_untrained_in_matching", "warning")}
 
 
 def test_f9_a_muted_task_is_a_note_for_it_may_be_meant():
