@@ -213,6 +213,8 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing: table and figure of the csv anew")
     arguments = parser.parse_args()
     asked = {"size": arguments.size, "repeats": arguments.repeats}
+    if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
+        raise UserError("--size and --repeats go with MODEL: what is committed is measured in one way")
     if arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             collect(enumerate(arguments.models), own := Path(folder) / RESULTS.name, **asked)
