@@ -108,19 +108,23 @@ def _waiting(params: Path) -> list[str]:
 
 def follow(names: Sequence[str], *, jobs: int) -> list[str]:
     """Wait until every one of these experiments has ended, telling of each. Returns those that failed, among them those
-    that are said to run though their worker is gone."""
+    that are said to run though their worker is gone, and those that twice were neither queued, running nor done: once,
+    a task is so while a worker takes it."""
     began, told, failed = time.monotonic(), 0, []
-    left, alone = list(names), set()
+    left, alone, lost = list(names), set(), set()
     while left:
-        known = experiments.statuses()
+        known, done = experiments.statuses(), experiments.finished()
         running = {name for name in left if known.get(name) == "Running"}
-        for name in [name for name in left if name not in running - alone and known.get(name) != "Queued"]:
+        nowhere = {name for name in left if known.get(name) not in ("Queued", "Running", "Failed")}
+        ended = {*done, *(name for name in left if known.get(name) == "Failed")} | alone & running | lost & nowhere
+        for name in [name for name in left if name in ended]:
             left.remove(name)
             told += 1
-            bad = name not in experiments.finished()
+            bad = name not in done
             failed += [name] * bad
             minutes = (time.monotonic() - began) / 60
             print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
+        lost = nowhere
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash
                 alone |= running

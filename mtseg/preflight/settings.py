@@ -147,4 +147,6 @@ def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     for task in tasks:
         if task.loss_weight and not task.match_weight:
             evidence = f"match_weight is 0 while loss_weight is {task.loss_weight:g}: the matching ignores the task"
-            yield Finding("task_untrained_in_matching", "warning", evidence, "set match_weight: 1", f"task '{task.name}'")
+            yield Finding(
+                "task_untrained_in_matching", "warning", evidence, "set match_weight: 1", f"task '{task.name}'"
+            )

@@ -43,8 +43,14 @@ def test_runs_are_followed_until_each_has_ended_and_workers_that_went_are_starte
     assert [line.split()[-1] for line in lines] == ["a", "FAILED", "c"]
 
 
-def test_what_vanished_from_the_queue_has_failed(queue):
+def test_what_vanished_from_the_queue_has_failed_at_the_second_look(queue, monkeypatch):
     assert run.follow(["gone"], jobs=2) == ["gone"]
+    looks = iter([{"a": "Queued"}, {}, {"a": "Running"}])  # a worker takes it, and it ends
+    monkeypatch.setattr(experiments, "workers", lambda: True)
+    monkeypatch.setattr(experiments, "statuses", lambda: next(looks, {}))
+    monkeypatch.setattr(experiments, "finished", lambda: {} if "a" in next(seen) else {"a": ["ref"]})
+    seen = iter(["a", "a", "a", ""])
+    assert run.follow(["a"], jobs=2) == []
 
 
 def test_what_is_said_to_run_without_a_worker_has_failed_at_the_second_look(queue, monkeypatch):
