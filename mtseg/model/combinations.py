@@ -5,7 +5,7 @@ red; a single no-object, the main head's last output, stands against all combina
 `unseen` against 1: a prior, in training and inference alike, that the world seldom shows what the data never did.
 A structured output layer as in label relation graphs (Deng et al., ECCV 2014), with a weight where those forbid.
 
-R: rows of whatever shape. T tasks, K_t classes of a task, S combinations seen, Q queries, N instances.
+R: rows of whatever shape, M picked ones. T tasks, K_t classes of a task, S combinations seen, Q queries, N instances.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class Reading:
         """[R]: of all combinations."""
         return self._mixed(self.sums_RS.logsumexp(-1), sum(head.logsumexp(-1) for head in self.heads))
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """[R]: of all combinations and no-object; what makes a mass a log-probability."""
         return torch.logaddexp(self.mass, self.no_object)
@@ -74,6 +75,13 @@ class Reading:
             every = every + torch.where(label < 0, 0, own - head.logsumexp(-1))
             masses.append(self._mixed(self.sums_RS.masked_fill(~agree_RS, NEVER).logsumexp(-1), every))
         return torch.stack(masses, dim=-1)
+
+    def steps(self, rows: Tensor | tuple[Tensor, ...], labels_MT: Tensor) -> Tensor:
+        """[M, T]: log-probabilities of the labels of M rows, picked as by indexing, each given those before it. A label
+        -1 may be any."""
+        masses_MT = self[rows].prefixes(labels_MT)
+        steps_MT = masses_MT.diff(dim=-1)
+        return torch.cat([(masses_MT[:, 1] - self.total[rows])[:, None], steps_MT[:, 1:]], dim=-1)
 
     def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
         """Of rows [L, B, Q] and the instances of each of B pictures: T x [L, B, Q, N], the probability of each of an
@@ -125,9 +133,7 @@ class Reading:
         best, index = value.flatten().topk(min(most, int(value.isfinite().sum())))
         query = index // value.shape[1]
         labels_kT = labels_QCT.flatten(0, 1)[index]
-        masses = self[query].prefixes(labels_kT)
-        steps = masses.diff(dim=-1)
-        return query, labels_kT, torch.cat([(masses[:, 1] - self.total[query])[:, None], steps[:, 1:]], dim=-1)
+        return query, labels_kT, self.steps(query, labels_kT)
 
     def __getitem__(self, rows: Tensor | tuple[Tensor, ...]) -> Reading:
         return Reading(self.of, tuple(head[rows] for head in self.heads), self.no_object[rows], self.sums_RS[rows])

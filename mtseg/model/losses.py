@@ -81,8 +81,7 @@ def label_loss(
     ignored; instances without a label are ignored. A class weighs what the task's `class_weights` say."""
     L, B, Q, K = logits_LBQK.shape
     target = torch.full((L, B, Q), K - 1 if task.background else IGNORE, device=logits_LBQK.device)
-    start = torch.tensor([0, *(len(picture) for picture in labels)], device=target.device).cumsum(0)
-    target[matches.layer, matches.picture, matches.query] = torch.cat(labels)[start[matches.picture] + matches.instance]
+    target[matches.layer, matches.picture, matches.query] = _matched(labels, matches)
     weight = logits_LBQK.new_tensor([*task.weights, no_object][:K])
     each = F.cross_entropy(logits_LBQK.flatten(0, 2), target.flatten(), weight, ignore_index=IGNORE, reduction="none")
     return task.loss_weight * each.view(L, -1).sum(1) / norm
@@ -95,13 +94,10 @@ def combined_losses(
     """{"loss_TASK": [L]}: of a softmax over combinations, by the chain rule: -log p of the main label, unmatched
     queries no-object's; of every further label given those before it, over the matched alone. One without a label has
     no term, and any of its labels may stand before the next. A class weighs what `class_weights` say."""
-    start = torch.tensor([0, *(len(target.labels) for target in targets)], device=matches.query.device).cumsum(0)
-    labels_MT = torch.cat([target.labels for target in targets])[start[matches.picture] + matches.instance]
+    labels_MT = _matched([target.labels for target in targets], matches)
     total_LBQ = reading.total
     matched = matches.layer, matches.picture, matches.query
-    masses_MT = reading[matched].prefixes(labels_MT)
-    terms_MT = masses_MT.diff(dim=-1)
-    terms_MT = torch.cat([(masses_MT[:, 1] - total_LBQ[matched])[:, None], terms_MT[:, 1:]], dim=-1)
+    terms_MT = reading.steps(matched, labels_MT)
     zero = total_LBQ.new_zeros(len(total_LBQ))
     found = {}
     for t, task in enumerate(tasks):
@@ -110,6 +106,12 @@ def combined_losses(
     nothing_LBQ = (total_LBQ - reading.no_object).index_put(matched, total_LBQ.new_zeros(()))
     found[tasks[0].name] = found[tasks[0].name] + no_object * nothing_LBQ.flatten(1).sum(1)
     return {f"loss_{task.name}": task.loss_weight * found[task.name] / norm.labels[task.name] for task in tasks}
+
+
+def _matched(labels: list[Tensor], matches: Matches) -> Tensor:
+    """[M, ...]: of every picture's labels [N, ...], those of the matched instances."""
+    start = torch.tensor([0, *(len(picture) for picture in labels)], device=matches.picture.device).cumsum(0)
+    return torch.cat(labels)[start[matches.picture] + matches.instance]
 
 
 def mask_losses(
