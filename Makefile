@@ -42,8 +42,7 @@ lint: $(STAMP) ## check code and formatting
 	@ruff format --check .
 
 ablations: $(STAMP) ## run the studies on the embedded data, some hundred runs, hours; what is done is skipped, Ctrl-C at any time
-	@python -m ablations.run
-	@python -m ablations.tables
+	@python -m ablations.run; code=$$?; python -m ablations.tables; exit $$code
 	@python -m ablations.saturation
 	@python -m ablations.cost
 

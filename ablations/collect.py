@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,12 +58,8 @@ def _row(study: Study, run: Run, ref: str) -> Row:
 
 
 def number(ref: str, source: str) -> str:
-    """`evaluate:joint.AP` of an experiment, `rankings:sum.joint_AP` of its table of rankings; empty if undefined."""
+    """`evaluate:joint.AP` of an experiment; empty if undefined."""
     file, _, key = source.partition(":")
-    if file == "rankings":
-        table = csv.DictReader(io.StringIO(experiments.file(ref, "plots/rankings.csv") or ""))
-        name, _, column = key.partition(".")
-        return next((row[column] for row in table if row["ranking"] == name), "")
     value = json.loads(experiments.file(ref, f"metrics/{file}.json") or "{}")
     for part in key.split("."):
         value = value.get(part, {}) if isinstance(value, dict) else {}

@@ -6,11 +6,12 @@ ablations/studies/NAME.yaml:
   vary      {factor: {level: params}}: the runs are the product of the factors' levels
   seeds     how many, or {scale: how many}; 0: not run at that scale
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
-  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/ or `rankings`; none: a script tells the study
-  against   {factor: level}: what the others are compared with, seed by seed (optional)
+  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/; none: a script tells the study
+  against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
   plot      {x: factor, series: factor, y: column} (optional)
 
-ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one.
+ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
+that over embedded.yaml, which says all: no study hangs on what params.yaml holds for one's own data.
 
 Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
 sets keys of those tasks, and `main: index` puts that task first, with the weights of the one that was.
@@ -50,7 +51,7 @@ class Study(BaseModel):
     seeds: int | dict[Literal[SCALES], int]
     only: dict[Literal[SCALES], dict[str, list[str | int | float]]] = {}
     metrics: dict[str, str] = {}
-    against: dict[str, str | int | float] = {}
+    against: dict[str, str | int | float | list[str | int | float]] = {}
     plot: dict[Literal["x", "series", "y"], str] = {}
     at: dict[Literal[SCALES], Overlay] = {}
 
@@ -65,6 +66,14 @@ class Study(BaseModel):
     def count(self, scale: str) -> int:
         """Of seeds."""
         return self.seeds if isinstance(self.seeds, int) else self.seeds.get(scale, 0)
+
+    def references(self, scale: str) -> list[tuple[str, str]]:
+        """The levels that others are compared with, each with its factor, as far as they are run at a scale."""
+        given = [
+            (factor, level) for factor, at in self.against.items() for level in (at if isinstance(at, list) else [at])
+        ]
+        levels = self.levels(scale)
+        return [(factor, str(level)) for factor, level in given if str(level) in levels[factor]]
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,9 @@ class Run:
 
 
 def digest(params: Params) -> str:
-    """Short, of all that decides a result: where the data lie does not."""
-    told = params.model_dump(mode="json", exclude={"data": {"raw"}})
+    """Short, of all that decides a result: where the data lie, what works on them and how they are shown does not."""
+    aside = {"data": {"raw"}, "device": True, "input": {"workers"}, "visualise": True}
+    told = params.model_dump(mode="json", exclude=aside)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -125,11 +135,11 @@ def read(name: str) -> Study:
 
 def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> list[Run]:
     """Every run of a study at a scale, over the params.yaml at `params`; raw: the data's folder, if it is another."""
-    own = read_params(HERE / "scales" / f"{scale}.yaml")
+    first, own = (read_params(HERE / "scales" / f"{name}.yaml") for name in (SCALES[0], scale))
     recipe = own.pop("recipe", None)
     base = read_params(params)
     below = read_params(RECIPES / f"{recipe}.yaml") if recipe else {}
-    for overlay in (below, own, study.params, study.at.get(scale, {})):
+    for overlay in (first, below, own, study.params, study.at.get(scale, {})):
         base = merged(base, overlay)
     if raw:
         base["data"]["raw"] = str(raw.resolve())  # experiments run in a copy apart

@@ -40,13 +40,17 @@ def main() -> None:
         for scale in SCALES:
             runs = studies.runs(study, scale, params=Path("params.yaml"))
             file = collect.path(study, scale)
+            before = len(collect.read(file))
             found = collect.collect(study, runs, refs, file)
             rows = collect.read(file)
+            if before or rows:
+                gone = f"; {before - len(rows)} rows fewer than before" if len(rows) < before else ""
+                print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here{gone}")
             if rows:
-                print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here")
                 blocks[f"{name} {scale}"] = block(study, scale, rows, FIGURES)
             elif f"<!-- {name} {scale} -->" in PAGE.read_text(encoding="utf-8"):
                 blocks[f"{name} {scale}"] = ""
+                (FIGURES / f"{name}_{scale}.svg").unlink(missing_ok=True)
     write(PAGE, blocks)
 
 
@@ -78,21 +82,20 @@ def groups(study: Study, scale: str, rows: Sequence[Row]) -> dict[tuple[str, ...
 
 
 def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
-    """Markdown: a row for each combination of levels; the first metric's difference last, where the study compares."""
+    """Markdown: a row for each combination of levels; the first metric's differences last, where the study compares."""
     found = groups(study, scale, rows)
     metrics = [name for name in study.metrics if any(columns[name] for columns in found.values())]
     headline = next(iter(metrics), None)
-    told = ", ".join(study.against.values() if study.against else ()).replace("_", " ")
-    head = [*study.vary, "seeds", *metrics, *([f"{headline} against {told}"] if study.against else [])]
+    references = study.references(scale)
+    against = [f"{headline} against {factor} {level}".replace("_", " ") for factor, level in references]
+    head = [*study.vary, "seeds", *metrics, *against]
     lines = [head, ["---"] * len(head)]
     for levels, columns in found.items():
         seeds = len({seed for values in columns.values() for seed in values})
         cells = [level.replace("_", " ") for level in levels]
         cells += [str(seeds), *(mean_and_half([*columns[name].values()]) for name in metrics)]
-        if study.against:
-            reference = tuple(
-                str(study.against.get(factor, level)) for factor, level in zip(study.vary, levels, strict=True)
-            )
+        for factor, level in references:
+            reference = tuple(level if name == factor else own for name, own in zip(study.vary, levels, strict=True))
             other = found.get(reference, {}).get(headline, {})
             own = columns[headline]
             apart = [own[seed] - other[seed] for seed in own if seed in other]

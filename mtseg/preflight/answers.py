@@ -49,7 +49,7 @@ def check(network: Mask2Former) -> list[Finding]:
     found = list(matched(given, tasks, loss))
     sound = not found
     for i, task in enumerate(tasks):
-        if loss.labels and task.match_weight and task.num_classes > 1 and sound:
+        if loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1 and sound:
             twin = twins(network, i)
             if list(matched(twin, tasks, loss)):
                 evidence = "of two objects of one mask the matching does not tell which query answers the task's label"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ablations import collect, experiments, tables
-from ablations.studies import Study, runs
+from ablations import collect, experiments, studies, tables
+from ablations.studies import SCALES, Study, runs
 from mtseg.errors import UserError
 from tests.repository import call, commit
 
@@ -17,7 +17,7 @@ STUDY = Study.model_validate(
         "question": "?",
         "vary": {"kind": {"flat": None, "two_heads": {"loss": {"mask": 1.0}}}, "share": {0.1: None, 1: {"seed": 0}}},
         "seeds": 2,
-        "metrics": {"joint AP": "evaluate:joint.AP", "by sum": "rankings:sum.joint_AP", "none": "evaluate:no.such"},
+        "metrics": {"joint AP": "evaluate:joint.AP", "F1": "filter:filtered.f1", "none": "evaluate:no.such"},
         "against": {"kind": "flat"},
         "plot": {"x": "share", "series": "kind", "y": "joint AP"},
     }
@@ -38,7 +38,7 @@ ROWS = [
 
 def test_the_table_gives_means_intervals_and_differences_by_seed():
     lines = tables.table(STUDY, "embedded", ROWS).splitlines()
-    assert lines[0] == "| kind | share | seeds | joint AP | joint AP against flat |"
+    assert lines[0] == "| kind | share | seeds | joint AP | joint AP against kind flat |"
     # 12.706 = t of one degree of freedom; both seeds differ by 13, however far apart they are
     assert lines[2] == "| flat | 0.1 | 2 | 30.0 ± 127.1 |  |"
     assert lines[3] == "| flat | 1 | 1 | 50.0 |  |"
@@ -49,6 +49,39 @@ def test_the_table_gives_means_intervals_and_differences_by_seed():
 def test_a_seed_without_its_counterpart_is_not_compared():
     lines = tables.table(STUDY, "embedded", [row("flat", "1", 0, 50.0), row("two_heads", "1", 1, 60.0)]).splitlines()
     assert lines[3] == "| two heads | 1 | 1 | 60.0 |  |"
+
+
+def test_each_reference_has_a_column_where_it_is_run():
+    both = STUDY.model_copy(update={"against": {"kind": ["flat", "two_heads"], "share": 7}})
+    head, _, flat, *_ = tables.table(both, "embedded", ROWS).splitlines()
+    assert head == "| kind | share | seeds | joint AP | joint AP against kind flat | joint AP against kind two heads |"
+    assert flat == "| flat | 0.1 | 2 | 30.0 ± 127.1 |  | -13.0 ± 0.0 |"
+
+
+COMMITTED = [
+    (study, scale)
+    for study in map(studies.read, studies.names())
+    for scale in SCALES
+    if collect.path(study, scale, ROOT / collect.RESULTS).exists()
+]
+
+
+@pytest.mark.parametrize("study, scale", COMMITTED, ids=lambda value: getattr(value, "name", value))
+def test_page_and_figure_are_those_of_the_committed_rows_and_these_of_todays_runs(study, scale, tmp_path):
+    rows = collect.read(collect.path(study, scale, ROOT / collect.RESULTS))
+    assert {row["params"] for row in rows} <= {run.digest for run in runs(study, scale, params=ROOT / "params.yaml")}
+    block = tables.block(study, scale, rows, tmp_path / tables.FIGURES.name)
+    text = (ROOT / tables.PAGE).read_text(encoding="utf-8")
+    assert f"<!-- {study.name} {scale} -->\n\n{block}\n\n<!--" in text
+    for drawn in tmp_path.glob("*/*.svg"):
+        assert drawn.read_bytes() == (ROOT / tables.FIGURES / drawn.name).read_bytes()
+
+
+def test_the_page_has_a_place_for_every_study():
+    text = (ROOT / tables.PAGE).read_text(encoding="utf-8")
+    for study in map(studies.read, studies.names()):
+        for scale in SCALES if study.metrics else ():
+            assert f"<!-- {study.name} {scale} -->" in text
 
 
 def test_the_half_interval_of_three_values():
@@ -107,10 +140,7 @@ def repo(tmp_path, monkeypatch):
     return leave
 
 
-EVALUATED = {
-    "metrics/evaluate.json": '{"joint": {"AP": 61.25}}',
-    "plots/rankings.csv": "ranking,segm_AP,joint_AP\nmain,1,2\nsum,3,4\n",
-}
+EVALUATED = {"metrics/evaluate.json": '{"joint": {"AP": 61.25}}', "metrics/filter.json": '{"filtered": {"f1": 4.0}}'}
 
 
 def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
@@ -120,7 +150,7 @@ def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
     assert collect.collect(STUDY, planned, experiments.finished(), file) == 1
     before = file.read_bytes()
     (found,) = collect.read(file)
-    assert found["seed"] == "1" and found["joint AP"] == "61.25" and found["by sum"] == "4" and found["none"] == ""
+    assert found["seed"] == "1" and found["joint AP"] == "61.25" and found["F1"] == "4.0" and found["none"] == ""
     assert call(tmp_path, "git", "rev-parse", "HEAD").startswith(found["commit"])
     assert collect.collect(STUDY, planned, {}, file) == 0
     assert file.read_bytes() == before

@@ -102,6 +102,22 @@ def test_f10_every_task_has_a_say_in_the_matching_cost(count):
         torch.testing.assert_close(costs[1] - costs[0], LOSS.labels * others * (own - 1), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("key", ["loss_weight", "match_weight"])
+@pytest.mark.parametrize("seen", [None, [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]])
+def test_f9_labels_of_a_task_without_a_weight_have_no_say_in_the_matching(key, seen):
+    tasks = make_tasks(3, background=not seen)
+    network = tiny.network(tasks, **({"seen": seen, "model": {"unseen_combinations": 0.1}} if seen else {}))
+    output = network.queries([tiny.example(tasks, 2)])
+    costs = []
+    for muted in ({key: 0.0}, {}):
+        given = (tasks[0], tasks[1].model_copy(update=muted), tasks[2])
+        for label in (0, 1):
+            torch.manual_seed(0)  # the same points
+            target = Target(torch.ones(1, 64, 64, dtype=torch.bool), torch.tensor([[1, label, 1]]))
+            costs.append(matching_cost(output, [target], tasks=given, loss=LOSS))
+    assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[2], costs[3])
+
+
 def test_cost_follows_the_formula():
     tasks = make_tasks(2)
     full = Target(torch.ones(1, 256, 256, dtype=torch.bool), torch.tensor([[1, -1]]))

@@ -13,7 +13,7 @@ from mtseg.errors import UserError
 from mtseg.model import losses, matching, prior
 from mtseg.model.combinations import Reading
 from mtseg.model.mask2former import Mask2Former
-from mtseg.preflight import answers, network, settings, trial
+from mtseg.preflight import answers, network, trial
 from tests import tiny
 from tests.scenes import make_tasks, scene
 
