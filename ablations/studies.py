@@ -134,7 +134,8 @@ def read(name: str) -> Study:
 
 
 def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> list[Run]:
-    """Every run of a study at a scale, over the params.yaml at `params`; raw: the data's folder, if it is another."""
+    """Every run of a study at a scale, over the params.yaml at `params`, seed by seed: what is stopped early compares
+    all levels. raw: the data's folder, if it is another."""
     first, own = (read_params(HERE / "scales" / f"{name}.yaml") for name in (SCALES[0], scale))
     recipe = own.pop("recipe", None)
     base = read_params(params)
@@ -146,13 +147,12 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
     found = []
     levels = study.levels(scale)
     overlays = {factor: {str(level): overlay for level, overlay in study.vary[factor].items()} for factor in levels}
-    for chosen in itertools.product(*levels.values()):
+    for seed, *chosen in itertools.product(range(study.count(scale)), *levels.values()):
         factors = dict(zip(levels, chosen, strict=True))
         whole = base
         for factor, level in factors.items():
             whole = merged(whole, overlays[factor][level] or {})
-        for seed in range(study.count(scale)):
-            found.append(Run(study.name, scale, factors, seed, merged(whole, _drawn(seed, scale))))
+        found.append(Run(study.name, scale, factors, seed, merged(whole, _drawn(seed, scale))))
     if len({run.name for run in found}) < len(found):
         raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
     return found

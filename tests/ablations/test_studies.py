@@ -68,7 +68,7 @@ def test_levels_differ_in_what_is_run(name):
 def test_runs_are_the_product_of_the_levels_and_seeds():
     vary = {"a": {"x": None, "y": {"loss": {"mask": 1.0}}}, "b": {1: None, 2: {"model": {"num_queries": 7}}}}
     found = expanded(vary=vary, seeds=2)
-    assert [run.name for run in found[:3]] == ["mine-x-1-s0", "mine-x-1-s1", "mine-x-2-s0"]
+    assert [run.name for run in found[:3]] == ["mine-x-1-s0", "mine-x-2-s0", "mine-y-1-s0"]
     assert len(found) == 8
     both = found[-1].params
     assert both["loss"]["mask"] == 1.0 and both["model"]["num_queries"] == 7 and both["seed"] == 1
@@ -105,7 +105,7 @@ def test_runs_that_share_a_training_wait_for_the_first_of_them():
     vary = {"a": {"x": None, "y": {"filter": {"nms": "none"}}, "z": {"model": {"num_queries": 7}}}}
     found = expanded(vary=vary, seeds=2)
     first, rest = waves(found)
-    assert [run.name for run in first] == ["mine-x-s0", "mine-x-s1", "mine-z-s0", "mine-z-s1"]
+    assert [run.name for run in first] == ["mine-x-s0", "mine-z-s0", "mine-x-s1", "mine-z-s1"]
     assert [run.name for run in rest] == ["mine-y-s0", "mine-y-s1"]
     assert waves([]) == []
 

@@ -145,7 +145,7 @@ EVALUATED = {"metrics/evaluate.json": '{"joint": {"AP": 61.25}}', "metrics/filte
 
 def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
     planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    repo(planned[1], **EVALUATED)
+    repo(planned[4], **EVALUATED)
     file = tmp_path / "results" / "mine_embedded.csv"
     assert collect.collect(STUDY, planned, experiments.finished(), file) == 1
     before = file.read_bytes()
@@ -175,7 +175,7 @@ def test_an_experiment_is_the_run_wherever_its_data_lay(repo, tmp_path):
 
 def test_a_row_of_other_params_goes_and_so_does_its_table(repo, tmp_path):
     planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    repo(planned[1], **EVALUATED)
+    repo(planned[4], **EVALUATED)
     file = tmp_path / "results" / "mine_embedded.csv"
     collect.collect(STUDY, planned, experiments.finished(), file)
     changed = STUDY.model_copy(update={"params": {"loss": {"dice": 3.0}}})
