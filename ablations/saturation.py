@@ -119,8 +119,7 @@ def read_model(path: Path) -> Mask2Former:
     """The model of a checkpoint, built as its own metadata say, whatever params.yaml has; every pair of query and main
     class is a detection, so that only the queries bound what is found."""
     _, metadata = weights.load(path)
-    rest = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
-    tasks = tuple(Task(**task, **rest) for task in metadata["tasks"])
+    tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
     made = {"unseen_combinations": 1} | metadata["model"]  # from before there was such a key
     model = Model(**made, weights=None, partial_weights=False, recompute="none")
     return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)

@@ -78,6 +78,12 @@ class Task(Section):
     class_weights: Literal["auto"] | dict[str, NonNegative] | None
     flip_pairs: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:
+        """A task as far as predictions need it: what training alone reads is neutral."""
+        neutral = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
+        return cls(name=name, classes=classes, background=background, **neutral)
+
     def _wrong(self) -> Iterator[str]:
         flat = [name for pair in self.flip_pairs for name in pair]
         if len(set(flat)) < len(flat):

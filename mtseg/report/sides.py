@@ -124,5 +124,4 @@ def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
 def _tasks(classes: Sequence[tuple[str, tuple[str, ...]]], params: Mapping[str, Any]) -> tuple[Task, ...]:
     """The tasks of the data, as far as predictions need them; what else params say of them may be of older code."""
     slots = {task["name"]: task.get("background", True) for task in params.get("tasks", ())}
-    still = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
-    return tuple(Task(name=name, classes=own, background=slots.get(name, True), **still) for name, own in classes)
+    return tuple(Task.predicted(name=name, classes=own, background=slots.get(name, True)) for name, own in classes)
