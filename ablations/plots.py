@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ablations import tables
+from ablations import means
 from ablations.studies import Study
 from mtseg.report.plotting import COLOURS, canvas, end_labels, style, svg
 
@@ -28,7 +28,7 @@ def plot(study: Study, scale: str, groups: Groups) -> str:
                 chosen = dict(zip(factors, key, strict=True))
                 if chosen[series] == line and columns[y]:
                     values = [*columns[y].values()]
-                    points.append((places[chosen[x]], np.mean(values), tables.half_interval(values)))
+                    points.append((places[chosen[x]], np.mean(values), means.half_interval(values)))
             if points:
                 at, mean, half = zip(*sorted(points), strict=True)
                 axes.errorbar(at, mean, half, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=3)

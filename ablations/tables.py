@@ -14,18 +14,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t
-
 from ablations import collect, experiments, plots, studies
 from ablations.collect import Row
+from ablations.means import groups, mean_and_half
 from ablations.studies import SCALES, Study
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 
 PAGE = Path("docs/results.md")
 FIGURES = Path("docs/figures")
-LEVEL = 0.95
 
 
 def main() -> None:
@@ -67,20 +64,6 @@ def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
     return f"{text}\n\n![{name}, a line a {study.plot['series']}]({figures.name}/{file.name})"
 
 
-def groups(study: Study, scale: str, rows: Sequence[Row]) -> dict[tuple[str, ...], dict[str, dict[int, float]]]:
-    """levels of all factors -> column -> {seed: value}, in the study's order; undefined values left out."""
-    ranks = [{level: rank for rank, level in enumerate(levels)} for levels in study.levels(scale).values()]
-    found: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
-    for row in rows:
-        columns = found.setdefault(tuple(row[factor] for factor in study.vary), {name: {} for name in study.metrics})
-        for name, values in columns.items():
-            if row.get(name):
-                values[int(row["seed"])] = float(row[name])
-    return dict(
-        sorted(found.items(), key=lambda item: [rank[level] for rank, level in zip(ranks, item[0], strict=True)])
-    )
-
-
 def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
     """Markdown: a row for each combination of levels; the first metric's differences last, where the study compares."""
     found = groups(study, scale, rows)
@@ -102,22 +85,6 @@ def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
             cells.append("" if reference == levels else mean_and_half(apart, signed=True))
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def mean_and_half(values: Sequence[float], *, signed: bool = False) -> str:
-    """`61.2 ± 0.8`: the mean and half its interval; the mean alone of one value, nothing of none."""
-    if not values:
-        return ""
-    text = f"{np.mean(values):{'+' if signed else ''}.1f}"
-    return text if len(values) == 1 else f"{text} ± {half_interval(values):.1f}"
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half the interval of the mean at LEVEL, by Student's t; 0 for less than two values."""
-    count = len(values)
-    if count < 2:
-        return 0.0
-    return float(t.ppf((1 + LEVEL) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
 
 
 def write(page: Path, blocks: dict[str, str]) -> None:

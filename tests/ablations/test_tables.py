@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations import collect, experiments, studies, tables
+from ablations import collect, experiments, means, studies, tables
 from ablations.studies import SCALES, Study, runs
 from mtseg.errors import UserError
 from tests.repository import call, commit
@@ -85,8 +85,8 @@ def test_the_page_has_a_place_for_every_study():
 
 
 def test_the_half_interval_of_three_values():
-    assert tables.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert tables.half_interval([1.0]) == 0
+    assert means.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert means.half_interval([1.0]) == 0
 
 
 def test_the_same_bytes_each_time_and_the_page_around_stays(tmp_path):
