@@ -7,8 +7,9 @@ is. Beside the copies stand grids of different objects: where training shows no 
 objects by their looks alone and take copies for one, which is no want of queries. Without MODEL the trainings of
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
-About 5 minutes a model on one core. Writes results/saturation.csv and, from that file alone, the table in
-docs/results.md and docs/figures/saturation.svg; with --tables only these. With MODEL the table is printed, no more.
+About 5 minutes a model on one core, each kept once it is measured. Writes results/saturation.csv and, from that file
+alone, the table in docs/results.md and docs/figures/saturation.svg; with --tables only these. With MODEL the table is
+printed, no more.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SIZE = 192  # pixels, side of the picture: those that the models were trained on
 SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
 HIT = 0.5  # mask IoU above which an object is found
 BATCH = 8
+KEY = {"model": str, "measure": str}  # columns, digests: one of figures alone is no number
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Scene:
 
 
 def scenes(shown: int, *, alike: bool, repeats: int, size: int) -> Iterator[Scene]:
+    if size < 32 or size % 32:
+        raise UserError(f"size {size} must be a multiple of 32, as the model's stride is")
     for repeat in range(repeats):
         cells = np.random.default_rng([repeat, shown]).permutation(SIDE**2)[:shown]
         picture, labels, masks = grid(repeat, size, SIDE, cells.tolist(), alike=alike)
@@ -100,8 +104,6 @@ def measure(
 ) -> list[dict[str, float]]:
     """A row for copies and for different objects, and a k: the mean of both shares `missed` over the repeats, in
     percent, and the ends of the 95 % interval of the first (normal, over the repeats; 0 to 100)."""
-    if size % 32:
-        raise UserError(f"size {size} must be a multiple of 32, as the model's stride is")
     rows = []
     told = f"{model.num_queries} queries"
     for objects, k in track([*itertools.product(OBJECTS, shown)], told, disable=not progress):
@@ -188,19 +190,37 @@ def publish(results: Path, page: Path, figures: Path) -> None:
 
 
 def collect(models: Iterable[tuple[int, Path]], results: Path, *, size: int, repeats: int) -> None:
-    """Write the csv of these checkpoints, (seed, path) each. What it has of one already is not measured again."""
-    before = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=["model", "size", "repeats"])
-    parts = []
+    """Write the csv of these checkpoints, (seed, path) each, anew after each: after a stop, it goes on from there. What
+    it has of one already, measured in the same way, is not measured again; rows of others go when all is measured."""
+    way = digest(size=size, repeats=repeats)
+    before = pd.read_csv(results, dtype=KEY) if results.exists() else pd.DataFrame(columns=[*KEY])
+    known = dict([*before[before["measure"] == way].groupby("model")])
+    given = {}
     for seed, path in models:
-        key = {"model": hashlib.sha256(path.read_bytes()).hexdigest()[:12], "size": size, "repeats": repeats}
-        known = before[(before[list(key)] == pd.Series(key)).all(axis=1)]
-        if known.empty:
+        key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        if key not in known:
             model = read_model(path)
             rows = measure(model, size=size, repeats=repeats)
-            known = pd.DataFrame([{"queries": model.num_queries, "seed": seed, **row, **key} for row in rows])
-        parts.append(known.assign(seed=seed))
+            told = {"queries": model.num_queries, "seed": seed}
+            known[key] = pd.DataFrame([{**told, **row, "model": key, "measure": way} for row in rows])
+        known[key] = given[key] = known[key].assign(seed=seed)
+        _write(known.values(), results)
+    _write(given.values(), results)
+
+
+def digest(*, size: int, repeats: int) -> str:
+    """Short, of what decides a measurement besides the model: numbers, and a scene of each kind as it is drawn."""
+    told = hashlib.sha256(repr((size, repeats, SHOWN, SCORE, HIT)).encode())
+    for objects in OBJECTS:
+        (scene,) = scenes(SIDE**2, alike=objects == "copies", repeats=1, size=size)
+        for part in (scene.picture.tobytes(), scene.masks.tobytes(), ",".join(scene.labels).encode()):
+            told.update(part)
+    return told.hexdigest()[:12]
+
+
+def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
+    ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
     with replace_file(results) as temporary:
-        ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
 
 

@@ -116,13 +116,25 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path,
         saturation.measure(model, size=100)
 
 
-def test_a_checkpoint_is_measured_once(tasks, tmp_path, monkeypatch):
-    paths = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+@pytest.fixture
+def paths(tasks, tmp_path):
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
     for seed, path in enumerate(paths):
         weights.save(path, tiny.network(tasks, seed), description(tasks, tiny.params().model))
-    asked, results = [], tmp_path / "saturation.csv"
+    return paths
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The models that are measured, which is not done."""
+    asked = []
     row = {"objects": "copies", "shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
     monkeypatch.setattr(saturation, "measure", lambda model, **_: asked.append(model) or [row])
+    return asked
+
+
+def test_a_checkpoint_is_measured_once(paths, asked, tmp_path):
+    paths, results = paths[:2], tmp_path / "saturation.csv"
     for models in (paths[:1], paths, paths):
         saturation.collect(enumerate(models), results, size=192, repeats=3)
     first = results.read_bytes()
@@ -131,6 +143,36 @@ def test_a_checkpoint_is_measured_once(tasks, tmp_path, monkeypatch):
     assert len(asked) == 4 and results.read_bytes() != first
     saturation.collect(enumerate(paths[::-1]), results, size=192, repeats=4)
     assert len(asked) == 4 and pd.read_csv(results).groupby("seed")["model"].first().is_unique
+
+
+def test_what_was_measured_before_a_stop_is_kept(paths, asked, tmp_path):
+    results = tmp_path / "saturation.csv"
+
+    def stopped(count):
+        yield from enumerate(paths[:count])
+        raise KeyboardInterrupt
+
+    saturation.collect([(2, paths[2])], results, size=192, repeats=3)
+    with pytest.raises(KeyboardInterrupt):
+        saturation.collect(stopped(1), results, size=192, repeats=3)
+    assert pd.read_csv(results)["seed"].tolist() == [0, 2]  # the other model's row may still be asked for
+    saturation.collect(enumerate(paths[:2]), results, size=192, repeats=3)
+    assert len(asked) == 3 and pd.read_csv(results)["seed"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["SCORE", "HIT", "SHOWN", "grid"])
+def test_what_was_measured_in_another_way_is_measured_again(paths, asked, tmp_path, monkeypatch, name):
+    results = tmp_path / "saturation.csv"
+
+    def darker(*args, **kwargs):
+        picture, labels, masks = grid(*args, **kwargs)
+        return picture // 2, labels, masks
+
+    saturation.collect(enumerate(paths[:2]), results, size=192, repeats=3)
+    monkeypatch.setattr(saturation, name, {"SCORE": 0.3, "HIT": 0.75, "SHOWN": (10, 20), "grid": darker}[name])
+    for _ in range(2):
+        saturation.collect(enumerate(paths[:1]), results, size=192, repeats=3)
+    assert len(asked) == 3 and len(pd.read_csv(results)) == 1
 
 
 def test_a_model_of_ones_own_leaves_the_study_as_it_is(tmp_path, monkeypatch, capsys):
