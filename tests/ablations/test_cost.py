@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from ablations import cost
+from ablations import cost, studies
 from mtseg.errors import UserError
+from mtseg.model import mask2former
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_step_that_fails_is_told_in_a_line(monkeypatch):
@@ -21,3 +24,37 @@ def test_nothing_is_measured_where_memory_cannot_be_read(monkeypatch, tmp_path, 
     monkeypatch.setattr(cost, "STATUS", tmp_path / "none")
     cost.main()
     assert "Linux" in capsys.readouterr().out
+
+
+def test_a_step_has_all_tasks_of_the_run(monkeypatch):
+    seen = []
+
+    class Watched(mask2former.Mask2Former):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            seen.append((self.tasks, losses))
+            return losses
+
+    monkeypatch.setattr(mask2former, "Mask2Former", Watched)
+    monkeypatch.setattr(cost, "resident", lambda key: 0)  # of Linux alone
+    monkeypatch.setattr(cost, "STEPS", 1)
+    run = next(
+        run
+        for run in studies.runs(studies.read("backbones"), studies.SCALES[0], params=ROOT / "params.yaml")
+        if run.factors["backbone"] == "mobilenetv3_large"
+    )
+    cost.measure(run)
+    ((tasks, losses),) = seen
+    assert [task.name for task in tasks] == [task.name for task in run.checked.tasks] and len(tasks) > 1
+    assert all(losses[f"loss_{task.name}_0"] > 0 for task in tasks)
+
+
+def test_without_a_csv_the_page_stays_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["ablations.cost", "--tables"])
+    page = tmp_path / "results.md"
+    page.write_text("<!-- backbones cost -->\nold\n<!-- /backbones cost -->\n")
+    monkeypatch.setattr(cost.tables, "PAGE", page)
+    monkeypatch.setattr(cost, "FILE", tmp_path / "none.csv")
+    with pytest.raises(UserError, match=r"none.csv is missing: `python -m ablations.cost`"):
+        cost.main()
+    assert "old" in page.read_text()
