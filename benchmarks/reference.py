@@ -20,7 +20,9 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.params import load
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
-TASK = PARAMS.tasks[0].model_copy(update={"name": "main", "classes": tuple(f"class {i}" for i in range(80))})
+TASK = PARAMS.tasks[0].model_copy(
+    update={"name": "main", "classes": tuple(f"class {i}" for i in range(80)), "match_weight": 1.0}
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def copy_of(theirs: Mask2FormerForUniversalSegmentation, setting: Setting) -> Ma
     weights have gradients all the same."""
     size = {name: getattr(setting, name) for name in vars(setting) if name in type(PARAMS.model).model_fields}
     model = PARAMS.model.model_copy(update={**size, "weights": None, "freeze_norm": False})
-    loss = PARAMS.loss.model_copy(update={"num_points": setting.num_points, "importance": 0.0})
+    same = {"labels": TASK.loss_weight}  # in the matching cost, as the reference has it
+    loss = PARAMS.loss.model_copy(update={"num_points": setting.num_points, "importance": 0.0, **same})
     network = Mask2Former((TASK,), model, loss=loss, detections=10)
     state = renamed(theirs.state_dict())
     del state["criterion.empty_weight"]

@@ -46,6 +46,15 @@ def test_pictures_with_more_objects_than_queries_and_without_any():
         assert [row for row in rows if not row.passes] == []
 
 
+def test_the_labels_weights_are_whatever_params_say(monkeypatch):
+    """Ours has one in the loss and one in the matching cost, the reference one for both."""
+    loss = networks.PARAMS.loss.model_copy(update={"labels": 11.0})
+    monkeypatch.setattr(networks, "PARAMS", networks.PARAMS.model_copy(update={"loss": loss}))
+    monkeypatch.setattr(networks, "TASK", networks.TASK.model_copy(update={"loss_weight": 0.5}))
+    rows = parity.compare(networks.TINY, torch.float64)
+    assert [row for row in rows if not row.passes] == [] and networks.TASK.match_weight == 1
+
+
 def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
     """By intent: there it becomes the largest float, and a diverged network goes on training on it."""
     theirs = networks.reference(networks.TINY)
