@@ -100,11 +100,12 @@ def test_pictures_without_objects_and_labels_train(count):
 
 def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
     one, further = make_tasks(2)
-    muted = further.model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+    muted = further.model_copy(update={"loss_weight": 0.0})
 
     def trained(tasks):
         network = tiny.network((one, further)).train()
         network.tasks = tasks
+        network.decoder.heads = torch.nn.ModuleDict(list(network.decoder.heads.items())[: len(tasks)])
         batch = [tiny.example((one, further), 3), tiny.example((one, further), 2, seed=1)]
         for picture in batch:
             picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
@@ -118,7 +119,8 @@ def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
     assert all(torch.equal(with_muted[name], value) for name, value in without.items())
     assert all(with_muted[name] == 0 for name in with_muted.keys() - without.keys())
     own = f"head_{further.name}"
-    assert all(torch.equal(muted_gradients[name], value) for name, value in gradients.items() if own not in name)
+    assert own not in "".join(gradients)
+    assert all(torch.equal(muted_gradients[name], value) for name, value in gradients.items())
 
 
 def test_f9_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on():
