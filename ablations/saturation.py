@@ -161,7 +161,7 @@ def table(rows: pd.DataFrame) -> str:
 def figure(rows: pd.DataFrame) -> str:
     """SVG as DETR's figure 12: share missed against the number shown; dashed, the least that so many queries miss."""
     with style():
-        drawing = canvas(5.6, 3.4)
+        drawing = canvas(6.8, 3.4)
         axes = drawing.subplots()
         counts = np.arange(1, SIDE**2 + 1)
         for q, colour in zip(sorted(rows["queries"].unique()), COLOURS, strict=False):
