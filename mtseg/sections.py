@@ -73,7 +73,7 @@ class Task(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     classes: Literal["auto"] | tuple[str, ...]
     loss_weight: NonNegative
-    match_weight: Share
+    match_weight: NonNegative
     background: bool
     class_weights: Literal["auto"] | dict[str, NonNegative] | None
     flip_pairs: tuple[tuple[str, str], ...]

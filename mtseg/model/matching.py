@@ -56,10 +56,11 @@ def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...]
 
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
-    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and -p of all labels of
-    the instance together, as if they were one class (F10): the product of each one's, raised to its task's match
-    weight. A label may be any where it is missing, or where its task has no weight in matching or, F9, in the loss:
-    what is not trained has no say. Columns past a picture's own instances mean nothing."""
+    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and minus the geometric
+    mean of the probabilities of the instance's labels, by match weights (F10): a query with all of them goes before one
+    with some, and the mean of many is no less than of one. A label has no part in it where it is missing, or where its
+    task has no weight in the loss (F9), for what is not trained has no say. Columns past a picture's own instances mean
+    nothing."""
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
@@ -81,6 +82,9 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
     dice = 1 - (2 * (inside @ t.transpose(1, 2)) + 1) / (inside.sum(-1, keepdim=True) + t.sum(-1)[:, None] + 1)
     cost = (loss.mask * bce + loss.dice * dice).view(B, L, Q, most).transpose(0, 1)
 
-    counted = torch.tensor([bool(task.loss_weight and task.match_weight) for task in tasks], device=x.device)
-    each = zip(tasks, output.probabilities(labels.masked_fill(~counted, -1)), strict=True)
-    return cost - loss.labels * math.prod(p_LBQN**task.match_weight for task, p_LBQN in each)
+    weights_T = torch.tensor([task.match_weight if task.loss_weight else 0.0 for task in tasks], device=x.device)
+    labels = labels.masked_fill(weights_T == 0, -1)
+    weights_BNT = weights_T * (labels >= 0)
+    powers_BNT = weights_BNT / weights_BNT.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    each = zip(output.probabilities(labels), powers_BNT.unbind(-1), strict=True)
+    return cost - loss.labels * math.prod(p_LBQN ** power_BN[None, :, None] for p_LBQN, power_BN in each)
