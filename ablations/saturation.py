@@ -7,7 +7,7 @@ is. Beside the copies stand grids of different objects: where training shows no 
 objects by their looks alone and take copies for one, which is no want of queries. Without MODEL the trainings of
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
-Two minutes or three a model on one core, each kept once it is measured. Writes results/saturation.csv and, from that file
+Some two minutes a model on one core, each kept once it is measured. Writes results/saturation.csv and, from that file
 alone, the table in docs/results.md and docs/figures/saturation.svg; with --tables only these. With MODEL the table is
 printed, no more.
 """
