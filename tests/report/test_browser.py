@@ -12,9 +12,6 @@ from tests.reports import EVIL, evil_tasks, make_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync".split()
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH: apt-get install chromium"
-)
 SHOWN = "#gallery figure:not([hidden])"
 
 
@@ -32,6 +29,7 @@ def entries(report) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def browser():
+    assert CHROMIUM, "no chromium, chromium-browser or google-chrome on PATH: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
