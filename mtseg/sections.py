@@ -53,6 +53,7 @@ class Generate(Section):
     max_objects: Count
     scale: Positive
     unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
+    alike: Share
     seed: Seed
 
 

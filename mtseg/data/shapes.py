@@ -7,7 +7,7 @@ objects' own colours; hue and lighting vary, so no test on single pixels tells a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from mtseg.sections import Generate
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}
 FILLS = ("solid", "striped", "dotted")
+RAW = Path("data/raw/shapes")
 FINE = 4  # masks are drawn this many times finer than the picture
 EMPTY = 0.04  # share of pictures without an object
 INSIDE = 0.7  # least share of an object within the frame
@@ -51,7 +52,7 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
             (temporary / name).mkdir()
             for number in range(count):
                 rng = np.random.default_rng([seed, split, number])
-                picture, shapes = draw(rng, params.size, params.max_objects, params.scale, without)
+                picture, shapes = draw(rng, params.size, params.max_objects, params.scale, without, params.alike)
                 file = temporary / name / f"{number:05d}.jpg"
                 # chroma at full resolution: halved, it washes out stripes three pixels wide
                 Image.fromarray(picture).save(file, quality=92, subsampling=0)
@@ -83,17 +84,23 @@ def unseen(count: int, *, seed: int) -> frozenset[str]:
 
 
 def draw(
-    rng: np.random.Generator, size: int, max_objects: int, scale: float = 1.0, without: Collection[str] = ()
+    rng: np.random.Generator,
+    size: int,
+    max_objects: int,
+    scale: float = 1.0,
+    without: Collection[str] = (),
+    alike: float = 0.0,
 ) -> tuple[np.ndarray, list[dict]]:
     """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
-    scale: of the objects. without: labels that none of them has."""
+    scale: of the objects. without: labels that none of them has. alike: probability that all are copies of one."""
     shorter = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
     wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, max_objects + 1))
-    objects, visible = _scene(rng, height, width, wanted, scale, without)
+    look = _copies(int(rng.integers(2**31))) if alike and rng.random() < alike else lambda _: rng
+    objects, visible = _scene(rng, height, width, wanted, scale, without, look)
     canvas = _background(rng, height, width)
     for item in objects:
-        _paint(rng, canvas, item)
+        _paint(look("paint"), canvas, item)
     shapes = []
     for number, (item, seen) in enumerate(zip(objects, visible, strict=True)):
         polygons = _outlines(seen)
@@ -131,15 +138,26 @@ def grid(
     return _light(np.random.default_rng([seed, 2]), canvas), labels, masks
 
 
+def _copies(seed: int) -> Callable[[str], np.random.Generator]:
+    """For each part of a look the same numbers again and again."""
+    return lambda part: np.random.default_rng([seed, *part.encode()])
+
+
 def _scene(
-    rng: np.random.Generator, height: int, width: int, wanted: int, scale: float, without: Collection[str]
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    wanted: int,
+    scale: float,
+    without: Collection[str],
+    look: Callable[[str], np.random.Generator],
 ) -> tuple[list[Shape], list[np.ndarray]]:
     """Up to `wanted` objects, the nearest last, and the visible part of each one's mask."""
     objects: list[Shape] = []
     visible: list[np.ndarray] = []
     for _ in range(wanted):
         for _ in range(TRIES):
-            new, inside = _shape(rng, height, width, scale, without)
+            new, inside = _shape(rng, height, width, scale, without, look("shape"))
             left = [np.where(new.mask, 0, seen) for seen in visible]
             spoilt = any(_spoilt(item.mask, after) for item, after in zip(objects, left, strict=True))
             if inside > INSIDE and not spoilt:
@@ -150,15 +168,20 @@ def _scene(
 
 
 def _shape(
-    rng: np.random.Generator, height: int, width: int, scale: float, without: Collection[str]
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: float,
+    without: Collection[str],
+    look: np.random.Generator,
 ) -> tuple[Shape, float]:
-    """A shape at a random place, and the share of it that lies inside the picture."""
+    """A shape as `look` draws it, at a random place, and the share of it that lies inside the picture."""
     label = None
     while label is None or label in without:
-        label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
-    radius = min(height, width) * rng.uniform(0.24, 0.55) / 2 * scale
+        label = ",".join((look.choice(SHAPES), look.choice(list(HUES)), look.choice(FILLS)))
+    radius = min(height, width) * look.uniform(0.24, 0.55) / 2 * scale
     centre = rng.uniform(0.05, 0.95, 2) * (width, height)
-    angle = rng.uniform(-0.4, 0.4)
+    angle = look.uniform(-0.4, 0.4)
     shape = _placed(label, centre, radius, angle, height, width)
     x, y = _corners(label.split(",")[0]).T * radius
     area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate, unseen
 from mtseg.sections import Generate
 
-SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, unseen=0, seed=0)
+SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, unseen=0, alike=0, seed=0)
 
 
 def content(folder):
@@ -29,7 +29,7 @@ def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
 
 
 def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
-    generate(Generate(train=2, val=1, size=64, max_objects=4, scale=1, unseen=0, seed=0), tmp_path / "few", seed=0)
+    generate(SMALL.model_copy(update={"train": 2, "val": 1}), tmp_path / "few", seed=0)
     everything = content(folder)
     assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
 
@@ -80,6 +80,20 @@ def test_the_scale_is_that_of_the_objects():
         return max(np.ptp(shape["points"], axis=0).max() for shape in drawn)
 
     assert 0.2 < largest(0.3) / largest(1) < 0.4
+
+
+def test_objects_that_are_alike_are_copies_of_one():
+    for seed in range(20):
+        picture, shapes = draw(np.random.default_rng(seed), 128, 6, 0.5, alike=1)
+        assert len({shape["label"] for shape in shapes}) <= 1
+        whole = [np.asarray(shape["points"]) for shape in shapes if shape["group_id"] is None]
+        inside = [p for p in whole if (p > 1).all() and (p < np.array(picture.shape[1::-1]) - 1).all()]
+        sizes = [np.ptp(points, axis=0) for points in inside]
+        lone = sizes and max(sizes, key=np.prod)  # one that none hides
+        assert sum(np.allclose(size, lone, atol=1.5) for size in sizes) >= len(sizes) / 2
+    drawn = [draw(np.random.default_rng(seed), 64, 6, 0.5, alike=0.5)[1] for seed in range(40)]
+    several = [len({shape["label"] for shape in shapes}) > 1 for shapes in drawn if len(shapes) > 1]
+    assert 0.25 < np.mean(several) < 0.75
 
 
 def shown(folder):
