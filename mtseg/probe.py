@@ -22,7 +22,7 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.records import Image, Prediction
 from mtseg.sections import Input, Model, Task
 
-TRAIN, VAL, SWAPPED, ALONE = 150, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
+TRAIN, VAL, SWAPPED, ALONE = 300, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
 NOISE = 0.05  # of a logit: what another device or batch size may change
 MOVED = 0.2  # of a mask's box, the same
 

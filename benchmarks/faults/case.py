@@ -21,7 +21,7 @@ TINY = {  # what params.yaml is changed by, to learn in a minute on one core
     "model": {"num_queries": 10, "hidden_dim": 64, "encoder_feedforward_dim": 128, "decoder_layers": 2,
               "decoder_feedforward_dim": 128},
     "input": {"size": 64},
-    "solver": {"reference_lr": 4e-3, "max_iter": 400, "eval_period": 100, "warmup": 20},
+    "solver": {"reference_lr": 4e-3, "max_iter": 500, "eval_period": 100, "warmup": 20},
     "loss": {"num_points": 256},
     "device": "cpu",
 }  # fmt: skip

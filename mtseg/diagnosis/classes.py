@@ -3,7 +3,7 @@ that were wrong to begin with. All on the objects found, M pairs of a prediction
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,9 @@ FEWEST = 20  # objects with a label below which nothing is said
 GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring
 NOISE = 0.1  # share of labels that contradict the model, with confidence, below which nothing is said
 LEARNT = 0.8  # accuracy, surely above which another task is learnt well
-FORETOLD = 0.8  # AUC of errors by the lack of confidence, surely below which they are not the model's own
-UNTOLD = 0.7  # the same of val alone and of two classes, where no second choice tells
-LATE = 0.32  # share of the fall of a task's loss in the last third, above which it is still being learnt
+APART = 0.8  # AUC of a task's logits, surely above which they tell train's classes apart, but for wrong labels
+BOLD = 0.1  # share of the contradictions where it is surer than of most, surely above which they are not its own errors
+BOLDER = 0.2  # the same of val alone and of two classes, where no second choice tells
 
 
 def collapses(case: Case) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
@@ -116,34 +116,35 @@ def _renamed(case: Case, task: Task) -> tuple[np.ndarray, Interval, float] | Non
     return (order, gain, float((true == label).mean())) if gain.low > GAIN and right.low > 0.5 else None
 
 
-def noise(train: Case, val: Case, falling: Mapping[str, float | None] | None = None) -> list[Finding]:
+def noise(train: Case, val: Case) -> list[Finding]:
     """Tasks whose labels were wrong to begin with. Either train, which was learnt, contradicts the model more than
-    val does; or labels that contradict it have nothing to do with it: it is about as sure there as elsewhere, and the
-    label is hardly ever its second choice. That says something of a task that was learnt, or beside others that were,
-    when its loss has come to rest; where it has not, the task was trained for too few steps. (The idea of Northcutt et
-    al., Confident Learning, JAIR 2021.) falling: of each task's loss, what `training.shape` says."""
-    findings, falling = [], falling or {}
+    val does; or labels that contradict it have nothing to do with it: it is often as sure there as elsewhere, and the
+    label is seldom its second choice. That says something of a task that was learnt, or of one of which nothing
+    was while others were. A task still guessed whose logits tell val's classes apart has begun to be learnt: it was
+    trained for too few steps. (The idea of Northcutt et al., Confident Learning, JAIR 2021.)"""
+    findings = []
     well = {task.name for task in train.trained if (right := _accuracy(train, task)) and right.low > LEARNT}
     for task in train.trained:
         seen = [_contradictions(case, task) for case in (train, val)]
         if min(len(part.wrong) for part in seen) < FEWEST:
             continue
-        where, late = f"task '{task.name}'", falling.get(task.name)
+        where, begun = f"task '{task.name}'", _separation(val, task)
         rates = [mean(part.wrong.astype(float), part.picture, int(part.picture.max()) + 1) for part in seen]
-        known, guessed = learnt(train, task), not learnt(train, task, by=0)
-        if guessed and bool(well) and late is not None and late > LATE:
+        known, elsewhere, telling = learnt(train, task), bool(well - {task.name}), begun is not None and begun.low > 0.5
+        if elsewhere and telling and not learnt(train, task, by=0):
             right = [f"{1 - rate.value:.0%}" for rate in rates]
             evidence = f"{right[0]} of the labels are right in train, {right[1]} in val, no more than of its commonest "
-            evidence += f"class alone; {late:.0%} of its loss's fall came in the last third"
+            evidence += f"class alone; but its logits tell val's classes apart with an AUC of {begun.text()}"
             change = f"raise solver.max_iter, or the task's loss_weight ({task.loss_weight:g})"
             findings.append(Finding("too_few_steps", "warning", evidence, change, where))
             continue
-        alien, words = _alien(seen, task, FORETOLD)
-        alien = alien and (known or bool(well - {task.name}) and not (late is not None and late > LATE))
+        alien, words = _alien(seen, task, BOLD)
+        apart = _separation(train, task)
+        alien = alien and (known and apart is not None and apart.low > APART or elsewhere and not telling)
         change = "look at the task's labels: report/index.html lists the surest contradictions"
         carried = known and learnt(val, task, by=0)  # or else pictures differ, not labels
         if carried and rates[1].low > max(rates[0].high, NOISE):
-            alien, words = _alien(seen[1:], task, FORETOLD if task.num_classes > 2 else UNTOLD)
+            alien, words = _alien(seen[1:], task, BOLD if task.num_classes > 2 else BOLDER)
             change = "val's labels are not as train's: report/index.html lists the surest contradictions"
         else:
             alien = alien and min(rate.low for rate in rates) > NOISE or rates[0].low > max(rates[1].high, NOISE)
@@ -154,17 +155,29 @@ def noise(train: Case, val: Case, falling: Mapping[str, float | None] | None = N
     return findings
 
 
-def _alien(seen: Sequence[_Contradictions], task: Task, foretold: float) -> tuple[bool, str]:
+def _separation(case: Case, task: Task) -> Interval | None:
+    """AUC of the logits that an object is of a class, over all pairs of one: 0.5 where they tell nothing. Each class's
+    logit less its mean over the objects, so that being common does not count."""
+    pairs = case.labelled(task)
+    logits = case.logits[task.name][pairs.found][:, : task.num_classes]
+    logits = logits - logits.mean(axis=1, keepdims=True)
+    logits -= logits.mean(axis=0)
+    of_class = case.true_labels[task.name][pairs.true][:, None] == np.arange(task.num_classes)
+    return auc(logits.ravel(), of_class.ravel())
+
+
+def _alien(seen: Sequence[_Contradictions], task: Task, least: float) -> tuple[bool, str]:
     """Whether the contradictions have nothing to do with the model; in words."""
     wrong = np.concatenate([part.wrong for part in seen])
-    told = auc(-np.concatenate([part.sure for part in seen]), wrong)
-    if told is None:
+    if not wrong.any():
         return False, ""
+    sure = np.concatenate([part.sure for part in seen])
+    bold = of_independent(sure[wrong] > np.median(sure))
     second = of_independent(np.concatenate([part.second for part in seen])[wrong])
     by_chance = 1 / max(task.num_classes - 1, 1)
-    words = f"; its confidence tells which with an AUC of {told.text()}, {second.value:.0%} are its second choice, "
-    words += f"{by_chance:.0%} by chance"
-    return told.high < foretold and (task.num_classes < 3 or second.high < (1 + by_chance) / 2), words
+    words = f"; of {bold.text(0, 100)} % of these it is surer than of most answers, "
+    words += f"{second.value:.0%} are its second choice, {by_chance:.0%} by chance"
+    return bold.low > least and (task.num_classes < 3 or second.high < (1 + by_chance) / 2), words
 
 
 def _accuracy(case: Case, task: Task) -> Interval | None:

@@ -81,9 +81,8 @@ def examine(
         case, num_queries=model.num_queries, detections=test.detections, max_dets=test.max_dets
     )
     calibrated, details["temperature"] = ranking.calibration(case)
+    answers += classes.noise(trained, case)
     answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
-    falling = {task.name: training.shape(curve, f"loss_{task.name}")["falling"] for task in tasks}
-    answers += classes.noise(trained, case, falling)
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
     if faulty:  # an evaluator that is wrong judges no ranking, and has not judged the training

@@ -19,6 +19,7 @@ OFF = 2.0  # times the rule's lr, up or down
 STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
 CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
 AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
+FELL = 0.1  # share of the joint AP in training that predictions may lack: logits of another scale alone rank otherwise
 
 
 def hits(case: Case) -> Interval | None:
@@ -147,7 +148,7 @@ def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detect
         return []
     column = validated["joint_AP"]
     then = float(column.max() if checkpoint == "best" else column.iloc[-1])
-    if then - now <= max(1.0, 0.05 * then):
+    if then - now <= max(1.0, FELL * then):
         return []
     return [
         Finding(
