@@ -23,7 +23,8 @@ CODE = ("dvc.yaml", "mtseg", "stages", "recipes")
 TARGETS = ("evaluate", "filter")
 REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need
 LOCK, LOCK_ASIDE = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.aside")
-TRIES = 5  # at the repository's lock, which a worker holds for a moment when it takes or hands back an experiment
+TRIES = 5  # while a worker, as it takes or hands back an experiment, holds the repository's lock or writes its record
+PASSING = ("lock", "Expecting value")  # what DVC says then
 
 
 def git(*arguments: str) -> str | None:
@@ -42,7 +43,7 @@ def dvc(*arguments: str) -> str:
             printed, told = (file.seek(0) or file.read() for file in (out, error))
         if done.returncode == 0:
             return printed
-        if "lock" not in told:
+        if not any(part in told for part in PASSING):
             break
         time.sleep(2 * (attempt + 1))
     raise UserError(f"dvc {' '.join(arguments[:3])}: {' '.join(told.split()[-60:])}")

@@ -31,7 +31,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
-from mtseg.data.shapes import RAW
 from mtseg.errors import UserError
 from mtseg.params import Params, validate
 
@@ -112,8 +111,6 @@ class Run:
 def digest(params: Params) -> str:
     """Short, of all that decides a result: where the data lie, what works on them and how they are shown does not."""
     aside = {"data": {"raw"}, "device": True, "input": {"workers"}, "visualise": True}
-    if params.data.raw != RAW:
-        aside["generate"] = True
     told = params.model_dump(mode="json", exclude=aside)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -3,7 +3,9 @@
 About 5 s for 600 pictures on one core. Expect train/ and val/, each picture a .jpg with its LabelMe .json beside it.
 """
 
-from mtseg.data.shapes import RAW, generate
+from pathlib import Path
+
+from mtseg.data.shapes import generate
 from mtseg.errors import run_stage
 from mtseg.params import load
 
@@ -11,7 +13,7 @@ from mtseg.params import load
 def main() -> None:
     params = load()
     settings = params.generate
-    generate(settings, RAW, seed=settings.seed)
+    generate(settings, Path("data/raw/shapes"), seed=settings.seed)
 
 
 if __name__ == "__main__":

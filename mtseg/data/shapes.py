@@ -21,7 +21,6 @@ from mtseg.sections import Generate
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}
 FILLS = ("solid", "striped", "dotted")
-RAW = Path("data/raw/shapes")
 FINE = 4  # masks are drawn this many times finer than the picture
 EMPTY = 0.04  # share of pictures without an object
 INSIDE = 0.7  # least share of an object within the frame
@@ -157,7 +156,7 @@ def _scene(
     visible: list[np.ndarray] = []
     for _ in range(wanted):
         for _ in range(TRIES):
-            new, inside = _shape(rng, height, width, scale, without, look("shape"))
+            new, inside = _shape(rng, height, width, scale, without, look("form"))
             left = [np.where(new.mask, 0, seen) for seen in visible]
             spoilt = any(_spoilt(item.mask, after) for item, after in zip(objects, left, strict=True))
             if inside > INSIDE and not spoilt:
