@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ruamel.yaml import YAML
@@ -182,3 +183,23 @@ def test_a_study_runs_through_dvcs_queue_of_a_fresh_clone_and_a_second_call_has_
     shown = json.loads(dvc(repo, "metrics", "diff", "--json", "HEAD", "tiny-together-s0"))
     assert "metrics/filter.json" in shown
     assert {"tiny-none-s0", "tiny-together-s0"} <= {*dvc(repo, "exp", "list", "--name-only").split()}
+
+
+@pytest.mark.parametrize(("told", "tries"), [("Unable to acquire lock", 2), ("Expecting value: line 1", 2), ("no", 1)])
+def test_dvc_is_asked_again_while_a_worker_is_at_its_files(told, tries, monkeypatch):
+    asked = []
+
+    def run(command, *, stdout, stderr, **_):
+        asked.append(command)
+        (stdout if len(asked) == 2 else stderr).write("fine" if len(asked) == 2 else told)
+        return SimpleNamespace(returncode=0 if len(asked) == 2 else 1)
+
+    monkeypatch.setattr(experiments.subprocess, "run", run)
+    monkeypatch.setattr(experiments.time, "sleep", lambda _: None)
+    monkeypatch.setattr(experiments, "environment", dict)
+    if tries == 1:
+        with pytest.raises(UserError, match="dvc queue status: no"):
+            experiments.dvc("queue", "status")
+    else:
+        assert experiments.dvc("queue", "status") == "fine"
+    assert len(asked) == tries
