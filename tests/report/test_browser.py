@@ -179,6 +179,16 @@ def test_a_suspected_label_error_leads_to_its_picture(page):
     expect(page.locator("dialog h3")).to_have_text(name)
 
 
+def test_nothing_below_a_picture_moves_when_it_is_painted(page):
+    figure = page.locator(SHOWN).first
+    figure.scroll_into_view_if_needed()
+    expect(figure.locator(".counts")).not_to_be_empty()
+    height = "figure => figure.querySelector('figcaption').offsetHeight"
+    painted = figure.evaluate(height)
+    figure.locator(".counts").evaluate("counts => counts.replaceChildren()")  # as before it comes near
+    assert figure.evaluate(height) == painted
+
+
 def test_names_are_text(page, entries):
     assert any("<img" in entry["name"] for entry in entries)
     assert EVIL in page.locator("#classes tbody th").all_inner_texts()
