@@ -52,9 +52,8 @@ def collect(study: Study, runs: Sequence[Run], refs: Mapping[str, list[str]], fi
 
 
 def _row(study: Study, run: Run, ref: str) -> Row:
-    _, _, head, tail, _ = ref.split("/", 4)
     values = {column: number(ref, source) for column, source in study.metrics.items()}
-    return run.factors | {"seed": str(run.seed), "params": run.digest, "commit": f"{head}{tail}"[:7]} | values
+    return run.factors | {"seed": str(run.seed), "params": run.digest, "commit": experiments.baseline(ref)[:7]} | values
 
 
 def number(ref: str, source: str) -> str:

@@ -24,7 +24,7 @@ from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 
 FILE = collect.RESULTS / "backbones_cost.csv"
-COLUMNS = ("backbone", "seconds a step", "peak MiB")
+COLUMNS = ("backbone", "seconds a step", "peak MiB")  # of the table; the file has the digest of the params besides
 STATUS = Path("/proc/self/status")
 STEPS, OBJECTS = 10, 4
 CLASSES = tuple("abcd")  # of a task whose classes are found in the data: the embedded data have up to 4
@@ -52,10 +52,10 @@ def main() -> None:
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
                 raise UserError(f"python -m ablations.cost --one {name}: {last}")
-            rows.append([*run.factors.values(), *done.stdout.split()[-2:]])
+            rows.append([*run.factors.values(), *done.stdout.split()[-2:], run.digest])
             print(*rows[-1], flush=True)
         with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
-            csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+            csv.writer(text, lineterminator="\n").writerows([[*COLUMNS, "params"], *rows])
     rows = collect.read(FILE)
     if not rows:
         raise UserError(f"{FILE} is missing: `python -m ablations.cost`, on Linux, measures what the table shows")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ TARGETS = ("evaluate", "filter")
 REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need
 LOCK, LOCK_ASIDE = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.aside")
 TRIES = 5  # while a worker, as it takes or hands back an experiment, holds the repository's lock or writes its record
-PASSING = ("lock", "Expecting value")  # what DVC says then
+PASSING = ("acquire lock", "index.lock", "Expecting value")  # what DVC says then
 
 
 def git(*arguments: str) -> str | None:
@@ -43,7 +43,7 @@ def dvc(*arguments: str) -> str:
             printed, told = (file.seek(0) or file.read() for file in (out, error))
         if done.returncode == 0:
             return printed
-        if not any(part in told for part in PASSING):
+        if attempt == TRIES - 1 or not any(part in told for part in PASSING):
             break
         time.sleep(2 * (attempt + 1))
     raise UserError(f"dvc {' '.join(arguments[:3])}: {' '.join(told.split()[-60:])}")
@@ -119,11 +119,15 @@ def uncommitted() -> list[str]:
     return (git("diff", "HEAD", "--name-only", "--", "params.yaml", *CODE) or "").split()
 
 
-def other_code(refs: Iterable[str]) -> int:
-    """How many of these experiments start from a commit whose code is not the last commit's."""
-    starts = ["".join(ref.split("/")[2:4]) for ref in refs]
-    changed = {start: git("diff", "--quiet", start, "HEAD", "--", *CODE) is None for start in {*starts}}
-    return sum(changed[start] for start in starts)
+def baseline(ref: str) -> str:
+    """The commit that an experiment starts from."""
+    return "".join(ref.split("/")[2:4])
+
+
+def other_code(commits: Sequence[str]) -> int:
+    """How many of these commits have code that is not the last commit's, or are not here."""
+    changed = {commit: git("diff", "--quiet", commit, "HEAD", "--", *CODE) is None for commit in {*commits}}
+    return sum(changed[commit] for commit in commits)
 
 
 def statuses() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""A study's plot: its first column, or another, over one factor, a line a level of another, bars the 95 % intervals."""
+"""A study's plot: a column over one factor, a line a level of another; or, where the study names none, its first column
+by level. Bars are the 95 % intervals."""
 
 from __future__ import annotations
 
@@ -15,6 +16,33 @@ Groups = Mapping[tuple[str, ...], Mapping[str, Mapping[int, float]]]
 
 def plot(study: Study, scale: str, groups: Groups) -> str:
     """SVG. Same bytes each time."""
+    return _lines(study, scale, groups) if study.plot else _levels(study, scale, groups)
+
+
+def title(study: Study) -> str:
+    if study.plot:
+        return f"{study.plot['y']} by {study.plot['x']}, a line a {study.plot['series']}"
+    return f"{next(iter(study.metrics))} by {' and '.join(study.vary)}"
+
+
+def _levels(study: Study, scale: str, groups: Groups) -> str:
+    y = next(iter(study.metrics))
+    found = [(" ".join(key).replace("_", " "), [*columns[y].values()]) for key, columns in groups.items() if columns[y]]
+    with style():
+        figure = canvas(5.6, 0.8 + 0.26 * len(found))
+        axes = figure.subplots()
+        for place, (_, values) in enumerate(found):
+            axes.errorbar(np.mean(values), -place, xerr=means.half_interval(values), color=COLOURS[0], marker="o", ms=5,
+                          elinewidth=1, capsize=3)  # fmt: skip
+        axes.set_yticks([-place for place in range(len(found))], [name for name, _ in found])
+        axes.minorticks_off()
+        axes.set(xlabel=y)
+        axes.set_xlim(left=0)
+        axes.grid(axis="x")
+        return svg(figure, f"{study.name}_{scale}", title(study))
+
+
+def _lines(study: Study, scale: str, groups: Groups) -> str:
     factors, (x, series, y) = list(study.vary), (study.plot[key] for key in ("x", "series", "y"))
     levels = study.levels(scale)
     places = positions(levels[x])
@@ -40,7 +68,7 @@ def plot(study: Study, scale: str, groups: Groups) -> str:
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         end_labels(axes, ends)
-        return svg(figure, f"{study.name}_{scale}", f"{y} by {x}")
+        return svg(figure, f"{study.name}_{scale}", title(study))
 
 
 def positions(levels: list[str]) -> dict[str, float]:

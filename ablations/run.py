@@ -28,7 +28,7 @@ STOPPED: list[bool] = []  # Ctrl-C waits for the DVC command at work, which may 
 
 def main() -> None:
     arguments = _arguments()
-    if arguments.scale != SCALES[0] and not arguments.data:
+    if arguments.scale != SCALES[0] and not arguments.data and not arguments.list:
         raise UserError(f"--scale {arguments.scale} needs --data, the folder of its raw data")
     if arguments.scale == SCALES[0] and arguments.data:
         raise UserError(f"--data goes with --scale {' or '.join(SCALES[1:])}: the scale '{SCALES[0]}' draws its data")
@@ -40,14 +40,16 @@ def main() -> None:
         for name in arguments.study or studies.names()
         for run in studies.runs(studies.read(name), arguments.scale, params=params, raw=arguments.data)
     ]
+    if lacking := {*arguments.study} - {run.study for run in runs}:
+        raise UserError(f"{', '.join(sorted(lacking))}: not run at the scale '{arguments.scale}'")
     for run in runs:
         _ = run.checked  # all of them before any is run
     refs = experiments.finished()
-    found = {} if arguments.again else {run.name: experiments.result(run, refs) for run in runs}
+    found = {run.name: experiments.result(run, refs) for run in runs}
     done = {name: ref for name, ref in found.items() if ref}
-    todo = [run for run in runs if run.name not in done]
+    todo = [run for run in runs if arguments.again or run.name not in done]
     told = f"{len(runs)} runs at the scale '{arguments.scale}', {len(done)} of them done"
-    if old := experiments.other_code(done.values()):
+    if old := experiments.other_code([*map(experiments.baseline, done.values())]):
         told += f", {old} of these by code that is not the last commit's: --again redoes what it changes"
     print(told, flush=True)
     if arguments.list:

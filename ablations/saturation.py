@@ -47,7 +47,7 @@ SIZE = 192  # pixels, side of the picture: those that the models were trained on
 SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
 HIT = 0.5  # mask IoU above which an object is found
 BATCH = 8
-KEY = {"model": str, "measure": str}  # columns, digests: one of figures alone is no number
+KEY = {"params": str, "model": str, "measure": str}  # columns, digests: one of figures alone is no number
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,13 @@ def read_model(path: Path) -> Mask2Former:
     class is a detection, so that only the queries bound what is found."""
     _, metadata = weights.load(path)
     tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
-    made = {"unseen_combinations": 1} | metadata["model"]  # from before there was such a key
-    model = Model(**made, weights=None, partial_weights=False, recompute="none")
+    model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
     return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)
 
 
-def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Path]]:
-    """Seed and checkpoint of every training of the study that DVC has as an experiment; the file is there until the
-    next is asked for. Raises UserError when one lacks."""
+def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, str, Path]]:
+    """Seed, digest of the params and checkpoint of every training of the study that DVC has as an experiment; the file
+    is there until the next is asked for. Raises UserError when one lacks."""
     refs = experiments.finished()
     for run in studies.runs(studies.read(NAME), studies.SCALES[0], params=params):
         ref = experiments.result(run, refs)
@@ -140,7 +139,7 @@ def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, Path]]:
             path = Path(folder) / "model.safetensors"
             experiments.dvc("get", ".", f"models/{run.checked.test.checkpoint}.safetensors", "--rev", revision,
                             "--out", str(path))  # fmt: skip
-            yield run.seed, path
+            yield run.seed, run.digest, path
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -189,21 +188,22 @@ def publish(results: Path, page: Path, figures: Path) -> None:
     tables.write(page, {NAME: f"{table(rows)}\n\n{drawn}"})
 
 
-def collect(models: Iterable[tuple[int, Path]], results: Path, *, size: int, repeats: int) -> None:
-    """Write the csv of these checkpoints, (seed, path) each, anew after each: after a stop, it goes on from there. What
-    it has of one already, measured in the same way, is not measured again; rows of others go when all is measured."""
+def collect(models: Iterable[tuple[int, str, Path]], results: Path, *, size: int, repeats: int) -> None:
+    """Write the csv of these checkpoints, as `trained` gives them, anew after each: after a stop, it goes on from
+    there. What it has of one already, measured in the same way, is not measured again; rows of others go when all is
+    measured."""
     way = digest(size=size, repeats=repeats)
     before = pd.read_csv(results, dtype=KEY) if results.exists() else pd.DataFrame(columns=[*KEY])
     known = dict([*before[before["measure"] == way].groupby("model")])
     given = {}
-    for seed, path in models:
+    for seed, params, path in models:
         key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         if key not in known:
             model = read_model(path)
             rows = measure(model, size=size, repeats=repeats)
-            told = {"queries": model.num_queries, "seed": seed}
+            told = {"queries": model.num_queries, "seed": seed, "params": params}
             known[key] = pd.DataFrame([{**told, **row, "model": key, "measure": way} for row in rows])
-        known[key] = given[key] = known[key].assign(seed=seed)
+        known[key] = given[key] = known[key].assign(seed=seed, params=params)
         _write(known.values(), results)
     _write(given.values(), results)
 
@@ -225,7 +225,7 @@ def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m ablations.saturation", description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
     parser.add_argument("--size", type=int, default=SIZE, help="of the pictures, pixels")
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -234,9 +234,21 @@ def main() -> None:
     asked = {"size": arguments.size, "repeats": arguments.repeats}
     if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
         raise UserError("--size and --repeats go with MODEL: what is committed is measured in one way")
+    if arguments.tables and arguments.models:
+        raise UserError("--tables measures nothing: leave out MODEL")
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats {arguments.repeats} must be 1 or more")
+    if missing := [str(path) for path in arguments.models if not path.is_file()]:
+        raise UserError(f"no file {', '.join(missing)}")
+    if arguments.tables and not RESULTS.exists():
+        raise UserError(f"{RESULTS} is missing: `python -m ablations.saturation` measures what the table shows")
     if arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            collect(enumerate(arguments.models), own := Path(folder) / RESULTS.name, **asked)
+            collect(
+                ((seed, "", path) for seed, path in enumerate(arguments.models)),
+                own := Path(folder) / RESULTS.name,
+                **asked,
+            )
             print(table(pd.read_csv(own)))
         return
     if not arguments.tables:

@@ -8,7 +8,7 @@ ablations/studies/NAME.yaml:
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
   metrics   {column: FILE:key} of what a run left, FILE a file of metrics/; none: a script tells the study
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
-  plot      {x: factor, series: factor, y: column} (optional)
+  plot      {x: factor, series: factor, y: column}; where not said, the first column by level
 
 ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
 that over embedded.yaml, which says all: no study hangs on what params.yaml holds for one's own data.
@@ -127,9 +127,15 @@ def read(name: str) -> Study:
         study = Study.model_validate(read_params(HERE / "studies" / f"{name}.yaml") | {"name": name})
     except ValueError as error:
         raise UserError(f"ablations/studies/{name}.yaml: {' '.join(str(error).split())}") from None
-    unknown = {*study.against, *(study.plot[key] for key in ("x", "series") if key in study.plot)} - {*study.vary}
+    named = [*study.against.items(), *(item for chosen in study.only.values() for item in chosen.items())]
+    for factor, at in named:
+        levels = [str(level) for level in study.vary.get(factor, ())]
+        if wrong := [str(level) for level in (at if isinstance(at, list) else [at]) if str(level) not in levels]:
+            there = f"level {wrong[0]} of {factor}; there are: {', '.join(levels)}" if levels else f"factor {factor}"
+            raise UserError(f"ablations/studies/{name}.yaml: there is no {there}")
+    unknown = {study.plot[key] for key in ("x", "series") if key in study.plot} - {*study.vary}
     if unknown or study.plot.get("y", next(iter(study.metrics), None)) not in (*study.metrics, None):
-        raise UserError(f"ablations/studies/{name}.yaml: against or plot names what is neither factor nor column")
+        raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
     return study
 
 

@@ -42,6 +42,8 @@ def main() -> None:
             rows = collect.read(file)
             if before or rows:
                 gone = f"; {before - len(rows)} rows fewer than before" if len(rows) < before else ""
+                old = experiments.other_code([row["commit"] for row in rows])
+                gone += f"; {old} by code that is not the last commit's" if old else ""
                 print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here{gone}")
             if rows:
                 blocks[f"{name} {scale}"] = block(study, scale, rows, FIGURES)
@@ -54,14 +56,11 @@ def main() -> None:
 def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
     """A study's part of the page: its table and, written into `figures`, its plot."""
     text = table(study, scale, rows)
-    if not study.plot:
-        return text
     file = figures / f"{study.name}_{scale}.svg"
     figures.mkdir(parents=True, exist_ok=True)
     with replace_file(file) as temporary:
         temporary.write_text(plots.plot(study, scale, groups(study, scale, rows)), encoding="utf-8")
-    name = f"{study.plot['y']} by {study.plot['x']}"
-    return f"{text}\n\n![{name}, a line a {study.plot['series']}]({figures.name}/{file.name})"
+    return f"{text}\n\n![{plots.title(study)}]({figures.name}/{file.name})"
 
 
 def table(study: Study, scale: str, rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations import cost, studies
+from ablations import collect, cost, studies
 from mtseg.errors import UserError
 from mtseg.model import mask2former
 
@@ -47,6 +47,16 @@ def test_a_step_has_all_tasks_of_the_run(monkeypatch):
     ((tasks, losses),) = seen
     assert [task.name for task in tasks] == [task.name for task in run.checked.tasks] and len(tasks) > 1
     assert all(losses[f"loss_{task.name}_0"] > 0 for task in tasks)
+
+
+def test_the_committed_table_is_of_the_committed_csv_and_this_of_todays_settings():
+    rows = collect.read(ROOT / cost.FILE)
+    text = (ROOT / cost.tables.PAGE).read_text(encoding="utf-8")
+    assert f"<!-- backbones cost -->\n\n{cost.table(rows)}\n\n<!--" in text
+    planned = studies.runs(studies.read("backbones"), studies.SCALES[0], params=ROOT / "params.yaml")
+    assert {(row["backbone"], row["params"]) for row in rows} == {
+        (run.factors["backbone"], run.digest) for run in planned if run.seed == 0
+    }
 
 
 def test_without_a_csv_the_page_stays_as_it_is(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,3 +204,16 @@ def test_dvc_is_asked_again_while_a_worker_is_at_its_files(told, tries, monkeypa
     else:
         assert experiments.dvc("queue", "status") == "fine"
     assert len(asked) == tries
+
+
+def test_tables_come_of_what_is_done_though_a_run_failed(tmp_path):
+    """`make ablations` with a Python that fails in ablations.run."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin/python"
+    python.write_text('#!/bin/sh\necho "$@"\n[ "$2" != ablations.run ]\n')
+    python.chmod(0o755)
+    pinned = b"".join((ROOT / name).read_bytes() for name in ("requirements.lock", "requirements-detectron2.txt"))
+    stamp = subprocess.run(["cksum"], input=pinned, capture_output=True).stdout.decode().split()[0]
+    (tmp_path / f".mtseg-{stamp}").touch()
+    done = subprocess.run(["make", "ablations", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["-m ablations.run", "-m ablations.tables"] and done.returncode

@@ -99,7 +99,7 @@ def test_a_wrong_class_or_a_low_score_is_a_miss_though_the_mask_is_there(tasks):
     assert (other[:, 0] == 1).all() and (other[:, 1] == 0).all()
 
 
-def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path, monkeypatch):
+def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path):
     network = tiny.network(tasks)
     given = tiny.params()
     weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
@@ -108,10 +108,6 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path,
     rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
     assert [(row["objects"], row["shown"]) for row in rows] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
-    tensors, metadata = weights.load(tmp_path / "last.safetensors")
-    del metadata["model"]["unseen_combinations"]  # as before there was one
-    monkeypatch.setattr(weights, "load", lambda path: (tensors, metadata))
-    assert saturation.read_model(tmp_path / "last.safetensors").num_queries == 6
     with pytest.raises(UserError, match="multiple of 32"):
         saturation.measure(model, size=100)
 
@@ -133,15 +129,19 @@ def asked(monkeypatch):
     return asked
 
 
+def given(paths):
+    return [(seed, "a", path) for seed, path in enumerate(paths)]
+
+
 def test_a_checkpoint_is_measured_once(paths, asked, tmp_path):
     paths, results = paths[:2], tmp_path / "saturation.csv"
     for models in (paths[:1], paths, paths):
-        saturation.collect(enumerate(models), results, size=192, repeats=3)
+        saturation.collect(given(models), results, size=192, repeats=3)
     first = results.read_bytes()
     assert len(asked) == 2 and pd.read_csv(results)["seed"].tolist() == [0, 1]
-    saturation.collect(enumerate(paths), results, size=192, repeats=4)
+    saturation.collect(given(paths), results, size=192, repeats=4)
     assert len(asked) == 4 and results.read_bytes() != first
-    saturation.collect(enumerate(paths[::-1]), results, size=192, repeats=4)
+    saturation.collect(given(paths[::-1]), results, size=192, repeats=4)
     assert len(asked) == 4 and pd.read_csv(results).groupby("seed")["model"].first().is_unique
 
 
@@ -149,14 +149,14 @@ def test_what_was_measured_before_a_stop_is_kept(paths, asked, tmp_path):
     results = tmp_path / "saturation.csv"
 
     def stopped(count):
-        yield from enumerate(paths[:count])
+        yield from given(paths[:count])
         raise KeyboardInterrupt
 
-    saturation.collect([(2, paths[2])], results, size=192, repeats=3)
+    saturation.collect([(2, "a", paths[2])], results, size=192, repeats=3)
     with pytest.raises(KeyboardInterrupt):
         saturation.collect(stopped(1), results, size=192, repeats=3)
     assert pd.read_csv(results)["seed"].tolist() == [0, 2]  # the other model's row may still be asked for
-    saturation.collect(enumerate(paths[:2]), results, size=192, repeats=3)
+    saturation.collect(given(paths[:2]), results, size=192, repeats=3)
     assert len(asked) == 3 and pd.read_csv(results)["seed"].tolist() == [0, 1]
 
 
@@ -168,20 +168,33 @@ def test_what_was_measured_in_another_way_is_measured_again(paths, asked, tmp_pa
         picture, labels, masks = grid(*args, **kwargs)
         return picture // 2, labels, masks
 
-    saturation.collect(enumerate(paths[:2]), results, size=192, repeats=3)
+    saturation.collect(given(paths[:2]), results, size=192, repeats=3)
     monkeypatch.setattr(saturation, name, {"SCORE": 0.3, "HIT": 0.75, "SHOWN": (10, 20), "grid": darker}[name])
     for _ in range(2):
-        saturation.collect(enumerate(paths[:1]), results, size=192, repeats=3)
+        saturation.collect(given(paths[:1]), results, size=192, repeats=3)
     assert len(asked) == 3 and len(pd.read_csv(results)) == 1
 
 
 def test_a_model_of_ones_own_leaves_the_study_as_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
     monkeypatch.setattr("sys.argv", ["ablations.saturation", "mine.safetensors"])
     own = ROWS[ROWS["queries"] == 20]
     monkeypatch.setattr(saturation, "collect", lambda models, results, **_: own.to_csv(results, index=False))
     saturation.main()
-    assert "| 20 | 50 | 62.0" in capsys.readouterr().out and not [*tmp_path.iterdir()]
+    assert "| 20 | 50 | 62.0" in capsys.readouterr().out and len([*tmp_path.iterdir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["lost.safetensors"], "no file lost"), (["--tables"], "is missing"), (["--tables", "a"], "leave out MODEL"),
+     (["a", "--repeats", "0"], "must be 1"), (["--repeats", "7"], "go with MODEL")],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_line(words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ablations.saturation", *words])
+    with pytest.raises(UserError, match=told):
+        saturation.main()
 
 
 def test_table_and_figure_come_from_the_csv_alone(tmp_path):
@@ -201,6 +214,8 @@ def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
     assert saturation.table(rows) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
     assert saturation.figure(rows) == (ROOT / "docs/figures/saturation.svg").read_text(encoding="utf-8")
     assert set(rows["shown"]) == set(saturation.SHOWN)
+    planned = studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml")
+    assert {*rows["params"]} == {run.digest for run in planned}
 
 
 def test_the_study_trains_on_pictures_like_those_it_is_measured_on():

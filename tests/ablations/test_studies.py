@@ -37,8 +37,8 @@ def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, s
 
 def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
     own = merged(BASE, {
-        "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "share": 0.5},
-        "generate": {"unseen": 3, "alike": 0.2}, "model": {"unseen_combinations": 0.1, "hidden_dim": 64},
+        "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "seed": 9},
+        "generate": {"unseen": 3, "seed": 7}, "seed": 8, "model": {"unseen_combinations": 0.1, "hidden_dim": 64},
         "device": "cuda", "loss": {"dice": 1.0}, "input": {"workers": 3, "flip": 0.0}, "visualise": {"size": 99},
         "solver": {"clip": 0.0}, "filter": {"min_score": {"part": 0.3}, "min_logit": {}},
         "tasks": [BASE["tasks"][0] | {"name": "part", "classes": ["door"]}],
@@ -119,3 +119,22 @@ def test_a_misspelt_key_names_the_run():
 def test_a_study_that_is_not_there():
     with pytest.raises(UserError, match="no study 'nonesuch'; there are: backbones"):
         read("nonesuch")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("only: {embedded: {b: [1, 10]}}", "no level 10 of b; there are: 1, 2"),
+        ("only: {embedded: {c: [1]}}", "no factor c"),
+        ("against: {a: z}", "no level z of a; there are: x, y"),
+        ("plot: {x: c, series: b, y: AP}", "plot names"),
+    ],
+)
+def test_a_misspelt_factor_or_level_of_a_study_is_told(keys, told, tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    vary = "{a: {x: , y: }, b: {1: , 2: }}"
+    text = f"question: which?\nvary: {vary}\nseeds: 1\nmetrics: {{AP: evaluate:segm.AP}}\n{keys}\n"
+    (tmp_path / "studies/mine.yaml").write_text(text)
+    monkeypatch.setattr(studies, "HERE", tmp_path)
+    with pytest.raises(UserError, match=told):
+        read("mine")
