@@ -37,8 +37,10 @@ def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, s
 
 def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
     own = merged(BASE, {
-        "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "seed": 9},
-        "generate": {"unseen": 3, "seed": 7}, "seed": 8, "model": {"unseen_combinations": 0.1, "hidden_dim": 64},
+        "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "share": 0.5,
+                 "seed": 9},
+        "generate": {"unseen": 3, "alike": 0.2, "seed": 7}, "seed": 8,
+        "model": {"unseen_combinations": 0.01, "hidden_dim": 64},
         "device": "cuda", "loss": {"dice": 1.0}, "input": {"workers": 3, "flip": 0.0}, "visualise": {"size": 99},
         "solver": {"clip": 0.0}, "filter": {"min_score": {"part": 0.3}, "min_logit": {}},
         "tasks": [BASE["tasks"][0] | {"name": "part", "classes": ["door"]}],
