@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from ablations import experiments
 from ablations.studies import Run, Study
@@ -57,9 +58,11 @@ def _row(study: Study, run: Run, ref: str) -> Row:
 
 
 def number(ref: str, source: str) -> str:
-    """`evaluate:joint.AP` of an experiment; empty if undefined."""
+    """`evaluate:joint.AP` of an experiment, `evaluate:tasks.*.AP` as the mean over the tasks; empty if undefined."""
     file, _, key = source.partition(":")
-    value = json.loads(experiments.file(ref, f"metrics/{file}.json") or "{}")
+    found = [json.loads(experiments.file(ref, f"metrics/{file}.json") or "{}")]
     for part in key.split("."):
-        value = value.get(part, {}) if isinstance(value, dict) else {}
-    return "" if isinstance(value, dict) else str(value)
+        within = [value for value in found if isinstance(value, dict)]
+        found = [child for value in within for name, child in value.items() if part in ("*", name)]
+    values = [value for value in found if not isinstance(value, dict)]
+    return str(round(fmean(values), 4)) if len(values) > 1 else "".join(map(str, values))

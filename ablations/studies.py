@@ -6,7 +6,8 @@ ablations/studies/NAME.yaml:
   vary      {factor: {level: params}}: the runs are the product of the factors' levels
   seeds     how many, or {scale: how many}; 0: not run at that scale
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
-  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/; none: a script tells the study
+  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, `*` in the key the mean over all that stand
+            there; none: a script tells the study
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
   plot      {x: factor, series: factor, y: column}; where not said, the first column by level
 

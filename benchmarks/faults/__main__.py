@@ -1,9 +1,9 @@
 """`python -m benchmarks.faults [--quick] [--only WORDS]`: are faults caught, when, and by their right name?
 
 Each fault is put into a tiny data set, params or code, and the pipeline run from raw data to diagnosis until something
-speaks up; healthy runs, of which nothing may be said, beside them. About 40 minutes on two cores; with --quick 50 s, no
-fault that needs a trained model. Expect a table, which the whole run also writes into docs/diagnosis.md; the last line
-is the share named right. Exit code 1 when a target is missed.
+speaks up; healthy runs, of which nothing may be said, beside them. A quarter of an hour on two cores; with --quick 50
+s, no fault that needs a trained model. Expect a table, which the whole run also writes into docs/diagnosis.md; the last
+line is the share named right. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations

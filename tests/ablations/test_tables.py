@@ -1,5 +1,6 @@
 """Tables, plots and the page, from rows alone; what is collected, from a repository without DVC's runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
     assert call(tmp_path, "git", "rev-parse", "HEAD").startswith(found["commit"])
     assert collect.collect(STUDY, planned, {}, file) == 0
     assert file.read_bytes() == before
+
+
+def test_a_star_is_the_mean_of_what_stands_there(repo):
+    run = runs(STUDY, "embedded", params=ROOT / "params.yaml")[0]
+    tasks = {"shape": {"AP": 60.0, "f1": 5.0}, "fill": {"AP": 71.5}, "odd": {}}
+    repo(run, **{"metrics/evaluate.json": json.dumps({"tasks": tasks})})
+    ref = experiments.result(run, experiments.finished())
+    assert ref
+    keys = ("tasks.*.AP", "tasks.fill.AP", "tasks.*.f1", "tasks.*.ece", "tasks.*", "*.*.AP", "tasks")
+    assert [collect.number(ref, f"evaluate:{key}") for key in keys] == ["65.75", "71.5", "5.0", "", "", "65.75", ""]
 
 
 def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(repo):
