@@ -1,9 +1,9 @@
 """`python -m ablations.cost`: processor time and memory of a training step, by backbone, for the study of backbones.
 
-A minute on one core. Each backbone has a process of its own, one thread, and the settings and tasks of its runs on the
-embedded data: the median of 10 steps on 8 blank pictures with 4 objects each, and the process's peak of resident memory
-(VmHWM of /proc, so Linux alone) less what it held before there was a network. Writes
-ablations/results/backbones_cost.csv and, from that file alone, the table in docs/results.md; with --tables only this.
+A minute on one core at each scale; what is measured already is skipped, --again redoes it. Each backbone has a process
+of its own, one thread, and the settings and tasks of its runs: the median of 10 steps on 8 blank pictures with 4
+objects each, and the process's peak of resident memory (VmHWM of /proc, so Linux alone) less what it held before there
+was a network. Writes ablations/results/backbones_cost.csv and, from that file alone, the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from statistics import median
 
-from ablations import collect, studies, tables
+from ablations import collect, page, studies
 from ablations.studies import SCALES, Run
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 
 FILE = collect.RESULTS / "backbones_cost.csv"
-COLUMNS = ("backbone", "seconds a step", "peak MiB")  # of the table; the file has the digest of the params besides
+COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table; the file has the params' digest besides
 STATUS = Path("/proc/self/status")
 STEPS, OBJECTS = 10, 4
 CLASSES = tuple("abcd")  # of a task whose classes are found in the data: the embedded data have up to 4
@@ -33,33 +33,51 @@ PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}  # freed te
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.cost", description=__doc__.partition("\n")[0])
-    parser.add_argument("--one", help="measure one run's step, and print it")
-    parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument("--one", metavar="RUN", help="measure one run's step, and print it")
+    parser.add_argument("--again", action="store_true", help="also what is measured")
     arguments = parser.parse_args()
-    study = studies.read("backbones")
-    runs = {run.name: run for run in studies.runs(study, SCALES[0], params=Path("params.yaml")) if run.seed == 0}
+    runs = planned()
     if arguments.one:
+        if arguments.one not in runs:
+            raise UserError(f"--one {arguments.one}: there is no such run; there are: {', '.join(runs)}")
         print(*measure(runs[arguments.one]))
         return
-    if not arguments.tables and not STATUS.exists():
+    if not STATUS.exists():
         print(f"nothing measured: the peak of memory is read from {STATUS}, which Linux alone has")
         return
-    if not arguments.tables:
-        rows = []
-        for name, run in runs.items():
-            command = [sys.executable, "-W", "ignore", "-m", "ablations.cost", "--one", name]
-            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PROMPT)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-                raise UserError(f"python -m ablations.cost --one {name}: {last}")
-            rows.append([*run.factors.values(), *done.stdout.split()[-2:], run.digest])
-            print(*rows[-1], flush=True)
-        with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
-            csv.writer(text, lineterminator="\n").writerows([[*COLUMNS, "params"], *rows])
-    rows = collect.read(FILE)
-    if not rows:
-        raise UserError(f"{FILE} is missing: `python -m ablations.cost`, on Linux, measures what the table shows")
-    tables.write(tables.PAGE, {"backbones cost": table(rows)})
+    known = {} if arguments.again else {row["params"]: row for row in collect.read(FILE)}
+    rows = []
+    for name, run in runs.items():
+        row = known.get(run.digest) or dict(zip((*COLUMNS, "params"), _measured(name, run), strict=True))
+        print(*row.values(), flush=True)
+        rows.append(row)
+    with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
+        writer = csv.DictWriter(text, (*COLUMNS, "params"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    publish()
+
+
+def planned() -> dict[str, Run]:
+    """The study's runs at each scale, of one seed, by name."""
+    study, params = studies.read("backbones"), Path("params.yaml")
+    return {run.name: run for scale in SCALES for run in studies.runs(study, scale, params=params) if run.seed == 0}
+
+
+def _measured(name: str, run: Run) -> list[str]:
+    """A row, measured in a process of its own. Raises UserError."""
+    command = [sys.executable, "-W", "ignore", "-m", "ablations.cost", "--one", name]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | PROMPT)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UserError(f"python -m ablations.cost --one {name}: {last}")
+    return [run.scale, *run.factors.values(), *done.stdout.split()[-2:], run.digest]
+
+
+def publish() -> None:
+    """The table of the csv alone, if there is one."""
+    if rows := collect.read(FILE):
+        page.write(page.PAGE, {"backbones cost": table(rows)})
 
 
 def measure(run: Run) -> tuple[str, str]:
@@ -75,7 +93,8 @@ def measure(run: Run) -> tuple[str, str]:
         task.model_copy(update={"classes": CLASSES if task.classes == "auto" else task.classes, "class_weights": None})
         for task in params.tasks
     )
-    network = Mask2Former(tasks, params.model, loss=params.loss, detections=params.test.detections).train()
+    settings = {"loss": params.loss, "detections": params.test.detections, "seen": [(0,) * len(tasks)]}
+    network = Mask2Former(tasks, params.model, **settings).train()
     adam, side = optimizer(network, params.solver), params.input.size
     masks = torch.zeros(OBJECTS, side, side, dtype=torch.bool)
     masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
@@ -98,8 +117,7 @@ def resident(key: str) -> int:
 
 
 def table(rows: list[collect.Row]) -> str:
-    lines = [[*COLUMNS], ["---"] * len(COLUMNS), *([row[name].replace("_", " ") for name in COLUMNS] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return page.table(COLUMNS, [[row[name].replace("_", " ") for name in COLUMNS] for row in rows])
 
 
 if __name__ == "__main__":

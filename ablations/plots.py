@@ -21,7 +21,7 @@ def plot(study: Study, scale: str, groups: Groups) -> str:
 
 def title(study: Study) -> str:
     if study.plot:
-        return f"{study.plot['y']} by {study.plot['x']}, a line a {study.plot['series']}"
+        return f"{study.plot.y} by {study.plot.x}, a line a {study.plot.series}"
     return f"{next(iter(study.metrics))} by {' and '.join(study.vary)}"
 
 
@@ -43,7 +43,7 @@ def _levels(study: Study, scale: str, groups: Groups) -> str:
 
 
 def _lines(study: Study, scale: str, groups: Groups) -> str:
-    factors, (x, series, y) = list(study.vary), (study.plot[key] for key in ("x", "series", "y"))
+    factors, (x, series, y) = list(study.vary), (study.plot.x, study.plot.series, study.plot.y)
     levels = study.levels(scale)
     places = positions(levels[x])
     with style():

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,8 @@ STOPPED: list[bool] = []  # Ctrl-C waits for the DVC command at work, which may 
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs} must be 1 or more")
     if arguments.scale != SCALES[0] and not arguments.data and not arguments.list:
         raise UserError(f"--scale {arguments.scale} needs --data, the folder of its raw data")
     if arguments.scale == SCALES[0] and arguments.data:
@@ -53,7 +56,9 @@ def main() -> None:
         told += f", {old} of these by code that is not the last commit's: --again redoes what it changes"
     print(told, flush=True)
     if arguments.list:
-        print("\n".join(f"{'done ' if run.name in done else '     '} {run.name}" for run in runs))
+        for name, own in groupby(runs, key=lambda run: run.study):
+            print(f"\n{studies.read(name).question}")
+            print("\n".join(f"{'done ' if run.name in done else '     '} {run.name}" for run in own))
     elif todo:
         _run(todo, params, jobs=arguments.jobs)
 

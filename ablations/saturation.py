@@ -8,8 +8,7 @@ objects by their looks alone and take copies for one, which is no want of querie
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
 Some two minutes a model on one core, each kept once it is measured. Writes results/saturation.csv and, from that file
-alone, the table in docs/results.md and docs/figures/saturation.svg; with --tables only these. With MODEL the table is
-printed, no more.
+alone, the table in docs/results.md and docs/figures/saturation.svg. With MODEL the table is printed, no more.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ import pandas as pd
 import torch
 from rich.progress import track
 
-from ablations import experiments, studies, tables
-from mtseg.data.shapes import grid
+from ablations import experiments, page, studies
+from mtseg.data.shapes import SHAPES, grid
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 from mtseg.model import weights
@@ -118,12 +118,15 @@ def measure(
 
 
 def read_model(path: Path) -> Mask2Former:
-    """The model of a checkpoint, built as its own metadata say, whatever params.yaml has; every pair of query and main
-    class is a detection, so that only the queries bound what is found."""
+    """The model of a checkpoint, built as its own metadata say, whatever params.yaml has, and with no limit on the
+    detections, so that only the queries bound what is found. Raises UserError where its classes are not those drawn."""
     _, metadata = weights.load(path)
     tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
+    if lacking := [shape for shape in SHAPES if shape not in tasks[0].classes]:
+        told = f"{path}: its main task, '{tasks[0].name}', has no class {', '.join(lacking)}; the pictures show"
+        raise UserError(f"{told} {', '.join(SHAPES)}: give a model of the embedded data, shape first")
     model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
-    return load_model(path, tasks=tasks, model=model, detections=model.num_queries * tasks[0].num_classes)
+    return load_model(path, tasks=tasks, model=model, detections=sys.maxsize)
 
 
 def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, str, Path]]:
@@ -146,7 +149,7 @@ def table(rows: pd.DataFrame) -> str:
     """Markdown, a row a k. Of several trainings with one number of queries: the mean, of the ends of intervals too."""
     trainings = rows.groupby(["queries", "objects", "shown"]).mean(numeric_only=True).round(1)
     head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in ("missed, ", "found, ", "no mask, "))]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for q, k in itertools.product(sorted(rows["queries"].unique()), sorted(rows["shown"].unique())):
         cells = [str(q), str(k)]
         for name in OBJECTS:
@@ -154,7 +157,7 @@ def table(rows: pd.DataFrame) -> str:
             found = k * (1 - row.missed / 100)
             cells += [f"{row.missed:.1f} ({row.low:.1f} to {row.high:.1f})", f"{found:.0f}", f"{row.missed_masks:.1f}"]
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return page.table(head, lines)
 
 
 def figure(rows: pd.DataFrame) -> str:
@@ -178,14 +181,21 @@ def figure(rows: pd.DataFrame) -> str:
         return svg(drawing, NAME, "Share of objects missed against the number in the picture")
 
 
-def publish(results: Path, page: Path, figures: Path) -> None:
-    """Table and figure of the csv alone."""
-    rows = pd.read_csv(results)
-    figures.mkdir(parents=True, exist_ok=True)
-    with replace_file(figures / f"{NAME}.svg") as temporary:
+def read(results: Path = RESULTS) -> pd.DataFrame:
+    """What was measured; no rows where there is no file."""
+    return pd.read_csv(results, dtype=KEY) if results.exists() else pd.DataFrame(columns=[*KEY])
+
+
+def publish() -> None:
+    """Table and figure of the csv alone, if there is one."""
+    if (rows := read()).empty:
+        return
+    page.FIGURES.mkdir(parents=True, exist_ok=True)
+    drawn = page.FIGURES / f"{NAME}.svg"
+    with replace_file(drawn) as temporary:
         temporary.write_text(figure(rows), encoding="utf-8")
-    drawn = f"![Share missed against the number of objects]({figures.name}/{NAME}.svg)"
-    tables.write(page, {NAME: f"{table(rows)}\n\n{drawn}"})
+    told = f"![Share missed against the number of objects]({page.FIGURES.name}/{drawn.name})"
+    page.write(page.PAGE, {NAME: f"{table(rows)}\n\n{told}"})
 
 
 def collect(models: Iterable[tuple[int, str, Path]], results: Path, *, size: int, repeats: int) -> None:
@@ -193,7 +203,7 @@ def collect(models: Iterable[tuple[int, str, Path]], results: Path, *, size: int
     there. What it has of one already, measured in the same way, is not measured again; rows of others go when all is
     measured."""
     way = digest(size=size, repeats=repeats)
-    before = pd.read_csv(results, dtype=KEY) if results.exists() else pd.DataFrame(columns=[*KEY])
+    before = read(results)
     known = dict([*before[before["measure"] == way].groupby("model")])
     given = {}
     for seed, params, path in models:
@@ -229,19 +239,14 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
     parser.add_argument("--size", type=int, default=SIZE, help="of the pictures, pixels")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--tables", action="store_true", help="measure nothing: table and figure of the csv anew")
     arguments = parser.parse_args()
     asked = {"size": arguments.size, "repeats": arguments.repeats}
     if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
         raise UserError("--size and --repeats go with MODEL: what is committed is measured in one way")
-    if arguments.tables and arguments.models:
-        raise UserError("--tables measures nothing: leave out MODEL")
     if arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats} must be 1 or more")
     if missing := [str(path) for path in arguments.models if not path.is_file()]:
         raise UserError(f"no file {', '.join(missing)}")
-    if arguments.tables and not RESULTS.exists():
-        raise UserError(f"{RESULTS} is missing: `python -m ablations.saturation` measures what the table shows")
     if arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             collect(
@@ -249,11 +254,10 @@ def main() -> None:
                 own := Path(folder) / RESULTS.name,
                 **asked,
             )
-            print(table(pd.read_csv(own)))
+            print(table(read(own)))
         return
-    if not arguments.tables:
-        collect(trained(), RESULTS, **asked)
-    publish(RESULTS, tables.PAGE, tables.FIGURES)
+    collect(trained(), RESULTS, **asked)
+    publish()
 
 
 if __name__ == "__main__":

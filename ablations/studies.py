@@ -9,7 +9,7 @@ ablations/studies/NAME.yaml:
   metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, `*` in the key the mean over all that stand
             there; none: a script tells the study
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
-  plot      {x: factor, series: factor, y: column}; where not said, the first column by level
+  plot      {x: factor, series: factor, y: column}; where not said, the first column by level (optional)
 
 ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
 that over embedded.yaml, which says all: no study hangs on what params.yaml holds for one's own data.
@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from mtseg.errors import UserError
 from mtseg.params import Params, validate
@@ -38,8 +39,17 @@ from mtseg.params import Params, validate
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
 SCALES = ("embedded", "carparts")
+MEASURED = ("evaluate", "filter", "train")  # files of metrics/ that a run leaves
 NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
 Overlay = dict[str, Any]
+
+
+class Plot(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    x: str
+    series: str
+    y: str
 
 
 class Study(BaseModel):
@@ -53,14 +63,14 @@ class Study(BaseModel):
     only: dict[Literal[SCALES], dict[str, list[str | int | float]]] = {}
     metrics: dict[str, str] = {}
     against: dict[str, str | int | float | list[str | int | float]] = {}
-    plot: dict[Literal["x", "series", "y"], str] = {}
+    plot: Plot | None = None
     at: dict[Literal[SCALES], Overlay] = {}
 
     def levels(self, scale: str) -> dict[str, list[str]]:
         """The levels of each factor that are run at a scale, in the order of the file."""
         chosen = self.only.get(scale, {})
         return {
-            factor: [str(level) for level in levels if level in chosen.get(factor, levels)]
+            factor: [str(level) for level in levels if str(level) in map(str, chosen.get(factor, levels))]
             for factor, levels in self.vary.items()
         }
 
@@ -125,8 +135,8 @@ def read(name: str) -> Study:
     if name not in names():
         raise UserError(f"there is no study '{name}'; there are: {', '.join(names())}")
     try:
-        study = Study.model_validate(read_params(HERE / "studies" / f"{name}.yaml") | {"name": name})
-    except ValueError as error:
+        study = Study.model_validate({**read_params(HERE / "studies" / f"{name}.yaml"), "name": name})
+    except (TypeError, ValueError, YAMLError) as error:
         raise UserError(f"ablations/studies/{name}.yaml: {' '.join(str(error).split())}") from None
     named = [*study.against.items(), *(item for chosen in study.only.values() for item in chosen.items())]
     for factor, at in named:
@@ -134,9 +144,12 @@ def read(name: str) -> Study:
         if wrong := [str(level) for level in (at if isinstance(at, list) else [at]) if str(level) not in levels]:
             there = f"level {wrong[0]} of {factor}; there are: {', '.join(levels)}" if levels else f"factor {factor}"
             raise UserError(f"ablations/studies/{name}.yaml: there is no {there}")
-    unknown = {study.plot[key] for key in ("x", "series") if key in study.plot} - {*study.vary}
-    if unknown or study.plot.get("y", next(iter(study.metrics), None)) not in (*study.metrics, None):
+    if (plot := study.plot) and not ({plot.x, plot.series} <= {*study.vary} and plot.y in study.metrics):
         raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
+    for column, source in study.metrics.items():
+        if source.partition(":")[0] not in MEASURED or source.count(":") != 1:
+            there = ", ".join(f"{known}:key" for known in MEASURED)
+            raise UserError(f"ablations/studies/{name}.yaml: metric '{column}' is {source}; may be: {there}")
     return study
 
 
@@ -171,18 +184,18 @@ def _drawn(seed: int, scale: str) -> Overlay:
     return drawn | {"generate": {"seed": seed}} if scale == SCALES[0] else drawn
 
 
-def merged(base: Overlay, overlay: Overlay) -> Overlay:
-    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but tasks by index too.
+def merged(base: Overlay, overlay: Overlay, *, top: bool = True) -> Overlay:
+    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but at the top tasks by index too.
     Raises UserError for a task that is not there."""
     result = copy.deepcopy(base)
     for key, value in overlay.items():
-        if key == "main":
+        if top and key == "main":
             result["tasks"] = _with_main(_having(result["tasks"], value), int(value))
-        elif key == "tasks" and isinstance(value, dict):
+        elif top and key == "tasks" and isinstance(value, dict):
             for index, keys in value.items():
                 _having(result["tasks"], index)[int(index)] |= keys
         elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = merged(result[key], value)
+            result[key] = merged(result[key], value, top=False)
         else:
             result[key] = copy.deepcopy(value)
     return result

@@ -1,8 +1,9 @@
 """`python -m ablations.tables`: the studies' numbers, tables and plots, anew.
 
 Seconds. What the experiments here say goes into ablations/results/STUDY_SCALE.csv, and from these files alone come the
-tables of docs/results.md, between `<!-- STUDY SCALE -->` and `<!-- /STUDY SCALE -->`, and docs/figures/STUDY_SCALE.svg.
-Without experiments, such as in a fresh clone, the csv files stay as they are, but for rows of other params.
+tables of docs/results.md, between `<!-- STUDY SCALE -->` and `<!-- /STUDY SCALE -->`, and docs/figures/STUDY_SCALE.svg;
+so do those of ablations.cost and ablations.saturation, from what they last measured. Without experiments, such as in a
+fresh clone, the csv files stay as they are, but for rows of other params.
 
 A table gives the mean over seeds and half the 95 % interval of that mean, by Student's t. A difference is taken seed by
 seed, then treated in the same way: runs with the same seed see the same data.
@@ -14,15 +15,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations import collect, experiments, plots, studies
+from ablations import collect, cost, experiments, page, plots, saturation, studies
 from ablations.collect import Row
 from ablations.means import groups, mean_and_half
 from ablations.studies import SCALES, Study
-from mtseg.errors import UserError, run_stage
+from mtseg.errors import run_stage
 from mtseg.files import replace_file
-
-PAGE = Path("docs/results.md")
-FIGURES = Path("docs/figures")
 
 
 def main() -> None:
@@ -44,13 +42,17 @@ def main() -> None:
                 gone = f"; {before - len(rows)} rows fewer than before" if len(rows) < before else ""
                 old = experiments.other_code([row["commit"] for row in rows])
                 gone += f"; {old} by code that is not the last commit's" if old else ""
+                empty = [column for column in study.metrics if not any(row[column] for row in rows)]
+                gone += f"; no figure of {', '.join(empty)}" if rows and empty else ""
                 print(f"{file}: {len(rows)} of {len(runs)} runs, {found} from experiments here{gone}")
             if rows:
-                blocks[f"{name} {scale}"] = block(study, scale, rows, FIGURES)
-            elif f"<!-- {name} {scale} -->" in PAGE.read_text(encoding="utf-8"):
+                blocks[f"{name} {scale}"] = block(study, scale, rows, page.FIGURES)
+            elif f"<!-- {name} {scale} -->" in page.PAGE.read_text(encoding="utf-8"):
                 blocks[f"{name} {scale}"] = ""
-                (FIGURES / f"{name}_{scale}.svg").unlink(missing_ok=True)
-    write(PAGE, blocks)
+                (page.FIGURES / f"{name}_{scale}.svg").unlink(missing_ok=True)
+    page.write(page.PAGE, blocks)
+    for other in (cost, saturation):
+        other.publish()
 
 
 def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
@@ -71,7 +73,7 @@ def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
     references = study.references(scale)
     against = [f"{headline} against {factor} {level}".replace("_", " ") for factor, level in references]
     head = [*study.vary, "seeds", *metrics, *against]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for levels, columns in found.items():
         seeds = len({seed for values in columns.values() for seed in values})
         cells = [level.replace("_", " ") for level in levels]
@@ -83,23 +85,7 @@ def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
             apart = [own[seed] - other[seed] for seed in own if seed in other]
             cells.append("" if reference == levels else mean_and_half(apart, signed=True))
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def write(page: Path, blocks: dict[str, str]) -> None:
-    """Put each block between its marks; one without marks yet comes at the end. What else stands there stays."""
-    text = page.read_text(encoding="utf-8")
-    for name, content in blocks.items():
-        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, found, rest = text.partition(opening)
-        if not found:
-            before, rest = f"{text.rstrip()}\n\n", f"\n{closing}\n"
-        _, closed, after = rest.partition(closing)
-        if not closed:
-            raise UserError(f"{page}: {opening} has no {closing}")
-        text = "\n\n".join(part for part in (f"{before}{opening}", content, f"{closing}{after}") if part)
-    with replace_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return page.table(head, lines)
 
 
 if __name__ == "__main__":

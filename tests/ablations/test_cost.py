@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_step_that_fails_is_told_in_a_line(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["ablations.cost"])
+    monkeypatch.setattr("sys.argv", ["ablations.cost", "--again"])
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nMemoryError: too much\n")
     monkeypatch.setattr(cost, "STATUS", Path(__file__))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
@@ -49,22 +49,53 @@ def test_a_step_has_all_tasks_of_the_run(monkeypatch):
     assert all(losses[f"loss_{task.name}_0"] > 0 for task in tasks)
 
 
+@pytest.fixture
+def written(monkeypatch, tmp_path):
+    """The csv, and a page of its own."""
+    (tmp_path / "results.md").write_text("<!-- backbones cost -->\nold\n<!-- /backbones cost -->\n")
+    monkeypatch.setattr(cost.page, "PAGE", tmp_path / "results.md")
+    monkeypatch.setattr(cost, "FILE", tmp_path / "cost.csv")
+    return tmp_path / "cost.csv"
+
+
+def test_what_was_measured_with_the_same_params_is_not_measured_again(written, monkeypatch):
+    measured = []
+
+    def of(name, run):
+        measured.append(name)
+        return [run.scale, *run.factors.values(), "0.1", str(len(measured)), run.digest]
+
+    monkeypatch.setattr(cost, "STATUS", Path(__file__))
+    monkeypatch.setattr(cost, "_measured", of)
+    monkeypatch.setattr("sys.argv", ["ablations.cost"])
+    cost.main()
+    assert measured == [*cost.planned()] and "old" not in cost.page.PAGE.read_text()
+    first, lines = written.read_bytes(), written.read_text().splitlines()
+    cost.main()
+    assert len(measured) == len(lines) - 1 and written.read_bytes() == first
+    written.write_text("\n".join([*lines[:2], lines[2].replace(lines[2].split(",")[-1], "other"), *lines[3:]]) + "\n")
+    cost.main()
+    assert measured[len(lines) - 1 :] == [[*cost.planned()][1]]
+    monkeypatch.setattr("sys.argv", ["ablations.cost", "--again"])
+    cost.main()
+    assert len(measured) == 2 * (len(lines) - 1) + 1
+
+
+def test_a_run_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ablations.cost", "--one", "nonesuch"])
+    with pytest.raises(UserError, match="--one nonesuch: there is no such run; there are: backbones-efficientnet"):
+        cost.main()
+
+
 def test_the_committed_table_is_of_the_committed_csv_and_this_of_todays_settings():
     rows = collect.read(ROOT / cost.FILE)
-    text = (ROOT / cost.tables.PAGE).read_text(encoding="utf-8")
+    text = (ROOT / cost.page.PAGE).read_text(encoding="utf-8")
     assert f"<!-- backbones cost -->\n\n{cost.table(rows)}\n\n<!--" in text
-    planned = studies.runs(studies.read("backbones"), studies.SCALES[0], params=ROOT / "params.yaml")
-    assert {(row["backbone"], row["params"]) for row in rows} == {
-        (run.factors["backbone"], run.digest) for run in planned if run.seed == 0
+    assert {(row["scale"], row["backbone"], row["params"]) for row in rows} == {
+        (run.scale, run.factors["backbone"], run.digest) for run in cost.planned().values()
     }
 
 
-def test_without_a_csv_the_page_stays_as_it_is(monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["ablations.cost", "--tables"])
-    page = tmp_path / "results.md"
-    page.write_text("<!-- backbones cost -->\nold\n<!-- /backbones cost -->\n")
-    monkeypatch.setattr(cost.tables, "PAGE", page)
-    monkeypatch.setattr(cost, "FILE", tmp_path / "none.csv")
-    with pytest.raises(UserError, match=r"none.csv is missing: `python -m ablations.cost`"):
-        cost.main()
-    assert "old" in page.read_text()
+def test_without_a_csv_the_page_stays_as_it_is(written):
+    cost.publish()
+    assert "old" in cost.page.PAGE.read_text()

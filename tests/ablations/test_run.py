@@ -126,6 +126,7 @@ def test_a_lock_of_a_queueing_that_was_killed_comes_back_unless_another_was_writ
         (["--scale", "carparts"], "needs --data"),
         (["--data", "."], "--data goes with --scale carparts"),
         (["nonesuch"], "no study 'nonesuch'"),
+        (["--jobs", "0"], "--jobs 0 must be 1 or more"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(arguments, told, monkeypatch):

@@ -104,12 +104,30 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
     given = tiny.params()
     weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
     model = saturation.read_model(tmp_path / "last.safetensors")
-    assert model.num_queries == 6 and model.detections == 6 * tasks[0].num_classes
+    assert model.num_queries == 6
     rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
     assert [(row["objects"], row["shown"]) for row in rows] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
     with pytest.raises(UserError, match="multiple of 32"):
         saturation.measure(model, size=100)
+
+
+def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
+    tasks = (*tasks, tiny.PARAMS.tasks[1].model_copy(update={"classes": tuple("abcdefghi"), "background": False}))
+    seen = [*itertools.product(range(4), range(9))]
+    network = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01})
+    built = tiny.params().model.model_copy(update={"unseen_combinations": 0.01})
+    weights.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
+    (scene,) = saturation.scenes(3, alike=True, repeats=1, size=64)
+    (found,) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.picture)])
+    assert found.query.bincount(minlength=6).tolist() == [36] * 6
+
+
+def test_a_model_of_other_classes_is_told(tmp_path):
+    tasks = [tiny.params().tasks[0].model_copy(update={"name": "part", "classes": ("square", "door")})]
+    weights.save(tmp_path / "own.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
+    with pytest.raises(UserError, match="main task, 'part', has no class circle, star, triangle"):
+        saturation.read_model(tmp_path / "own.safetensors")
 
 
 @pytest.fixture
@@ -187,8 +205,8 @@ def test_a_model_of_ones_own_leaves_the_study_as_it_is(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["lost.safetensors"], "no file lost"), (["--tables"], "is missing"), (["--tables", "a"], "leave out MODEL"),
-     (["a", "--repeats", "0"], "must be 1"), (["--repeats", "7"], "go with MODEL")],
+    [(["lost.safetensors"], "no file lost"), (["a", "--repeats", "0"], "must be 1"),
+     (["--repeats", "7"], "go with MODEL")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_one_line(words, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -197,12 +215,17 @@ def test_what_cannot_be_measured_is_one_line(words, told, tmp_path, monkeypatch)
         saturation.main()
 
 
-def test_table_and_figure_come_from_the_csv_alone(tmp_path):
-    (tmp_path / "results.md").write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
-    ROWS.to_csv(tmp_path / "saturation.csv", index=False)
+def test_table_and_figure_come_from_the_csv_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (saturation.page.PAGE.parent, saturation.RESULTS.parent):
+        folder.mkdir(parents=True)
+    saturation.page.PAGE.write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
+    saturation.publish()
+    assert "old" in saturation.page.PAGE.read_text()  # nothing was measured
+    ROWS.to_csv(saturation.RESULTS, index=False)
     for _ in range(2):
-        saturation.publish(tmp_path / "saturation.csv", tmp_path / "results.md", tmp_path / "figures")
-        page, drawing = (tmp_path / "results.md").read_text(), (tmp_path / "figures/saturation.svg").read_text()
+        saturation.publish()
+        page, drawing = saturation.page.PAGE.read_text(), Path("docs/figures/saturation.svg").read_text()
         assert page.startswith("above\n") and page.endswith("below\n") and "old" not in page
         assert "| 20 | 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 62.0 (61.0 to 63.0) | 19 | 31.0 |" in page
         assert "20 queries" in drawing and "100 queries" in drawing
@@ -210,7 +233,7 @@ def test_table_and_figure_come_from_the_csv_alone(tmp_path):
 
 
 def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
-    rows = pd.read_csv(ROOT / saturation.RESULTS)
+    rows = saturation.read(ROOT / saturation.RESULTS)
     assert saturation.table(rows) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
     assert saturation.figure(rows) == (ROOT / "docs/figures/saturation.svg").read_text(encoding="utf-8")
     assert set(rows["shown"]) == set(saturation.SHOWN)

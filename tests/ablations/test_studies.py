@@ -83,6 +83,19 @@ def test_a_scale_may_run_less():
     assert [run.factors for run in runs(given, "carparts", params=PARAMS)] == [{"a": "y"}]
 
 
+def test_a_level_that_is_a_number_may_be_given_as_text():
+    vary = {"a": {1: None, 2: {"loss": {"mask": 1.0}}}}
+    given = study(vary=vary, seeds=1, only={"embedded": {"a": ["2"]}})
+    assert [run.factors for run in runs(given, "embedded", params=PARAMS)] == [{"a": "2"}]
+
+
+def test_a_task_called_main_or_tasks_may_have_a_threshold():
+    for name in ("main", "tasks"):
+        base = merged(BASE, {"filter": {"min_score": {name: 0.5, "fill": 0.2}}})
+        found = merged(base, {"filter": {"min_score": {name: 0.3}}})
+        assert found["filter"]["min_score"] == {name: 0.3, "fill": 0.2} and found["tasks"] == BASE["tasks"]
+
+
 def test_tasks_are_set_by_index_or_as_a_whole_and_the_base_stays():
     before = read_params(PARAMS)
     changed = merged(BASE, {"tasks": {1: {"background": False}}})
@@ -130,12 +143,19 @@ def test_a_study_that_is_not_there():
         ("only: {embedded: {c: [1]}}", "no factor c"),
         ("against: {a: z}", "no level z of a; there are: x, y"),
         ("plot: {x: c, series: b, y: AP}", "plot names"),
+        ("plot: {x: a, series: b, y: AR}", "plot names"),
+        ("plot: {x: a}", "plot.series Field required"),
+        ("metrics: {AP: evalute:segm.AP}", "metric 'AP' is evalute:segm.AP; may be: evaluate:key"),
+        ("metrics: {AP: evaluate}", "metric 'AP' is evaluate; may be"),
+        ("seeds: 1\nseeds: 2", 'duplicate key "seeds"'),
+        ("metrics: [", "mine.yaml: "),
     ],
 )
-def test_a_misspelt_factor_or_level_of_a_study_is_told(keys, told, tmp_path, monkeypatch):
+def test_a_mistake_in_a_study_is_told(keys, told, tmp_path, monkeypatch):
     (tmp_path / "studies").mkdir()
-    vary = "{a: {x: , y: }, b: {1: , 2: }}"
-    text = f"question: which?\nvary: {vary}\nseeds: 1\nmetrics: {{AP: evaluate:segm.AP}}\n{keys}\n"
+    given = {"vary": "{a: {x: , y: }, b: {1: , 2: }}", "seeds": "1", "metrics": "{AP: evaluate:segm.AP}"}
+    lines = [f"{key}: {value}" for key, value in given.items() if not keys.startswith(key)]
+    text = "\n".join(["question: which?", *lines, keys, ""])
     (tmp_path / "studies/mine.yaml").write_text(text)
     monkeypatch.setattr(studies, "HERE", tmp_path)
     with pytest.raises(UserError, match=told):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ablations import collect, experiments, means, studies, tables
+from ablations.page import FIGURES, PAGE, write
 from ablations.studies import SCALES, Study, runs
 from mtseg.errors import UserError
 from tests.repository import call, commit
@@ -71,15 +72,15 @@ COMMITTED = [
 def test_page_and_figure_are_those_of_the_committed_rows_and_these_of_todays_runs(study, scale, tmp_path):
     rows = collect.read(collect.path(study, scale, ROOT / collect.RESULTS))
     assert {row["params"] for row in rows} <= {run.digest for run in runs(study, scale, params=ROOT / "params.yaml")}
-    block = tables.block(study, scale, rows, tmp_path / tables.FIGURES.name)
-    text = (ROOT / tables.PAGE).read_text(encoding="utf-8")
+    block = tables.block(study, scale, rows, tmp_path / FIGURES.name)
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
     assert f"<!-- {study.name} {scale} -->\n\n{block}\n\n<!--" in text
     for drawn in tmp_path.glob("*/*.svg"):
-        assert drawn.read_bytes() == (ROOT / tables.FIGURES / drawn.name).read_bytes()
+        assert drawn.read_bytes() == (ROOT / FIGURES / drawn.name).read_bytes()
 
 
 def test_the_page_has_a_place_for_every_study():
-    text = (ROOT / tables.PAGE).read_text(encoding="utf-8")
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
     for study in map(studies.read, studies.names()):
         for scale in SCALES if study.metrics else ():
             assert f"<!-- {study.name} {scale} -->" in text
@@ -96,7 +97,7 @@ def test_the_same_bytes_each_time_and_the_page_around_stays(tmp_path):
     seen = set()
     for _ in range(2):
         block = tables.block(STUDY, "embedded", ROWS, tmp_path / "figures")
-        tables.write(page, {"mine embedded": block})
+        write(page, {"mine embedded": block})
         seen.add((page.read_bytes(), (tmp_path / "figures" / "mine_embedded.svg").read_bytes()))
     assert len(seen) == 1
     text = page.read_text()
@@ -110,11 +111,11 @@ def test_a_block_without_marks_comes_at_the_end_once(tmp_path):
     page = tmp_path / "results.md"
     page.write_text("# Results\n")
     for text in ("one", "two"):
-        tables.write(page, {"new": text})
+        write(page, {"new": text})
     assert page.read_text() == "# Results\n\n<!-- new -->\n\ntwo\n\n<!-- /new -->\n"
     page.write_text("<!-- new -->\n")
     with pytest.raises(UserError, match="has no <!-- /new -->"):
-        tables.write(page, {"new": "three"})
+        write(page, {"new": "three"})
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_a_row_of_other_params_goes_and_so_does_its_table(repo, tmp_path):
     assert collect.read(file) == []
     (tmp_path / "page.md").write_text("a\n\n<!-- x -->\n\nold\n\n<!-- /x -->\n")
     for _ in range(2):
-        tables.write(tmp_path / "page.md", {"x": ""})
+        write(tmp_path / "page.md", {"x": ""})
         assert (tmp_path / "page.md").read_text() == "a\n\n<!-- x -->\n\n<!-- /x -->\n"
 
 

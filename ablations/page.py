@@ -1,0 +1,33 @@
+"""docs/results.md: what stands between the marks of a study, `<!-- NAME -->` and `<!-- /NAME -->`, is written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtseg.errors import UserError
+from mtseg.files import replace_file
+
+PAGE = Path("docs/results.md")
+FIGURES = Path("docs/figures")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def write(page: Path, blocks: Mapping[str, str]) -> None:
+    """Put each block between its marks; one without marks yet comes at the end. What else stands there stays."""
+    text = page.read_text(encoding="utf-8")
+    for name, content in blocks.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = text.partition(opening)
+        if not found:
+            before, rest = f"{text.rstrip()}\n\n", f"\n{closing}\n"
+        _, closed, after = rest.partition(closing)
+        if not closed:
+            raise UserError(f"{page}: {opening} has no {closing}")
+        text = "\n\n".join(part for part in (f"{before}{opening}", content, f"{closing}{after}") if part)
+    with replace_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
