@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations import collect, cost, experiments, page, plots, saturation, studies
+from ablations import collect, cost, experiments, page, plots, studies
 from ablations.collect import Row
 from ablations.means import groups, mean_and_half
 from ablations.studies import SCALES, Study
@@ -26,6 +26,8 @@ from mtseg.files import replace_file
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.tables", description=__doc__.partition("\n")[0])
     parser.parse_args()
+    from ablations import saturation  # imports torch, whose warnings are silenced by now
+
     refs = experiments.finished()
     blocks = {}
     for name in studies.names():
