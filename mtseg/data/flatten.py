@@ -48,9 +48,9 @@ def flatten(
 ) -> tuple[dict[str, list[Image]], Task, dict[str, Any]]:
     """The splits and their one task, and for the report its classes and how many objects were `ignored`, for lack of a
     label, or `left_out`, their labels being those of no class. Raises UserError."""
-    for task_, label in ((task, label) for task in tasks for label in task.classes):
-        if SEPARATOR in label:
-            told = f"class {label!r} of task '{task_.name}' has a comma, which parts the labels of a flat class"
+    for own in tasks:
+        if parted := [label for label in own.classes if SEPARATOR in label]:
+            told = f"class {parted[0]!r} of task '{own.name}' has a comma, which parts the labels of a flat class"
             raise UserError(f"{told}: rename it in data.mapping, or set data.flatten: false")
     every = [instance for images in splits.values() for image in images for instance in image.instances]
     found = {_labels(instance, tasks) for instance in every}

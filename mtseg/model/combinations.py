@@ -140,8 +140,8 @@ class Reading:
 
 
 def combinations(seen: Iterable[Sequence[int]], tasks: Sequence[Task], model: Model) -> list[tuple[int, ...]]:
-    """Those seen and what a horizontal flip makes of them, sorted: class indices of every task. None where heads are
-    apart. Raises UserError when none was seen."""
+    """Those seen and what a horizontal flip makes of them, sorted: class indices of every task. Empty where heads
+    are apart. Raises UserError when none was seen."""
     if len(tasks) == 1 or model.unseen_combinations == 1:
         return []
     flipped = [task.flipped() for task in tasks]

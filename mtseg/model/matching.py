@@ -58,9 +58,9 @@ def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...]
 def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
     """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and minus the geometric
     mean of the probabilities of the instance's labels, by match weights (F10): a query with all of them goes before one
-    with some, and the mean of many is no less than of one. A label has no part in it where it is missing, or where its
-    task has no weight in the loss (F9), for what is not trained has no say. Columns past a picture's own instances mean
-    nothing."""
+    with some, and more labels do not make it smaller, as a product's would. A label has no part in it where it is
+    missing, or where its task has no weight in the loss (F9), for what is not trained has no say. Columns past a
+    picture's own instances mean nothing."""
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)

@@ -18,7 +18,7 @@ def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change:
     every = (tuple(i.labels[task.name] for task in tasks) for image in train for i in image.instances if not i.crowd)
     shown = {labels for labels in every if None not in labels}
     flipped = [task.flipped() for task in tasks]
-    mirrored = {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in shown}
+    shown |= {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in shown}
     if given is None:
         if len(tasks) == 1 or model.unseen_combinations == 1 or not shown:
             return []
@@ -27,9 +27,11 @@ def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change:
         evidence = f"what is unseen weighs {given.unseen:g}, model.unseen_combinations is {model.unseen_combinations:g}"
     else:
         seen = {tuple(labels) for labels in given.seen.tolist()}
-        missing, alien = len(shown - seen), len(seen - shown - mirrored)
+        missing, alien = len(shown - seen), len(seen - shown)
         if not missing and not alien:
             return []
-        evidence = f"of {len(shown)} combinations of labels in train {missing} are held for unseen, of {len(seen)} held"
-        evidence += f" for seen {alien} are not in train"
+        evidence = (
+            f"of {len(shown)} combinations of labels that train and its mirror images show {missing} are held for"
+        )
+        evidence += f" unseen, of {len(seen)} held for seen {alien} are not among them"
     return [Finding("prior_wrong", "error", evidence, change)]

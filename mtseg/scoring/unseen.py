@@ -26,8 +26,8 @@ def metrics(evidence: Evidence, trained: Collection[tuple[int, ...]]) -> dict[st
     scored = curves.average_precision(evidence.jointly, evidence.pictures, once)
     counted = ~np.isnan(scored).all(axis=(0, 2))  # a combination of crowds alone is asked of nobody
     seen = np.array([name in known for name in names], dtype=bool)
-    if not (counted & ~seen).any():
+    groups = {"unseen_AP": counted & ~seen, "seen_AP": counted & seen}
+    if not groups["unseen_AP"].any():
         return {}
-    groups = {"unseen_AP": ~seen, "seen_AP": seen & counted}
     means = {name: float(curves.mean(scored[:, group])[0]) for name, group in groups.items() if group.any()}
-    return {"unseen": int((counted & ~seen).sum())} | {name: percent(value) for name, value in means.items()}
+    return {"unseen": int(groups["unseen_AP"].sum())} | {name: percent(value) for name, value in means.items()}
