@@ -66,7 +66,7 @@ def test_a_prior_that_is_not_of_the_data_is_told():
 def test_mirror_images_count_as_seen():
     tasks = make_tasks(4, background=False)
     tasks = (*tasks[:-1], tasks[-1].model_copy(update={"flip_pairs": (("left", "right"),)}))
-    images = [replace(image, instances=image.instances[:1]) for image in scene(tasks, pictures=1)]
+    images = [replace(image, instances=image.instances[:1]) for image in scene(tasks, pictures=3)]
     shown = {tuple(i.labels[t.name] for t in tasks) for image in images for i in image.instances}
     mirrored = {(*labels[:-1], 1 - labels[-1]) for labels in shown}
     assert not told(joined(sorted(shown | mirrored), tasks), images, tasks)
