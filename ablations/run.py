@@ -23,7 +23,7 @@ from ablations import experiments, studies
 from ablations.studies import SCALES, Run
 from mtseg.errors import UserError, run_stage
 
-PERIOD = 10  # s between looks at the queue
+PERIOD = 30  # s between looks at the queue, of which one takes some seconds of a core once it has hundreds of runs
 STOPPED: list[bool] = []  # Ctrl-C waits for the DVC command at work, which may hold the working tree in its hands
 
 
