@@ -22,7 +22,8 @@ from mtseg.params import validate
 CODE = ("dvc.yaml", "mtseg", "stages", "recipes")
 TARGETS = ("evaluate", "filter")
 REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need
-LOCK, LOCK_ASIDE = Path("dvc.lock"), Path(".dvc/tmp/dvc.lock.aside")
+TMP = Path(".dvc/tmp")
+LOCK, LOCK_ASIDE = Path("dvc.lock"), TMP / "dvc.lock.aside"
 TRIES = 5  # while a worker, as it takes or hands back an experiment, holds the repository's lock or writes its record
 PASSING = ("acquire lock", "index.lock", "Expecting value")  # what DVC says then
 
@@ -142,7 +143,7 @@ def statuses() -> dict[str, str]:
 
 def workers() -> bool:
     """Whether any worker is alive: what the queue's status says of it is late on a busy machine."""
-    for path in (Path(git("rev-parse", "--show-toplevel").strip()) / ".dvc/tmp/exps/celery").glob("*.pid"):
+    for path in (TMP / "exps/celery").glob("*.pid"):
         try:
             os.kill(int(path.read_text()), 0)
             return True

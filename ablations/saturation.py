@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from rich.progress import track
 
 from ablations import experiments, page, studies
@@ -125,7 +126,10 @@ def read_model(path: Path) -> Mask2Former:
     if lacking := [shape for shape in SHAPES if shape not in tasks[0].classes]:
         told = f"{path}: its main task, '{tasks[0].name}', has no class {', '.join(lacking)}; the pictures show"
         raise UserError(f"{told} {', '.join(SHAPES)}: give a model of the embedded data, shape first")
-    model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
+    try:
+        model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
+    except (KeyError, ValidationError):
+        raise UserError(f"{path} does not say all of its network, as one of this version does: train again") from None
     return load_model(path, tasks=tasks, model=model, detections=sys.maxsize)
 
 

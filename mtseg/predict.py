@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -22,16 +23,20 @@ from mtseg.sections import Input, Model, Task
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
     """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
     state, metadata = weights.load(path)
-    older = {"unseen_combinations": 1} | metadata.get("model", {})  # of before there was a choice
-    for name, ours in description(tasks, model).items():
-        if (metadata | {"model": older}).get(name) != ours:
-            raise UserError(f"{path} was trained with {name} {metadata.get(name)}, params.yaml has {ours}: train again")
+    theirs, ours = _keys(metadata), _keys(description(tasks, model))
+    if other := sorted(key for key in ours if theirs.get(key) != ours[key]):
+        told = f"{other[0]} {theirs.get(other[0], 'unknown')}, params.yaml has {ours[other[0]]}"
+        raise UserError(f"{path} was trained with {told}: train again")
     if "seen" not in metadata and model.unseen_combinations < 1:
         raise UserError(f"{path} does not say which combinations of labels it was trained with: train again")
     seen = [tuple(labels) for labels in metadata.get("seen", ())]
     network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections, seen=seen)
     network.load_state_dict(state)
     return network
+
+
+def _keys(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tasks": description.get("tasks")} | {f"model.{k}": v for k, v in description.get("model", {}).items()}
 
 
 def description(tasks: Sequence[Task], model: Model) -> dict:

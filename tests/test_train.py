@@ -229,7 +229,7 @@ def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data
     for prediction in found[0]:
         assert prediction.area > 0 and 0 < prediction.mask_quality <= 1
     other = tiny.params(model={"num_queries": 7}).model
-    with pytest.raises(UserError, match="trained with model .*'num_queries': 6"):
+    with pytest.raises(UserError, match="trained with model.num_queries 6, params.yaml has 7: train again"):
         load_model(path, tasks=tasks, model=other, detections=20)
 
 

@@ -30,8 +30,6 @@ def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change:
         missing, alien = len(shown - seen), len(seen - shown)
         if not missing and not alien:
             return []
-        evidence = (
-            f"of {len(shown)} combinations of labels that train and its mirror images show {missing} are held for"
-        )
-        evidence += f" unseen, of {len(seen)} held for seen {alien} are not among them"
+        evidence = (f"of {len(shown)} combinations of labels that train and its mirror images show {missing} are held "
+                    f"for unseen, of {len(seen)} held for seen {alien} are not among them")  # fmt: skip
     return [Finding("prior_wrong", "error", evidence, change)]

@@ -130,6 +130,14 @@ def test_a_model_of_other_classes_is_told(tmp_path):
         saturation.read_model(tmp_path / "own.safetensors")
 
 
+def test_a_model_that_does_not_say_its_network_is_told(tasks, tmp_path):
+    said = description(tasks, tiny.params().model)
+    del said["model"]["unseen_combinations"]
+    weights.save(tmp_path / "old.safetensors", tiny.network(tasks), said)
+    with pytest.raises(UserError, match="does not say all of its network"):
+        saturation.read_model(tmp_path / "old.safetensors")
+
+
 @pytest.fixture
 def paths(tasks, tmp_path):
     paths = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
