@@ -20,7 +20,6 @@ from mtseg.errors import UserError
 from mtseg.params import validate
 
 CODE = ("dvc.yaml", "mtseg", "stages", "recipes")
-TARGETS = ("evaluate", "filter")
 REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need
 TMP = Path(".dvc/tmp")
 LOCK, LOCK_ASIDE = Path("dvc.lock"), TMP / "dvc.lock.aside"
@@ -79,14 +78,14 @@ def file(ref: str, path: str) -> str | None:
 
 
 def result(run: Run, refs: Mapping[str, list[str]]) -> str | None:
-    """The ref of the experiment that is this run: same name, same params wherever its data lay, scored."""
+    """The ref of the experiment that is this run: same name, same params wherever its data lay, run to its end."""
     for ref in refs.get(run.name, ()):
-        text = file(ref, "params.yaml")
+        text, lock = file(ref, "params.yaml"), file(ref, "dvc.lock") or ""
         try:
             same = digest(validate(YAML(typ="safe").load(StringIO(text or "")), Path(run.name))) == run.digest
         except UserError:  # of a params.yaml as it once was
             continue
-        if same and file(ref, "metrics/filter.json"):
+        if same and all(f"\n  {stage}:\n" in lock for stage in run.stages):  # metrics/ may be the last commit's
             return ref
     return None
 
@@ -199,7 +198,7 @@ def bring_back_lock() -> None:
 def queue(run: Run, overrides: list[str]) -> None:
     """Queue a run, with nothing but these settings changed."""
     settings = [part for override in overrides for part in ("--set-param", override)]
-    dvc("exp", "run", "--queue", "--quiet", "--name", run.name, *settings, *TARGETS)
+    dvc("exp", "run", "--queue", "--quiet", "--name", run.name, *settings, *run.stages)
 
 
 def start(jobs: int) -> None:

@@ -6,8 +6,8 @@ ablations/studies/NAME.yaml:
   vary      {factor: {level: params}}: the runs are the product of the factors' levels
   seeds     how many, or {scale: how many}; 0: not run at that scale
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
-  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, `*` in the key the mean over all that stand
-            there; none: a script tells the study
+  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, whose stage is run then, `*` in the key the
+            mean over all that stand there; none: a script tells the study
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
   plot      {x: factor, series: factor, y: column}; where not said, the first column by level (optional)
 
@@ -39,7 +39,8 @@ from mtseg.params import Params, validate
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
 SCALES = ("embedded", "carparts")
-MEASURED = ("evaluate", "filter", "train")  # files of metrics/ that a run leaves
+STAGES = {"diagnosis": "diagnose", "evaluate": "evaluate", "filter": "filter", "train": "train"}  # by file of metrics/
+SCORED = ("evaluate", "filter")  # stages of every run
 NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
 Overlay = dict[str, Any]
 
@@ -74,6 +75,11 @@ class Study(BaseModel):
             for factor, levels in self.vary.items()
         }
 
+    @property
+    def stages(self) -> list[str]:
+        """Those that a run has to reach."""
+        return sorted({*SCORED, *(STAGES[source.partition(":")[0]] for source in self.metrics.values())})
+
     def count(self, scale: str) -> int:
         """Of seeds."""
         return self.seeds if isinstance(self.seeds, int) else self.seeds.get(scale, 0)
@@ -89,9 +95,11 @@ class Study(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment. factors: {factor: level}. params: the whole of params.yaml that it runs with."""
+    """One experiment. stages: those it has to reach. factors: {factor: level}. params: the whole of params.yaml that it
+    runs with."""
 
     study: str
+    stages: list[str]
     scale: str
     factors: dict[str, str]
     seed: int
@@ -147,8 +155,8 @@ def read(name: str) -> Study:
     if (plot := study.plot) and not ({plot.x, plot.series} <= {*study.vary} and plot.y in study.metrics):
         raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
     for column, source in study.metrics.items():
-        if source.partition(":")[0] not in MEASURED or source.count(":") != 1:
-            there = ", ".join(f"{known}:key" for known in MEASURED)
+        if source.partition(":")[0] not in STAGES or source.count(":") != 1:
+            there = ", ".join(f"{known}:key" for known in STAGES)
             raise UserError(f"ablations/studies/{name}.yaml: metric '{column}' is {source}; may be: {there}")
     return study
 
@@ -172,7 +180,7 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
         whole = base
         for factor, level in factors.items():
             whole = merged(whole, overlays[factor][level] or {})
-        found.append(Run(study.name, scale, factors, seed, merged(whole, _drawn(seed, scale))))
+        found.append(Run(study.name, study.stages, scale, factors, seed, merged(whole, _drawn(seed, scale))))
     if len({run.name for run in found}) < len(found):
         raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
     return found

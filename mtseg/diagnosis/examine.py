@@ -152,11 +152,16 @@ def _told_apart(val: list[Finding], train: list[Finding]) -> list[Finding]:
 
 
 def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, Any]:
-    """Few, flat, stable numbers for `dvc metrics diff`."""
-    flat: dict[str, Any] = {f"{severity}s": sum(f.severity == severity for f in findings) for severity in SEVERITIES}
-    flat |= {f"masks.{name}": details["masks"].get(name) for name in ("dx", "dy", "scale")}
-    flat |= {f"detections.{name}": details["detections"].get(name) for name in ("duplicates", "missed")}
-    flat |= {f"training.{name}": details["training"].get(name) for name in ("train_hits", "val_hits")}
-    flat |= {f"oracles.{name}": value for name, value in details["oracles"].items() if name != "AP"}
-    flat |= {f"picture_share.{name}": numbers["picture_share"] for name, numbers in details["labels"].items()}
-    return {name: round(value, 4) for name, value in flat.items() if value is not None}
+    """Few, stable numbers for `dvc metrics diff`."""
+    counts = {f"{severity}s": sum(f.severity == severity for f in findings) for severity in SEVERITIES}
+    groups = {
+        "masks": {name: details["masks"].get(name) for name in ("dx", "dy", "scale")},
+        "detections": {name: details["detections"].get(name) for name in ("duplicates", "missed")},
+        "training": {name: details["training"].get(name) for name in ("train_hits", "val_hits")},
+        "oracles": {name: value for name, value in details["oracles"].items() if name != "AP"},
+        "picture_share": {name: numbers["picture_share"] for name, numbers in details["labels"].items()},
+    }
+    return counts | {
+        group: {name: round(value, 4) for name, value in numbers.items() if value is not None}
+        for group, numbers in groups.items()
+    }

@@ -139,7 +139,7 @@ TINY = {
     "question": "Does a study run?",
     "vary": {"filter": {"none": {"filter": {"nms": "none"}}, "together": None}},
     "seeds": 1,
-    "metrics": {"joint AP": "evaluate:joint.AP", "joint F1": "filter:filtered.joint_f1"},
+    "metrics": {"joint AP": "evaluate:joint.AP", "errors": "diagnosis:errors"},
     "against": {"filter": "none"},
 }
 SCALE = {
@@ -181,7 +181,8 @@ def test_a_study_runs_through_dvcs_queue_of_a_fresh_clone_and_a_second_call_has_
     call(repo, python, "-m", "ablations.tables")
     assert "<!-- tiny embedded -->" in (repo / "docs" / "results.md").read_text()
     rows = (repo / "ablations" / "results" / "tiny_embedded.csv").read_text().splitlines()
-    assert rows[0] == "filter,seed,params,commit,joint AP,joint F1" and len(rows) == 3
+    assert rows[0] == "filter,seed,params,commit,joint AP,errors" and len(rows) == 3
+    assert all(int(row.split(",")[-1]) for row in rows[1:]), "of two steps: not those of the last commit"
     shown = json.loads(dvc(repo, "metrics", "diff", "--json", "HEAD", "tiny-together-s0"))
     assert "metrics/filter.json" in shown
     assert {"tiny-none-s0", "tiny-together-s0"} <= {*dvc(repo, "exp", "list", "--name-only").split()}

@@ -145,7 +145,7 @@ def test_a_study_that_is_not_there():
         ("plot: {x: c, series: b, y: AP}", "plot names"),
         ("plot: {x: a, series: b, y: AR}", "plot names"),
         ("plot: {x: a}", "plot.series Field required"),
-        ("metrics: {AP: evalute:segm.AP}", "metric 'AP' is evalute:segm.AP; may be: evaluate:key"),
+        ("metrics: {AP: evalute:segm.AP}", "metric 'AP' is evalute:segm.AP; may be: diagnosis:key, evaluate:key"),
         ("metrics: {AP: evaluate}", "metric 'AP' is evaluate; may be"),
         ("seeds: 1\nseeds: 2", 'duplicate key "seeds"'),
         ("metrics: [", "mine.yaml: "),

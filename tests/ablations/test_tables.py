@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,13 @@ def repo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = call(tmp_path, "git", "rev-parse", "HEAD").strip()
 
-    def leave(run, **files: str) -> None:
+    def leave(run, stages: tuple[str, ...] = ("diagnose", "evaluate", "filter"), **files: str) -> None:
         from ruamel.yaml import YAML
 
         call(tmp_path, "git", "checkout", "--quiet", "--detach", base)
         YAML().dump(run.params, tmp_path / "params.yaml")
-        for name, text in {"metrics/filter.json": "{}", **files}.items():
+        lock = "schema: '2.0'\nstages:\n" + "".join(f"  {stage}:\n    cmd: x\n" for stage in stages)
+        for name, text in {"dvc.lock": lock, **files}.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(text)
         commit(tmp_path)
@@ -174,8 +176,16 @@ def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(rep
     assert experiments.result(first, experiments.finished())
     assert not experiments.result(second, experiments.finished())
     changed = first.params | {"loss": first.params["loss"] | {"mask": 2.0}}
-    other = type(first)(first.study, first.scale, first.factors, first.seed, changed)
+    other = replace(first, params=changed)
     assert other.name == first.name and not experiments.result(other, experiments.finished())
+
+
+def test_a_run_is_not_done_where_a_stage_whose_metrics_its_study_names_was_not_run(repo):
+    asking = STUDY.model_copy(update={"metrics": {"labels": "diagnosis:oracles.labels"}})
+    (run, *_), (other, *_) = (runs(study, "embedded", params=ROOT / "params.yaml") for study in (asking, STUDY))
+    repo(run, stages=("evaluate", "filter"), **{"metrics/diagnosis.json": '{"oracles": {"labels": 5.0}}'})
+    assert experiments.result(other, experiments.finished()), "it has all that the other study asks for"
+    assert not experiments.result(run, experiments.finished()), "metrics/diagnosis.json is the last commit's"
 
 
 def test_an_experiment_is_the_run_wherever_its_data_lay(repo, tmp_path):
