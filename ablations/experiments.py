@@ -13,6 +13,8 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from psutil import Error as ProcessError
+from psutil import Process
 from ruamel.yaml import YAML
 
 from ablations.studies import Run, digest
@@ -114,6 +116,11 @@ def _move(ref: str, place: str) -> None:
     git("update-ref", "-d", ref)
 
 
+def head() -> str:
+    """The commit that an experiment queued now starts from."""
+    return (git("rev-parse", "HEAD") or "").strip()
+
+
 def uncommitted() -> list[str]:
     """Files of the pipeline that differ from the last commit: experiments would carry them."""
     return (git("diff", "HEAD", "--name-only", "--", "params.yaml", *CODE) or "").split()
@@ -144,9 +151,9 @@ def workers() -> bool:
     """Whether any worker is alive: what the queue's status says of it is late on a busy machine."""
     for path in (TMP / "exps/celery").glob("*.pid"):
         try:
-            os.kill(int(path.read_text()), 0)
-            return True
-        except (ValueError, OSError):
+            if "queue-worker" in Process(int(path.read_text())).cmdline():  # a pid may be another's by now
+                return True
+        except (ValueError, OSError, ProcessError):
             continue
     return False
 

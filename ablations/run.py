@@ -65,14 +65,17 @@ def main() -> None:
 
 def waves(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that train, of each training one; then the others, for which DVC brings that training back."""
-    first = list({run.training: run for run in reversed(runs)}.values())[::-1]
-    chosen = {run.name for run in first}
-    return [wave for wave in (first, [run for run in runs if run.name not in chosen]) if wave]
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.training, run)
+    chosen = {run.name for run in first.values()}
+    return [wave for wave in ([*first.values()], [run for run in runs if run.name not in chosen]) if wave]
 
 
 def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
-    if changed := experiments.uncommitted():
-        raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: STOPPED.append(True))
+    _check(begun := experiments.head())
     if not experiments.idle():
         raise UserError("DVC's queue is at work: wait (`dvc queue status`), or end it with `dvc queue stop --kill`")
     waiting = _waiting(params)
@@ -80,17 +83,16 @@ def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
     experiments.settle()  # after a run that was killed
     base = studies.read_params(params)
     failed: list[str] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: STOPPED.append(True))
     try:
         experiments.replace(run.name for run in todo)
         for wave in waves(todo):
+            _check(begun)
             with experiments.without_lock():
                 for run in track(wave, "queueing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
                     experiments.queue(run, studies.overrides(run, base))  # no worker yet: it would hold DVC's lock
                     _stop_if_told()
             experiments.start(jobs)
-            failed += follow([run.name for run in wave], jobs=jobs)
+            failed += follow(wave, jobs=jobs)
     except BaseException:
         experiments.stop()  # first: the terminal that print writes to may be gone
         print("stopped the queue; the same command goes on from here", file=sys.stderr)
@@ -100,6 +102,15 @@ def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
     if failed:
         told = [f"{name}\n{experiments.log(name)}" for name in failed]
         raise UserError.many(f"{len(failed)} runs failed; once mended, the same command runs them again", told, shown=3)
+
+
+def _check(begun: str) -> None:
+    """DVC queues the working tree as it is by then. Raises UserError if that is not the code of the last commit, or no
+    longer that of the commit which the call began with."""
+    if changed := experiments.uncommitted():
+        raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
+    if experiments.other_code([begun]):
+        raise UserError("a commit changed the code since the first runs were queued: call again, with --again")
 
 
 def _waiting(params: Path) -> list[str]:
@@ -113,14 +124,16 @@ def _waiting(params: Path) -> list[str]:
     return queued
 
 
-def follow(names: Sequence[str], *, jobs: int) -> list[str]:
-    """Wait until every one of these experiments has ended, telling of each. Returns those that failed, among them those
-    that are said to run though their worker is gone, and those that twice were neither queued, running nor done: once,
-    a task is so while a worker takes it."""
+def follow(runs: Sequence[Run], *, jobs: int) -> list[str]:
+    """Wait until every one of these runs has ended, telling of each. Returns the names of those that failed, among them
+    those that are said to run though their worker is gone, and those that twice were neither queued, running nor done:
+    once, a task is so while a worker takes it."""
     began, told, failed = time.monotonic(), 0, []
-    left, alone, lost = list(names), set(), set()
+    own = {run.name: run for run in runs}
+    left, alone, lost = [*own], set(), set()
     while left:
-        known, done = experiments.statuses(), experiments.finished()
+        known, refs = experiments.statuses(), experiments.finished()
+        done = {name for name in left if experiments.result(own[name], refs)}
         running = {name for name in left if known.get(name) == "Running"}
         nowhere = {name for name in left if known.get(name) not in ("Queued", "Running", "Failed")}
         ended = {*done, *(name for name in left if known.get(name) == "Failed")} | alone & running | lost & nowhere
@@ -130,7 +143,7 @@ def follow(names: Sequence[str], *, jobs: int) -> list[str]:
             bad = name not in done
             failed += [name] * bad
             minutes = (time.monotonic() - began) / 60
-            print(f"{told:4} of {len(names)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
+            print(f"{told:4} of {len(own)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
         lost = nowhere
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash

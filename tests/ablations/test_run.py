@@ -1,7 +1,9 @@
 """The runs' way through the queue: what is done, what fails, how one stops; without DVC, then once with it."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,34 +33,60 @@ def queue(monkeypatch):
     monkeypatch.setattr(experiments, "workers", lambda: False)
     monkeypatch.setattr(experiments, "start", lambda jobs: state.update(starts=state["starts"] + 1))
     monkeypatch.setattr(experiments, "finished", lambda: {n: ["ref"] for n in state["ended"] if n not in state["bad"]})
+    monkeypatch.setattr(experiments, "result", lambda one, refs: refs.get(one.name))
     monkeypatch.setattr(run, "PERIOD", 0)
     run.STOPPED.clear()
     yield state
     run.STOPPED.clear()
 
 
+def named(*names):
+    return [SimpleNamespace(name=name) for name in names]
+
+
 def test_runs_are_followed_until_each_has_ended_and_workers_that_went_are_started_again(queue, capsys):
     queue["order"], queue["bad"] = ["a", "b", "c"], {"b"}
-    assert run.follow(["a", "b", "c"], jobs=2) == ["b"]
+    assert run.follow(named("a", "b", "c"), jobs=2) == ["b"]
     assert queue["starts"] == 2  # at each look after which some were left
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines] == ["a", "FAILED", "c"]
 
 
 def test_what_vanished_from_the_queue_has_failed_at_the_second_look(queue, monkeypatch):
-    assert run.follow(["gone"], jobs=2) == ["gone"]
+    assert run.follow(named("gone"), jobs=2) == ["gone"]
     looks = iter([{"a": "Queued"}, {}, {"a": "Running"}])  # a worker takes it, and it ends
     monkeypatch.setattr(experiments, "workers", lambda: True)
     monkeypatch.setattr(experiments, "statuses", lambda: next(looks, {}))
     monkeypatch.setattr(experiments, "finished", lambda: {} if "a" in next(seen) else {"a": ["ref"]})
     seen = iter(["a", "a", "a", ""])
-    assert run.follow(["a"], jobs=2) == []
+    assert run.follow(named("a"), jobs=2) == []
+
+
+def test_an_experiment_of_that_name_with_other_params_is_not_that_run(queue, monkeypatch):
+    queue["order"] = ["a"]
+    monkeypatch.setattr(experiments, "result", lambda one, refs: None)
+    assert run.follow(named("a"), jobs=2) == ["a"]
 
 
 def test_what_is_said_to_run_without_a_worker_has_failed_at_the_second_look(queue, monkeypatch):
     looks = []
     monkeypatch.setattr(experiments, "statuses", lambda: looks.append(1) or {"a": "Running"})
-    assert run.follow(["a"], jobs=2) == ["a"] and len(looks) == 2
+    assert run.follow(named("a"), jobs=2) == ["a"] and len(looks) == 2
+
+
+def test_a_pid_that_is_anothers_by_now_is_no_worker(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pid = tmp_path / experiments.TMP / "exps/celery/worker.pid"
+    pid.parent.mkdir(parents=True)
+    pid.write_text(str(os.getpid()))
+    assert not experiments.workers()
+    with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()", "exp", "queue-worker"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:  # fmt: skip
+        worker.stdout.readline()
+        pid.write_text(str(worker.pid))
+        assert experiments.workers()
+        worker.communicate(b"\n")
+    assert not experiments.workers()
 
 
 def test_experiments_of_ones_own_in_the_queue_are_not_run_along(monkeypatch):
@@ -71,12 +99,66 @@ def test_experiments_of_ones_own_in_the_queue_are_not_run_along(monkeypatch):
         run._waiting(ROOT / "params.yaml")
 
 
-def test_ctrl_c_waits_for_the_command_at_work(queue, monkeypatch):
-    queue["order"] = ["a", "b"]
+@pytest.fixture
+def calls(queue, monkeypatch, tmp_path):
+    """What `_run` asks of `experiments`, in order; two trainings, and a run that waits for the first."""
+    said = []
+    for name in ("clear", "settle", "replace", "stop"):
+        monkeypatch.setattr(experiments, name, lambda *_, name=name: said.append(name))
+    monkeypatch.setattr(experiments, "idle", lambda: True)
+    monkeypatch.setattr(experiments, "uncommitted", list)
+    monkeypatch.setattr(experiments, "other_code", lambda commits: 0)
+    monkeypatch.setattr(run, "_waiting", lambda params: [])
+    monkeypatch.setattr(studies, "overrides", lambda one, base: [])
+    monkeypatch.setattr(experiments, "queue", lambda one, _: (said.append(one.name), queue["order"].append(one.name)))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield said
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+TODO = [SimpleNamespace(name=name, training=training) for name, training in (("a", 1), ("b", 2), ("c", 1))]
+
+
+def test_what_shares_a_training_is_queued_once_that_has_ended(calls):
+    run._run(TODO, Path("params.yaml"), jobs=2)
+    assert calls == ["clear", "settle", "replace", "a", "b", "c", "settle"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("at", ["clear", "queue", "follow"])
+def test_told_to_stop_it_ends_the_command_at_work_then_the_queue(calls, at, number, monkeypatch):
+    """`at`: what is under way. A handler by default would end it in the middle."""
+    where, name = (run, at) if at == "follow" else (experiments, at)
+    whole = getattr(where, name)
+
+    def told(*arguments, **options):
+        os.kill(os.getpid(), number)
+        done = whole(*arguments, **options)
+        calls.append("ended")
+        return done
+
+    monkeypatch.setattr(where, name, told)
     monkeypatch.setattr(run, "PERIOD", 1)
-    run.STOPPED.append(True)
     with pytest.raises(KeyboardInterrupt):
-        run.follow(["a", "b"], jobs=2)
+        run._run(TODO, Path("params.yaml"), jobs=2)
+    assert calls[-2:] == ["stop", "settle"] and "c" not in calls
+    assert at == "follow" or "ended" in calls
+
+
+def test_code_that_changes_meanwhile_is_not_queued_unseen(calls, monkeypatch):
+    changed = iter([0, 0, 1])  # as the call begins, before the trainings, before the rest
+    monkeypatch.setattr(experiments, "other_code", lambda commits: next(changed))
+    with pytest.raises(UserError, match="a commit changed the code"):
+        run._run(TODO, Path("params.yaml"), jobs=2)
+    assert "b" in calls and "c" not in calls and calls[-2:] == ["stop", "settle"]
+    monkeypatch.setattr(experiments, "uncommitted", lambda: ["mtseg/train.py"])
+    calls.clear()
+    with pytest.raises(UserError, match=r"commit mtseg/train.py first"):
+        run._run(TODO, Path("params.yaml"), jobs=2)
+    assert not calls
 
 
 def test_the_status_of_a_name_is_that_of_its_task_at_work(monkeypatch):
