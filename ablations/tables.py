@@ -6,7 +6,8 @@ so do those of ablations.cost and ablations.saturation, from what they last meas
 fresh clone, the csv files stay as they are, but for rows of other params.
 
 A table gives the mean over seeds and half the 95 % interval of that mean, by Student's t. A difference is taken seed by
-seed, then treated in the same way: runs with the same seed see the same data.
+seed, then treated in the same way: runs with the same seed see the same data. Where fewer seeds than the row's have a
+value, their number follows it.
 """
 
 from __future__ import annotations
@@ -58,13 +59,16 @@ def main() -> None:
 
 
 def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
-    """A study's part of the page: its table and, written into `figures`, its plot."""
+    """A study's part of the page: its table, the commits that its runs started from and, written into `figures`, its
+    plot."""
     text = table(study, scale, rows)
     file = figures / f"{study.name}_{scale}.svg"
     figures.mkdir(parents=True, exist_ok=True)
     with replace_file(file) as temporary:
         temporary.write_text(plots.plot(study, scale, groups(study, scale, rows)), encoding="utf-8")
-    return f"{text}\n\n![{plots.title(study)}]({figures.name}/{file.name})"
+    commits = sorted({row["commit"] for row in rows})
+    code = f"Commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
+    return f"{text}\n\n{code}\n\n![{plots.title(study)}]({figures.name}/{file.name})"
 
 
 def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
@@ -79,15 +83,20 @@ def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
     for levels, columns in found.items():
         seeds = len({seed for values in columns.values() for seed in values})
         cells = [level.replace("_", " ") for level in levels]
-        cells += [str(seeds), *(mean_and_half([*columns[name].values()]) for name in metrics)]
+        cells += [str(seeds), *(_of(seeds, [*columns[name].values()]) for name in metrics)]
         for factor, level in references:
             reference = tuple(level if name == factor else own for name, own in zip(study.vary, levels, strict=True))
             other = found.get(reference, {}).get(headline, {})
             own = columns[headline]
             apart = [own[seed] - other[seed] for seed in own if seed in other]
-            cells.append("" if reference == levels else mean_and_half(apart, signed=True))
+            cells.append("" if reference == levels else _of(seeds, apart, signed=True))
         lines.append(cells)
     return page.table(head, lines)
+
+
+def _of(seeds: int, values: Sequence[float], *, signed: bool = False) -> str:
+    told = mean_and_half(values, signed=signed)
+    return f"{told} ({len(values)})" if 0 < len(values) < seeds else told
 
 
 if __name__ == "__main__":

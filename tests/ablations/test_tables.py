@@ -54,6 +54,20 @@ def test_a_seed_without_its_counterpart_is_not_compared():
     assert lines[3] == "| two heads | 1 | 1 | 60.0 |  |"
 
 
+def test_a_cell_of_fewer_seeds_than_its_row_says_so():
+    rows = [row("flat", "1", seed, 50.0 + seed) | {"F1": "4.0" if seed else ""} for seed in range(3)]
+    rows += [row("two_heads", "1", seed, 60.0) for seed in range(1, 3)] + [row("two_heads", "1", 4, 60.0)]
+    head, _, flat, heads = tables.table(STUDY, "embedded", rows).splitlines()
+    assert head.startswith("| kind | share | seeds | joint AP | F1 |")
+    assert flat.startswith("| flat | 1 | 3 | 51.0 ± 2.5 | 4.0 ± 0.0 (2) |")
+    assert heads.endswith("| +8.5 ± 6.4 (2) |")
+
+
+def test_a_block_names_the_commits_of_its_rows(tmp_path):
+    assert "\n\nCommit abc1234.\n\n" in tables.block(STUDY, "embedded", ROWS, tmp_path)
+    assert "Commits abc1234, def." in tables.block(STUDY, "embedded", [*ROWS, ROWS[0] | {"commit": "def"}], tmp_path)
+
+
 def test_each_reference_has_a_column_where_it_is_run():
     both = STUDY.model_copy(update={"against": {"kind": ["flat", "two_heads"], "share": 7}})
     head, _, flat, *_ = tables.table(both, "embedded", ROWS).splitlines()
