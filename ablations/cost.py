@@ -1,6 +1,6 @@
 """`python -m ablations.cost`: processor time and memory of a training step, by backbone, for the study of backbones.
 
-A minute on one core at each scale; what is measured already is skipped, --again redoes it. Each backbone has a process
+A minute on one core at each scale; what this code has measured already is skipped, --again redoes it. Each backbone has a process
 of its own, one thread, and the settings and tasks of its runs: the median of 10 steps on 8 blank pictures with 4
 objects each, and the process's peak of resident memory (VmHWM of /proc, so Linux alone) less what it held before there
 was a network. Writes ablations/results/backbones_cost.csv and, from that file alone, the table in docs/results.md.
@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from statistics import median
 
-from ablations import collect, page, studies
+from ablations import collect, experiments, page, studies
 from ablations.studies import SCALES, Run
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
 
 FILE = collect.RESULTS / "backbones_cost.csv"
-COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table; the file has the params' digest besides
+COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table
+FILED = (*COLUMNS, "params", "commit")  # of the file: the params' digest and what was checked out besides
 STATUS = Path("/proc/self/status")
 STEPS, OBJECTS = 10, 4
 CLASSES = tuple("abcd")  # of a task whose classes are found in the data: the embedded data have up to 4
@@ -45,14 +46,15 @@ def main() -> None:
     if not STATUS.exists():
         print(f"nothing measured: the peak of memory is read from {STATUS}, which Linux alone has")
         return
-    known = {} if arguments.again else {row["params"]: row for row in collect.read(FILE)}
+    here = {row["params"]: row for row in collect.read(FILE) if not experiments.other_code([row["commit"]])}
+    known = {} if arguments.again else here
     rows = []
     for name, run in runs.items():
-        row = known.get(run.digest) or dict(zip((*COLUMNS, "params"), _measured(name, run), strict=True))
+        row = known.get(run.digest) or dict(zip(FILED, _measured(name, run), strict=True))
         print(*row.values(), flush=True)
         rows.append(row)
     with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
-        writer = csv.DictWriter(text, (*COLUMNS, "params"), lineterminator="\n")
+        writer = csv.DictWriter(text, FILED, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     publish()
@@ -71,7 +73,7 @@ def _measured(name: str, run: Run) -> list[str]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UserError(f"python -m ablations.cost --one {name}: {last}")
-    return [run.scale, *run.factors.values(), *done.stdout.split()[-2:], run.digest]
+    return [run.scale, *run.factors.values(), *done.stdout.split()[-2:], run.digest, experiments.head()[:7]]
 
 
 def publish() -> None:

@@ -117,7 +117,7 @@ def _move(ref: str, place: str) -> None:
 
 
 def head() -> str:
-    """The commit that an experiment queued now starts from."""
+    """The commit that is checked out, which an experiment queued now starts from."""
     return (git("rev-parse", "HEAD") or "").strip()
 
 

@@ -63,22 +63,27 @@ def test_what_was_measured_with_the_same_params_is_not_measured_again(written, m
 
     def of(name, run):
         measured.append(name)
-        return [run.scale, *run.factors.values(), "0.1", str(len(measured)), run.digest]
+        return [run.scale, *run.factors.values(), "0.1", str(len(measured)), run.digest, "abc1234"]
 
     monkeypatch.setattr(cost, "STATUS", Path(__file__))
     monkeypatch.setattr(cost, "_measured", of)
+    monkeypatch.setattr(cost.experiments, "other_code", lambda commits: 0)
     monkeypatch.setattr("sys.argv", ["ablations.cost"])
     cost.main()
     assert measured == [*cost.planned()] and "old" not in cost.page.PAGE.read_text()
     first, lines = written.read_bytes(), written.read_text().splitlines()
     cost.main()
     assert len(measured) == len(lines) - 1 and written.read_bytes() == first
-    written.write_text("\n".join([*lines[:2], lines[2].replace(lines[2].split(",")[-1], "other"), *lines[3:]]) + "\n")
+    written.write_text("\n".join([*lines[:2], lines[2].replace(lines[2].split(",")[-2], "other"), *lines[3:]]) + "\n")
     cost.main()
     assert measured[len(lines) - 1 :] == [[*cost.planned()][1]]
     monkeypatch.setattr("sys.argv", ["ablations.cost", "--again"])
     cost.main()
     assert len(measured) == 2 * (len(lines) - 1) + 1
+    monkeypatch.setattr("sys.argv", ["ablations.cost"])
+    monkeypatch.setattr(cost.experiments, "other_code", lambda commits: 1)
+    cost.main()
+    assert len(measured) == 3 * (len(lines) - 1) + 1, "the code has changed since"
 
 
 def test_a_run_that_is_not_there_is_told(monkeypatch):
