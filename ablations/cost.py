@@ -1,10 +1,10 @@
 """`python -m ablations.cost`: processor time and memory of a training step, by backbone, for the study of backbones.
 
-Two minutes on one core at each scale; what this code has measured already is skipped, --again redoes it. Each backbone has
-two processes of its own, of one thread, and the settings and tasks of its runs: one tells the median of 10 steps on 8
-blank pictures with 4 objects each; the other, which gives freed memory back at once, the peak of resident memory (VmHWM
-of /proc, so Linux alone) less what it held before there was a network. Writes ablations/results/backbones_cost.csv and,
-from that file alone, the table in docs/results.md.
+Two minutes on one core at each scale; what this code has measured already is skipped, --again redoes it. Each backbone
+has two processes of its own, of one thread, and the settings and tasks of its runs: one tells the median of 10 steps on
+8 blank pictures with 4 objects each; the other, which gives freed memory back at once, the peak of resident memory
+(VmHWM of /proc, so Linux alone) less what it held before there was a network. Writes
+ablations/results/backbones_cost.csv and, from that file alone, the table in docs/results.md.
 """
 
 from __future__ import annotations
