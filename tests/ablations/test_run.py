@@ -1,6 +1,5 @@
-"""The runs' way through the queue: what is done, what fails, how one stops; without DVC, then once with it."""
+"""The runs' way through the queue: what is done, what fails, how one stops; without DVC."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,11 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ruamel.yaml import YAML
 
 from ablations import experiments, run, studies
 from mtseg.errors import UserError
-from tests.repository import call, commit, dvc
+from tests.repository import call, commit
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,59 +213,6 @@ def test_a_mistake_is_told_before_anything_runs(arguments, told, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablations.run", *arguments])
     with pytest.raises(UserError, match=told):
         run.main()
-
-
-TINY = {
-    "question": "Does a study run?",
-    "vary": {"filter": {"none": {"filter": {"nms": "none"}}, "together": None}},
-    "seeds": 1,
-    "metrics": {"joint AP": "evaluate:joint.AP", "errors": "diagnosis:errors"},
-    "against": {"filter": "none"},
-}
-SCALE = {
-    "generate": {"train": 6, "val": 2, "size": 48, "max_objects": 2},
-    "model": {
-        **{"backbone": "mobilenetv3_small", "weights": None, "freeze_norm": False, "num_queries": 4, "hidden_dim": 32},
-        **{"num_heads": 4, "encoder_feedforward_dim": 32, "decoder_layers": 1, "decoder_feedforward_dim": 32},
-    },
-    "input": {"size": 64},
-    "solver": {"max_iter": 2, "ims_per_batch": 2, "warmup": 1, "eval_period": 2},
-    "loss": {"num_points": 64},
-    "test": {"checkpoint": "last"},
-}
-
-
-@pytest.mark.slow
-def test_a_study_runs_through_dvcs_queue_of_a_fresh_clone_and_a_second_call_has_nothing_to_do(tmp_path):
-    call(tmp_path, "git", "clone", "--quiet", str(ROOT), "repo")
-    repo = tmp_path / "repo"
-    for folder in ("ablations", "mtseg", "stages", "recipes"):
-        shutil.rmtree(repo / folder)
-        shutil.copytree(ROOT / folder, repo / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, repo)
-    shutil.rmtree(repo / "ablations" / "studies")
-    (repo / "ablations" / "studies").mkdir()
-    YAML().dump(TINY, repo / "ablations" / "studies" / "tiny.yaml")
-    YAML().dump(SCALE, repo / "ablations" / "scales" / "embedded.yaml")
-    commit(repo)
-    python = sys.executable
-    lock = (repo / "dvc.lock").read_bytes()
-
-    out = call(repo, python, "-m", "ablations.run", "--jobs", "1")
-    assert "2 runs at the scale 'embedded', 0 of them done" in out and "FAILED" not in out
-    assert (repo / "dvc.lock").read_bytes() == lock and not call(repo, "git", "status", "--porcelain")
-    assert "2 of them done" in call(repo, python, "-m", "ablations.run")
-    assert "Stage 'train' is cached" in dvc(repo, "queue", "logs", "tiny-together-s0")
-
-    call(repo, python, "-m", "ablations.tables")
-    assert "<!-- tiny embedded -->" in (repo / "docs" / "results.md").read_text()
-    rows = (repo / "ablations" / "results" / "tiny_embedded.csv").read_text().splitlines()
-    assert rows[0] == "filter,seed,params,commit,joint AP,errors" and len(rows) == 3
-    assert all(int(row.split(",")[-1]) for row in rows[1:]), "of two steps: not those of the last commit"
-    shown = json.loads(dvc(repo, "metrics", "diff", "--json", "HEAD", "tiny-together-s0"))
-    assert "metrics/filter.json" in shown
-    assert {"tiny-none-s0", "tiny-together-s0"} <= {*dvc(repo, "exp", "list", "--name-only").split()}
 
 
 @pytest.mark.parametrize(("told", "tries"), [("Unable to acquire lock", 2), ("Expecting value: line 1", 2), ("no", 1)])
