@@ -117,11 +117,11 @@ def calls(queue, monkeypatch, tmp_path):
         signal.signal(number, handler)
 
 
-TODO = [SimpleNamespace(name=name, training=training) for name, training in (("a", 1), ("b", 2), ("c", 1))]
+PLANNED = [SimpleNamespace(name=name, training=training) for name, training in (("a", 1), ("b", 2), ("c", 1))]
 
 
 def test_what_shares_a_training_is_queued_once_that_has_ended(calls):
-    run._run(TODO, Path("params.yaml"), jobs=2)
+    run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert calls == ["clear", "settle", "replace", "a", "b", "c", "settle"]
 
 
@@ -141,7 +141,7 @@ def test_told_to_stop_it_ends_the_command_at_work_then_the_queue(calls, at, numb
     monkeypatch.setattr(where, name, told)
     monkeypatch.setattr(run, "PERIOD", 1)
     with pytest.raises(KeyboardInterrupt):
-        run._run(TODO, Path("params.yaml"), jobs=2)
+        run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert calls[-2:] == ["stop", "settle"] and "c" not in calls
     assert at == "follow" or "ended" in calls
 
@@ -150,12 +150,12 @@ def test_code_that_changes_meanwhile_is_not_queued_unseen(calls, monkeypatch):
     changed = iter([0, 0, 1])  # as the call begins, before the trainings, before the rest
     monkeypatch.setattr(experiments, "other_code", lambda commits: next(changed))
     with pytest.raises(UserError, match="a commit changed the code"):
-        run._run(TODO, Path("params.yaml"), jobs=2)
+        run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert "b" in calls and "c" not in calls and calls[-2:] == ["stop", "settle"]
     monkeypatch.setattr(experiments, "uncommitted", lambda: ["mtseg/train.py"])
     calls.clear()
     with pytest.raises(UserError, match=r"commit mtseg/train.py first"):
-        run._run(TODO, Path("params.yaml"), jobs=2)
+        run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert not calls
 
 
