@@ -1,11 +1,12 @@
 """Duplicates, queries and detections that are too few (F7), rankings (F13), calibration, and where AP is lost."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mtseg.diagnosis import detections, ranking
+from mtseg.diagnosis import detections, intervals, ranking
 from tests.diagnosis.answers import QUERIES, case, healthy, relabelled
 from tests.scenes import box_rle, logits_of, make_tasks
 
@@ -91,6 +92,17 @@ def test_f13_a_ranking_that_loses_to_another():
     findings, numbers = ranking.rankings(whole, ranking="main", max_dets=(1, 10, 100))
     assert causes(findings) == ["ranking"] and findings[0].change.endswith("_quality")
     assert numbers["product_quality"] > numbers["main"] + 1
+
+
+def test_rankings_of_many_predictions_fit_into_memory():
+    whole = case(*healthy(TASKS, pictures=200), TASKS)
+    rankings = [ranking.rankings(whole, **RANKED)]  # what the case remembers is there now
+    tracemalloc.start()
+    rankings.append(ranking.rankings(whole, **RANKED))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rankings[0] == rankings[1]
+    assert peak < intervals.DRAWS * len(whole.predictions) * 4  # bytes; 8 for every draw of every prediction
 
 
 def test_a_mask_quality_that_says_nothing_of_the_mask():
