@@ -236,16 +236,18 @@ class _Description(BaseModel):
     """What is read here of the metadata that `save` is given."""
 
     tasks: list[_Head] = []
+    model: dict[str, Any] = {}
+    seen: list[list[int]] = []
 
 
 def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata that `save` was given; empty in a foreign file. Raises UserError when it describes no tasks."""
+    """The metadata that `save` was given; empty in a foreign file. Raises UserError when it describes no network."""
     text = header.get(METADATA, "{}")
     try:
         _Description.model_validate_json(text)
         return json.loads(text)
     except (ValidationError, ValueError):
-        raise UserError(f"{path} is broken: the entry '{METADATA}' of its header does not describe tasks") from None
+        raise UserError(f"{path} is broken: the entry '{METADATA}' of its header does not describe a network") from None
 
 
 def _some(keys: Sequence[str], shown: int = 3) -> str:

@@ -194,10 +194,11 @@ def test_a_checkpoint_that_is_missing_or_not_ours(tmp_path):
     [
         "not json", "", "[]", "null", '{"tasks": 3}', '{"tasks": ["shape"]}', '{"tasks": [{"name": "shape"}]}',
         '{"tasks": [{"name": "shape", "classes": "abc", "background": true}]}', "[" * 100_000,
+        '{"model": 3}', '{"seen": [3]}',
     ],
     ids=lambda entry: entry[:30],
 )  # fmt: skip
-def test_a_header_that_describes_no_tasks_gives_one_line(entry, tmp_path):
+def test_a_header_that_describes_no_network_gives_one_line(entry, tmp_path):
     path = tmp_path / "odd.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"mtseg": entry})
     for reader in (load, lambda path: build("efficientnet_lite0", path)):
