@@ -51,7 +51,7 @@ class Generate(Section):
     val: Count
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
-    scale: Positive
+    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest fill the picture
     unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
     alike: Share
     seed: Seed

@@ -130,6 +130,7 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("data", "split", 1),
         ("data", "share", 0),
         ("generate", "unseen", 37),
+        ("generate", "scale", 2.5),
         ("test", "max_dets", []),
         ("test", "ranking", "best"),
     ],
