@@ -1,7 +1,7 @@
 import pytest
 
 from mtseg.errors import UserError
-from mtseg.files import read_json, replace_file, replace_folder, write_json
+from mtseg.files import read_json, replace_file, replace_folder, write_json, write_json_array
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -42,6 +42,13 @@ def test_json_is_the_same_bytes_for_the_same_value(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5], "ä": None}
+
+
+@pytest.mark.parametrize("values", [[], [{"b": 1.5, "a": "ä"}], [1, [2, None], {"c": {}}]])
+def test_values_written_one_by_one_are_the_same_bytes(tmp_path, values):
+    write_json(tmp_path / "a.json", values, indent=None)
+    write_json_array(tmp_path / "b.json", iter(values))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_nan_is_refused_and_the_old_file_stays(tmp_path):

@@ -7,7 +7,7 @@ CSV: the same without logits, a row a prediction, for tools that want a table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import logit
 
 from mtseg.errors import UserError
-from mtseg.files import read_json, replace_file, uncollected, write_json
+from mtseg.files import read_json, replace_file, uncollected, write_json_array
 from mtseg.records import Image, Prediction
 from mtseg.sections import Ranking, Task
 
@@ -96,17 +96,26 @@ def write(
     `score` is that of the ranking `own_ranking`.
     """
     values = scores(predictions, tasks)[own_ranking(predictions)].tolist()
-    scored = list(zip(predictions, values, strict=True))
+    scored = zip(predictions, values, strict=True)
     with uncollected():
-        write_json(path_json, [_record(prediction, value, tasks) for prediction, value in scored], indent=None)
+        write_json_array(path_json, (_record(prediction, value, tasks) for prediction, value in scored))
     if path_csv is None:
         return
     file_names = {image.id: image.file_name for image in images}
-    rows = [_row(prediction, value, file_names[prediction.image_id], tasks) for prediction, value in scored]
-    columns = ["file_name", "image_id", "query", "score", "x", "y", "width", "height", "area"]  # in params.RESERVED
-    columns += [column for task in tasks for column in (task.name, f"{task.name}_probability")] + ["rle"]
+    columns = {  # in params.RESERVED
+        "file_name": [file_names[p.image_id] for p in predictions],
+        "image_id": [p.image_id for p in predictions],
+        "query": [p.query for p in predictions],
+        "score": _round(values),
+        **{key: _round(p.bbox[i] for p in predictions) for i, key in enumerate(("x", "y", "width", "height"))},
+        "area": _round(p.area for p in predictions),
+    }
+    for task in tasks:
+        columns[task.name] = [task.classes[p.labels[task.name]] for p in predictions]
+        columns[f"{task.name}_probability"] = _round(_of_labels(predictions, task)[1].tolist())
+    columns["rle"] = [p.segmentation["counts"] for p in predictions]
     with replace_file(path_csv) as temporary:
-        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read(path: Path | str, tasks: Sequence[Task], *, made_by: str = "predict") -> list[Prediction]:
@@ -125,7 +134,7 @@ def read(path: Path | str, tasks: Sequence[Task], *, made_by: str = "predict") -
     return records
 
 
-def _round(values: Sequence[float]) -> list[float]:
+def _round(values: Iterable[float]) -> list[float]:
     return [round(float(value), DECIMALS) for value in values]
 
 
@@ -146,22 +155,6 @@ def _record(prediction: Prediction, value: float, tasks: Sequence[Task]) -> dict
         if prediction.probabilities
         else {}
     )
-
-
-def _row(prediction: Prediction, value: float, file_name: str, tasks: Sequence[Task]) -> dict[str, Any]:
-    row = {
-        "file_name": file_name,
-        "image_id": prediction.image_id,
-        "query": prediction.query,
-        "score": round(value, DECIMALS),
-        **dict(zip(("x", "y", "width", "height"), _round(prediction.bbox), strict=True)),
-        "area": round(float(prediction.area), DECIMALS),
-        "rle": prediction.segmentation["counts"],
-    }
-    for task in tasks:
-        row[task.name] = task.classes[prediction.labels[task.name]]
-        row[f"{task.name}_probability"] = round(probability(prediction, task), DECIMALS)
-    return row
 
 
 def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
