@@ -13,6 +13,7 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
+from detectron2.data.common import DatasetFromList
 from detectron2.structures import BitMasks, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from fvcore.transforms.transform import HFlipTransform
@@ -162,6 +163,8 @@ def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, w
 
 
 def _load(images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int) -> Iterator[list[Example]]:
+    if workers:  # one tensor for all: each process would come to hold a copy of every record
+        images = DatasetFromList(images, copy=False)
     pictures = _Pictures(images, mapper)
     for batch in DataLoader(pictures, batch_sampler=keys, num_workers=workers, collate_fn=list):
         for example in batch:
