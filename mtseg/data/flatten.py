@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from mtseg.data import coco
@@ -64,10 +65,13 @@ def flatten(
     (flat,) = coco.resolve([task(tasks, classes)], {name(tasks): classes})
     report = {"classes": classes, "ignored": 0, "left_out": 0}
 
+    @cache
+    def fitting(known: tuple[int | None, ...]) -> list[int]:
+        return [index for index, labels in enumerate(ordered) if _fit(known, labels)]
+
     def renamed(instance: Instance) -> list[Instance]:
         known = _labels(instance, tasks)
-        fits = [index for index, labels in enumerate(ordered) if _fit(known, labels)]
-        lacks = None in known
+        fits, lacks = fitting(known), None in known
         report["ignored"] += lacks and bool(fits)
         report["left_out"] += not fits
         return [replace(instance, labels={flat.name: index}, crowd=instance.crowd or lacks) for index in fits]
