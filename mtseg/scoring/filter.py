@@ -166,11 +166,14 @@ def _reach(values: Mapping[str, np.ndarray], least: float | Mapping[str, float],
 def _largest_component(rle: dict) -> dict:
     """segmentation, bbox and area of the largest part; nothing when there is no other."""
     whole = mask(rle, *rle["size"])
-    parts, count = label(whole, structure=np.ones((3, 3)))
+    x, y, width, height = map(int, coco_mask.toBbox(rle))
+    part = np.s_[y : y + height, x : x + width]  # a picture is mostly background
+    parts, count = label(whole[part], structure=np.ones((3, 3)))
     if count < 2:
         return {}
     largest = np.bincount(parts.ravel())[1:].argmax() + 1  # of equal ones the first by rows
-    packed = coco_mask.encode(np.asfortranarray(parts == largest, dtype=np.uint8))
+    whole[part] = parts == largest
+    packed = coco_mask.encode(np.asfortranarray(whole, dtype=np.uint8))
     return {
         "segmentation": {"size": list(rle["size"]), "counts": packed["counts"].decode()},
         "bbox": tuple(coco_mask.toBbox(packed).tolist()),

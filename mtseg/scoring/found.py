@@ -56,7 +56,7 @@ class Found:
             place = {counts: i for i, counts in enumerate(masks)}
             which = [place[p.segmentation["counts"]] for p in own]
             distinct = iou(list(masks.values()), list(masks.values()))
-            blocks.append(np.tril(distinct[np.ix_(which, which)], -1))
+            blocks.append(csr_array(np.tril(distinct[np.ix_(which, which)], -1)))  # mostly zeros
         return replace(self, overlap=csr_array(block_diag(blocks, format="csr")))
 
 
