@@ -31,8 +31,10 @@ def main() -> None:
         checkpoint, found, train=train, val=images, tasks=tasks, model=params.model, input=params.input,
         root=params.data.raw, detections=params.test.detections, batch=params.test.ims_per_batch, device=params.device,
     )  # fmt: skip
+    pictures = len(train)
+    del train  # 3 GB of COCO
     diagnosis = examine.examine(
-        images, found, tasks=tasks, train=of_train, val=of_val, known=known, pictures=len(train),
+        images, found, tasks=tasks, train=of_train, val=of_val, known=known, pictures=pictures,
         curve=readout.curve(Path("plots/train.tsv")), validated=readout.curve(Path("plots/val.tsv")),
         health=readout.curve(Path("plots/health.tsv")), model=params.model, solver=params.solver, test=params.test,
     )  # fmt: skip

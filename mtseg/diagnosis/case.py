@@ -92,12 +92,16 @@ class Case:
         """int, ascending: the rows that are the best of their query."""
         return np.flatnonzero(first_of_query(self.predictions, self.certainty * self.quality))
 
+    def by_picture(self, pictures: np.ndarray, scores: np.ndarray | None = None) -> list[np.ndarray]:
+        """For each picture: places in `pictures` [n], best of scores [n] first."""
+        order = np.lexsort((pictures,) if scores is None else (-scores, pictures))
+        return np.split(order, np.searchsorted(pictures[order], np.arange(1, len(self.images))))[: len(self.images)]
+
     @cached_property
     def overlaps(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For each picture: rows of its lead predictions, best first, rows of its objects, and their mask IoU."""
-        found = [self.lead[self.picture[self.lead] == p] for p in range(len(self.images))]
-        found = [rows[np.argsort(-self.score[rows], kind="stable")] for rows in found]
-        true = [np.flatnonzero(self.true_picture == p) for p in range(len(self.images))]
+        found = [self.lead[own] for own in self.by_picture(self.picture[self.lead], self.score[self.lead])]
+        true = self.by_picture(self.true_picture)
         masks = [
             [rle(self.instances[g].segmentation, image.height, image.width) for g in rows]
             for image, rows in zip(self.images, true, strict=True)
@@ -144,8 +148,7 @@ class Case:
     def collapsed(self) -> bool:
         """Whether in most pictures all queries say the same of all tasks: a network that has gone dead."""
         logits = np.column_stack([self.logits[task.name] for task in self.tasks])[self.lead]
-        pictures = self.picture[self.lead]
-        parts = [logits[pictures == p] for p in np.unique(pictures)]
+        parts = [logits[own] for own in self.by_picture(self.picture[self.lead])]
         dead = [float(np.ptp(part, axis=0).max()) < 1e-3 for part in parts if len(part) > 1]
         return bool(dead) and bool(np.mean(dead) > 0.5)
 

@@ -210,8 +210,8 @@ def _shift(view: _View, half: int) -> np.ndarray | None:
     if len(offsets) < 20:
         return None
     tree, radius = cKDTree(offsets), max(1.0, NEAR * float(np.median(np.concatenate(sizes))))
-    common = tree.query_ball_point(offsets, radius)
-    return np.median(offsets[max(common, key=len)], axis=0)
+    densest = tree.query_ball_point(offsets, radius, return_length=True).argmax()
+    return np.median(offsets[tree.query_ball_point(offsets[densest], radius)], axis=0)
 
 
 def _growth(view: _View, half: int) -> float:

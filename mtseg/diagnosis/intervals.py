@@ -6,6 +6,7 @@ Efron & Tibshirani 1993, percentile intervals. 99 % throughout: a healthy run me
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -30,13 +31,17 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Inte
     numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if not denominator.sum() > 0:
         return None
-    weights = np.random.default_rng(seed).multinomial(
-        len(numerator), np.full(len(numerator), 1 / len(numerator)), DRAWS
-    )
+    weights = _weights(len(numerator), seed)
     above, below = weights @ numerator, weights @ denominator
     drawn = above[below > 0] / below[below > 0]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+@lru_cache(maxsize=4)  # a case asks for the same dozens of times
+def _weights(count: int, seed: int) -> np.ndarray:
+    """How often each of `count` pictures is drawn: [DRAWS, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS).astype(np.float64)
 
 
 def mean(values: np.ndarray, pictures: np.ndarray, count: int) -> Interval | None:

@@ -28,7 +28,7 @@ def average_precision(matches: Matches, pictures: tuple[np.ndarray, np.ndarray],
     category = matches.found[rows]
     true = np.flatnonzero(matches.objects & (matches.true < matches.categories))
     true = true[np.argsort(matches.true[true], kind="stable")]
-    objects = _sums(matches.true[true], of_true[true], matches.categories, weights.shape[1]) @ weights.T
+    objects = grouping(matches.true[true], of_true[true], matches.categories, weights.shape[1]) @ weights.T
     scored = np.where(objects > 0, 0.0, np.nan)[..., None].repeat(len(matches.hit), axis=2)  # [K, B, T]
     for threshold, (hit, ignored) in enumerate(zip(matches.hit[:, rows] >= 0, matches.ignored[:, rows], strict=True)):
         at = np.flatnonzero(hit)
@@ -37,7 +37,7 @@ def average_precision(matches: Matches, pictures: tuple[np.ndarray, np.ndarray],
         # what counts before each hit, and after the hit before it, in its category
         place = np.searchsorted(at, np.arange(len(rows)))
         counts = ~ignored & (np.append(own, -1)[place] == category)
-        sums = _sums(place[counts], of_found[rows[counts]], len(at), weights.shape[1])
+        sums = grouping(place[counts], of_found[rows[counts]], len(at), weights.shape[1])
         step = max(1, AT_ONCE // max(len(at), 1))
         for low in range(0, len(weights) if len(at) else 0, step):
             part = np.ascontiguousarray(weights[low : low + step].T)
@@ -47,7 +47,7 @@ def average_precision(matches: Matches, pictures: tuple[np.ndarray, np.ndarray],
     return scored.swapaxes(0, 1)
 
 
-def _sums(groups: np.ndarray, pictures: np.ndarray, count: int, every: int) -> csr_array:
+def grouping(groups: np.ndarray, pictures: np.ndarray, count: int, every: int) -> csr_array:
     """What adds up the weights of each group's pictures: [count, every]. groups, ascending, and pictures: int [n]."""
     ends = np.searchsorted(groups, np.arange(count + 1))
     return csr_array((np.ones(len(groups)), pictures, ends), shape=(count, every))
