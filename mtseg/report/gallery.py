@@ -36,10 +36,11 @@ def collect(
     after = {p.image.id: p for p in pictures(images, filtered, tasks=tasks, ranking=ranking)}
     scores = {key: f1.summary([f1.count(picture, tasks)]).get("joint_f1") for key, picture in after.items()}
     shown = choose(scores, settings.pictures)
+    ids = {*shown}
     own = predictions.own_ranking(raw)  # the score that the slider moves: within 0..1 whatever the ranking
     values = predictions.scores(raw, tasks)[own]
     loud = [p for p, value in zip(raw, values, strict=True) if value >= settings.min_score]
-    loud = [p for p in loud if p.image_id in {*shown}]
+    loud = [p for p in loud if p.image_id in ids]
     before = pictures([after[key].image for key in shown], loud, tasks=tasks, ranking=own)
     before = {picture.image.id: picture for picture in before}
     rule = {id(prediction): name for prediction, name in zip(raw, removed, strict=True)}
