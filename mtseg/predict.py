@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def encode(instances: Instances, image_id: int, tasks: Sequence[Task]) -> list[P
             image_id=image_id, query=int(queries[q]), bbox=tuple(boxes[q]), area=float(sizes[q]),
             segmentation=segmentations[q], mask_quality=quality[i],
             labels={task.name: labels[i][t] for t, task in enumerate(tasks)},
-            logits={task.name: tuple(logits[task.name][i]) for task in tasks},
+            logits={task.name: array("d", logits[task.name][i]) for task in tasks},
             probabilities=combined and {task.name: combined[i][t] for t, task in enumerate(tasks)},
         )
         for i, q in enumerate(first.tolist()) if sizes[q]

@@ -7,6 +7,7 @@ compressed COCO RLE {"size": [height, width], "counts": str}.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,5 +58,5 @@ class Prediction:
     segmentation: dict[str, Any]
     mask_quality: float
     labels: dict[str, int]
-    logits: dict[str, tuple[float, ...]] = field(repr=False)
+    logits: dict[str, Sequence[float]] = field(repr=False)  # an array: a sixth of a tuple's memory
     probabilities: dict[str, float] | None = None

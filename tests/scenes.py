@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 
 import numpy as np
@@ -74,7 +75,7 @@ def predict(
         segmentation=rle,
         mask_quality=quality,
         labels=chosen,
-        logits={task.name: logits_of(task, chosen[task.name], strength) for task in tasks},
+        logits={task.name: array("d", logits_of(task, chosen[task.name], strength)) for task in tasks},
     )
 
 

@@ -7,6 +7,7 @@ CSV: the same without logits, a row a prediction, for tools that want a table.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -159,7 +160,7 @@ def _record(prediction: Prediction, value: float, tasks: Sequence[Task]) -> dict
 
 def _prediction(record: dict[str, Any], tasks: Sequence[Task]) -> Prediction:
     """Raises KeyError, TypeError or ValueError on a record that `write` would not have made for these tasks."""
-    logits = {task.name: tuple(record["logits"][task.name]) for task in tasks}
+    logits = {task.name: array("d", record["logits"][task.name]) for task in tasks}
     for task in tasks:
         if len(logits[task.name]) != task.num_outputs:
             raise ValueError(f"{len(logits[task.name])} logits for task '{task.name}', which has {task.num_outputs}")

@@ -50,7 +50,7 @@ def test_f14_what_a_further_task_calls_background_is_dropped(count_):
     tasks, instance = case(count_)
     good = predict(instance, tasks)
     for task in tasks[1:]:
-        logits = good.logits[task.name][:-1] + (7.0,)  # no-object above the chosen label's 6
+        logits = (*good.logits[task.name][:-1], 7.0)  # no-object above the chosen label's 6
         nothing = replace(good, logits=good.logits | {task.name: logits})
         assert kept(background, [good, nothing], tasks) == [good]
         assert kept(background, [good, nothing], tasks, drop_background=False) == [good, nothing]
@@ -214,7 +214,7 @@ def test_f14_what_goes_anyway_removes_nothing_and_masks_are_clean_before_they_ar
     options = {"tasks": tasks, "ranking": "main_quality", "settings": SIEVE}
     for task in tasks[1:]:
         hollow = replace(good, query=0, mask_quality=0.9)
-        hollow = replace(hollow, logits=hollow.logits | {task.name: good.logits[task.name][:-1] + (7.0,)})
+        hollow = replace(hollow, logits=hollow.logits | {task.name: (*good.logits[task.name][:-1], 7.0)})
         assert sieve([hollow, good], **options).kept == [good]
     # IoU with the good one 400 / 860, when clean 400 / 440
     spot = coco_mask.merge([box_rle(2, 2, 20, 22), box_rle(30, 2, 20, 21)])
