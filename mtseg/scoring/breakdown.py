@@ -10,6 +10,7 @@ could lie badly on, as they are for hotcoco.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,9 @@ def _ap50(found, hit, matches: Matches, scores, objects, gone=False) -> float | 
     ignored = matches.ignored[0] | gone
     rows = np.sort(matches.scored)
     rows = rows[np.argsort(-scores[rows], kind="stable")]
-    own = [rows[found[rows] == category] for category in range(matches.categories)]
+    rows = rows[np.argsort(found[rows], kind="stable")]
+    ends = np.searchsorted(found[rows], np.arange(matches.categories + 1))
+    own = [rows[low:high] for low, high in pairwise(ends)]
     curves = [precisions(hit[r], ignored[r], count) for r, count in zip(own, objects, strict=True)]
     defined = [float(curve.mean()) for curve in curves if curve is not None]
     return float(np.mean(defined)) if defined else None
