@@ -24,6 +24,7 @@ ALIKE = 1.5  # times as large, at most, that an object and its prediction are wh
 NEAR = 0.1  # of the objects' size: offsets that are one and the same
 LARGE = 1.25  # times as long and wide, surely above which (or below its inverse) masks are of another size
 SAMPLE = 500  # predictions whose boxes are held against their masks
+FRAMED = 1000  # pictures, about, that tell a frame's scale
 REACH = 16  # pictures away, at most, that the masks' own picture is looked for
 SCALES = np.geomspace(0.4, 2.5, 33)
 
@@ -250,7 +251,8 @@ def _about_centre(boxes: np.ndarray, scale: float) -> np.ndarray:
 def _frame(view: _View, half: int) -> np.ndarray:
     """Scale (x, y) about the picture's corner that, undone, fits best; one axis alone or both alike."""
     candidates = [(s, s) for s in SCALES] + [(s, 1.0) for s in SCALES] + [(1.0, s) for s in SCALES]
-    pictures = list(view.half(half))
+    pictures = [*view.half(half)]
+    pictures = pictures[:: len(pictures) // FRAMED + 1]
     fits = [sum(box_iou(f / np.tile(c, 2), t).max(0).sum() for _, f, t in pictures) for c in candidates]
     return np.array(candidates[int(np.argmax(fits))])
 
