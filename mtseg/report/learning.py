@@ -92,7 +92,7 @@ def health(table: pd.DataFrame) -> Figure | None:
     _lines(left, table, gradients, lambda name, value: plain(name.removeprefix("gradient_")), heavy="gradient_decoder")
     percent = table[["step"]].join(100 * table[shares])
     right.set_ylim(0, 100)
-    right.set_title("Matched queries called background, and stable matches, percent")
+    right.set_title("Called background, and stable matches, percent")
     _lines(right, percent, shares, lambda name, value: f"{plain(name)} {value:.0f}", heavy="stability")
     return figure
 
