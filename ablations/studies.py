@@ -3,7 +3,7 @@
 ablations/studies/NAME.yaml:
   question  what the study asks
   params    of all its runs, laid over the scale's; `at`: {scale: params} of all its runs there
-  vary      {factor: {level: params}}: the runs are the product of the factors' levels
+  vary      {factor: {level: params}}, `at` among them as above: the runs are the product of the factors' levels
   seeds     how many, or {scale: how many}; 0: not run at that scale
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
   metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, whose stage is run then, `*` in the key the
@@ -152,6 +152,9 @@ def read(name: str) -> Study:
         if wrong := [str(level) for level in (at if isinstance(at, list) else [at]) if str(level) not in levels]:
             there = f"level {wrong[0]} of {factor}; there are: {', '.join(levels)}" if levels else f"factor {factor}"
             raise UserError(f"ablations/studies/{name}.yaml: there is no {there}")
+    overlays = [overlay or {} for levels in study.vary.values() for overlay in levels.values()]
+    if wrong := {scale for overlay in overlays for scale in overlay.get("at", {})} - {*SCALES}:
+        raise UserError(f"ablations/studies/{name}.yaml: no scale {min(wrong)}; there are: {', '.join(SCALES)}")
     if (plot := study.plot) and not ({plot.x, plot.series} <= {*study.vary} and plot.y in study.metrics):
         raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
     for column, source in study.metrics.items():
@@ -174,16 +177,25 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
         base["data"]["raw"] = str(raw.resolve())  # experiments run in a copy apart
     found = []
     levels = study.levels(scale)
-    overlays = {factor: {str(level): overlay for level, overlay in study.vary[factor].items()} for factor in levels}
+    overlays = {
+        factor: {str(level): _at(scale, overlay or {}) for level, overlay in study.vary[factor].items()}
+        for factor in levels
+    }
     for seed, *chosen in itertools.product(range(study.count(scale)), *levels.values()):
         factors = dict(zip(levels, chosen, strict=True))
         whole = base
         for factor, level in factors.items():
-            whole = merged(whole, overlays[factor][level] or {})
+            whole = merged(whole, overlays[factor][level])
         found.append(Run(study.name, study.stages, scale, factors, seed, merged(whole, _drawn(seed, scale))))
     if len({run.name for run in found}) < len(found):
         raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
     return found
+
+
+def _at(scale: str, level: Overlay) -> Overlay:
+    """A level's params at a scale."""
+    own = {key: value for key, value in level.items() if key != "at"}
+    return merged(own, level.get("at", {}).get(scale, {}), top=False)
 
 
 def _drawn(seed: int, scale: str) -> Overlay:

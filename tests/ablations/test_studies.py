@@ -83,6 +83,14 @@ def test_a_scale_may_run_less():
     assert [run.factors for run in runs(given, "carparts", params=PARAMS)] == [{"a": "y"}]
 
 
+def test_a_level_may_be_another_at_a_scale():
+    both = {"solver": {"accumulate": 8}, "at": {"carparts": {"solver": {"max_iter": 7}}}}
+    given = study(vary={"a": {"x": None, "y": both}}, seeds=1)
+    steps = {scale: [run.params["solver"] for run in runs(given, scale, params=PARAMS)] for scale in SCALES}
+    assert steps["carparts"][1]["max_iter"] == 7 != steps["embedded"][1]["max_iter"]
+    assert [[solver["accumulate"] for solver in own] for own in steps.values()] == [[1, 8]] * 2
+
+
 def test_a_level_that_is_a_number_may_be_given_as_text():
     vary = {"a": {1: None, 2: {"loss": {"mask": 1.0}}}}
     given = study(vary=vary, seeds=1, only={"embedded": {"a": ["2"]}})
