@@ -36,23 +36,24 @@ PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors go back at once: n
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.cost", description=__doc__.partition("\n")[0])
-    parser.add_argument("--one", metavar="RUN", help="measure one run's step, and print it")
+    parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)  # what each process of its own is called with
     parser.add_argument("--again", action="store_true", help="also what is measured")
     arguments = parser.parse_args()
     runs = planned()
+    if not STATUS.exists():
+        print(f"nothing measured: the peak of memory is read from {STATUS}, which Linux alone has")
+        return
     if arguments.one:
         if arguments.one not in runs:
             raise UserError(f"--one {arguments.one}: there is no such run; there are: {', '.join(runs)}")
         print(*measure(runs[arguments.one]))
         return
-    if not STATUS.exists():
-        print(f"nothing measured: the peak of memory is read from {STATUS}, which Linux alone has")
-        return
+    commit = experiments.head()[:7]
     here = {row["params"]: row for row in collect.read(FILE) if not experiments.other_code([row["commit"]])}
     known = {} if arguments.again else here
     rows = []
     for name, run in runs.items():
-        row = known.get(run.digest) or dict(zip(FILED, _measured(name, run), strict=True))
+        row = known.get(run.digest) or dict(zip(FILED, (*_measured(name, run), commit), strict=True))
         print(*row.values(), flush=True)
         rows.append(row)
     with replace_file(FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as text:
@@ -71,7 +72,7 @@ def planned() -> dict[str, Run]:
 def _measured(name: str, run: Run) -> list[str]:
     """A row; time and memory each measured in a process of its own. Raises UserError."""
     (seconds, _), (_, peak) = _step(name, ONE_THREAD), _step(name, ONE_THREAD | PROMPT)
-    return [run.scale, *run.factors.values(), seconds, peak, run.digest, experiments.head()[:7]]
+    return [run.scale, *run.factors.values(), seconds, peak, run.digest]
 
 
 def _step(name: str, environment: dict[str, str]) -> list[str]:
@@ -126,7 +127,9 @@ def resident(key: str) -> int:
 
 
 def table(rows: list[collect.Row]) -> str:
-    return page.table(COLUMNS, [[row[name].replace("_", " ") for name in COLUMNS] for row in rows])
+    """Markdown, and the commits of its rows."""
+    told = page.table(COLUMNS, [[row[name].replace("_", " ") for name in COLUMNS] for row in rows])
+    return f"{told}\n\n{page.commits(row['commit'] for row in rows)}"
 
 
 if __name__ == "__main__":

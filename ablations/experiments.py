@@ -117,13 +117,11 @@ def _move(ref: str, place: str) -> None:
 
 
 def head() -> str:
-    """The commit that is checked out, which an experiment queued now starts from."""
+    """The commit that is checked out, which an experiment queued now starts from. Raises UserError where the pipeline's
+    files differ from it: what is measured by them would be told as that commit's."""
+    if changed := (git("diff", "HEAD", "--name-only", "--", "params.yaml", *CODE) or "").split():
+        raise UserError(f"commit {', '.join(changed[:3])} first: results name the commit that they are of")
     return (git("rev-parse", "HEAD") or "").strip()
-
-
-def uncommitted() -> list[str]:
-    """Files of the pipeline that differ from the last commit: experiments would carry them."""
-    return (git("diff", "HEAD", "--name-only", "--", "params.yaml", *CODE) or "").split()
 
 
 def baseline(ref: str) -> str:
@@ -138,7 +136,7 @@ def other_code(commits: Sequence[str]) -> int:
 
 
 def statuses() -> dict[str, str]:
-    """name -> Queued, Running, Failed or Success, of the youngest task of that name in the queue."""
+    """name -> Queued, Running, Failed or Success: of several tasks of that name, what the liveliest is."""
     found: dict[str, str] = {}
     for line in dvc("queue", "status").splitlines():
         if row := re.match(r"[0-9a-f]{7} +(\S+) +.* (Queued|Running|Failed|Success) *$", line):

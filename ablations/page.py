@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mtseg.errors import UserError
@@ -15,6 +15,12 @@ FIGURES = Path("docs/figures")
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def commits(of: Iterable[str]) -> str:
+    """A line that names them."""
+    names = sorted({*of})
+    return f"Commit{'s' * (len(names) > 1)} {', '.join(names)}."
 
 
 def write(page: Path, blocks: Mapping[str, str]) -> None:

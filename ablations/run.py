@@ -75,7 +75,7 @@ def waves(runs: Sequence[Run]) -> list[list[Run]]:
 def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: STOPPED.append(True))
-    _check(begun := experiments.head())
+    begun = experiments.head()
     if not experiments.idle():
         raise UserError("DVC's queue is at work: wait (`dvc queue status`), or end it with `dvc queue stop --kill`")
     waiting = _waiting(params)
@@ -107,8 +107,7 @@ def _run(todo: list[Run], params: Path, *, jobs: int) -> None:
 def _check(begun: str) -> None:
     """DVC queues the working tree as it is by then. Raises UserError if that is not the code of the last commit, or no
     longer that of the commit which the call began with."""
-    if changed := experiments.uncommitted():
-        raise UserError(f"commit {', '.join(changed[:3])} first: the experiments would carry the change unseen")
+    experiments.head()
     if experiments.other_code([begun]):
         raise UserError("a commit changed the code since the first runs were queued: call again, with --again")
 
@@ -130,13 +129,14 @@ def follow(runs: Sequence[Run], *, jobs: int) -> list[str]:
     once, a task is so while a worker takes it."""
     began, told, failed = time.monotonic(), 0, []
     own = {run.name: run for run in runs}
-    left, alone, lost = [*own], set(), set()
+    left, orphaned, missing_before = [*own], set(), set()
     while left:
         known, refs = experiments.statuses(), experiments.finished()
         done = {name for name in left if experiments.result(own[name], refs)}
         running = {name for name in left if known.get(name) == "Running"}
-        nowhere = {name for name in left if known.get(name) not in ("Queued", "Running", "Failed")}
-        ended = {*done, *(name for name in left if known.get(name) == "Failed")} | alone & running | lost & nowhere
+        missing = {name for name in left if known.get(name) not in ("Queued", "Running", "Failed")}
+        ended = done | {name for name in left if known.get(name) == "Failed"}
+        ended |= (orphaned & running) | (missing_before & missing)
         for name in [name for name in left if name in ended]:
             left.remove(name)
             told += 1
@@ -144,10 +144,10 @@ def follow(runs: Sequence[Run], *, jobs: int) -> list[str]:
             failed += [name] * bad
             minutes = (time.monotonic() - began) / 60
             print(f"{told:4} of {len(own)}  {minutes:6.1f} min  {name}{'  FAILED' * bad}", flush=True)
-        lost = nowhere
+        missing_before = missing
         if left:
             if not experiments.workers():  # they go when the queue looks empty, or with a crash
-                alone |= running
+                orphaned |= running
                 experiments.start(jobs)
             for _ in range(PERIOD):
                 _stop_if_told()

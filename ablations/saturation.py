@@ -7,8 +7,9 @@ is. Beside the copies stand grids of different objects: where training shows no 
 objects by their looks alone and take copies for one, which is no want of queries. Without MODEL the trainings of
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
-Some two minutes a model on one core, each kept once it is measured. Writes results/saturation.csv and, from that file
-alone, the table in docs/results.md and docs/figures/saturation.svg. With MODEL the table is printed, no more.
+Some two minutes a model on one core; what this code has measured already is skipped, --again redoes it. Writes
+results/saturation.csv and, from that file alone, the table in docs/results.md and docs/figures/saturation.svg. With
+MODEL the table is printed, no more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 from rich.progress import track
 
 from ablations import experiments, page, studies
+from ablations.means import mean_and_half
 from mtseg.data.shapes import SHAPES, grid
 from mtseg.errors import UserError, run_stage
 from mtseg.files import replace_file
@@ -48,7 +50,7 @@ SIZE = 192  # pixels, side of the picture: those that the models were trained on
 SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
 HIT = 0.5  # mask IoU above which an object is found
 BATCH = 8
-KEY = {"params": str, "model": str, "measure": str}  # columns, digests: one of figures alone is no number
+KEY = {"params": str, "model": str, "measure": str, "commit": str}  # columns: one of digits alone is no number
 
 
 @dataclass(frozen=True)
@@ -150,18 +152,23 @@ def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, str, Path
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Markdown, a row a k. Of several trainings with one number of queries: the mean, of the ends of intervals too."""
-    trainings = rows.groupby(["queries", "objects", "shown"]).mean(numeric_only=True).round(1)
-    head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in ("missed, ", "found, ", "no mask, "))]
+    """Markdown, a row a k, and the commits that measured them. Of one training with a number of queries: the interval
+    over the pictures; of several: their mean, and half its interval over the trainings."""
+    trainings = rows.groupby(["queries", "objects", "shown"])
+    parts = ("missed, ", "found, ", "no matching mask, ")
+    head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in parts)]
     lines = []
     for q, k in itertools.product(sorted(rows["queries"].unique()), sorted(rows["shown"].unique())):
         cells = [str(q), str(k)]
         for name in OBJECTS:
-            row = trainings.loc[(q, name, k)]
-            found = k * (1 - row.missed / 100)
-            cells += [f"{row.missed:.1f} ({row.low:.1f} to {row.high:.1f})", f"{found:.0f}", f"{row.missed_masks:.1f}"]
+            own = trainings.get_group((q, name, k))
+            row = own.iloc[0]
+            one = f"{row.missed:.1f} ({row.low:.1f} to {row.high:.1f})"
+            cells += [one if len(own) == 1 else mean_and_half([*own["missed"]])]
+            cells += [f"{k * (1 - own['missed'].mean() / 100):.0f}", f"{own['missed_masks'].mean():.1f}"]
         lines.append(cells)
-    return page.table(head, lines)
+    named = [commit for commit in rows["commit"].unique() if commit]
+    return page.table(head, lines) + (f"\n\n{page.commits(named)}" if named else "")
 
 
 def figure(rows: pd.DataFrame) -> str:
@@ -187,7 +194,9 @@ def figure(rows: pd.DataFrame) -> str:
 
 def read(results: Path = RESULTS) -> pd.DataFrame:
     """What was measured; no rows where there is no file."""
-    return pd.read_csv(results, dtype=KEY) if results.exists() else pd.DataFrame(columns=[*KEY])
+    if not results.exists():
+        return pd.DataFrame(columns=[*KEY])
+    return pd.read_csv(results, dtype=KEY, keep_default_na=False)
 
 
 def publish() -> None:
@@ -202,13 +211,17 @@ def publish() -> None:
     page.write(page.PAGE, {NAME: f"{table(rows)}\n\n{told}"})
 
 
-def collect(models: Iterable[tuple[int, str, Path]], results: Path, *, size: int, repeats: int) -> None:
+def collect(
+    models: Iterable[tuple[int, str, Path]], results: Path, *, size: int, repeats: int, commit: str, again: bool = False
+) -> None:
     """Write the csv of these checkpoints, as `trained` gives them, anew after each: after a stop, it goes on from
-    there. What it has of one already, measured in the same way, is not measured again; rows of others go when all is
-    measured."""
+    there. What it has of one already, measured in the same way by the code of this commit, is not measured again,
+    unless it is asked to; rows of others go when all is measured."""
     way = digest(size=size, repeats=repeats)
     before = read(results)
-    known = dict([*before[before["measure"] == way].groupby("model")])
+    same = {commit for commit in before["commit"].unique() if not experiments.other_code([commit])}
+    here = before[(before["measure"] == way) & before["commit"].isin(same)]
+    known = {} if again else dict([*here.groupby("model")])
     given = {}
     for seed, params, path in models:
         key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -216,7 +229,8 @@ def collect(models: Iterable[tuple[int, str, Path]], results: Path, *, size: int
             model = read_model(path)
             rows = measure(model, size=size, repeats=repeats)
             told = {"queries": model.num_queries, "seed": seed, "params": params}
-            known[key] = pd.DataFrame([{**told, **row, "model": key, "measure": way} for row in rows])
+            made = {"model": key, "measure": way, "commit": commit}
+            known[key] = pd.DataFrame([{**told, **row, **made} for row in rows])
         known[key] = given[key] = known[key].assign(seed=seed, params=params)
         _write(known.values(), results)
     _write(given.values(), results)
@@ -243,6 +257,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
     parser.add_argument("--size", type=int, default=SIZE, help="of the pictures, pixels")
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--again", action="store_true", help="also what is measured")
     arguments = parser.parse_args()
     asked = {"size": arguments.size, "repeats": arguments.repeats}
     if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
@@ -256,11 +271,12 @@ def main() -> None:
             collect(
                 ((seed, "", path) for seed, path in enumerate(arguments.models)),
                 own := Path(folder) / RESULTS.name,
+                commit="",
                 **asked,
             )
             print(table(read(own)))
         return
-    collect(trained(), RESULTS, **asked)
+    collect(trained(), RESULTS, **asked, commit=experiments.head()[:7], again=arguments.again)
     publish()
 
 

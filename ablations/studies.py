@@ -7,7 +7,7 @@ ablations/studies/NAME.yaml:
   seeds     how many, or {scale: how many}; 0: not run at that scale
   only      {scale: {factor: [levels]}}: the levels run there; all, where not said
   metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, whose stage is run then, `*` in the key the
-            mean over all that stand there; none: a script tells the study
+            mean over all that stand there
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
   plot      {x: factor, series: factor, y: column}; where not said, the first column by level (optional)
 
@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -43,6 +43,17 @@ STAGES = {"diagnosis": "diagnose", "evaluate": "evaluate", "filter": "filter", "
 SCORED = ("evaluate", "filter")  # stages of every run
 NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
 Overlay = dict[str, Any]
+
+
+class Level(BaseModel):
+    """Params of a level, and `at`: {scale: params} that it has there besides."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    at: dict[Literal[SCALES], Overlay] = {}
+
+    def params(self, scale: str) -> Overlay:
+        return merged(self.model_extra, self.at.get(scale, {}), top=False)
 
 
 class Plot(BaseModel):
@@ -59,10 +70,10 @@ class Study(BaseModel):
     name: str
     question: str
     params: Overlay = {}
-    vary: dict[str, dict[str | int | float, Overlay | None]]
-    seeds: int | dict[Literal[SCALES], int]
+    vary: dict[str, dict[str | int | float, Level | None]]
+    seeds: NonNegativeInt | dict[Literal[SCALES], NonNegativeInt]
     only: dict[Literal[SCALES], dict[str, list[str | int | float]]] = {}
-    metrics: dict[str, str] = {}
+    metrics: dict[str, str]
     against: dict[str, str | int | float | list[str | int | float]] = {}
     plot: Plot | None = None
     at: dict[Literal[SCALES], Overlay] = {}
@@ -144,17 +155,15 @@ def read(name: str) -> Study:
         raise UserError(f"there is no study '{name}'; there are: {', '.join(names())}")
     try:
         study = Study.model_validate({**read_params(HERE / "studies" / f"{name}.yaml"), "name": name})
-    except (TypeError, ValueError, YAMLError) as error:
-        raise UserError(f"ablations/studies/{name}.yaml: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}" for fault in error.errors())
+        raise UserError(f"ablations/studies/{name}.yaml: {'; '.join(faults)}") from None
     named = [*study.against.items(), *(item for chosen in study.only.values() for item in chosen.items())]
     for factor, at in named:
         levels = [str(level) for level in study.vary.get(factor, ())]
         if wrong := [str(level) for level in (at if isinstance(at, list) else [at]) if str(level) not in levels]:
             there = f"level {wrong[0]} of {factor}; there are: {', '.join(levels)}" if levels else f"factor {factor}"
             raise UserError(f"ablations/studies/{name}.yaml: there is no {there}")
-    overlays = [overlay or {} for levels in study.vary.values() for overlay in levels.values()]
-    if wrong := {scale for overlay in overlays for scale in overlay.get("at", {})} - {*SCALES}:
-        raise UserError(f"ablations/studies/{name}.yaml: no scale {min(wrong)}; there are: {', '.join(SCALES)}")
     if (plot := study.plot) and not ({plot.x, plot.series} <= {*study.vary} and plot.y in study.metrics):
         raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
     for column, source in study.metrics.items():
@@ -178,7 +187,7 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
     found = []
     levels = study.levels(scale)
     overlays = {
-        factor: {str(level): _at(scale, overlay or {}) for level, overlay in study.vary[factor].items()}
+        factor: {str(level): given.params(scale) if given else {} for level, given in study.vary[factor].items()}
         for factor in levels
     }
     for seed, *chosen in itertools.product(range(study.count(scale)), *levels.values()):
@@ -190,12 +199,6 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
     if len({run.name for run in found}) < len(found):
         raise UserError(f"ablations/studies/{study.name}.yaml: two runs would have the same name")
     return found
-
-
-def _at(scale: str, level: Overlay) -> Overlay:
-    """A level's params at a scale."""
-    own = {key: value for key, value in level.items() if key != "at"}
-    return merged(own, level.get("at", {}).get(scale, {}), top=False)
 
 
 def _drawn(seed: int, scale: str) -> Overlay:
@@ -213,7 +216,10 @@ def merged(base: Overlay, overlay: Overlay, *, top: bool = True) -> Overlay:
             result["tasks"] = _with_main(_having(result["tasks"], value), int(value))
         elif top and key == "tasks" and isinstance(value, dict):
             for index, keys in value.items():
-                _having(result["tasks"], index)[int(index)] |= keys
+                task = _having(result["tasks"], index)[int(index)]
+                if not isinstance(keys, dict):
+                    raise UserError(f"task {index} is given {keys!r}: expected keys, such as 'loss_weight: 1.0'")
+                task |= keys
         elif isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value, top=False)
         else:
@@ -261,5 +267,11 @@ def _written(value: Any) -> str:
 
 
 def read_params(path: Path) -> Overlay:
-    """A file of params as it stands, unchecked."""
-    return YAML(typ="safe").load(path)
+    """A file of params as it stands, unchecked. Raises UserError where there is none, or nothing of the kind in it."""
+    try:
+        found = YAML(typ="safe").load(path)
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected keys and what they hold, found {type(found).__name__}")
+    return found

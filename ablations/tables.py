@@ -33,8 +33,6 @@ def main() -> None:
     blocks = {}
     for name in studies.names():
         study = studies.read(name)
-        if not study.metrics:
-            continue
         for scale in SCALES:
             runs = studies.runs(study, scale, params=Path("params.yaml"))
             file = collect.path(study, scale)
@@ -66,9 +64,8 @@ def block(study: Study, scale: str, rows: Sequence[Row], figures: Path) -> str:
     figures.mkdir(parents=True, exist_ok=True)
     with replace_file(file) as temporary:
         temporary.write_text(plots.plot(study, scale, groups(study, scale, rows)), encoding="utf-8")
-    commits = sorted({row["commit"] for row in rows})
-    code = f"Commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
-    return f"{text}\n\n{code}\n\n![{plots.title(study)}]({figures.name}/{file.name})"
+    commits = page.commits(row["commit"] for row in rows)
+    return f"{text}\n\n{commits}\n\n![{plots.title(study)}]({figures.name}/{file.name})"
 
 
 def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
@@ -77,7 +74,7 @@ def table(study: Study, scale: str, rows: Sequence[Row]) -> str:
     metrics = [name for name in study.metrics if any(columns[name] for columns in found.values())]
     headline = next(iter(metrics), None)
     references = study.references(scale)
-    against = [f"{headline} against {factor} {level}".replace("_", " ") for factor, level in references]
+    against = [f"Δ {headline} vs {factor} {level}".replace("_", " ") for factor, level in references]
     head = [*study.vary, "seeds", *metrics, *against]
     lines = []
     for levels, columns in found.items():

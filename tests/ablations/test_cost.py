@@ -14,6 +14,7 @@ def test_a_step_that_fails_is_told_in_a_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["ablations.cost", "--again"])
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nMemoryError: too much\n")
     monkeypatch.setattr(cost, "STATUS", Path(__file__))
+    monkeypatch.setattr(cost.experiments, "head", lambda: "abc1234")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"--one backbones-efficientnet-lite0-s0: MemoryError: too much"):
         cost.main()
@@ -63,14 +64,16 @@ def test_what_was_measured_with_the_same_params_is_not_measured_again(written, m
 
     def of(name, run):
         measured.append(name)
-        return [run.scale, *run.factors.values(), "0.1", str(len(measured)), run.digest, "abc1234"]
+        return [run.scale, *run.factors.values(), "0.1", str(len(measured)), run.digest]
 
     monkeypatch.setattr(cost, "STATUS", Path(__file__))
     monkeypatch.setattr(cost, "_measured", of)
     monkeypatch.setattr(cost.experiments, "other_code", lambda commits: 0)
+    monkeypatch.setattr(cost.experiments, "head", lambda: "abc1234def")
     monkeypatch.setattr("sys.argv", ["ablations.cost"])
     cost.main()
     assert measured == [*cost.planned()] and "old" not in cost.page.PAGE.read_text()
+    assert "\n\nCommit abc1234.\n\n" in cost.page.PAGE.read_text()
     first, lines = written.read_bytes(), written.read_text().splitlines()
     cost.main()
     assert len(measured) == len(lines) - 1 and written.read_bytes() == first
@@ -87,6 +90,7 @@ def test_what_was_measured_with_the_same_params_is_not_measured_again(written, m
 
 
 def test_a_run_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(cost, "STATUS", Path(__file__))
     monkeypatch.setattr("sys.argv", ["ablations.cost", "--one", "nonesuch"])
     with pytest.raises(UserError, match="--one nonesuch: there is no such run; there are: backbones-efficientnet"):
         cost.main()

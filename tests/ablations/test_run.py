@@ -104,7 +104,7 @@ def calls(queue, monkeypatch, tmp_path):
     for name in ("clear", "settle", "replace", "stop"):
         monkeypatch.setattr(experiments, name, lambda *_, name=name: said.append(name))
     monkeypatch.setattr(experiments, "idle", lambda: True)
-    monkeypatch.setattr(experiments, "uncommitted", list)
+    monkeypatch.setattr(experiments, "head", lambda: "abc1234")
     monkeypatch.setattr(experiments, "other_code", lambda commits: 0)
     monkeypatch.setattr(run, "_waiting", lambda params: [])
     monkeypatch.setattr(studies, "overrides", lambda one, base: [])
@@ -117,6 +117,7 @@ def calls(queue, monkeypatch, tmp_path):
         signal.signal(number, handler)
 
 
+HEAD = experiments.head
 PLANNED = [SimpleNamespace(name=name, training=training) for name, training in (("a", 1), ("b", 2), ("c", 1))]
 
 
@@ -147,16 +148,21 @@ def test_told_to_stop_it_ends_the_command_at_work_then_the_queue(calls, at, numb
 
 
 def test_code_that_changes_meanwhile_is_not_queued_unseen(calls, monkeypatch):
-    changed = iter([0, 0, 1])  # as the call begins, before the trainings, before the rest
+    changed = iter([0, 1])  # before the trainings, before the rest
     monkeypatch.setattr(experiments, "other_code", lambda commits: next(changed))
     with pytest.raises(UserError, match="a commit changed the code"):
         run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert "b" in calls and "c" not in calls and calls[-2:] == ["stop", "settle"]
-    monkeypatch.setattr(experiments, "uncommitted", lambda: ["mtseg/train.py"])
-    calls.clear()
+
+
+def test_code_that_is_not_committed_is_neither_queued_nor_measured(calls, monkeypatch):
+    monkeypatch.setattr(experiments, "head", HEAD)
+    monkeypatch.setattr(experiments, "git", lambda *words: "mtseg/train.py\n" if words[0] == "diff" else "abc1234\n")
     with pytest.raises(UserError, match=r"commit mtseg/train.py first"):
         run._run(PLANNED, Path("params.yaml"), jobs=2)
     assert not calls
+    monkeypatch.setattr(experiments, "git", lambda *words: "" if words[0] == "diff" else "abc1234\n")
+    assert HEAD() == "abc1234"
 
 
 def test_the_status_of_a_name_is_that_of_its_task_at_work(monkeypatch):

@@ -17,7 +17,7 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 ROWS = pd.DataFrame(
     [
-        {"queries": q, "seed": 0, "objects": objects, "shown": k}
+        {"queries": q, "seed": 0, "objects": objects, "shown": k, "commit": "abc1234"}
         | dict(missed=m, low=m - 1, high=m + 1, missed_masks=m / 2)
         for objects in saturation.OBJECTS
         for q, k, m in ((20, 10, 4.0), (20, 50, 62.0), (100, 10, 6.0), (100, 50, 30.0))
@@ -148,11 +148,16 @@ def paths(tasks, tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The models that are measured, which is not done."""
+    """The models that are measured, which is not done; by code that is today's."""
     asked = []
+    monkeypatch.setattr(saturation.experiments, "other_code", lambda commits: 0)
     row = {"objects": "copies", "shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
     monkeypatch.setattr(saturation, "measure", lambda model, **_: asked.append(model) or [row])
     return asked
+
+
+def collect(models, results, *, repeats=3, commit="", **options):
+    saturation.collect(models, results, size=192, repeats=repeats, commit=commit, **options)
 
 
 def given(paths):
@@ -162,13 +167,24 @@ def given(paths):
 def test_a_checkpoint_is_measured_once(paths, asked, tmp_path):
     paths, results = paths[:2], tmp_path / "saturation.csv"
     for models in (paths[:1], paths, paths):
-        saturation.collect(given(models), results, size=192, repeats=3)
+        collect(given(models), results)
     first = results.read_bytes()
     assert len(asked) == 2 and pd.read_csv(results)["seed"].tolist() == [0, 1]
-    saturation.collect(given(paths), results, size=192, repeats=4)
+    collect(given(paths), results, repeats=4)
     assert len(asked) == 4 and results.read_bytes() != first
-    saturation.collect(given(paths[::-1]), results, size=192, repeats=4)
+    collect(given(paths[::-1]), results, repeats=4)
     assert len(asked) == 4 and pd.read_csv(results).groupby("seed")["model"].first().is_unique
+    collect(given(paths), results, repeats=4, again=True)
+    assert len(asked) == 6
+
+
+def test_what_other_code_measured_is_measured_again(paths, asked, tmp_path, monkeypatch):
+    results = tmp_path / "saturation.csv"
+    collect(given(paths[:1]), results, commit="0123456")
+    monkeypatch.setattr(saturation.experiments, "other_code", lambda commits: commits == ["0123456"])
+    for _ in range(2):
+        collect(given(paths[:1]), results, commit="1234567")
+    assert len(asked) == 2 and {*saturation.read(results)["commit"]} == {"1234567"}
 
 
 def test_what_was_measured_before_a_stop_is_kept(paths, asked, tmp_path):
@@ -178,11 +194,11 @@ def test_what_was_measured_before_a_stop_is_kept(paths, asked, tmp_path):
         yield from given(paths[:count])
         raise KeyboardInterrupt
 
-    saturation.collect([(2, "a", paths[2])], results, size=192, repeats=3)
+    collect([(2, "a", paths[2])], results)
     with pytest.raises(KeyboardInterrupt):
-        saturation.collect(stopped(1), results, size=192, repeats=3)
+        collect(stopped(1), results)
     assert pd.read_csv(results)["seed"].tolist() == [0, 2]  # the other model's row may still be asked for
-    saturation.collect(given(paths[:2]), results, size=192, repeats=3)
+    collect(given(paths[:2]), results)
     assert len(asked) == 3 and pd.read_csv(results)["seed"].tolist() == [0, 1]
 
 
@@ -194,10 +210,10 @@ def test_what_was_measured_in_another_way_is_measured_again(paths, asked, tmp_pa
         picture, labels, masks = grid(*args, **kwargs)
         return picture // 2, labels, masks
 
-    saturation.collect(given(paths[:2]), results, size=192, repeats=3)
+    collect(given(paths[:2]), results)
     monkeypatch.setattr(saturation, name, {"SCORE": 0.3, "HIT": 0.75, "SHOWN": (10, 20), "grid": darker}[name])
     for _ in range(2):
-        saturation.collect(given(paths[:1]), results, size=192, repeats=3)
+        collect(given(paths[:1]), results)
     assert len(asked) == 3 and len(pd.read_csv(results)) == 1
 
 
@@ -238,6 +254,12 @@ def test_table_and_figure_come_from_the_csv_alone(tmp_path, monkeypatch):
         assert "| 20 | 50 | 62.0 (61.0 to 63.0) | 19 | 31.0 | 62.0 (61.0 to 63.0) | 19 | 31.0 |" in page
         assert "20 queries" in drawing and "100 queries" in drawing
     assert saturation.figure(ROWS) == drawing
+    assert "\n\nCommit abc1234.\n\n" in page
+
+
+def test_of_several_trainings_the_interval_is_theirs():
+    other = ROWS.assign(seed=1, missed=ROWS["missed"] + 2, missed_masks=0.0)
+    assert "| 20 | 50 | 63.0 ± 12.7 | 18 | 15.5 |" in saturation.table(pd.concat([ROWS, other]))
 
 
 def test_the_committed_table_and_figure_are_those_of_the_committed_csv():

@@ -19,7 +19,8 @@ EVERY = [(name, scale) for name in studies.names() for scale in SCALES if read(n
 
 
 def study(**keys) -> Study:
-    return Study.model_validate({"name": "mine", "question": "?", "seeds": 1, "vary": {"a": {"x": None}}} | keys)
+    given = {"name": "mine", "question": "?", "seeds": 1, "vary": {"a": {"x": None}}, "metrics": {}}
+    return Study.model_validate(given | keys)
 
 
 def expanded(**keys):
@@ -112,6 +113,22 @@ def test_tasks_are_set_by_index_or_as_a_whole_and_the_base_stays():
     assert before == BASE
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [(None, "No such file"), ("", "NoneType"), ("[", "parsing"), ("- 1", "list")]
+)
+def test_a_params_yaml_that_cannot_be_read_is_one_line(text, told, tmp_path):
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"params.yaml: .*{told}"):
+        runs(study(), "embedded", params=path)
+
+
+def test_keys_of_a_task_that_are_none():
+    with pytest.raises(UserError, match="task 1 is given 3: expected keys"):
+        merged(BASE, {"tasks": {1: 3}})
+
+
 @pytest.mark.parametrize("overlay", [{"tasks": {3: {"background": False}}}, {"main": 3}])
 def test_a_task_that_is_not_there(overlay):
     with pytest.raises(UserError, match="no task 3: .* have tasks 0 to 2"):
@@ -157,6 +174,10 @@ def test_a_study_that_is_not_there():
         ("metrics: {AP: evaluate}", "metric 'AP' is evaluate; may be"),
         ("seeds: 1\nseeds: 2", 'duplicate key "seeds"'),
         ("metrics: [", "mine.yaml: "),
+        ("vary: {a: {x: {at: {nowhere: }}}}", r"mine.yaml: vary.a.x.at.nowhere.\[key\] .* 'embedded' or 'carparts'"),
+        ("vary: {a: {x: {at: }}}", "mine.yaml: vary.a.x.at .* valid dictionary"),
+        ("vary: {a: {x: {at: {embedded: }}}}", "mine.yaml: vary.a.x.at.embedded .* valid dictionary"),
+        ("seeds: -1", "mine.yaml: seeds.* greater than or equal to 0"),
     ],
 )
 def test_a_mistake_in_a_study_is_told(keys, told, tmp_path, monkeypatch):
