@@ -43,7 +43,7 @@ lint: $(STAMP) ## check code and formatting
 	@ruff check .
 	@ruff format --check .
 
-ablations: $(STAMP) ## run the studies on the embedded data, more than two hours; what is done is skipped, Ctrl-C at any time
+ablations: $(STAMP) ## run the studies on the embedded data, some two hours; what is done is skipped, Ctrl-C at any time
 	@code=0; python -m ablations.run || code=$$?; python -m ablations.tables; exit $$code
 	@python -m ablations.saturation
 	@python -m ablations.cost
