@@ -1,11 +1,12 @@
-"""A study's plot: a column over one factor, a line a level of another; or, where the study names none, its first column
-by level. Bars are the 95 % intervals."""
+"""A study's plot: a column over one factor, one line per level of another; or, where the study names none, its first
+column by level. Bars are the 95 % intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ablations import means
 from ablations.studies import Study
@@ -21,7 +22,7 @@ def plot(study: Study, scale: str, groups: Groups) -> str:
 
 def title(study: Study) -> str:
     if study.plot:
-        return f"{study.plot.y} by {study.plot.x}, a line a {study.plot.series}"
+        return f"{study.plot.y} by {study.plot.x}, one line per {study.plot.series}"
     return f"{next(iter(study.metrics))} by {' and '.join(study.vary)}"
 
 
@@ -33,11 +34,12 @@ def _levels(study: Study, scale: str, groups: Groups) -> str:
         axes = figure.subplots()
         for place, (_, values) in enumerate(found):
             axes.errorbar(np.mean(values), -place, xerr=means.half_interval(values), color=COLOURS[0], marker="o", ms=5,
-                          elinewidth=1, capsize=3)  # fmt: skip
+                          elinewidth=1, capsize=3, clip_on=False)  # fmt: skip
         axes.set_yticks([-place for place in range(len(found))], [name for name, _ in found])
         axes.minorticks_off()
         axes.set(xlabel=y)
         axes.set_xlim(left=0)
+        _caption(axes, scale, [values for _, values in found])
         axes.grid(axis="x")
         return svg(figure, f"{study.name}_{scale}", title(study))
 
@@ -50,13 +52,14 @@ def _lines(study: Study, scale: str, groups: Groups) -> str:
         figure = canvas(5.6, 3.2)
         axes = figure.subplots()
         ends = []
-        for line, colour in zip(levels[series], COLOURS, strict=False):
-            points = []
+        apart = 0.015 * (max(places.values()) - min(places.values()))  # or else bars would hide each other
+        for number, (line, colour) in enumerate(zip(levels[series], COLOURS, strict=False)):
+            points, shift = [], apart * (number - (len(levels[series]) - 1) / 2)
             for key, columns in groups.items():
                 chosen = dict(zip(factors, key, strict=True))
                 if chosen[series] == line and columns[y]:
                     values = [*columns[y].values()]
-                    points.append((places[chosen[x]], np.mean(values), means.half_interval(values)))
+                    points.append((places[chosen[x]] + shift, np.mean(values), means.half_interval(values)))
             if points:
                 at, mean, half = zip(*sorted(points), strict=True)
                 axes.errorbar(at, mean, half, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=3)
@@ -66,9 +69,15 @@ def _lines(study: Study, scale: str, groups: Groups) -> str:
         axes.set(xlabel=x, ylabel=y)
         axes.margins(x=0.04)
         axes.set_ylim(bottom=0)
+        _caption(axes, scale, [[*columns[y].values()] for columns in groups.values() if columns[y]])
         axes.grid(axis="y")
         end_labels(axes, ends)
         return svg(figure, f"{study.name}_{scale}", title(study))
+
+
+def _caption(axes: Axes, scale: str, seeds: Sequence[Sequence[float]]) -> None:
+    bars = "; bars: 95 % intervals" if any(len(values) > 1 for values in seeds) else "; one seed"
+    axes.set_title(f"{scale}{bars}", loc="left", size=8.5, pad=8)
 
 
 def positions(levels: list[str]) -> dict[str, float]:

@@ -8,8 +8,8 @@ objects by their looks alone and take copies for one, which is no want of querie
 studies/saturation.yaml are taken from DVC (ablations.run makes them).
 
 Some two minutes a model on one core; what this code has measured already is skipped, --again redoes it. Writes
-results/saturation.csv and, from that file alone, the table in docs/results.md and docs/figures/saturation.svg. With
-MODEL the table is printed, no more.
+ablations/results/saturation.csv and, from that file alone, the table in docs/results.md and
+docs/figures/saturation.svg. With MODEL the table is printed, no more.
 """
 
 from __future__ import annotations
@@ -185,9 +185,9 @@ def figure(rows: pd.DataFrame) -> str:
                 axes.plot(line["shown"], line["missed"], color=colour, alpha=shade, label=told, **dots)
                 axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
             axes.plot(counts, 100 * np.maximum(0, 1 - q / counts), color=colour, lw=0.9, ls="--")
-        axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 100))
+        axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 102))
         axes.grid(axis="y")
-        axes.set_title("Missed objects; dashed: one object a query", pad=20)
+        axes.set_title("Missed objects; dashed: one object per query", pad=20)
         legend_above(axes)
         return svg(drawing, NAME, "Share of objects missed against the number in the picture")
 

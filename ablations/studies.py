@@ -12,7 +12,8 @@ ablations/studies/NAME.yaml:
   plot      {x: factor, series: factor, y: column}; where not said, the first column by level (optional)
 
 ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
-that over embedded.yaml, which says all: no study hangs on what params.yaml holds for one's own data.
+that over embedded.yaml, which says all but device, input.workers and visualise: no study's figures hang on what
+params.yaml holds for one's own data.
 
 Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
 sets keys of those tasks, and `main: index` puts that task first, with the weights of the one that was.
