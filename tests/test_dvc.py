@@ -9,7 +9,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from mtseg.params import load
-from tests.repository import call, commit, dvc
+from tests.repository import call, commit, dvc, end_workers
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -62,9 +62,14 @@ def clean(repo):
 
 
 def experiments(repo: Path) -> dict[str, dict]:
-    """name -> metrics of every experiment that has some."""
+    """name -> metrics of every experiment that has ended: one that runs shows what lies in its folder."""
     (baseline,) = (row for row in json.loads(dvc(repo, "exp", "show", "--json")) if row["rev"] != "workspace")
-    rows = [row for experiment in baseline["experiments"] or [] for row in experiment["revs"] or []]
+    ended = [
+        one
+        for one in baseline["experiments"] or []
+        if (one["executor"] or {}).get("state") not in ("queued", "running")
+    ]
+    rows = [row for experiment in ended for row in experiment["revs"] or []]
     metrics = {
         row["name"]: ((row["data"] or {}).get("metrics") or {}).get("metrics.json", {}).get("data") for row in rows
     }
@@ -93,12 +98,13 @@ def test_a_sweep_is_queued_run_and_shown(clean):
     before = experiments(clean)
     dvc(clean, "exp", "run", "--quiet", "--queue", "-S", "solver.base_lr=1e-4,2.5e-5")
     dvc(clean, "queue", "start", "--jobs", "2")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while len(swept := {name: row for name, row in experiments(clean).items() if name not in before}) < 2:
         assert time.monotonic() < deadline, dvc(clean, "queue", "status")
         time.sleep(1)
     assert sorted(row["lr"] for row in swept.values()) == [2.5e-5, 1e-4]
     assert all(row["is_float"] and row["own_code"] for row in swept.values())
+    end_workers(clean)
 
 
 @pytest.mark.slow
