@@ -61,5 +61,5 @@ def test_a_study_runs_through_dvcs_queue_of_a_fresh_clone_and_a_second_call_has_
     assert all(int(row.split(",")[-1]) for row in rows[1:]), "of two steps: not those of the last commit"
     shown = json.loads(dvc(repo, "metrics", "diff", "--json", "HEAD", "tiny-together-s0"))
     assert "metrics/filter.json" in shown
-    shown = dvc(repo, "exp", "show", "--all-commits", "--csv")
+    shown = dvc(repo, "exp", "show", "--csv")
     assert "tiny-none-s0" in shown and "tiny-together-s0" in shown
