@@ -10,7 +10,7 @@ from statistics import fmean
 
 from ablations import experiments
 from ablations.studies import Run, Study
-from mtseg.files import replace_file
+from mtseg.core.files import replace_file
 
 RESULTS = Path("ablations/results")
 Row = dict[str, str]

@@ -21,8 +21,8 @@ from statistics import median
 
 from ablations import collect, experiments, page, studies
 from ablations.studies import SCALES, Run
-from mtseg.errors import UserError, run_stage
-from mtseg.files import replace_file
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.files import replace_file
 
 FILE = collect.RESULTS / "backbones_cost.csv"
 COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table
@@ -96,7 +96,7 @@ def measure(run: Run) -> tuple[str, str]:
     from detectron2.structures import BitMasks, Instances
 
     from mtseg.model.mask2former import Mask2Former
-    from mtseg.optimiser import optimizer
+    from mtseg.training.optimizer import optimizer
 
     params, before = run.checked, resident("VmRSS")
     tasks = tuple(

@@ -18,8 +18,8 @@ from psutil import Process
 from ruamel.yaml import YAML
 
 from ablations.studies import Run, digest
-from mtseg.errors import UserError
-from mtseg.params import validate
+from mtseg.core.errors import UserError
+from mtseg.core.params import validate
 
 CODE = ("dvc.yaml", "mtseg", "stages", "recipes")
 REPLACED = "refs/ablations/"  # where experiments wait whose names their successors need

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mtseg.errors import UserError
-from mtseg.files import replace_file
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_file
 
 PAGE = Path("docs/results.md")
 FIGURES = Path("docs/figures")

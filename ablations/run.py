@@ -21,7 +21,7 @@ from rich.progress import track
 
 from ablations import experiments, studies
 from ablations.studies import SCALES, Run
-from mtseg.errors import UserError, run_stage
+from mtseg.core.errors import UserError, run_stage
 
 PERIOD = 30  # s between looks at the queue, of which one takes some seconds of a core once it has hundreds of runs
 STOPPED: list[bool] = []  # Ctrl-C waits for the DVC command at work, which may hold the working tree in its hands

@@ -31,14 +31,14 @@ from rich.progress import track
 
 from ablations import experiments, page, studies
 from ablations.means import mean_and_half
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.files import replace_file
+from mtseg.core.params import Model, Task
 from mtseg.data.shapes import SHAPES, grid
-from mtseg.errors import UserError, run_stage
-from mtseg.files import replace_file
+from mtseg.inference.predictor import load_model
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
-from mtseg.predict import load_model
 from mtseg.report.plotting import COLOURS, canvas, legend_above, style, svg
-from mtseg.sections import Model, Task
 
 NAME = "saturation"
 RESULTS = Path("ablations/results/saturation.csv")

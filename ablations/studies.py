@@ -34,8 +34,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mtseg.errors import UserError
-from mtseg.params import Params, validate
+from mtseg.core.errors import UserError
+from mtseg.core.params import Params, validate
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"

@@ -20,8 +20,8 @@ from ablations import collect, cost, experiments, page, plots, studies
 from ablations.collect import Row
 from ablations.means import groups, mean_and_half
 from ablations.studies import SCALES, Study
-from mtseg.errors import run_stage
-from mtseg.files import replace_file
+from mtseg.core.errors import run_stage
+from mtseg.core.files import replace_file
 
 
 def main() -> None:

@@ -29,11 +29,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ruamel.yaml import YAML
 
+from mtseg.core.files import write_json
+from mtseg.core.params import load
+from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.data import coco, manifest
-from mtseg.files import write_json
-from mtseg.params import load
-from mtseg.records import Image, Instance, Prediction
-from mtseg.scoring import predictions
+from mtseg.evaluation import predictions
 
 ROOT = Path(__file__).parents[1]
 SECONDS, GIGABYTES, LARGEST = 60.0, 4.0, 5000  # the targets

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from detectron2.structures import BitMasks, Instances
 
+from mtseg.core.params import load
 from mtseg.model.mask2former import Mask2Former
-from mtseg.optimiser import optimizer
-from mtseg.params import load
+from mtseg.training.optimizer import optimizer
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 PAPER = {  # recipes/coco_r50.yaml

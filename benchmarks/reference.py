@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
 from transformers.utils import logging
 
+from mtseg.core.params import load
 from mtseg.model.checkpoints import MAIN_HEAD, huggingface
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import load
 
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 TASK = PARAMS.tasks[0].model_copy(

@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from mtseg.errors import run_stage
+from mtseg.core.errors import run_stage
 from mtseg.report import compare, sides
 
 

@@ -5,9 +5,9 @@ About 3 s for 600 pictures on two cores. Expect train.json, val.json and report.
 
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 from mtseg.data.convert import convert
-from mtseg.errors import run_stage
-from mtseg.params import load
 
 
 def main() -> None:

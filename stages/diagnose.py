@@ -7,9 +7,9 @@ figures), and a line a finding. `--preflight` instead checks what can be known b
 import sys
 from pathlib import Path
 
-from mtseg.errors import UserError, run_stage
-from mtseg.files import write_json
-from mtseg.params import Params, load
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.files import write_json
+from mtseg.core.params import Params, load
 
 
 def main() -> None:
@@ -19,9 +19,10 @@ def main() -> None:
     if sys.argv[1:]:
         raise UserError(f"unknown argument {' '.join(sys.argv[1:])}; there is --preflight, and no other")
     from mtseg.data import manifest
-    from mtseg.diagnosis import examine, readout
-    from mtseg.probe import probe
-    from mtseg.scoring import predictions
+    from mtseg.diagnosis import readout
+    from mtseg.diagnosis import run as examine
+    from mtseg.diagnosis.probe import probe
+    from mtseg.evaluation import predictions
 
     data = manifest.load(Path("data/manifest.json"))
     tasks, images, train = data.tasks(params.tasks), data.images("val"), data.images("train")
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def preflight(params: Params) -> None:
-    from mtseg.preflight import checks
+    from mtseg.checks import run as checks
 
     found = checks.alone(
         Path("data/manifest.json"), root=params.data.raw, tasks=params.tasks, model=params.model, input=params.input,

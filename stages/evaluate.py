@@ -8,12 +8,12 @@ metric with its 95 % interval, and data/evaluation.json, what the report draws.
 
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.files import uncollected, write_json
+from mtseg.core.params import load
 from mtseg.data import manifest
-from mtseg.errors import run_stage
-from mtseg.files import uncollected, write_json
-from mtseg.params import load
-from mtseg.scoring import analysis, intervals, predictions, rankings, reference, scores, unseen
-from mtseg.scoring.evidence import Evidence
+from mtseg.evaluation import analysis, intervals, predictions, rankings, reference, scores, unseen
+from mtseg.evaluation.evidence import Evidence
 
 
 @uncollected()

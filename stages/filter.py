@@ -12,11 +12,11 @@ About 3 s for 100 pictures with 90 predictions each on one core, thresholds pick
 import json
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.files import replace_file, write_json
+from mtseg.core.params import load
 from mtseg.data import manifest
-from mtseg.errors import run_stage
-from mtseg.files import replace_file, write_json
-from mtseg.params import load
-from mtseg.scoring import filter, predictions, thresholds
+from mtseg.evaluation import filter, predictions, thresholds
 
 
 def main() -> None:

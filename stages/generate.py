@@ -5,9 +5,9 @@ About 5 s for 600 pictures on one core. Expect train/ and val/, each picture a .
 
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 from mtseg.data.shapes import generate
-from mtseg.errors import run_stage
-from mtseg.params import load
 
 
 def main() -> None:

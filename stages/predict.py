@@ -6,16 +6,16 @@ labels and logits) and val.csv, the same as a table.
 
 from pathlib import Path
 
-from mtseg.errors import run_stage
-from mtseg.params import load
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 
 
 def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key shows at once
     from mtseg.data import manifest
+    from mtseg.evaluation import predictions
+    from mtseg.inference.predictor import load_model, predict
     from mtseg.model.device import keep_memory, pick
-    from mtseg.predict import load_model, predict
-    from mtseg.scoring import predictions
 
     keep_memory()
     records = manifest.load(Path("data/manifest.json"))

@@ -7,8 +7,8 @@ params.yaml` undoes it.
 import sys
 from pathlib import Path
 
-from mtseg.errors import UserError, run_stage
-from mtseg.recipe import apply
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.recipe import apply
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ About 1 s. Expect a table of labels and sizes.
 
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.files import write_json
+from mtseg.core.params import load
 from mtseg.data import manifest
-from mtseg.errors import run_stage
-from mtseg.files import write_json
-from mtseg.params import load
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ models/best.safetensors and last.safetensors, metrics/train.json and the curves 
 
 from pathlib import Path
 
-from mtseg.errors import run_stage
-from mtseg.params import load
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 
 
 def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key shows at once
-    from mtseg.train import Outputs, train
+    from mtseg.training.loop import Outputs, train
 
     train(
         Path("data/manifest.json"),

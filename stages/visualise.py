@@ -6,11 +6,11 @@ pictures beside it, and plots/figures, the page's figures for `dvc plots show`.
 
 from pathlib import Path
 
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 from mtseg.data import manifest
-from mtseg.errors import run_stage
-from mtseg.params import load
+from mtseg.evaluation import predictions
 from mtseg.report import baseline, figures, page, revision
-from mtseg.scoring import predictions
 
 
 def main() -> None:

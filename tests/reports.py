@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 import PIL.Image
 
+from mtseg.core.params import Task, Visualise
+from mtseg.core.tables import Image, Prediction
 from mtseg.data import coco, manifest
-from mtseg.records import Image, Prediction
+from mtseg.evaluation import analysis, intervals, scores
+from mtseg.evaluation.evidence import Evidence
 from mtseg.report import figures, page, tables
 from mtseg.report.baseline import Baseline
-from mtseg.scoring import analysis, intervals, scores
-from mtseg.scoring.evidence import Evidence
-from mtseg.sections import Task, Visualise
 from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
 
 EVIL = "<script>alert(1)</script>"

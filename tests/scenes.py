@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtseg.records import Image, Instance, Prediction
-from mtseg.sections import Filter, Task
+from mtseg.core.params import Filter, Task
+from mtseg.core.tables import Image, Instance, Prediction
 
 SIZE = 64
 CLASSES = {

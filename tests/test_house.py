@@ -19,15 +19,26 @@ HEAVY = {"torch", "torchvision", "timm", "detectron2"}
 
 # module or package -> floor; the longest name that fits counts
 FLOORS = {
-    **dict.fromkeys(("mtseg", "mtseg.params", "mtseg.records", "mtseg.sections", "mtseg.errors"), 0),
-    **dict.fromkeys(("mtseg.files", "mtseg.findings", "mtseg.recipe"), 0),
+    **dict.fromkeys(("mtseg", "mtseg.core.params", "mtseg.core.tables", "mtseg.core.params", "mtseg.core.errors"), 0),
+    **dict.fromkeys(("mtseg.core.files", "mtseg.checks.findings", "mtseg.core.recipe"), 0),
     "mtseg.data": 1,
-    "mtseg.scoring": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
+    "mtseg.evaluation": 1.5,  # the upper half of floor 1: it reads the data's masks and manifest
     "mtseg.diagnosis": 1.75,  # it scores what it looks at
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 2),
-    **dict.fromkeys(("mtseg.optimiser", "mtseg.health", "mtseg.step"), 2.5),  # what moves the model's weights
-    **dict.fromkeys(("mtseg.preflight", "mtseg.progress", "mtseg.predict", "mtseg.probe", "mtseg.report"), 3),
-    "mtseg.train": 3.5,  # it checks, and predicts to validate
+    **dict.fromkeys(
+        ("mtseg.training.optimizer", "mtseg.training.health", "mtseg.training.step"), 2.5
+    ),  # what moves the model's weights
+    **dict.fromkeys(
+        (
+            "mtseg.checks",
+            "mtseg.training.monitor",
+            "mtseg.inference.predictor",
+            "mtseg.diagnosis.probe",
+            "mtseg.report",
+        ),
+        3,
+    ),
+    "mtseg.training.loop": 3.5,  # it checks, and predicts to validate
     "stages": 4,
 }
 
@@ -232,8 +243,8 @@ def test_imports_print_nothing_and_register_nothing():
 
 
 def test_only_stages_read_params_yaml():
-    readers = {module for module in LIBRARY if "mtseg.params.load" in imported(module)}
-    assert readers <= {"mtseg.recipe"}
+    readers = {module for module in LIBRARY if "mtseg.core.params.load" in imported(module)}
+    assert readers <= {"mtseg.core.recipe"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mtseg.files import read_json
+from mtseg.core.files import read_json
 
 ROOT = Path(__file__).parents[1]
 RUNS = {"Embedded data set": ("embedded", "shape", "metrics", "plots"),

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from detectron2.structures import BitMasks, Instances
 
+from mtseg.core.params import Params, Task, load
 from mtseg.model.mask2former import Mask2Former
-from mtseg.params import Params, load
-from mtseg.sections import Task
 
 SIDE = 64
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")

@@ -14,15 +14,15 @@ from pycocotools import mask as coco_mask
 from benchmarks.faults.case import Fault
 from benchmarks.faults.inputs import bgr
 from benchmarks.faults.patches import Patch, replaced
-from mtseg import predict
+from mtseg.core.files import read_json, write_json
+from mtseg.core.tables import Prediction
 from mtseg.data import loader
 from mtseg.data.coco import mask as as_mask
-from mtseg.files import read_json, write_json
+from mtseg.evaluation import predictions
+from mtseg.inference import predictor as predict
 from mtseg.model import mask2former
 from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.mask2former import Mask2Former
-from mtseg.records import Prediction
-from mtseg.scoring import predictions
 
 FURTHER = "colour"
 

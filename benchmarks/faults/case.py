@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from mtseg.params import Params, load, validate
+from mtseg.core.params import Params, load, validate
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("convert", "preflight", "training", "predict", "evaluate", "diagnosis")

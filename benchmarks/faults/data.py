@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.faults.case import Fault
 from benchmarks.faults.pictures import edit, edit_labels
-from mtseg.files import write_json
+from mtseg.core.files import write_json
 
 Record = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.faults.case import APART, JOINED, Case
 from benchmarks.faults.pictures import edit_labels
-from mtseg.files import write_json
+from mtseg.core.files import write_json
 
 RANDOM = {"model.weights": None, "model.freeze_norm": False}
 MOBILE = {"generate.seed": 6, "tasks.colour.classes": "auto", "model.backbone": "mobilenetv3_small", **RANDOM}

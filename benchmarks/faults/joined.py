@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.faults.case import JOINED, Fault
 from benchmarks.faults.patches import everywhere, replaced
-from mtseg import predict
+from mtseg.inference import predictor as predict
 from mtseg.model import combinations, losses, weights
 from mtseg.model.combinations import Reading
 from mtseg.model.mask2former import Mask2Former

@@ -43,7 +43,7 @@ def both(*patches: Patch) -> Patch:
 @contextmanager
 def everywhere(real: Callable, make: Callable[[Callable], Callable]) -> Iterator[None]:
     """Put `make(real)` in the place of a function under every name by which a module of ours took it in."""
-    import_module("mtseg.train"), import_module("mtseg.preflight.checks")  # so that their names are there
+    import_module("mtseg.training.loop"), import_module("mtseg.checks.run")  # so that their names are there
     modules = [module for name, module in sys.modules.items() if name.startswith("mtseg")]
     places = [(module, name) for module in modules for name, value in vars(module).items() if value is real]
     with ExitStack() as patches:

@@ -11,9 +11,9 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
+from mtseg.core.files import write_json
+from mtseg.core.params import Generate
 from mtseg.data import shapes
-from mtseg.files import write_json
-from mtseg.sections import Generate
 
 Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in place; the number counts the records
 

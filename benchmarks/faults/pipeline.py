@@ -20,8 +20,8 @@ from ruamel.yaml import YAML
 
 from benchmarks.faults import pictures
 from benchmarks.faults.case import PHASES, Case, Fault, Outcome, Phase
-from mtseg.errors import UserError
-from mtseg.findings import CAUSES
+from mtseg.checks.findings import CAUSES
+from mtseg.core.errors import UserError
 
 SCRIPTS: dict[Phase, tuple[tuple[str, ...], ...]] = {  # what each phase runs
     "convert": (("convert",), ("register",)),

@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.faults.case import Fault
 from benchmarks.faults.patches import everywhere, replaced
 from mtseg.data import coco
-from mtseg.scoring import average_precision
-from mtseg.scoring.average_precision import Scorer
+from mtseg.evaluation import average_precision
+from mtseg.evaluation.average_precision import Scorer
 
 
 def next_class(real: Callable) -> Callable:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.faults.case import Fault, Outcome
-from mtseg.files import replace_file
+from mtseg.core.files import replace_file
 
 RIGHT = 0.9  # share of all faults to be named right; of those of the catalogue, all
 MARKS = ("<!-- faults -->", "<!-- /faults -->")

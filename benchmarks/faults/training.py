@@ -12,12 +12,12 @@ from torch import nn
 
 from benchmarks.faults.case import APART, Fault
 from benchmarks.faults.patches import Patch, both, everywhere, replaced, replaced_value
-from mtseg import optimiser
 from mtseg.model import losses, matching
 from mtseg.model.backbones import mobilenetv3_large
 from mtseg.model.combinations import Reading
 from mtseg.model.decoder import QueryDecoder
 from mtseg.model.mask2former import Mask2Former
+from mtseg.training import optimizer as optimiser
 
 TASK = "colour"  # the one that is tampered with where one is
 SOLVE = "linear_sum_assignment"

@@ -16,10 +16,10 @@ from PIL.Image import DecompressionBombError
 from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 
-from mtseg.errors import UserError
-from mtseg.files import read_json, write_json
-from mtseg.records import Image, Instance, Segmentation
-from mtseg.sections import Task
+from mtseg.core.errors import UserError
+from mtseg.core.files import read_json, write_json
+from mtseg.core.params import Task
+from mtseg.core.tables import Image, Instance, Segmentation
 
 # what Pillow raises on a picture that it cannot or will not decode
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)

@@ -22,12 +22,12 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_folder, write_json
+from mtseg.core.params import SLIMMEST, Data, Task
+from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, flatten, labels, polygons
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
-from mtseg.errors import UserError
-from mtseg.files import replace_folder, write_json
-from mtseg.records import Image, Instance
-from mtseg.sections import SLIMMEST, Data, Task
 
 SPLITS = ("train", "val")
 

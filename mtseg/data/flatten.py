@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from mtseg.core.errors import UserError
+from mtseg.core.params import Task
+from mtseg.core.tables import Image, Instance
 from mtseg.data import coco
-from mtseg.errors import UserError
-from mtseg.records import Image, Instance
-from mtseg.sections import Task
 
 SEPARATOR = ","  # as in the labels of raw data
 

@@ -21,9 +21,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from mtseg.core.errors import UserError
+from mtseg.core.params import Task
 from mtseg.data.raw import BadRecord
-from mtseg.errors import UserError
-from mtseg.sections import Task
 
 NO_LABEL = "-"
 Labels = dict[str, str | None]

@@ -19,11 +19,11 @@ from detectron2.structures.masks import polygons_to_bitmask
 from fvcore.transforms.transform import HFlipTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mtseg.core.errors import UserError
+from mtseg.core.params import Input, Task
+from mtseg.core.tables import Image, Instance, Segmentation
 from mtseg.data import coco
-from mtseg.data.pictures import read_picture
-from mtseg.errors import UserError
-from mtseg.records import Image, Instance, Segmentation
-from mtseg.sections import Input, Task
+from mtseg.data.images import read_picture
 
 Example = dict[str, Any]
 PAD = 128.0  # grey, in picture values: what fills the square beside a picture, in training and prediction alike

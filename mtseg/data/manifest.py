@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import read_json
+from mtseg.core.params import Task
+from mtseg.core.tables import Image
 from mtseg.data import coco, flatten
-from mtseg.errors import UserError
-from mtseg.files import read_json
-from mtseg.records import Image
-from mtseg.sections import Task
 
 SPLITS = ("train", "val")
 SIZES = {"small": 32**2, "medium": 96**2, "large": float("inf")}  # COCO's size ranges: upper ends, square pixels

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mtseg.files import replace_folder, write_json
-from mtseg.sections import Generate
+from mtseg.core.files import replace_folder, write_json
+from mtseg.core.params import Generate
 
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}

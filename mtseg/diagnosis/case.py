@@ -12,12 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
+from mtseg.core.params import Task
+from mtseg.core.tables import Image, Prediction
 from mtseg.data.coco import rle
-from mtseg.records import Image, Prediction
-from mtseg.scoring.average_precision import EVERY, first_of_query, ordered
-from mtseg.scoring.matching import iou, match
-from mtseg.scoring.predictions import scores
-from mtseg.sections import Task
+from mtseg.evaluation.average_precision import EVERY, first_of_query, ordered
+from mtseg.evaluation.matching import iou, match
+from mtseg.evaluation.predictions import scores
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from mtseg.checks.findings import Finding
+from mtseg.core.params import Task
 from mtseg.diagnosis.case import Case
 from mtseg.diagnosis.intervals import Interval, mean
-from mtseg.findings import Finding
-from mtseg.sections import Task
 
 FEWEST = 20  # objects with a label below which nothing is said
 GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import fisher_exact
 
+from mtseg.checks.findings import Finding
 from mtseg.diagnosis.case import Case
 from mtseg.diagnosis.classes import auc
 from mtseg.diagnosis.intervals import Interval, ratio
-from mtseg.findings import Finding
-from mtseg.scoring.matching import HIT
+from mtseg.evaluation.matching import HIT
 
 TWICE = 0.8  # of the objects found, with confidence, from which they are reported: a short training leaves 0.4 to 0.7
 FULL = 0.5  # share of the queries above which DETR starts to lose objects (its section 4.3)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtseg.checks.findings import Finding
+from mtseg.core.params import Ranking, Task
+from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.data import coco
-from mtseg.findings import Finding
-from mtseg.records import Image, Instance, Prediction
-from mtseg.scoring.average_precision import Scorer, labels_found, labels_true, summary
-from mtseg.scoring.matching import iou
-from mtseg.scoring.predictions import scores as ranked
-from mtseg.sections import Ranking, Task
+from mtseg.evaluation.average_precision import Scorer, labels_found, labels_true, summary
+from mtseg.evaluation.matching import iou
+from mtseg.evaluation.predictions import scores as ranked
 
 PICTURES = 100  # at most: the test is of the evaluator, and all pictures go the same way through it
 SHIFT = 0.1  # of each object's width

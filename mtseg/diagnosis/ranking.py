@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import spearmanr
 
+from mtseg.checks.findings import Finding
+from mtseg.core.params import Ranking, Task
+from mtseg.core.tables import Image, Prediction
 from mtseg.data.coco import rle
 from mtseg.diagnosis.case import Case
 from mtseg.diagnosis.classes import auc, learnt
 from mtseg.diagnosis.intervals import DRAWS, LEVEL, Interval, mean
-from mtseg.findings import Finding
-from mtseg.records import Image, Prediction
-from mtseg.scoring import curves
-from mtseg.scoring import predictions as scored
-from mtseg.scoring.average_precision import EVERY, Scorer, joint, summary
-from mtseg.scoring.matching import match
-from mtseg.sections import Ranking, Task
+from mtseg.evaluation import curves
+from mtseg.evaluation import predictions as scored
+from mtseg.evaluation.average_precision import EVERY, Scorer, joint, summary
+from mtseg.evaluation.matching import match
 
 GAIN = 0.01  # of the average precision, with confidence, that another ranking must bring
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)

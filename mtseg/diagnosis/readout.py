@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtseg.diagnosis.examine import Diagnosis
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
+from mtseg.diagnosis.run import Diagnosis
 
 
 def curve(path: Path) -> pd.DataFrame:

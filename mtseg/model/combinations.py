@@ -18,8 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mtseg.errors import UserError
-from mtseg.sections import Model, Task
+from mtseg.core.errors import UserError
+from mtseg.core.params import Model, Task
 
 NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of -inf
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtseg.core.params import Task
 from mtseg.model.combinations import Combinations, Reading
 from mtseg.model.layers import Attention, FeedForward, sine_position
-from mtseg.sections import Task
 
 
 @dataclass(frozen=True)

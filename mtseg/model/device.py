@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 
 def pick(name: str) -> torch.device:

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtseg.core.params import Loss, Task
 from mtseg.model.combinations import Reading
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.matching import Matches, Target, match
 from mtseg.model.points import sample, uncertain_points
-from mtseg.sections import Loss, Task
 
 IGNORE = -1  # as a target: neither trained nor counted
 Watch = Callable[[QueryOutput, list[Target], Matches], None]

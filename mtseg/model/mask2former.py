@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from mtseg.core.params import Loss, Model, Task
 from mtseg.model import backbones
 from mtseg.model.combinations import Combinations
 from mtseg.model.decoder import QueryDecoder, QueryOutput
@@ -21,7 +22,6 @@ from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
 from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
-from mtseg.sections import Loss, Model, Task
 
 
 class Mask2Former(nn.Module):

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mtseg.core.params import Loss, Task
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.points import sample
-from mtseg.sections import Loss, Task
 
 
 @dataclass(frozen=True)

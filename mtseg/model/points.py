@@ -9,7 +9,7 @@ import torch
 from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
 from torch import Tensor
 
-from mtseg.sections import Loss
+from mtseg.core.params import Loss
 
 
 def sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:

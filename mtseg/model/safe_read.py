@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 
 def read(path: Path | str) -> dict[str, Tensor]:

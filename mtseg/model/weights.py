@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from mtseg.errors import UserError
-from mtseg.files import replace_file
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_file
+from mtseg.core.params import Task
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
-from mtseg.sections import Task
 
 METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their order would change from run to run
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them

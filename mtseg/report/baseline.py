@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.report import revision
 
 VAL = "data/coco/val.json"  # annotations, classes and tasks: scores on another one are of something else

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mtseg.evaluation.breakdown import KINDS
 from mtseg.report.html import ranking
 from mtseg.report.plotting import (
     BLUE,
@@ -27,7 +28,6 @@ from mtseg.report.plotting import (
     rows_axis,
     short,
 )
-from mtseg.scoring.breakdown import KINDS
 
 MOST = 40  # rows and columns that one can read; of more classes those that tell most
 TELLING = 10  # labels in a bin from which its share of right ones says something

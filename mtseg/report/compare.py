@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.data.pictures import read_picture
-from mtseg.errors import UserError
-from mtseg.files import replace_folder
-from mtseg.records import Image
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_folder
+from mtseg.core.params import Task
+from mtseg.core.tables import Image
+from mtseg.data.images import read_picture
+from mtseg.evaluation import bootstrap, breakdown, curves, f1, intervals
+from mtseg.evaluation.average_precision import ordered
+from mtseg.evaluation.evidence import Evidence
+from mtseg.evaluation.matching import pictures
+from mtseg.evaluation.overlaps import Matches
 from mtseg.report import breakdowns, draw, html, page, revision
 from mtseg.report.sides import Side, common
-from mtseg.scoring import bootstrap, breakdown, curves, f1, intervals
-from mtseg.scoring.average_precision import ordered
-from mtseg.scoring.evidence import Evidence
-from mtseg.scoring.matching import pictures
-from mtseg.scoring.overlaps import Matches
-from mtseg.sections import Task
 
 SIZE = 384  # pixels, longer side of a drawn panel
 SHOWN = 6  # pictures that became better, and as many that became worse

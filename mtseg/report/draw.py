@@ -16,11 +16,11 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mtseg.core.params import Task
+from mtseg.core.tables import Image as Record
+from mtseg.core.tables import Instance, Prediction
 from mtseg.data import coco
-from mtseg.records import Image as Record
-from mtseg.records import Instance, Prediction
-from mtseg.scoring.predictions import score
-from mtseg.sections import Task
+from mtseg.evaluation.predictions import score
 
 INK, PAPER = (255, 255, 255), (24, 26, 30)  # of titles and labels
 GAP, PAD = 6, 2  # pixels between panels, and round a label's text

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from mtseg.records import Image, Instance, Prediction
+from mtseg.core.params import Ranking, Task, Visualise
+from mtseg.core.tables import Image, Instance, Prediction
+from mtseg.evaluation import f1, predictions
+from mtseg.evaluation.matching import Picture, pictures
 from mtseg.report import outline
 from mtseg.report.verdicts import judge
-from mtseg.scoring import f1, predictions
-from mtseg.scoring.matching import Picture, pictures
-from mtseg.sections import Ranking, Task, Visualise
 
 
 def collect(

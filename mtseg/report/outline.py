@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtseg.core.tables import Segmentation
 from mtseg.data import coco
-from mtseg.records import Segmentation
 
 TOLERANCE = 0.75  # pixels of the thumbnail that an outline may lie off
 

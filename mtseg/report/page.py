@@ -9,13 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mtseg.data.pictures import read_picture
-from mtseg.files import read_json, replace_folder
-from mtseg.findings import CAUSES
-from mtseg.records import Image, Prediction
+from mtseg.checks.findings import CAUSES
+from mtseg.core.files import read_json, replace_folder
+from mtseg.core.params import Ranking, Task, Visualise
+from mtseg.core.tables import Image, Prediction
+from mtseg.data.images import read_picture
 from mtseg.report import breakdowns, gallery, html, suspects, tables
 from mtseg.report.baseline import Baseline
-from mtseg.sections import Ranking, Task, Visualise
 
 JPEG = {"quality": 85, "optimize": True}
 Numbers = dict[str, Any]

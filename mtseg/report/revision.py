@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.report import tables
 
 WORKSPACE = "workspace"  # the files as they are, as DVC calls them

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from mtseg.core.errors import UserError
+from mtseg.core.params import Ranking, Task
+from mtseg.core.tables import Image, Prediction
 from mtseg.data import coco
-from mtseg.errors import UserError
-from mtseg.records import Image, Prediction
+from mtseg.evaluation import predictions
 from mtseg.report import revision
-from mtseg.scoring import predictions
-from mtseg.sections import Ranking, Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.records import Image, Instance, Prediction
+from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.report import outline
 
 SIZE = 240  # pixels, longer side of a cut-out

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 TEXT = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # the columns that are no numbers
 

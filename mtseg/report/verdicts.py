@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from mtseg.scoring.matching import HIT, NEAR, Picture, match
-from mtseg.sections import Task
+from mtseg.core.params import Task
+from mtseg.evaluation.matching import HIT, NEAR, Picture, match
 
 # right: IoU >= 0.5 and every label right; label: IoU >= 0.5, some label wrong; duplicate: IoU >= 0.5 with an object
 # that a better one has taken; localisation: IoU >= 0.1 with an object of its class; crowd: on a crowd, not counted

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ablations import collect, cost, studies
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.model import mask2former
 
 ROOT = Path(__file__).parents[2]

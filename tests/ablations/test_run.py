@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from ablations import experiments, run, studies
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from tests.repository import call, commit
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import torch
 from detectron2.structures import Instances
 
 from ablations import saturation, studies
+from mtseg.core.errors import UserError
 from mtseg.data.shapes import grid
-from mtseg.errors import UserError
+from mtseg.inference.predictor import description
 from mtseg.model import weights
-from mtseg.predict import description
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

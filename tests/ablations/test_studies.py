@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from ablations import studies
 from ablations.run import waves
 from ablations.studies import SCALES, Study, merged, overrides, read, read_params, runs
-from mtseg.errors import UserError
-from mtseg.params import load
+from mtseg.core.errors import UserError
+from mtseg.core.params import load
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 BASE = read_params(PARAMS)

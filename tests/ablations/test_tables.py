@@ -10,7 +10,7 @@ import pytest
 from ablations import collect, experiments, means, studies, tables
 from ablations.page import FIGURES, PAGE, write
 from ablations.studies import SCALES, Study, runs
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from tests.repository import call, commit
 
 ROOT = Path(__file__).parents[2]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mtseg.core.params import Data, Task
+from mtseg.core.tables import Image as Record
 from mtseg.data.coco import read
 from mtseg.data.convert import convert
-from mtseg.records import Image as Record
-from mtseg.sections import Data, Task
 
 WIDTH, HEIGHT = 40, 30
 SQUARE = [[4, 4], [14, 4], [14, 14], [4, 14]]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from mtseg.core.errors import UserError
 from mtseg.data import coco
 from mtseg.data.formats import coco as coco_format
 from mtseg.data.labels import Vocabulary
-from mtseg.errors import UserError
 from tests.data import folders
 from tests.data.folders import HEIGHT, WIDTH, annotation, converted, tasks
 

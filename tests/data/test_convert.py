@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 
+from mtseg.core.errors import UserError
+from mtseg.core.params import Data, Generate
 from mtseg.data import coco
 from mtseg.data.convert import convert
 from mtseg.data.shapes import generate
-from mtseg.errors import UserError
-from mtseg.sections import Data, Generate
 from tests.data import folders
 from tests.data.folders import HEIGHT, WIDTH, converted, picture, shape, tasks
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from mtseg.core.errors import run_stage
+from mtseg.core.params import load
 from mtseg.data import manifest
-from mtseg.errors import run_stage
-from mtseg.params import load
 from stages import convert, generate, register
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import write_json
 from mtseg.data import flatten, manifest
 from mtseg.data.coco import read
-from mtseg.errors import UserError
-from mtseg.files import write_json
 from tests.data import folders
 from tests.data.folders import converted, shape
 

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from mtseg.core.errors import UserError
 from mtseg.data.coco import mask
 from mtseg.data.formats import labelme
 from mtseg.data.labels import Vocabulary
-from mtseg.errors import UserError
 from tests.data import folders
 from tests.data.folders import HEIGHT, SQUARE, WIDTH, converted, shape, tasks
 

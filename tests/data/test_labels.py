@@ -1,8 +1,8 @@
 import pytest
 
+from mtseg.core.errors import UserError
 from mtseg.data.labels import Vocabulary, vocabulary
 from mtseg.data.raw import BadRecord
-from mtseg.errors import UserError
 from tests.data.folders import tasks
 
 CLASSES = {

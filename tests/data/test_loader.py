@@ -7,12 +7,12 @@ import pytest
 from PIL import Image as Picture
 from pycocotools import mask as coco_mask
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import write_json
+from mtseg.core.params import Task
+from mtseg.core.tables import Image, Instance
 from mtseg.data import catalog, coco, manifest
 from mtseg.data.loader import Mapper, prediction_batches, training_batches
-from mtseg.errors import UserError
-from mtseg.files import write_json
-from mtseg.records import Image, Instance
-from mtseg.sections import Task
 from tests import tiny
 
 SIDES = Task(

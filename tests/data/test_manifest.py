@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import write_json
 from mtseg.data import coco, manifest
-from mtseg.errors import UserError
-from mtseg.files import write_json
 from tests.scenes import make_tasks, scene
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mtseg.core.params import Generate
 from mtseg.data.shapes import FILLS, HUES, SHAPES, draw, generate, unseen
-from mtseg.sections import Generate
 
 SMALL = Generate(train=12, val=4, size=64, max_objects=4, scale=1, unseen=0, alike=0, seed=0)
 

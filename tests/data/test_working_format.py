@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from mtseg.core.errors import UserError
 from mtseg.data import coco
-from mtseg.errors import UserError
 from tests.scenes import make_tasks, scene
 
 # pycocotools' own arrays predate numpy 2

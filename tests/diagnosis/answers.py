@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from mtseg.core.params import Task
+from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.diagnosis.case import Case
+from mtseg.evaluation.predictions import DECIMALS
 from mtseg.model.combinations import Combinations
-from mtseg.records import Image, Instance, Prediction
-from mtseg.scoring.predictions import DECIMALS
-from mtseg.sections import Task
 from tests.scenes import box_instance, make_tasks, predict, scene
 
 QUERIES = 8

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mtseg.diagnosis import classes, detections, ranking, ties
-from mtseg.sections import Task
+from mtseg.core.params import Task
+from mtseg.diagnosis import classes, detections, ranking
+from mtseg.diagnosis import label_alignment as ties
 from tests.diagnosis.answers import case, combined, healthy
 from tests.scenes import make_tasks
 

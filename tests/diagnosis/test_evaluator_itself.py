@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mtseg.diagnosis import evaluator
-from mtseg.scoring import scores
+from mtseg.evaluation import scores
 from tests.scenes import make_tasks, scene
 
 

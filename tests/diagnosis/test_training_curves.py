@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtseg.diagnosis import examine, readout, training
-from mtseg.errors import UserError
-from mtseg.findings import CAUSES, Finding
+from mtseg.checks.findings import CAUSES, Finding
+from mtseg.core.errors import UserError
+from mtseg.diagnosis import curves as training
+from mtseg.diagnosis import readout
+from mtseg.diagnosis import run as examine
 from tests.diagnosis.answers import case, healthy
 from tests.scenes import make_tasks
 from tests.tiny import params

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import nn
 
-from mtseg.errors import UserError
+from mtseg.checks.settings import norms
+from mtseg.core.errors import UserError
+from mtseg.core.params import load
 from mtseg.model import backbones
 from mtseg.model.backbones import _efficientnet_lite, find
 from mtseg.model.frozen_norm import freeze
 from mtseg.model.safe_read import read
 from mtseg.model.weights import initialise
-from mtseg.params import load
-from mtseg.preflight.settings import norms
 
 LEVELS = ["res2", "res3", "res4", "res5"]
 # batch norm; layer norm; layer norm with the channels last; built for one picture size, channels last

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from benchmarks import reference as networks
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
+from mtseg.inference.predictor import description
 from mtseg.model import checkpoints, weights
 from mtseg.model.weights import initialise, save
-from mtseg.predict import description
 from tests import tiny
 from tests.scenes import make_tasks
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.model.combinations import Combinations, combinations
 from mtseg.model.losses import losses, normaliser
 from mtseg.model.matching import Target, match, matching_cost

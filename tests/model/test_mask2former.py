@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtseg.model.mask2former import Mask2Former
-from mtseg.step import checked
+from mtseg.training.step import checked
 from tests import tiny
 from tests.scenes import make_tasks
 

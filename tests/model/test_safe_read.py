@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.model.safe_read import read
 
 

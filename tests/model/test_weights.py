@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.model import backbones
 from mtseg.model.weights import initialise, load, save
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mtseg.core.errors import UserError
 from mtseg.data import coco
-from mtseg.errors import UserError
+from mtseg.evaluation import predictions
+from mtseg.evaluation.scores import evaluate, write_classes
 from mtseg.report import compare, sides
 from mtseg.report.sides import Side, common
-from mtseg.scoring import predictions
-from mtseg.scoring.scores import evaluate, write_classes
 from tests.reports import EVIL, evil_tasks, make_images, predicted
 from tests.repository import call, commit, dvc
 from tests.scenes import make_tasks, predict_all

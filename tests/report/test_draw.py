@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from mtseg.records import Image
+from mtseg.core.tables import Image
 from mtseg.report import draw
 from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
 

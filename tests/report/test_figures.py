@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mtseg.evaluation.breakdown import KINDS
 from mtseg.report import breakdowns, figures, learning
 from mtseg.report.plotting import canvas, end_labels, short, style, svg
-from mtseg.scoring.breakdown import KINDS
 from tests.reports import EVIL, evil_tasks, make_images, make_numbers, predicted
 from tests.scenes import make_tasks
 

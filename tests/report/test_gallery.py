@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.records import Image
+from mtseg.core.tables import Image
+from mtseg.evaluation import f1
+from mtseg.evaluation.matching import pictures
 from mtseg.report import gallery, outline, suspects
 from mtseg.report.verdicts import Kind, judge
-from mtseg.scoring import f1
-from mtseg.scoring.matching import pictures
 from tests.reports import LOUD, SETTINGS, make_images, predicted
 from tests.scenes import SIZE, box_instance, box_rle, make_tasks, predict
 

@@ -6,7 +6,7 @@ import re
 import PIL.Image
 import pytest
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.report import html, page
 from mtseg.report.baseline import Baseline
 from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report

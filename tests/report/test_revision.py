@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 from mtseg.report import baseline, revision
 from mtseg.report.baseline import Baseline
 from tests.repository import call, commit, dvc

@@ -10,11 +10,11 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
+from mtseg.core.errors import UserError
+from mtseg.core.files import write_json
+from mtseg.core.params import load
 from mtseg.data import coco, manifest
-from mtseg.errors import UserError
-from mtseg.files import write_json
-from mtseg.params import load
-from mtseg.scoring import predictions
+from mtseg.evaluation import predictions
 from stages import evaluate, filter, visualise
 from tests.scenes import CLASSES, SIZE, make_tasks, predict_all, scene
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 if TYPE_CHECKING:  # torch and its kin are imported when a network is built, not to list what there is
     from detectron2.modeling import Backbone

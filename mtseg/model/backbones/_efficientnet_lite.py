@@ -17,7 +17,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 PIXEL_MEAN = (127.5, 127.5, 127.5)
 PIXEL_STD = (127.5, 127.5, 127.5)

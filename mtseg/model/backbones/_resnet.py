@@ -12,7 +12,7 @@ from detectron2.modeling import Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicStem
 from torch import Tensor
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from mtseg.errors import UserError
+from mtseg.core.errors import UserError
 
 LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 

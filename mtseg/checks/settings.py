@@ -1,0 +1,152 @@
+"""What params.yaml says against itself and against the counts of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mtseg.checks.findings import Finding
+from mtseg.checks.labels import count
+from mtseg.core.params import Input, Loss, Model, Solver, Task
+from mtseg.core.tables import Image
+
+LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
+SCALE_TOLERANCE = 1.25  # of the scale that prediction uses, beyond the range of training
+NO_OBJECT = (0.01, 1.0)  # the paper: 0.1
+DROWNED = 10.0  # times the weights of both mask losses; the paper: 0.2
+FAST = 2.0  # times the lr of all else; the paper: a backbone at 0.1
+LOPSIDED = 100.0  # class weights, against those inverse to the frequency
+
+
+def check(
+    train: Sequence[Image], *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
+) -> list[Finding]:
+    """The findings of all checks here, warnings and notes."""
+    return [
+        *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
+        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks),
+        *unmatched(tasks, loss), *heavy(tasks, loss),
+    ]  # fmt: skip
+
+
+def lr(solver: Solver) -> Iterator[Finding]:
+    """F6: the lr of another batch size."""
+    ratio = solver.lr / solver.rule_lr
+    if not 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
+        evidence = (
+            f"solver.base_lr {solver.lr:g} is {ratio:.3g} times the lr that the rule gives: reference_lr "
+            f"{solver.reference_lr:g} x {solver.ims_per_batch * solver.accumulate} pictures a step / reference_batch "
+            f"{solver.reference_batch} = {solver.rule_lr:g}"
+        )
+        yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto, or expect a poor AP")
+
+
+def course(solver: Solver) -> Iterator[Finding]:
+    if solver.max_iter and 2 * solver.warmup > solver.max_iter:
+        evidence = f"the lr warms up for {solver.warmup} steps of {solver.max_iter}"
+        yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
+    if solver.backbone_multiplier > FAST:
+        evidence = (
+            f"solver.backbone_multiplier gives the backbone {solver.backbone_multiplier:g} times the lr of the rest"
+        )
+        yield Finding("lr_too_high", "warning", evidence, "set it to the 0.1 of the paper, to 1 for random weights")
+    if solver.weight_decay > 1:
+        evidence = (
+            f"under AdamW weights stay below 1 / solver.weight_decay {solver.weight_decay:g} = "
+            f"{1 / solver.weight_decay:.3g}"
+        )
+        yield Finding("weight_decay", "warning", evidence, "set it to the 0.05 of the paper")
+
+
+def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """Beside such a weight nothing else is learnt, or has a say in which query is whose."""
+    masks = loss.mask + loss.dice
+    given = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
+    for key, value, where in (*given, ("loss.labels", loss.labels, "")):
+        if value > DROWNED * masks > 0:
+            evidence = f"{key} {value:g} is {value / masks:.3g} times loss.mask and loss.dice together ({masks:g})"
+            yield Finding("task_weight", "warning", evidence, f"lower {key} to about 2", where)
+
+
+def scales(input: Input) -> Iterator[Finding]:
+    """Prediction resizes the longer side to input.size: scale 1."""
+    if input.min_scale > SCALE_TOLERANCE or input.max_scale * SCALE_TOLERANCE < 1:
+        evidence = f"training resizes by {input.min_scale:g} to {input.max_scale:g}, prediction by 1"
+        yield Finding("scale_mismatch", "warning", evidence, "let input.min_scale and max_scale enclose 1")
+
+
+def norms(model: Model, solver: Solver) -> Iterator[Finding]:
+    """Batch norm that nothing has trained yet and that is kept as it is does not normalise; nor does a backbone see."""
+    if model.weights is None and not solver.backbone_multiplier:
+        evidence = "model.weights is null and solver.backbone_multiplier 0: the backbone stays random"
+        yield Finding("weights_frozen", "warning", evidence, "give it weights, or set backbone_multiplier: 1")
+    if model.weights is None and model.freeze_norm:
+        evidence = "model.weights is null but model.freeze_norm is true"
+        yield Finding("random_frozen_norm", "warning", evidence, "random weights need model.freeze_norm: false")
+
+
+def queries(train: Sequence[Image], model: Model) -> Iterator[Finding]:
+    """F7: a picture with more instances than there are queries can never be found whole."""
+    counts = [sum(not instance.crowd for instance in image.instances) for image in train]
+    over = [count for count in counts if count > model.num_queries]
+    if over:
+        lost = sum(count - model.num_queries for count in over) / sum(counts)
+        evidence = (
+            f"{len(over)} of {len(counts)} train pictures hold more instances (up to {max(counts)}) than "
+            f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be found"
+        )
+        yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * max(counts)}")
+
+
+def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    if not loss.mask and not loss.dice:
+        evidence = "loss.mask and loss.dice are both 0: no mask is learnt"
+        yield Finding("loss_muted", "warning", evidence, "set them to the 5.0 of the paper")
+    for task in tasks:
+        where = f"task '{task.name}'"
+        if not task.loss_weight:  # which is legal (F9), and on purpose as a rule
+            main = task is tasks[0]
+            change = "set loss_weight above 0, or remove the task"
+            evidence = "loss_weight is 0: its head is not trained, its labels mean nothing"
+            yield Finding("loss_muted", "warning" if main else "note", evidence, change, where)
+        elif not any(task.weights):
+            yield Finding("loss_muted", "warning", "all class_weights are 0", "set class_weights: null", where)
+
+
+def no_object(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    low, high = NO_OBJECT
+    if any(task.background for task in tasks) and not low <= loss.no_object <= high:
+        many = loss.no_object > high
+        why = "queries learn to find nothing" if many else "scores of empty queries are never learnt"
+        evidence = f"loss.no_object is {loss.no_object:g}, usual are {low:g} to {high:g}: {why}"
+        yield Finding("no_object_weight", "warning", evidence, "set it to the 0.1 of the paper")
+
+
+def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
+    """A class's weight times its number of examples is its share of the loss."""
+    for task in tasks:
+        counts = count(train, task)
+        unlearnt = [f"'{task.classes[label]}' ({n} examples)" for label, n in counts.items() if not task.weights[label]]
+        if unlearnt and task.loss_weight and any(task.weights):
+            evidence = f"class_weights are 0, so that they are not learnt, of {', '.join(sorted(unlearnt))}"
+            yield Finding("class_weights", "warning", evidence, "set them above 0", f"task '{task.name}'")
+        shares = {task.classes[label]: task.weights[label] * counts[label] for label in counts if task.weights[label]}
+        if task.class_weights and len(shares) > 1 and (ratio := max(shares.values()) / min(shares.values())) > LOPSIDED:
+            most, least = max(shares, key=shares.get), min(shares, key=shares.get)
+            plain = max(counts.values()) / min(counts.values())
+            if ratio > plain:  # the weights make it worse than the frequencies do
+                evidence = f"by class_weights and counts '{most}' is {ratio:.0f} times as much of the loss as '{least}'"
+                yield Finding("class_weights", "warning", evidence, "set class_weights: auto", f"task '{task.name}'")
+
+
+def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons."""
+    if not loss.labels and any(task.loss_weight for task in tasks):
+        evidence = "loss.labels is 0: the matching ignores every label"
+        yield Finding("task_untrained_in_matching", "warning", evidence, "set it to the 2.0 of the paper")
+        return
+    for task in tasks:
+        if task.loss_weight and not task.match_weight:
+            evidence = f"match_weight is 0 while loss_weight is {task.loss_weight:g}: the matching ignores the task"
+            yield Finding(
+                "task_untrained_in_matching", "warning", evidence, "set match_weight: 1", f"task '{task.name}'"
+            )

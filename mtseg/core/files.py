@@ -1,0 +1,115 @@
+"""Outputs that are whole or absent: written under a temporary name beside the target, then renamed.
+
+The temporary name is fixed, so what a killed run leaves behind is overwritten by the next one.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtseg.core.errors import UserError
+
+
+@contextmanager
+def replace_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path (same suffix, same folder) to write to; it becomes `path` if the block succeeds."""
+    path, temporary = _names(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def replace_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty temporary folder to fill; it becomes `path`, the old one removed, if the block succeeds."""
+    path, temporary = _names(path)
+    temporary.mkdir()
+    old = path.with_name(f".old-{path.name}")
+    _remove(old)
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)  # a folder cannot be renamed onto one that is not empty
+        temporary.rename(path)
+    finally:
+        _remove(temporary)
+        _remove(old)
+
+
+def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:
+    """Write deterministic JSON: keys sorted, UTF-8, a newline at the end; `indent=None` packs it into one line.
+
+    Raises ValueError on NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(
+        value,
+        sort_keys=True,
+        allow_nan=False,
+        ensure_ascii=False,
+        indent=indent,
+        separators=(",", ":") if indent is None else None,
+    )
+    with replace_file(path) as temporary:
+        temporary.write_bytes(f"{text}\n".encode())
+
+
+def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
+    """The bytes that `write_json` makes of a list, packed; one value at a time, for many make gigabytes of text."""
+    encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("[")
+        for number, value in enumerate(values):
+            file.write("," * bool(number) + encode(value))
+        file.write("]\n")
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: where millions of objects are made and none is garbage, its walks over them take
+    longer than the making."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def read_json(path: Path | str, made_by: str | None = None) -> Any:
+    """Read a JSON file. Raises UserError when it is missing (naming `made_by`, the stage that writes it) or broken."""
+    path = Path(path)
+    remedy = f": run `dvc repro {made_by}`" if made_by else ""
+    try:
+        with uncollected():
+            return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing{remedy and remedy + ' first'}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, expected a JSON file") from None
+    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are not text, brackets without end
+        raise UserError(f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}") from None
+
+
+def _names(path: Path | str) -> tuple[Path, Path]:
+    """The target and its temporary twin, whose folder exists and which itself does not."""
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(temporary)
+    return path, temporary
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

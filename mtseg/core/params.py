@@ -1,0 +1,352 @@
+"""params.yaml: its sections, typed, and their loading. The whole file is checked; an unknown key is an error.
+
+Read with ruamel (YAML 1.2): PyYAML takes `1e-05`, which `dvc exp run -S` writes, for a string. Scientific values have
+their one default in params.yaml, none here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mtseg.core.errors import UserError
+
+SLIMMEST = 16  # times as long as wide that a picture may be; at this many pixels it is still one pixel wide
+
+# what stands beside the tasks' names: columns of the predictions, names of losses and figures of training
+RESERVED = set("file_name image_id query score x y width height area rle mask dice loss lr step".split())
+
+
+def _names(folder: str) -> tuple[str, ...]:  # of the files there, none of which is imported
+    return tuple(sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[!_]*.py")))
+
+
+NO_BOOL = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)  # true is not the number 1
+Whole = Annotated[int, NO_BOOL]
+Number = Annotated[float, NO_BOOL]
+Finite = Annotated[Number, Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
+
+
+def _or_mapping(kind: Any) -> Any:  # kind, or {name: kind}; by tags, so that a wrong one is told once
+    tagged = Annotated[kind, Tag("float")] | Annotated[dict[str, kind], Tag("dict[float]")]
+    return Annotated[tagged, Discriminator(lambda value: "dict[float]" if isinstance(value, dict) else "float")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Section:
+        for fault in self._wrong():
+            raise ValueError(fault)
+        return self
+
+    def _wrong(self) -> Iterator[str]:  # what of the section does not fit together; the first thing is told
+        return iter(())
+
+
+class Generate(Section):
+    train: Count
+    val: Count
+    size: Annotated[Whole, Field(ge=32)]
+    max_objects: Count
+    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest fill the picture
+    unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
+    alike: Share
+    seed: Seed
+
+
+class Data(Section):
+    raw: Path
+    format: Literal[_names("data/formats")]
+    mapping: Path | None
+    split: Annotated[Number, Field(gt=0, lt=1)]
+    share: Annotated[Number, Field(gt=0, le=1)]
+    seed: Seed
+    on_error: Literal["error", "skip"]
+    flatten: bool
+
+
+class Task(Section):
+    """One label that every instance carries. `classes` is `auto` until `convert` has read the data."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    classes: Literal["auto"] | tuple[str, ...]
+    loss_weight: NonNegative
+    match_weight: NonNegative
+    background: bool
+    class_weights: Literal["auto"] | dict[str, NonNegative] | None
+    flip_pairs: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:
+        """A task as far as predictions need it: what training alone reads is neutral."""
+        neutral = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
+        return cls(name=name, classes=classes, background=background, **neutral)
+
+    def _wrong(self) -> Iterator[str]:
+        flat = [name for pair in self.flip_pairs for name in pair]
+        if len(set(flat)) < len(flat):
+            yield f"task '{self.name}': a class stands in two flip_pairs"
+        if self.classes == "auto":
+            return
+        if not self.classes or len({name.strip() for name in self.classes} - {"", "-"}) < len(self.classes):
+            yield f"task '{self.name}': classes must be auto or a list of distinct names, none of them blank or -"
+        weighted = self.class_weights if isinstance(self.class_weights, dict) else {}
+        for key, named in (("class_weights", weighted), ("flip_pairs", flat)):
+            if unknown := sorted({*named} - {*self.classes}):
+                yield f"task '{self.name}': {key} names {unknown}, classes are {list(self.classes)}"
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the task, the no-object slot left out."""
+        assert self.classes != "auto", "classes are known after convert: use the tasks of the data set"
+        return len(self.classes)
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of the task's head: its classes and, if it has a background slot, no-object as the last."""
+        return self.num_classes + self.background
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each class in the task's loss; 1 where none is given."""
+        assert self.class_weights != "auto", "class_weights are known after register: use the tasks of the data set"
+        return tuple((self.class_weights or {}).get(name, 1.0) for name in self.classes)
+
+    def index(self, name: str) -> int:
+        """Class index, 0-based, of a class name. Raises ValueError that lists the valid names."""
+        if name not in self.classes:
+            raise ValueError(f"task '{self.name}' has no class {name!r}; it has {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def flipped(self) -> tuple[int, ...]:
+        """For each class index, the index that a horizontal flip of the picture turns it into."""
+        swap = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
+        return tuple(self.index(swap.get(name, name)) for name in self.classes)
+
+
+class Model(Section):
+    backbone: Literal[_names("model/backbones")] | Annotated[str, Field(pattern="^timm/.+")]
+    weights: str | None
+    partial_weights: bool
+    freeze_norm: bool
+    num_queries: Count
+    hidden_dim: Annotated[Whole, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
+    num_heads: Count
+    encoder_layers: Count
+    encoder_feedforward_dim: Count
+    decoder_layers: Count
+    decoder_feedforward_dim: Count
+    unseen_combinations: Annotated[Number, Field(gt=0, le=1)]
+    recompute: Literal["none", "backbone", "pixel_decoder", "both"]
+
+    def _wrong(self) -> Iterator[str]:
+        if self.hidden_dim % self.num_heads:
+            yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
+        if self.recompute in ("backbone", "both") and not self.freeze_norm:
+            yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every picture twice"
+        if Path(self.weights or "").resolve().is_relative_to(Path("models").resolve()):
+            yield f"weights {self.weights} is in models, which is emptied before training: copy it elsewhere first"
+
+
+class Input(Section):
+    size: Annotated[Whole, Field(ge=32, multiple_of=32)]
+    min_scale: Positive
+    max_scale: Positive
+    flip: Share
+    workers: Annotated[Whole, Field(ge=0)]
+
+    def _wrong(self) -> Iterator[str]:
+        if self.min_scale > self.max_scale:
+            yield f"min_scale {self.min_scale} is above max_scale {self.max_scale}"
+        if self.min_scale * self.size < SLIMMEST:
+            yield f"min_scale {self.min_scale} leaves of size {self.size} less than {SLIMMEST} pixels: raise either"
+
+
+class Solver(Section):
+    base_lr: Literal["auto"] | Positive
+    reference_lr: Positive
+    reference_batch: Count
+    ims_per_batch: Count
+    accumulate: Count
+    max_iter: Annotated[Whole, Field(ge=0)]
+    schedule: Literal["cosine", "steps"]
+    steps: tuple[Share, ...]
+    warmup: Annotated[Whole, Field(ge=0)]
+    weight_decay: NonNegative
+    backbone_multiplier: NonNegative
+    clip: NonNegative
+    amp: bool
+    log_period: Count
+    eval_period: Count
+
+    def _wrong(self) -> Iterator[str]:
+        drops = [round(share * self.max_iter) for share in self.steps]
+        if self.schedule == "steps" and self.max_iter and any(a >= b for a, b in pairwise([0, *drops, self.max_iter])):
+            yield f"steps of {self.max_iter} iterations are {drops}, which must ascend strictly between 0 and max_iter"
+
+    @property
+    def rule_lr(self) -> float:
+        """The lr that the linear rule gives: reference_lr x effective batch / reference_batch (F6)."""
+        return self.reference_lr * self.ims_per_batch * self.accumulate / self.reference_batch
+
+    @property
+    def lr(self) -> float:
+        """The lr a step uses."""
+        return self.rule_lr if self.base_lr == "auto" else self.base_lr
+
+
+class Loss(Section):
+    mask: NonNegative
+    dice: NonNegative
+    labels: NonNegative
+    no_object: NonNegative
+    num_points: Count
+    oversample: Annotated[Number, Field(ge=1)]
+    importance: Share
+
+
+class Test(Section):
+    checkpoint: Literal["best", "last"]
+    ims_per_batch: Count
+    detections: Count
+    max_dets: Annotated[tuple[Count, ...], Field(min_length=1)]
+    ranking: Ranking
+
+
+class Filter(Section):
+    """min_score: a number for the main task, min_logit one for every further task; each may be {task: number}."""
+
+    thresholds: Literal["given", "auto"]
+    drop_background: bool
+    min_score: _or_mapping(Share)
+    min_logit: _or_mapping(Finite)
+    largest_component: bool
+    min_area: Annotated[Whole, Field(ge=0)]
+    nms: Literal["agnostic", "class", "matrix", "none"]
+    nms_iou: Share
+    most: Count | None
+
+
+class Visualise(Section):
+    pictures: Count
+    min_score: Share
+    size: Annotated[Whole, Field(ge=64)]
+
+
+class Params(Section):
+    seed: Seed
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    generate: Generate
+    data: Data
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    model: Model
+    input: Input
+    solver: Solver
+    loss: Loss
+    test: Test
+    filter: Filter
+    visualise: Visualise
+
+    def _wrong(self) -> Iterator[str]:
+        names = [task.name for task in self.tasks]
+        reserved = RESERVED | {f"{name}_probability" for name in names}
+        if len({*names} - reserved) < len(names):
+            yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
+        for key, limits in (("min_score", self.filter.min_score), ("min_logit", self.filter.min_logit)):
+            if limits and isinstance(limits, dict) and self.data.flatten:
+                yield f"filter.{key}: give a number; data.flatten leaves no task {next(iter(limits))} to name"
+            for name in limits if isinstance(limits, dict) else ():
+                if name not in names:
+                    close = difflib.get_close_matches(name, names, n=1)
+                    meant = f"did you mean 'filter.{key}.{close[0]}'?" if close else f"tasks are {', '.join(names)}"
+                    yield f"unknown key 'filter.{key}.{name}', {meant}"
+        if not self.tasks[0].background:
+            yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
+        slots = [task.name for task in self.tasks[1:] if task.background]
+        if slots and self.model.unseen_combinations < 1:
+            yield (
+                f"task '{slots[0]}': background: true needs model.unseen_combinations: 1; under one softmax over "
+                "combinations the main task's no-object stands for all"
+            )
+        if self.data.raw == Path():
+            yield "data.raw should name a folder"
+        if (mapping := self.data.mapping) and not mapping.resolve().is_relative_to(Path("recipes/mappings").resolve()):
+            yield f"data.mapping: {mapping} is not in recipes/mappings, the folder on which convert depends"
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check the whole file. Raises UserError that names every key at fault and what is allowed there."""
+    try:
+        raw = YAML(typ="safe").load(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror.lower()}; stages run in the folder that holds params.yaml") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return validate(raw, path)
+
+
+def validate(raw: Any, source: Path) -> Params:
+    """Check all that was read from `source`. Raises UserError as `load` does."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{source}: expected sections such as 'solver:', found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        faults = _faults(error)
+        raise UserError(f"{source}:" + (" " if len(faults) == 1 else "\n  ") + "\n  ".join(faults)) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    """Pydantic's errors in the words of params.yaml: misspelt keys first, then one line for each other key."""
+    unknown, missing, wrong, given = {}, [], {}, {}
+    for item in error.errors():
+        # a union's alternatives, such as "literal['auto']" and "constrained-float", are no part of the key
+        parts = [part for part in map(str, item["loc"]) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
+        key = ".".join(parts)
+        if item["type"] == "extra_forbidden":
+            unknown[key] = _meant(parts)
+        elif item["type"] == "missing":
+            missing.append(key)
+        else:
+            message = re.sub("^Value error, |^(Input|String) (?=should)", "", item["msg"])
+            wrong.setdefault(key, []).append(message.split(", unable to parse")[0])
+            given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+    told = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
+    return [
+        *(f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "") for key, meant in unknown.items()),
+        *(f"missing key '{key}'" for key in missing if key not in unknown.values()),
+        *(f"{key}: " * bool(key) + message + given[key] for key, message in told.items()),
+    ]
+
+
+def _meant(parts: list[str]) -> str | None:
+    """The key that an unknown one most resembles, of those that belong in its place."""
+    *place, name = parts
+    section = Params if not place else Task if place[0] == "tasks" else Params.model_fields[place[0]].annotation
+    close = difflib.get_close_matches(name, list(section.model_fields), n=1)
+    return ".".join([*place, *close]) if close else None

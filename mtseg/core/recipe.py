@@ -1,0 +1,53 @@
+"""Recipes: files of a few params, laid over params.yaml, whose comments and other values stay."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_file
+from mtseg.core.params import load, validate
+
+
+def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
+    """Write `recipe` into `params`: key by key, a list (such as the tasks) as a whole; `raw` then replaces data.raw.
+
+    Applying it twice changes nothing more. Raises UserError, with nothing written, when the recipe is missing or
+    broken, when what would result is no valid params.yaml, or when there is no folder data.raw.
+    """
+    load(params)
+    yaml = YAML()  # round trip, laid out as DVC does: comments and the way numbers are written stay
+    yaml.width = 4096
+    merged = yaml.load(params)
+    try:
+        overlay = yaml.load(recipe)
+    except FileNotFoundError:
+        known = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"{recipe}: no such recipe; there are: {known}") from None
+    except YAMLError as error:
+        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(overlay, dict):
+        raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")
+    _merge(merged, overlay)
+    if raw:
+        merged["data"]["raw"] = str(Path(raw).resolve())  # an experiment in a copy apart runs in another folder
+    text = StringIO()
+    yaml.dump(merged, text)
+    folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw
+    if not folder.is_dir():
+        raise UserError(f"{recipe}: no folder {folder}; put or link the data there, or say where they lie with DATA=")
+    with replace_file(params) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _merge(target: Any, overlay: Any) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value

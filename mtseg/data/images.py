@@ -1,0 +1,31 @@
+"""The pixels of a picture, which stay where the raw data has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from mtseg.core.errors import UserError
+from mtseg.core.tables import Image
+from mtseg.data.coco import DECODE_ERRORS
+
+
+def read_picture(root: Path, image: Image) -> np.ndarray:
+    """RGB pixels uint8 [height, width, 3], turned as EXIF says. Raises UserError naming the file."""
+    path = root / image.file_name
+    try:
+        with PIL.Image.open(path) as picture:
+            pixels = np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
+    if pixels.shape[:2] != (image.height, image.width):
+        raise UserError(
+            f"{path}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its record says "
+            f"{image.width} x {image.height}; run convert again"
+        )
+    return pixels

@@ -1,1 +1,0 @@
-"""What can be known to go wrong before a step is trained. `checks` runs it all."""

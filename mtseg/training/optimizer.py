@@ -1,0 +1,46 @@
+"""The optimiser and the course of its lr, as in Mask2Former (arXiv 2112.01527, section 4; `build_optimizer` of
+facebookresearch/Mask2Former)."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.solver.build import get_default_optimizer_params
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
+
+from mtseg.core.params import Solver
+from mtseg.model.mask2former import Mask2Former
+
+NO_DECAY = {  # beside norms: part of the network -> names of its parameters
+    "backbone": ("relative_position_bias_table",),
+    "decoder": ("query_feature", "query_position", "level_embed"),
+}
+
+
+def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
+    """AdamW; the backbone at `backbone_multiplier` of the lr. Weight decay as in the official code: none for norms, the
+    decoder's embeddings and Swin's position biases; the pixel decoder's level embedding has it.
+
+    The head of a task of loss weight 0 stops requiring gradients: it would decay, and its zeros would still change the
+    last bits of the norm that gradients are clipped by.
+    """
+    for task in network.tasks:
+        network.decoder.heads[f"head_{task.name}"].requires_grad_(task.loss_weight > 0)
+    factors = {"backbone": solver.backbone_multiplier}
+    groups = []
+    for name, part in network.named_children():
+        groups += get_default_optimizer_params(
+            part, base_lr=solver.lr * factors.get(name, 1.0), weight_decay=solver.weight_decay, weight_decay_norm=0.0,
+            overrides={parameter: {"weight_decay": 0.0} for parameter in NO_DECAY.get(name, ())},
+        )  # fmt: skip
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay)
+
+
+def schedule(solver: Solver) -> ParamScheduler:
+    """Share of training done -> factor of the lr."""
+    if solver.schedule == "cosine" or not solver.max_iter:
+        return CosineParamScheduler(1.0, 0.0)
+    values = [0.1**i for i in range(len(solver.steps) + 1)]
+    milestones = [round(share * solver.max_iter) for share in solver.steps]
+    return MultiStepParamScheduler(values, milestones=milestones, num_updates=solver.max_iter)

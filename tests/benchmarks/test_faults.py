@@ -1,0 +1,88 @@
+"""The benchmark of faults: its lists hold together, and a few of its cheapest faults are caught."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.faults import pipeline, runs, table
+from benchmarks.faults.case import Case, Fault, Outcome
+from mtseg.checks.findings import CAUSES
+
+SMALL = {"generate.train": 60, "generate.val": 20}  # fewer, and preflight misses examples of some class
+REFUSED = (
+    "a comma is missing in one label", "a loader that drops the further labels", "category ids off by one in train",
+)  # fmt: skip
+
+
+def run(name, folder, **options):
+    case = runs.CASES[name]
+    changed = {**vars(case), "changes": SMALL | case.changes}
+    return pipeline.run(type(case)(**changed), folder / "run", **options)
+
+
+def test_every_case_has_valid_params_and_a_name_of_its_own():
+    names = [case.name for module in runs.LISTS for case in module.FAULTS]
+    assert len(runs.CASES) == len(set(names)) + 13
+    for case in runs.CASES.values():
+        assert case.params()
+
+
+def test_every_failure_of_the_catalogue_is_put_in():
+    assert {fault.number for fault in runs.FAULTS} - {""} == {f"F{number}" for number in range(1, 17)}
+
+
+def test_every_cause_expected_can_be_named():
+    for fault in runs.FAULTS:
+        assert set(fault.causes) <= set(CAUSES), fault.name
+        assert fault.causes or fault.says, fault.name
+
+
+def test_what_the_quick_run_takes_exists():
+    assert set(runs.QUICK) | {runs.SHORT} <= set(runs.CASES)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_records_are_refused_by_convert_in_words_that_say_where(name, tmp_path):
+    outcome = run(name, tmp_path)
+    assert outcome.when == "convert" and outcome.refused and outcome.right and not outcome.crash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("masks are not flipped with the picture", "mapper_displaces"), ("one query", "queries_too_few")],
+)
+def test_preflight_names_what_training_would_hide(name, cause, tmp_path):
+    outcome = run(name, tmp_path, until="preflight")
+    assert outcome.when == "preflight" and outcome.right
+    assert cause in dict(outcome.named)
+
+
+@pytest.mark.slow
+def test_a_patch_is_gone_when_the_run_is_over(tmp_path):
+    name = "training returns the losses as a list"
+    assert run(name, tmp_path / "a", until="preflight").named == (("loss_not_scalar", "error"),)
+    assert pipeline.run(Case("healthy", changes=SMALL), tmp_path / "b", until="preflight").when is None
+
+
+def test_causes_are_read_off_the_terminal_gravest_first_and_notes_are_none():
+    text = "warning: ranking: 3 points\nnote: queries_empty: 2\n  lr_too_low: x; y\nerror: preflight found\n"
+    assert pipeline.named(text) == (("lr_too_low", "error"), ("ranking", "warning"))
+
+
+def test_a_target_that_is_missed_fails_the_run(tmp_path):
+    listed = Fault("a", number="F1", says="2 parts")
+    other, healthy = Fault("b", causes=("ranking",)), Case("c")
+    refused = Outcome(listed, "convert", (), "error: 2 parts", False, 0.0)
+    named = Outcome(other, "diagnosis", (("ranking", "warning"),), "", False, 0.0)
+    silent = Outcome(healthy, None, (), "", False, 0.0)
+    assert table.verdict([refused, named, silent])[0]
+    assert not table.verdict([Outcome(listed, None, (), "", False, 0.0), named, silent])[0]
+    assert not table.verdict([refused, named, Outcome(healthy, "preflight", (), "warning: x", False, 0.0)])[0]
+    assert not table.verdict([refused, Outcome(other, "training", (), "KeyError", True, 0.0), silent])[0]
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.MARKS[0]}\nold\n{table.MARKS[1]}\nafter\n")
+    table.write(page, table.table([refused, named, silent]))
+    assert "old" not in page.read_text() and "| a | F1 | convert | refused | yes |" in page.read_text()
+    assert page.read_text().startswith("before") and page.read_text().endswith("after\n")

@@ -1,0 +1,188 @@
+"""Preflight's checks of labels and params: each fault is named, and what is sound is passed over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mtseg.checks import labels, settings
+from tests import tiny
+from tests.scenes import make_tasks, scene
+
+INPUT = tiny.params(input={"flip": 0.5}).input
+
+
+def healthy(count):
+    tasks = tuple(
+        task.model_copy(update={"flip_pairs": (("left", "right"),)}) if "left" in task.classes else task
+        for task in make_tasks(count)
+    )
+    return tasks, scene(tasks, pictures=30), scene(tasks, pictures=10)
+
+
+def relabelled(images, task, change):
+    """The images with `change(label)` in place of each of the task's labels."""
+    return [
+        replace(
+            image,
+            instances=tuple(
+                replace(one, labels={**one.labels, task.name: change(one.labels[task.name])}) for one in image.instances
+            ),
+        )
+        for image in images
+    ]
+
+
+def causes(found):
+    return {(finding.cause, finding.severity) for finding in found}
+
+
+def check(train, val, tasks):
+    return causes(labels.check(train, val, tasks=tasks, input=INPUT))
+
+
+def params(train, tasks, **changes):
+    given = tiny.params(**changes)
+    found = settings.check(
+        train, tasks=tasks, model=given.model, input=given.input, solver=given.solver, loss=given.loss
+    )
+    return causes(found)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_sound_labels_and_params_give_no_finding(count):
+    tasks, train, val = healthy(count)
+    assert not check(train, val, tasks)
+    assert not params(train, tasks)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_f8_a_label_out_of_range_is_found_with_its_picture_and_annotation(count):
+    tasks, train, val = healthy(count)
+    bad = relabelled(train[:2], tasks[-1], lambda label: len(tasks[-1].classes)) + train[2:]
+    (found,) = labels.out_of_range(bad, tasks[-1])
+    assert found.cause == "label_range" and found.severity == "error"
+    assert f"{bad[1].file_name}, annotation" in found.evidence
+    assert tasks[-1].name in found.where
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_what_a_task_lacks_is_named(count):
+    tasks, train, val = healthy(count)
+    task = tasks[-1]
+    assert check(relabelled(train, task, lambda label: None), val, tasks) >= {("task_unlabelled", "error")}
+    assert check(relabelled(train, task, lambda label: 0), val, tasks) >= {("task_unlabelled", "warning")}
+    shown = relabelled(train, task, lambda label: None if label == 1 else label)
+    assert ("class_missing_in_train", "warning") in check(shown, val, tasks)
+    assert ("class_too_rare", "warning") in check(train[:4], val[:4], tasks)
+    assert check(train, [], tasks) == {("split_empty", "error")}
+
+
+def test_a_flip_that_does_not_swap_the_sides_is_reported():
+    task = make_tasks(4)[3]
+    still = tiny.params(input={"flip": 0.0}).input
+    (found,) = labels.unswapped(task, INPUT)
+    assert found.cause == "flip_without_pairs" and "[left, right]" in found.evidence
+    assert not list(labels.unswapped(task, still))
+    assert not list(labels.unswapped(task.model_copy(update={"flip_pairs": (("left", "right"),)}), INPUT))
+
+
+@pytest.mark.parametrize(
+    ("classes", "pairs"),
+    [
+        (("door_L", "door_R", "wheel"), "[door_L, door_R]"),
+        (("L", "R"), "[L, R]"),
+        (("lhs", "rhs", "none"), "[lhs, rhs]"),
+        (("Left lamp", "Right Lamp"), "[Left lamp, Right Lamp]"),
+        (("mirror (l)", "mirror (r)"), "[mirror (l), mirror (r)]"),
+        (("lamp", "ramp", "S", "M", "L", "tool", "toor", "L1", "R1"), None),
+    ],
+)
+def test_sides_are_known_by_whole_words(classes, pairs):
+    task = make_tasks(1)[0].model_copy(update={"classes": classes})
+    found = list(labels.unswapped(task, INPUT))
+    assert [pairs] * len(found) == [one.evidence.partition("lacks ")[2] for one in found]
+    assert len(found) == bool(pairs)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_weight_that_drowns_the_masks_is_reported(count):
+    tasks, train, _ = healthy(count)
+    for weight, expected in ((1000.0, {("task_weight", "warning")}), (20.0, set())):
+        assert params(train, (*tasks[:-1], tasks[-1].model_copy(update={"loss_weight": weight}))) == expected
+        assert params(train, tasks, loss={"labels": weight}) == expected
+
+
+def test_objects_annotated_twice_are_counted():
+    tasks, train, val = healthy(3)
+    doubled = [replace(image, instances=image.instances * 2) for image in train]
+    (found,) = labels.twice(doubled, "train")
+    assert found.cause == "annotated_twice" and found.severity == "warning"
+    assert found.evidence.startswith("116 of 232")
+    assert not list(labels.twice(train, "train"))
+
+
+def test_f6_lr_follows_the_batch_and_a_mismatch_is_reported():
+    solver = {"reference_lr": 1e-4, "reference_batch": 16, "ims_per_batch": 2, "accumulate": 1}
+    assert tiny.params(solver=solver).solver.lr == pytest.approx(1.25e-5)
+    assert tiny.params(solver=solver | {"accumulate": 8}).solver.lr == pytest.approx(1e-4)
+    assert not list(settings.lr(tiny.params(solver=solver).solver))
+    (found,) = settings.lr(tiny.params(solver=solver | {"base_lr": 1e-4}).solver)
+    assert found.cause == "lr_for_batch" and "8 times" in found.evidence and "1.25e-05" in found.evidence
+
+
+def test_f7_more_instances_than_queries_are_reported():
+    tasks, train, _ = healthy(3)
+    assert params(train, tasks, model={"num_queries": 3}) == {("queries_too_few", "warning")}
+    (found,) = settings.queries(train, tiny.params(model={"num_queries": 3}).model)
+    assert found.evidence.startswith("29 of 30 train pictures") and "25.0% of the instances" in found.evidence
+
+
+def test_f10_a_task_that_the_matching_ignores_is_reported():
+    tasks, train, _ = healthy(3)
+    ignored = (*tasks[:2], tasks[2].model_copy(update={"match_weight": 0.0}))
+    assert params(train, ignored) == {("task_untrained_in_matching", "warning")}
+    assert params(train, tasks, loss={"labels": 0.0}) == {("task_untrained_in_matching", "warning")}
+
+
+def test_f9_a_muted_task_is_a_note_for_it_may_be_meant():
+    tasks, train, _ = healthy(3)
+    muted = {"loss_weight": 0.0, "match_weight": 0.0}
+    assert params(train, (*tasks[:2], tasks[2].model_copy(update=muted))) == {("loss_muted", "note")}
+    assert params(train, (tasks[0].model_copy(update=muted), *tasks[1:])) == {("loss_muted", "warning")}
+
+
+@pytest.mark.parametrize(
+    ("cause", "changes"),
+    [
+        ("random_frozen_norm", {"model": {"weights": None, "freeze_norm": True}}),
+        ("weights_frozen", {"model": {"weights": None}, "solver": {"backbone_multiplier": 0.0}}),
+        ("loss_muted", {"loss": {"mask": 0.0, "dice": 0.0}}),
+        ("no_object_weight", {"loss": {"no_object": 0.0}}),
+        ("no_object_weight", {"loss": {"no_object": 10.0}}),
+        ("warmup_too_long", {"solver": {"warmup": 60, "max_iter": 100}}),
+        ("lr_too_high", {"solver": {"backbone_multiplier": 100.0}}),
+        ("weight_decay", {"solver": {"weight_decay": 5.0}}),
+        ("scale_mismatch", {"input": {"size": 128, "min_scale": 0.25, "max_scale": 0.3}}),
+        ("scale_mismatch", {"input": {"min_scale": 2.0, "max_scale": 3.0}}),
+    ],
+)
+def test_params_out_of_their_useful_range_are_reported(cause, changes):
+    tasks, train, _ = healthy(3)
+    assert params(train, tasks, **changes) == {(cause, "warning")}
+
+
+def test_class_weights_are_held_against_the_frequencies():
+    (task,), train, _ = healthy(1)
+    first, *_ = task.classes
+    for weight, expected in ((1000.0, {("class_weights", "warning")}), (3.0, set())):
+        assert params(train, (task.model_copy(update={"class_weights": {first: weight}}),)) == expected
+
+
+def test_a_class_of_weight_0_is_reported_by_name():
+    (task, *rest), train, _ = healthy(3)
+    given = task.model_copy(update={"class_weights": {task.classes[0]: 0.0}})
+    assert params(train, (given, *rest)) == {("class_weights", "warning")}
+    (found,) = settings.drowned(train, (given,))
+    assert f"'{task.classes[0]}' (" in found.evidence and task.name in found.where

@@ -1,0 +1,68 @@
+import pytest
+
+from mtseg.core.errors import UserError
+from mtseg.core.files import read_json, replace_file, replace_folder, write_json, write_json_array
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with replace_file(target) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("first")
+    with pytest.raises(KeyboardInterrupt), replace_file(target) as temporary:
+        temporary.write_text("second, in part")
+        raise KeyboardInterrupt
+    assert target.read_text() == "first"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
+    target = tmp_path / "new" / "folder"
+    for content in ("first", "second"):
+        with replace_folder(target) as temporary:
+            (temporary / content).write_text(content)
+    with pytest.raises(KeyboardInterrupt), replace_folder(target) as temporary:
+        (temporary / "third").write_text("third")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+def test_what_a_killed_run_left_is_not_taken_over(tmp_path):
+    (tmp_path / ".tmp-folder").mkdir()
+    (tmp_path / ".tmp-folder" / "stale").touch()
+    with replace_folder(tmp_path / "folder"):
+        pass
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2.5], "ä": None})
+    write_json(tmp_path / "b.json", {"ä": None, "b": [1, 2.5]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")
+    assert read_json(tmp_path / "a.json") == {"b": [1, 2.5], "ä": None}
+
+
+@pytest.mark.parametrize("values", [[], [{"b": 1.5, "a": "ä"}], [1, [2, None], {"c": {}}]])
+def test_values_written_one_by_one_are_the_same_bytes(tmp_path, values):
+    write_json(tmp_path / "a.json", values, indent=None)
+    write_json_array(tmp_path / "b.json", iter(values))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_nan_is_refused_and_the_old_file_stays(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json") == 1
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_one_line_with_the_stage_that_makes_it(tmp_path, content):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="a.json.*dvc repro register") as caught:
+        read_json(path, made_by="register")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,272 @@
+"""params.yaml: what it accepts, and what it says to a slip."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from mtseg.core.errors import UserError
+from mtseg.core.params import SLIMMEST, Params, load
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return YAML(typ="safe").load(PARAMS)
+
+
+@pytest.fixture
+def reload(tmp_path):
+    """Write a tree as params.yaml and load it."""
+
+    def write(tree: dict[str, Any]) -> Params:
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(tree, file)
+        return load(tmp_path / "params.yaml")
+
+    return write
+
+
+@pytest.fixture
+def refusal(reload):
+    """What is said to a tree that is refused."""
+
+    def refuse(tree: dict[str, Any]) -> str:
+        with pytest.raises(UserError) as error:
+            reload(tree)
+        return str(error.value).partition("params.yaml")[2].removeprefix(": ").removeprefix(":\n  ")
+
+    return refuse
+
+
+def test_every_knob_has_its_default_in_the_file():
+    params = load(PARAMS)
+    for name, field in Params.model_fields.items():
+        assert field.is_required(), name
+    assert params.tasks[0].background
+
+
+def test_block_style_so_that_an_experiment_rewrites_one_line():
+    yaml = YAML()
+
+    def flow(node: Any) -> bool:
+        children = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+        return bool(children and node.fa.flow_style()) or any(flow(child) for child in children)
+
+    assert not flow(yaml.load(PARAMS))
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00005", "1.25e-5", "1.25e-05", "5e-05", "1E-5", "'1e-5'"])
+def test_a_small_number_is_a_number_however_it_is_written(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("base_lr: auto ", f"base_lr: {text} "))
+    lr = load(path).solver.base_lr
+    assert isinstance(lr, float) and lr == float(text.strip("'"))
+
+
+@pytest.mark.parametrize(
+    ("section", "right", "misspelt"),
+    [("solver", "base_lr", "base_lrr"), ("input", "flip", "filp"), ("data", "on_error", "on-error")],
+)
+def test_a_misspelt_key_is_named_with_the_one_meant(raw, refusal, section, right, misspelt):
+    raw[section][misspelt] = raw[section].pop(right)
+    assert refusal(raw) == f"unknown key '{section}.{misspelt}', did you mean '{section}.{right}'?"
+
+
+def test_a_misspelt_key_of_a_task_and_a_misspelt_section(raw, refusal):
+    raw["tasks"][1]["clases"] = raw["tasks"][1].pop("classes")
+    assert refusal(raw) == "unknown key 'tasks.1.clases', did you mean 'tasks.1.classes'?"
+    raw["tasks"][1]["classes"] = raw["tasks"][1].pop("clases")
+    raw["solvr"] = raw.pop("solver")
+    assert refusal(raw) == "unknown key 'solvr', did you mean 'solver'?"
+
+
+def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, refusal):
+    raw["solver"]["base_lr"] = "fast"
+    del raw["model"]["num_queries"]
+    raw["zzz"] = 1
+    assert refusal(raw).split("\n  ") == [
+        "unknown key 'zzz'",
+        "missing key 'model.num_queries'",
+        "solver.base_lr: should be 'auto' or a valid number, got 'fast'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("solver", "base_lr", -1e-4),
+        ("solver", "base_lr", float("nan")),
+        ("solver", "schedule", "cos"),
+        ("solver", "ims_per_batch", 0),
+        ("input", "size", 100),
+        ("input", "flip", 2),
+        ("input", "min_scale", 3.0),
+        ("model", "num_heads", 7),
+        ("model", "num_queries", "many"),
+        ("input", "size", 0),
+        ("data", "on_error", "ignore"),
+        ("data", "raw", ""),
+        ("data", "format", "pascal"),
+        ("data", "mapping", "mine/parts.yaml"),
+        ("data", "mapping", "recipes/mappings/../parts.yaml"),
+        ("model", "backbone", "resnet5"),
+        ("model", "backbone", "_resnet"),
+        ("solver", "base_lr", True),
+        ("solver", "max_iter", True),
+        ("input", "flip", False),
+        ("filter", "min_logit", True),
+        ("filter", "min_logit", float("nan")),
+        ("filter", "min_score", {"shape": 2}),
+        ("filter", "min_score", {"shape": "high"}),
+        ("filter", "min_score", [0.1]),
+        ("filter", "thresholds", "best"),
+        ("filter", "nms", "soft"),
+        ("filter", "most", 0),
+        ("filter", "min_area", -1),
+        ("data", "split", 1),
+        ("data", "share", 0),
+        ("generate", "unseen", 37),
+        ("generate", "scale", 2.5),
+        ("test", "max_dets", []),
+        ("test", "ranking", "best"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, value):
+    raw[section][key] = value
+    said = refusal(raw)
+    assert said.startswith(section) and key in said and "\n" not in said
+
+
+def test_what_is_named_after_files_is_listed(raw, refusal, reload):
+    for section, key, known in (
+        ("data", "format", "'coco' or 'labelme'"),
+        ("model", "backbone", "'resnet101', 'resnet50'"),
+    ):
+        before, raw[section][key] = raw[section][key], "resnet5"
+        said = refusal(raw)
+        assert known in said and said.endswith("got 'resnet5'") and "_" + "resnet" not in said
+        raw[section][key] = before
+    raw["model"]["backbone"] = "timm/resnet18"
+    raw["data"]["mapping"] = "recipes/mappings/parts.yaml"
+    assert reload(raw).model.backbone == "timm/resnet18"
+
+
+@pytest.mark.parametrize("key", ["min_score", "min_logit"])
+def test_thresholds_are_of_tasks_that_there_are(raw, refusal, reload, key):
+    for limits in ({}, {"fill": 0.5}, {"shape": 0.5, "colour": 1e-3}):
+        raw["filter"][key] = limits
+        assert getattr(reload(raw).filter, key) == limits
+    raw["filter"][key] = {"fill": 0.5, "color": 0.5}
+    assert refusal(raw) == f"unknown key 'filter.{key}.color', did you mean 'filter.{key}.colour'?"
+    raw["filter"][key] = {"weight": 0.5}
+    assert refusal(raw) == f"unknown key 'filter.{key}.weight', tasks are shape, colour, fill"
+
+
+def test_flattened_data_have_one_task_and_no_name_for_a_threshold(raw, refusal, reload):
+    raw["data"]["flatten"] = True
+    raw["filter"] |= {"min_score": {}, "min_logit": 1.0}
+    assert reload(raw).data.flatten
+    raw["filter"]["min_score"] = {"shape": 0.5}
+    assert refusal(raw) == "filter.min_score: give a number; data.flatten leaves no task shape to name"
+
+
+@pytest.mark.parametrize("steps", [[0.9, 0.5], [0.5, 0.5], [0.5, 0.501], [0, 0.5], [0.5, 1.0], [0.001]])
+def test_lr_drops_that_fall_together_or_outside_are_refused_where_they_are_used(raw, refusal, reload, steps):
+    raw["solver"] |= {"schedule": "cosine", "max_iter": 100, "steps": steps}
+    reload(raw)
+    raw["solver"]["schedule"] = "steps"
+    assert refusal(raw).startswith("solver: steps of 100 iterations are")
+
+
+def test_a_slim_picture_never_vanishes(raw, refusal, reload):
+    raw["input"] |= {"size": 32, "min_scale": 0.5}
+    assert reload(raw).input.min_scale * reload(raw).input.size == SLIMMEST
+    raw["input"]["min_scale"] = 0.4
+    assert "leaves of size 32 less than 16 pixels" in refusal(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"flip_pairs": [["left", "right"]]}, "flip_pairs names ['left', 'right'], classes are ['a', 'b']"),
+        ({"flip_pairs": [["a", "b"], ["b", "a"]]}, "stands in two flip_pairs"),
+        ({"classes": ["a", "a"]}, "distinct names"),
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "class_weights names ['c'], classes are ['a', 'b']"),
+        ({"class_weights": {"a": -1.0}}, "class_weights"),
+        ({"class_weights": "balanced"}, "class_weights"),
+        ({"background": False}, "needs background: true"),
+        ({"name": "colour"}, "must be distinct"),
+        ({"name": "mask"}, "none of area, "),  # loss_mask is the masks' own
+        ({"name": "rle"}, "none of area, "),
+        ({"name": "colour_probability"}, "none of area, "),
+        ({"classes": ["a", "-"]}, "blank or -"),
+        ({"classes": ["a", " "]}, "blank or -"),
+        ({"name": "my task"}, "tasks.0.name"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused(raw, refusal, change, said):
+    raw["tasks"][0] |= {"classes": ["a", "b"], "flip_pairs": []} | change
+    assert said in refusal(raw)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_any_number_of_tasks(raw, reload, number):
+    first = raw["tasks"][0]
+    raw["tasks"] = [first] + [dict(first, name=f"task_{i}", background=i % 2 == 0) for i in range(1, number)]
+    raw["model"]["unseen_combinations"] = 1
+    tasks = reload(raw).tasks
+    assert len(tasks) == number
+    assert all(task.num_outputs == task.num_classes + task.background for task in tasks)
+
+
+def test_one_softmax_over_combinations_has_one_no_object(raw, reload):
+    raw["tasks"] = [raw["tasks"][0], dict(raw["tasks"][0], name="other", background=True)]
+    raw["model"]["unseen_combinations"] = 0.5
+    with pytest.raises(UserError, match="'other': background: true needs model.unseen_combinations: 1"):
+        reload(raw)
+
+
+def test_a_class_without_a_weight_weighs_1(raw, reload):
+    for given, weights in ((None, (1, 1)), ({"b": 2.5}, (1, 2.5))):
+        raw["tasks"][0] |= {"classes": ["a", "b"], "class_weights": given}
+        assert reload(raw).tasks[0].weights == weights
+
+
+def test_f6_lr_follows_the_effective_batch(raw, reload):
+    raw["solver"] |= {"base_lr": "auto", "reference_lr": 1e-4, "reference_batch": 16}
+    for ims_per_batch, accumulate, lr in [(16, 1, 1e-4), (2, 1, 1.25e-5), (2, 8, 1e-4), (4, 8, 2e-4)]:
+        raw["solver"] |= {"ims_per_batch": ims_per_batch, "accumulate": accumulate}
+        assert reload(raw).solver.lr == pytest.approx(lr)
+
+
+def test_f6_a_given_lr_is_used_as_it_is_and_can_be_held_against_the_rule(raw, reload):
+    raw["solver"] |= {"base_lr": 1e-4, "reference_lr": 1e-4, "reference_batch": 16, "ims_per_batch": 2}
+    solver = reload(raw).solver
+    assert solver.lr == 1e-4
+    assert solver.rule_lr == pytest.approx(1.25e-5)
+
+
+def test_a_flip_swaps_the_pairs_and_leaves_the_rest(raw, reload):
+    raw["tasks"][0] |= {"classes": ["none", "left", "right"], "flip_pairs": [["left", "right"]]}
+    assert reload(raw).tasks[0].flipped() == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [", "is not YAML"), ("\0", "is not YAML"), ("- 1", "expected sections"), ("", "expected sections")],
+)
+def test_a_file_that_is_no_params_file(tmp_path, text, said):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(path)
+
+
+def test_no_params_file(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="is a directory"):
+        load(tmp_path)

@@ -1,0 +1,144 @@
+"""The network in use is compared with its checkpoint, its backbone, its answers elsewhere."""
+
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from mtseg.diagnosis import probe
+from mtseg.inference import predictor as predict
+from mtseg.model import weights
+from tests.scenes import SIZE, make_tasks, scene
+from tests.tiny import network, params
+
+TASKS = make_tasks(3)
+GIVEN = params()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Pictures of val in colours of noise, a checkpoint, and what it predicts."""
+    images, rng = scene(TASKS, pictures=8), np.random.default_rng(0)
+    for image in images:
+        noise = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(tmp_path / image.file_name, quality=95)
+    model = network(TASKS)
+    path = tmp_path / "best.safetensors"
+    weights.save(path, model, {**predict.description(TASKS, GIVEN.model), "step": 1})
+    found = predict.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
+    return tmp_path, path, images, found
+
+
+def run(trained, found=None):
+    root, path, images, own = trained
+    return probe.probe(
+        path, own if found is None else found, train=images, val=images, tasks=TASKS, model=GIVEN.model,
+        input=GIVEN.input, root=root, detections=100, batch=4, device="cpu",
+    )  # fmt: skip
+
+
+def test_a_sound_network_is_left_alone(trained):
+    train, val, findings = run(trained)
+    assert not findings and len(train.images) == len(val.images) == 8
+    assert probe.apart(val.predictions, trained[3]) == 0
+    assert probe.apart(val.swapped, val.predictions) > 0, "the network sees other colours"
+
+
+def test_predictions_of_other_weights(trained):
+    other = [replace(p, logits={n: tuple(v + 1 for v in values) for n, values in p.logits.items()}) for p in trained[3]]
+    (finding,) = run(trained, other)[2]
+    assert finding.cause == "prediction_differs" and "dvc repro predict" in finding.change
+
+
+def changed(monkeypatch, change):
+    load = predict.load_model
+
+    def other(*given, **named):
+        model = load(*given, **named)
+        change(model)
+        return model
+
+    monkeypatch.setattr(predict, "load_model", other)
+
+
+def test_weights_that_are_not_the_checkpoints(trained, monkeypatch):
+    changed(monkeypatch, lambda model: model.decoder.query_feature.data.add_(1))
+    assert run(trained)[2][0].cause == "weights_not_loaded"
+
+
+def test_another_normalisation_than_the_backbones(trained, monkeypatch):
+    changed(monkeypatch, lambda model: model.pixel_mean.zero_())
+    assert [finding.cause for finding in run(trained)[2]][0] == "normalisation"
+
+
+def test_f12_an_answer_that_depends_on_the_batch(trained, monkeypatch):
+    def mixed(model):
+        heads = model.decoder.forward
+
+        def forward(*given):
+            output = heads(*given)
+            return replace(output, logits={n: 100 * (x - x.mean(1, True)) for n, x in output.logits.items()})
+
+        model.decoder.forward = forward
+
+    changed(monkeypatch, mixed)
+    assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("name", ["logits", "mask_features_BCHW"])
+def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monkeypatch, name, place):
+    def mixed(model):
+        detect = model.detect
+
+        def other(output, batch):
+            if name == "logits":  # of one task of three
+                fill = 100 * output.logits["fill"]
+                logits = output.logits | {"fill": fill[:, [place]].expand_as(fill)}
+                return detect(replace(output, logits=logits), batch)
+            features = output.mask_features_BCHW.clone()
+            for b, example in enumerate(batch):  # so that masks differ by picture: two columns
+                at = 4 * (example["image_id"] % 4)
+                features[b] = -10.0 * features[b].abs()
+                features[b, :, :, at : at + 4] *= -1
+            output = replace(output, mask_embed_LBQC=output.mask_embed_LBQC.abs())
+            return detect(replace(output, mask_features_BCHW=features[[place]].expand_as(features)), batch)
+
+        model.detect = other
+
+    changed(monkeypatch, mixed)
+    (finding,) = [finding for finding in run(trained)[2] if finding.cause != "prediction_differs"]
+    assert finding.cause == ("labels_of_other_picture" if name == "logits" else "masks_of_other_picture")
+    assert f"the batch's {'last' if place else 'first'}" in finding.change
+
+
+def test_f12_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
+    def mixed(model):
+        detect = model.detect
+
+        def other(output, batch):
+            features = output.mask_features_BCHW
+            inner = torch.zeros_like(features)
+            inner[..., 2 * len(batch) :] = features[..., 2 * len(batch) :]
+            return detect(replace(output, mask_features_BCHW=inner), batch)
+
+        model.detect = other
+
+    changed(monkeypatch, mixed)
+    assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
+
+
+def test_a_query_with_several_answers_is_compared_answer_by_answer(trained):
+    """F12a gives each its own logits: the same file is no change all the same."""
+    found = [replace(p, logits={n: (*range(number, number + len(v)),) for n, v in p.logits.items()})
+             for number, p in enumerate(trained[3])]  # fmt: skip
+    assert len({(p.image_id, p.query) for p in found}) < len(found)
+    assert probe.apart(found, found) == probe.shifted(found, found) == 0
+
+
+def test_a_sample_is_spread_over_all():
+    images = scene(TASKS, pictures=30)
+    assert [image.id for image in probe.spread(images, 4)] == [1, 11, 20, 30]
+    assert probe.spread(images, 99) == images

@@ -1,0 +1,152 @@
+"""What DVC does with params.yaml: every way to set a value, and how a stage receives it. On a pipeline of one stage."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from mtseg.core.params import load
+from tests.repository import call, commit, dvc, end_workers
+
+ROOT = Path(__file__).parents[2]
+STAGE = """
+import json, pathlib, mtseg.core.params
+from mtseg.core.errors import run_stage
+
+def main():
+    params = mtseg.core.params.load()
+    here = pathlib.Path(mtseg.core.params.__file__).is_relative_to(pathlib.Path.cwd())
+    lr = params.solver.base_lr
+    text = json.dumps({"lr": lr, "is_float": isinstance(lr, float), "own_code": here})
+    pathlib.Path("metrics.json").write_text(text)
+
+run_stage(main)
+"""
+
+PIPELINE = """
+stages:
+  show:
+    cmd: python -m stages.show
+    params: [solver]
+    metrics: [{metrics.json: {cache: false}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory) -> Path:
+    """A repository with params.yaml and the reading of it, and a stage that writes down what it was given."""
+    repo = tmp_path_factory.mktemp("repo")
+    shutil.copytree(ROOT / "mtseg", repo / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, repo)
+    (repo / "stages").mkdir()
+    (repo / "stages" / "__init__.py").touch()
+    (repo / "stages" / "show.py").write_text(STAGE)
+    (repo / "dvc.yaml").write_text(PIPELINE)
+    (repo / ".gitignore").write_text("__pycache__/\n")
+    call(repo, "git", "init", "--quiet")
+    dvc(repo, "init", "--quiet")
+    shutil.copy(ROOT / ".dvc" / "config", repo / ".dvc")
+    dvc(repo, "repro", "--quiet")
+    commit(repo)
+    return repo
+
+
+@pytest.fixture
+def clean(repo):
+    yield repo
+    call(repo, "git", "checkout", "--quiet", ".")
+
+
+def experiments(repo: Path) -> dict[str, dict]:
+    """name -> metrics of every experiment that has ended: one that runs shows what lies in its folder."""
+    (baseline,) = (row for row in json.loads(dvc(repo, "exp", "show", "--json")) if row["rev"] != "workspace")
+    ended = [
+        one
+        for one in baseline["experiments"] or []
+        if (one["executor"] or {}).get("state") not in ("queued", "running")
+    ]
+    rows = [row for experiment in ended for row in experiment["revs"] or []]
+    metrics = {
+        row["name"]: ((row["data"] or {}).get("metrics") or {}).get("metrics.json", {}).get("data") for row in rows
+    }
+    return {name: values for name, values in metrics.items() if values}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["1.25e-5", "1e-5", "0.00005"])
+def test_a_value_set_for_an_experiment_reaches_the_stage_as_a_number(clean, text):
+    dvc(clean, "exp", "run", "--quiet", "-S", f"solver.base_lr={text}")
+    assert json.loads((clean / "metrics.json").read_text()) == {"lr": float(text), "is_float": True, "own_code": True}
+    assert load(clean / "params.yaml").solver.base_lr == float(text)
+    change = json.loads(dvc(clean, "metrics", "diff", "--json"))["metrics.json"]["lr"]
+    assert (change["old"], change["new"]) == ("auto", float(text))
+
+
+@pytest.mark.slow
+def test_an_experiment_apart_runs_its_own_copy_of_the_code(clean):
+    dvc(clean, "exp", "run", "--quiet", "--temp", "--name", "apart", "-S", "solver.base_lr=1.0e-5")
+    assert experiments(clean)["apart"] == {"lr": 1e-5, "is_float": True, "own_code": True}
+    assert load(clean / "params.yaml").solver.base_lr == "auto", "the workspace stays as it was"
+
+
+@pytest.mark.slow
+def test_a_sweep_is_queued_run_and_shown(clean):
+    before = experiments(clean)
+    dvc(clean, "exp", "run", "--quiet", "--queue", "-S", "solver.base_lr=1e-4,2.5e-5")
+    dvc(clean, "queue", "start", "--jobs", "2")
+    deadline = time.monotonic() + 300
+    while len(swept := {name: row for name, row in experiments(clean).items() if name not in before}) < 2:
+        assert time.monotonic() < deadline, dvc(clean, "queue", "status")
+        time.sleep(1)
+    assert sorted(row["lr"] for row in swept.values()) == [2.5e-5, 1e-4]
+    assert all(row["is_float"] and row["own_code"] for row in swept.values())
+    end_workers(clean)
+
+
+@pytest.mark.slow
+def test_a_misspelt_key_never_reaches_a_stage_and_a_bad_value_dies_in_the_first(clean):
+    assert "base_lrr" in dvc(clean, "exp", "run", "-S", "solver.base_lrr=1e-4", fails=True)
+    said = dvc(clean, "exp", "run", "-S", "solver.base_lr=fast", fails=True)
+    assert "solver.base_lr: should be 'auto' or a valid number, got 'fast'" in said
+    assert "Traceback" not in said
+
+
+def test_an_experiment_changes_one_line_of_params(tmp_path):
+    path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    apply_overrides(path, ["solver.base_lr=1e-5"])
+    before, after = (file.read_text().splitlines() for file in (ROOT / "params.yaml", path))
+    ((old, new),) = ((a, b) for a, b in zip(before, after, strict=True) if a != b)
+    assert "base_lr: auto" in old and "base_lr: 1e-05" in new and old.partition("#")[2] == new.partition("#")[2]
+    assert load(path).solver.base_lr == 1e-5
+
+
+def test_a_threshold_of_each_task_is_set_for_an_experiment_as_one_of_all_is(tmp_path):
+    path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    for text, limits in (
+        ("filter.min_score=0.3", 0.3),
+        ("filter.min_score={shape: 0.3, colour: 1e-3}", {"shape": 0.3, "colour": 1e-3}),
+        ("filter.min_score.colour=5e-5", {"shape": 0.3, "colour": 5e-5}),
+        ("filter.min_score=1e-5", 1e-5),
+    ):
+        apply_overrides(path, [text])
+        assert load(path).filter.min_score == limits
+
+
+def test_data_of_ones_own_added_to_dvc_is_seen_by_it(tmp_path):
+    """DVC reads .gitignore in its own way: a pattern may hide every .dvc file from it, though not from git."""
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    call(tmp_path, "git", "init", "--quiet")
+    dvc(tmp_path, "init", "--quiet")
+    picture = tmp_path / "data/raw/mine/a.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("one")
+    dvc(tmp_path, "add", "--quiet", "data/raw/mine")
+    assert "data/raw/mine.dvc" in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
+    assert "data/raw/mine/" not in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
+    picture.write_text("two")
+    assert "data/raw/mine.dvc" in dvc(tmp_path, "status")

@@ -1,0 +1,104 @@
+"""The whole pipeline, as a user runs it, on a data set and a network as small as they get."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from tests.repository import call, commit, dvc
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "generate.train=8", "generate.val=4", "generate.size=64", "input.size=64",
+    "model.weights=null", "model.hidden_dim=32", "model.num_heads=4", "model.decoder_layers=2", "model.num_queries=5",
+    "model.encoder_feedforward_dim=64", "model.decoder_feedforward_dim=64", "loss.num_points=64",
+    "solver.ims_per_batch=4", "solver.max_iter=4", "solver.warmup=1",
+    "solver.log_period=2", "solver.eval_period=2", "visualise.pictures=1", "device=cpu",
+]  # fmt: skip
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the working tree with tiny params, after its first `dvc repro`, and what that printed."""
+    repo = tmp_path_factory.mktemp("pipeline")
+    listed = call(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (repo / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repo / name)
+    call(repo, "git", "init", "--quiet")
+    apply_overrides(repo / "params.yaml", TINY)
+    commit(repo)
+    said = dvc(repo, "repro")
+    commit(repo)
+    return repo, said
+
+
+@pytest.fixture
+def repo(first) -> Path:
+    return first[0]
+
+
+def run(said: str) -> list[str]:
+    """The stages that DVC says it ran."""
+    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+
+
+def test_one_command_runs_every_stage(first):
+    repo, said = first
+    middle = {"evaluate", "filter", "diagnose"}  # in any order
+    ran = run(said)
+    assert ran[:5] == ["generate", "convert", "register", "train", "predict"]
+    assert set(ran[5:8]) == middle and ran[8:] == ["visualise"]
+    for name in ("models/best.safetensors", "data/predictions/val.csv", "plots/train.tsv", "report/index.html"):
+        assert (repo / name).stat().st_size, name
+
+
+def test_metrics_are_numbers_that_dvc_can_compare(repo):
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    def leaves(tree: dict) -> list:
+        return [leaf for value in tree.values() for leaf in (leaves(value) if isinstance(value, dict) else [value])]
+
+    for path in (repo / "metrics").iterdir():
+        values = leaves(json.loads(path.read_text(), parse_constant=refuse))
+        assert values and all(isinstance(value, int | float) for value in values), path.name
+        assert path.stem == "diagnosis" or min(values) >= 0, path.name  # masks may lie to the left
+    assert "Traceback" not in dvc(repo, "metrics", "show")
+
+
+def test_nothing_runs_a_second_time(repo):
+    start = time.monotonic()
+    assert not run(dvc(repo, "repro"))
+    assert time.monotonic() - start < 10
+    assert not call(repo, "git", "status", "--porcelain")
+
+
+def test_another_lr_trains_anew_and_the_metrics_show_it(repo):
+    said = dvc(repo, "exp", "run", "-S", "solver.base_lr=5e-5")
+    assert run(said)[:2] == ["train", "predict"]
+    changed = json.loads(dvc(repo, "metrics", "diff", "--json"))["metrics/train.json"]
+    assert any(key.startswith("last.loss") for key in changed)
+    assert json.loads(dvc(repo, "params", "diff", "--json"))["params.yaml"]["solver.base_lr"]["new"] == 5e-5
+    call(repo, "git", "checkout", "--quiet", ".")
+    assert not run(dvc(repo, "repro")), "the earlier results come back from the cache"
+    assert not call(repo, "git", "status", "--porcelain")
+
+
+def test_another_threshold_in_a_copy_apart_runs_no_network(repo):
+    said = dvc(repo, "exp", "run", "--temp", "--name", "sieve", "-S", "filter.min_score=0.5")
+    assert run(said) == ["filter", "visualise"]
+    assert not call(repo, "git", "status", "--porcelain")
+
+
+def test_a_stage_before_its_input_is_one_line_that_names_the_stage_to_run(repo, tmp_path):
+    call(tmp_path, "git", "clone", "--quiet", str(repo), "clone")
+    for stage in ("convert", "register", "train", "predict", "evaluate", "filter", "visualise"):
+        said = call(tmp_path / "clone", "python", "-W", "ignore", "-m", f"stages.{stage}", fails=True)
+        assert said.count("\n") == 1 and said.startswith("error: ") and "is missing: run `dvc repro" in said

@@ -1,0 +1,242 @@
+"""Training as a whole, on a data set of four drawn pictures: resumes to the byte, stops with a clear line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mtseg.checks import run as checks
+from mtseg.checks import step as trial
+from mtseg.checks.findings import Finding
+from mtseg.core.errors import UserError
+from mtseg.core.files import read_json, write_json
+from mtseg.data import convert, manifest, shapes
+from mtseg.inference.predictor import load_model, predict
+from mtseg.model import weights
+from mtseg.report import learning
+from mtseg.training import loop as train
+from mtseg.training.optimizer import optimizer
+from mtseg.training.optimizer import schedule as course_of
+from tests import tiny
+from tests.scenes import make_tasks
+
+SOLVER = {"max_iter": 6, "eval_period": 2, "log_period": 2, "ims_per_batch": 2, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a drawn data set, converted and registered."""
+    folder = tmp_path_factory.mktemp("data")
+    given = tiny.params(
+        generate={"train": 4, "val": 2, "size": 64, "max_objects": 3},
+        data={"raw": folder / "raw", "on_error": "error"},
+    )
+    shapes.generate(given.generate, folder / "raw", seed=given.seed)
+    convert.convert(given.data, given.tasks, folder / "coco", seed=given.seed)
+    write_json(folder / "manifest.json", manifest.build(folder / "coco"))
+    return folder
+
+
+def run(data, out, monkeypatch, **solver):
+    monkeypatch.setenv("MTSEG_WORK", str(out / "work"))
+    given = tiny.params(solver=SOLVER | solver)
+    train.train(
+        data / "manifest.json",
+        train.Outputs(models=out / "models", metrics=out / "train.json", curves=out / "plots"),
+        root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
+        loss=given.loss, device="cpu", seed=3,
+    )  # fmt: skip
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None):
+    """Ctrl-C (or an error) right after the optimiser's update of a step, when the step is half done."""
+    calls = []
+
+    def update(self, *args, **kwargs):
+        result = function(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == trial.STEPS + step:  # preflight takes its own first
+            if error:
+                raise error
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", update)
+
+
+def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_path, monkeypatch, capsys):
+    whole = run(data, tmp_path / "a", monkeypatch)
+    names = {str(path) for path in whole}
+    assert names == {
+        "models/best.safetensors",
+        "models/last.safetensors",
+        "plots/health.tsv",
+        "train.json",
+        "plots/train.tsv",
+        "plots/val.tsv",
+    }
+
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, 3)
+        with pytest.raises(UserError, match="interrupted at step 3 of 6"):
+            run(data, tmp_path / "b", monkeypatch)
+    assert not (tmp_path / "b/models").exists(), "nothing half-written"
+    assert run(data, tmp_path / "b", monkeypatch) == whole
+    assert "resumed at step 3 of 6" in capsys.readouterr().out
+    assert not any((tmp_path / "b/work/train").iterdir()), "the state of a finished training is of no more use"
+
+
+def test_an_interruption_during_the_last_validation_loses_nothing(data, tmp_path, monkeypatch):
+    whole = run(data, tmp_path / "a", monkeypatch, eval_period=100)
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, 5)
+        with pytest.raises(UserError, match="interrupted at step 5 of 6"):
+            run(data, tmp_path / "b", monkeypatch, eval_period=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(data, tmp_path / "b", monkeypatch, eval_period=100)
+    assert run(data, tmp_path / "b", monkeypatch, eval_period=100) == whole
+
+
+def test_a_warning_about_classes_is_printed_as_it_is(data, tmp_path, monkeypatch, capsys):
+    odd = Finding("class_too_rare", "warning", "few of [left, right] and [/odd]", "label more")
+    monkeypatch.setattr(checks, "of_data", lambda *args, **kwargs: [odd])
+    run(data, tmp_path, monkeypatch)
+    assert "warning: class_too_rare: few of [left, right] and [/odd]; label more" in capsys.readouterr().out
+
+
+def test_a_killed_training_resumes_at_its_last_validation_and_other_params_start_afresh(
+    data, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, 5, error=RuntimeError)
+        with pytest.raises(RuntimeError):
+            run(data, tmp_path / "a", monkeypatch)
+    capsys.readouterr()
+    run(data, tmp_path / "a", monkeypatch, weight_decay=0.1)
+    assert "resumed" not in capsys.readouterr().out
+    run(data, tmp_path / "a", monkeypatch)
+    assert "resumed at step 4 of 6" in capsys.readouterr().out
+
+
+def test_no_step_at_all_keeps_and_scores_the_weights_that_were_given(data, tmp_path, monkeypatch):
+    run(data, tmp_path / "a", monkeypatch)
+    given, trained = tmp_path / "given.safetensors", tmp_path / "a/models/last.safetensors"
+    given.write_bytes(trained.read_bytes())
+    changed = tiny.params(model={"weights": str(given)})
+    monkeypatch.setattr(tiny, "params", lambda solver: with_solver(changed, solver))
+    for schedule in ("cosine", "steps"):
+        run(data, tmp_path / schedule, monkeypatch, max_iter=0, schedule=schedule)
+        before, after = (weights.load(path)[0] for path in (trained, tmp_path / schedule / "models/best.safetensors"))
+        counters = {name for name in before if name.endswith("num_batches_tracked")}
+        assert all(torch.equal(after[name], before[name]) for name in before.keys() - counters)
+        assert read_json(tmp_path / schedule / "train.json")["best"]["step"] == 0
+        tables = [pd.read_csv(tmp_path / schedule / "plots" / name, sep="\t") for name in ("train.tsv", "val.tsv")]
+        assert [len(table) for table in tables] == [0, 1]
+        assert learning.training(*tables)
+
+
+def with_solver(params, solver):
+    return params.model_copy(update={"solver": params.solver.model_copy(update=solver)})
+
+
+def test_accumulated_batches_make_one_step(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch, ims_per_batch=1, accumulate=2)
+    rows = (tmp_path / "plots/train.tsv").read_text().splitlines()
+    assert rows[0].split("\t")[:3] == ["step", "lr", "loss"]
+    assert [row.split("\t")[0] for row in rows[1:]] == ["1", "2", "4", "6"]
+
+
+def test_f6_the_optimiser_gets_that_lr_and_the_backbone_its_share():
+    given = tiny.params(solver={"base_lr": 2e-4, "backbone_multiplier": 0.1, "weight_decay": 0.05})
+    network = tiny.network(make_tasks(2))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    for group in optimizer(network, given.solver).param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert group["lr"] == pytest.approx(2e-5 if name.startswith("backbone.") else 2e-4)
+
+
+def test_weight_decay_is_where_the_official_code_has_it():
+    """Its decoder's embeddings are nn.Embedding, without; its pixel decoder's level embedding is a plain parameter."""
+    network = tiny.network(make_tasks(2), model={"backbone": "swin_t"})
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = optimizer(network, tiny.params(solver={"weight_decay": 0.05}).solver).param_groups
+    decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay.keys() == set(names.values())
+    norms = {name for name, module in network.named_modules() if isinstance(module, (nn.LayerNorm, nn.GroupNorm))}
+    without = {name for name in decay if name.rpartition(".")[0] in norms}
+    without |= {name for name in decay if name.endswith("relative_position_bias_table")}
+    without |= {"decoder.query_feature", "decoder.query_position", "decoder.level_embed"}
+    assert {name for name, value in decay.items() if value == 0} == without
+    assert {value for name, value in decay.items() if name not in without} == {0.05}
+    assert decay["pixel_decoder.level_embed"] == 0.05
+
+
+def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
+    """Not through the norm that gradients are clipped by, either."""
+    tasks = make_tasks(2)
+    muted = tasks[1].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+
+    def trained(tasks):
+        given = tiny.params(solver={"clip": 0.01})
+        network = tiny.network(tasks)
+        start = {name: value.clone() for name, value in network.state_dict().items()}
+        step = train.Run(network, given.solver, work=tmp_path / "none", description={})
+        for seed in range(4):
+            picture = tiny.example(make_tasks(2), 3, seed=seed)
+            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+            torch.manual_seed(seed)
+            step.train_step([[picture]])
+        return start, network.state_dict()
+
+    (_, without), (start, with_muted) = trained(tasks[:1]), trained((*tasks[:1], muted))
+    own = with_muted.keys() - without.keys()
+    assert own == {f"decoder.heads.head_{muted.name}.{name}" for name in ("weight", "bias")}
+    assert all(torch.equal(with_muted[name], value) for name, value in without.items())
+    assert all(torch.equal(with_muted[name], start[name]) for name in own), "not trained, so not decayed"
+
+
+@pytest.mark.parametrize("kind", ["cosine", "steps"])
+def test_schedules_start_full_and_end_low(kind):
+    course = course_of(tiny.params(solver={"schedule": kind, "steps": [0.5, 0.9], "max_iter": 100}).solver)
+    assert course(0.0) == pytest.approx(1.0)
+    assert course(0.99) < 0.02
+    if kind == "steps":
+        assert [round(course(where), 4) for where in (0.49, 0.51, 0.91)] == [1.0, 0.1, 0.01]
+
+
+def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch)
+    given, records = tiny.params(), manifest.load(data / "manifest.json")
+    tasks, images = records.tasks(given.tasks), records.images("val")
+    path = tmp_path / "models/last.safetensors"
+    model = load_model(path, tasks=tasks, model=given.model, detections=20)
+    state, metadata = weights.load(path)
+    assert metadata["step"] == SOLVER["max_iter"]
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    found = [
+        predict(model, images, root=data / "raw", input=given.input, batch=size, progress=False) for size in (1, 2)
+    ]
+    assert [(p.image_id, p.query, p.labels) for p in found[0]] == [(p.image_id, p.query, p.labels) for p in found[1]]
+    for prediction in found[0]:
+        assert prediction.area > 0 and 0 < prediction.mask_quality <= 1
+    other = tiny.params(model={"num_queries": 7}).model
+    with pytest.raises(UserError, match="trained with model.num_queries 6, params.yaml has 7: train again"):
+        load_model(path, tasks=tasks, model=other, detections=20)
+
+
+def test_progress_of_a_finished_training_is_in_its_metrics(data, tmp_path, monkeypatch):
+    run(data, tmp_path, monkeypatch)
+    metrics = read_json(tmp_path / "train.json")
+    assert metrics["best"]["step"] in (2, 4, 6)
+    assert metrics["last"]["loss"] > 0
+    shutil.rmtree(tmp_path / "models")
