@@ -17,7 +17,8 @@ from scipy.signal import fftconvolve
 
 from mtseg.checks.findings import Finding
 from mtseg.core.errors import UserError
-from mtseg.core.tables import Image, Segmentation
+from mtseg.core.masks import Segmentation
+from mtseg.core.tables import Image
 from mtseg.data import coco
 from mtseg.data.coco import DECODE_ERRORS
 

@@ -1,23 +1,38 @@
-"""The records that pass between steps. Plain, frozen, without torch.
+"""What stages exchange, as columns: images with their ground truth, predictions, and the pairs of both that overlap.
 
-Class indices are 0-based positions in `Task.classes`; None is "no label". Boxes are (x, y, width, height)
-in pixels of the original picture. A segmentation is a list of polygons [x0, y0, x1, y1, ...] in pixels, or a
-compressed COCO RLE {"size": [height, width], "counts": str}.
+A table is sliced as a whole, like detectron2's `Instances`. On disk it is a Parquet file, whose columns are read when
+they are first used. Class indices are 0-based positions in a task's `classes`; in files labels are class names.
+
+I images, G instances (the objects of the ground truth), N predictions, E pairs, K outputs of a task's head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-Segmentation = list[list[float]] | dict[str, Any]
-Box = tuple[float, float, float, float]
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_file
+from mtseg.core.masks import Box, Segmentation, rle
+from mtseg.core.params import Task
+
+UNLABELLED = -1  # the class index of an instance that has no label of a task
+DECIMALS = 5  # of boxes, logits, scores and mask quality in predictions
+
+Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main task first
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One annotated object. A crowd (COCO `iscrowd`) is never trained on and neither hit nor miss in scoring."""
+    """One annotated object. A crowd (COCO `iscrowd`) is never trained on, and neither hit nor miss in evaluation.
+    labels: class index of each task, None where there is no label."""
 
     segmentation: Segmentation
     bbox: Box
@@ -29,7 +44,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One picture and its instances. `file_name` is relative to the folder of raw data (`data.raw`)."""
+    """One image and its instances. `file_name` is relative to the folder of raw data (`data.raw`)."""
 
     id: int
     file_name: str
@@ -38,25 +53,303 @@ class Image:
     instances: tuple[Instance, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One predicted object, every label at once.
+class Table:
+    """Columns of equal length, sliced together.
 
-    image_id: the picture. query: index of the query it came from; several predictions of a picture may share
-    one, with different labels. segmentation: compressed RLE at the picture's size. bbox: of the mask.
-    labels: class index per task. logits: per task its head's outputs, no-object last where the task has that slot.
-    probabilities: None where each task's are the softmax of its logits; where the network has one softmax over
-    combinations of labels, that of each label given those before it, whose product is that of all together, 0 to 1:
-    the logits are then each task's own log-probabilities, whatever the other tasks' labels, moved to mean 0.
-    mask_quality: mean mask probability inside the mask, 0 to 1.
+    `table.box` is the column `box`, an array [N, ...]; `table.labels` is {task: column} of the columns `labels.TASK`.
+    `table[rows]` takes a mask [N], indices or a slice. Columns are read, and sliced, when they are first used.
     """
 
-    image_id: int
-    query: int
-    bbox: Box
-    area: float
-    segmentation: dict[str, Any]
-    mask_quality: float
-    labels: dict[str, int]
-    logits: dict[str, Sequence[float]] = field(repr=False)  # an array: a sixth of a tuple's memory
-    probabilities: dict[str, float] | None = None
+    def __init__(self, names: Sequence[str], length: int, load: Callable[[str], np.ndarray]):
+        self.names, self._length, self._load = tuple(names), length, load
+        self._columns: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def of(cls, columns: Mapping[str, np.ndarray]) -> Table:
+        """A table of columns in memory."""
+        lengths = {len(column) for column in columns.values()}
+        assert len(lengths) == 1, {name: len(column) for name, column in columns.items()}
+        return cls(tuple(columns), lengths.pop(), columns.__getitem__)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self.names:
+            return self.column(name)
+        if group := [own for own in self.names if own.startswith(f"{name}.")]:
+            return {own.partition(".")[2]: self.column(own) for own in group}
+        raise AttributeError(f"no column {name!r}; there are {', '.join(self.names)}")
+
+    def column(self, name: str) -> np.ndarray:
+        if name not in self._columns:
+            self._columns[name] = self._load(name)
+        return self._columns[name]
+
+    def __getitem__(self, rows: Any) -> Table:
+        length = len(np.empty(len(self), dtype=bool)[rows])
+        return type(self)(self.names, length, lambda name: self.column(name)[rows])
+
+    def replace(self, **columns: np.ndarray) -> Table:
+        """The same table with some columns replaced, or added."""
+        names = tuple(dict.fromkeys([*self.names, *columns]))
+        return type(self)(names, len(self), lambda name: columns[name] if name in columns else self.column(name))
+
+    def rles(self) -> list[dict[str, Any]]:
+        """The masks as compressed RLEs, as pycocotools takes them."""
+        sizes = zip(self.height.tolist(), self.width.tolist(), self.rle, strict=True)
+        return [{"size": [height, width], "counts": counts} for height, width, counts in sizes]
+
+
+class Instances(Table):
+    """The objects of a split, image by image.
+
+    image: int [G], row of the image in `Images`. id: int [G], of the annotation, -1 without. box: [G, 4]. area: [G],
+    square pixels, as annotated. crowd: bool [G]. rle: str [G], the mask at the image's size, `height` and `width`
+    [G] beside it. polygons: object [G], lists of [x0, y0, ...], or None where the annotation is an RLE. labels.TASK:
+    int [G], UNLABELLED without a label.
+    """
+
+
+class Images(Table, Sequence):
+    """The images of a split, by id, with their ground truth. As a sequence it gives `Image` records.
+
+    id, height, width: int [I]. file_name: str [I]. instances: `Instances`. classes: names of all tasks' classes.
+    """
+
+    instances: Instances
+    classes: Classes
+
+    @classmethod
+    def from_records(cls, images: Sequence[Image], classes: Classes) -> Images:
+        images = sorted(images, key=lambda image: image.id)
+        rows = [(row, image, instance) for row, image in enumerate(images) for instance in image.instances]
+        polygons = np.empty(len(rows), dtype=object)
+        polygons[:] = [i.segmentation if isinstance(i.segmentation, list) else None for _, _, i in rows]
+        labels = {
+            f"labels.{task}": _ints(UNLABELLED if i.labels[task] is None else i.labels[task] for _, _, i in rows)
+            for task, _ in classes
+        }
+        instances = {
+            "image": _ints(row for row, _, _ in rows),
+            "id": _ints(-1 if i.id is None else i.id for _, _, i in rows),
+            "box": np.array([i.bbox for _, _, i in rows], dtype=np.float64).reshape(-1, 4),
+            "area": np.array([i.area for _, _, i in rows], dtype=np.float64),
+            "crowd": np.array([i.crowd for _, _, i in rows], dtype=bool),
+            "rle": _texts(rle(i.segmentation, image.height, image.width)["counts"] for _, image, i in rows),
+            "height": _ints(image.height for _, image, _ in rows),
+            "width": _ints(image.width for _, image, _ in rows),
+            "polygons": polygons,
+        }
+        columns = {name: _ints(getattr(image, name) for image in images) for name in ("id", "height", "width")}
+        columns["file_name"] = _texts(image.file_name for image in images)
+        return cls._with(columns, Instances.of(instances | labels), classes)
+
+    @classmethod
+    def _with(cls, columns: Mapping[str, np.ndarray], instances: Instances, classes: Classes) -> Images:
+        images = cls.of(columns)
+        images.instances, images.classes = instances, tuple((task, tuple(names)) for task, names in classes)
+        images._starts = np.searchsorted(instances.image, np.arange(len(images) + 1))
+        return images
+
+    def __getitem__(self, rows: Any) -> Any:
+        """An `Image` of an integer; `Images` of a mask, ascending indices or a slice."""
+        if isinstance(rows, int | np.integer):
+            return self._record(int(rows) % len(self) if -len(self) <= rows < len(self) else int(rows))
+        kept = np.arange(len(self))[rows]
+        position = np.full(len(self), -1)
+        position[kept] = np.arange(len(kept))
+        own = position[self.instances.image]
+        instances = self.instances[own >= 0].replace(image=own[own >= 0])
+        return self._with({name: self.column(name)[kept] for name in self.names}, instances, self.classes)
+
+    def __iter__(self) -> Iterator[Image]:
+        return (self[row] for row in range(len(self)))
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """int, the row of each image id; -1 of an id that is not there."""
+        place = np.searchsorted(self.id, ids)
+        place[place == len(self)] = 0
+        return np.where(self.id[place] == ids, place, -1) if len(self) else np.full(len(ids), -1)
+
+    def _record(self, row: int) -> Image:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        height, width = int(self.height[row]), int(self.width[row])
+        own, found = self.instances, []
+        for i in range(self._starts[row], self._starts[row + 1]):
+            polygons, label = own.polygons[i], {task: int(column[i]) for task, column in own.labels.items()}
+            found.append(
+                Instance(
+                    segmentation=polygons or {"size": [height, width], "counts": own.rle[i]},
+                    bbox=tuple(own.box[i].tolist()),
+                    area=float(own.area[i]),
+                    labels={task: None if index == UNLABELLED else index for task, index in label.items()},
+                    crowd=bool(own.crowd[i]),
+                    id=None if own.id[i] < 0 else int(own.id[i]),
+                )
+            )
+        return Image(int(self.id[row]), str(self.file_name[row]), height, width, tuple(found))
+
+    def write(self, path: Path | str) -> None:
+        """One row an image, its instances nested in it."""
+        fields = {name: _arrow(name, self.instances.column(name), self.classes) for name in self.instances.names}
+        nested = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+        lists = pa.ListArray.from_arrays(pa.array(self._starts, pa.int32()), nested)
+        columns = {name: _arrow(name, self.column(name), ()) for name in self.names} | {"instances": lists}
+        _write(path, columns, self.classes)
+
+    @classmethod
+    def read(cls, path: Path | str, made_by: str = "convert") -> Images:
+        """Raises UserError when the file is missing or none of `write`'s."""
+        file, classes = _open(path, made_by)
+        try:
+            table = file.read().combine_chunks()
+            lists = table["instances"].combine_chunks()
+            nested = lists.values
+            starts = lists.offsets.to_numpy()
+            instances = {field.name: _numpy(nested.field(field.name), field.name, classes) for field in nested.type}
+            instances["image"] = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+            columns = {name: _numpy(table[name], name, classes) for name in table.column_names if name != "instances"}
+        except (KeyError, AttributeError, ValueError, pa.ArrowException) as error:
+            raise _broken(path, error, made_by) from None
+        return cls._with(columns, Instances.of(instances), classes)
+
+
+class Predictions(Table):
+    """Predicted objects, every label at once; image by image, an image's best first.
+
+    image_id, query: int [N]; several predictions of an image may share a query, hence a mask, with other labels.
+    score: [N], 0 to 1, what the network ranks by. box: [N, 4] and area: [N], of the mask, in pixels. rle: str [N], the
+    mask at the image's size, `height` and `width` [N] beside it. mask_quality: [N], mean probability inside the mask.
+
+    And of each task: labels.TASK, int [N]. probability.TASK: [N], of that label; where one softmax over combinations
+    serves all tasks, given the labels of the tasks before it: the product over the tasks is the probability of all
+    labels together. logit.TASK: [N], of that label, or the log-odds of its probability there. probabilities.TASK and
+    logits.TASK: [N, K], of every output, the no-object slot last where the task has one.
+    """
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """At least one."""
+        return cls.of({name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names})
+
+    def write(self, path: Path | str, tasks: Sequence[Task]) -> None:
+        classes = [(task.name, task.classes) for task in tasks]
+        _write(path, {name: _arrow(name, self.column(name), classes) for name in self.names}, classes)
+
+    @classmethod
+    def read(cls, path: Path | str, tasks: Sequence[Task], made_by: str = "predict") -> Predictions:
+        """Columns are read when they are used. Raises UserError when the file is missing, none of `write`'s, or of
+        other tasks."""
+        file, classes = _open(path, made_by)
+        if list(classes) != [(task.name, task.classes) for task in tasks]:
+            raise UserError(f"{path} was made for other tasks or classes: run `dvc repro {made_by}` again")
+        names = file.schema_arrow.names
+        if missing := {*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)} - {*names}:
+            raise _broken(path, f"column {min(missing)} is missing", made_by)
+        return cls(names, file.metadata.num_rows, lambda name: _numpy(file.read([name])[name], name, classes))
+
+
+class Pairs(Table):
+    """Predictions and instances that overlap. prediction, instance: int [E], their rows. iou: [E], of the masks.
+    intersection: [E], pixels."""
+
+    def write(self, path: Path | str) -> None:
+        _write(path, {name: _arrow(name, self.column(name), ()) for name in self.names}, ())
+
+    @classmethod
+    def read(cls, path: Path | str, made_by: str = "evaluate") -> Pairs:
+        """Raises UserError when the file is missing or none of `write`'s."""
+        file, _ = _open(path, made_by)
+        if missing := {"prediction", "instance", "iou", "intersection"} - {*file.schema_arrow.names}:
+            raise _broken(path, f"column {min(missing)} is missing", made_by)
+        table = file.read()
+        return cls.of({name: _numpy(table[name], name, ()) for name in table.column_names})
+
+
+_PREDICTED = ("image_id", "query", "score", "box", "area", "rle", "height", "width", "mask_quality")
+_BY_TASK = ("labels", "probability", "logit", "probabilities", "logits")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits [..., K], in float64."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def softmax_columns(task: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of a task whose head has a softmax of its own. labels: int [N]. logits: [N, K]."""
+    logits = np.round(np.asarray(logits, dtype=np.float64), DECIMALS)
+    labels = np.asarray(labels, dtype=np.int64)
+    probabilities, chosen = softmax(logits), labels[:, None]
+    return {
+        f"labels.{task}": labels,
+        f"probability.{task}": np.take_along_axis(probabilities, chosen, axis=1)[:, 0],
+        f"logit.{task}": np.take_along_axis(logits, chosen, axis=1)[:, 0],
+        f"probabilities.{task}": probabilities,
+        f"logits.{task}": logits,
+    }
+
+
+def _ints(values: Any) -> np.ndarray:
+    return np.fromiter(values, dtype=np.int64)
+
+
+def _texts(values: Any) -> np.ndarray:
+    return np.array(list(values), dtype=object)
+
+
+def _arrow(name: str, column: np.ndarray, classes: Classes) -> pa.Array:
+    """Labels become class names, null without one."""
+    kind, _, task = name.partition(".")
+    if kind == "labels":
+        codes = pa.array(column, pa.int32(), mask=column == UNLABELLED)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(list(dict(classes)[task]), pa.string()))
+    if name == "polygons":
+        return pa.array(column, pa.list_(pa.list_(pa.float64())))
+    if column.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), column.shape[1])
+    return pa.array(column, pa.large_string() if column.dtype == object else None)
+
+
+def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> np.ndarray:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    kind, _, task = name.partition(".")
+    if kind == "labels":
+        index = {text: code for code, text in enumerate(dict(classes)[task])}
+        codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED], dtype=np.int64)
+        return codes[column.indices.fill_null(-1).to_numpy()]
+    if name == "polygons":
+        found = np.empty(len(column), dtype=object)
+        found[:] = column.to_pylist()
+        return found
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes) -> None:
+    tasks = [{"name": task, "classes": list(names)} for task, names in classes]
+    metadata = {"mtseg": json.dumps({"tasks": tasks}, ensure_ascii=False)}
+    with replace_file(path) as temporary:
+        pq.write_table(pa.table(dict(columns)).replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def _open(path: Path | str, made_by: str) -> tuple[pq.ParquetFile, Classes]:
+    """The file and the classes of its tasks."""
+    try:
+        file = pq.ParquetFile(path)
+        tasks = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
+        return file, tuple((task["name"], tuple(task["classes"])) for task in tasks)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro {made_by}` first") from None
+    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        raise _broken(path, error, made_by) from None
+
+
+def _broken(path: Path | str, error: Any, made_by: str) -> UserError:
+    return UserError(f"{path} is not a table of this version ({error}): run `dvc repro {made_by}` again")

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL.Image import DecompressionBombError
-from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, write_json
+from mtseg.core.masks import areas, mask, rle  # noqa: F401
 from mtseg.core.params import Task
-from mtseg.core.tables import Image, Instance, Segmentation
+from mtseg.core.tables import Image, Instance
 
 # what Pillow raises on a picture that it cannot or will not decode
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)
@@ -88,27 +87,6 @@ def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tupl
         return tuple(Task.model_validate(task.model_dump() | {"classes": tuple(classes[task.name])}) for task in tasks)
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-
-
-def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE {"size": [height, width], "counts": str} of polygons (their union), of a compressed RLE or of an
-    uncompressed one (`counts` a list)."""
-    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
-        return segmentation
-    packed = coco_mask.frPyObjects(segmentation, height, width)
-    if isinstance(packed, list):
-        packed = coco_mask.merge(packed)
-    return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
-
-
-def mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
-    """The segmentation as uint8 [height, width] of 0 and 1."""
-    return coco_mask.decode(rle(segmentation, height, width))
-
-
-def areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Pixels of compressed RLEs, float64 [N]: one by one, since pycocotools fails on more than 255 at once."""
-    return np.array([coco_mask.area(one) for one in rles], dtype=np.float64)
 
 
 def _name(task: Task, index: int | None) -> str | None:

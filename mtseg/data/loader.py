@@ -20,8 +20,9 @@ from fvcore.transforms.transform import HFlipTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mtseg.core.errors import UserError
+from mtseg.core.masks import Segmentation
 from mtseg.core.params import Input, Task
-from mtseg.core.tables import Image, Instance, Segmentation
+from mtseg.core.tables import Image, Instance
 from mtseg.data import coco
 from mtseg.data.images import read_picture
 

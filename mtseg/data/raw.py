@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtseg.core.tables import Segmentation
+from mtseg.core.masks import Segmentation
 
 FAR = 1e7  # pixels from the corner: no coordinate is
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

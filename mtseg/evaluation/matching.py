@@ -1,127 +1,142 @@
-"""Which prediction is which ground truth: IoUs, and greedy matching by score.
+"""COCO's greedy matching of predictions to instances, of all images, categories and IoU thresholds at once.
 
-P predictions of a picture, best score first; G its ground truths.
+The rules are those of `COCOeval.evaluateImg` of pycocotools, against which tests hold the numbers.
+N predictions, G instances, E pairs, T IoU thresholds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from mtseg.core.errors import UserError
-from mtseg.core.params import Ranking, Task
-from mtseg.core.tables import Image, Prediction
-from mtseg.data.coco import rle
-from mtseg.evaluation.predictions import places, scores
+from mtseg.core.tables import UNLABELLED
 
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
 HIT = 0.5  # mask IoU from which an object is found
-NEAR = 0.1  # and from which it is the object meant, only badly placed (TIDE)
+NEAR = 0.1  # and from which it is the object meant, but badly placed (TIDE)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture's ground truth beside its predictions, best score first, whatever their order in the file.
+class Candidates:
+    """What may be matched. image: int [N], of the predictions. area: [N]. true_image: int [G]. true_area: [G]. crowd:
+    bool [G]. Pairs: prediction, instance: int [E]; iou [E]; inside [E], intersection over the prediction's area, by
+    which COCO measures crowds."""
 
-    overlap [P, G]: intersection over union of the masks. inside [P, G]: intersection over the predicted area, by which
-    COCO measures crowds; 0 with a ground truth that is none.
-    """
-
-    image: Image
-    predictions: tuple[Prediction, ...]
-    scores: np.ndarray
-    overlap: np.ndarray
+    image: np.ndarray
+    area: np.ndarray
+    true_image: np.ndarray
+    true_area: np.ndarray
+    crowd: np.ndarray
+    prediction: np.ndarray
+    instance: np.ndarray
+    iou: np.ndarray
     inside: np.ndarray
 
-    @property
-    def crowd(self) -> np.ndarray:
-        """bool [G]"""
-        return np.array([instance.crowd for instance in self.image.instances], dtype=bool)
 
-    def on_crowd(self, main: Task) -> np.ndarray:
-        """bool [P]: half inside a crowd of its class, and so no miss."""
-        same = self.predicted(main)[:, None] == self.true(main)[None, :]
-        return (same & self.crowd & (self.inside >= HIT)).any(axis=1)
+@dataclass(frozen=True)
+class Matches:
+    """true: int [G], category or UNLABELLED. found: int [N], category. scored: int, the predictions that count, by
+    category, best first. starts: int [categories + 1], where in `scored` each category starts; past the last come those
+    of none. place: int [N], how many of the same image and category are better. objects: bool [G], instances that
+    count: labelled, no crowds, of the right size. hit: int [T, N], the instance or -1. ignored: bool [T, N], neither
+    right nor wrong: no hit, but on a crowd, on an unlabelled object, or of another size."""
 
-    def true(self, task: Task) -> np.ndarray:
-        """int [G]: class indices, -1 for no label."""
-        labels = [instance.labels[task.name] for instance in self.image.instances]
-        return np.array([-1 if label is None else label for label in labels], dtype=int)
+    true: np.ndarray
+    found: np.ndarray
+    categories: int
+    scored: np.ndarray
+    starts: np.ndarray
+    place: np.ndarray
+    objects: np.ndarray
+    hit: np.ndarray
+    ignored: np.ndarray
 
-    def predicted(self, task: Task) -> np.ndarray:
-        """int [P]: class indices."""
-        return np.array([prediction.labels[task.name] for prediction in self.predictions], dtype=int)
+    def of(self, category: int) -> np.ndarray:
+        """The predictions of one category, best first."""
+        return self.scored[self.starts[category] : self.starts[category + 1]]
 
 
-def pictures(
-    images: Sequence[Image], predictions: Sequence[Prediction], *, tasks: Sequence[Task], ranking: Ranking
-) -> list[Picture]:
-    """Every picture with its predictions, also those that have none, by id.
+def match(
+    given: Candidates,
+    true: np.ndarray,
+    found: np.ndarray,
+    rank: np.ndarray,
+    *,
+    categories: int,
+    most: int,
+    kept: np.ndarray | None = None,
+    thresholds: np.ndarray = THRESHOLDS,
+    sizes: tuple[float, float] | None = None,
+) -> Matches:
+    """Match predictions to instances of their category, best first, each to the best that is free.
 
-    Raises UserError on a prediction whose picture does not exist or has another size.
+    true: int [G], category or UNLABELLED, which is neither hit nor miss in any category. found: int [N]; a number past
+    the last category is of none. rank: int [N], 0 the best. most: predictions that count in an image and category.
+    kept: bool [N], those that take part; default all. sizes: least and greatest area of what counts.
     """
-    check(images, predictions)
-    predictions = in_order(predictions, tasks)
-    values = scores(predictions, tasks)[ranking]
-    ids = np.array([p.image_id for p in predictions], dtype=int)
-    order = np.lexsort((-values, ids))
-    images = sorted(images, key=lambda image: image.id)
-    ends = np.searchsorted(ids[order], [image.id for image in images], side="right")
-    starts = np.searchsorted(ids[order], [image.id for image in images], side="left")
-    rows = (order[start:end] for start, end in zip(starts, ends, strict=True))
-    return [
-        _picture(image, tuple(predictions[row] for row in own), values[own])
-        for image, own in zip(images, rows, strict=True)
-    ]
+    order = np.lexsort((rank, found))
+    order = order if kept is None else order[kept[order]]
+    place = np.zeros(len(found), dtype=int)
+    place[order] = _places(given.image[order], found[order])
+    scored = order[place[order] < most]
+    reusable = given.crowd | (true == UNLABELLED)
+    objects, outside = ~reusable, np.zeros(len(found), dtype=bool)
+    if sizes:
+        objects &= (given.true_area >= sizes[0]) & (given.true_area <= sizes[1])
+        outside = (given.area < sizes[0]) | (given.area > sizes[1])
+
+    takes_part = np.zeros(len(found), dtype=bool)
+    takes_part[scored] = True
+    value = np.where(reusable[given.instance], given.inside, given.iou)
+    wanted = true[given.instance]
+    usable = takes_part[given.prediction] & (value >= thresholds[0])
+    usable &= (wanted == UNLABELLED) | (wanted == found[given.prediction])
+    row, column, value = given.prediction[usable], given.instance[usable], value[usable]
+    turn = _turns(given.image, found, scored, row)
+    # COCO prefers what counts to what is ignored, then the greater IoU, and of equal ones takes the last
+    order = np.lexsort((column, value, objects[column], row, turn[row]))
+    hit = _greedy(row[order], column[order], value[order], turn, reusable, (len(thresholds), len(found)), thresholds)
+    ignored = np.where(hit < 0, outside, ~objects[hit] if len(true) else False)
+    hit[ignored] = -1
+    starts = np.searchsorted(found[scored], np.arange(categories + 1))
+    return Matches(true, found, categories, scored, starts, place, objects, hit, ignored)
 
 
-def in_order(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[Prediction]:
-    """The predictions as `places` says."""
-    return [predictions[place] for place in places(predictions, tasks)]
+def _places(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """For predictions listed best first, how many of the same image and category come before each: int [n]."""
+    order = np.lexsort((np.arange(len(images)), categories, images))
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (np.diff(images[order]) != 0) | (np.diff(categories[order]) != 0)
+    index = np.arange(len(order))
+    places = np.empty(len(order), dtype=int)
+    places[order] = index - np.maximum.accumulate(np.where(new, index, 0))
+    return places
 
 
-def check(images: Sequence[Image], predictions: Sequence[Prediction]) -> None:
-    """Raises UserError on a prediction whose picture does not exist or has another size."""
-    sizes = {image.id: [image.height, image.width] for image in images}
-    for prediction in predictions:
-        size = prediction.segmentation["size"]
-        if list(size) != sizes.get(prediction.image_id):
-            known = sizes.get(prediction.image_id, "absent")
-            raise UserError(
-                f"a prediction is for picture {prediction.image_id} of size {list(size)}; "
-                f"in the data that picture is {known}: run `dvc repro predict` again"
-            )
+def _turns(images: np.ndarray, found: np.ndarray, scored: np.ndarray, choosers: np.ndarray) -> np.ndarray:
+    """int [N]: when each prediction that has a choice chooses, in its image and category."""
+    chooses = np.zeros(len(found), dtype=bool)
+    chooses[choosers] = True
+    ordered = scored[chooses[scored]]
+    turns = np.zeros(len(found), dtype=int)
+    turns[ordered] = _places(images[ordered], found[ordered])
+    return turns
 
 
-def _picture(image: Image, predictions: tuple[Prediction, ...], values: np.ndarray) -> Picture:
-    found = [prediction.segmentation for prediction in predictions]
-    truth = [rle(instance.segmentation, image.height, image.width) for instance in image.instances]
-    overlap = iou(found, truth)
-    inside = np.zeros_like(overlap)
-    crowds = [column for column, instance in enumerate(image.instances) if instance.crowd]
-    inside[:, crowds] = iou(found, [truth[column] for column in crowds], crowd=True)
-    return Picture(image=image, predictions=predictions, scores=values, overlap=overlap, inside=inside)
-
-
-def iou(found: Sequence[dict], truth: Sequence[dict], *, crowd: bool = False) -> np.ndarray:
-    """Mask IoU [len(found), len(truth)] of RLEs; with `crowd`, intersection over the area of `found`."""
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
-    return np.asarray(coco_mask.iou(list(found), list(truth), [crowd] * len(truth)))
-
-
-def match(overlap: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Greedy matching at IoU >= 0.5: each prediction in turn takes the best ground truth still free.
-
-    overlap [P, G], allowed bool [P, G]: pairs that may match -> int [P], the ground truth or -1.
-    """
-    free = np.where(allowed & (overlap >= HIT), overlap, -1.0)
-    matches = np.full(len(overlap), -1)
-    for row in np.flatnonzero((free >= HIT).any(axis=1)):
-        best = int(free[row].argmax())
-        if free[row, best] >= HIT:
-            matches[row] = best
-            free[:, best] = -1.0
-    return matches
+def _greedy(row, column, value, turn, reusable, shape, thresholds) -> np.ndarray:
+    """int [T, N]. The n-th of all images and categories choose at once, since they do not compete; of its pairs each
+    takes the last that is free. row, column, value: of the pairs, by turn and prediction, the best last."""
+    hit = np.full(shape, -1, dtype=np.int32)
+    taken = np.zeros((len(thresholds), len(reusable)), dtype=bool)
+    for low, high in pairwise(np.flatnonzero(np.diff(turn[row], prepend=-1, append=-1))):
+        own, wanted = row[low:high], column[low:high]
+        starts = np.flatnonzero(np.diff(own, prepend=-1))
+        free = (value[low:high] >= thresholds[:, None]) & ~taken[:, wanted]
+        best = np.maximum.reduceat(np.where(free, np.arange(high - low), -1), starts, axis=1)
+        threshold, chooser = np.nonzero(best >= 0)
+        chosen = wanted[best[threshold, chooser]]
+        hit[threshold, own[starts[chooser]]] = chosen
+        taken[threshold, chosen] = ~reusable[chosen]
+    return hit

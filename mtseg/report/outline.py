@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtseg.core.tables import Segmentation
+from mtseg.core.masks import Segmentation
 from mtseg.data import coco
 
 TOLERANCE = 0.75  # pixels of the thumbnail that an outline may lie off

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mtseg.core.tables import Segmentation
+from mtseg.core.masks import Segmentation
 from mtseg.data.coco import rle
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size

@@ -1,0 +1,75 @@
+"""Which predictions overlap which instances. Computed once, by the stage `evaluate`, and stored."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtseg.core import masks
+from mtseg.core.errors import UserError
+from mtseg.core.tables import Images, Pairs, Predictions
+
+
+def check(images: Images, predictions: Predictions) -> np.ndarray:
+    """The row of each prediction's image, int [N]. Raises UserError on a prediction whose image is not among `images`
+    or has another size."""
+    rows = images.rows(predictions.image_id)
+    other = (images.height[rows] != predictions.height) | (images.width[rows] != predictions.width)
+    if wrong := np.flatnonzero((rows < 0) | other).tolist():
+        row, number = rows[wrong[0]], int(predictions.image_id[wrong[0]])
+        size = f"{predictions.width[wrong[0]]} x {predictions.height[wrong[0]]}"
+        known = "is not in the data" if row < 0 else f"is {images.width[row]} x {images.height[row]} in the data"
+        raise UserError(f"a prediction is for image {number} of {size} pixels, which {known}: run `dvc repro predict`")
+    return rows
+
+
+def of_masks(images: Images, predictions: Predictions) -> Pairs:
+    """Every prediction and instance of one image whose masks share a pixel, by prediction, then instance. Raises
+    UserError as `check` does."""
+    row_of, found, true, parts = check(images, predictions), predictions.rles(), images.instances.rles(), []
+    for mine, theirs in _by_image(images, row_of):
+        distinct = {found[row]["counts"]: row for row in mine}  # a query's mask serves several predictions
+        place = {counts: i for i, counts in enumerate(distinct)}
+        iou = masks.iou([found[row] for row in distinct.values()], [true[column] for column in theirs])
+        iou = iou[[place[found[row]["counts"]] for row in mine]]
+        row, column = np.nonzero(iou)
+        parts.append((mine[row], theirs[column], iou[row, column]))
+    prediction, instance, iou = _joined(parts)
+    area, true_area = predictions.area[prediction], masks.areas(true)[instance]
+    intersection = np.rint(iou * (area + true_area) / (1 + iou))  # whole pixels, exact again
+    return Pairs.of({"prediction": prediction, "instance": instance, "iou": iou, "intersection": intersection})
+
+
+def of_boxes(images: Images, predictions: Predictions) -> Pairs:
+    """The same of boxes; `intersection` is of the boxes."""
+    parts = []
+    for mine, theirs in _by_image(images, check(images, predictions)):
+        one, other = predictions.box[mine][:, None], images.instances.box[theirs][None]
+        low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(_corner(one), _corner(other))
+        both = np.clip(high - low, 0, None).prod(-1)
+        row, column = np.nonzero(both)
+        both = both[row, column]
+        union = predictions.box[mine[row], 2:].prod(1) + images.instances.box[theirs[column], 2:].prod(1) - both
+        parts.append((mine[row], theirs[column], both / union, both))
+    names = ("prediction", "instance", "iou", "intersection")
+    return Pairs.of(dict(zip(names, _joined(parts, 4), strict=True)))
+
+
+def _by_image(images: Images, row_of: np.ndarray):
+    """(rows of predictions, rows of instances), int arrays, of every image that has both."""
+    order = np.argsort(row_of, kind="stable")
+    ends = np.searchsorted(row_of[order], np.arange(len(images) + 1))
+    true = np.searchsorted(images.instances.image, np.arange(len(images) + 1))
+    for image in np.flatnonzero((np.diff(ends) > 0) & (np.diff(true) > 0)):
+        yield order[ends[image] : ends[image + 1]], np.arange(true[image], true[image + 1])
+
+
+def _joined(parts: list[tuple[np.ndarray, ...]], count: int = 3) -> list[np.ndarray]:
+    """The parts' columns, the first two whole numbers, sorted by them."""
+    empty = [np.zeros(0, dtype=int if column < 2 else float) for column in range(count)]
+    columns = [np.concatenate(own) for own in zip(empty, *parts, strict=True)]
+    order = np.lexsort((columns[1], columns[0]))
+    return [column[order] for column in columns]
+
+
+def _corner(boxes: np.ndarray) -> np.ndarray:
+    return boxes[..., :2] + boxes[..., 2:]
