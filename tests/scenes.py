@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy.special import logit
 
 from mtseg.core.params import Filter, Task
-from mtseg.core.tables import Image, Instance, Prediction
+from mtseg.core.tables import Image, Images, Instance, Predictions, softmax_columns
 
 SIZE = 64
 CLASSES = {
@@ -19,7 +20,7 @@ CLASSES = {
     "side": ("left", "right"),
 }
 
-SIEVE = Filter(
+FILTER = Filter(
     thresholds="given", drop_background=True, min_score=0.1, min_logit=2.0, largest_component=False, min_area=0,
     nms="agnostic", nms_iou=0.5, most=None,
 )  # fmt: skip
@@ -52,6 +53,45 @@ def logits_of(task: Task, label: int, strength: float = 6.0) -> tuple[float, ...
     return tuple(strength * (index == label) for index in range(task.num_outputs))
 
 
+@dataclass(frozen=True)
+class Row:
+    """One prediction, for `table`. probabilities: of the labels, each given those before it, where one softmax over
+    combinations serves all tasks; None where each task has its own."""
+
+    image_id: int
+    query: int
+    box: tuple[float, ...]
+    area: float
+    segmentation: dict
+    mask_quality: float
+    labels: dict[str, int]
+    logits: dict[str, Sequence[float]]
+    probabilities: dict[str, float] | None = None
+
+
+def table(rows: Sequence[Row], tasks: Sequence[Task]) -> Predictions:
+    """The rows as a table, in their order."""
+    columns = {
+        "image_id": np.array([row.image_id for row in rows], dtype=int),
+        "query": np.array([row.query for row in rows], dtype=int),
+        "box": np.array([row.box for row in rows], dtype=float).reshape(-1, 4),
+        "area": np.array([row.area for row in rows], dtype=float),
+        "rle": np.array([row.segmentation["counts"] for row in rows], dtype=object),
+        "height": np.array([row.segmentation["size"][0] for row in rows], dtype=int),
+        "width": np.array([row.segmentation["size"][1] for row in rows], dtype=int),
+        "mask_quality": np.array([row.mask_quality for row in rows], dtype=float),
+    }
+    for task in tasks:
+        labels = np.array([row.labels[task.name] for row in rows], dtype=int)
+        logits = np.array([row.logits[task.name] for row in rows], dtype=float).reshape(-1, task.num_outputs)
+        columns |= softmax_columns(task.name, labels, logits)
+        if rows and rows[0].probabilities:
+            own = np.array([row.probabilities[task.name] for row in rows], dtype=float)
+            columns |= {f"probability.{task.name}": own, f"logit.{task.name}": logit(own.clip(1e-7, 1 - 1e-7))}
+    main = columns[f"probability.{tasks[0].name}"]
+    return Predictions.of(columns | {"score": (main * columns["mask_quality"]).round(5)})
+
+
 def predict(
     instance: Instance,
     tasks: tuple[Task, ...],
@@ -62,31 +102,35 @@ def predict(
     strength: float = 6.0,
     shift: int = 0,
     **labels: int,
-) -> Prediction:
+) -> Row:
     """A prediction of the instance: right in all (no label: 0) but the `labels` named, `shift` pixels to the right."""
     x, y, width, height = map(int, instance.bbox)
     rle = box_rle(x + shift, y, width, height)
     chosen = {task.name: labels.get(task.name, instance.labels[task.name] or 0) for task in tasks}
-    return Prediction(
+    return Row(
         image_id=image_id,
         query=query,
-        bbox=tuple(map(float, coco_mask.toBbox(rle))),
+        box=tuple(map(float, coco_mask.toBbox(rle))),
         area=float(coco_mask.area(rle)),
         segmentation=rle,
         mask_quality=quality,
         labels=chosen,
-        logits={task.name: array("d", logits_of(task, chosen[task.name], strength)) for task in tasks},
+        logits={task.name: logits_of(task, chosen[task.name], strength) for task in tasks},
     )
 
 
-def scene(tasks: tuple[Task, ...], *, pictures: int = 6, partial: bool = False, crowds: bool = False) -> list[Image]:
-    """Pictures of four boxes in a grid, labels running through all classes; `partial`: some further labels missing.
+def images_of(records: Sequence[Image], tasks: Sequence[Task]) -> Images:
+    return Images.from_records(records, [(task.name, task.classes) for task in tasks])
 
-    `crowds`: a crowd in every picture. Picture 1 is empty.
+
+def scene(tasks: tuple[Task, ...], *, count: int = 6, partial: bool = False, crowds: bool = False) -> Images:
+    """Images of four boxes in a grid, labels running through all classes; `partial`: some further labels missing.
+
+    `crowds`: a crowd in every image. Image 1 is empty.
     """
     rng = np.random.default_rng(0)
     images = []
-    for image_id in range(1, pictures + 1):
+    for image_id in range(1, count + 1):
         instances = []
         for cell in range(0 if image_id == 1 else 4):
             labels = {task.name: int((image_id + cell * 5 + i) % task.num_classes) for i, task in enumerate(tasks)}
@@ -98,10 +142,10 @@ def scene(tasks: tuple[Task, ...], *, pictures: int = 6, partial: bool = False, 
         if crowds and instances:
             instances[-1] = replace(instances[-1], crowd=True)
         images.append(Image(image_id, f"{image_id}.jpg", SIZE, SIZE, tuple(instances)))
-    return images
+    return images_of(images, tasks)
 
 
-def predict_all(images: list[Image], tasks: tuple[Task, ...], shift: int = 0) -> list[Prediction]:
+def predict_all(images: Images, tasks: tuple[Task, ...], shift: int = 0) -> list[Row]:
     """The ground truth, crowds left out, as predictions."""
     return [
         predict(instance, tasks, image_id=image.id, query=query, shift=shift)
