@@ -8,18 +8,18 @@ import numpy as np
 
 from mtseg.core.params import Task
 from mtseg.evaluation import curves
-from mtseg.evaluation.average_precision import EVERY, percent
-from mtseg.evaluation.breakdown import errors
+from mtseg.evaluation.average_precision import mean, percent
 from mtseg.evaluation.calibration import calibration
 from mtseg.evaluation.confusion import confusion
-from mtseg.evaluation.evidence import Evidence
+from mtseg.evaluation.errors import errors
+from mtseg.evaluation.evaluation import Evaluation
 from mtseg.evaluation.label_errors import label_errors
-from mtseg.evaluation.overlaps import Matches
+from mtseg.evaluation.matching import Matches
 
 DECIMALS = 4
 
 
-def report(evidence: Evidence) -> dict[str, Any]:
+def report(evaluation: Evaluation) -> dict[str, Any]:
     """What data/evaluation.json holds. AP in percent with 3 decimals, shares and scores with 4; None where undefined.
 
     ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
@@ -30,71 +30,51 @@ def report(evidence: Evidence) -> dict[str, Any]:
     main class; None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched
     had that task's labels right; errors, of all labels as one. label_errors: `label_errors`.
     """
-    probable = not evidence.ranking.startswith("sum")
-    axis = curves.score_axis(evidence.scores, probable=probable)
-    own_curves = {task.name: _curves(evidence, task, axis) for task in evidence.tasks}
-    main = evidence.tasks[0].name
+    probable = not evaluation.ranking.startswith("sum")
+    axis = curves.score_axis(evaluation.scores, probable=probable)
+    own_curves = {task.name: _curves(evaluation, task, axis) for task in evaluation.tasks}
+    main = evaluation.tasks[0].name
     best = own_curves[main][-1]["best_score"]
     min_score = float(axis[0]) if best is None else best
     tasks = {
         task.name: {
             "classes": list(task.classes),
-            "confusion": {"min_score": _round(min_score), "matrix": _confusion(evidence, task, min_score).tolist()},
-            "calibration": _label_calibration(evidence, task),
-            "errors": errors(evidence.overlaps, evidence.matches[task.name], evidence.scores),
+            "confusion": {"min_score": _round(min_score), "matrix": confusion(evaluation, task, min_score).tolist()},
+            "calibration": _label_calibration(evaluation, task),
+            "errors": errors(evaluation, evaluation.matches[task.name]),
             "curves": dict(zip(task.classes, map(_rounded, own_curves[task.name]), strict=False)),
             "overall": _rounded(own_curves[task.name][-1]),
         }
-        for task in evidence.tasks
+        for task in evaluation.tasks
     }
     return {
-        "ranking": evidence.ranking,
+        "ranking": evaluation.ranking,
         "scores": _round(axis),
         "tasks": tasks,
-        "score": {"calibration": _score_calibration(evidence, evidence.matches[main]) if probable else None},
-        "joint": _joint(evidence),
-        "label_errors": _label_errors(evidence),
+        "score": {"calibration": _score_calibration(evaluation, evaluation.matches[main]) if probable else None},
+        "joint": _joint(evaluation),
+        "label_errors": label_errors(evaluation),
     }
 
 
-def _label_errors(evidence: Evidence) -> list[dict[str, Any]]:
-    suspects = label_errors(
-        evidence.overlaps,
-        evidence.whatever,
-        evidence.predictions,
-        list(evidence.labels.values()),
-        evidence.ranked["main_quality"],
-        evidence.images,
-    )
-    in_file = evidence.places.tolist()
-    return [s if s["prediction"] is None else s | {"prediction": in_file[s["prediction"]]} for s in suspects]
+def _label_calibration(evaluation: Evaluation, task: Task) -> dict[str, Any]:
+    rows, objects = evaluation.labelled(task)
+    found = evaluation.predictions.labels[task.name][rows]
+    confidence = evaluation.class_probabilities(task)[rows, found]
+    return calibration(confidence, found == evaluation.images.instances.labels[task.name][objects])
 
 
-def _confusion(evidence: Evidence, task: Task, min_score: float) -> np.ndarray:
-    labels = evidence.labels[task.name]
-    options = {"classes": task.num_classes, "min_score": min_score}
-    return confusion(evidence.overlaps, evidence.whatever, labels.true, labels.found, evidence.scores, **options)
-
-
-def _label_calibration(evidence: Evidence, task: Task) -> dict[str, Any]:
-    labels, hit = evidence.labels[task.name], evidence.whatever.hit[0]
-    found = np.flatnonzero(hit >= 0)
-    found = found[labels.true[hit[found]] != EVERY]
-    confidence = labels.probabilities[found, labels.found[found]]
-    return calibration(confidence, labels.found[found] == labels.true[hit[found]])
-
-
-def _score_calibration(evidence: Evidence, matches: Matches) -> dict[str, Any]:
+def _score_calibration(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
     rows = matches.scored[~matches.ignored[0, matches.scored]]
-    return calibration(evidence.scores[rows], matches.hit[0, rows] >= 0)
+    return calibration(evaluation.scores[rows], matches.hit[0, rows] >= 0)
 
 
-def _curves(evidence: Evidence, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
+def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
     """A curve a class, and as the last that of all together."""
-    matches, scores = evidence.matches[task.name], evidence.scores
+    matches, scores = evaluation.matches[task.name], evaluation.scores
     true = matches.true[matches.objects]
     rows = [matches.of(index) for index in range(task.num_classes)]
-    rows.append(matches.scored[np.argsort(-scores[matches.scored], kind="stable")])
+    rows.append(matches.scored[np.argsort(evaluation.rank[matches.scored])])
     objects = [*np.bincount(true, minlength=task.num_classes).tolist(), len(true)]
     return [_curve(matches, scores, own, count, axis) for own, count in zip(rows, objects, strict=True)]
 
@@ -106,17 +86,26 @@ def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int,
     return {"precision": precision, "f1": f1, "best_f1": best_f1, "best_score": best_score}
 
 
-def _joint(evidence: Evidence) -> dict[str, Any]:
-    ap = _ap(evidence, evidence.jointly)
-    mended = {task.name: _ap(evidence, evidence.jointly_right(task)) for task in evidence.tasks}
-    cost = {name: None if value is None else percent(value - ap) for name, value in mended.items()}
-    wrong = errors(evidence.overlaps, evidence.jointly, evidence.scores)
-    return {"ap": percent(ap), "label_cost": cost, "errors": wrong}
+def _joint(evaluation: Evaluation) -> dict[str, Any]:
+    ap = _ap(evaluation, evaluation.joint)
+    right = {task.name: _ap(evaluation, evaluation.joint_with_right(task)) for task in evaluation.tasks}
+    cost = {name: None if value is None else percent(value - ap) for name, value in right.items()}
+    return {"ap": percent(ap), "label_cost": cost, "errors": errors(evaluation, evaluation.joint)}
 
 
-def _ap(evidence: Evidence, matches: Matches) -> float | None:
-    once = np.ones((1, evidence.overlaps.pictures))
-    value = float(curves.mean(curves.average_precision(matches, evidence.pictures, once))[0])
+def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A row each ranking: ranking, segm_AP, joint_AP in percent, None where undefined."""
+    rows = []
+    for ranking, values in evaluation.all_scores.items():
+        rank = evaluation.rank_by(values)
+        segm = _ap(evaluation, evaluation.of_task(evaluation.tasks[0], rank))
+        joint = _ap(evaluation, evaluation.joint_with({}, rank=rank))
+        rows.append({"ranking": ranking, "segm_AP": percent(segm), "joint_AP": percent(joint)})
+    return rows
+
+
+def _ap(evaluation: Evaluation, matches: Matches) -> float | None:
+    value = float(mean(evaluation.average_precision(matches))[0])
     return None if np.isnan(value) else value
 
 

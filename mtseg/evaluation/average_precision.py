@@ -6,7 +6,6 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,37 +14,7 @@ from scipy.sparse import csr_array
 from mtseg.evaluation.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
-SIZES = {"": None, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # COCO's, square pixels
 AT_ONCE = 200_000  # numbers held at once while many weightings are scored: they then stay in the processor's cache
-
-
-def coco_numbers(by_size: Mapping[str, Matches], given: Candidates, max_dets: Sequence[int]) -> dict[str, float]:
-    """COCO's numbers in percent with 3 decimals, those without ground truth left out: AP, AP50, AP75, AR1, ..., and APs,
-    ARs, ... by size. by_size: matches for each of SIZES. AP is at the largest of max_dets."""
-    once, numbers = np.ones((1, 1 + max(given.image.max(initial=0), given.true_image.max(initial=0)))), {}
-    for size, matches in by_size.items():
-        scored = average_precision(matches, given, once)
-        numbers[f"AP{size}"] = mean(scored)[0]
-        if not size:
-            numbers |= {"AP50": mean(scored[:, :, :1])[0], "AP75": mean(scored[:, :, 5:6])[0]}
-            numbers |= {f"AR{most}": _recall(matches, most) for most in max_dets}
-        else:
-            numbers[f"AR{size}"] = _recall(matches, max(max_dets))
-    return {name: percent(value) for name, value in numbers.items() if not np.isnan(value)}
-
-
-def _recall(matches: Matches, most: int) -> float:
-    """Mean over categories and thresholds, with the best `most` predictions of each image and category."""
-    objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)[: matches.categories]
-    rows = matches.scored[: matches.starts[-1]]
-    hits = (matches.hit[:, rows] >= 0) & (matches.place[rows] < most)
-    found = np.stack([np.bincount(matches.found[rows], own, minlength=matches.categories) for own in hits])
-    return float((found[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan
-
-
-def percent(share: float | None) -> float | None:
-    """A share of 1 in percent, 3 decimals; None stays None."""
-    return None if share is None else round(100 * float(share), 3)
 
 
 def average_precision(matches: Matches, given: Candidates, weights: np.ndarray) -> np.ndarray:
@@ -113,3 +82,8 @@ def mean(scored: np.ndarray) -> np.ndarray:
     defined = ~np.isnan(scored)
     counts = defined.sum(axis=(1, 2))
     return np.divide(np.nansum(scored, axis=(1, 2)), counts, out=np.full(len(scored), np.nan), where=counts > 0)
+
+
+def percent(share: float | None) -> float | None:
+    """A share of 1 in percent, 3 decimals; None stays None."""
+    return None if share is None else round(100 * float(share), 3)

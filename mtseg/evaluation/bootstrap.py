@@ -1,34 +1,43 @@
-"""How far a number would move had other pictures been drawn: the bootstrap (Efron, 1979).
+"""How far a number would move had other images been drawn: the bootstrap (Efron, 1979).
 
-hotcoco's `compare` resamples too, but counts a picture drawn twice once: a subsample of some 63 % of the pictures, with
-intervals about three quarters as wide as they should be. Here a picture drawn twice counts twice.
+Images are drawn, not objects, for the objects of one image are no independent draws. An image drawn twice counts twice.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
+from scipy.stats import binomtest
 
 SEED = 0
 LEVEL = 0.95
 REPLICATES = 500
-LEAST_PICTURES = 5  # fewer say nothing of those that were not drawn: no interval
-FEWEST = 100  # however many predictions there are
+LEAST_IMAGES = 5  # fewer say nothing of those that were not drawn: no interval
+FEWEST = 100  # replicates, however many predictions there are
 WORK = 40_000_000  # replicates x predictions beyond which there are fewer replicates
+SURE = 0.99  # level of a diagnosis, which asks dozens of such questions of a healthy run
+SURE_REPLICATES = 1000
 
 
-def draws(pictures: int, predictions: int) -> np.ndarray:
-    """How often each picture is drawn: [1 + B, S]; the first row, all ones, is the data as they are.
+def draws(images: int, predictions: int) -> np.ndarray:
+    """How often each image is drawn: [1 + B, I]; the first row, all ones, is the data as they are.
 
-    B is 500, fewer where there are many predictions but 100 at least, and 0 below 5 pictures.
+    B is 500, fewer where there are many predictions but 100 at least, and 0 below 5 images.
     """
     count = int(np.clip(WORK // max(predictions, 1), FEWEST, REPLICATES))
-    count = count if pictures >= LEAST_PICTURES else 0
-    drawn = np.random.default_rng(SEED).multinomial(pictures, np.full(pictures, 1 / max(pictures, 1)), size=count)
-    return np.concatenate([np.ones((1, pictures)), drawn])
+    return np.concatenate([np.ones((1, images)), _drawn(images, count if images >= LEAST_IMAGES else 0)])
+
+
+@lru_cache(maxsize=4)  # a diagnosis asks for the same dozens of times
+def _drawn(images: int, count: int, seed: int = SEED) -> np.ndarray:
+    shares = np.full(images, 1 / max(images, 1))
+    return np.random.default_rng(seed).multinomial(images, shares, size=count).astype(np.float64)
 
 
 def interval(values: np.ndarray, *, least: float = 0) -> tuple[float, float, float]:
-    """Value and ends of its interval, in percent, from [1 + B] draws of which the first is the data as they are.
+    """Value and ends of its 95 % interval, in percent, from [1 + B] draws of which the first is the data as they are.
 
     The ends are percentiles of the draws, moved so that the draws' median lies at the value: AP of a draw runs a little
     high, for what is drawn twice is ranked side by side, and precision is read at its best.
@@ -41,3 +50,41 @@ def interval(values: np.ndarray, *, least: float = 0) -> tuple[float, float, flo
     ends = np.clip([value + low - median, value + high - median], least, 1)
     value, low, high = (round(100 * float(number), 3) for number in (value, *ends))
     return value, low, high
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the ends of its 99 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 2, times: float = 1.0) -> str:
+        """`0.52 (0.48 to 0.55)`"""
+        value, low, high = (f"{times * number:.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = SEED) -> Interval | None:
+    """Sum over sum, with sums by image: [I] and [I]. None when there is nothing to divide by."""
+    numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    if not denominator.sum() > 0:
+        return None
+    weights = _drawn(len(numerator), SURE_REPLICATES, seed)
+    above, below = weights @ numerator, weights @ denominator
+    drawn = above[below > 0] / below[below > 0]
+    low, high = np.quantile(drawn, [(1 - SURE) / 2, (1 + SURE) / 2])
+    return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+def mean(values: np.ndarray, images: np.ndarray, count: int) -> Interval | None:
+    """Mean of values [M] that lie in images [M], of which there are `count`."""
+    return ratio(*(np.bincount(images, weights, minlength=count) for weights in (values, np.ones(len(values)))))
+
+
+def proportion(hits: np.ndarray) -> Interval:
+    """Share of independent hits, bool [n], with Wilson's interval."""
+    count, total = int(np.sum(hits)), max(len(hits), 1)
+    ends = binomtest(count, total).proportion_ci(SURE, method="wilson")
+    return Interval(count / total, float(ends.low), float(ends.high))

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtseg.evaluation.average_precision import EVERY
+from mtseg.core.params import Task
+from mtseg.core.tables import UNLABELLED
+from mtseg.evaluation.evaluation import Evaluation
 from mtseg.evaluation.matching import HIT
-from mtseg.evaluation.overlaps import Matches, Overlaps
 
 
-def confusion(
-    overlaps: Overlaps,
-    matches: Matches,
-    true: np.ndarray,
-    found: np.ndarray,
-    scores: np.ndarray,
-    *,
-    classes: int,
-    min_score: float,
-) -> np.ndarray:
+def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarray:
     """int [classes + 1, classes + 1]: rows truth, columns predicted; the last of both is background.
 
-    Objects that no prediction of at least `min_score` matches are predicted as background; such predictions that
-    match none are background taken for something. matches: whatever the class, at IoU 0.5 first. true: int [G], EVERY
-    where there is no label: the object and what lies on it count nowhere, as with crowds. found: int [N]. scores [N].
+    Objects that no prediction of at least `min_score` matches are predicted as background; such predictions that match
+    none are background taken for something. An object without a label of the task and what lies on it count nowhere, as
+    with crowds.
     """
-    taken = np.zeros(len(scores), dtype=bool)
+    given, matches, classes = evaluation.candidates, evaluation.class_agnostic, task.num_classes
+    true, found = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
+    taken = np.zeros(len(found), dtype=bool)
     taken[matches.scored] = True
-    taken &= scores >= min_score
-    unlabelled = (true[overlaps.true] == EVERY) & (overlaps.inside >= HIT)
-    on_unlabelled = np.zeros(len(scores), dtype=bool)
-    on_unlabelled[overlaps.found[unlabelled]] = True
+    taken &= evaluation.scores >= min_score
+    unlabelled = (true[given.instance] == UNLABELLED) & (given.inside >= HIT)
+    on_unlabelled = np.zeros(len(found), dtype=bool)
+    on_unlabelled[given.prediction[unlabelled]] = True
 
-    objects = matches.objects & (true != EVERY)
+    objects = matches.objects & (true != UNLABELLED)
     matched = taken & (matches.hit[0] >= 0)
     hit = matches.hit[0][matched]
     labelled = objects[hit]

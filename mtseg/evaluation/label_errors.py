@@ -14,17 +14,17 @@ spurious  an annotation that no prediction lies on, of whatever class or score: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mtseg.core.tables import Image, Prediction
-from mtseg.evaluation.average_precision import EVERY, ordered
-from mtseg.evaluation.matching import HIT, NEAR, iou
-from mtseg.evaluation.overlaps import Matches, Overlaps
+from mtseg.core import masks
+from mtseg.core.params import Task
+from mtseg.core.tables import UNLABELLED
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.matching import HIT, NEAR
 
 FITS = 0.75  # IoU from which a mask and an annotation are one object beyond doubt
 SURE = 0.5  # below this nothing is suspected
@@ -32,130 +32,118 @@ MOST = 200
 DECIMALS = 4
 
 
-@dataclass(frozen=True)
-class Labels:
-    """One task. true: int [G] or EVERY; found: int [N]; probabilities [N, classes], no-object left out."""
+def label_errors(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """At most 200 suspects, surest first: image_id, instance (its place in the image, or None), prediction (its row, or
+    None), task, annotated, predicted (class names or None), score (how sure), iou, kind.
 
-    name: str
-    classes: tuple[str, ...]
-    true: np.ndarray
-    found: np.ndarray
-    probabilities: np.ndarray
-
-
-def label_errors(
-    overlaps: Overlaps,
-    matches: Matches,
-    predictions: Sequence[Prediction],
-    labels: Sequence[Labels],
-    scores: np.ndarray,
-    images: Sequence[Image],
-) -> list[dict[str, Any]]:
-    """At most 200 suspects, surest first: image_id, instance (its place in the image, or None), prediction (its place
-    among `predictions`, or None), task, annotated, predicted (class names or None), score (how sure), iou, kind.
-
-    matches: whatever the class, at IoU 0.5 first. labels: the main task first. scores: [N], probability of the main
-    class x mask quality. Crowds are not suspected, nor is what lies on one missing.
+    Crowds are not suspected, nor is what lies on one missing. Scores are main class probability x mask quality.
     """
-    images = ordered(images)
-    areas = np.array([instance.area for image in images for instance in image.instances])
     suspects = [
-        *_other_label(overlaps, matches, predictions, labels),
-        *_outline(overlaps, matches, labels[0], scores),
-        *islice(_missing(overlaps, matches, predictions, labels[0], scores), MOST),  # surest first
-        *_spurious(overlaps, matches, labels[0], areas),
+        *_other_label(evaluation),
+        *_outline(evaluation),
+        *islice(_missing(evaluation), MOST),  # surest first
+        *_spurious(evaluation),
     ]
     suspects.sort(key=lambda s: (-s["score"], s["kind"], s["true"], s["found"], s["task"]))  # ends no other way
-    first = np.searchsorted(overlaps.true_picture, np.arange(overlaps.pictures))
-    return [_row(suspect, overlaps, first, images) for suspect in suspects[:MOST]]
+    return [_row(suspect, evaluation) for suspect in suspects[:MOST]]
 
 
-def _other_label(overlaps, matches, predictions, labels):
-    found = np.flatnonzero(matches.hit[0] >= 0)
-    true = matches.hit[0][found]
-    overlap = _iou(overlaps, found, true)
-    quality = np.array([predictions[row].mask_quality for row in found])
-    for task in labels:
-        known = task.true[true] != EVERY
-        rows, columns = found[known], true[known]
-        own = task.probabilities[rows]
+def _other_label(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for task in evaluation.tasks:
+        rows, objects = evaluation.labelled(task)
+        overlap, own = _iou(evaluation, rows, objects), evaluation.class_probabilities(task)[rows]
         place = np.arange(len(rows))
-        margin = own[place, task.found[rows]] - own[place, task.true[columns]]
-        sure = quality[known] * margin
-        for at in np.flatnonzero((overlap[known] >= FITS) & (sure >= SURE)):
-            yield _suspect("label", sure[at], rows[at], columns[at], task, overlap[known][at])
+        true, found = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
+        margin = own[place, found[rows]] - own[place, true[objects]]
+        sure = evaluation.predictions.mask_quality[rows] * margin
+        for at in np.flatnonzero((overlap >= FITS) & (sure >= SURE)):
+            yield _suspect(evaluation, "label", sure[at], rows[at], objects[at], task, overlap[at])
 
 
-def _outline(overlaps, matches, task, scores):
+def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    given, matches, main = evaluation.candidates, evaluation.class_agnostic, evaluation.tasks[0]
+    scores = evaluation.all_scores["main_quality"]
+    true, found = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
     free = matches.objects.copy()
-    free[overlaps.true[overlaps.iou >= HIT]] = False  # something fits
-    one = np.bincount(overlaps.found, minlength=len(scores)) == 1
-    takes_part = np.zeros(len(scores), dtype=bool)
-    takes_part[matches.scored] = True
-    near = (takes_part & one)[overlaps.found] & free[overlaps.true] & (overlaps.iou >= NEAR)
-    near &= task.true[overlaps.true] == task.found[overlaps.found]
+    free[given.instance[given.iou >= HIT]] = False  # something fits
+    one = np.bincount(given.prediction, minlength=len(scores)) == 1
+    near = (_takes_part(evaluation) & one)[given.prediction] & free[given.instance] & (given.iou >= NEAR)
+    near &= true[given.instance] == found[given.prediction]
     pairs = np.flatnonzero(near)
-    both = overlaps.inside[pairs]  # intersection and areas, in units of the predicted area
-    true_area = both / overlaps.iou[pairs] + both - 1
-    sure = scores[overlaps.found[pairs]] * both / np.minimum(1, true_area)
-    order = np.lexsort((overlaps.found[pairs], -sure))
+    both = given.inside[pairs]  # intersection and areas, in units of the predicted area
+    true_area = both / given.iou[pairs] + both - 1
+    sure = scores[given.prediction[pairs]] * both / np.minimum(1, true_area)
+    order = np.lexsort((given.prediction[pairs], -sure))
     order = order[sure[order] >= SURE]
-    for at in order[np.sort(np.unique(overlaps.true[pairs[order]], return_index=True)[1])]:
+    for at in order[np.sort(np.unique(given.instance[pairs[order]], return_index=True)[1])]:
         pair = pairs[at]
-        yield _suspect("outline", sure[at], overlaps.found[pair], overlaps.true[pair], task, overlaps.iou[pair])
+        yield _suspect(
+            evaluation, "outline", sure[at], given.prediction[pair], given.instance[pair], main, given.iou[pair]
+        )
 
 
-def _missing(overlaps, matches, predictions, task, scores):
-    alone = np.zeros(len(scores), dtype=bool)
-    alone[matches.scored] = True
-    alone[overlaps.found] = False
+def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    scores, alone = evaluation.all_scores["main_quality"], _takes_part(evaluation)
+    alone[evaluation.candidates.prediction] = False
     rows = np.flatnonzero(alone & (scores >= SURE))
+    rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
+    found = dict(zip(rows.tolist(), evaluation.predictions[rows].rles(), strict=True))
     kept: dict[int, list[int]] = {}  # one suspect an object: of masks that overlap the surest
-    for row in rows[np.lexsort((rows, -scores[rows]))]:
-        others = kept.setdefault(overlaps.found_picture[row], [])
-        masks = [predictions[other].segmentation for other in others]
-        if not (iou([predictions[row].segmentation], masks) >= HIT).any():
+    for row in found:
+        others = kept.setdefault(int(evaluation.image[row]), [])
+        if not (masks.iou([found[row]], [found[other] for other in others]) >= HIT).any():
             others.append(row)
-            yield _suspect("missing", scores[row], row, -1, task, 0.0)
+            yield _suspect(evaluation, "missing", scores[row], row, -1, evaluation.tasks[0], 0.0)
 
 
-def _spurious(overlaps, matches, task, areas):
-    met = np.zeros(len(task.true), dtype=bool)
-    met[overlaps.true] = True
-    found = np.zeros(len(task.true), dtype=bool)
+def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    matches, main, instances = evaluation.class_agnostic, evaluation.tasks[0], evaluation.images.instances
+    true, met, found = instances.labels[main.name], *np.zeros((2, len(instances)), dtype=bool)
+    met[evaluation.candidates.instance] = True
     found[matches.hit[0][matches.hit[0] >= 0]] = True
-    for index in np.flatnonzero(matches.objects & ~met & (task.true != EVERY)):
-        alike = matches.objects & (task.true == task.true[index]) & (areas <= areas[index])
+    for index in np.flatnonzero(matches.objects & ~met & (true != UNLABELLED)):
+        alike = matches.objects & (true == true[index]) & (instances.area <= instances.area[index])
         if (sure := found[alike].mean()) >= SURE:
-            yield _suspect("spurious", sure, -1, index, task, 0.0)
+            yield _suspect(evaluation, "spurious", sure, -1, index, main, 0.0)
 
 
-def _iou(overlaps: Overlaps, found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """IoU of pairs that are in the table."""
-    key = overlaps.found * (overlaps.true.max(initial=0) + 1) + overlaps.true
+def _takes_part(evaluation: Evaluation) -> np.ndarray:
+    """bool [N]: the best of each query."""
+    takes_part = np.zeros(len(evaluation.predictions), dtype=bool)
+    takes_part[evaluation.class_agnostic.scored] = True
+    return takes_part
+
+
+def _iou(evaluation: Evaluation, found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """IoU of pairs that overlap."""
+    given, count = evaluation.candidates, len(evaluation.images.instances)
+    key = given.prediction * count + given.instance
     order = np.argsort(key)
-    wanted = found * (overlaps.true.max(initial=0) + 1) + true
-    return overlaps.iou[order[np.searchsorted(key[order], wanted)]]
+    return given.iou[order[np.searchsorted(key[order], found * count + true)]]
 
 
-def _suspect(kind: str, sure: float, found: int, true: int, task: Labels, overlap: float) -> dict[str, Any]:
+def _suspect(
+    evaluation: Evaluation, kind: str, sure: float, found: int, true: int, task: Task, overlap: float
+) -> dict[str, Any]:
+    annotated, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
     return {
         "kind": kind,
         "score": round(float(sure), DECIMALS),
         "found": int(found),
         "true": int(true),
         "task": task.name,
-        "annotated": task.classes[task.true[true]] if true >= 0 else None,
-        "predicted": task.classes[task.found[found]] if found >= 0 else None,
+        "annotated": task.classes[annotated[true]] if true >= 0 else None,
+        "predicted": task.classes[predicted[found]] if found >= 0 else None,
         "iou": round(float(overlap), DECIMALS),
     }
 
 
-def _row(suspect: dict[str, Any], overlaps: Overlaps, first: np.ndarray, images: Sequence[Image]) -> dict[str, Any]:
+def _row(suspect: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:
     found, true = suspect.pop("found"), suspect.pop("true")
-    picture = overlaps.true_picture[true] if true >= 0 else overlaps.found_picture[found]
+    of_instance = evaluation.images.instances.image
+    image = of_instance[true] if true >= 0 else evaluation.image[found]
     return suspect | {
-        "image_id": images[picture].id,
-        "instance": int(true - first[picture]) if true >= 0 else None,
+        "image_id": int(evaluation.images.id[image]),
+        "instance": int(true - np.searchsorted(of_instance, image)) if true >= 0 else None,
         "prediction": found if found >= 0 else None,
     }

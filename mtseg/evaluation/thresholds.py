@@ -1,4 +1,4 @@
-"""The filter's thresholds, picked on predictions with known truth: `filter.thresholds: auto`."""
+"""The filter's thresholds, picked on predictions with known ground truth: `filter.thresholds: auto`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mtseg.core.params import Filter, Ranking, Task
-from mtseg.core.tables import Image, Prediction
-from mtseg.evaluation.f1 import Tally, summary
-from mtseg.evaluation.filter import duplicate, sieve, surplus
-from mtseg.evaluation.matching import pictures
+from mtseg.core.params import Filter
+from mtseg.evaluation import f1
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.filter import apply, duplicate, label_scores, surplus
 
 LEVELS = 50  # quantiles tried of each task's scores and logits
 DECIMALS = 3  # of a threshold
@@ -19,35 +18,25 @@ Thresholds = dict[str, dict[str, float]]  # min_score and min_logit, each {task:
 Limits = dict[tuple[str, str], float]  # the same by (min_score or min_logit, task)
 
 
-def pick(
-    images: Sequence[Image],
-    predictions: Sequence[Prediction],
-    *,
-    tasks: Sequence[Task],
-    settings: Filter,
-    ranking: Ranking,
-) -> Thresholds:
+def pick(evaluation: Evaluation, settings: Filter) -> Thresholds:
     """min_score and min_logit of each task that bring joint F1 to its highest, the other rules as in `settings`.
 
     Coordinate search: one threshold after the other takes the quantile that is best with the rest as they are, until
-    none gains. It starts without any, and one that gains nothing is left out. On the predictions that they were picked
-    on, joint F1 flatters them.
+    none gains. It starts without any, and one that gains nothing is left out. Joint F1 of the predictions that they
+    were picked on is optimistic.
     """
     bare = settings.model_copy(update={"min_score": {}, "min_logit": {}, "nms": "none", "most": None})
-    *_, found = sieve(predictions, tasks=tasks, settings=bare, ranking=ranking).steps.values()
-    found = found.compared()  # the thresholds decide which masks meet, not how much they overlap
-    tally = Tally(pictures(images, found.predictions, tasks=tasks, ranking=ranking), tasks)
-    row = np.empty(len(predictions), dtype=int)
-    row[found.index] = tally.rows(found.predictions)
-    values = {("min_score", task): scores for task, scores in found.score.items()}
-    values |= {("min_logit", task): logits for task, logits in found.logit.items()}
+    *_, left = apply(evaluation, bare).steps.values()
+    left = left.compared()  # the thresholds decide which masks meet, not how much they overlap
+    values = {("min_score", task): scores for task, scores in label_scores(left.predictions).items()}
+    values |= {("min_logit", task): logits for task, logits in left.predictions.logit.items()}
 
     def joint_f1(limits: Limits) -> float:
-        passed = np.ones(len(found), dtype=bool)
+        passed = np.ones(len(left), dtype=bool)
         for key, limit in limits.items():
             passed &= values[key] >= limit
-        kept = surplus(duplicate(found[passed], settings), settings)
-        return summary(tally.counts(row[kept.index])).get("joint_f1", 0.0)
+        kept = surplus(duplicate(left[passed], settings), settings)
+        return f1.summary(f1.counts(left.evaluation, kept.as_mask())).get("joint_f1", 0.0)
 
     limits = ascend(joint_f1, {key: _levels(column) for key, column in values.items()})
     picked: Thresholds = {"min_score": {}, "min_logit": {}}

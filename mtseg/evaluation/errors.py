@@ -15,25 +15,27 @@ from typing import Any
 
 import numpy as np
 
+from mtseg.evaluation import f1
 from mtseg.evaluation.average_precision import percent
 from mtseg.evaluation.curves import precisions
-from mtseg.evaluation.matching import HIT, NEAR
-from mtseg.evaluation.overlaps import Matches, Overlaps
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.matching import HIT, NEAR, Candidates, Matches
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
 NONE = -1  # the kind of a prediction that is a hit or ignored
 
 
-def errors(overlaps: Overlaps, matches: Matches, scores: np.ndarray) -> dict[str, Any]:
+def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
     """TIDE's six kinds: `ap50`, `cost` (AP50 gained, were this kind of error put right) and `counts`; percent.
 
     Of predictions: class (IoU >= 0.5 with an object of another class), localisation (0.1 to 0.5 with one of its own),
     both at once, duplicate, background (IoU <= 0.1 with everything). Of objects: missed, and no error above is of it.
     To put right is to give the first error of an object its class or its place, and to take out the other predictions,
-    or the object missed. matches: at IoU 0.5 first. scores [N]. `ap50` is None and `cost` empty without ground truth.
+    or the object missed. matches: at IoU 0.5 first. `ap50` is None and `cost` empty without ground truth.
     """
-    kind, target = _kinds(overlaps, matches)
+    kind, target = _kinds(evaluation.candidates, matches)
+    rank = evaluation.rank
     counts = [int((kind == error).sum()) for error in range(MISSED)]
     objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)
     used = np.zeros(len(matches.true), dtype=bool)
@@ -42,23 +44,23 @@ def errors(overlaps: Overlaps, matches: Matches, scores: np.ndarray) -> dict[str
     missed[target[target >= 0]] = False
     counts.append(int(missed.sum()))
 
-    before = _ap50(matches.found, matches.hit[0] >= 0, matches, scores, objects)
+    before = _ap50(matches.found, matches.hit[0] >= 0, matches, rank, objects)
     if before is None:
         return {"ap50": None, "cost": {}, "counts": dict(zip(KINDS, counts, strict=True))}
-    after = [_repaired(error, kind, target, used, matches, scores, objects) for error in range(MISSED)]
+    after = [_repaired(error, kind, target, used, matches, rank, objects) for error in range(MISSED)]
     left = objects - np.bincount(matches.true[missed], minlength=matches.categories)
-    found_all = _ap50(matches.found, matches.hit[0] >= 0, matches, scores, left)
+    found_all = _ap50(matches.found, matches.hit[0] >= 0, matches, rank, left)
     after.append(1.0 if found_all is None else found_all)
     cost = {name: percent(max(0.0, repaired - before)) for name, repaired in zip(KINDS, after, strict=True)}
     return {"ap50": percent(before), "cost": cost, "counts": dict(zip(KINDS, counts, strict=True))}
 
 
-def _kinds(overlaps: Overlaps, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+def _kinds(given: Candidates, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """The kind of error of each prediction, int [N], and the object it would be right for, int [N], or -1."""
-    pairs = np.flatnonzero(matches.objects[overlaps.true] & (overlaps.iou >= NEAR))
-    same = matches.true[overlaps.true[pairs]] == matches.found[overlaps.found[pairs]]
-    own, own_object = _nearest(overlaps, pairs[same], len(matches.found))
-    other, other_object = _nearest(overlaps, pairs[~same], len(matches.found))
+    pairs = np.flatnonzero(matches.objects[given.instance] & (given.iou >= NEAR))
+    same = matches.true[given.instance[pairs]] == matches.found[given.prediction[pairs]]
+    own, own_object = _nearest(given, pairs[same], len(matches.found))
+    other, other_object = _nearest(given, pairs[~same], len(matches.found))
 
     wrong = np.zeros(len(matches.found), dtype=bool)
     wrong[matches.scored] = True
@@ -73,37 +75,75 @@ def _kinds(overlaps: Overlaps, matches: Matches) -> tuple[np.ndarray, np.ndarray
     return kind, target
 
 
-def _nearest(overlaps: Overlaps, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(given: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Of each prediction, the greatest IoU among these pairs, 0 without, and the object, -1 without: [N] each."""
-    found, true, iou = overlaps.found[pairs], overlaps.true[pairs], overlaps.iou[pairs]
+    found, true, iou = given.prediction[pairs], given.instance[pairs], given.iou[pairs]
     order = np.lexsort((-true, iou, found))  # the last of a prediction stays; of equal IoUs the first object
     greatest, which = np.zeros(count), np.full(count, -1)
     greatest[found[order]], which[found[order]] = iou[order], true[order]
     return greatest, which
 
 
-def _repaired(error, kind, target, used, matches: Matches, scores, objects) -> float:
+def _repaired(error, kind, target, used, matches: Matches, rank, objects) -> float:
     """AP50 with one kind of error put right."""
     these = np.flatnonzero(kind == error)
     hit, gone, found = matches.hit[0] >= 0, kind == error, matches.found
     if error in (CLASS, LOCALISATION):
         these = these[~used[target[these]]]
-        these = these[np.lexsort((these, -scores[these]))]
+        these = these[np.argsort(rank[these])]
         first = these[np.unique(target[these], return_index=True)[1]]
         found = found.copy()
         found[first] = matches.true[target[first]]
         hit[first], gone[first] = True, False
-    return _ap50(found, hit, matches, scores, objects, gone)
+    return _ap50(found, hit, matches, rank, objects, gone)
 
 
-def _ap50(found, hit, matches: Matches, scores, objects, gone=False) -> float | None:
+def _ap50(found, hit, matches: Matches, rank, objects, gone=False) -> float | None:
     """Mean AP at IoU 0.5 over the categories with objects. found: int [N]; hit, gone: bool [N]."""
     ignored = matches.ignored[0] | gone
-    rows = np.sort(matches.scored)
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    rows = rows[np.argsort(found[rows], kind="stable")]
+    rows = matches.scored[np.lexsort((rank[matches.scored], found[matches.scored]))]
     ends = np.searchsorted(found[rows], np.arange(matches.categories + 1))
     own = [rows[low:high] for low, high in pairwise(ends)]
     curves = [precisions(hit[r], ignored[r], count) for r, count in zip(own, objects, strict=True)]
     defined = [float(curve.mean()) for curve in curves if curve is not None]
     return float(np.mean(defined)) if defined else None
+
+
+def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What became of every prediction: kind, str [N]; the instance it found or -1, int [N]; which of its labels are
+    wrong, bool [N, T].
+
+    TIDE's kinds, given in turn, best rank first, so that a verdict never depends on a worse prediction and holds at
+    every threshold of the score. right: IoU >= 0.5 and every label right. class: some label wrong. duplicate: IoU >=
+    0.5 with an object that a better one has found. localisation: IoU >= 0.1 with an object of its class. crowd: on a crowd,
+    not counted. background: all else. `right` and the hits among `class` are those that `f1.counts` counts.
+    """
+    given, crowd = evaluation.candidates, evaluation.images.instances.crowd
+    main = evaluation.tasks[0].name
+    true, found = evaluation.images.instances.labels[main], evaluation.predictions.labels[main]
+    same = true[given.instance] == found[given.prediction]
+    matches = f1.main_matches(evaluation)
+    on_crowd = np.zeros(len(found), dtype=bool)
+    on_crowd[given.prediction[same & crowd[given.instance] & (given.inside >= HIT)]] = True
+    objects = np.flatnonzero(~crowd[given.instance])
+    overlap, nearest = _nearest(given, objects, len(found))
+    own, _ = _nearest(given, objects[same[objects]], len(found))
+
+    kinds, instances = np.full(len(found), "background", dtype=object), matches.hit[0].astype(int)
+    kinds[own >= NEAR] = "localisation"
+    taken: set[int] = set()
+    for row in np.argsort(evaluation.rank):
+        if instances[row] < 0 and not on_crowd[row] and overlap[row] >= HIT and nearest[row] not in taken:
+            instances[row] = nearest[row]
+        if instances[row] >= 0:
+            taken.add(int(instances[row]))
+            kinds[row] = "right"
+        elif on_crowd[row]:
+            kinds[row] = "crowd"
+        elif overlap[row] >= HIT:
+            kinds[row] = "duplicate"
+    wrong = np.zeros((len(found), len(evaluation.tasks)), dtype=bool)
+    hits = np.flatnonzero(instances >= 0)
+    wrong[hits] = f1.wrong_labels(evaluation, hits, instances[hits])
+    kinds[wrong.any(axis=1)] = "class"
+    return kinds, instances, wrong
