@@ -15,8 +15,10 @@ SIZES = {"": None, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # 
 
 
 def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """`segm` and `bbox`, each with AP, AP50, AP75, AR1, ..., and APs, ARs, ... by size, in percent with 3 decimals; what has
-    no ground truth is left out. AP is at the largest of max_dets."""
+    """`segm` and `bbox`, each with AP, AP50, AP75, AR1, ..., and APs, ARs, ... by size, in percent with 3 decimals.
+
+    What has no ground truth is left out. AP is at the largest of max_dets.
+    """
     boxes = pairs.of_boxes(evaluation.images, evaluation.predictions)
     of_boxes = evaluation.candidates_of(boxes, evaluation.predictions.box[:, 2:].prod(1))
     found = {}

@@ -114,9 +114,9 @@ def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray
     wrong, bool [N, T].
 
     TIDE's kinds, given in turn, best rank first, so that a verdict never depends on a worse prediction and holds at
-    every threshold of the score. right: IoU >= 0.5 and every label right. class: some label wrong. duplicate: IoU >=
-    0.5 with an object that a better one has found. localisation: IoU >= 0.1 with an object of its class. crowd: on a crowd,
-    not counted. background: all else. `right` and the hits among `class` are those that `f1.counts` counts.
+    every threshold of the score. right: IoU >= 0.5 and every label right. class: some label wrong. duplicate: IoU
+    >= 0.5 with an object that a better one has found. localisation: IoU >= 0.1 with an object of its class. crowd: on
+    a crowd, not counted. background: all else. `right` and the hits among `class` are those that `f1.counts` counts.
     """
     given, crowd = evaluation.candidates, evaluation.images.instances.crowd
     main = evaluation.tasks[0].name
