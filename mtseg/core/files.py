@@ -8,10 +8,12 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from mtseg.core.errors import UserError
 
@@ -69,6 +71,12 @@ def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
         for number, value in enumerate(values):
             file.write("," * bool(number) + encode(value))
         file.write("]\n")
+
+
+def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):
+    """Write rows as CSV, with an empty cell for None and NaN. columns: by default the rows' keys."""
+    with replace_file(path) as temporary:
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
 
 
 @contextmanager
