@@ -13,7 +13,7 @@ from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import analysis, intervals, scores, unseen
+from mtseg.evaluation import analysis, classes, intervals, scores, unseen
 from mtseg.evaluation.evaluation import Evaluation
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     evaluation = Evaluation(
         images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
     )
-    metrics, classes = scores.metrics(evaluation)
+    metrics = scores.metrics(evaluation)
     metrics["joint"] |= unseen.metrics(evaluation, data.combinations("train"))
     report = analysis.report(evaluation)
     for name, task in report["tasks"].items():
@@ -33,7 +33,7 @@ def main() -> None:
     with replace_folder("data/evaluation") as folder:
         evaluation.pairs.write(folder / "pairs.parquet")
         write_json(folder / "analysis.json", report, indent=None)
-    write_table("plots/classes.csv", classes)
+    write_table("plots/classes.csv", classes.table(evaluation))
     write_table("plots/rankings.csv", analysis.rankings(evaluation))
     write_table("plots/intervals.csv", intervals.rows(evaluation), columns=intervals.COLUMNS)
     write_json("metrics/evaluate.json", metrics)

@@ -3,12 +3,14 @@
 About 2 s for 100 images with 60 predictions each on one core; thresholds picked on val take a few seconds more. Expect
 in data/filtered val.parquet and val.json, the predictions that were kept, pairs.parquet, which instances they overlap,
 and val.csv, a row for each prediction before: `prediction`, its row, and `rule`, the one that removed it, empty if it
-was kept; in metrics/filter.json precision, recall, f1 and joint_f1 before (`raw`) and after (`filtered`), what each rule
-`removed`, and the thresholds if they were `picked`; in plots/filter.csv the same scores after each rule in turn.
+was kept; in metrics/filter.json precision, recall, f1 and joint_f1 before (`raw`) and after (`filtered`), what each
+rule `removed`, and the thresholds if they were `picked`; in plots/filter.csv the same scores after each rule in turn.
 """
 
 import json
 from pathlib import Path
+
+from mtseg.inference.export import coco
 
 from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_folder, write_json, write_table
@@ -17,7 +19,6 @@ from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import filter, thresholds
 from mtseg.evaluation.evaluation import Evaluation
-from mtseg.inference.export import coco
 
 
 def main() -> None:

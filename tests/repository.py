@@ -21,9 +21,9 @@ def call(repo: Path, *command: str, fails: bool = False) -> str:
     """Run a command, hold it to succeeding or failing, and return what it printed (errors only from one that fails)."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as error:  # pipes would wait for the workers that it starts
         done = subprocess.run(command, cwd=repo, env=ENVIRONMENT, stdout=out, stderr=error)
-        printed, told = (file.seek(0) or file.read() for file in (out, error))
-    assert bool(done.returncode) == fails, printed + told
-    return printed + told if fails else printed
+        printed, reported = (file.seek(0) or file.read() for file in (out, error))
+    assert bool(done.returncode) == fails, printed + reported
+    return printed + reported if fails else printed
 
 
 def dvc(repo: Path, *arguments: str, fails: bool = False) -> str:
@@ -31,11 +31,11 @@ def dvc(repo: Path, *arguments: str, fails: bool = False) -> str:
 
 
 def end_workers(repo: Path) -> None:
-    """Wait for the workers of DVC's queue, which go some 10 s after they find it empty, and end those that do not: a
-    worker is told to go once, and of the messages between its processes some are lost."""
-    pids = [int(path.read_text()) for path in (repo / ".dvc/tmp/exps/celery").glob("dvc-exp-worker-*.pid")]
-    for worker in psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)[1]:
-        worker.kill()
+    """End the workers of DVC's queue, which otherwise wait some 10 s for more, and now and then for ever."""
+    for path in (repo / ".dvc/tmp/exps/celery").glob("dvc-exp-worker-*.pid"):
+        if psutil.pid_exists(pid := int(path.read_text())):
+            for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+                process.kill()
 
 
 def commit(repo: Path) -> None:

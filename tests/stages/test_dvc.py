@@ -110,9 +110,9 @@ def test_a_sweep_is_queued_run_and_shown(clean):
 @pytest.mark.slow
 def test_a_misspelt_key_never_reaches_a_stage_and_a_bad_value_dies_in_the_first(clean):
     assert "base_lrr" in dvc(clean, "exp", "run", "-S", "solver.base_lrr=1e-4", fails=True)
-    said = dvc(clean, "exp", "run", "-S", "solver.base_lr=fast", fails=True)
-    assert "solver.base_lr: should be 'auto' or a valid number, got 'fast'" in said
-    assert "Traceback" not in said
+    printed = dvc(clean, "exp", "run", "-S", "solver.base_lr=fast", fails=True)
+    assert "solver.base_lr: should be 'auto' or a valid number, got 'fast'" in printed
+    assert "Traceback" not in printed
 
 
 def test_an_experiment_changes_one_line_of_params(tmp_path):
