@@ -173,7 +173,7 @@ def run_ours(network: Mask2Former, batch: list[dict[str, Any]], attention: list[
         stack.enter_context(same_points())
         losses = network(batch)
         targets = [Target(x["instances"].gt_masks.tensor, x["instances"].gt_labels) for x in batch]
-        given = {"tasks": network.tasks, "loss": network.loss}
+        given = {"heads": network.heads, "loss": network.loss}
         matches = match(seen["decoder"], targets, **given)
         cost_LBQN = matching_cost(seen["decoder"], targets, **given)
         importance = network.loss.model_copy(update={"importance": PARAMS.loss.importance})
@@ -185,7 +185,7 @@ def run_ours(network: Mask2Former, batch: list[dict[str, Any]], attention: list[
     for layer in layers:
         for picture, target in enumerate(targets):
             place = f"layer {layer} picture {picture}"
-            here = (matches.layer == layer) & (matches.picture == picture)
+            here = (matches.layer == layer) & (matches.image == picture)
             costs[place] = cost_LBQN[layer, picture, :, : len(target.labels)]
             pairs[place] = torch.stack((matches.query[here], matches.instance[here]))
     return {

@@ -75,7 +75,7 @@ def query_order(real: Callable) -> Callable:
         results = real(self, output, batch)
         for b, found in enumerate(results):
             for i, task in enumerate(self.tasks[1:], start=1):
-                logits = output.last()[task.name][b]
+                logits = self.heads.class_logits(output.last())[task.name][b]
                 logits = logits[torch.arange(len(found)) % len(logits)]
                 found.set(f"logits_{task.name}", logits)
                 found.pred_labels[:, i] = logits[:, : task.num_classes].argmax(-1)
@@ -186,9 +186,9 @@ def no_checkpoint(real: Callable) -> Callable:
     """The trained weights are not loaded: those of the start predict."""
 
     def load_model(path: Any, *, tasks: Any, model: Any, detections: int) -> Mask2Former:
-        seen = real(path, tasks=tasks, model=model, detections=detections).decoder.seen
+        heads = real(path, tasks=tasks, model=model, detections=detections).heads
         torch.manual_seed(0)
-        return Mask2Former(tasks, model, detections=detections, seen=() if seen is None else seen.tolist())
+        return Mask2Former(tasks, model, detections=detections, heads=heads)
 
     return load_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ import torch
 from benchmarks.faults.case import JOINED, Fault
 from benchmarks.faults.patches import everywhere, replaced
 from mtseg.inference import predictor as predict
-from mtseg.model import combinations, losses, weights
-from mtseg.model.combinations import Reading
+from mtseg.model import weights
+from mtseg.model.heads import Combinations, Head, Heads, Softmax
+from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 
 
@@ -25,25 +27,25 @@ def every_other(real: Callable) -> Callable:
 
 
 def heads_exchanged(real: Callable) -> Callable:
-    """The losses read the first two heads for each other; what is detected does not."""
+    """The losses read the first two tasks' logits for each other; what is detected does not."""
 
-    def combined_losses(reading: Reading, *args: Any, **kwargs: Any) -> Any:
-        one, other, *rest = reading.heads
-        return real(
-            reading.of.read([torch.cat([other, reading.no_object[..., None]], -1), one, *rest]), *args, **kwargs
-        )
+    def losses(self: Combinations, logits: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        one, other = (task.name for task in self.tasks[:2])
+        no_object = logits[one][..., -1:]
+        exchanged = {one: torch.cat([logits[other], no_object], -1), other: logits[one][..., :-1]}
+        return real(self, logits | exchanged, *args, **kwargs)
 
-    return combined_losses
+    return losses
 
 
 def next_pair(real: Callable) -> Callable:
     """The labels of a combination go to the mask of the next of the likeliest pairs."""
 
-    def likely(self: Reading, most: int) -> Any:
-        query, labels, logarithms = real(self, most)
-        return query, labels.roll(1, 0), logarithms
+    def candidates(self: Combinations, logits: dict[str, torch.Tensor], most: int) -> Any:
+        found = real(self, logits, most)
+        return replace(found, labels=found.labels.roll(1, 0))
 
-    return likely
+    return candidates
 
 
 def unsaid(real: Callable) -> Callable:
@@ -53,13 +55,17 @@ def unsaid(real: Callable) -> Callable:
     return save
 
 
-def loaded(seen: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable:
-    """The trained network with other combinations in the place of those it was trained with."""
+def every_third(head: Combinations) -> list[Head]:
+    return [Combinations(head.tasks, head.seen[::3].tolist(), unseen=head.unseen)]
+
+
+def loaded(change: Callable[[Combinations], list[Head]]) -> Callable:
+    """The trained network with other heads in the place of those it was trained with."""
 
     def make(real: Callable) -> Callable:
         def load_model(*args: Any, **kwargs: Any) -> Mask2Former:
             network = real(*args, **kwargs)
-            network.decoder.seen = seen(network.decoder.seen)
+            network.heads = Heads(change(network.heads[0]))
             return network
 
         return load_model
@@ -68,7 +74,7 @@ def loaded(seen: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable:
 
 
 def made_by(change: Callable[[Callable], Callable]) -> Callable:
-    return lambda: everywhere(combinations.combinations, change)
+    return lambda: everywhere(seen_combinations, change)
 
 
 HALF = JOINED | {"generate.unseen": 24}  # of the combinations train shows half: or else any order is the same
@@ -79,15 +85,15 @@ FAULTS = (
     Fault("combinations seen: two tasks exchanged", changes=HALF, causes=PRIOR, code=made_by(exchanged)),
     Fault("combinations seen: every other is lost", changes=JOINED, causes=PRIOR, code=made_by(every_other)),
     Fault("combinations: the losses read two heads for each other", changes=JOINED,
-          causes=("loss_targets", "labels_of_other_task"), code=replaced(losses, "combined_losses", heads_exchanged)),
+          causes=("loss_targets", "labels_of_other_task"), code=replaced(Combinations, "losses", heads_exchanged)),
     Fault("combinations: labels go to the next mask, seen before training", number="F12", changes=JOINED,
-          causes=OTHER_QUERY, code=replaced(Reading, "likely", next_pair)),
+          causes=OTHER_QUERY, code=replaced(Combinations, "candidates", next_pair)),
     Fault("combinations: labels go to the next mask at prediction", number="F12", since="predict", changes=JOINED,
-          causes=OTHER_QUERY, code=replaced(Reading, "likely", next_pair)),
+          causes=OTHER_QUERY, code=replaced(Combinations, "candidates", next_pair)),
     Fault("combinations: the checkpoint does not say which were seen", since="training", changes=JOINED | SHORT,
           says="does not say which combinations of labels", code=replaced(weights, "save", unsaid)),
     Fault("combinations: prediction knows of none, heads are apart", since="predict", changes=JOINED, causes=PRIOR,
-          code=loaded(lambda seen: None)),
+          code=loaded(lambda head: [Softmax([task]) for task in head.tasks])),
     Fault("combinations: prediction has those of other data", since="predict", changes=JOINED, causes=PRIOR,
-          code=loaded(lambda seen: seen[::3])),
+          code=loaded(every_third)),
 )  # fmt: skip

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from benchmarks.faults.case import APART, Fault
 from benchmarks.faults.patches import Patch, both, everywhere, replaced, replaced_value
-from mtseg.model import losses, matching
+from mtseg.model import matching
 from mtseg.model.backbones import mobilenetv3_large
-from mtseg.model.combinations import Reading
 from mtseg.model.decoder import QueryDecoder
+from mtseg.model.heads import Combinations, Head, Softmax
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training import optimizer as optimiser
 
@@ -83,10 +82,9 @@ def nan_gradient(found: dict) -> dict:
 def too_few_outputs(real: Callable) -> Callable:
     """N outputs, not N + 1, of the further tasks."""
 
-    def init(self: QueryDecoder, tasks: Any, **kwargs: Any) -> None:
-        real(self, tasks, **kwargs)
-        for task in tasks[1:]:
-            self.heads[f"head_{task.name}"] = nn.Linear(kwargs["dim"], task.num_classes)
+    def init(self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
+        _, *further = outputs
+        real(self, outputs | {name: outputs[name] - 1 for name in further}, **kwargs)
 
     return init
 
@@ -94,9 +92,9 @@ def too_few_outputs(real: Callable) -> Callable:
 def no_slot(real: Callable) -> Callable:
     """N outputs, not N + 1, of the main task."""
 
-    def init(self: QueryDecoder, tasks: Any, **kwargs: Any) -> None:
-        real(self, tasks, **kwargs)
-        self.heads[f"head_{tasks[0].name}"] = nn.Linear(kwargs["dim"], tasks[0].num_classes)
+    def init(self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
+        main = next(iter(outputs))
+        real(self, outputs | {main: outputs[main] - 1}, **kwargs)
 
     return init
 
@@ -131,65 +129,45 @@ def transposed(real: Callable) -> Callable:
     return assign
 
 
-def label_losses(change: Callable[..., Any], joined: Callable[..., Any]) -> Patch:
-    """`label_loss` with `change(real, logits, labels, matches, **kwargs)` for one task; `combined_losses` with
-    `joined(real, reading, targets, matches, **kwargs)`."""
-
-    def of_combinations(real: Callable) -> Callable:
-        return lambda *args, **kwargs: joined(real, *args, **kwargs)
+def label_losses(change: Callable[..., dict]) -> Patch:
+    """Losses of either kind of head by `change(real, head, logits, labels_MT, matched, **kwargs)`, where it serves the
+    task tampered with."""
 
     def make(real: Callable) -> Callable:
-        def label_loss(logits: Any, labels: Any, matches: Any, *, task: Any, **kwargs: Any) -> Any:
-            if task.name != TASK:
-                return real(logits, labels, matches, task=task, **kwargs)
-            return change(real, logits, labels, matches, task=task, **kwargs)
+        def losses(head: Head, *args: Any, **kwargs: Any) -> dict:
+            served = TASK in [task.name for task in head.tasks]
+            return change(real, head, *args, **kwargs) if served else real(head, *args, **kwargs)
 
-        return label_loss
+        return losses
 
-    return both(replaced(losses, "label_loss", make), replaced(losses, "combined_losses", of_combinations))
-
-
-def detached(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
-    return real(logits.detach() + 0 * logits, *args, **kwargs)
+    return both(replaced(Softmax, "losses", make), replaced(Combinations, "losses", make))
 
 
-def detached_of_all(real: Callable, *args: Any, **kwargs: Any) -> Any:
-    """The head still gets gradients, from the losses of the others."""
-    found = real(*args, **kwargs)
-    return found | {f"loss_{TASK}": found[f"loss_{TASK}"].detach()}
+def detached(real: Callable, head: Head, logits: Any, *args: Any, **kwargs: Any) -> dict:
+    """Under a softmax over combinations the layer still gets gradients, from the losses of the other tasks."""
+    found = real(head, logits, *args, **kwargs)
+    return found | {TASK: found[TASK].detach() + 0 * logits[TASK].sum()}
 
 
-def background_first(real: Callable, logits: Any, *args: Any, **kwargs: Any) -> Any:
+def background_first(real: Callable, head: Head, logits: Any, *args: Any, **kwargs: Any) -> dict:
     """No-object is learnt in the first slot, read in the last."""
-    return real(logits.roll(-1, -1), *args, **kwargs)
+    slots = {task.name: logits[task.name].roll(-1, -1) for task in head.tasks if task.background}
+    return real(head, logits | slots, *args, **kwargs)
 
 
-def first_of_all(real: Callable, reading: Reading, *args: Any, **kwargs: Any) -> Any:
-    main = torch.cat([reading.heads[0], reading.no_object[..., None]], dim=-1).roll(-1, -1)
-    return real(reading.of.read([main, *reading.heads[1:]]), *args, **kwargs)
+def other_targets(real: Callable, head: Head, logits: Any, labels_MT: Any, matched: Any, **kwargs: Any) -> dict:
+    """The labels of one task in the reverse order of the pairs of a layer and image."""
+    place, turned = [task.name for task in head.tasks].index(TASK), labels_MT.clone()
+    if len(turned):
+        _, counts = torch.stack(matched[:2]).unique_consecutive(dim=1, return_counts=True)
+        turned[:, place] = torch.cat([own.flip(0) for own in turned[:, place].split(counts.tolist())])
+    return real(head, logits, turned, matched, **kwargs)
 
 
-def other_targets(real: Callable, logits: Any, labels: Any, *args: Any, **kwargs: Any) -> Any:
-    return real(logits, [one.flip(0) for one in labels], *args, **kwargs)
-
-
-def other_labels(real: Callable, reading: Reading, targets: Any, *args: Any, tasks: Any, **kwargs: Any) -> Any:
-    place = [task.name for task in tasks].index(TASK)
-    turned = [target.labels.clone() for target in targets]
-    for labels in turned:
-        labels[:, place] = labels[:, place].flip(0)
-    targets = [replace(target, labels=labels) for target, labels in zip(targets, turned, strict=True)]
-    return real(reading, targets, *args, tasks=tasks, **kwargs)
-
-
-def weight_divided(real: Callable, *args: Any, task: Any, **kwargs: Any) -> Any:
-    return real(*args, task=task, **kwargs) / task.loss_weight
-
-
-def divided_of_all(real: Callable, *args: Any, tasks: Any, **kwargs: Any) -> Any:
-    found = real(*args, tasks=tasks, **kwargs)
-    weight = next(task.loss_weight for task in tasks if task.name == TASK)
-    return found | {f"loss_{TASK}": found[f"loss_{TASK}"] / weight}
+def weight_divided(real: Callable, head: Head, *args: Any, **kwargs: Any) -> dict:
+    found = real(head, *args, **kwargs)
+    weight = next(task.loss_weight for task in head.tasks if task.name == TASK)
+    return found | {TASK: found[TASK] / weight}
 
 
 def not_in_optimiser(part: str) -> Callable:
@@ -252,7 +230,7 @@ FAULTS = (
     Fault("heads of N outputs, unmatched queries learn class N", number="F8", changes=APART, causes=("head_size",),
           code=replaced(QueryDecoder, "__init__", too_few_outputs)),
     Fault("a loss weight of 0 makes 0/0", number="F9", changes={f"tasks.{TASK}.loss_weight": 0.0},
-          causes=("loss_not_finite",), code=label_losses(weight_divided, divided_of_all)),
+          causes=("loss_not_finite",), code=label_losses(weight_divided)),
     Fault("the matcher ignores the further tasks", number="F10",
           causes=("task_untrained_in_matching", *MATCHER),
           code=replaced(matching, "matching_cost", main_task_alone)),
@@ -262,15 +240,15 @@ FAULTS = (
     Fault("a task's loss is left out", causes=("loss_muted", "gradient_missing"),
           code=changed_losses(lambda found: {k: v for k, v in found.items() if f"loss_{TASK}" not in k})),
     Fault("a head's loss is detached", causes=("gradient_missing",),
-          code=label_losses(detached, detached_of_all)),
+          code=label_losses(detached)),
     Fault("no-object learnt in the first slot", causes=("no_object_slot",),
-          code=label_losses(background_first, first_of_all)),
+          code=label_losses(background_first)),
     Fault("no-object taken for a label", number="F8", changes=APART, causes=("no_object_slot",),
           code=replaced(Mask2Former, "detect", background_as_label)),
     Fault("a step ends in an exception", causes=("step_fails",),
           code=replaced(Mask2Former, "normaliser", raising)),
     Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
-          code=label_losses(other_targets, other_labels)),
+          code=label_losses(other_targets)),
     Fault("the heads are not in the optimiser", causes=("weights_frozen",),
           code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("decoder.heads"))),
     Fault("the backbone is not in the optimiser", causes=("weights_frozen",),

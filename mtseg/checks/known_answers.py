@@ -7,6 +7,7 @@ channel i of the mask features is the mask of instance i, the last one is empty.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from mtseg.core.params import Loss, Task
 from mtseg.model import losses as criterion
 from mtseg.model import matching
 from mtseg.model.decoder import QueryOutput
+from mtseg.model.heads import Combinations, Heads
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Target
 
@@ -40,23 +42,24 @@ class Scene:
     output: QueryOutput
     targets: list[Target]
     owner: Tensor
+    heads: Heads  # the network's, on the host as the rest
 
 
 def check(network: Mask2Former) -> list[Finding]:
     """Errors. The heads' sizes must be right."""
     tasks, loss = network.tasks, network.loss
     given = pictures(network)
-    found = list(matched(given, tasks, loss))
+    found = list(matched(given, loss))
     sound = not found
     for i, task in enumerate(tasks):
         if loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1 and sound:
             twin = twins(network, i)
-            if list(matched(twin, tasks, loss)):
+            if list(matched(twin, loss)):
                 evidence = "of two objects of one mask the matching does not tell which query answers the task's label"
                 change = SOURCE.format("matching.py")
                 found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
     if not found:  # on which the losses build
-        found += empty(network) or trained(given, tasks, loss)
+        found += empty(network) or trained(given, loss)
     return found + list(detected(network, given))
 
 
@@ -91,10 +94,9 @@ def scene(targets: list[Target], network: Mask2Former) -> Scene:
             for i in range(count):
                 place = count - 1 - i if b % 2 else i
                 owner[layer, b, (3 * place + 3 * b + layer + 1) % QUERIES] = i
-    seen = network.decoder.combinations
-    if seen:  # the scene's tensors are on the host
-        seen = replace(seen, seen=seen.seen.cpu())
-    sure = SURE + (sum(math.log(task.num_classes) for task in tasks) - math.log(seen.unseen) if seen else 0)
+    sure, main = SURE, network.heads[0]
+    if isinstance(main, Combinations):
+        sure += sum(math.log(task.num_classes) for task in tasks) - math.log(main.unseen)
     logits = {}
     for t, task in enumerate(tasks):
         outputs = network.decoder.heads[f"head_{task.name}"].out_features
@@ -109,16 +111,16 @@ def scene(targets: list[Target], network: Mask2Former) -> Scene:
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
         features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    return Scene(QueryOutput(logits, embed, features, seen), targets, owner)
+    return Scene(QueryOutput(logits, embed, features), targets, owner, copy.deepcopy(network.heads).cpu())
 
 
-def matched(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+def matched(given: Scene, loss: Loss) -> Iterator[Finding]:
     """The matching gives each instance to the query that answers it, in every layer and picture."""
     loss = loss.model_copy(update={"num_points": max(loss.num_points, 256), "mask": loss.mask or 1.0})
     change = SOURCE.format("matching.py")
     try:
-        found = matching.match(given.output, given.targets, tasks=tuple(tasks), loss=loss)
-        right = given.owner[found.layer, found.picture, found.query] == found.instance
+        found = matching.match(given.output, given.targets, heads=given.heads, loss=loss)
+        right = given.owner[found.layer, found.image, found.query] == found.instance
     except (IndexError, RuntimeError, ValueError) as error:
         evidence = f"it fails on a right answer: {str(error).splitlines()[0]}"
         yield Finding("matcher_wrong", "error", evidence, change)
@@ -135,7 +137,7 @@ def empty(network: Mask2Former) -> list[Finding]:
     """Where there is nothing, no-object, the last output, is right."""
     tasks = network.tasks
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(tasks), dtype=torch.long))
-    found = _losses(scene([nothing] * 2, network), tasks, network.loss)
+    found = _losses(scene([nothing] * 2, network), network.loss)
     return [
         Finding(
             "no_object_slot", "error", f"the loss of no-object, in the last slot, where nothing is, is {low:.3g}",
@@ -146,18 +148,18 @@ def empty(network: Mask2Former) -> list[Finding]:
     ]  # fmt: skip
 
 
-def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
     """The losses of a right answer vanish, and rise where it turns wrong, whence its logits get a gradient."""
     loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
-    right = _losses(given, tasks, loss)
-    for task in tasks:
+    right = _losses(given, loss)
+    for task in given.heads.tasks:
         own, name = f"loss_{task.name}_{LAYERS - 1}", f"task '{task.name}'"
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
         low = right[own] / task.loss_weight
         wrong = given.output.logits[task.name].roll(1, dims=-1).requires_grad_()
         output = replace(given.output, logits={**given.output.logits, task.name: wrong})
-        relabelled = _losses(replace(given, output=output), tasks, loss)[own]
+        relabelled = _losses(replace(given, output=output), loss)[own]
         high = float(relabelled.detach()) / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
             evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: its targets are others"
@@ -168,7 +170,7 @@ def trained(given: Scene, tasks: Sequence[Task], loss: Loss) -> Iterator[Finding
             evidence = f"the loss of wrong labels is {high:.3g}, and its gradient on their logits 0"
             yield Finding("gradient_missing", "error", evidence, SOURCE.format("losses.py"), name)
     shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
-    moved = _losses(replace(given, output=shifted), tasks, loss)
+    moved = _losses(replace(given, output=shifted), loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
         low, high = (values[f"loss_{name}_{LAYERS - 1}"] for values in (right, moved))
         if weight and low > 0.6 * high:
@@ -183,7 +185,6 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     output = QueryOutput(
         {name: logits.to(device) for name, logits in tempted(given, network.tasks).items()},
         given.output.mask_embed_LBQC.to(device), given.output.mask_features_BCHW.to(device),
-        network.decoder.combinations,
     )  # fmt: skip
     height, width = (ENLARGED * side for side in PICTURE)
     batch = [
@@ -206,7 +207,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
                 empty[task.name] += own[t] >= task.num_classes
                 wrong[task.name] += int(own[t] != given.targets[b].labels[i, t])
                 other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                silent = output.combinations is not None and not other.any()  # then the prior chooses
+                silent = isinstance(network.heads[0], Combinations) and not other.any()  # then the prior chooses
                 same[task.name] &= silent or own[t] == int(other.argmax())
         of_other = {name: of_other[name] and (same[name] or wrong[name] == before[name]) for name in wrong}
     if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
@@ -241,10 +242,10 @@ def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SID
     return mask
 
 
-def _losses(given: Scene, tasks: Sequence[Task], loss: Loss) -> dict[str, Tensor]:
+def _losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
     labels = [target.labels for target in given.targets]
-    norm = criterion.normaliser(labels, tasks=tuple(tasks), num_queries=QUERIES, loss=loss)
-    return criterion.losses(given.output, given.targets, tasks=tuple(tasks), loss=loss, norm=norm)
+    norm = criterion.normaliser(labels, tasks=given.heads.tasks, num_queries=QUERIES, loss=loss)
+    return criterion.losses(given.output, given.targets, heads=given.heads, loss=loss, norm=norm)
 
 
 def _places(owner: Tensor) -> Iterator[tuple[int, ...]]:

@@ -51,11 +51,11 @@ def check(
 
 def heads(network: Mask2Former) -> Iterator[Finding]:
     """F8: a head has an output for each class and, where the task has a background, one for no-object."""
+    outputs = network.heads.outputs()
     for task in network.tasks:
-        wanted = len(task.classes) + task.background
-        for name, size in (
-            ("outputs of its head", network.decoder.heads[f"head_{task.name}"].out_features),
-            ("weights of its loss and background", len(task.weights) + task.background),
+        for name, size, wanted in (
+            ("outputs of its head", network.decoder.heads[f"head_{task.name}"].out_features, outputs[task.name]),
+            ("weights of its loss and background", len(task.weights) + task.background, task.num_outputs),
         ):
             if size != wanted:
                 classes = f"{len(task.classes)} classes and {'' if task.background else 'no '}background"

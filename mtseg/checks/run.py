@@ -14,8 +14,8 @@ from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import Image
 from mtseg.data import manifest
-from mtseg.model.combinations import combinations
 from mtseg.model.device import pick
+from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 
 
@@ -53,7 +53,7 @@ def alone(
     if of_severity(found, "error"):
         return found
     torch.manual_seed(seed)
-    seen = combinations(records.combinations("train"), tasks, model)
+    seen = seen_combinations(records.combinations("train"), tasks, model)
     given = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     return found + of_network(given, train, root=root, model=model, input=input, solver=solver, seed=seed)
 

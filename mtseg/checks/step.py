@@ -99,7 +99,7 @@ def altered(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]
             for one in batch
         ]
         torch.manual_seed(0)
-        wanted = checked(criterion(outputs[-1], targets, tasks=network.tasks, loss=network.loss, norm=norm))
+        wanted = checked(criterion(outputs[-1], targets, heads=network.heads, loss=network.loss, norm=norm))
     except FloatingPointError:
         return
     finally:

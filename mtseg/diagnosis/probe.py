@@ -21,6 +21,7 @@ from mtseg.inference import predictor as predict
 from mtseg.model import weights
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import pick
+from mtseg.model.heads import Combinations
 from mtseg.model.mask2former import Mask2Former
 
 TRAIN, VAL, SWAPPED, ALONE = 300, 24, 40, 6  # pictures: of train, of val, of each in other colours, of val one by one
@@ -50,7 +51,7 @@ def probe(
     few = spread(samples[1].images, ALONE)
     with _heard(network) as heads:
         ones = run(few, 1)
-    if network.decoder.combinations:  # or else the file tells
+    if isinstance(network.heads[0], Combinations):  # or else the file tells
         findings += _blind(heads, tasks)
     alone, moved = apart(ones, samples[1].predictions), shifted(ones, samples[1].predictions)
     if alone > NOISE or moved > MOVED:

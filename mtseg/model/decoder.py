@@ -1,60 +1,39 @@
-"""Masked-attention transformer decoder of Mask2Former (arXiv 2112.01527, section 3.2) with a head for every task.
+"""Masked-attention transformer decoder of Mask2Former (arXiv 2112.01527, section 3.2), a linear layer for every task.
 
-Follows `MultiScaleMaskedTransformerDecoder` of facebookresearch/Mask2Former (MIT). What differs: any number of label
-heads; full-size masks of all queries are never formed, since interpolation and point sampling are linear in the mask
+Follows `MultiScaleMaskedTransformerDecoder` of facebookresearch/Mask2Former (MIT). What differs: any number of tasks;
+full-size masks of all queries are never formed, since interpolation and point sampling are linear in the mask
 features: interpolate(E F) = E interpolate(F).
 L decoder layers + 1 (the learnt queries themselves predict too), B batch, Q queries, C channels, S pixels of a level,
-K outputs of a task's head.
+K outputs of a task's linear layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtseg.core.params import Task
-from mtseg.model.combinations import Combinations, Reading
 from mtseg.model.layers import Attention, FeedForward, sine_position
 
 
 @dataclass(frozen=True)
 class QueryOutput:
-    """What every layer's query states say. Labels and masks come from the same states (F11). In float32 under autocast
-    too, for costs, losses and scores are worked out from it."""
+    """Labels and masks of every layer, both from the same query states. In float32 under autocast too, since costs,
+    losses and scores are computed from it."""
 
     logits: dict[str, Tensor]  # task -> [L, B, Q, K]
     mask_embed_LBQC: Tensor
     mask_features_BCHW: Tensor
-    combinations: Combinations | None = None  # None: every head has a softmax of its own
-
-    def reading(self) -> Reading | None:
-        """What the logits [L, B, Q, K] say of combinations of labels."""
-        return self.combinations and self.combinations.read(list(self.logits.values()))
-
-    def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
-        """T x [L, B, Q, N]: of the labels of each of B pictures' instances; of a combination's, given those before
-        it. A label -1 may be any."""
-        if reading := self.reading():
-            return reading.probabilities(labels_BNT)
-        found = []
-        for logits_LBQK, label_BN in zip(self.logits.values(), labels_BNT.unbind(-1), strict=True):
-            index = label_BN.clamp(min=0)[None, :, None].expand(*logits_LBQK.shape[:1], -1, logits_LBQK.shape[2], -1)
-            own = logits_LBQK.softmax(-1).gather(-1, index)
-            found.append(own.masked_fill((label_BN < 0)[None, :, None], 1))
-        return found
 
     def last(self) -> dict[str, Tensor]:
-        """task -> [B, Q, K]: what each task by itself is said to be by the last layer, as logits."""
-        logits = {name: x_LBQK[-1] for name, x_LBQK in self.logits.items()}
-        if not self.combinations:
-            return logits
-        return dict(zip(logits, self.combinations.read(list(logits.values())).marginals(), strict=True))
+        """task -> [B, Q, K]: the logits of the last layer."""
+        return {name: x_LBQK[-1] for name, x_LBQK in self.logits.items()}
 
     def masks(self, layer: int = -1) -> Tensor:
-        """Mask logits [B, Q, H, W] of one layer, at stride 4: to compare; nothing else forms them all."""
+        """Mask logits [B, Q, H, W] of one layer, at stride 4. For comparisons: the network never forms them all."""
         return torch.einsum("bqc,bchw->bqhw", self.mask_embed_LBQC[layer], self.mask_features_BCHW)
 
 
@@ -78,9 +57,11 @@ class DecoderLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
+    """outputs: of each task's linear layer."""
+
     def __init__(
-        self, tasks: tuple[Task, ...], *, dim: int, heads: int, layers: int, feedforward_dim: int, num_queries: int,
-        levels: int = 3, combinations: Combinations | None = None,
+        self, outputs: Mapping[str, int], *, dim: int, heads: int, layers: int, feedforward_dim: int, num_queries: int,
+        levels: int = 3,
     ):  # fmt: skip
         super().__init__()
         self.query_feature = nn.Parameter(torch.randn(num_queries, dim))
@@ -94,13 +75,7 @@ class QueryDecoder(nn.Module):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)
         )
         # "head_": nn.ModuleDict refuses a key that is also an attribute of Module, as a task named "type" would be
-        self.heads = nn.ModuleDict({f"head_{task.name}": nn.Linear(dim, task.num_outputs) for task in tasks})
-        self.unseen = combinations and combinations.unseen
-        self.register_buffer("seen", combinations and combinations.seen, persistent=False)
-
-    @property
-    def combinations(self) -> Combinations | None:
-        return None if self.seen is None else Combinations(self.seen, self.unseen)
+        self.heads = nn.ModuleDict({f"head_{name}": nn.Linear(dim, count) for name, count in outputs.items()})
 
     def forward(self, mask_features_BCHW: Tensor, levels: list[Tensor]) -> QueryOutput:
         memory, keys, small_features = [], [], []
@@ -121,7 +96,7 @@ class QueryDecoder(nn.Module):
             states.append(self.norm(x))
         state_LBQC = torch.stack(states)
         logits = {name.removeprefix("head_"): head(state_LBQC).float() for name, head in self.heads.items()}
-        return QueryOutput(logits, self.mask_embed(state_LBQC).float(), mask_features_BCHW.float(), self.combinations)
+        return QueryOutput(logits, self.mask_embed(state_LBQC).float(), mask_features_BCHW.float())
 
     @torch.no_grad()
     def _attention_mask(self, state_BQC: Tensor, features_BCS: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Hungarian matching of queries to ground truth (DETR; Mask2Former, arXiv 2112.01527, section 3.3), for every
-decoder layer and picture in one pass and with one transfer to the host.
+decoder layer and image in one pass and with one transfer to the host.
 
-L layers, B pictures, Q queries, N ground-truth instances (padded to the batch's largest), P points, K head outputs,
-T tasks, M matched pairs.
+L layers, B images, Q queries, N ground-truth instances (padded to the batch's largest), P points, T tasks,
+M matched pairs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mtseg.core.params import Loss, Task
+from mtseg.core.params import Loss
 from mtseg.model.decoder import QueryOutput
+from mtseg.model.heads import UNLABELLED, Heads
 from mtseg.model.points import sample
 
 
 @dataclass(frozen=True)
 class Target:
-    """Ground truth of one picture: masks [N, H, W] at input size, labels [N, T] with -1 for "no label"."""
+    """Ground truth of one image: masks [N, H, W] at input size, labels [N, T] with -1 where unlabelled."""
 
     masks: Tensor
     labels: Tensor
@@ -31,36 +32,36 @@ class Target:
 
 @dataclass(frozen=True)
 class Matches:
-    """M pairs, sorted by picture: layer, picture and query of the prediction, index of the picture's instance."""
+    """M pairs, sorted by image: layer, image and query of the prediction, index of the image's instance."""
 
     layer: Tensor
-    picture: Tensor
+    image: Tensor
     query: Tensor
     instance: Tensor
 
 
 @torch.no_grad()
-def match(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Matches:
-    """Cheapest assignment for each layer and picture. Raises FloatingPointError when a cost is not finite."""
+def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Matches:
+    """Cheapest assignment for each layer and image. Raises FloatingPointError when a cost is not finite."""
     device = output.mask_embed_LBQC.device
     counts = [len(target.labels) for target in targets]
-    cost_LBQN = matching_cost(output, targets, tasks=tasks, loss=loss).cpu().numpy()
+    cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss).cpu().numpy()
     rows = []
-    for picture, count in enumerate(counts):
-        for layer, cost in enumerate(cost_LBQN[:, picture, :, :count]):
+    for image, count in enumerate(counts):
+        for layer, cost in enumerate(cost_LBQN[:, image, :, :count]):
             if not np.isfinite(cost).all():
-                raise FloatingPointError(f"matching cost of decoder layer {layer}, picture {picture} of the batch")
+                raise FloatingPointError(f"matching cost of decoder layer {layer}, image {image} of the batch")
             query, instance = linear_sum_assignment(cost)
-            rows.append(np.stack([np.full_like(query, layer), np.full_like(query, picture), query, instance]))
+            rows.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, instance]))
     return Matches(*torch.from_numpy(np.concatenate(rows, axis=1)).to(device))
 
 
-def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Task, ...], loss: Loss) -> Tensor:
-    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by a picture's masks, and minus the geometric
-    mean of the probabilities of the instance's labels, by match weights (F10): a query with all of them goes before one
-    with some, and more labels do not make it smaller, as a product's would. A label has no part in it where it is
-    missing, or where its task has no weight in the loss (F9), for what is not trained has no say. Columns past a
-    picture's own instances mean nothing."""
+def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Tensor:
+    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by an image's masks, and minus the geometric
+    mean of the probabilities of the instance's labels, by match weights: a query with all of them goes before one with
+    some, and more labels do not make the mean smaller, as they would a product. A label has no part in it where it is
+    missing, or where its task has no weight in the loss and is not trained. Columns past an image's own instances mean
+    nothing."""
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
@@ -69,7 +70,7 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
     features_BCP = sample(output.mask_features_BCHW, points)
     x = embed_LBQC.transpose(0, 1).flatten(1, 2) @ features_BCP  # [B, L Q, P]
     t = x.new_zeros(B, most, loss.num_points)
-    labels = torch.full((B, most, len(tasks)), -1, device=x.device)
+    labels = torch.full((B, most, len(heads.tasks)), UNLABELLED, device=x.device)
     for b, target in enumerate(targets):
         n = len(target.labels)
         if n:
@@ -82,9 +83,10 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, tasks: tuple[Ta
     dice = 1 - (2 * (inside @ t.transpose(1, 2)) + 1) / (inside.sum(-1, keepdim=True) + t.sum(-1)[:, None] + 1)
     cost = (loss.mask * bce + loss.dice * dice).view(B, L, Q, most).transpose(0, 1)
 
-    weights_T = torch.tensor([task.match_weight if task.loss_weight else 0.0 for task in tasks], device=x.device)
-    labels = labels.masked_fill(weights_T == 0, -1)
-    weights_BNT = weights_T * (labels >= 0)
+    weights = [task.match_weight if task.loss_weight else 0.0 for task in heads.tasks]
+    weights_T = torch.tensor(weights, device=x.device)
+    labels = labels.masked_fill(weights_T == 0, UNLABELLED)
+    weights_BNT = weights_T * (labels != UNLABELLED)
     powers_BNT = weights_BNT / weights_BNT.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    each = zip(output.probabilities(labels), powers_BNT.unbind(-1), strict=True)
+    each = zip(heads.probabilities(output.logits, labels), powers_BNT.unbind(-1), strict=True)
     return cost - loss.labels * math.prod(p_LBQN ** power_BN[None, :, None] for p_LBQN, power_BN in each)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.losses import IGNORE
+from mtseg.model.heads import UNLABELLED
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Matches, Target
 
@@ -23,7 +23,7 @@ class Health:
     """
 
     def __init__(self, network: Mask2Former):
-        self.tasks, self.device = network.tasks, network.device
+        self.tasks, self.class_logits, self.device = network.tasks, network.heads.class_logits, network.device
         heads = {name: list(head.parameters()) for name, head in network.decoder.heads.items()}
         inside = {id(parameter) for head in heads.values() for parameter in head}
         rest = {"decoder": network.decoder, "pixel_decoder": network.pixel_decoder, "backbone": network.backbone}
@@ -44,16 +44,16 @@ class Health:
             return
         L, B, _, _ = output.mask_embed_LBQC.shape
         query_LBN = torch.full((L, B, most), -1, device=self.device)
-        query_LBN[matches.layer, matches.picture, matches.instance] = matches.query
+        query_LBN[matches.layer, matches.image, matches.instance] = matches.query
         last_BN, found_BN = query_LBN[-1], query_LBN[-1] >= 0
-        labels_BNT = torch.full((B, most, len(self.tasks)), IGNORE, device=self.device)
+        labels_BNT = torch.full((B, most, len(self.tasks)), UNLABELLED, device=self.device)
         for b, target in enumerate(targets):
             labels_BNT[b, : len(target.labels)] = target.labels
-        parts, wholes, answers = [], [], output.last()
+        parts, wholes, answers = [], [], self.class_logits(output.last())
         for i, task in enumerate(self.tasks):
             if task.background:
                 answer_BQ = answers[task.name].argmax(-1)
-                counted_BN = found_BN & (labels_BNT[..., i] != IGNORE)
+                counted_BN = found_BN & (labels_BNT[..., i] != UNLABELLED)
                 answer_BN = answer_BQ.gather(1, last_BN.clamp(min=0))
                 parts.append((counted_BN & (answer_BN == task.num_classes)).sum())
                 wholes.append(counted_BN.sum())

@@ -30,8 +30,8 @@ from mtseg.data.loader import Example, Mapper, training_batches
 from mtseg.evaluation import scores
 from mtseg.inference.predictor import description, predict
 from mtseg.model import weights
-from mtseg.model.combinations import combinations
 from mtseg.model.device import keep_memory, pick
+from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.monitor import Curves, Progress
 from mtseg.training.step import Stepper
@@ -68,7 +68,7 @@ def train(
     )
     keep_memory()
     torch.manual_seed(seed)
-    seen = combinations(records.combinations("train"), tasks, model)
+    seen = seen_combinations(records.combinations("train"), tasks, model)
     network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     if solver.max_iter:
         checks.heed(

@@ -14,8 +14,8 @@ from mtseg.checks import known_answers as answers
 from mtseg.checks import network
 from mtseg.checks import step as trial
 from mtseg.core.errors import UserError
-from mtseg.model import losses, matching
-from mtseg.model.combinations import Reading
+from mtseg.model import matching
+from mtseg.model.heads import Combinations
 from mtseg.model.mask2former import Mask2Former
 from tests import tiny
 from tests.scenes import make_tasks, scene
@@ -84,7 +84,8 @@ def test_a_checkpoint_that_does_not_say_what_it_has_seen_is_refused(tmp_path):
     for known in ({}, {"seen": EVERY}):
         weights.save(path, given, {**predict.description(TASKS, model), **known, "step": 1})
         if known:
-            assert predict.load_model(path, tasks=TASKS, model=model, detections=9).decoder.seen is not None
+            (head,) = predict.load_model(path, tasks=TASKS, model=model, detections=9).heads
+            assert head.seen.tolist() == [list(labels) for labels in EVERY]
         else:
             with pytest.raises(UserError, match="does not say which combinations of labels"):
                 predict.load_model(path, tasks=TASKS, model=model, detections=9)
@@ -92,25 +93,24 @@ def test_a_checkpoint_that_does_not_say_what_it_has_seen_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", [task.name for task in TASKS])
 def test_a_loss_that_is_detached_is_told_though_its_head_gets_gradients_from_others(name, monkeypatch):
-    real = losses.combined_losses
+    real = Combinations.losses
 
     def detached(*args, **kwargs):
         found = real(*args, **kwargs)
-        return found | {f"loss_{name}": found[f"loss_{name}"].detach()}
+        return found | {name: found[name].detach()}
 
-    monkeypatch.setattr(losses, "combined_losses", detached)
+    monkeypatch.setattr(Combinations, "losses", detached)
     assert causes(answers.check(joined())) == {("gradient_missing", name)}
 
 
 def test_targets_of_other_instances_are_told(monkeypatch):
-    real = losses.combined_losses
+    real = Combinations.losses
 
-    def other(reading, targets, *args, **kwargs):
-        labels = [torch.cat([t.labels[:, :1], t.labels[:, 1:2].flip(0), t.labels[:, 2:]], 1) for t in targets]
-        turned = [replace(t, labels=own) for t, own in zip(targets, labels, strict=True)]
-        return real(reading, turned, *args, **kwargs)
+    def other(head, logits, labels_MT, *args, **kwargs):
+        turned = torch.cat([labels_MT[:, :1], labels_MT[:, 1:2].flip(0), labels_MT[:, 2:]], 1)
+        return real(head, logits, turned, *args, **kwargs)
 
-    monkeypatch.setattr(losses, "combined_losses", other)
+    monkeypatch.setattr(Combinations, "losses", other)
     assert ("loss_targets", "colour") in causes(answers.check(joined()))
 
 
@@ -126,13 +126,13 @@ def test_f10_a_matching_that_ignores_the_further_tasks_is_told(monkeypatch):
 
 
 def test_f12_labels_of_the_combination_of_another_query_are_told(monkeypatch):
-    real = Reading.likely
+    real = Combinations.candidates
 
-    def moved(self, most):
-        query, labels, logarithms = real(self, most)
-        return query, torch.cat([labels[:3].roll(1, 0), labels[3:]]), logarithms
+    def moved(head, logits, most):
+        found = real(head, logits, most)
+        return replace(found, labels=torch.cat([found.labels[:3].roll(1, 0), found.labels[3:]]))
 
-    monkeypatch.setattr(Reading, "likely", moved)
+    monkeypatch.setattr(Combinations, "candidates", moved)
     found = causes(answers.check(joined()))
     assert found == {("labels_of_other_query", task.name) for task in TASKS}
 

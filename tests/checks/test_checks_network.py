@@ -15,9 +15,9 @@ from mtseg.checks import known_answers as answers
 from mtseg.checks import network
 from mtseg.checks import step as trial
 from mtseg.core.errors import UserError
-from mtseg.core.params import Task
 from mtseg.inference import predictor as predict
-from mtseg.model import losses, matching
+from mtseg.model import matching
+from mtseg.model.heads import Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from tests import tiny
 from tests.scenes import make_tasks
@@ -78,9 +78,9 @@ def test_f9_a_muted_task_is_no_fault():
 def test_f10_a_matching_that_ignores_a_task_is_told(monkeypatch):
     tasks, real = make_tasks(3), matching.matching_cost
 
-    def main_alone(output, targets, *, tasks, loss):
-        muted = [task.model_copy(update={"match_weight": 0.0}) for task in tasks[1:]]
-        return real(output, targets, tasks=(tasks[0], *muted), loss=loss)
+    def main_alone(output, targets, *, heads, loss):
+        muted = [Softmax([task.model_copy(update={"match_weight": 0.0})]) for task in heads.tasks[1:]]
+        return real(output, targets, heads=Heads([heads[0], *muted]), loss=loss)
 
     monkeypatch.setattr(matching, "matching_cost", main_alone)
     found = causes(look(tiny.network(tasks), tasks))
@@ -105,20 +105,22 @@ def test_a_matching_that_is_not_the_cheapest_is_told(assign, monkeypatch):
 @pytest.mark.parametrize(
     ("cause", "change"),
     [
-        ("loss_targets", lambda logits, labels: (logits, [one.flip(0) for one in labels])),
+        ("loss_targets", lambda logits, labels: (logits, (labels + 1) % (logits.shape[-1] - 1))),
         ("no_object_slot", lambda logits, labels: (logits.roll(-1, -1), labels)),
         ("gradient_missing", lambda logits, labels: (logits.detach() + 0 * logits, labels)),
     ],
 )
 def test_a_loss_with_other_targets_is_told(count, cause, change, monkeypatch):
-    tasks, real = make_tasks(count), losses.label_loss
+    tasks, real = make_tasks(count), Softmax.losses
 
-    def label_loss(logits, labels, matches, *, task: Task, **kwargs):
+    def losses(head, logits, labels_MT, matched, **kwargs):
+        (task,) = head.tasks
         if task == tasks[-1]:
-            logits, labels = change(logits, labels)
-        return real(logits, labels, matches, task=task, **kwargs)
+            changed, labels_MT = change(logits[task.name], labels_MT)
+            logits = logits | {task.name: changed}
+        return real(head, logits, labels_MT, matched, **kwargs)
 
-    monkeypatch.setattr(losses, "label_loss", label_loss)
+    monkeypatch.setattr(Softmax, "losses", losses)
     assert {name for name, _ in causes(look(tiny.network(tasks), tasks))} == {cause}
 
 

@@ -11,7 +11,7 @@ from mtseg.core.params import Task
 from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.diagnosis.case import Case
 from mtseg.evaluation.predictions import DECIMALS
-from mtseg.model.combinations import Combinations
+from mtseg.model.heads import Combinations
 from tests.scenes import box_instance, make_tasks, predict, scene
 
 QUERIES = 8
@@ -77,15 +77,12 @@ def combined(
     predictions: list[Prediction], tasks: tuple[Task, ...], seen: list[tuple[int, ...]], most: int = 4
 ) -> list[Prediction]:
     """What a softmax over combinations makes of the heads' logits: each query with its likeliest labels."""
-    given, found = Combinations(torch.tensor(seen), 0.01), []
+    head, found = Combinations(tasks, seen, unseen=0.01), []
     for p in predictions:
-        reading = given.read([torch.tensor([p.logits[task.name]]) for task in tasks])
-        own = {
-            task.name: tuple(round(v, DECIMALS) for v in x[0].tolist())
-            for task, x in zip(tasks, reading.marginals(), strict=True)
-        }
-        _, labels, logarithms = reading.likely(most)
-        for row, steps in zip(labels.tolist(), logarithms.exp().tolist(), strict=True):
+        logits = {task.name: torch.tensor([p.logits[task.name]]) for task in tasks}
+        own = {name: tuple(round(v, DECIMALS) for v in x[0].tolist()) for name, x in head.class_logits(logits).items()}
+        likeliest = head.candidates(logits, most)
+        for row, steps in zip(likeliest.labels.tolist(), likeliest.fields["probabilities"].tolist(), strict=True):
             named = {task.name: label for task, label in zip(tasks, row, strict=True)}
             chances = {task.name: step for task, step in zip(tasks, steps, strict=True)}
             found.append(replace(p, labels=named, logits=own, probabilities=chances))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mtseg.core.errors import UserError
-from mtseg.model.combinations import Combinations, combinations
+from mtseg.model.heads import Combinations, Heads, build
+from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.losses import losses, normaliser
 from mtseg.model.matching import Target, match, matching_cost
 from tests import tiny
@@ -17,6 +18,7 @@ from tests.scenes import make_tasks
 
 LOSS = tiny.PARAMS.loss
 ONE = [task.model_dump() for task in make_tasks(1)]
+TASKS = make_tasks(3, background=False)
 SEEN = [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]
 
 
@@ -34,7 +36,8 @@ def written_out(logits, unseen):
 
 def rows(*shape, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return [torch.randn(*shape, size, generator=draw, dtype=torch.float64) * 3 for size in (4, 2, 3)]
+    sizes = Heads([Combinations(TASKS, SEEN, unseen=1)]).outputs()
+    return {name: torch.randn(*shape, n, generator=draw, dtype=torch.float64) * 3 for name, n in sizes.items()}
 
 
 def starts_with(labels, prefix):
@@ -43,13 +46,13 @@ def starts_with(labels, prefix):
 
 @pytest.mark.parametrize("unseen", [0.01, 0.5, 1.0])
 def test_masses_probabilities_and_marginals_are_the_sums_over_all_combinations(unseen):
-    given = Combinations(torch.tensor(SEEN), unseen)
+    head = Combinations(TASKS, SEEN, unseen=unseen)
     logits = rows(1, 1, 5)
-    wanted = [written_out([x[0, 0, q] for x in logits], unseen) for q in range(5)]
-    reading = given.read(logits)
+    wanted = [written_out([x[0, 0, q] for x in logits.values()], unseen) for q in range(5)]
+    distribution = head.distribution(logits)
     labels = torch.tensor([[0, 1, 2], [0, 1, 1], [1, -1, 1], [2, 1, -1]])
-    prefixes = reading[0, 0, :4].prefixes(labels) - reading.total[0, 0, :4, None]
-    of_instances = reading.probabilities(labels[None])
+    prefixes = distribution[0, 0, :4].prefixes(labels) - distribution.total[0, 0, :4, None]
+    of_instances = head.probabilities(logits, labels[None])
     for t in range(4):
         for q in range(5):
             for n, own in enumerate(labels.tolist()):
@@ -59,7 +62,7 @@ def test_masses_probabilities_and_marginals_are_the_sums_over_all_combinations(u
                 if t:
                     chained = math.prod(float(p[0, 0, q, n]) for p in of_instances[:t])
                     assert chained == pytest.approx(value)
-    for t, own in enumerate(reading.marginals()):
+    for t, own in enumerate(head.class_logits(logits).values()):
         chances = own[0, 0].softmax(-1)
         assert torch.allclose(own.mean(-1), own.new_zeros(1, 1, 5), atol=1e-9)
         for q in range(5):
@@ -69,39 +72,38 @@ def test_masses_probabilities_and_marginals_are_the_sums_over_all_combinations(u
 
 
 def test_the_likeliest_answers_are_those_seen_and_one_unseen_of_each_main_class():
-    given = Combinations(torch.tensor(SEEN), 0.2)
-    logits = [x[0] for x in rows(1, 3)]
-    query, labels, logarithms = given.read(logits).likely(100)
+    head = Combinations(TASKS, SEEN, unseen=0.2)
+    logits = {name: x[0] for name, x in rows(1, 3).items()}
+    query, labels, logarithms = head.distribution(logits).likeliest(100)
     found = {}
     for q, own, steps in zip(query.tolist(), labels.tolist(), logarithms, strict=True):
         found.setdefault(q, {})[tuple(own)] = float(steps.sum())
         assert (steps <= 1e-9).all()
     assert (logarithms.sum(-1).diff() <= 1e-9).all()  # the best first
     for q in range(3):
-        wanted = written_out([x[q] for x in logits], 0.2)
-        free = {(c, int(logits[1][q].argmax()), int(logits[2][q].argmax())) for c in range(3)}
+        wanted = written_out([x[q] for x in logits.values()], 0.2)
+        free = {(c, *(int(x[q].argmax()) for x in list(logits.values())[1:])) for c in range(3)}
         assert set(found[q]) == {*SEEN, *free}
         for key, value in found[q].items():
             assert value == pytest.approx(float(wanted[key]))
-    assert len(given.read(logits).likely(4)[0]) == 4
+    assert len(head.candidates(logits, 4).query) == 4
 
 
 def test_losses_and_costs_are_the_chain_rule_of_the_softmax():
-    tasks = make_tasks(3, background=False)
-    network = tiny.network(tasks, seen=SEEN, model={"unseen_combinations": 0.1}).eval()
-    batch = [tiny.example(tasks, 2, seed=seed) for seed in range(2)]
+    network = tiny.network(TASKS, seen=SEEN, model={"unseen_combinations": 0.1}).eval()
+    batch = [tiny.example(TASKS, 2, seed=seed) for seed in range(2)]
     with torch.no_grad():
         output = network.queries(batch)
     labels = torch.tensor([[0, 1, 2], [1, -1, 1]])
     targets = [Target(one["instances"].gt_masks.tensor, labels) for one in batch]
     torch.manual_seed(0)
-    matches = match(output, targets, tasks=tasks, loss=LOSS)
-    norm = normaliser([labels, labels], tasks=tasks, num_queries=network.num_queries, loss=LOSS)
+    matches = match(output, targets, heads=network.heads, loss=LOSS)
+    norm = normaliser([labels, labels], tasks=TASKS, num_queries=network.num_queries, loss=LOSS)
     torch.manual_seed(0)
-    found = losses(output, targets, tasks=tasks, loss=LOSS, norm=norm)
+    found = losses(output, targets, heads=network.heads, loss=LOSS, norm=norm)
 
     matched = {}
-    for layer, b, q, n in zip(matches.layer, matches.picture, matches.query, matches.instance, strict=True):
+    for layer, b, q, n in zip(matches.layer, matches.image, matches.query, matches.instance, strict=True):
         matched[int(layer), int(b), int(q)] = labels[n].tolist()
     L, B, Q, _ = output.logits["shape"].shape
     for layer in range(L):
@@ -114,19 +116,20 @@ def test_losses_and_costs_are_the_chain_rule_of_the_softmax():
                 continue
             parts = [sum(float(p.exp()) for k, p in chances.items() if starts_with(k, own[:t])) for t in range(4)]
             parts[0] = 1.0
-            for t, task in enumerate(tasks):
+            for t, task in enumerate(TASKS):
                 sums[task.name] -= float(torch.tensor(parts[t + 1] / parts[t]).log()) if own[t] >= 0 else 0.0
-        for task in tasks:
+        for task in TASKS:
             wanted = sums[task.name] / norm.labels[task.name]
             assert found[f"loss_{task.name}_{layer}"].item() == pytest.approx(wanted, rel=1e-4)
 
     costs = []
     weights = 1.0, 0.5, 0.0
-    weighted = tuple(task.model_copy(update={"match_weight": w}) for task, w in zip(tasks, weights, strict=True))
-    for given, scale in ((tasks, 1.0), (weighted, 1.0), (tasks, 0.0)):
+    weighted = tuple(task.model_copy(update={"match_weight": w}) for task, w in zip(TASKS, weights, strict=True))
+    for given, scale in ((TASKS, 1.0), (weighted, 1.0), (TASKS, 0.0)):
         torch.manual_seed(0)
         given_loss = LOSS.model_copy(update={"labels": scale})
-        costs.append(float(matching_cost(output, targets, tasks=given, loss=given_loss)[-1, 0, 3, 0]))
+        heads = Heads([Combinations(given, SEEN, unseen=0.1)])
+        costs.append(float(matching_cost(output, targets, heads=heads, loss=given_loss)[-1, 0, 3, 0]))
     chances = written_out([x[-1, 0, 3] for x in output.logits.values()], 0.1)
     firsts = [sum(float(p.exp()) for k, p in chances.items() if starts_with(k, [0, 1, 2][:t])) for t in (1, 2, 3)]
     assert costs[2] - costs[0] == pytest.approx(firsts[2] ** (1 / 3), rel=1e-3)
@@ -134,9 +137,8 @@ def test_losses_and_costs_are_the_chain_rule_of_the_softmax():
 
 
 def test_a_network_of_combinations_trains_and_answers_with_labels_that_were_seen():
-    tasks = make_tasks(3, background=False)
-    network = tiny.network(tasks, seen=SEEN, model={"unseen_combinations": 1e-6})
-    batch = [tiny.example(tasks, 3, seed=seed) for seed in range(2)]
+    network = tiny.network(TASKS, seen=SEEN, model={"unseen_combinations": 1e-6})
+    batch = [tiny.example(TASKS, 3, seed=seed) for seed in range(2)]
     sum(network(batch).values()).backward()
     for head in network.decoder.heads.values():
         assert head.weight.grad.abs().sum() > 0
@@ -151,12 +153,13 @@ def test_a_mirrored_combination_counts_as_seen():
     tasks = make_tasks(4, background=False)
     side = tasks[-1].model_copy(update={"flip_pairs": (("left", "right"),)})
     model = tiny.params(model={"unseen_combinations": 0.1}, tasks=[task.model_dump() for task in tasks]).model
-    assert combinations([(0, 0, 0, 0)], (*tasks[:-1], side), model) == [(0, 0, 0, 0), (0, 0, 0, 1)]
+    assert seen_combinations([(0, 0, 0, 0)], (*tasks[:-1], side), model) == [(0, 0, 0, 0), (0, 0, 0, 1)]
     with pytest.raises(UserError, match="no object in train has a label of every task"):
-        combinations([], tasks, model)
+        seen_combinations([], tasks, model)
 
 
-def test_one_task_or_a_prior_of_one_leaves_the_heads_apart():
+def test_one_task_or_a_prior_of_one_gives_a_softmax_for_each_task():
     joined, apart = (tiny.params(model={"unseen_combinations": x}, tasks=ONE).model for x in (0.1, 1))
-    assert combinations([(0,), (1,)], make_tasks(1), joined) == []
-    assert combinations(SEEN, make_tasks(3), apart) == []
+    assert seen_combinations([(0,), (1,)], make_tasks(1), joined) == []
+    assert seen_combinations(SEEN, make_tasks(3), apart) == []
+    assert [head.tasks for head in build(make_tasks(3), apart)] == [(task,) for task in make_tasks(3)]

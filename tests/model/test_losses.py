@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.losses import label_loss, losses, mask_losses, normaliser
+from mtseg.model.heads import Heads, Softmax, build
+from mtseg.model.losses import losses, mask_losses, normaliser
 from mtseg.model.matching import Matches, Target, match, matching_cost
 from mtseg.model.points import sample
 from tests import tiny
@@ -17,6 +18,16 @@ from tests.scenes import make_tasks
 COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
 LOSS = tiny.params(loss={"num_points": 400}).loss
 BIG = 30.0
+
+
+def softmax_heads(tasks):
+    return Heads(Softmax([task]) for task in tasks)
+
+
+def label_loss(logits, labels, matches, *, task):
+    """Of one image and one layer."""
+    matched = matches.layer, matches.image, matches.query
+    return Softmax([task]).losses({task.name: logits}, labels[:, None], matched, no_object=0.1)[task.name]
 
 
 def perfect(tasks, targets, queries=5, layers=2, flip=False):
@@ -49,13 +60,13 @@ def test_a_perfect_output_is_matched_right_and_costs_nearly_nothing(count, backg
     tasks = make_tasks(count, background)
     targets = scene(tasks, [3, 0, 2])
     output = perfect(tasks, targets, flip=True)
-    found = match(output, targets, tasks=tasks, loss=LOSS)
+    found = match(output, targets, heads=softmax_heads(tasks), loss=LOSS)
     assert torch.equal(found.query, 4 - found.instance)
-    assert [(int(layer), int(picture)) for layer, picture in zip(found.layer, found.picture, strict=True)] == [
+    assert [(int(layer), int(picture)) for layer, picture in zip(found.layer, found.image, strict=True)] == [
         (layer, picture) for picture, n in ((0, 3), (2, 2)) for layer in (0, 1) for _ in range(n)
     ]
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=5, loss=LOSS)
-    values = losses(output, targets, tasks=tasks, loss=LOSS, norm=norm)
+    values = losses(output, targets, heads=softmax_heads(tasks), loss=LOSS, norm=norm)
     assert all(value < 0.01 for name, value in values.items() if "mask" not in name and "dice" not in name)
     assert all(value < 5 for value in values.values())  # edges at stride 4 are not exact
 
@@ -71,7 +82,7 @@ def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
     pairs = []
     for given, back in ((targets, torch.arange(4)), (shuffled, order)):
         torch.manual_seed(0)
-        found = match(output, given, tasks=tasks, loss=LOSS)
+        found = match(output, given, heads=network.heads, loss=LOSS)
         triples = zip(found.layer.tolist(), found.query.tolist(), back[found.instance].tolist(), strict=True)
         pairs.append(sorted(triples))
     assert pairs[0] == pairs[1]
@@ -90,13 +101,13 @@ def test_f10_every_task_has_a_say_in_the_matching_cost(count):
         label = int(targets[0].labels[0, t])
         output.logits[task.name][..., label] = -1.0
         output.logits[task.name][:, 0, 3, label] = 2.0
-        assert set(match(output, targets, tasks=tasks, loss=LOSS).query.tolist()) == {3}
+        assert set(match(output, targets, heads=softmax_heads(tasks), loss=LOSS).query.tolist()) == {3}
         labels = targets[0].labels.clone()
         labels[:, t] = -1  # a missing label must not count
         costs = []
         for given in (targets, [Target(targets[0].masks, labels)]):
             torch.manual_seed(0)  # the same points
-            costs.append(matching_cost(output, given, tasks=tasks, loss=LOSS))
+            costs.append(matching_cost(output, given, heads=softmax_heads(tasks), loss=LOSS))
         own = output.logits[task.name].softmax(-1)[..., label, None]
         others = math.prod(other.num_outputs**-other.match_weight for other in tasks if other != task)
         rest = sum(other.match_weight for other in tasks if other != task)
@@ -106,18 +117,18 @@ def test_f10_every_task_has_a_say_in_the_matching_cost(count):
 
 
 @pytest.mark.parametrize("key", ["loss_weight", "match_weight"])
-@pytest.mark.parametrize("seen", [None, [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]])
+@pytest.mark.parametrize("seen", [(), [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]])
 def test_f9_labels_of_a_task_without_a_weight_have_no_say_in_the_matching(key, seen):
     tasks = make_tasks(3, background=not seen)
-    network = tiny.network(tasks, **({"seen": seen, "model": {"unseen_combinations": 0.1}} if seen else {}))
-    output = network.queries([tiny.example(tasks, 2)])
+    model = tiny.params().model.model_copy(update={"unseen_combinations": 0.1})
+    output = tiny.network(tasks).queries([tiny.example(tasks, 2)])
     costs = []
     for muted in ({key: 0.0}, {}):
-        given = (tasks[0], tasks[1].model_copy(update=muted), tasks[2])
+        given = build((tasks[0], tasks[1].model_copy(update=muted), tasks[2]), model, seen)
         for label in (0, 1):
             torch.manual_seed(0)  # the same points
             target = Target(torch.ones(1, 64, 64, dtype=torch.bool), torch.tensor([[1, label, 1]]))
-            costs.append(matching_cost(output, [target], tasks=given, loss=LOSS))
+            costs.append(matching_cost(output, [target], heads=given, loss=LOSS))
     assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[2], costs[3])
 
 
@@ -133,7 +144,7 @@ def test_cost_follows_the_formula():
     points = LOSS.num_points
     bce, dice = -math.log(p), 1 - (2 * p * points + 1) / (p * points + points + 1)
     expected = LOSS.mask * bce + LOSS.dice * dice - LOSS.labels / tasks[0].num_outputs
-    assert matching_cost(output, [full], tasks=tasks, loss=LOSS).item() == pytest.approx(
+    assert matching_cost(output, [full], heads=softmax_heads(tasks), loss=LOSS).item() == pytest.approx(
         expected, rel=0.02
     )  # outside the border masks are 0
 
@@ -147,12 +158,11 @@ def test_f8_unmatched_queries_get_a_target_that_the_head_has():
         task = make_tasks(2, background)[1]
         logits = torch.randn(1, 1, 3, task.num_outputs)
         logs = logits.log_softmax(-1)[0, 0]
-        kwargs = {"task": task, "no_object": 0.1, "norm": 1.0}
         unmatched = -0.1 * logs[:, -1] if background else torch.zeros(3)
-        assert label_loss(logits, [none], empty, **kwargs).item() == pytest.approx(float(unmatched.sum()), abs=1e-5)
-        labelled = label_loss(logits, [torch.tensor([1])], one, **kwargs)
+        assert label_loss(logits, none, empty, task=task).item() == pytest.approx(float(unmatched.sum()), abs=1e-5)
+        labelled = label_loss(logits, torch.tensor([1]), one, task=task)
         assert labelled.item() == pytest.approx(float(-logs[0, 1] + unmatched[1:].sum()), abs=1e-5)
-        unlabelled = label_loss(logits, [torch.tensor([-1])], one, **kwargs)
+        unlabelled = label_loss(logits, torch.tensor([-1]), one, task=task)
         assert unlabelled.item() == pytest.approx(float(unmatched[1:].sum()), abs=1e-5)
 
 
@@ -180,7 +190,7 @@ def test_a_class_weighs_in_loss_and_normaliser_what_its_task_says(background):
     logs = logits.log_softmax(-1)[0, 0]
     empty = -0.1 * logs[3, -1] if background else 0.0
     for given, weight in ((task, 1.0), (weighted, 5.0)):
-        found = label_loss(logits, [labels], matches, task=given, no_object=0.1, norm=1.0)
+        found = label_loss(logits, labels, matches, task=given)
         assert found.item() == pytest.approx(float(-weight * logs[0, 1] - logs[1, 0] + empty), abs=1e-5)
         norm = normaliser([labels[:, None]], tasks=(given,), num_queries=4, loss=LOSS)
         assert norm.labels[task.name] == pytest.approx(weight + 1 + 0.1 * background)
@@ -201,8 +211,9 @@ def test_parts_of_a_step_add_up_to_the_whole(count):
             whole.mask_embed_LBQC[:, b : b + 1], whole.mask_features_BCHW[b : b + 1],
         ) for b in range(2)
     ]  # fmt: skip
-    together = losses(whole, targets, tasks=tasks, loss=LOSS, norm=norm)
-    apart = [losses(part, [targets[b]], tasks=tasks, loss=LOSS, norm=norm) for b, part in enumerate(parts)]
+    heads = softmax_heads(tasks)
+    together = losses(whole, targets, heads=heads, loss=LOSS, norm=norm)
+    apart = [losses(part, [targets[b]], heads=heads, loss=LOSS, norm=norm) for b, part in enumerate(parts)]
     for task in tasks:
         for layer in range(2):
             name = f"loss_{task.name}_{layer}"
@@ -217,12 +228,12 @@ def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
     features = torch.randn(3, 8, 16, 16, generator=draw)
     logits = {task.name: torch.randn(3, 3, queries, task.num_outputs, generator=draw) for task in tasks}
     output = QueryOutput(logits, torch.randn(3, 3, queries, 8, generator=draw), features)
-    matches = match(output, targets, tasks=tasks, loss=LOSS)
+    matches = match(output, targets, heads=softmax_heads(tasks), loss=LOSS)
     points = torch.rand(len(matches.query), 50, 2, generator=draw)
     monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda *_: points)
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=queries, loss=LOSS)
     mask, dice = torch.zeros(3), torch.zeros(3)
-    pairs = zip(matches.layer, matches.picture, matches.query, matches.instance, points, strict=True)
+    pairs = zip(matches.layer, matches.image, matches.query, matches.instance, points, strict=True)
     for layer, picture, query, instance, where in pairs:
         drawn = torch.einsum("c,chw->hw", output.mask_embed_LBQC[layer, picture, query], features[picture])
         x = sample(drawn[None, None], where[None]).flatten()
@@ -239,7 +250,7 @@ def test_mask_losses_never_wait_for_the_device():
     tasks = make_tasks(1)
     targets = scene(tasks, [3, 0, 5])
     output = perfect(tasks, targets, queries=4)
-    matches = match(output, targets, tasks=tasks, loss=LOSS)
+    matches = match(output, targets, heads=softmax_heads(tasks), loss=LOSS)
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=4, loss=LOSS)
     found = mask_losses(
         QueryOutput({}, output.mask_embed_LBQC.to("meta"), output.mask_features_BCHW.to("meta")),
@@ -261,5 +272,5 @@ def test_a_cost_that_is_not_finite_is_named():
     targets = scene(tasks, [1])
     output = perfect(tasks, targets)
     output.mask_features_BCHW[:] = float("nan")
-    with pytest.raises(FloatingPointError, match="decoder layer 0, picture 0"):
-        match(output, targets, tasks=tasks, loss=LOSS)
+    with pytest.raises(FloatingPointError, match="decoder layer 0, image 0"):
+        match(output, targets, heads=softmax_heads(tasks), loss=LOSS)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtseg.model.heads import Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import checked
 from tests import tiny
@@ -104,7 +105,7 @@ def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
 
     def trained(tasks):
         network = tiny.network((one, further)).train()
-        network.tasks = tasks
+        network.heads = Heads(Softmax([task]) for task in tasks)
         network.decoder.heads = torch.nn.ModuleDict(list(network.decoder.heads.items())[: len(tasks)])
         batch = [tiny.example((one, further), 3), tiny.example((one, further), 2, seed=1)]
         for picture in batch:

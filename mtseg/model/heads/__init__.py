@@ -1,0 +1,68 @@
+"""Heads, one file each: how a decoder's outputs for a query become labels, and how they are trained (see `Head`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from mtseg.core.params import Model, Task
+from mtseg.model.heads._base import UNLABELLED, Candidates, Columns, Head, Logits
+from mtseg.model.heads.combinations import Combinations
+from mtseg.model.heads.softmax import Softmax
+
+__all__ = ["UNLABELLED", "Candidates", "Combinations", "Head", "Heads", "Softmax", "build"]
+
+
+class Heads(nn.ModuleList):
+    """The heads of a network, the main one first. Together they serve the tasks in their order; T counts them all, and
+    each method joins what the method of that name in `Head` returns."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(task for head in self for task in head.tasks)
+
+    def outputs(self) -> dict[str, int]:
+        return {task.name: head.outputs(task) for head in self for task in head.tasks}
+
+    def class_logits(self, logits: Logits) -> dict[str, Tensor]:
+        return {name: x for head in self for name, x in head.class_logits(logits).items()}
+
+    def losses(
+        self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
+    ) -> dict[str, Tensor]:
+        found = {}
+        for head, labels in zip(self, self._split(labels_MT), strict=True):
+            found |= head.losses(logits, labels, matched, no_object=no_object)
+        return found
+
+    def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
+        pairs = zip(self, self._split(labels_BNT), strict=True)
+        return [each for head, labels in pairs for each in head.probabilities(logits, labels)]
+
+    def candidates(self, logits: Logits, most: int) -> Candidates:
+        main, *further = self
+        found = main.candidates(logits, most)
+        labels = [found.labels, *(head.labels(logits, found.query) for head in further)]
+        return Candidates(found.query, torch.cat(labels, dim=1), found.probability, found.fields)
+
+    def columns(self, found: Instances) -> Columns:
+        """Of detections on the CPU, as `Mask2Former.detect` returns them."""
+        columns: Columns = {}
+        for head, labels in zip(self, self._split(found.pred_labels), strict=True):
+            for column, of_tasks in head.columns(found, labels.numpy()).items():
+                columns.setdefault(column, {}).update(of_tasks)
+        return columns
+
+    def _split(self, labels_T: Tensor) -> tuple[Tensor, ...]:
+        return labels_T.split([len(head.tasks) for head in self], dim=-1)
+
+
+def build(tasks: Sequence[Task], model: Model, seen: Sequence[tuple[int, ...]] = ()) -> Heads:
+    """One softmax over combinations of labels where `seen` lists those of the training data (see `combinations`), else
+    a softmax for each task."""
+    if seen:
+        return Heads([Combinations(tasks, seen, unseen=model.unseen_combinations)])
+    return Heads([Softmax([task]) for task in tasks])

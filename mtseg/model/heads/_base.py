@@ -1,0 +1,109 @@
+"""What the heads have in common.
+
+L decoder layers, B images, Q queries, N instances of an image, M matched pairs, T tasks of a head, K outputs of a
+task's linear layer, k detections of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from mtseg.core.params import Task
+from mtseg.core.tables import softmax
+
+UNLABELLED = -1  # the label of an instance that has none for a task
+DECIMALS = 5  # of the logits that are stored
+
+Logits = Mapping[str, Tensor]  # task -> [..., K], the outputs of the linear layers of all tasks
+Columns = dict[str, dict[str, np.ndarray]]  # column of the predictions table -> task -> [N, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of a query of one image and labels: query [k], labels [k, T], probability of the labels [k]. `fields`,
+    [k, ...] each, are stored with the detections."""
+
+    query: Tensor
+    labels: Tensor
+    probability: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Head(nn.Module):
+    """Turns the outputs of the linear layers of one task or several into losses, matching costs and labels.
+
+    A head must define `losses`. All else follows from `class_logits`, and is overridden where a head differs. The first
+    head of a network is the main one: its `candidates` are the detections, and the first of its tasks has a background
+    slot. The other heads label the queries detected.
+    """
+
+    def __init__(self, tasks: Sequence[Task]):
+        super().__init__()
+        self.tasks = tuple(tasks)
+
+    def outputs(self, task: Task) -> int:
+        """Outputs of the task's linear layer."""
+        return task.num_outputs
+
+    def class_logits(self, logits: Logits) -> dict[str, Tensor]:
+        """task -> [..., classes], with no-object as the last where the task has a background slot. Their softmax is the
+        probability of each class, whatever the labels of the other tasks."""
+        return {task.name: logits[task.name] for task in self.tasks}
+
+    def losses(
+        self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
+    ) -> dict[str, Tensor]:
+        """task -> [L], summed over the queries of a layer: each matched query, at `matched` (layer, image, query),
+        weighs what its class does in `task.weights`, or 0 where unlabelled; each unmatched query of a task with a
+        background slot weighs `no_object`. The task's loss weight and the normaliser are applied by the caller."""
+        raise NotImplementedError
+
+    def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
+        """T x [L, B, Q, N]: for the matching cost, the probability of each label of each image's instances; 1 where
+        unlabelled."""
+        found = []
+        for x_LBQK, label_BN in zip(self.class_logits(logits).values(), labels_BNT.unbind(-1), strict=True):
+            index = label_BN.clamp(min=0)[None, :, None].expand(*x_LBQK.shape[:1], -1, x_LBQK.shape[2], -1)
+            own = x_LBQK.softmax(-1).gather(-1, index)
+            found.append(own.masked_fill((label_BN == UNLABELLED)[None, :, None], 1))
+        return found
+
+    def candidates(self, logits: Logits, most: int) -> Candidates:
+        """Of the main head: the `most` probable pairs of a query and a main class, best first. logits: [Q, K]."""
+        main = self.tasks[0]
+        probability_QK = self.class_logits(logits)[main.name].softmax(-1)[:, : main.num_classes]
+        probability, index = probability_QK.flatten().topk(min(most, probability_QK.numel()))
+        query = index // main.num_classes
+        labels = self.labels(logits, query)
+        labels[:, 0] = index % main.num_classes
+        return Candidates(query, labels, probability)
+
+    def labels(self, logits: Logits, query: Tensor) -> Tensor:
+        """[k, T]: the best class of each task for the given queries. logits: [Q, K]."""
+        own = zip(self.tasks, self.class_logits(logits).values(), strict=True)
+        return torch.stack([x[query, : task.num_classes].argmax(-1) for task, x in own], dim=1)
+
+    def columns(self, found: Instances, labels_NT: np.ndarray) -> Columns:
+        """What the predictions table stores of detections on the CPU and their labels, in float64:
+
+        logits         task -> [N, classes], as `class_logits`
+        probabilities  task -> [N, classes]: the softmax of these logits
+        probability    task -> [N]: of the label
+        logit          task -> [N]: of the label
+        """
+        columns: Columns = {"logits": {}, "probabilities": {}, "probability": {}, "logit": {}}
+        for task, label_N in zip(self.tasks, labels_NT.T, strict=True):
+            logits = found.get(f"logits_{task.name}").numpy().astype(np.float64).round(DECIMALS)
+            probabilities = softmax(logits)
+            row = np.arange(len(logits))
+            columns["logits"][task.name] = logits
+            columns["probabilities"][task.name] = probabilities
+            columns["probability"][task.name] = probabilities[row, label_N]
+            columns["logit"][task.name] = logits[row, label_N]
+        return columns

@@ -1,0 +1,212 @@
+"""One softmax over the combinations of labels that the training data show, in place of one for each task.
+
+The logit of a combination is the sum of the tasks' logits for its labels, so that what is learnt of one label serves
+every combination with it; a single no-object, the main task's last output, stands against all combinations. A
+combination that training lacks has the weight `unseen`, one that it shows the weight 1. This prior holds in training
+and inference alike. It is a structured output layer as in label relation graphs (Deng et al., ECCV 2014), with a weight
+where those forbid.
+
+R: rows of any shape, M picked ones. T tasks, K_t classes of a task, S combinations seen, L decoder layers, B images,
+Q queries, N instances, k detections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from scipy.special import logit
+from torch import Tensor
+
+from mtseg.core.errors import UserError
+from mtseg.core.params import Model, Task
+from mtseg.model.heads._base import UNLABELLED, Candidates, Columns, Head, Logits
+
+NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of -inf
+DIGITS = 6  # significant ones of a stored probability: the product of small ones still ranks
+SUREST = 1e-7  # log-odds are taken of probabilities clipped to this distance from 0 and 1, and stay finite
+
+
+class Combinations(Head):
+    """seen: class indices [S, T], distinct. unseen: weight of every other combination, above 0, at most 1."""
+
+    def __init__(self, tasks: Sequence[Task], seen: Sequence[Sequence[int]], *, unseen: float):
+        super().__init__(tasks)
+        self.unseen = unseen
+        self.register_buffer("seen", torch.tensor(seen), persistent=False)
+
+    def distribution(self, logits: Logits) -> Distribution:
+        main, *further = (logits[task.name] for task in self.tasks)
+        classes = (main[..., :-1], *further)
+        sums_RS = sum(x[..., self.seen[:, t]] for t, x in enumerate(classes))
+        return Distribution(self.seen, self.unseen, classes, main[..., -1], sums_RS)
+
+    def class_logits(self, logits: Logits) -> dict[str, Tensor]:
+        """Those of the marginal probabilities, with mean 0. They are read, not trained."""
+        marginals = self.distribution(logits).marginals()
+        return {task.name: x for task, x in zip(self.tasks, marginals, strict=True)}
+
+    def losses(
+        self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
+    ) -> dict[str, Tensor]:
+        """By the chain rule. Main task: -log p of the label, or of no-object for unmatched queries. Further tasks:
+        -log p of the label given those of the tasks before, over the matched queries alone. A missing label has no
+        term, and the next one is then given the others before it."""
+        distribution = self.distribution(logits)
+        total_LBQ = distribution.total
+        terms_MT = distribution.conditional(matched, labels_MT)
+        zero = total_LBQ.new_zeros(len(total_LBQ))
+        found = {}
+        for t, task in enumerate(self.tasks):
+            weight_M = total_LBQ.new_tensor(task.weights)[labels_MT[:, t].clamp(min=0)] * (labels_MT[:, t] >= 0)
+            found[task.name] = zero.index_add(0, matched[0], -weight_M * terms_MT[:, t])
+        unmatched_LBQ = (total_LBQ - distribution.no_object).index_put(matched, total_LBQ.new_zeros(()))
+        main = self.tasks[0].name
+        return found | {main: found[main] + no_object * unmatched_LBQ.flatten(1).sum(1)}
+
+    def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
+        """Each given the labels before it, so that their product is the probability of all."""
+        return self.distribution(logits).probabilities(labels_BNT)
+
+    def candidates(self, logits: Logits, most: int) -> Candidates:
+        """The field `probabilities` [k, T] is that of each label given those before it."""
+        query, labels, logarithms = self.distribution(logits).likeliest(most)
+        return Candidates(query, labels, logarithms.sum(-1).exp(), {"probabilities": logarithms.exp()})
+
+    def columns(self, found: Instances, labels_NT: np.ndarray) -> Columns:
+        """`probability` is given the labels before, and `logit` its log-odds; `probabilities` are marginal."""
+        columns = super().columns(found, labels_NT)
+        for t, task in enumerate(self.tasks):
+            rounded = [float(f"{p:.{DIGITS}g}") for p in found.probabilities[:, t].tolist()]
+            own = columns["probability"][task.name] = np.array(rounded, dtype=np.float64)
+            columns["logit"][task.name] = logit(own.clip(SUREST, 1 - SUREST))
+        return columns
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Over combinations and no-object, for rows of logits. A mass is the logarithm of a weighted sum of exp(logit).
+
+    classes: T x [R, K_t]. no_object: [R]. sums: of each combination seen [R, S]."""
+
+    seen: Tensor
+    unseen: float
+    classes: tuple[Tensor, ...]
+    no_object: Tensor
+    sums_RS: Tensor
+
+    @property
+    def mass(self) -> Tensor:
+        """[R]: of all combinations."""
+        return self._mixed(self.sums_RS.logsumexp(-1), sum(x.logsumexp(-1) for x in self.classes))
+
+    @cached_property
+    def total(self) -> Tensor:
+        """[R]: of all combinations and no-object; what makes a mass a log-probability."""
+        return torch.logaddexp(self.mass, self.no_object)
+
+    def _mixed(self, seen: Tensor, every: Tensor) -> Tensor:
+        """Every combination has the weight `unseen`, one that is seen the rest up to 1 besides."""
+        rest = 1 - self.unseen
+        every = every + math.log(self.unseen)
+        return torch.logaddexp(seen + math.log(rest), every) if rest else every
+
+    def prefixes(self, labels_RT: Tensor) -> Tensor:
+        """[R, T + 1]: masses of the combinations with a row's first 0, 1, ... T labels. A missing one is any label."""
+        agree_RS = torch.ones_like(self.sums_RS, dtype=torch.bool)
+        every = sum(x.logsumexp(-1) for x in self.classes)
+        masses = [self.mass]
+        for t, x in enumerate(self.classes):
+            label = labels_RT[..., t]
+            missing = label == UNLABELLED
+            agree_RS = agree_RS & (missing[..., None] | (self.seen[:, t] == label[..., None]))
+            own = x.gather(-1, label.clamp(min=0)[..., None])[..., 0]
+            every = every + torch.where(missing, 0, own - x.logsumexp(-1))
+            masses.append(self._mixed(self.sums_RS.masked_fill(~agree_RS, NEVER).logsumexp(-1), every))
+        return torch.stack(masses, dim=-1)
+
+    def conditional(self, rows: Tensor | tuple[Tensor, ...], labels_MT: Tensor) -> Tensor:
+        """[M, T]: log-probabilities of the labels of M rows, picked as by indexing, each given those before it. That of
+        a missing label is 0."""
+        masses_MT = self[rows].prefixes(labels_MT)
+        steps_MT = masses_MT.diff(dim=-1)
+        return torch.cat([(masses_MT[:, 1] - self.total[rows])[:, None], steps_MT[:, 1:]], dim=-1)
+
+    def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
+        """Of rows [L, B, Q] and the instances of each image: T x [L, B, Q, N], the probability of each label of an
+        instance given those before it."""
+        total = self.total[..., None]
+        seen_LBQS = (self.sums_RS - total).exp() * (1 - self.unseen)
+        agree_BNS = torch.ones(*labels_BNT.shape[:2], len(self.seen), dtype=torch.bool, device=labels_BNT.device)
+        every = sum(x.logsumexp(-1) for x in self.classes)[..., None] + math.log(self.unseen) - total
+        found, before = [], self.no_object.new_ones(())
+        for t, x in enumerate(self.classes):
+            label_BN = labels_BNT[..., t]
+            missing_BN = label_BN == UNLABELLED
+            agree_BNS = agree_BNS & (missing_BN[..., None] | (self.seen[:, t] == label_BN[..., None]))
+            index = label_BN.clamp(min=0)[None, :, None].expand(len(x), -1, x.shape[2], -1)
+            own = x.gather(-1, index) - x.logsumexp(-1, keepdim=True)
+            every = every + torch.where(missing_BN[None, :, None], 0, own)
+            first = seen_LBQS @ agree_BNS.to(seen_LBQS).transpose(1, 2) + every.exp()
+            found.append(first / before.clamp(min=torch.finfo(first.dtype).tiny))
+            before = first
+        return found
+
+    def marginals(self) -> list[Tensor]:
+        """T x [R, K_t], as logits of mean 0: of each task's labels, whatever the other tasks'; the main task has
+        no-object as the last."""
+        highest = self.sums_RS.amax(-1, keepdim=True) if self.sums_RS.shape[-1] else self.no_object[..., None]
+        seen_RS = (self.sums_RS - highest).exp()
+        every = sum(x.logsumexp(-1, keepdim=True) for x in self.classes)
+        found = []
+        for t, x in enumerate(self.classes):
+            of_class_SK = torch.nn.functional.one_hot(self.seen[:, t], x.shape[-1]).to(seen_RS)
+            seen = (seen_RS @ of_class_SK).log() + highest
+            logits = self._mixed(seen, every - x.logsumexp(-1, keepdim=True) + x)
+            if not t:
+                logits = torch.cat([logits, self.no_object[..., None]], dim=-1)
+            found.append(logits - logits.mean(-1, keepdim=True))
+        return found
+
+    def likeliest(self, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows [Q], the `most` probable pairs of a query and a combination, best first: query [k], labels [k, T],
+        log-probabilities [k, T], each of a label given those before it. Beside what was seen, each main class comes
+        with the likeliest labels of the further tasks."""
+        Q, classes = self.classes[0].shape
+        further = [x.argmax(-1, keepdim=True).expand(-1, classes) for x in self.classes[1:]]
+        main = torch.arange(classes, device=self.no_object.device).expand(Q, -1)
+        free_QKT = torch.stack([main, *further], dim=-1)
+        value = sum(x.gather(-1, free_QKT[..., t]) for t, x in enumerate(self.classes)) + math.log(self.unseen)
+        known = (free_QKT[:, :, None] == self.seen).all(-1).any(-1)
+        value = torch.cat([self.sums_RS, value.masked_fill(known, -math.inf)], dim=-1) - self.total[:, None]
+        labels_QCT = torch.cat([self.seen.expand(Q, -1, -1), free_QKT], dim=1)
+        best, index = value.flatten().topk(min(most, int(value.isfinite().sum())))
+        query = index // value.shape[1]
+        labels_kT = labels_QCT.flatten(0, 1)[index]
+        return query, labels_kT, self.conditional(query, labels_kT)
+
+    def __getitem__(self, rows: Tensor | tuple[Tensor, ...]) -> Distribution:
+        classes = tuple(x[rows] for x in self.classes)
+        return Distribution(self.seen, self.unseen, classes, self.no_object[rows], self.sums_RS[rows])
+
+
+def seen_combinations(counted: Iterable[Sequence[int]], tasks: Sequence[Task], model: Model) -> list[tuple[int, ...]]:
+    """The combinations of class indices counted in the training data and what a horizontal flip makes of them, sorted.
+    Empty where each task has a softmax of its own. Raises UserError when none was counted."""
+    if len(tasks) == 1 or model.unseen_combinations == 1:
+        return []
+    flipped = [task.flipped() for task in tasks]
+    given = {tuple(labels) for labels in counted}
+    mirrored = {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in given}
+    if not given:
+        raise UserError(
+            "no object in train has a label of every task, and model.unseen_combinations: "
+            f"{model.unseen_combinations:g} needs such objects: set it to 1 (a softmax for each task), or give some "
+            "objects a label of every task"
+        )
+    return sorted(given | mirrored)

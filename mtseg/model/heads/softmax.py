@@ -1,0 +1,31 @@
+"""A softmax for each task by itself, as Mask2Former has for its classes: an output for each class and, where the task
+has a background slot, one for no-object. Matching, labels and stored columns are those of `Head`.
+
+L decoder layers, B images, Q queries, K outputs, M matched pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtseg.model.heads._base import UNLABELLED, Head, Logits
+
+
+class Softmax(Head):
+    def losses(
+        self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
+    ) -> dict[str, Tensor]:
+        """Weighted cross-entropy. Unmatched queries: no-object, the last output, if the task has that slot."""
+        found = {}
+        for task, label_M in zip(self.tasks, labels_MT.unbind(-1), strict=True):
+            L, B, Q, K = logits[task.name].shape
+            target = torch.full((L, B, Q), K - 1 if task.background else UNLABELLED, device=label_M.device)
+            target[matched] = label_M
+            weight = logits[task.name].new_tensor([*task.weights, no_object][:K])
+            each = F.cross_entropy(
+                logits[task.name].flatten(0, 2), target.flatten(), weight, ignore_index=UNLABELLED, reduction="none"
+            )
+            found[task.name] = each.view(L, -1).sum(1)
+        return found
