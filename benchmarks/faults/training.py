@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.faults.case import APART, Fault
 from benchmarks.faults.patches import Patch, both, everywhere, replaced, replaced_value
-from mtseg.model import matching
+from mtseg.model import losses, matching
 from mtseg.model.backbones import mobilenetv3_large
 from mtseg.model.decoder import QueryDecoder
 from mtseg.model.heads import Combinations, Head, Softmax
@@ -155,13 +155,13 @@ def background_first(real: Callable, head: Head, logits: Any, *args: Any, **kwar
     return real(head, logits | slots, *args, **kwargs)
 
 
-def other_targets(real: Callable, head: Head, logits: Any, labels_MT: Any, matched: Any, **kwargs: Any) -> dict:
-    """The labels of one task in the reverse order of the pairs of a layer and image."""
-    place, turned = [task.name for task in head.tasks].index(TASK), labels_MT.clone()
-    if len(turned):
-        _, counts = torch.stack(matched[:2]).unique_consecutive(dim=1, return_counts=True)
-        turned[:, place] = torch.cat([own.flip(0) for own in turned[:, place].split(counts.tolist())])
-    return real(head, logits, turned, matched, **kwargs)
+def other_targets(real: Callable) -> Callable:
+    """The labels of the second task belong to the image's instances in reverse order."""
+
+    def matched(labels: list[torch.Tensor], matches: Any) -> torch.Tensor:
+        return real([torch.cat([one[:, :1], one[:, 1:2].flip(0), one[:, 2:]], 1) for one in labels], matches)
+
+    return matched
 
 
 def weight_divided(real: Callable, head: Head, *args: Any, **kwargs: Any) -> dict:
@@ -248,7 +248,7 @@ FAULTS = (
     Fault("a step ends in an exception", causes=("step_fails",),
           code=replaced(Mask2Former, "normaliser", raising)),
     Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
-          code=label_losses(other_targets)),
+          code=replaced(losses, "_matched", other_targets)),
     Fault("the heads are not in the optimiser", causes=("weights_frozen",),
           code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("decoder.heads"))),
     Fault("the backbone is not in the optimiser", causes=("weights_frozen",),
