@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtseg.core.params import Loss, Task
+from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import UNLABELLED, Heads
+from mtseg.model.heads import Heads
 from mtseg.model.matching import Matches, Target, match
 from mtseg.model.points import sample, uncertain_points
 

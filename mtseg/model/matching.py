@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mtseg.core.params import Loss
+from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import UNLABELLED, Heads
+from mtseg.model.heads import Heads
 from mtseg.model.points import sample
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import UNLABELLED
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Matches, Target
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from mtseg.evaluation.predictions import DECIMALS
 
 from mtseg.core.params import Task
 from mtseg.core.tables import Image, Instance, Prediction
 from mtseg.diagnosis.case import Case
-from mtseg.evaluation.predictions import DECIMALS
 from mtseg.model.heads import Combinations
 from tests.scenes import box_instance, make_tasks, predict, scene
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mtseg.core.params import Model, Task
-from mtseg.model.heads._base import UNLABELLED, Candidates, Columns, Head, Logits
+from mtseg.model.heads._base import Candidates, Head, Logits
 from mtseg.model.heads.combinations import Combinations
 from mtseg.model.heads.softmax import Softmax
 
-__all__ = ["UNLABELLED", "Candidates", "Combinations", "Head", "Heads", "Softmax", "build"]
+__all__ = ["Candidates", "Combinations", "Head", "Heads", "Softmax", "build"]
 
 
 class Heads(nn.ModuleList):
@@ -48,12 +49,11 @@ class Heads(nn.ModuleList):
         labels = [found.labels, *(head.labels(logits, found.query) for head in further)]
         return Candidates(found.query, torch.cat(labels, dim=1), found.probability, found.fields)
 
-    def columns(self, found: Instances) -> Columns:
+    def columns(self, found: Instances) -> dict[str, np.ndarray]:
         """Of detections on the CPU, as `Mask2Former.detect` returns them."""
-        columns: Columns = {}
+        columns = {}
         for head, labels in zip(self, self._split(found.pred_labels), strict=True):
-            for column, of_tasks in head.columns(found, labels.numpy()).items():
-                columns.setdefault(column, {}).update(of_tasks)
+            columns |= head.columns(found, labels.numpy())
         return columns
 
     def _split(self, labels_T: Tensor) -> tuple[Tensor, ...]:

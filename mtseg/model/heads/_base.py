@@ -15,13 +15,9 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mtseg.core.params import Task
-from mtseg.core.tables import softmax
-
-UNLABELLED = -1  # the label of an instance that has none for a task
-DECIMALS = 5  # of the logits that are stored
+from mtseg.core.tables import UNLABELLED, softmax_columns
 
 Logits = Mapping[str, Tensor]  # task -> [..., K], the outputs of the linear layers of all tasks
-Columns = dict[str, dict[str, np.ndarray]]  # column of the predictions table -> task -> [N, ...]
 
 
 @dataclass(frozen=True)
@@ -89,21 +85,10 @@ class Head(nn.Module):
         own = zip(self.tasks, self.class_logits(logits).values(), strict=True)
         return torch.stack([x[query, : task.num_classes].argmax(-1) for task, x in own], dim=1)
 
-    def columns(self, found: Instances, labels_NT: np.ndarray) -> Columns:
-        """What the predictions table stores of detections on the CPU and their labels, in float64:
-
-        logits         task -> [N, classes], as `class_logits`
-        probabilities  task -> [N, classes]: the softmax of these logits
-        probability    task -> [N]: of the label
-        logit          task -> [N]: of the label
-        """
-        columns: Columns = {"logits": {}, "probabilities": {}, "probability": {}, "logit": {}}
+    def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
+        """The tasks' columns of the predictions table (see `Predictions`), from detections on the CPU and their
+        labels."""
+        columns = {}
         for task, label_N in zip(self.tasks, labels_NT.T, strict=True):
-            logits = found.get(f"logits_{task.name}").numpy().astype(np.float64).round(DECIMALS)
-            probabilities = softmax(logits)
-            row = np.arange(len(logits))
-            columns["logits"][task.name] = logits
-            columns["probabilities"][task.name] = probabilities
-            columns["probability"][task.name] = probabilities[row, label_N]
-            columns["logit"][task.name] = logits[row, label_N]
+            columns |= softmax_columns(task.name, label_N, found.get(f"logits_{task.name}").numpy())
         return columns

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Model, Task
-from mtseg.model.heads._base import UNLABELLED, Candidates, Columns, Head, Logits
+from mtseg.core.tables import UNLABELLED
+from mtseg.model.heads._base import Candidates, Head, Logits
 
 NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of -inf
 DIGITS = 6  # significant ones of a stored probability: the product of small ones still ranks
@@ -78,13 +79,13 @@ class Combinations(Head):
         query, labels, logarithms = self.distribution(logits).likeliest(most)
         return Candidates(query, labels, logarithms.sum(-1).exp(), {"probabilities": logarithms.exp()})
 
-    def columns(self, found: Instances, labels_NT: np.ndarray) -> Columns:
+    def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
         """`probability` is given the labels before, and `logit` its log-odds; `probabilities` are marginal."""
         columns = super().columns(found, labels_NT)
         for t, task in enumerate(self.tasks):
             rounded = [float(f"{p:.{DIGITS}g}") for p in found.probabilities[:, t].tolist()]
-            own = columns["probability"][task.name] = np.array(rounded, dtype=np.float64)
-            columns["logit"][task.name] = logit(own.clip(SUREST, 1 - SUREST))
+            own = columns[f"probability.{task.name}"] = np.array(rounded, dtype=np.float64)
+            columns[f"logit.{task.name}"] = logit(own.clip(SUREST, 1 - SUREST))
         return columns
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtseg.model.heads._base import UNLABELLED, Head, Logits
+from mtseg.core.tables import UNLABELLED
+from mtseg.model.heads._base import Head, Logits
 
 
 class Softmax(Head):
