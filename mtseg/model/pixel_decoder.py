@@ -1,7 +1,7 @@
 """Pixel decoder of Mask2Former (arXiv 2112.01527, section 3.2.1): deformable encoder over strides 8, 16, 32, then
 one feature-pyramid step up to stride 4.
 
-Follows `MSDeformAttnPixelDecoder` of facebookresearch/Mask2Former (MIT); no padding masks, since every picture of a
+Follows `MSDeformAttnPixelDecoder` of facebookresearch/Mask2Former (MIT); no padding masks, since every image of a
 batch fills the same square. B batch, C channels, S pixels of the three levels together.
 """
 

@@ -1,6 +1,6 @@
 """Masks at points instead of pixels (PointRend, arXiv 1912.08193; Mask2Former, section 3.3).
 
-Point coordinates are (x, y) in 0..1 of the picture. P points; the sampling itself is detectron2's.
+Point coordinates are (x, y) in 0..1 of the image. P points; the sampling itself is detectron2's.
 """
 
 from __future__ import annotations

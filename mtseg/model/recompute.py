@@ -1,5 +1,5 @@
-"""Activation checkpointing (Chen et al., arXiv 1604.06174): a block keeps its inputs alone, and its inside is computed
-again in the backward pass. Outputs, gradients and keys stay as they are, to the bit; a step takes longer."""
+"""Activation checkpointing (Chen et al., arXiv 1604.06174): a block keeps its inputs alone, and computes the rest
+again in the backward pass. Outputs, gradients and keys stay the same to the bit; a step takes longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(block: nn.Module) -> None:
-    """From now on. The block must not change its state in the forward pass, as batch norm in training does."""
+    """Checkpoint a block. It must not change its state in the forward pass, as batch norm in training does."""
     block.forward = MethodType(_forward, block)  # a method, not a closure: a deep copy then calls its own block
 
 

@@ -112,7 +112,7 @@ class _Array:
 
 
 class _Function:
-    """A function that a pickle may call, and not change: it can set attributes of whatever it is given by name."""
+    """A function that a pickle may call but not change, as it could by setting attributes of what it gets by name."""
 
     __slots__ = ("call",)
 

@@ -27,7 +27,7 @@ METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their or
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them
 QUERIES = ("decoder.query_feature", "decoder.query_position")
 HEADS = "pixel_decoder.layers.0.attention.weight.bias"  # [heads x levels x points]
-SIZES = {  # tensors that are as long as a key of params.yaml's model says
+SIZES = {  # tensors whose length is that of a key of `model` in params.yaml
     "decoder.norm.weight": "hidden_dim",
     "pixel_decoder.layers.0.feedforward.inner.bias": "encoder_feedforward_dim",
     "decoder.layers.0.feedforward.inner.bias": "decoder_feedforward_dim",
@@ -76,7 +76,7 @@ def initialise(
     try:
         given = checkpoints.convert(state)
     except (KeyError, RuntimeError):
-        raise UserError(f"{path} is broken: tensors of its attention are missing, or have odd shapes") from None
+        raise UserError(f"{path} is broken: tensors of its attention are missing, or have other shapes") from None
     whole = given is not None
     if not whole:
         given = state if any(key.startswith(BACKBONE) for key in state) else {BACKBONE + k: v for k, v in state.items()}
@@ -176,29 +176,29 @@ def _check_backbone(
         fit = sum(BACKBONE + key in placed for key in ours)
         raise UserError(
             f"{path} does not hold the weights of '{name}': {fit} of its {len(ours)} tensors fit, "
-            f"{len(missing)} find no value{_brackets(missing)}; of the file's, {len(misfits)} have another shape"
-            f"{_brackets(misfits)}, {len(unknown)} have no place{_brackets(unknown)}; "
-            "model.partial_weights: true takes what fits"
+            f"{len(missing)} are missing in the file{_brackets(missing)}; of the file's tensors {len(misfits)} have "
+            f"another shape{_brackets(misfits)}, {len(unknown)} are unknown{_brackets(unknown)}; "
+            "model.partial_weights: true loads those that fit"
         )
 
 
 def _check_rest(path: Path, own: Mapping, given: Mapping, placed: Mapping, misfits: list[str]) -> None:
-    ours, theirs, odd = ([key for key in keys if not key.startswith(BACKBONE)] for keys in (own, given, misfits))
+    ours, theirs, misfit = ([key for key in keys if not key.startswith(BACKBONE)] for keys in (own, given, misfits))
     fit = sum(key in placed for key in ours)
     missing = [key for key in ours if key.startswith("pixel_decoder.") and key not in placed]
-    if odd or missing or 2 * fit < max(len(ours), len(theirs)):
+    if misfit or missing or 2 * fit < max(len(ours), len(theirs)):
         both = [key for key in SIZES if key in own and key in given]
         sizes = [f"{SIZES[key]} to {given[key].numel()}" for key in both if own[key].shape != given[key].shape]
         raise UserError(
             f"{path} is of another network beyond the backbone: {fit} of {len(ours)} tensors fit, of the file's "
-            f"{len(theirs)}; {len(odd)} have another shape{_brackets(odd)}, {len(missing)} of the pixel decoder find "
-            f"no value{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
-            "model.partial_weights: true takes what fits"
+            f"{len(theirs)}; {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
+            f"are missing{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
+            "model.partial_weights: true loads those that fit"
         )
 
 
 def _check_attention(path: Path, ours: Tensor | None, theirs: Tensor | None) -> None:
-    """The query decoder's attention has the same shapes with any number of heads, and means something else."""
+    """The query decoder's attention has the same shapes with any number of heads, so that shapes do not reveal it."""
     if ours is not None and theirs is not None and ours.shape != theirs.shape:
         raise UserError(
             f"{path} has another number of attention heads, {theirs.numel()} outputs for {len(ours)}: "

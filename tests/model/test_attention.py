@@ -56,8 +56,8 @@ def test_offsets_are_pixels_x_then_y():
     attention.offset.bias.data = torch.tensor([1.0, 0.0])
     for projection in (attention.value, attention.out):
         nn.init.ones_(projection.weight)
-    picture = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    memory = picture.view(1, 6, 1)
+    image = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    memory = image.view(1, 6, 1)
     found = attention(torch.zeros(1, 6, 1), _pixel_centres(2, 3, memory.device), memory, [(2, 3)])
     torch.testing.assert_close(found.view(2, 3), torch.tensor([[2.0, 3.0, 0.0], [5.0, 6.0, 0.0]]))
 
@@ -109,10 +109,10 @@ def test_autocast_moves_no_place_that_the_pixel_decoder_reads(monkeypatch):
     """In bfloat16 places at a 1024 input would be off by a quarter of a pixel."""
     tasks = make_tasks(1)
     network = tiny.network(tasks).eval()
-    picture = tiny.example(tasks, 0)
+    image = tiny.example(tasks, 0)
     with torch.no_grad():
         features = {name: x.bfloat16() for name, x in network.backbone(torch.rand(1, 3, 64, 64)).items()}
-    monkeypatch.setattr(network.backbone, "forward", lambda pictures: features)
+    monkeypatch.setattr(network.backbone, "forward", lambda images: features)
     seen = []
 
     def spy(value, shapes, location, weight):
@@ -121,9 +121,9 @@ def test_autocast_moves_no_place_that_the_pixel_decoder_reads(monkeypatch):
 
     monkeypatch.setattr(deformable, "deformable_attention", spy)
     with torch.no_grad():
-        expected = network.queries([picture])
+        expected = network.queries([image])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = network.queries([picture])
+            found = network.queries([image])
     assert all(location.dtype == torch.float32 for location in seen)
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(found.mask_features_BCHW, expected.mask_features_BCHW)

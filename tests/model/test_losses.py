@@ -56,14 +56,14 @@ def scene(tasks, counts):
 
 @COUNTS
 @pytest.mark.parametrize("background", [True, False])
-def test_a_perfect_output_is_matched_right_and_costs_nearly_nothing(count, background):
+def test_a_perfect_output_is_matched_right_at_a_loss_near_0(count, background):
     tasks = make_tasks(count, background)
     targets = scene(tasks, [3, 0, 2])
     output = perfect(tasks, targets, flip=True)
     found = match(output, targets, heads=softmax_heads(tasks), loss=LOSS)
     assert torch.equal(found.query, 4 - found.instance)
-    assert [(int(layer), int(picture)) for layer, picture in zip(found.layer, found.image, strict=True)] == [
-        (layer, picture) for picture, n in ((0, 3), (2, 2)) for layer in (0, 1) for _ in range(n)
+    assert [(int(layer), int(image)) for layer, image in zip(found.layer, found.image, strict=True)] == [
+        (layer, image) for image, n in ((0, 3), (2, 2)) for layer in (0, 1) for _ in range(n)
     ]
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=5, loss=LOSS)
     values = losses(output, targets, heads=softmax_heads(tasks), loss=LOSS, norm=norm)
@@ -89,7 +89,7 @@ def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
 
 
 @COUNTS
-def test_f10_every_task_has_a_say_in_the_matching_cost(count):
+def test_every_task_enters_the_matching_cost(count):
     """Queries that differ in one task's logits alone: the one with the right label must win."""
     tasks = tuple(task.model_copy(update={"match_weight": 1 / (1 + t)}) for t, task in enumerate(make_tasks(count)))
     for t, task in enumerate(tasks):
@@ -118,7 +118,7 @@ def test_f10_every_task_has_a_say_in_the_matching_cost(count):
 
 @pytest.mark.parametrize("key", ["loss_weight", "match_weight"])
 @pytest.mark.parametrize("seen", [(), [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]])
-def test_f9_labels_of_a_task_without_a_weight_have_no_say_in_the_matching(key, seen):
+def test_a_task_without_a_weight_does_not_enter_the_matching_cost(key, seen):
     tasks = make_tasks(3, background=not seen)
     model = tiny.params().model.model_copy(update={"unseen_combinations": 0.1})
     output = tiny.network(tasks).queries([tiny.example(tasks, 2)])
@@ -149,7 +149,7 @@ def test_cost_follows_the_formula():
     )  # outside the border masks are 0
 
 
-def test_f8_unmatched_queries_get_a_target_that_the_head_has():
+def test_unmatched_queries_get_a_target_that_the_head_has():
     """Background: the last output, with its own weight. Without that slot: nothing. Unlabelled: nothing."""
     none = torch.zeros(0, dtype=torch.long)
     empty = Matches(none, none, none, none)
@@ -167,7 +167,7 @@ def test_f8_unmatched_queries_get_a_target_that_the_head_has():
 
 
 @COUNTS
-def test_f8_normaliser_is_the_summed_weight_of_the_targets(count):
+def test_normaliser_is_the_summed_weight_of_the_targets(count):
     for background in (True, False):
         tasks = make_tasks(count, background)
         labels = [torch.zeros(3, count, dtype=torch.long), torch.full((2, count), -1)]
@@ -180,7 +180,7 @@ def test_f8_normaliser_is_the_summed_weight_of_the_targets(count):
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_class_weighs_in_loss_and_normaliser_what_its_task_says(background):
+def test_a_class_weight_enters_the_loss_and_the_normaliser(background):
     task = make_tasks(2, background)[1]
     weighted = task.model_copy(update={"class_weights": {task.classes[1]: 5.0}})
     labels = torch.tensor([1, 0, -1])
@@ -220,7 +220,7 @@ def test_parts_of_a_step_add_up_to_the_whole(count):
             assert apart[0][name] + apart[1][name] == pytest.approx(together[name].item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("queries", [5, 2])  # as many as a picture has instances, and fewer
+@pytest.mark.parametrize("queries", [5, 2])  # as many as an image has instances, and fewer
 def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
     tasks = make_tasks(1)
     targets = scene(tasks, [3, 0, 5])
@@ -234,10 +234,10 @@ def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=queries, loss=LOSS)
     mask, dice = torch.zeros(3), torch.zeros(3)
     pairs = zip(matches.layer, matches.image, matches.query, matches.instance, points, strict=True)
-    for layer, picture, query, instance, where in pairs:
-        drawn = torch.einsum("c,chw->hw", output.mask_embed_LBQC[layer, picture, query], features[picture])
+    for layer, image, query, instance, where in pairs:
+        drawn = torch.einsum("c,chw->hw", output.mask_embed_LBQC[layer, image, query], features[image])
         x = sample(drawn[None, None], where[None]).flatten()
-        t = sample(targets[picture].masks[instance][None, None].float(), where[None]).flatten()
+        t = sample(targets[image].masks[instance][None, None].float(), where[None]).flatten()
         p = x.sigmoid()
         mask[layer] += LOSS.mask / norm.masks * torch.nn.functional.binary_cross_entropy_with_logits(x, t)
         dice[layer] += LOSS.dice / norm.masks * (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
@@ -246,7 +246,7 @@ def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
 
 
 def test_mask_losses_never_wait_for_the_device():
-    """The device `meta` has no values, so that whatever would bring one to the host raises."""
+    """The device `meta` has no values, so that bringing one to the host raises."""
     tasks = make_tasks(1)
     targets = scene(tasks, [3, 0, 5])
     output = perfect(tasks, targets, queries=4)
@@ -267,7 +267,7 @@ def test_more_instances_than_queries_still_train():
     assert all(torch.isfinite(value) for value in values.values())
 
 
-def test_a_cost_that_is_not_finite_is_named():
+def test_a_cost_that_is_not_finite_raises():
     tasks = make_tasks(1)
     targets = scene(tasks, [1])
     output = perfect(tasks, targets)

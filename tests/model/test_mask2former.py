@@ -1,4 +1,4 @@
-"""The whole network: what it returns, and that its answers depend on the picture and on nothing else."""
+"""The whole network: what it returns, and that its outputs depend on the image and on nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 @COUNTS
-def test_f3_training_returns_named_finite_scalars(count):
+def test_training_returns_named_finite_scalars(count):
     tasks = make_tasks(count)
     network = tiny.network(tasks).train()
     losses = network([tiny.example(tasks, 3), tiny.example(tasks, 0)])
@@ -26,7 +26,7 @@ def test_f3_training_returns_named_finite_scalars(count):
     assert set(checked(losses)) == set(losses)
 
 
-def test_f3_what_is_not_a_scalar_is_refused():
+def test_losses_that_are_no_scalars_raise():
     with pytest.raises(TypeError, match="dict of losses"):
         checked([torch.tensor(1.0)])
     with pytest.raises(TypeError, match="loss_b"):
@@ -88,7 +88,7 @@ def test_a_network_without_losses_only_predicts():
 
 
 @COUNTS
-def test_pictures_without_objects_and_labels_train(count):
+def test_images_without_objects_and_labels_train(count):
     tasks = make_tasks(count)
     network = tiny.network(tasks).train()
     unlabelled = tiny.example(tasks, 2)
@@ -99,7 +99,7 @@ def test_pictures_without_objects_and_labels_train(count):
         sum(losses.values()).backward()
 
 
-def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
+def test_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
     one, further = make_tasks(2)
     muted = further.model_copy(update={"loss_weight": 0.0})
 
@@ -108,8 +108,8 @@ def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
         network.heads = Heads(Softmax([task]) for task in tasks)
         network.decoder.heads = torch.nn.ModuleDict(list(network.decoder.heads.items())[: len(tasks)])
         batch = [tiny.example((one, further), 3), tiny.example((one, further), 2, seed=1)]
-        for picture in batch:
-            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+        for example in batch:
+            example["instances"].gt_labels = example["instances"].gt_labels[:, : len(tasks)]
         torch.manual_seed(1)
         losses = network(batch)
         sum(losses.values()).backward()
@@ -124,7 +124,7 @@ def test_f9_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
     assert all(torch.equal(muted_gradients[name], value) for name, value in gradients.items())
 
 
-def test_f9_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on():
+def test_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on():
     """Heads are made last, so that one more draws nothing that another part would have drawn."""
     tasks = make_tasks(3)
     muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
@@ -132,8 +132,8 @@ def test_f9_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on(
     def trained(tasks):
         network = tiny.network(tasks).train()
         batch = [tiny.example(make_tasks(3), 3), tiny.example(make_tasks(3), 2, seed=1)]
-        for picture in batch:
-            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+        for example in batch:
+            example["instances"].gt_labels = example["instances"].gt_labels[:, : len(tasks)]
         start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         torch.manual_seed(1)
         losses = network(batch)
@@ -162,7 +162,7 @@ def test_a_missing_label_trains_nothing(count):
 
 
 @COUNTS
-def test_f11_labels_vary_with_the_picture(count):
+def test_labels_vary_with_the_image(count):
     tasks = make_tasks(count)
     network = tiny.network(tasks).eval()
     with torch.no_grad():
@@ -180,7 +180,7 @@ def sharp(network):
 
 
 @COUNTS
-def test_f12_a_batch_of_one_equals_a_batch_of_many(count):
+def test_a_batch_of_one_equals_a_batch_of_many(count):
     tasks = make_tasks(count)
     network = sharp(tiny.network(tasks))
     batch = [tiny.example(tasks, 0, seed=i, size=(64, 40 + 8 * i)) for i in range(3)]
@@ -197,7 +197,7 @@ def test_f12_a_batch_of_one_equals_a_batch_of_many(count):
 
 
 @COUNTS
-def test_f12_masks_scores_and_all_labels_come_from_one_query(count):
+def test_masks_scores_and_all_labels_come_from_one_query(count):
     tasks = make_tasks(count)
     network = sharp(tiny.network(tasks))
     batch = [tiny.example(tasks, 0, seed=i) for i in range(2)]
@@ -234,7 +234,7 @@ def test_a_task_may_have_a_name_that_modules_use_themselves():
     assert tiny.network(tasks)([tiny.example(tasks, 1)])
 
 
-def test_learns_two_pictures_by_heart():
+def test_two_images_can_be_learnt():
     tasks = make_tasks(3)
     network = tiny.network(tasks, loss={"num_points": 256}).train()
     batch = [tiny.example(tasks, 2), tiny.example(tasks, 2, seed=1)]

@@ -1,5 +1,5 @@
 """The network against an independent implementation, transformers' Mask2Former; `python -m benchmarks.parity` has the
-published size. Where the two differ by intent, a test says so."""
+published size. Each intended difference has a test."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_every_tensor_equals_the_references(setting, dtype):
         assert max(row.absolute for row in rows) < 1e-8
 
 
-def test_pictures_with_more_objects_than_queries_and_without_any():
+def test_images_with_more_objects_than_queries_and_without_any():
     """The mask losses are divided by the number of objects (DETR, arXiv 2005.12872, section 3.1), matched or not."""
     for instances in ((8, 2), (0, 0)):
         rows = parity.compare(replace(networks.TINY, instances=instances), torch.float64)
         assert [row for row in rows if not row.passes] == []
 
 
-def test_the_labels_weights_are_whatever_params_say(monkeypatch):
+def test_the_weights_of_labels_are_those_of_params(monkeypatch):
     """Ours has one in the loss and one in the matching cost, the reference one for both."""
     loss = networks.PARAMS.loss.model_copy(update={"labels": 11.0})
     monkeypatch.setattr(networks, "PARAMS", networks.PARAMS.model_copy(update={"loss": loss}))
@@ -68,7 +68,7 @@ def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
     with networks.same_points():
         found, _ = parity.run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)
         assert found["matching"]["layer 0 picture 0"].shape == (2, 3)
-        with pytest.raises(FloatingPointError, match="decoder layer 0, picture 0"):
+        with pytest.raises(FloatingPointError, match="decoder layer 0, image 0"):
             ours(batch)
 
 
@@ -143,8 +143,8 @@ def test_a_swin_checkpoint_is_renamed_from_file_and_from_memory(tmp_path):
     keys = ours.load_state_dict(weights, strict=False)
     assert not keys.unexpected_keys
     assert all(key.endswith("relative_position_index") for key in keys.missing_keys)  # no weight
-    picture = torch.rand(1, 3, 40, 72, generator=draw)
+    image = torch.rand(1, 3, 40, 72, generator=draw)
     with torch.no_grad():
-        expected, found = network.model.pixel_level_module.encoder(picture).feature_maps, ours(picture).values()
+        expected, found = network.model.pixel_level_module.encoder(image).feature_maps, ours(image).values()
     for a, b in zip(expected, found, strict=True):
         assert (a - b).abs().max() < parity.TOLERANCE

@@ -1,4 +1,4 @@
-"""Files of weights are data: whatever is in them, nothing of it runs."""
+"""Files of weights are data: nothing in them runs."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ class Hostile:
 
 
 class HostileStorage(Hostile):
-    """PyTorch's own way to pickle a storage, which unpickles whatever is in the bytes."""
+    """PyTorch's own way to pickle a storage, which unpickles its bytes."""
 
     def __reduce__(self):
         torch.save(Hostile(self.path), self.path.with_suffix(".bytes"), _use_new_zipfile_serialization=False)
@@ -56,7 +56,7 @@ def pickled(*pieces):
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("name", ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"])
 def test_a_pkl_that_is_refused_has_changed_no_function(name, nested, attributes, tmp_path, monkeypatch):
-    """BUILD sets attributes of whatever stands before it; so does it on a function that comes out of inner bytes."""
+    """The opcode BUILD sets attributes of the object before it, be it a function that comes out of inner bytes."""
     function = getattr(torch._utils, name.rsplit(".", 1)[1])
     monkeypatch.setattr(function, "__defaults__", function.__defaults__)  # put back should this test fail
     before = function.__defaults__, dict(vars(function))

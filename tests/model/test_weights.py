@@ -64,9 +64,9 @@ def test_published_layouts_load_and_give_the_same_features(name, classifier, suf
         torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
     else:
         safetensors.torch.save_file(network.state_dict(), path)
-    pictures = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(build(name, path)(pictures)["res5"], last(pictures))
+        torch.testing.assert_close(build(name, path)(images)["res5"], last(images))
     table = capsys.readouterr().out
     assert table.startswith(f"weights of {path.name}\n  loaded ") and "new        0\n" in table and "unused " in table
 
@@ -85,9 +85,9 @@ def test_detectron2s_imagenet_pickle_loads(tmp_path, capsys):
     model = {as_detectron2_has_it(key): value.numpy() for key, value in network.state_dict().items()}
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": model, "__author__": "torchvision", "matching_heuristics": True}))
-    pictures = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(build("resnet50", path)(pictures)["res5"], last(pictures))
+        torch.testing.assert_close(build("resnet50", path)(images)["res5"], last(images))
     table = capsys.readouterr().out
     assert "new        0\n" in table and "unused     2  backbone.stem.fc.weight, backbone.stem.fc.bias" in table
 
@@ -125,8 +125,8 @@ def test_a_backbone_is_found_inside_a_detector(tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda state: state.pop("features.0.0.weight"), r"1 find no value \(stages.res2.0.0.weight\)"),
-        (lambda state: state.update({"features.15.extra": torch.zeros(1)}), r"1 have no place \(features.15.extra\)"),
+        (lambda state: state.pop("features.0.0.weight"), r"1 are missing in the file \(stages.res2.0.0.weight\)"),
+        (lambda state: state.update({"features.15.extra": torch.zeros(1)}), r"1 are unknown \(features.15.extra\)"),
         (
             lambda state: state.update({"features.0.0.weight": torch.zeros(16, 3, 5, 5)}),
             r"1 have another shape \(features.0.0.weight \[16, 3, 5, 5\] for \[16, 3, 3, 3\]\)",
@@ -146,7 +146,7 @@ def test_a_deeper_network_of_the_same_family_is_not_taken_for_this_one(tmp_path)
     state = torchvision.models.resnet50(weights=None).state_dict()
     state |= {key.replace("layer3.5", "layer3.6"): value for key, value in state.items() if "layer3.5" in key}
     torch.save(state, tmp_path / "deeper.pth")
-    with pytest.raises(UserError, match=r"0 find no value.*15 have no place \(layer3.6.conv1.weight, "):
+    with pytest.raises(UserError, match=r"0 are missing in the file.*15 are unknown \(layer3.6.conv1.weight, "):
         build("resnet50", tmp_path / "deeper.pth")
 
 

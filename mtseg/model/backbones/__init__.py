@@ -3,11 +3,11 @@ file whose name starts with an underscore. `timm/NAME` is any network of timm th
 
 A backbone's file holds
   PIXEL_MEAN, PIXEL_STD  three numbers each, RGB, on the scale 0 to 255: how its input is normalised;
-  STRIDES, CHANNELS      what `build()` really puts out at each of the four levels res2 to res5 (F5);
+  STRIDES, CHANNELS      what `build()` returns at each of the four levels res2 to res5;
   build()                a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
                          ceil(H / stride), ceil(W / stride)]};
   rename(key)            from a foreign key (timm, torchvision...) to this network's, or None: left out on purpose;
-  check(state)           only where foreign tensors of the same shapes may mean something else: raises UserError;
+  check(state)           only where other networks have tensors of the same shapes: raises UserError for those;
   FRESH                  only where it has layers that no classifier has: the prefixes of their keys;
   imagenet()             only where an installed package carries ImageNet weights: the file they are in.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mtseg.core.errors import UserError
 
-if TYPE_CHECKING:  # torch and its kin are imported when a network is built, not to list what there is
+if TYPE_CHECKING:  # importing torch takes seconds: it is left until a network is built
     from detectron2.modeling import Backbone
 
     from mtseg.model.backbones._timm import Timm
@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> ModuleType | Timm:
-    """A backbone's file, or what stands for it. Raises UserError that lists what there is."""
+    """A backbone's file, or the object that stands for it. Raises UserError that lists the valid names."""
     if name.startswith("timm/"):
         from mtseg.model.backbones._timm import Timm
 
@@ -46,7 +46,7 @@ def find(name: str) -> ModuleType | Timm:
 def build(name: str, *, freeze_norm: bool) -> Backbone:
     """A backbone in training mode with random weights, with `output_shape()` and the tuples `pixel_mean`, `pixel_std`.
 
-    freeze_norm: batch norm keeps its statistics and its affine part, so that the output for a picture does not depend
+    freeze_norm: batch norm keeps its statistics and its affine part, so that the output for an image does not depend
     on the rest of the batch. Raises UserError for an unknown name and a wrong declaration.
     """
     module = find(name)
@@ -73,8 +73,8 @@ def imagenet(name: str) -> Path:
 
 
 def _check(name: str, module: ModuleType | Timm, network: Backbone) -> None:
-    """Hold what the file states against a real output: a level taken from the wrong block fails here (F5), and not
-    as a shape error far away in the pixel decoder."""
+    """Compare what the file states with a real output: a level taken from the wrong block fails here, and not as a
+    shape error far away in the pixel decoder."""
     import torch
 
     side = 64

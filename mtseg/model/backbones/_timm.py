@@ -18,8 +18,8 @@ LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
 class Features(Backbone):
-    """indices: which of the body's outputs are the four levels. Pictures are padded to multiples of 32 at the right
-    and the bottom, since many networks take no others, and what lies past their own end is cut off."""
+    """indices: which of the body's outputs are the four levels. Images are padded to multiples of 32 at the right
+    and the bottom, since many networks take no others; the outputs of the padding are cut off."""
 
     def __init__(self, body: nn.Module, *, indices: list[int], channels: dict[str, int], channels_last: bool):
         super().__init__()
@@ -40,7 +40,7 @@ class Features(Backbone):
 
 class Timm:
     """What a backbone's file holds, of one network of timm. Raises UserError when there is no such network, or none
-    with a level at each of the strides 4, 8, 16 and 32 for a picture of any size."""
+    with a level at each of the strides 4, 8, 16 and 32 for images of any size."""
 
     STRIDES = {level: stride for stride, level in LEVELS.items()}
 
@@ -64,13 +64,13 @@ class Timm:
         self.PIXEL_MEAN, self.PIXEL_STD = (tuple(255 * value for value in given[key]) for key in ("mean", "std"))
 
     def _create(self) -> nn.Module:
-        """With size checks off where the network has them: Swin and its kin are built for one size."""
+        """With size checks off where the network has them, as Swin does, which is built for one size."""
         for options in ({"strict_img_size": False}, {}):
             try:
                 return timm.create_model(self.name, features_only=True, **options)
             except TypeError:  # a network without such an option
                 continue
-            except Exception as error:  # timm raises whatever its network does
+            except Exception as error:  # a network of timm may raise anything
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"model.backbone: timm/{self.name} gives no features: {reason}") from None
         raise UserError(f"model.backbone: timm/{self.name} gives no features")
@@ -84,12 +84,12 @@ class Timm:
                 network(torch.zeros(1, 3, 96, 64))
         except (AssertionError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"model.backbone: timm/{self.name} does not take pictures of any size: {reason}") from None
+            raise UserError(f"model.backbone: timm/{self.name} does not take images of any size: {reason}") from None
         return network.train()
 
     def rename(self, key: str) -> str | None:
-        """From a key of timm's classifier; its head, and whatever lies behind the last level, stays out: parts of which
-        the features hold nothing. What they lack of their own parts, as a deeper network has it, is not left out."""
+        """From a key of timm's classifier. Parts that the features do not have, its head and what lies behind the last
+        level, are left out; a tensor missing in a part that they have, as in a shallower network, is not."""
         places = (f"body.{key}", "body." + re.sub(r"\.(\d+)\.", r"_\1.", key, count=1), f"body.model.{key}")
         own = [place for place in places if _part(place) in self.parts]
         return next((place for place in own if place in self.keys), own[0] if own else None)

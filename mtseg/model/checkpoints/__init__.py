@@ -4,9 +4,8 @@ A layout's file holds
   matches(state)  whether a state dict is of that layout;
   convert(state)  the same tensors under this project's keys, as they stand in `Mask2Former.state_dict()`: fused
                   projections split, the backbone's keys below `backbone.` (what the backbone's own `rename` knows may
-                  stay as it is), and the one head of a network that knows no tasks as `decoder.heads.main.weight`
-                  and `.bias`, whose rows mean what `meaning` says. What it does not know keeps its key, and is
-                  reported as unused.
+                  stay as it is), and the one head of a network without tasks as `decoder.heads.main.weight` and
+                  `.bias`, whose rows `meaning` names. An unknown tensor keeps its key, and is reported as unused.
 """
 
 from __future__ import annotations
@@ -32,6 +31,6 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 
 
 def meaning(rows: int) -> list[str | None]:
-    """What the rows of a main head mean, in a file that does not say so: COCO's 80 classes if it has as many, in the
-    order of the published networks; else what no class is called. The last is no-object, None."""
+    """Names of the rows of a main head in a file without class names: COCO's 80 classes if it has as many, in the order
+    of the published networks; else "", which no class is called. The last is no-object, None."""
     return [*(COCO if rows == len(COCO) + 1 else [""] * (rows - 1)), None]
