@@ -88,7 +88,7 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     evaluation = Evaluation(
         images_of(images, network.tasks), Predictions.concatenate(parts), tasks=network.tasks, ranking="product_quality"
     )
-    metrics, _ = scores.metrics(evaluation)
+    metrics = scores.metrics(evaluation)
     assert metrics["tasks"]["marks"]["accuracy"] == 100 and metrics["joint"]["AP50"] == 100
 
 
