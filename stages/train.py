@@ -1,4 +1,4 @@
-"""`python -m stages.train`: check data, params and network, then train on the train split, validating on val.
+"""`python -m stages.train`: train on the train split, validating on val. It starts once the stage check found no error.
 
 About 5 min for the embedded data on two cores; an interrupted training resumes where it stopped. Expect
 models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/{train,val,health}.tsv.
@@ -6,17 +6,23 @@ models/best.safetensors and last.safetensors, metrics/train.json and the curves 
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.files import read_json
 from mtseg.core.params import load
 
 
 def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key shows at once
-    from mtseg.training.loop import Outputs, train
+    if errors := read_json(Path("data/check/verdict.json"), made_by="check")["errors"]:
+        listed = [": ".join(filter(None, error)) for error in errors]
+        raise UserError.many("the last check found errors: fix them and run `dvc repro check`", listed)
+    from mtseg.training.loop import train
 
     train(
         Path("data/manifest.json"),
-        Outputs(models=Path("models"), metrics=Path("metrics/train.json"), curves=Path("plots")),
+        models=Path("models"),
+        metrics=Path("metrics/train.json"),
+        curves=Path("plots"),
         root=params.data.raw,
         tasks=params.tasks,
         model=params.model,

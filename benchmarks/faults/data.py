@@ -224,7 +224,7 @@ FAULTS = (
     Fault("20 % of one task's labels wrong, 800 steps", raw=shuffle_task(0.2, 1), causes=NOISE,
           changes={"solver.max_iter": 800}),  # what a model errs in by itself hides them
     Fault("all labels of one task random", raw=shuffle_task(1.0, 1), causes=NOISE),
-    Fault("annotations of the next picture", raw=other_picture, causes=("masks_of_other_picture",)),
+    Fault("annotations of the next picture", raw=other_picture, causes=("masks_of_other_image",)),
     Fault("annotations shifted by 8 pixels, train alone", raw=shift_points(8, 0, split="train"),
           causes=("masks_displaced",)),
     Fault("annotations shifted by 8 pixels everywhere", raw=shift_points(8, 0, split="."), causes=("masks_displaced",)),

@@ -50,7 +50,7 @@ def sample(images: Sequence[Image], *, root: Path) -> list[Outlines]:
 
 
 def check(looked: Sequence[Outlines], split: str) -> list[Finding]:
-    """A warning at most: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_picture."""
+    """A warning at most: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_image."""
     if len(looked) < FEWEST:
         return []
     own = np.array([sharpness(one, one.points) for one in looked])
@@ -76,7 +76,7 @@ def check(looked: Sequence[Outlines], split: str) -> list[Finding]:
     if gap.mean() + 2 * standard_error(gap) < FAINT:
         evidence = f"outlines lie on edges of their pictures no better than of others: {figure(gap)}"
         evidence += f", {len(looked)} pictures"
-        return [Finding("masks_of_other_picture", "warning", evidence, f"{change}: are they of these?", split)]
+        return [Finding("masks_of_other_image", "warning", evidence, f"{change}: are they of these?", split)]
     return []
 
 

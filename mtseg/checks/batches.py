@@ -71,12 +71,12 @@ def exchanged(
             labels[task.name] += any(given[mask][i] != right[mask][i] for mask in given.keys() & right.keys())
     if masks:
         evidence = f"of {len(found)} known pictures that come in batches {masks} come with the masks of others, or none"
-        yield Finding("masks_of_other_picture", "error", evidence, CHANGE)
+        yield Finding("masks_of_other_image", "error", evidence, CHANGE)
         return
     for task in tasks:
         if count := labels[task.name]:
             evidence = f"of {len(found)} known pictures that come in batches {count} come with other labels"
-            yield Finding("labels_of_other_picture", "error", evidence, CHANGE, f"task '{task.name}'")
+            yield Finding("labels_of_other_image", "error", evidence, CHANGE, f"task '{task.name}'")
 
 
 def targets(example: loader.Example) -> dict[bytes, list[int]]:

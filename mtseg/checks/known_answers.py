@@ -221,7 +221,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
             evidence = f"of {len(offsets)} detections {empty[name]} are labelled no-object, which is no class"
             yield Finding("no_object_slot", "error", evidence, change, f"task '{name}'")
         elif count:
-            cause = "labels_of_other_picture" if of_other[name] else "labels_of_other_query"
+            cause = "labels_of_other_image" if of_other[name] else "labels_of_other_query"
             evidence = f"{count} of {len(offsets)} detections of a right answer have other labels than their query"
             yield Finding(cause, "error", evidence, change, f"task '{name}'")
 

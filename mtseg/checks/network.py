@@ -141,7 +141,7 @@ def looked_at(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Findin
         if (both_BQK[0] - both_BQK[1]).abs().max() <= 1e-6 * spread:
             evidence = "its logits for two different pictures are the same to the last bit"
             change = "mend mtseg/model/decoder.py: heads take the decoder's output, not the queries' weights"
-            yield Finding("labels_ignore_picture", "error", evidence, change, where)
+            yield Finding("labels_ignore_image", "error", evidence, change, where)
             continue
         changed = ((both_BQK[0] - own_QK).abs().amax(-1) > SAME * spread).float().mean()
         if changed > 0.5:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -27,3 +29,22 @@ def run_stage(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted; nothing half-written is left, run the stage again", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Hold an interruption (SIGINT, SIGTERM) back: what is yielded tells whether there was one, so that a step of work
+    is done whole or not at all. A second one is not held back."""
+    caught = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -21,12 +21,12 @@ SAME = 1e-3  # share of a head's variance that lies between pictures, below whic
 GAIN = 0.1  # of accuracy, with confidence, that another place's labels must bring
 
 MEND = {
-    "labels_ignore_picture": "feed the head the decoder's output, not the learnt queries (QueryDecoder.forward)",
+    "labels_ignore_image": "feed the head the decoder's output, not the learnt queries (QueryDecoder.forward)",
     "labels_of_other_query": "slice masks, scores and labels of all tasks by one index (Mask2Former.detect)",
     "labels_of_other_task": "take each task's logits by its name, in the order of tasks (QueryDecoder, detect, encode)",
     "labels_off_by_one": "count classes from 0 in memory, from 1 in COCO's category_id alone",
     "labels_permuted": "index the heads' outputs by the task's own list of classes",
-    "labels_of_other_picture": "take each picture's own logits [-1, b], never the batch's last (Mask2Former.detect)",
+    "labels_of_other_image": "take each picture's own logits [-1, b], never the batch's last (Mask2Former.detect)",
 }
 
 
@@ -58,7 +58,7 @@ def _faults(case: Case, task: Task, pairs: Pairs, right: np.ndarray, share: floa
     """(cause, evidence), the surest first."""
     if share is not None and share < SAME:
         yield (
-            "labels_ignore_picture",
+            "labels_ignore_image",
             f"{share:.2g} of the variance of the logits lies between pictures, the rest between queries: "
             "a query says the same of every picture",
         )
@@ -136,7 +136,7 @@ def _of_the_file(case: Case, task: Task) -> Iterator[tuple[str, str]]:
     shared = np.bincount(by_picture[:, 0], minlength=len(vectors))[vector] > 1
     if shared.mean() > 0.01:
         yield (
-            "labels_of_other_picture",
+            "labels_of_other_image",
             f"{shared.mean():.0%} of the logits are those of another picture to the last digit",
         )
     # copies of a prediction, mask and all, are duplicates: another question
@@ -241,8 +241,8 @@ def _ways(case: Case, pairs: Pairs) -> Iterator[tuple[str, str, np.ndarray]]:
         for sign in (1, -1):
             other = (picture + sign * step) % len(case.images)
             way = f"{step} pictures {'on' if sign > 0 else 'back'}"
-            yield "labels_of_other_picture", way, row_of[other, query]
-            yield "labels_of_other_picture", f"{way}, by rank", at_place[other, placed]
+            yield "labels_of_other_image", way, row_of[other, query]
+            yield "labels_of_other_image", f"{way}, by rank", at_place[other, placed]
 
 
 def _nowhere(case: Case, task: Task, pairs: Pairs, right: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -256,7 +256,7 @@ def _nowhere(case: Case, task: Task, pairs: Pairs, right: np.ndarray) -> Iterato
     if tie.high > GAIN or boast.low < 2 * GAIN:
         return
     overlap, shuffled = _same_mixture(case, task, pairs)
-    cause = "labels_of_other_query" if overlap > shuffled.max() else "labels_of_other_picture"
+    cause = "labels_of_other_query" if overlap > shuffled.max() else "labels_of_other_image"
     yield (
         cause,
         f"{right.mean():.0%} of the labels are right on the objects found, {chance:.0%} by chance, though the head is "

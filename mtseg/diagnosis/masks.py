@@ -153,7 +153,7 @@ def _explanations(case: Case) -> Iterator[Explanation]:
     best = max(_neighbours(view), key=lambda pair: pair[1].mean(), default=None)
     if best is not None:
         yield Explanation(
-            "masks_of_other_picture", f"masks fit the picture {abs(best[0])} {'on' if best[0] > 0 else 'back'} better",
+            "masks_of_other_image", f"masks fit the picture {abs(best[0])} {'on' if best[0] > 0 else 'back'} better",
             *view.gain(before, best[1]), "look at the pairing of pictures with annotations or predictions by image_id",
         )  # fmt: skip
 

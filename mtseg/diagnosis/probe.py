@@ -83,7 +83,7 @@ def _mixed(alone: float, moved: float, place: str | None) -> Finding:
     changes += [f"half of the masks' boxes change by {moved:.0%} or more"] * (moved > MOVED)
     evidence = ", ".join(changes)
     if place and len(changes) == 1:
-        cause = "labels_of_other_picture" if alone > NOISE else "masks_of_other_picture"
+        cause = "labels_of_other_image" if alone > NOISE else "masks_of_other_image"
         change = f"take each picture's own, never the batch's {place} (Mask2Former.detect)"
         return Finding(cause, "error", f"{evidence}, unless a picture is the {place} of its batch", change)
     change = "model.freeze_norm: true, and look for an index that mixes pictures (Mask2Former.detect)"
@@ -166,8 +166,8 @@ def _blind(heads: Sequence[dict[str, torch.Tensor]], tasks: Sequence[Task]) -> I
         within, whole = ((said_PQK - said_PQK.mean(dim, keepdim=True)).square().sum() for dim in (0, (0, 1)))
         if whole > 0 and within < SAME * whole:
             yield Finding(
-                "labels_ignore_picture", "error", f"{within / whole:.2g} of the variance of its head's logits lies "
-                "between pictures, the rest between queries", MEND["labels_ignore_picture"], f"task '{task.name}'",
+                "labels_ignore_image", "error", f"{within / whole:.2g} of the variance of its head's logits lies "
+                "between pictures, the rest between queries", MEND["labels_ignore_image"], f"task '{task.name}'",
             )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from mtseg.diagnosis.case import Case
 from mtseg.evaluation import scores
 
 SEVERITIES = ("error", "warning", "note")
-OF_BATCH = {"answer_depends_on_batch", "labels_of_other_picture", "prediction_differs"}
+OF_BATCH = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
 FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # as in worse predictions
 
 
@@ -66,10 +66,10 @@ def examine(
     faulty, details["evaluator"] = evaluator.check(scores.evaluate, images, tasks=tasks, ranking=test.ranking)
 
     tied, details["labels"] = ties.check(case)
-    if any(finding.cause == "labels_of_other_picture" for finding in tied):  # then an answer depends on its batch
+    if any(finding.cause == "labels_of_other_image" for finding in tied):  # then an answer depends on its batch
         known = [finding for finding in known if finding.cause not in OF_BATCH]
     elif any(finding.cause == "labels_of_other_query" for finding in tied):  # whose order a batch's rounding changes
-        known = [finding for finding in known if finding.cause not in OF_BATCH - {"labels_of_other_picture"}]
+        known = [finding for finding in known if finding.cause not in OF_BATCH - {"labels_of_other_image"}]
     fed = [*known, *training.starved(health, tasks), *geometry.boxes(case), *colours(val, train, tasks)]
     moved, details["masks"] = geometry.check(case)
     renamed = classes.permutations(case, trained)

@@ -1,95 +1,106 @@
-"""What a training shows while it runs, and the curves it leaves."""
+"""What a training shows while it runs: health figures and a progress bar.
+
+L layers, B images, Q queries, N instances of an image, T tasks.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
 
-import pandas as pd
+import rich.progress
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.nn.utils.rnn import pad_sequence
 
-from mtseg.core.files import replace_file
+from mtseg.model.decoder import QueryOutput
+from mtseg.model.heads import UNLABELLED
+from mtseg.model.mask2former import Mask2Former
+from mtseg.model.matching import Matches, Target
 
 Row = dict[str, float]
-# what a table without a row has in its head; val is never without
-EMPTY = {"train": ["step", "lr", "loss"], "health": ["step", "stability"]}
+MEBIBYTE = 2**20
 
 
-class Curves:
-    """Training losses, averaged over each log period, validation figures and the training's health, as tables with a
-    row a step."""
+class Health:
+    """Figures of the training, summed on the device and fetched once a log period:
 
-    def __init__(self) -> None:
-        self.train: list[Row] = []
-        self.val: list[Row] = []
-        self.health: list[Row] = []
-        self._since: list[Row] = []
+    background_TASK  share of the matched queries with a label of the task that nevertheless predict no-object
+    stability        share of the instances that the last two decoder layers match to the same query
+    gradient_PART    mean norm of the gradient before clipping, of each head and of the other parts without the heads
+    memory           peak of the CUDA device in MiB (left out on a CPU, where no two runs agree)
+    """
 
-    def add(self, step: int, values: Row, *, every: int, last: int) -> Row | None:
-        """Note a step's values; returns the row of averages when one is complete."""
-        self._since.append(values)
-        if step % every and self.train and step != last:
-            return None
-        row = {name: sum(row[name] for row in self._since) / len(self._since) for name in values}
-        self.train.append({"step": step, **row})
-        self._since = []
-        return self.train[-1]
+    def __init__(self, network: Mask2Former):
+        self.tasks, self.heads, self.device = network.tasks, network.heads, network.device
+        self.parts = {name: list(head.parameters()) for name, head in network.decoder.heads.items()}
+        inside = {id(parameter) for head in self.parts.values() for parameter in head}
+        for name in ("decoder", "pixel_decoder", "backbone"):
+            own = getattr(network, name).parameters()
+            self.parts[name] = [parameter for parameter in own if id(parameter) not in inside]
+        shares = [*(f"background_{task.name}" for task in self.tasks if task.background), "stability"]
+        self.names = [*shares, *(f"gradient_{part}" for part in self.parts)]
+        self.sums = torch.zeros(len(self.names), 2, device=self.device)  # of a figure, and what it is divided by
 
-    def validated(self, step: int, values: Row) -> None:
-        self.val.append({"step": step, **values})
+    @torch.no_grad()
+    def watch(self, output: QueryOutput, targets: list[Target], matches: Matches) -> None:
+        """Count a batch's matches. Does not wait for the device."""
+        labels_BNT = pad_sequence([target.labels for target in targets], batch_first=True, padding_value=UNLABELLED)
+        labels_BNT = labels_BNT.to(self.device)
+        B, N, _ = labels_BNT.shape
+        query_LBN = torch.full((len(output.mask_embed_LBQC), B, N), -1, device=self.device)
+        query_LBN[matches.layer, matches.image, matches.instance] = matches.query
+        before_BN, query_BN = query_LBN[-2:]
+        logits = self.heads.class_logits(output.last())
+        matched_BN, counts = query_BN >= 0, []
+        for t, task in enumerate(self.tasks):
+            if task.background:
+                counted_BN = matched_BN & (labels_BNT[..., t] != UNLABELLED)
+                label_BN = logits[task.name].argmax(-1).gather(1, query_BN.clamp(min=0))
+                counts += [counted_BN & (label_BN == task.num_classes), counted_BN]
+        counts += [matched_BN & (query_BN == before_BN), matched_BN]
+        self.sums[: len(counts) // 2] += torch.stack([count.sum() for count in counts]).view(-1, 2)
 
-    def watched(self, step: int, values: Row) -> None:
-        self.health.append({"step": step, **values})
+    @torch.no_grad()
+    def gradients(self) -> Tensor:
+        """Add a step's gradients, not yet clipped. Returns their norms [parts], on the device."""
+        gradients = ([p.grad for p in part if p.grad is not None] for part in self.parts.values())
+        norms = torch.stack([get_total_norm(part) if part else self.sums.new_zeros(()) for part in gradients])
+        self.sums[-len(norms) :] += torch.stack([norms, torch.ones_like(norms)], dim=1)
+        return norms
 
-    def state(self) -> dict[str, list[Row]]:
-        return {"train": self.train, "val": self.val, "health": self.health, "since": self._since}
-
-    @classmethod
-    def of(cls, state: Mapping[str, list[Row]]) -> Curves:
-        curves = cls()
-        curves.train, curves.val, curves.health, curves._since = (
-            state[name] for name in ("train", "val", "health", "since")
-        )
-        return curves
-
-    def write(self, folder: Path) -> None:
-        """`train.tsv`, `val.tsv` and `health.tsv`."""
-        for name, rows in (("train", self.train), ("val", self.val), ("health", self.health)):
-            with replace_file(folder / f"{name}.tsv") as path:
-                table = pd.DataFrame(rows, columns=None if rows else EMPTY[name])
-                table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+    def fetch(self) -> Row:
+        """The figures since the last call, nan for a share of nothing."""
+        sums = zip(self.names, self.sums.tolist(), strict=True)
+        row = {name: value / count if count else float("nan") for name, (value, count) in sums}
+        self.sums.zero_()
+        if self.device.type == "cuda":
+            row["memory"] = torch.cuda.max_memory_allocated(self.device) / MEBIBYTE
+        return row
 
 
-class Progress:
-    """A bar on a terminal, lines elsewhere; each with the losses by name and the time left."""
+class Progress(rich.progress.Progress):
+    """A bar on a terminal, lines elsewhere; both with the losses by name and the time left."""
 
     def __init__(self, console: Console, *, total: int, start: int):
-        self.console, self.total, self.start, self.began = console, total, start, time.monotonic()
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Bar(*columns, TextColumn("{task.fields[losses]}"), console=console, disable=not console.is_terminal)
-        self.task = self.bar.add_task("train", total=total, completed=start, losses="")
+        columns = ("train", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[losses]}")
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self.bar = self.add_task("train", total=total, completed=start, losses="")
+        self.total, self.first, self.began = total, start, time.monotonic()
 
-    def __enter__(self) -> Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.stop()
-
-    def update(self, step: int, row: Row | None) -> None:
-        """After a step; `row` holds averages when a log period is over."""
-        self.bar.update(self.task, completed=step)
-        if row is None:
+    def step(self, step: int, averages: Row | None) -> None:
+        """After a step; with averages when a log period is over."""
+        self.update(self.bar, completed=step)
+        if averages is None:
             return
-        losses = "  ".join(f"{name} {row[name]:.3g}" for name in row if name.startswith("loss"))
-        self.bar.update(self.task, losses=losses)
+        losses = "  ".join(f"{name} {value:.3g}" for name, value in averages.items() if name.startswith("loss"))
+        self.update(self.bar, losses=losses)
         if not self.console.is_terminal:
-            left = (time.monotonic() - self.began) / (step - self.start) * (self.total - step)
-            self.console.print(f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {left / 60:.1f} min left")
+            left = (time.monotonic() - self.began) / (step - self.first) * (self.total - step) / 60
+            self.console.print(f"step {step}/{self.total}  {losses}  lr {averages['lr']:.2e}  {left:.1f} min left")
 
-    def validated(self, step: int, row: Row) -> None:
-        self.console.print(f"step {step}/{self.total}  val  " + "  ".join(f"{name} {row[name]:.1f}" for name in row))
+    def validated(self, step: int, scores: Row) -> None:
+        values = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        self.console.print(f"step {step}/{self.total}  val  {values}")

@@ -25,11 +25,11 @@ def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
     """
     for task in network.tasks:
         network.decoder.heads[f"head_{task.name}"].requires_grad_(task.loss_weight > 0)
-    factors = {"backbone": solver.backbone_multiplier}
     groups = []
     for name, part in network.named_children():
+        lr = solver.lr * (solver.backbone_multiplier if name == "backbone" else 1.0)
         groups += get_default_optimizer_params(
-            part, base_lr=solver.lr * factors.get(name, 1.0), weight_decay=solver.weight_decay, weight_decay_norm=0.0,
+            part, base_lr=lr, weight_decay=solver.weight_decay, weight_decay_norm=0.0,
             overrides={parameter: {"weight_decay": 0.0} for parameter in NO_DECAY.get(name, ())},
         )  # fmt: skip
     for group in groups:

@@ -44,7 +44,7 @@ def test_f12_batches_hold_what_the_mapper_made_of_their_pictures(count, monkeypa
 )
 def test_f12_targets_of_another_picture_of_the_batch_are_told(count, change, monkeypatch):
     changed(monkeypatch, change)
-    assert causes(count) == {("masks_of_other_picture", None)}
+    assert causes(count) == {("masks_of_other_image", None)}
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -57,7 +57,7 @@ def test_f12_labels_of_another_picture_of_the_batch_are_told_by_task(count, monk
         return targets
 
     changed(monkeypatch, last_task_of_next)
-    assert causes(count) == {("labels_of_other_picture", f"task '{make_tasks(count)[-1].name}'")}
+    assert causes(count) == {("labels_of_other_image", f"task '{make_tasks(count)[-1].name}'")}
 
 
 def test_a_loader_that_fails_is_told(monkeypatch):

@@ -147,4 +147,4 @@ def test_f12_further_labels_of_the_batchs_last_picture_are_told(seen, monkeypatc
 
     monkeypatch.setattr(Mask2Former, "detect", of_last)
     found = causes(answers.check(joined(seen)))
-    assert found and {cause for cause, _ in found} == {"labels_of_other_picture"}
+    assert found and {cause for cause, _ in found} == {"labels_of_other_image"}

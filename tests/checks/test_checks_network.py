@@ -143,7 +143,7 @@ def test_f11_labels_that_ignore_the_picture_are_told(count):
         return replace(output, logits={**output.logits, tasks[-1].name: fixed})
 
     with queries_of(given, of_weights):
-        assert causes(network.looked_at(given, batch(tasks))) == {("labels_ignore_picture", tasks[-1].name)}
+        assert causes(network.looked_at(given, batch(tasks))) == {("labels_ignore_image", tasks[-1].name)}
 
 
 def test_f11_one_picture_or_two_copies_are_no_fault():
@@ -169,8 +169,8 @@ def test_f12_an_answer_of_the_last_picture_is_told():
 @pytest.mark.parametrize(
     ("cause", "pick"),
     [
-        ("labels_of_other_picture", lambda logits, b, query: logits[-1, 1 - b, query]),
-        ("labels_of_other_picture", lambda logits, b, query: logits[-1, -1, query]),  # the batch's last
+        ("labels_of_other_image", lambda logits, b, query: logits[-1, 1 - b, query]),
+        ("labels_of_other_image", lambda logits, b, query: logits[-1, -1, query]),  # the batch's last
         ("labels_of_other_query", lambda logits, b, query: logits[-1, b, query.flip(0)]),
     ],
 )

@@ -82,7 +82,7 @@ def test_f4_annotations_that_are_shifted_are_found_before_training(drawn):
 def test_annotations_of_other_pictures_and_turned_ones_are_told_apart(drawn):
     train = drawn[1]
     other = [replace(a, instances=b.instances) for a, b in zip(train, train[1:] + train[:1], strict=True)]
-    assert causes(drawn, train=other) == {("masks_of_other_picture", "train")}
+    assert causes(drawn, train=other) == {("masks_of_other_image", "train")}
     mirrored = outlined(train, lambda points, image: points * (-1, 1) + (image.width, 0))
     assert causes(drawn, train=mirrored) == {("masks_mirrored", "train")}
     transposed = outlined(train, lambda points, image: points[:, ::-1])

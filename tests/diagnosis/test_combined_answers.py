@@ -67,7 +67,7 @@ def test_a_further_task_of_one_class_says_nothing_and_is_no_fault():
 def test_f11_a_head_that_is_fed_the_queries_alone():
     of_query = np.random.default_rng(1).normal(size=(8, 2))
     given = answers(3, lambda all: [replace(p, logits=p.logits | {"colour": tuple(of_query[p.query])}) for p in all])
-    assert ("labels_ignore_picture", "task 'colour'") in found(*given)
+    assert ("labels_ignore_image", "task 'colour'") in found(*given)
 
 
 def test_f12_labels_of_the_combination_of_another_query():

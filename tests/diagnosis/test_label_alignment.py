@@ -38,7 +38,7 @@ def test_f11_a_head_that_is_fed_the_queries_alone(count):
     name, width = tasks[-1].name, tasks[-1].num_outputs
     of_query = np.random.default_rng(1).normal(size=(8, width))
     blind = [relabelled(p, name, tuple(of_query[p.query])) for p in predictions]
-    assert causes(images, blind, tasks) == [("labels_ignore_picture", f"task '{name}'")]
+    assert causes(images, blind, tasks) == [("labels_ignore_image", f"task '{name}'")]
 
 
 @COUNTS
@@ -47,7 +47,7 @@ def test_f12_labels_of_the_batchs_last_picture(count):
     images, predictions = healthy(tasks)
     name, known = tasks[-1].name, twins(predictions)
     last = [relabelled(p, name, known[(p.image_id - 1) // 4 * 4 + 4, p.query].logits[name]) for p in predictions]
-    assert causes(images, last, tasks) == [("labels_of_other_picture", f"task '{name}'")]
+    assert causes(images, last, tasks) == [("labels_of_other_image", f"task '{name}'")]
 
 
 @pytest.mark.parametrize("count", [3, 4])

@@ -107,7 +107,7 @@ def test_masks_of_the_next_picture():
     images, predictions = healthy(TASKS, scattered=True)
     assert not geometry.check(case(images, predictions, TASKS))[0]
     other = [replace(p, image_id=p.image_id % len(images) + 1) for p in predictions]
-    assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_of_other_picture"]
+    assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_of_other_image"]
 
 
 def test_too_few_pictures_are_no_evidence():

@@ -110,7 +110,7 @@ def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monke
 
     changed(monkeypatch, mixed)
     (finding,) = [finding for finding in run(trained)[2] if finding.cause != "prediction_differs"]
-    assert finding.cause == ("labels_of_other_picture" if name == "logits" else "masks_of_other_picture")
+    assert finding.cause == ("labels_of_other_image" if name == "logits" else "masks_of_other_image")
     assert f"the batch's {'last' if place else 'first'}" in finding.change
 
 

@@ -58,4 +58,4 @@ def test_f11_a_blind_head_is_told_by_what_it_says_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(QueryDecoder, "forward", blind)
     torch.manual_seed(0)
     found = run(tmp_path, lambda shown: shown)
-    assert [(finding.cause, finding.where) for finding in found] == [("labels_ignore_picture", "task 'colour'")]
+    assert [(finding.cause, finding.where) for finding in found] == [("labels_ignore_image", "task 'colour'")]

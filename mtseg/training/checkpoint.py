@@ -1,0 +1,108 @@
+"""The state of a training: weights, optimiser, best scores, curves; saved, resumed from, and written as outs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mtseg.core.files import replace_file, replace_folder, write_json
+from mtseg.core.params import Solver
+from mtseg.model import weights
+from mtseg.model.mask2former import Mask2Former
+from mtseg.training.step import Stepper
+
+STATEFUL = ("network", "optimizer", "scaler")  # of a stepper
+# tables that a training leaves, with the columns of one without a row
+TABLES = {"train": ["step", "lr", "loss"], "val": ["step"], "health": ["step", "stability"]}
+
+
+class Run:
+    """A training in memory and in its work folder, which is not one of DVC's outs: those it deletes before each run.
+
+    tables: `train` (averages over each log period), `val` and `health`, a row a step. since: the values of the steps
+    after the last row of `train`. metadata: what a checkpoint states beside its step.
+    """
+
+    def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any]):
+        self.network, self.solver, self.work, self.metadata = network, solver, work, metadata
+        self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt")
+        self.step, self.best, self.since = 0, None, []
+        self.tables: dict[str, list[dict[str, float]]] = {name: [] for name in TABLES}
+        if (work / "state.pt").exists():
+            state = torch.load(work / "state.pt", map_location=network.device, weights_only=True)
+            for name in STATEFUL:
+                getattr(self.stepper, name).load_state_dict(state[name])
+            self.stepper.health.sums.copy_(state["health"])
+            self.__dict__.update(json.loads(state["progress"]))
+
+    @property
+    def validation_is_due(self) -> bool:
+        """At this step, and not done yet: an interrupted training may resume right before it."""
+        done = bool(self.tables["val"]) and self.tables["val"][-1]["step"] == self.step
+        last = self.step == self.solver.max_iter
+        return not done and (last or self.step > 0 and self.step % self.solver.eval_period == 0)
+
+    def log(self, values: dict[str, float]) -> dict[str, float] | None:
+        """Count a step with its lr and losses. Returns their averages after the first step and each log period."""
+        self.step += 1
+        self.since.append(values)
+        if self.step % self.solver.log_period and self.tables["train"] and self.step != self.solver.max_iter:
+            return None
+        averages = {name: sum(row[name] for row in self.since) / len(self.since) for name in values}
+        self.since = []
+        self.tables["train"].append({"step": self.step, **averages})
+        self.tables["health"].append({"step": self.step, **self.stepper.health.fetch()})
+        return averages
+
+    def validated(self, scores: dict[str, float]) -> None:
+        """Keep the scores, the weights if their joint AP is the best so far, and the state."""
+        self.tables["val"].append({"step": self.step, **scores})
+        if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
+            self.best = {"step": self.step, **scores}
+            weights.save(self.work / "best.safetensors", self.network, self.metadata | {"step": self.step})
+        self.save()
+
+    def save(self) -> None:
+        """Write the state that a later process resumes from."""
+        self.stepper.settle()
+        state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
+        progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
+        with replace_file(self.work / "state.pt") as path:
+            torch.save(state | {"health": self.stepper.health.sums, "progress": json.dumps(progress)}, path)
+
+    def finish(self, *, models: Path, metrics: Path, curves: Path) -> None:
+        """Write the outs and remove the work folder."""
+        with replace_folder(models) as folder:
+            (folder / "best.safetensors").write_bytes((self.work / "best.safetensors").read_bytes())
+            weights.save(folder / "last.safetensors", self.network, self.metadata | {"step": self.step})
+        for name, rows in self.tables.items():
+            with replace_file(curves / f"{name}.tsv") as path:
+                table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
+                table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+        figures = {"best": {name: self.best[name] for name in ("step", "segm_AP", "joint_AP")}}
+        if self.tables["train"]:  # not when solver.max_iter is 0
+            figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
+        write_json(metrics, figures)
+        for path in self.work.iterdir():
+            path.unlink()
+        self.work.rmdir()
+
+
+def work_folder(settings: Any, *, files: Sequence[Path]) -> Path:
+    """Where a training keeps its state: under MTSEG_WORK, or the repository that DVC was called in (its temporary
+    experiment folders would lose it), or here; named by a digest of all that the training depends on: settings, files
+    (those that exist) and the code of every module of ours in use, so that another training never resumes from it."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
+    for path in [*files, *(Path(source) for module in modules if (source := getattr(module, "__file__", None)))]:
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    parent = os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work"
+    return Path(parent) / "train" / digest.hexdigest()[:16]

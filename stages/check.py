@@ -1,0 +1,39 @@
+"""`python -m stages.check`: check data, settings and the network's code before training. An error stops the pipeline.
+
+About 20 s for the embedded data on two cores. Expect a line a finding, data/check/findings.json (the same with every
+field), data/check/verdict.json (the errors alone, on which training depends) and metrics/check.json (counts).
+"""
+
+from pathlib import Path
+
+from mtseg.core.errors import UserError, run_stage
+from mtseg.core.files import replace_folder, write_json
+from mtseg.core.params import load
+
+
+def main() -> None:
+    params = load()
+    from mtseg.checks import run as checks
+    from mtseg.checks.findings import of_severity
+
+    folder = Path("data/check")
+    (folder / "verdict.json").unlink(missing_ok=True)  # a check that cannot finish leaves none
+    findings = checks.run(
+        Path("data/manifest.json"), root=params.data.raw, tasks=params.tasks, model=params.model, input=params.input,
+        solver=params.solver, loss=params.loss, device=params.device, seed=params.seed,
+    )  # fmt: skip
+    with replace_folder(folder) as temporary:
+        write_json(temporary / "verdict.json", checks.verdict(findings))
+        write_json(temporary / "findings.json", [finding.as_record() for finding in findings])
+    counts = {f"{severity}s": len(of_severity(findings, severity)) for severity in ("error", "warning", "note")}
+    write_json(Path("metrics/check.json"), counts)
+    for finding in findings:
+        if finding.severity != "error":
+            print(finding.line())
+    if errors := of_severity(findings, "error"):
+        raise UserError.many("fix these before training:", [finding.text() for finding in errors])
+    print("no error: training may start")
+
+
+if __name__ == "__main__":
+    run_stage(main)
