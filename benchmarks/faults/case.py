@@ -13,8 +13,8 @@ from typing import Any, Literal
 from mtseg.core.params import Params, load, validate
 
 ROOT = Path(__file__).parents[2]
-PHASES = ("convert", "preflight", "training", "predict", "evaluate", "diagnosis")
-Phase = Literal["convert", "preflight", "training", "predict", "evaluate", "diagnosis"]
+PHASES = ("convert", "check", "training", "predict", "evaluate", "diagnosis")
+Phase = Literal["convert", "check", "training", "predict", "evaluate", "diagnosis"]
 
 TINY = {  # what params.yaml is changed by, to learn in a minute on one core
     "generate": {"train": 300, "val": 60, "size": 64, "max_objects": 3},

@@ -1,4 +1,4 @@
-"""Faults of the code between a picture's file and the network, patched in from the preflight on."""
+"""Faults of the code between a picture's file and the network, patched in from the check on."""
 
 from __future__ import annotations
 

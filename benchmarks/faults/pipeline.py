@@ -25,7 +25,7 @@ from mtseg.core.errors import UserError
 
 SCRIPTS: dict[Phase, tuple[tuple[str, ...], ...]] = {  # what each phase runs
     "convert": (("convert",), ("register",)),
-    "preflight": (("diagnose", "--preflight"),),
+    "check": (("check",),),
     "training": (("train",),),
     "predict": (("predict",),),
     "evaluate": (("evaluate",), ("filter",)),
@@ -55,7 +55,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
         for phase in PHASES[: PHASES.index(until) + 1]:
             if fault.code and phase == fault.since:
                 patches.enter_context(fault.code())
-            if phase in ("preflight", "training") and trained and fault.after_training:
+            if phase in ("check", "training") and trained and fault.after_training:
                 continue
             text, over, crash = perform(phase, fault)
             if named(text) or over or (REMARK.search(text) and not when):

@@ -33,7 +33,7 @@ QUICK = (
 
 def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]:
     """Outcomes in the order of `names`, printed as they come. The run whose model others take is the first; quick: on
-    fewer pictures, healthy runs up to the preflight alone."""
+    fewer pictures, healthy runs up to the check alone."""
     base = SHORT if quick else healthy.BASE.name
     later = [name for name in names if after_training(name)]
     first = [base] * bool(later or base in names) + [name for name in names if name not in (base, *later)]
@@ -62,7 +62,7 @@ def work(name: str, folder: Path, trained: Path | None, quick: bool) -> Outcome:
     case = CASES[name]
     if quick:
         case = replace(case, changes=SMALL | case.changes)
-    until = "preflight" if quick and not isinstance(case, Fault) else "diagnosis"
+    until = "check" if quick and not isinstance(case, Fault) else "diagnosis"
     return replace(pipeline.run(case, folder / slug(name), trained=trained, until=until), case=Case(name))
 
 

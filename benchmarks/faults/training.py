@@ -1,4 +1,4 @@
-"""Faults of the network, its losses, matching and optimiser, patched in from the preflight on."""
+"""Faults of the network, its losses, matching and optimiser, patched in from the check on."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""A right answer sent through matching, losses and detection: the matching must find who answers what, the losses must
-vanish, and what is detected must be what was answered. Without a picture, a training or the network's weights.
+"""A right answer passed through matching, losses and detection: each instance must be matched to the query that answers
+it, the losses must vanish, and the detections must be the answer. Needs no image and none of the network's weights.
 
-L layers, B pictures, Q queries, N instances of a picture, T tasks, K outputs of a task's head, C = N + 1 channels:
-channel i of the mask features is the mask of instance i, the last one is empty.
+L layers, B images, Q queries, N instances of an image, T tasks, k detections, C = N + 1 channels: channel i of the mask
+features is the mask of instance i, the last one is empty.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtseg.checks.findings import Finding
-from mtseg.core.params import Loss, Task
-from mtseg.model import losses as criterion
-from mtseg.model import matching
+from mtseg.core.params import Loss
+from mtseg.model import losses, matching
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.heads import Combinations, Heads
 from mtseg.model.mask2former import Mask2Former
@@ -28,212 +26,188 @@ from mtseg.model.matching import Target
 SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
 SURE = 12.0  # logit of a right answer; of a softmax over combinations above what all others weigh together
 BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
-PICTURE = (48, 64)  # height and width of what of the square is picture
-ENLARGED = 2  # size of the original picture, as a multiple of that
+SIZE = (48, 64)  # height and width of the part of the square that is the image
+ENLARGED = 2  # the original image, as a multiple of that
 OVERLAP = 0.75  # IoU of a box and its mask, drawn at STRIDE and enlarged: its corners are round
-LOW, HIGH = 0.05, 1.0  # of a label loss / its weight: what a right answer stays below, a wrong one above
-SOURCE = "mend mtseg/model/{}"
+LOW, HIGH = 0.05, 1.0  # label loss / its weight: at most that of a right answer, at least that of a wrong one
+MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """owner[layer][picture][query]: index of the instance that the query answers, or -1."""
+    """owner[layer, image, query]: index of the instance that the query answers, or -1."""
 
     output: QueryOutput
     targets: list[Target]
     owner: Tensor
-    heads: Heads  # the network's, on the host as the rest
+    heads: Heads
 
 
 def check(network: Mask2Former) -> list[Finding]:
-    """Errors. The heads' sizes must be right."""
-    tasks, loss = network.tasks, network.loss
-    given = pictures(network)
-    found = list(matched(given, loss))
-    sound = not found
-    for i, task in enumerate(tasks):
-        if loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1 and sound:
-            twin = twins(network, i)
-            if list(matched(twin, loss)):
-                evidence = "of two objects of one mask the matching does not tell which query answers the task's label"
-                change = SOURCE.format("matching.py")
-                found.append(Finding("task_untrained_in_matching", "error", evidence, change, f"task '{task.name}'"))
-    if not found:  # on which the losses build
-        found += empty(network) or trained(given, loss)
-    return found + list(detected(network, given))
+    """Errors. The sizes of the heads must be right."""
+    loss = network.loss.model_copy(update={"num_points": max(network.loss.num_points, 256)})
+    with network.device:
+        given = two_images(network)
+        findings = list(matched(given, loss)) or list(untold(network, loss))
+        findings = findings or list(empty(network, loss)) or list(trained(given, loss))
+        return findings + list(detected(network, given))
 
 
-def pictures(network: Mask2Former) -> Scene:
-    """Two pictures with the same boxes, answered by other queries in each layer and picture, with other labels, which
-    differ between neighbouring tasks too."""
-    tasks = network.tasks
+def two_images(network: Mask2Former) -> Scene:
+    """Images with the same boxes, answered by other queries in each layer and image, with other labels, which differ
+    between neighbouring tasks too."""
     masks = torch.stack([box(*corners) for corners in BOXES])
-    classes = torch.tensor([task.num_classes for task in tasks])
-    # of two classes, too, the labels are others when read backwards
+    classes = torch.tensor([task.num_classes for task in network.tasks])
+    # with two classes, too, the labels change when they are read backwards
     labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1])
-    labels = (labels + torch.arange(len(tasks))) % classes
-    return scene([Target(masks, labels), Target(masks, (labels + 1) % classes)], network)
+    labels = (labels + torch.arange(len(classes))) % classes
+    return scene(network, [Target(masks, labels), Target(masks, (labels + 1) % classes)])
 
 
-def twins(network: Mask2Former, which: int) -> Scene:
-    """Two instances of one mask, whose labels differ in one task; in two pictures, answered in this order and in that:
-    where the costs tie, the one or the other is right by chance."""
-    mask = box(*BOXES[0])
-    labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
-    labels[1, which] = 1
-    return scene([Target(torch.stack([mask, mask]), labels)] * 2, network)
-
-
-def scene(targets: list[Target], network: Mask2Former) -> Scene:
-    tasks = network.tasks
+def scene(network: Mask2Former, targets: list[Target]) -> Scene:
     most = max(len(target.labels) for target in targets)
     owner = torch.full((LAYERS, len(targets), QUERIES), -1)
     for layer in range(LAYERS):
         for b, target in enumerate(targets):
-            count = len(target.labels)
-            for i in range(count):
+            for i in range(count := len(target.labels)):
                 place = count - 1 - i if b % 2 else i
                 owner[layer, b, (3 * place + 3 * b + layer + 1) % QUERIES] = i
     sure, main = SURE, network.heads[0]
     if isinstance(main, Combinations):
-        sure += sum(math.log(task.num_classes) for task in tasks) - math.log(main.unseen)
+        sure += sum(math.log(task.num_classes) for task in main.tasks) - math.log(main.unseen)
     logits = {}
-    for t, task in enumerate(tasks):
+    for t, task in enumerate(network.tasks):
         outputs = network.decoder.heads[f"head_{task.name}"].out_features
-        logits[task.name] = torch.zeros(LAYERS, len(targets), QUERIES, outputs)
-        for (layer, b, q), i in zip(_places(owner), owner.flatten().tolist(), strict=True):
-            if i >= 0:
-                logits[task.name][layer, b, q, targets[b].labels[i, t]] = sure
-            elif task.background:
-                logits[task.name][layer, b, q, -1] = sure
+        x_LBQK = logits[task.name] = torch.full((*owner.shape, outputs), -SURE)
+        for b, target in enumerate(targets):
+            own_LQ = owner[:, b]
+            if task.background:
+                x_LBQK[:, b, :, -1][own_LQ < 0] = sure
+            layer, query = (own_LQ >= 0).nonzero(as_tuple=True)
+            x_LBQK[layer, b, query, target.labels[own_LQ[layer, query], t]] = sure
     embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
     features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
         features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    return Scene(QueryOutput(logits, embed, features), targets, owner, copy.deepcopy(network.heads).cpu())
+    return Scene(QueryOutput(logits, embed, features), targets, owner, network.heads)
 
 
 def matched(given: Scene, loss: Loss) -> Iterator[Finding]:
-    """The matching gives each instance to the query that answers it, in every layer and picture."""
-    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256), "mask": loss.mask or 1.0})
-    change = SOURCE.format("matching.py")
+    """The matching gives each instance to the query that answers it, in every layer and image."""
+    loss = loss.model_copy(update={"mask": loss.mask or 1.0})
     try:
         found = matching.match(given.output, given.targets, heads=given.heads, loss=loss)
         right = given.owner[found.layer, found.image, found.query] == found.instance
     except (IndexError, RuntimeError, ValueError) as error:
         evidence = f"it fails on a right answer: {str(error).splitlines()[0]}"
-        yield Finding("matcher_wrong", "error", evidence, change)
+        yield Finding("matcher_wrong", "error", evidence, MATCHING)
         return
-    wanted = int((given.owner >= 0).sum())
-    if len(right) != wanted or not right.all():
-        evidence = (
-            f"of {wanted} right answers {int(right.sum())} are matched to their own object, in {len(right)} pairs"
-        )
-        yield Finding("matcher_wrong", "error", evidence, change)
+    wanted, own = int((given.owner >= 0).sum()), int(right.sum())
+    if not len(right) == own == wanted:
+        evidence = f"of {wanted} right answers {own} are matched to their own object, in {len(right)} pairs"
+        yield Finding("matcher_wrong", "error", evidence, MATCHING)
 
 
-def empty(network: Mask2Former) -> list[Finding]:
-    """Where there is nothing, no-object, the last output, is right."""
-    tasks = network.tasks
-    nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(tasks), dtype=torch.long))
-    found = _losses(scene([nothing] * 2, network), network.loss)
-    return [
-        Finding(
-            "no_object_slot", "error", f"the loss of no-object, in the last slot, where nothing is, is {low:.3g}",
-            SOURCE.format("losses.py"), f"task '{task.name}'",
-        )
-        for task in tasks
-        if task.loss_weight and (low := found[f"loss_{task.name}_{LAYERS - 1}"] / task.loss_weight) > LOW
-    ]  # fmt: skip
+def untold(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
+    """Of two instances of one mask whose labels differ in one task, each is matched to the query with its label. In two
+    images, answered in this order and in that: where the costs tie, one of them is wrong."""
+    mask = box(*BOXES[0])
+    for t, task in enumerate(network.tasks):
+        labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
+        labels[1, t] = 1
+        counts = loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1
+        if counts and list(matched(scene(network, [Target(torch.stack([mask, mask]), labels)] * 2), loss)):
+            evidence = "of two objects with the same mask the matching does not find the query with the task's label"
+            yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, f"task '{task.name}'")
+
+
+def empty(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
+    """In an image without objects no-object, the last output, is right."""
+    nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
+    values = last_losses(scene(network, [nothing] * 2), loss)
+    for task in network.tasks:
+        if task.loss_weight and (low := float(values[task.name]) / task.loss_weight) > LOW:
+            evidence = f"in images without objects the loss of no-object, the last output, is {low:.3g}"
+            yield Finding("no_object_slot", "error", evidence, LOSSES, f"task '{task.name}'")
 
 
 def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
-    """The losses of a right answer vanish, and rise where it turns wrong, whence its logits get a gradient."""
-    loss = loss.model_copy(update={"num_points": max(loss.num_points, 256)})
-    right = _losses(given, loss)
+    """The losses of a right answer vanish; those of a wrong one do not, and give its logits a gradient."""
+    right = last_losses(given, loss)
     for task in given.heads.tasks:
-        own, name = f"loss_{task.name}_{LAYERS - 1}", f"task '{task.name}'"
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
-        low = right[own] / task.loss_weight
+        low, where = float(right[task.name]) / task.loss_weight, f"task '{task.name}'"
         wrong = given.output.logits[task.name].roll(1, dims=-1).requires_grad_()
-        output = replace(given.output, logits={**given.output.logits, task.name: wrong})
-        relabelled = _losses(replace(given, output=output), loss)[own]
+        output = replace(given.output, logits=given.output.logits | {task.name: wrong})
+        relabelled = last_losses(replace(given, output=output), loss)[task.name]
         high = float(relabelled.detach()) / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
-            evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: its targets are others"
-            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"), name)
+            evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: it has other targets"
+            yield Finding("loss_targets", "error", evidence, LOSSES, where)
         elif task.num_outputs > 1 and not (
             relabelled.requires_grad and torch.autograd.grad(relabelled, wrong)[0].any()
         ):
             evidence = f"the loss of wrong labels is {high:.3g}, and its gradient on their logits 0"
-            yield Finding("gradient_missing", "error", evidence, SOURCE.format("losses.py"), name)
+            yield Finding("gradient_missing", "error", evidence, LOSSES, where)
     shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
-    moved = _losses(replace(given, output=shifted), loss)
+    moved = last_losses(replace(given, output=shifted), loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
-        low, high = (values[f"loss_{name}_{LAYERS - 1}"] for values in (right, moved))
-        if weight and low > 0.6 * high:
-            evidence = f"loss_{name} of right masks is {low:.3g}, of masks {4 * STRIDE} pixels off {high:.3g}"
-            yield Finding("loss_targets", "error", evidence, SOURCE.format("losses.py"))
+        if weight and right[name] > 0.6 * moved[name]:
+            evidence = f"loss_{name} of right masks is {right[name]:.3g}, {4 * STRIDE} pixels off {moved[name]:.3g}"
+            yield Finding("loss_targets", "error", evidence, LOSSES)
+
+
+def last_losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
+    """mask, dice or task -> its loss in the last layer."""
+    labels = [target.labels for target in given.targets]
+    norm = losses.normaliser(labels, tasks=given.heads.tasks, num_queries=QUERIES, loss=loss)
+    values = losses.losses(given.output, given.targets, heads=given.heads, loss=loss, norm=norm)
+    return {
+        name: values[f"loss_{name}_{LAYERS - 1}"] for name in ("mask", "dice", *(t.name for t in given.heads.tasks))
+    }
 
 
 def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
-    """What is detected of a right answer are its masks, where they belong, each with the labels of its own query (F12).
-    Every picture by itself gives the same."""
-    device, change = network.device, SOURCE.format("mask2former.py")
-    output = QueryOutput(
-        {name: logits.to(device) for name, logits in tempted(given, network.tasks).items()},
-        given.output.mask_embed_LBQC.to(device), given.output.mask_features_BCHW.to(device),
-    )  # fmt: skip
-    height, width = (ENLARGED * side for side in PICTURE)
-    batch = [
-        {"image": torch.zeros(3, SIDE, SIDE), "image_size": PICTURE, "height": height, "width": width}
-        for _ in given.targets
-    ]
-    truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
-    count = min(len(BOXES), network.detections)
-    wrong: dict[str, int] = dict.fromkeys((task.name for task in network.tasks), 0)
-    of_other = dict.fromkeys(wrong, True)  # a picture with wrong labels has all those of its queries in the other
-    empty, offsets = dict.fromkeys(wrong, 0), []
-    for b, picture in enumerate(network.detect(output, batch)):
-        masks, labels = picture.pred_masks[:count].cpu(), picture.pred_labels[:count].cpu()
-        before, same = dict(wrong), dict.fromkeys(wrong, True)
-        for mask, own, query in zip(masks, labels.tolist(), picture.query[:count].tolist(), strict=True):
-            overlap = (mask & truth).flatten(1).sum(1) / (mask | truth).flatten(1).sum(1).clamp(min=1)
-            i = int(overlap.argmax())
-            offsets.append((float(overlap[i]), *(_centre(mask) - _centre(truth[i])).tolist()))
-            for t, task in enumerate(network.tasks):
-                empty[task.name] += own[t] >= task.num_classes
-                wrong[task.name] += int(own[t] != given.targets[b].labels[i, t])
-                other = given.output.logits[task.name][-1, 1 - b, query, : task.num_classes]
-                silent = isinstance(network.heads[0], Combinations) and not other.any()  # then the prior chooses
-                same[task.name] &= silent or own[t] == int(other.argmax())
-        of_other = {name: of_other[name] and (same[name] or wrong[name] == before[name]) for name in wrong}
-    if not offsets or min(overlap for overlap, *_ in offsets) < OVERLAP:
-        x, y = torch.tensor(offsets)[:, 1:].nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
-        worst = min((overlap for overlap, *_ in offsets), default=0.0)
-        evidence = f"masks detected of a right answer overlap by {worst:.2f} at worst, lie off by ({x:+.1f}, {y:+.1f})"
-        yield Finding("masks_displaced", "error", evidence, change)
-        return
-    for name, count in wrong.items():
-        if empty[name]:
-            evidence = f"of {len(offsets)} detections {empty[name]} are labelled no-object, which is no class"
-            yield Finding("no_object_slot", "error", evidence, change, f"task '{name}'")
-        elif count:
-            cause = "labels_of_other_image" if of_other[name] else "labels_of_other_query"
-            evidence = f"{count} of {len(offsets)} detections of a right answer have other labels than their query"
-            yield Finding(cause, "error", evidence, change, f"task '{name}'")
-
-
-def tempted(given: Scene, tasks: Sequence[Task]) -> dict[str, Tensor]:
-    """The logits, where the further tasks are surer of no-object than of any class. A detection is one of the main
-    task: its further labels are the best of the classes."""
+    """The detections of a right answer are its masks, at their place, each with the labels of its own query. Here the
+    further tasks are surer of no-object than of any class; their labels must be the best of the classes even so."""
     logits = dict(given.output.logits)
-    for task in tasks[1:]:
+    for task in network.tasks[1:]:
         if task.background:
             logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=SURE + 1)
-    return logits
+    height, width = (ENLARGED * side for side in SIZE)
+    example = {"image": torch.zeros(3, SIDE, SIDE), "image_size": SIZE, "height": height, "width": width}
+    truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])
+    classes = torch.tensor([task.num_classes for task in network.tasks])
+    number, worst, offsets = 0, 1.0, []
+    wrong, no_object = torch.zeros_like(classes), torch.zeros_like(classes)
+    of_other = torch.ones_like(classes, dtype=torch.bool)  # an image with wrong labels has all those of the other image
+    for b, found in enumerate(network.detect(replace(given.output, logits=logits), [example] * len(given.targets))):
+        found = found[: len(BOXES)]
+        masks, labels_kT = found.pred_masks[:, None], found.pred_labels
+        iou, instance = ((masks & truth).sum((2, 3)) / (masks | truth).sum((2, 3)).clamp(min=1)).max(1)
+        worst, number = min(worst, *iou.tolist()), number + len(found)
+        offsets += [centre(mask) - centre(truth[i]) for mask, i in zip(found.pred_masks, instance, strict=True)]
+        right_kT = labels_kT == given.targets[b].labels[instance]
+        other = given.owner[-1, 1 - b, found.query]
+        as_other_kT = (labels_kT == given.targets[1 - b].labels[other.clamp(min=0)]) | (other < 0)[:, None]
+        wrong += (~right_kT).sum(0)
+        no_object += (labels_kT >= classes).sum(0)
+        of_other &= right_kT.all(0) | as_other_kT.all(0)
+    if not number or worst < OVERLAP:
+        x, y = torch.stack(offsets).nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
+        evidence = f"masks detected of a right answer overlap by {worst:.2f} at worst, lie off by ({x:+.1f}, {y:+.1f})"
+        yield Finding("masks_displaced", "error", evidence, DETECT)
+        return
+    for t, task in enumerate(network.tasks):
+        if no_object[t]:
+            evidence = f"of {number} detections {no_object[t]} are labelled no-object, which is no class"
+            yield Finding("no_object_slot", "error", evidence, DETECT, f"task '{task.name}'")
+        elif wrong[t]:
+            cause = "labels_of_other_image" if of_other[t] else "labels_of_other_query"
+            evidence = f"{wrong[t]} of {number} detections of a right answer have other labels than their query"
+            yield Finding(cause, "error", evidence, DETECT, f"task '{task.name}'")
 
 
 def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SIDE) -> Tensor:
@@ -242,16 +216,6 @@ def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SID
     return mask
 
 
-def _losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
-    labels = [target.labels for target in given.targets]
-    norm = criterion.normaliser(labels, tasks=given.heads.tasks, num_queries=QUERIES, loss=loss)
-    return criterion.losses(given.output, given.targets, heads=given.heads, loss=loss, norm=norm)
-
-
-def _places(owner: Tensor) -> Iterator[tuple[int, ...]]:
-    return (tuple(place) for place in torch.cartesian_prod(*(torch.arange(n) for n in owner.shape)).tolist())
-
-
-def _centre(mask: Tensor) -> Tensor:
+def centre(mask: Tensor) -> Tensor:
     """(x, y)"""
     return mask.nonzero().float().mean(0).flip(0)

@@ -20,8 +20,8 @@ def run(
     data: Path, *, root: Path, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss,
     device: str, seed: int,
 ) -> list[Finding]:  # fmt: skip
-    """Every finding on the manifest `data`. After errors in the labels nothing else is checked, after errors in the data
-    or settings no network. Raises UserError for an image that does not decode."""
+    """Every finding on the manifest `data`. After errors in the labels nothing else is checked, after errors in the
+    data or settings no network. Raises UserError for an image that does not decode."""
     where, records = pick(device), manifest.load(data)
     tasks = records.tasks(tasks)
     train, val = records.images("train"), records.images("val")
@@ -29,6 +29,7 @@ def run(
     if of_severity(findings, "error"):
         return findings
     findings += settings.check(train, tasks=tasks, model=model, input=input, solver=solver, loss=loss)
+    # a fault of the mapper would be found in its batches again
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, val, root=root, tasks=tasks)
     if of_severity(findings, "error") or not solver.max_iter:

@@ -8,7 +8,7 @@ from benchmarks.faults import pipeline, runs, table
 from benchmarks.faults.case import Case, Fault, Outcome
 from mtseg.checks.findings import CAUSES
 
-SMALL = {"generate.train": 60, "generate.val": 20}  # fewer, and preflight misses examples of some class
+SMALL = {"generate.train": 60, "generate.val": 20}  # fewer, and the check misses examples of some class
 REFUSED = (
     "a comma is missing in one label", "a loader that drops the further labels", "category ids off by one in train",
 )  # fmt: skip
@@ -52,21 +52,21 @@ def test_bad_records_are_refused_by_convert_in_words_that_say_where(name, tmp_pa
     ("name", "cause"),
     [("masks are not flipped with the picture", "mapper_displaces"), ("one query", "queries_too_few")],
 )
-def test_preflight_names_what_training_would_hide(name, cause, tmp_path):
-    outcome = run(name, tmp_path, until="preflight")
-    assert outcome.when == "preflight" and outcome.right
+def test_the_check_names_what_training_would_hide(name, cause, tmp_path):
+    outcome = run(name, tmp_path, until="check")
+    assert outcome.when == "check" and outcome.right
     assert cause in dict(outcome.named)
 
 
 @pytest.mark.slow
 def test_a_patch_is_gone_when_the_run_is_over(tmp_path):
     name = "training returns the losses as a list"
-    assert run(name, tmp_path / "a", until="preflight").named == (("loss_not_scalar", "error"),)
-    assert pipeline.run(Case("healthy", changes=SMALL), tmp_path / "b", until="preflight").when is None
+    assert run(name, tmp_path / "a", until="check").named == (("loss_not_scalar", "error"),)
+    assert pipeline.run(Case("healthy", changes=SMALL), tmp_path / "b", until="check").when is None
 
 
 def test_causes_are_read_off_the_terminal_gravest_first_and_notes_are_none():
-    text = "warning: ranking: 3 points\nnote: queries_empty: 2\n  lr_too_low: x; y\nerror: preflight found\n"
+    text = "warning: ranking: 3 points\nnote: queries_empty: 2\n  lr_too_low: x; y\nerror: fix these before training\n"
     assert pipeline.named(text) == (("lr_too_low", "error"), ("ranking", "warning"))
 
 
@@ -78,7 +78,7 @@ def test_a_target_that_is_missed_fails_the_run(tmp_path):
     silent = Outcome(healthy, None, (), "", False, 0.0)
     assert table.verdict([refused, named, silent])[0]
     assert not table.verdict([Outcome(listed, None, (), "", False, 0.0), named, silent])[0]
-    assert not table.verdict([refused, named, Outcome(healthy, "preflight", (), "warning: x", False, 0.0)])[0]
+    assert not table.verdict([refused, named, Outcome(healthy, "check", (), "warning: x", False, 0.0)])[0]
     assert not table.verdict([refused, Outcome(other, "training", (), "KeyError", True, 0.0), silent])[0]
 
     page = tmp_path / "page.md"
