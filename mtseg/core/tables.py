@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One annotated object. A crowd (COCO `iscrowd`) is never trained on, and neither hit nor miss in evaluation.
-    labels: class index of each task, None where there is no label."""
+    labels: class index of each task, None where there is no label. id: of the annotation, if it has one."""
 
     segmentation: Segmentation
     bbox: Box
@@ -67,9 +68,12 @@ class Table:
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray]) -> Table:
         """A table of columns in memory."""
-        lengths = {len(column) for column in columns.values()}
-        assert len(lengths) == 1, {name: len(column) for name, column in columns.items()}
-        return cls(tuple(columns), lengths.pop(), columns.__getitem__)
+        lengths = {name: len(column) for name, column in columns.items()}
+        assert len(set(lengths.values())) == 1, lengths
+        return cls(tuple(columns), len(next(iter(columns.values()))), columns.__getitem__)
+
+    def __reduce__(self) -> tuple:  # processes that are spawned, as on macOS, get a copy
+        return type(self).of, ({name: self.column(name) for name in self.names},)
 
     def __len__(self) -> int:
         return self._length
@@ -89,11 +93,12 @@ class Table:
         return self._columns[name]
 
     def __getitem__(self, rows: Any) -> Table:
-        length = len(np.empty(len(self), dtype=bool)[rows])
-        return type(self)(self.names, length, lambda name: self.column(name)[rows])
+        rows = np.arange(len(self))[rows]
+        return type(self)(self.names, len(rows), lambda name: self.column(name)[rows])
 
     def replace(self, **columns: np.ndarray) -> Table:
         """The same table with some columns replaced, or added."""
+        assert {len(column) for column in columns.values()} <= {len(self)}
         names = tuple(dict.fromkeys([*self.names, *columns]))
         return type(self)(names, len(self), lambda name: columns[name] if name in columns else self.column(name))
 
@@ -103,13 +108,30 @@ class Table:
         return [{"size": [height, width], "counts": counts} for height, width, counts in sizes]
 
 
+class Polygons:
+    """A column of lists of polygons [x0, y0, ...], or None, in one block of memory. Worker processes share it, where
+    each would come to hold a copy of lists of numbers."""
+
+    def __init__(self, values: Sequence[Sequence[Sequence[float]] | None] | pa.Array):
+        self.values = pa.array(values, pa.list_(pa.list_(pa.float64())))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The polygons of an integer; a column of a mask, indices or a slice."""
+        if isinstance(rows, int | np.integer):
+            return self.values[int(rows)].as_py()
+        return Polygons(self.values.take(pa.array(np.arange(len(self))[rows])))
+
+
 class Instances(Table):
     """The objects of a split, image by image.
 
-    image: int [G], row of the image in `Images`. id: int [G], of the annotation, -1 without. box: [G, 4]. area: [G],
-    square pixels, as annotated. crowd: bool [G]. rle: str [G], the mask at the image's size, `height` and `width`
-    [G] beside it. polygons: object [G], lists of [x0, y0, ...], or None where the annotation is an RLE. labels.TASK:
-    int [G], UNLABELLED without a label.
+    image: int [G], row of the image in `Images`. id: int [G], of the annotation; its number in the split, from 1, if
+    it has none. box: [G, 4]. area: [G], square pixels, as annotated. crowd: bool [G]. rle: str [G], the mask at the
+    image's size, `height` and `width` [G] beside it. polygons: `Polygons` [G], None where the annotation is an RLE.
+    labels.TASK: int [G], UNLABELLED without a label.
     """
 
 
@@ -126,26 +148,27 @@ class Images(Table, Sequence):
     def from_records(cls, images: Sequence[Image], classes: Classes) -> Images:
         images = sorted(images, key=lambda image: image.id)
         rows = [(row, image, instance) for row, image in enumerate(images) for instance in image.instances]
-        polygons = np.empty(len(rows), dtype=object)
-        polygons[:] = [i.segmentation if isinstance(i.segmentation, list) else None for _, _, i in rows]
         labels = {
             f"labels.{task}": _ints(UNLABELLED if i.labels[task] is None else i.labels[task] for _, _, i in rows)
             for task, _ in classes
         }
         instances = {
             "image": _ints(row for row, _, _ in rows),
-            "id": _ints(-1 if i.id is None else i.id for _, _, i in rows),
+            "id": _ints(number if i.id is None else i.id for number, (_, _, i) in enumerate(rows, start=1)),
             "box": np.array([i.bbox for _, _, i in rows], dtype=np.float64).reshape(-1, 4),
             "area": np.array([i.area for _, _, i in rows], dtype=np.float64),
             "crowd": np.array([i.crowd for _, _, i in rows], dtype=bool),
             "rle": _texts(rle(i.segmentation, image.height, image.width)["counts"] for _, image, i in rows),
             "height": _ints(image.height for _, image, _ in rows),
             "width": _ints(image.width for _, image, _ in rows),
-            "polygons": polygons,
+            "polygons": Polygons([i.segmentation if isinstance(i.segmentation, list) else None for _, _, i in rows]),
         }
         columns = {name: _ints(getattr(image, name) for image in images) for name in ("id", "height", "width")}
         columns["file_name"] = _texts(image.file_name for image in images)
         return cls._with(columns, Instances.of(instances | labels), classes)
+
+    def __reduce__(self) -> tuple:
+        return self._with, ({name: self.column(name) for name in self.names}, self.instances, self.classes)
 
     @classmethod
     def _with(cls, columns: Mapping[str, np.ndarray], instances: Instances, classes: Classes) -> Images:
@@ -157,8 +180,9 @@ class Images(Table, Sequence):
     def __getitem__(self, rows: Any) -> Any:
         """An `Image` of an integer; `Images` of a mask, ascending indices or a slice."""
         if isinstance(rows, int | np.integer):
-            return self._record(int(rows) % len(self) if -len(self) <= rows < len(self) else int(rows))
+            return self._record(range(len(self))[rows])
         kept = np.arange(len(self))[rows]
+        assert (np.diff(kept) > 0).all(), "images are sorted by id"
         position = np.full(len(self), -1)
         position[kept] = np.arange(len(kept))
         own = position[self.instances.image]
@@ -175,27 +199,25 @@ class Images(Table, Sequence):
         return np.where(self.id[place] == ids, place, -1) if len(self) else np.full(len(ids), -1)
 
     def _record(self, row: int) -> Image:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
         height, width = int(self.height[row]), int(self.width[row])
-        own, found = self.instances, []
-        for i in range(self._starts[row], self._starts[row + 1]):
-            polygons, label = own.polygons[i], {task: int(column[i]) for task, column in own.labels.items()}
-            found.append(
-                Instance(
-                    segmentation=polygons or {"size": [height, width], "counts": own.rle[i]},
-                    bbox=tuple(own.box[i].tolist()),
-                    area=float(own.area[i]),
-                    labels={task: None if index == UNLABELLED else index for task, index in label.items()},
-                    crowd=bool(own.crowd[i]),
-                    id=None if own.id[i] < 0 else int(own.id[i]),
-                )
+        own, labels, polygons, instances = self.instances, self.instances.labels, self.instances.polygons, []
+        for i in range(*self._starts[row : row + 2]):
+            label = {task: int(column[i]) for task, column in labels.items()}
+            instance = Instance(
+                segmentation=polygons[i] or {"size": [height, width], "counts": own.rle[i]},
+                bbox=tuple(own.box[i].tolist()),
+                area=float(own.area[i]),
+                labels={task: None if index == UNLABELLED else index for task, index in label.items()},
+                crowd=bool(own.crowd[i]),
+                id=int(own.id[i]),
             )
-        return Image(int(self.id[row]), str(self.file_name[row]), height, width, tuple(found))
+            instances.append(instance)
+        return Image(int(self.id[row]), str(self.file_name[row]), height, width, tuple(instances))
 
     def write(self, path: Path | str) -> None:
         """One row an image, its instances nested in it."""
-        fields = {name: _arrow(name, self.instances.column(name), self.classes) for name in self.instances.names}
+        own = self.instances
+        fields = {name: _arrow(name, own.column(name), self.classes) for name in own.names if name != "image"}
         nested = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
         lists = pa.ListArray.from_arrays(pa.array(self._starts, pa.int32()), nested)
         columns = {name: _arrow(name, self.column(name), ()) for name in self.names} | {"instances": lists}
@@ -204,18 +226,15 @@ class Images(Table, Sequence):
     @classmethod
     def read(cls, path: Path | str, made_by: str = "convert") -> Images:
         """Raises UserError when the file is missing or none of `write`'s."""
-        file, classes = _open(path, made_by)
-        try:
-            table = file.read().combine_chunks()
+        file, classes = _open(path, made_by, ("id", "height", "width", "file_name", "instances"))
+        with _reading(path, made_by):
+            table = file.read()
             lists = table["instances"].combine_chunks()
-            nested = lists.values
-            starts = lists.offsets.to_numpy()
-            instances = {field.name: _numpy(nested.field(field.name), field.name, classes) for field in nested.type}
-            instances["image"] = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+            nested, starts = lists.values, lists.offsets.to_numpy()
+            instances = {name: _numpy(nested.field(name), name, classes) for name in nested.type.names}
+            instances["image"] = np.repeat(np.arange(len(lists)), np.diff(starts))
             columns = {name: _numpy(table[name], name, classes) for name in table.column_names if name != "instances"}
-        except (KeyError, AttributeError, ValueError, pa.ArrowException) as error:
-            raise _broken(path, error, made_by) from None
-        return cls._with(columns, Instances.of(instances), classes)
+            return cls._with(columns, Instances.of(instances), classes)
 
 
 class Predictions(Table):
@@ -244,13 +263,14 @@ class Predictions(Table):
     def read(cls, path: Path | str, tasks: Sequence[Task], made_by: str = "predict") -> Predictions:
         """Columns are read when they are used. Raises UserError when the file is missing, none of `write`'s, or of
         other tasks."""
-        file, classes = _open(path, made_by)
-        if list(classes) != [(task.name, task.classes) for task in tasks]:
-            raise UserError(f"{path} was made for other tasks or classes: run `dvc repro {made_by}` again")
-        names = file.schema_arrow.names
-        if missing := {*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)} - {*names}:
-            raise _broken(path, f"column {min(missing)} is missing", made_by)
-        return cls(names, file.metadata.num_rows, lambda name: _numpy(file.read([name])[name], name, classes))
+        wanted = [*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)]
+        file, classes = _open(path, made_by, wanted, tuple((task.name, task.classes) for task in tasks))
+
+        def column(name: str) -> np.ndarray:
+            with _reading(path, made_by):
+                return _numpy(file.read([name])[name], name, classes)
+
+        return cls(file.schema_arrow.names, file.metadata.num_rows, column)
 
 
 class Pairs(Table):
@@ -263,10 +283,9 @@ class Pairs(Table):
     @classmethod
     def read(cls, path: Path | str, made_by: str = "evaluate") -> Pairs:
         """Raises UserError when the file is missing or none of `write`'s."""
-        file, _ = _open(path, made_by)
-        if missing := {"prediction", "instance", "iou", "intersection"} - {*file.schema_arrow.names}:
-            raise _broken(path, f"column {min(missing)} is missing", made_by)
-        table = file.read()
+        file, _ = _open(path, made_by, ("prediction", "instance", "iou", "intersection"))
+        with _reading(path, made_by):
+            table = file.read()
         return cls.of({name: _numpy(table[name], name, ()) for name in table.column_names})
 
 
@@ -302,20 +321,20 @@ def _texts(values: Any) -> np.ndarray:
     return np.array(list(values), dtype=object)
 
 
-def _arrow(name: str, column: np.ndarray, classes: Classes) -> pa.Array:
+def _arrow(name: str, column: np.ndarray | Polygons, classes: Classes) -> pa.Array:
     """Labels become class names, null without one."""
     kind, _, task = name.partition(".")
     if kind == "labels":
         codes = pa.array(column, pa.int32(), mask=column == UNLABELLED)
         return pa.DictionaryArray.from_arrays(codes, pa.array(list(dict(classes)[task]), pa.string()))
     if name == "polygons":
-        return pa.array(column, pa.list_(pa.list_(pa.float64())))
+        return column.values
     if column.ndim == 2:
         return pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), column.shape[1])
     return pa.array(column, pa.large_string() if column.dtype == object else None)
 
 
-def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> np.ndarray:
+def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> np.ndarray | Polygons:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     kind, _, task = name.partition(".")
@@ -324,9 +343,7 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
         codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED], dtype=np.int64)
         return codes[column.indices.fill_null(-1).to_numpy()]
     if name == "polygons":
-        found = np.empty(len(column), dtype=object)
-        found[:] = column.to_pylist()
-        return found
+        return Polygons(column)
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return column.to_numpy(zero_copy_only=False)
@@ -339,17 +356,28 @@ def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes) 
         pq.write_table(pa.table(dict(columns)).replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def _open(path: Path | str, made_by: str) -> tuple[pq.ParquetFile, Classes]:
-    """The file and the classes of its tasks."""
-    try:
+def _open(
+    path: Path | str, made_by: str, wanted: Sequence[str], tasks: Classes | None = None
+) -> tuple[pq.ParquetFile, Classes]:
+    """The file, which has the columns `wanted`, and the classes of its tasks, which are `tasks` if given."""
+    with _reading(path, made_by):
         file = pq.ParquetFile(path)
-        tasks = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
-        return file, tuple((task["name"], tuple(task["classes"])) for task in tasks)
+        found = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
+        classes = tuple((task["name"], tuple(task["classes"])) for task in found)
+    if tasks not in (None, classes):
+        raise UserError(f"{path} was made for other tasks or classes: run `dvc repro {made_by}` again")
+    with _reading(path, made_by):
+        if missing := {*wanted} - {*file.schema_arrow.names}:
+            raise ValueError(f"column {min(missing)} is missing")
+    return file, classes
+
+
+@contextmanager
+def _reading(path: Path | str, made_by: str) -> Iterator[None]:
+    """Reports a file that is missing or none of ours in one line."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro {made_by}` first") from None
-    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        raise _broken(path, error, made_by) from None
-
-
-def _broken(path: Path | str, error: Any, made_by: str) -> UserError:
-    return UserError(f"{path} is not a table of this version ({error}): run `dvc repro {made_by}` again")
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a table of this version ({error}): run `dvc repro {made_by}` again") from None
