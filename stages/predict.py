@@ -1,30 +1,34 @@
 """`python -m stages.predict`: run the trained model over the val split.
 
-About 5 s for 100 pictures of 128 pixels on two cores. Expect data/predictions/val.json (COCO results plus every task's
-labels and logits) and val.csv, the same as a table.
+About 5 s for 100 images of 128 pixels on two cores. Expect data/predictions/val.parquet, the table that the next stages
+read, and for other tools val.json (COCO results, with the labels and logits of every task) and val.csv.
 """
 
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
+from mtseg.core.files import replace_folder
 from mtseg.core.params import load
 
 
 def main() -> None:
-    params = load()  # before the import of PyTorch: a misspelt key shows at once
+    params = load()  # before the import of PyTorch: a misspelt key is reported at once
     from mtseg.data import manifest
-    from mtseg.evaluation import predictions
+    from mtseg.inference.export import coco, csv
     from mtseg.inference.predictor import load_model, predict
     from mtseg.model.device import keep_memory, pick
 
     keep_memory()
-    records = manifest.load(Path("data/manifest.json"))
-    tasks, images = records.tasks(params.tasks), records.images("val")
+    data = manifest.load(Path("data/manifest.json"))
+    tasks, images = data.tasks(params.tasks), data.images("val")
     checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
     model = load_model(checkpoint, tasks=tasks, model=params.model, detections=params.test.detections)
     model.to(pick(params.device))
     found = predict(model, images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch)
-    predictions.write(Path("data/predictions/val.json"), Path("data/predictions/val.csv"), found, images, tasks)
+    with replace_folder("data/predictions") as folder:
+        found.write(folder / "val.parquet", tasks)
+        coco.write(folder / "val.json", found, tasks)
+        csv.write(folder / "val.csv", found, images, tasks)
 
 
 if __name__ == "__main__":

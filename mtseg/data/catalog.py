@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from mtseg.core.errors import UserError
 from mtseg.data.manifest import Manifest
 
 
 def register(manifest: Manifest, root: Path) -> dict[str, str]:
-    """Register every split and return {split: name in the catalogs}. Calling it again changes nothing: a name carries
-    the hash of its annotations, and never means two things in one process.
+    """Register every split and return {split: name in the catalogs}. Calling it again changes nothing: a name has the
+    hash of its annotations in it, and never means two things in one process.
 
-    The dicts are detectron2's own, each annotation with `labels` {further task: class name or None} (F2).
+    The dicts are detectron2's own, each annotation with `labels` {further task: class name or None}.
     """
     names = {split: f"mtseg_{split}_{facts['sha256'][:12]}" for split, facts in manifest.splits.items()}
     for split, name in names.items():
@@ -29,3 +32,41 @@ def register(manifest: Manifest, root: Path) -> dict[str, str]:
             json_file=json, image_root=str(root), thing_classes=tasks[manifest.classes[0][0]], tasks=tasks
         )
     return names
+
+
+def check(manifest: Manifest, root: Path) -> None:
+    """Register every split, load it through detectron2 and compare counts, so that detectron2's tools work on it.
+
+    Raises UserError when an image file is missing, RuntimeError when detectron2 reads something else than `convert`
+    wrote.
+    """
+    for split, name in register(manifest, root).items():
+        facts, records = manifest.splits[split], DatasetCatalog.get(name)
+        absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
+        if absent:
+            raise UserError(
+                f"{absent[0]} is missing, one of {len(absent)} images of {split}: is {root} (data.raw) the folder that "
+                "was converted?"
+            )
+        found = _counts(records, MetadataCatalog.get(name).tasks)
+        if wrong := [key for key in found if found[key] != facts[key]]:
+            raise RuntimeError(
+                f"detectron2 reads other {wrong[0]} in {facts['json']}: {found[wrong[0]]}, converted were "
+                f"{facts[wrong[0]]}"
+            )
+
+
+def _counts(records: list[dict[str, Any]], tasks: dict[str, list[str]]) -> dict[str, Any]:
+    """What a manifest counts of a split, of detectron2's dicts."""
+    main, *_ = tasks
+    every = [annotation for record in records for annotation in record["annotations"]]
+    instances = [annotation for annotation in every if not annotation["iscrowd"]]
+    labels = [one["labels"] | {main: tasks[main][one["category_id"]]} for one in instances]
+    counts = {task: Counter(one[task] for one in labels) for task in tasks}
+    return {
+        "images": len(records),
+        "instances": len(instances),
+        "crowds": len(every) - len(instances),
+        "labels": {task: {name: counts[task][name] for name in classes} for task, classes in tasks.items()},
+        "unlabelled": {task: counts[task][None] for task in tasks},
+    }

@@ -1,4 +1,4 @@
-"""The pixels of a picture, which stay where the raw data has them."""
+"""The pixels of an image, which stay where the raw data has them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mtseg.core.tables import Image
 from mtseg.data.coco import DECODE_ERRORS
 
 
-def read_picture(root: Path, image: Image) -> np.ndarray:
-    """RGB pixels uint8 [height, width, 3], turned as EXIF says. Raises UserError naming the file."""
+def read_image(root: Path, image: Image) -> np.ndarray:
+    """RGB pixels uint8 [height, width, 3], rotated as its EXIF data says. Raises UserError naming the file."""
     path = root / image.file_name
     try:
-        with PIL.Image.open(path) as picture:
-            pixels = np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
+        with PIL.Image.open(path) as opened:
+            pixels = np.asarray(PIL.ImageOps.exif_transpose(opened).convert("RGB"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such picture; is data.raw the folder that was converted?") from None
+        raise UserError(f"{path}: no such image; is data.raw the folder that was converted?") from None
     except DECODE_ERRORS as error:
-        raise UserError(f"{path}: the picture does not decode ({error}); mend or remove it and run convert") from None
+        raise UserError(f"{path}: the image does not decode ({error}); fix or remove it and run convert") from None
     if pixels.shape[:2] != (image.height, image.width):
         raise UserError(
-            f"{path}: the picture is {pixels.shape[1]} x {pixels.shape[0]}, its record says "
+            f"{path}: the image is {pixels.shape[1]} x {pixels.shape[0]}, its record says "
             f"{image.width} x {image.height}; run convert again"
         )
     return pixels

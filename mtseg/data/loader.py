@@ -1,5 +1,5 @@
-"""Pictures and their ground truth as batches: one mapper moves the picture and its masks by one transform (F4), and
-every batch is a function of (seed, step) alone, so that a resumed training sees what an unbroken one would have seen.
+"""Images and their ground truth as batches. One mapper moves an image and its masks by one transform. Every batch is a
+function of (seed, step) alone, so that a resumed training sees what an uninterrupted one would have seen.
 
 S side of the square that the model sees, N instances, T tasks.
 """
@@ -13,29 +13,27 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.data.common import DatasetFromList
 from detectron2.structures import BitMasks, Instances
 from detectron2.structures.masks import polygons_to_bitmask
 from fvcore.transforms.transform import HFlipTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mtseg.core.errors import UserError
-from mtseg.core.masks import Segmentation
+from mtseg.core.masks import Segmentation, mask
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data import coco
-from mtseg.data.images import read_picture
+from mtseg.data.images import read_image
 
 Example = dict[str, Any]
-PAD = 128.0  # grey, in picture values: what fills the square beside a picture, in training and prediction alike
+PAD = 128.0  # grey, of 0 to 255: fills the square beside an image, in training and prediction alike
 
 
 class Mapper:
-    """One picture's record -> what the model takes.
+    """An image's record -> the model's input.
 
     In training: large-scale jitter (resize by a random factor, crop or pad to S x S; arXiv 2012.07177) and flip; the
     flip swaps the labels of each task's flip_pairs. Otherwise: the longer side becomes S, the rest is padded at the
-    right and the bottom, so that every picture has the same size and no answer depends on its batch.
+    right and the bottom, so that every image has the same size and no prediction depends on its batch.
     """
 
     def __init__(self, tasks: Sequence[Task], input: Input, *, root: Path, training: bool):
@@ -55,11 +53,11 @@ class Mapper:
         self.flipped = [np.array(task.flipped()) for task in tasks]
 
     def __call__(self, image: Image, seed: int = 0) -> Example:
-        """Example of the picture: `image` uint8 [3, S, S] RGB, `image_size` (height, width) of the picture inside the
-        square, `height` and `width` of the original, `image_id`, `file_name`; in training `instances` with
-        `gt_masks` and `gt_labels` [N, T] (-1: no label). Raises UserError when the picture does not fit its record."""
+        """Gives `image` uint8 [3, S, S] RGB, `image_size` (height, width) of the image inside the square, `height` and
+        `width` of the original, `image_id`, `file_name`; in training `instances` with `gt_masks` and `gt_labels` [N, T]
+        (-1: no label). Raises UserError when the image does not fit its record."""
         np.random.seed(seed % 2**32)  # detectron2's augmentations draw from numpy's global generator
-        pixels = read_picture(self.root, image)
+        pixels = read_image(self.root, image)
         augmented = T.AugInput(pixels)
         transforms = T.AugmentationList(self.augmentations)(augmented)
         resized = transforms.transforms[0]
@@ -80,7 +78,7 @@ class Mapper:
         instances = [instance for instance in image.instances if not instance.crowd]
         labels = [[self._label(image, instance, i, flip) for i in range(len(self.tasks))] for instance in instances]
         masks = [_moved_mask(instance.segmentation, image, transforms, size) for instance in instances]
-        kept = [i for i, mask in enumerate(masks) if mask.any()]  # the crop left nothing of the others
+        kept = [i for i, moved in enumerate(masks) if moved.any()]  # the others lie outside the crop
         target = Instances(size)
         target.gt_masks = BitMasks(np.stack([masks[i] for i in kept]) if kept else np.zeros((0, *size), dtype=bool))
         target.gt_labels = torch.tensor([labels[i] for i in kept], dtype=torch.long).view(len(kept), len(self.tasks))
@@ -91,7 +89,7 @@ class Mapper:
         label = instance.labels[task.name]
         if label is None:
             return -1
-        if not 0 <= label < task.num_classes:  # before it reaches the loss, where CUDA would only assert (F8)
+        if not 0 <= label < task.num_classes:  # before it reaches the loss, where CUDA would only assert
             raise UserError(
                 f"{image.file_name}, annotation {instance.id}: label {label} of task '{task.name}' "
                 f"is outside 0..{task.num_classes - 1}; run convert again"
@@ -106,11 +104,11 @@ def _moved_mask(
     if isinstance(segmentation, list):
         points = [transforms.apply_coords(np.reshape(polygon, (-1, 2))) for polygon in segmentation]
         return polygons_to_bitmask([polygon.reshape(-1) for polygon in points], *size)
-    return transforms.apply_segmentation(coco.mask(segmentation, image.height, image.width)).astype(bool)
+    return transforms.apply_segmentation(mask(segmentation, image.height, image.width)).astype(bool)
 
 
-class _Pictures(Dataset):
-    """Indexed by (picture, seed of its augmentation)."""
+class _Examples(Dataset):
+    """Indexed by (image, seed of its augmentation)."""
 
     def __init__(self, images: Sequence[Image], mapper: Mapper):
         self.images, self.mapper = images, mapper
@@ -119,7 +117,7 @@ class _Pictures(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Example | UserError:
-        """A user's mistake is handed on, since a worker process would wrap it in a traceback."""
+        """A UserError is returned: raised in a worker process, it would arrive wrapped in a traceback."""
         index, seed = key
         try:
             return self.mapper(self.images[index], seed)
@@ -128,10 +126,10 @@ class _Pictures(Dataset):
 
 
 class _Steps(Sampler):
-    """Batches of (picture, seed) from batch `start` on; each epoch is a permutation drawn from (seed, epoch)."""
+    """Batches of (image, seed) from batch `start` on; each epoch is a permutation drawn from (seed, epoch)."""
 
-    def __init__(self, pictures: int, *, batch: int, start: int, stop: int, seed: int):
-        self.pictures, self.batch, self.start, self.stop, self.seed = pictures, batch, start, stop, seed
+    def __init__(self, images: int, *, batch: int, start: int, stop: int, seed: int):
+        self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -141,33 +139,30 @@ class _Steps(Sampler):
         for number in range(self.start, self.stop):
             keys = []
             for draw in range(number * self.batch, (number + 1) * self.batch):
-                if draw // self.pictures != epoch:
-                    epoch = draw // self.pictures
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.pictures)
-                picture_seed = np.random.SeedSequence((self.seed, draw)).generate_state(1)[0]
-                keys.append((int(order[draw % self.pictures]), int(picture_seed)))
+                if draw // self.images != epoch:
+                    epoch = draw // self.images
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
+                image_seed = np.random.SeedSequence((self.seed, draw)).generate_state(1)[0]
+                keys.append((int(order[draw % self.images]), int(image_seed)))
             yield keys
 
 
 def training_batches(
     images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
 ) -> Iterator[list[Example]]:
-    """Batches `start` to `stop` of an endless, seeded stream over the pictures."""
+    """Batches `start` to `stop` of an endless, seeded stream over the images."""
     steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
     return _load(images, mapper, steps, workers)
 
 
 def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
-    """Every picture once, in order."""
+    """Every image once, in order."""
     keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
     return _load(images, mapper, keys, workers)
 
 
 def _load(images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int) -> Iterator[list[Example]]:
-    if workers:  # one tensor for all: each process would come to hold a copy of every record
-        images = DatasetFromList(images, copy=False)
-    pictures = _Pictures(images, mapper)
-    for batch in DataLoader(pictures, batch_sampler=keys, num_workers=workers, collate_fn=list):
+    for batch in DataLoader(_Examples(images, mapper), batch_sampler=keys, num_workers=workers, collate_fn=list):
         for example in batch:
             if isinstance(example, UserError):
                 raise example

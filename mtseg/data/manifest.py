@@ -1,4 +1,4 @@
-"""The manifest: what the data set holds and the hashes of its files, from which any process takes it up."""
+"""The manifest: what the data set holds, and the hashes of its files. Every process finds the data through it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json
 from mtseg.core.params import Task
-from mtseg.core.tables import Image
+from mtseg.core.tables import UNLABELLED, Classes, Images
 from mtseg.data import coco, flatten
 
 SPLITS = ("train", "val")
@@ -22,24 +24,30 @@ COUNTED = ("images", "empty_images", "crowds", "instances")
 
 @dataclass(frozen=True)
 class Manifest:
-    """classes: (name, classes) of every task, the main one first. splits: what `build` says of each split."""
+    """classes: (name, classes) of every task, the main one first. splits: the counts and files of `build`, by split."""
 
-    classes: tuple[tuple[str, tuple[str, ...]], ...]
+    classes: Classes
     splits: dict[str, dict[str, Any]]
 
-    def images(self, split: str) -> list[Image]:
-        """The pictures of a split. Raises UserError when its file has changed since `register`."""
-        path = Path(self.splits[split]["json"])
-        if path.exists() and _sha256(path) != self.splits[split]["sha256"]:
+    @classmethod
+    def of(cls, built: dict[str, Any]) -> Manifest:
+        """What `build` made. Raises KeyError, TypeError or ValueError."""
+        splits = {name: dict(built["splits"][name]) for name in SPLITS}
+        if missing := [key for split in splits.values() for key in ("table", "combinations") if key not in split]:
+            raise KeyError(missing[0])
+        return cls(tuple((task["name"], tuple(task["classes"])) for task in built["tasks"]), splits)
+
+    def images(self, split: str) -> Images:
+        """The images of a split. Raises UserError when its table has changed since `register`."""
+        path = Path(self.splits[split]["table"])
+        if path.exists() and _sha256(path) != self.splits[split]["table_sha256"]:
             raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
-        return coco.read(path)[0]
+        return Images.read(path)
 
     def combinations(self, split: str) -> dict[tuple[int, ...], int]:
         """How many instances of a split carry each combination of labels: class indices of all tasks, in their order.
-        Those that occur, as they stand in the pictures: no mirror image is added. Crowds and instances that lack a
-        label are not counted. Raises UserError for a manifest that does not say."""
-        if "combinations" not in self.splits[split]:
-            raise UserError("the manifest does not count combinations of labels: run `dvc repro register`")
+        Those that occur in the images: no mirror image is added. Crowds and instances that lack a label are not
+        counted."""
         index = [{name: i for i, name in enumerate(classes)} for _, classes in self.classes]
         return {
             tuple(of[name] for of, name in zip(index, each["labels"], strict=True)): each["count"]
@@ -73,17 +81,20 @@ class Manifest:
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder with {train,val}.json, ready for `write_json`.
+    """The manifest of a folder with {train,val}.{json,parquet}, ready for `write_json`.
 
-    Of each split: json, sha256, images, empty_images, instances and crowds (counted apart); and over the instances
-    labels {task: {class: count}}, unlabelled {task: count}, combinations [{labels: [a class of each task], count}] of
-    those that lack no label, instances_per_image {count: images}, areas {size: count}.
+    Of each split: json, sha256 (of the JSON), table (the Parquet file), table_sha256, images, empty_images, instances
+    and crowds (counted apart). Over the instances: labels {task: {class: count}}, unlabelled {task: count},
+    combinations [{labels: [a class of each task], count}] of those with every label, instances_per_image {count:
+    images}, areas {size: count}.
     """
     splits, tasks = {}, []
     for name in SPLITS:
-        path = folder / f"{name}.json"
-        images, tasks = coco.read(path)
-        splits[name] = {"json": path.as_posix(), "sha256": _sha256(path), **_counts(images, tasks)}
+        json, table = folder / f"{name}.json", folder / f"{name}.parquet"
+        images = Images.read(table)
+        files = {"json": json.as_posix(), "sha256": _sha256(json)}
+        files |= {"table": table.as_posix(), "table_sha256": _sha256(table)}
+        splits[name], tasks = files | _counts(images), images.classes
     return {"tasks": [{"name": name, "classes": list(classes)} for name, classes in tasks], "splits": splits}
 
 
@@ -91,10 +102,10 @@ def load(path: Path) -> Manifest:
     """Read a manifest. Raises UserError."""
     raw = read_json(path, made_by="register")
     try:
-        splits = {name: dict(raw["splits"][name]) for name in SPLITS}
-        return Manifest(tuple((task["name"], tuple(task["classes"])) for task in raw["tasks"]), splits)
+        return Manifest.of(raw)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no manifest ({type(error).__name__}: {error}): run `dvc repro register`") from None
+        message = f"{path} is not a manifest of this version ({type(error).__name__}: {error})"
+        raise UserError(f"{message}: run `dvc repro register`") from None
 
 
 def table(manifest: dict[str, Any]) -> str:
@@ -102,7 +113,7 @@ def table(manifest: dict[str, Any]) -> str:
     splits = list(manifest["splits"].values())
     rows = [("", SPLITS)]
     rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
-    rows.append(("  a picture", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
+    rows.append(("  per image", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
     rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in SIZES]
     absent = {split: [] for split in SPLITS}
     for task in manifest["tasks"]:
@@ -119,28 +130,34 @@ def table(manifest: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _counts(images: Sequence[Image], tasks: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
-    instances = [instance for image in images for instance in image.instances if not instance.crowd]
-    counts = {name: Counter(instance.labels[name] for instance in instances) for name, _ in tasks}
-    per_image = Counter(sum(not instance.crowd for instance in image.instances) for image in images)
-    whole = Counter(labels for i in instances if None not in (labels := tuple(i.labels[name] for name, _ in tasks)))
-    sizes = Counter(next(size for size, end in SIZES.items() if instance.area < end) for instance in instances)
+def _counts(images: Images) -> dict[str, Any]:
+    rows = np.flatnonzero(~images.instances.crowd)
+    instances = images.instances[rows]
+    per_image = np.bincount(instances.image, minlength=len(images))
+    columns = {task: instances.labels[task].tolist() for task, _ in images.classes}
+    labels = {task: Counter(column) for task, column in columns.items()}
+    combinations = Counter(zip(*columns.values(), strict=True))
+    whole = sorted((own, count) for own, count in combinations.items() if UNLABELLED not in own)
+    sizes = Counter(next(size for size, end in SIZES.items() if area < end) for area in instances.area.tolist())
     return {
         "images": len(images),
-        "empty_images": sum(not image.instances for image in images),
+        "empty_images": len(images) - len(np.unique(images.instances.image)),
         "instances": len(instances),
-        "crowds": sum(instance.crowd for image in images for instance in image.instances),
-        "labels": {task: {name: counts[task][i] for i, name in enumerate(classes)} for task, classes in tasks},
-        "unlabelled": {task: counts[task][None] for task, _ in tasks},
-        "combinations": [{"labels": _named(labels, tasks), "count": whole[labels]} for labels in sorted(whole)],
-        "instances_per_image": {str(number): per_image[number] for number in sorted(per_image)},
+        "crowds": len(images.instances) - len(instances),
+        "labels": {task: {name: labels[task][i] for i, name in enumerate(own)} for task, own in images.classes},
+        "unlabelled": {task: count[UNLABELLED] for task, count in labels.items()},
+        "combinations": [{"labels": _named(own, images.classes), "count": count} for own, count in whole],
+        "instances_per_image": {str(number): count for number, count in sorted(Counter(per_image.tolist()).items())},
         "areas": {size: sizes[size] for size in SIZES},
     }
 
 
-def _named(labels: Sequence[int], tasks: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+def _named(labels: Sequence[int], tasks: Classes) -> list[str]:
     return [classes[label] for label, (_, classes) in zip(labels, tasks, strict=True)]
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro convert` first") from None
