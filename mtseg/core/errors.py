@@ -1,4 +1,4 @@
-"""How a user's mistake reaches the user: one line, or one line a fault, and never a traceback."""
+"""A user's mistake is reported in one line, or in one line for each fault, and never as a traceback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Bad input. Its text says what is wrong, where, what is allowed, and how to mend it."""
+    """Bad input. Its text says what is wrong, where, what is allowed, and how to fix it."""
 
     @classmethod
     def many(cls, headline: str, faults: Sequence[str], shown: int = 50) -> UserError:
-        """One error that lists its faults, a line each; past `shown` of them, a count of the rest."""
+        """One error that lists its faults, a line each; after `shown` of them, a count of the rest."""
         rest = [f"... and {len(faults) - shown} more"] if len(faults) > shown else []
         return cls("\n  ".join([headline, *faults[:shown], *rest]))
 
@@ -27,7 +27,7 @@ def run_stage(stage: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("error: interrupted; nothing half-written is left, run the stage again", file=sys.stderr)
+        print("error: interrupted; no output is left half-written; run the stage again", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,6 +1,6 @@
-"""Outputs that are whole or absent: written under a temporary name beside the target, then renamed.
+"""Outputs that are complete or absent: written under a temporary name beside the target, then renamed.
 
-The temporary name is fixed, so what a killed run leaves behind is overwritten by the next one.
+The temporary name is fixed, so the next run overwrites what a killed run left behind.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:
 
 
 def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
-    """The bytes that `write_json` makes of a list, packed; one value at a time, for many make gigabytes of text."""
+    """Write the bytes of `write_json` with `indent=None`, one value at a time: all of them may be gigabytes of text."""
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
     with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")
@@ -81,8 +81,8 @@ def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame,
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: where millions of objects are made and none is garbage, its walks over them take
-    longer than the making."""
+    """Turns garbage collection off: where millions of objects are made and none is garbage, it takes longer than making
+    them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -103,7 +103,7 @@ def read_json(path: Path | str, made_by: str | None = None) -> Any:
         raise UserError(f"{path} is missing{remedy and remedy + ' first'}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, expected a JSON file") from None
-    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are not text, brackets without end
+    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are not text, nested too deep
         raise UserError(f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}") from None
 
 

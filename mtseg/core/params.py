@@ -28,10 +28,13 @@ from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
 
-SLIMMEST = 16  # times as long as wide that a picture may be; at this many pixels it is still one pixel wide
+SLIMMEST = 16  # an image is at most this many times as long as wide: resized to as many pixels, it is still one wide
 
-# what stands beside the tasks' names: columns of the predictions, names of losses and figures of training
-RESERVED = set("file_name image_id query score x y width height area rle mask dice loss lr step".split())
+# what tasks may not be called: columns of the predictions and of their CSV, losses and other figures of training
+RESERVED = {
+    *"image_id query score box area rle height width mask_quality file_name x y".split(),
+    *"mask dice loss lr step".split(),
+}
 
 
 def _names(folder: str) -> tuple[str, ...]:  # of the files there, none of which is imported
@@ -50,7 +53,7 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
 
 
-def _or_mapping(kind: Any) -> Any:  # kind, or {name: kind}; by tags, so that a wrong one is told once
+def _or_mapping(kind: Any) -> Any:  # kind, or {name: kind}; by tags, so that a wrong one is reported once
     tagged = Annotated[kind, Tag("float")] | Annotated[dict[str, kind], Tag("dict[float]")]
     return Annotated[tagged, Discriminator(lambda value: "dict[float]" if isinstance(value, dict) else "float")]
 
@@ -64,7 +67,7 @@ class Section(BaseModel):
             raise ValueError(fault)
         return self
 
-    def _wrong(self) -> Iterator[str]:  # what of the section does not fit together; the first thing is told
+    def _wrong(self) -> Iterator[str]:  # contradictions between keys; the first is reported
         return iter(())
 
 
@@ -73,7 +76,7 @@ class Generate(Section):
     val: Count
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
-    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest fill the picture
+    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest fill the image
     unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
     alike: Share
     seed: Seed
@@ -91,7 +94,7 @@ class Data(Section):
 
 
 class Task(Section):
-    """One label that every instance carries. `classes` is `auto` until `convert` has read the data."""
+    """One label that every instance has. `classes` is `auto` until `convert` has read the data."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     classes: Literal["auto"] | tuple[str, ...]
@@ -103,14 +106,14 @@ class Task(Section):
 
     @classmethod
     def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:
-        """A task as far as predictions need it: what training alone reads is neutral."""
+        """A task as far as predictions need it: the keys that only training reads have neutral values."""
         neutral = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
         return cls(name=name, classes=classes, background=background, **neutral)
 
     def _wrong(self) -> Iterator[str]:
         flat = [name for pair in self.flip_pairs for name in pair]
         if len(set(flat)) < len(flat):
-            yield f"task '{self.name}': a class stands in two flip_pairs"
+            yield f"task '{self.name}': a class is in two flip_pairs"
         if self.classes == "auto":
             return
         if not self.classes or len({name.strip() for name in self.classes} - {"", "-"}) < len(self.classes):
@@ -144,7 +147,7 @@ class Task(Section):
         return self.classes.index(name)
 
     def flipped(self) -> tuple[int, ...]:
-        """For each class index, the index that a horizontal flip of the picture turns it into."""
+        """For each class index, the index that a horizontal flip of the image turns it into."""
         swap = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
         return tuple(self.index(swap.get(name, name)) for name in self.classes)
 
@@ -168,7 +171,7 @@ class Model(Section):
         if self.hidden_dim % self.num_heads:
             yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
         if self.recompute in ("backbone", "both") and not self.freeze_norm:
-            yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every picture twice"
+            yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every image twice"
         if Path(self.weights or "").resolve().is_relative_to(Path("models").resolve()):
             yield f"weights {self.weights} is in models, which is emptied before training: copy it elsewhere first"
 
@@ -184,7 +187,7 @@ class Input(Section):
         if self.min_scale > self.max_scale:
             yield f"min_scale {self.min_scale} is above max_scale {self.max_scale}"
         if self.min_scale * self.size < SLIMMEST:
-            yield f"min_scale {self.min_scale} leaves of size {self.size} less than {SLIMMEST} pixels: raise either"
+            yield f"min_scale {self.min_scale} of size {self.size} is less than {SLIMMEST} pixels: raise either"
 
 
 class Solver(Section):
@@ -211,7 +214,7 @@ class Solver(Section):
 
     @property
     def rule_lr(self) -> float:
-        """The lr that the linear rule gives: reference_lr x effective batch / reference_batch (F6)."""
+        """The lr that the linear rule gives: reference_lr x effective batch / reference_batch."""
         return self.reference_lr * self.ims_per_batch * self.accumulate / self.reference_batch
 
     @property
@@ -279,7 +282,7 @@ class Params(Section):
             yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
         for key, limits in (("min_score", self.filter.min_score), ("min_logit", self.filter.min_logit)):
             if limits and isinstance(limits, dict) and self.data.flatten:
-                yield f"filter.{key}: give a number; data.flatten leaves no task {next(iter(limits))} to name"
+                yield f"filter.{key}: give a number: with data.flatten there is no task {next(iter(limits))}"
             for name in limits if isinstance(limits, dict) else ():
                 if name not in names:
                     close = difflib.get_close_matches(name, names, n=1)
@@ -291,7 +294,7 @@ class Params(Section):
         if slots and self.model.unseen_combinations < 1:
             yield (
                 f"task '{slots[0]}': background: true needs model.unseen_combinations: 1; under one softmax over "
-                "combinations the main task's no-object stands for all"
+                "combinations the main task's no-object serves all tasks"
             )
         if self.data.raw == Path():
             yield "data.raw should name a folder"
@@ -300,7 +303,7 @@ class Params(Section):
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check the whole file. Raises UserError that names every key at fault and what is allowed there."""
+    """Read and check the whole file. Raises UserError that names every wrong key and its allowed values."""
     try:
         raw = YAML(typ="safe").load(path)
     except OSError as error:
@@ -311,7 +314,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
 
 
 def validate(raw: Any, source: Path) -> Params:
-    """Check all that was read from `source`. Raises UserError as `load` does."""
+    """Check the content of the file `source`. Raises UserError as `load` does."""
     if not isinstance(raw, dict):
         raise UserError(f"{source}: expected sections such as 'solver:', found {type(raw).__name__}")
     try:
@@ -336,16 +339,16 @@ def _faults(error: ValidationError) -> list[str]:
             message = re.sub("^Value error, |^(Input|String) (?=should)", "", item["msg"])
             wrong.setdefault(key, []).append(message.split(", unable to parse")[0])
             given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
-    told = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
+    lines = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
     return [
         *(f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "") for key, meant in unknown.items()),
         *(f"missing key '{key}'" for key in missing if key not in unknown.values()),
-        *(f"{key}: " * bool(key) + message + given[key] for key, message in told.items()),
+        *(f"{key}: " * bool(key) + message + given[key] for key, message in lines.items()),
     ]
 
 
 def _meant(parts: list[str]) -> str | None:
-    """The key that an unknown one most resembles, of those that belong in its place."""
+    """The key that an unknown one most resembles, among the valid ones of its section."""
     *place, name = parts
     section = Params if not place else Task if place[0] == "tasks" else Params.model_fields[place[0]].annotation
     close = difflib.get_close_matches(name, list(section.model_fields), n=1)

@@ -1,7 +1,7 @@
 """Raw annotations -> COCO plus labels, every record checked. A raw format is a file of mtseg/data/formats.
 
-Bad records stop the run, all of them listed, or with `data.on_error: skip` are left out and counted. A picture left
-out takes its objects along; an object left out leaves its picture, in which it is background from then on.
+Bad records stop the run, all of them listed. With `data.on_error: skip` they are left out and counted: an image with
+all its objects; an object alone, so that it is background in its image from then on.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Picture
-from PIL import ImageOps
+import PIL.Image
+import PIL.ImageOps
 from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder, write_json
+from mtseg.core.masks import rle
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, flatten, labels, polygons
@@ -34,7 +35,7 @@ SPLITS = ("train", "val")
 
 @dataclass
 class Seen:
-    """A picture that was looked at: true size, thumbnail, and its objects, masks checked but not yet labelled."""
+    """An image that was read: true size, thumbnail, and its objects, masks checked but not yet labelled."""
 
     raw: RawImage
     height: int
@@ -44,31 +45,31 @@ class Seen:
 
 
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
-    """Write `out`/{train,val}.json and report.json, and print a summary. Raises UserError."""
+    """Write `out`/{train,val}.{json,parquet} and report.json, and print a summary. Raises UserError."""
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set it to your own raw folder")
     vocabulary = labels.vocabulary(tasks, data.mapping)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
-    images = _look_at_pictures(raw, data.raw)
+    images = _read_images(raw, data.raw)
     clipped = sum(_check_objects(raw, image) for image in images)
     if raw.faults and data.on_error == "error":
         raise _listed(raw.faults, data.raw)
     if not images:
-        told = f"{data.raw} (data.raw) holds no annotated picture in the format '{data.format}'"
-        raise UserError(told + _left_out(raw.faults))
+        message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'"
+        raise UserError(message + _left_out(raw.faults))
 
     classes = _classes(tasks, vocabulary, images)
     if absent := [task for task, names in classes.items() if not names]:
-        told = f"task '{absent[0]}' has no example in the data: no object carries a label of it"
-        raise UserError(told + _left_out(raw.faults))
+        message = f"task '{absent[0]}' has no example in the data: no object has a label of it"
+        raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     given = images[0].raw.split is not None
     splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
-        groups = f"{len(images)} pictures, {similar.max() + 1} when near-identical ones count as one"
-        mend = "make train/ and val/ folders, or raise data.split"
-        raise UserError(f"{data.raw} (data.raw) leaves no picture for {missing[0]}: it has {groups}; {mend}")
+        groups = f"{len(images)} images, {similar.max() + 1} when near-identical ones count as one"
+        fix = "make train/ and val/ folders, or raise data.split"
+        raise UserError(f"{data.raw} (data.raw) leaves no image for {missing[0]}: it has {groups}; {fix}")
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
@@ -95,49 +96,51 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     _print(report, data, out)
 
 
-def _look_at_pictures(raw: RawData, folder: Path) -> list[Seen]:
-    """The pictures that decode and are as large as stated, in order of file name."""
+def _read_images(raw: RawData, folder: Path) -> list[Seen]:
+    """The images that decode and have the size stated, in order of file name."""
     images: list[Seen] = []
     before: dict[str, str] = {}
     ordered = sorted(raw.images, key=lambda image: (image.file_name, image.where))
     with ThreadPoolExecutor() as pool:
-        looks = pool.map(lambda image: _look(folder / image.file_name), ordered)
-        progress = track(looks, "pictures", len(ordered), console=Console(stderr=True), disable=not sys.stderr.isatty())
-        for image, look in zip(ordered, progress, strict=True):
+        read = pool.map(lambda image: _read(folder / image.file_name), ordered)
+        progress = track(read, "images", len(ordered), console=Console(stderr=True), disable=not sys.stderr.isatty())
+        for image, result in zip(ordered, progress, strict=True):
             with raw.refusing(image.where):
                 if (first := before.setdefault(image.file_name, image.where)) != image.where:
                     raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
-                if isinstance(look, BadRecord):
-                    raise look
-                height, width, thumbnail = look
+                if isinstance(result, BadRecord):
+                    raise result
+                height, width, thumbnail = result
                 if image.size not in (None, (height, width)):
                     stated = f"states {image.size[1]} x {image.size[0]}"
-                    raise BadRecord("size", f"{stated}, {image.file_name} is {width} x {height} (as EXIF turns it)")
+                    raise BadRecord(
+                        "size", f"{stated}, {image.file_name} is {width} x {height} (rotated as its EXIF data says)"
+                    )
                 images.append(Seen(image, height, width, thumbnail))
     return images
 
 
-def _look(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
-    """Height and width as EXIF turns the picture, and its thumbnail; or what keeps it from decoding."""
+def _read(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
+    """Height, width and thumbnail of the image, rotated as its EXIF data says; or why it cannot be used."""
     try:
-        with Picture.open(path) as picture:
-            width, height = picture.size
-            if picture.mode.startswith(("I", "F")):  # Pillow would clip it to white
-                told = f"{path.name} has the mode {picture.mode}, more than 8 bits a value: save it as 8-bit"
-                return BadRecord("bit depth", told)
+        with PIL.Image.open(path) as opened:
+            width, height = opened.size
+            if opened.mode.startswith(("I", "F")):  # Pillow would clip it to white
+                message = f"{path.name} has the mode {opened.mode}, more than 8 bits a value: save it as 8-bit"
+                return BadRecord("bit depth", message)
             if max(width, height) > SLIMMEST * min(width, height):
-                told = f"{path.name} is {width} x {height}, more than {SLIMMEST} times as long as wide: cut it up"
-                return BadRecord("size", told)
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            picture.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
-            thumbnail = duplicates.thumbnail(ImageOps.exif_transpose(picture))
+                message = f"{path.name} is {width} x {height}, more than {SLIMMEST} times as long as wide: crop it"
+                return BadRecord("size", message)
+            rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
+            thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
     except coco.DECODE_ERRORS as error:
-        return BadRecord("broken picture", f"{path.name} does not decode: {error}")
-    return (width, height, thumbnail) if turned else (height, width, thumbnail)
+        return BadRecord("broken image", f"{path.name} does not decode: {error}")
+    return (width, height, thumbnail) if rotated else (height, width, thumbnail)
 
 
 def _check_objects(raw: RawData, image: Seen) -> int:
-    """Give a picture those of its objects whose masks are sound. Returns how many were clipped at its border."""
+    """Give an image those of its objects whose masks are valid. Returns how many were clipped at its border."""
     clipped = 0
     for item in image.raw.objects:
         with raw.refusing(item.where):
@@ -156,10 +159,10 @@ def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]
             segmentation = [polygons.clip(polygon, height, width) for polygon in segmentation]
         segmentation = [[round(float(value), 2) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
         if not segmentation:
-            raise BadRecord("geometry", f"lies outside the picture of {width} x {height}")
+            raise BadRecord("geometry", f"lies outside the image of {width} x {height}")
     elif segmentation["size"] != [height, width]:
-        raise BadRecord("size", f"RLE of {segmentation['size'][::-1]}, the picture is {[width, height]}")
-    packed = coco.rle(segmentation, height, width)
+        raise BadRecord("size", f"RLE of {segmentation['size'][::-1]}, the image is {[width, height]}")
+    packed = rle(segmentation, height, width)
     area = float(coco_mask.area(packed))
     if not area:
         raise BadRecord("geometry", "covers no pixel")
@@ -179,7 +182,7 @@ def _classes(
 
 
 def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
-    """The finished picture: class names turned into indices."""
+    """The finished image: class names turned into indices."""
     instances = []
     for item, instance in image.objects:
         indices = {}
@@ -191,8 +194,8 @@ def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
 
 
 def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
-    """A split for each picture, drawn at random; near-identical pictures, of one number in `similar`, stay together.
-    The smallest group of them goes to val where none fits the share."""
+    """A split for each image, drawn at random. Near-identical images, of one number in `similar`, stay together. Where
+    no group of them fits the share, the smallest goes to val."""
     room = max(1, round(share * len(similar)))
     sizes = np.bincount(similar)
     val = set()
@@ -205,7 +208,7 @@ def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
 
 
 def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
-    """The pictures to convert: all but what `share` leaves out of train, at least one of which stays.
+    """The images to convert: all but what `share` leaves out of train, at least one of which stays.
 
     The same random order for every share: a smaller one lies within a larger one.
     """
@@ -216,7 +219,7 @@ def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
 
 
 def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarray) -> list[list[str]]:
-    """File names of near-identical pictures that lie in both splits, a list for each group of them."""
+    """File names of near-identical images that lie in both splits, a list for each group of them."""
     groups: dict[int, list[int]] = {}
     for index, group in enumerate(similar):
         groups.setdefault(int(group), []).append(index)
@@ -238,7 +241,7 @@ def _alike(classes: Sequence[str]) -> list[list[str]]:
 def _listed(faults: Sequence[Fault], folder: Path) -> UserError:
     """One error with every fault, by reason."""
     lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
-    headline = f"{folder}: {len(faults)} bad records; mend them, or leave them out with data.on_error: skip"
+    headline = f"{folder}: {len(faults)} bad records; fix them, or leave them out with data.on_error: skip"
     return UserError.many(headline, lines, shown=len(lines))
 
 
@@ -249,24 +252,22 @@ def _left_out(faults: Sequence[Fault]) -> str:
 
 
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:
-    counts = [f"{name} {report['images'][name]} pictures, {report['instances'][name]} objects" for name in SPLITS]
+    counts = [f"{name} {report['images'][name]} images, {report['instances'][name]} objects" for name in SPLITS]
     print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
     for reason, count in sorted(report["left_out"].items()):
         print(f"  left out, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
         print(f"  not used, {reason}: {count}")
     if report["clipped_objects"]:
-        print(f"  clipped at the picture's border: {report['clipped_objects']} objects")
+        print(f"  clipped at the image's border: {report['clipped_objects']} objects")
     if flat := report.get("flat"):
-        print(
-            f"  flattened to {len(flat['classes'])} classes; ignored, for they lack a label: {flat['ignored']} objects"
-        )
+        print(f"  flattened to {len(flat['classes'])} classes; ignored for lack of a label: {flat['ignored']} objects")
     for task, groups in report["alike_classes"].items():
         for names in groups:
             print(f"  warning: classes of task '{task}' differ in capitals alone: {', '.join(names)}")
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(
-            f"  warning: train and val share {len(report['straddling'])} near-identical pictures, such as {example}; "
-            f"scores on val will flatter ({out}/report.json lists them)"
+            f"  warning: train and val share {len(report['straddling'])} near-identical images, such as {example}; "
+            f"scores on val will be optimistic ({out}/report.json lists them)"
         )

@@ -1,6 +1,6 @@
-"""Pictures that are nearly the same: copies, other sizes or qualities of one picture, neighbouring video frames.
+"""Images that are nearly the same: copies, other sizes or qualities of one image, neighbouring video frames.
 
-Two pictures are taken for one when their thumbnails correlate above `ALIKE`. Brightness and contrast cancel out.
+Two images count as one when their thumbnails correlate above `ALIKE`. Brightness and contrast cancel out.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels of a thumbnail's side
 ALIKE = 0.98
-BLOCK = 256  # rows of the correlation matrix at a time: 100 MB at 100,000 pictures
+BLOCK = 256  # rows of the correlation matrix at a time: 100 MB at 100,000 images
 
 
-def thumbnail(picture: Image.Image) -> np.ndarray:
-    """What a picture is compared by: grey values, uint8 [SIDE x SIDE]."""
-    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """The grey values by which an image is compared, uint8 [SIDE x SIDE]."""
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
 def groups(thumbnails: np.ndarray) -> np.ndarray:
-    """For thumbnails [N, SIDE x SIDE], group number [N]: alike pictures share one, and so do chains of them."""
+    """For thumbnails [N, SIDE x SIDE], group number [N]: alike images share one, and so do chains of them."""
     values = thumbnails.astype(np.float32)
     values -= values.mean(1, keepdims=True)
-    # below one grey level of contrast all is noise: such a picture is alike to none
+    # contrast below one grey level is noise: such an image is alike to none
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SIDE)
     group = np.arange(len(values))
     for start in range(0, len(values), BLOCK):  # groups join block by block: of a fixed camera all pairs are alike

@@ -1,8 +1,8 @@
-"""All labels of an object as one class, `circle,red,striped`: the usual way round several labels, kept as a baseline.
+"""All labels of an object as one class, `circle,red,striped`: the usual workaround for several labels, as a baseline.
 
-The classes are the combinations that occur in train or val, and their mirror images where tasks have flip_pairs; what
-comes after knows one task alone, and its AP is the joint AP. A class cannot say that a label is unknown: an object that
-lacks one becomes a crowd of every class that it may be, never trained on, neither hit nor miss.
+The classes are the combinations that occur in train or val, and their mirror images where tasks have flip_pairs. The
+stages after `convert` then see a single task, and its AP is the joint AP. A class cannot express that a label is
+unknown: an object that lacks one becomes a crowd of every class that it may be, never trained on, neither hit nor miss.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEPARATOR = ","  # as in the labels of raw data
 
 
 def name(tasks: Sequence[Task]) -> str:
-    """Of the one task."""
+    """Name of the one task."""
     return "_".join(task.name for task in tasks)
 
 
@@ -33,8 +33,11 @@ def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
         parts = flat.split(SEPARATOR)
         listed = [task.classes == "auto" or part in task.classes for task, part in zip(tasks, parts, strict=False)]
         if len(parts) != len(tasks) or not all(listed):
-            told = f"the data have the flat class {flat!r}, which is none of the tasks {[task.name for task in tasks]}"
-            raise UserError(f"{told} of params.yaml: run `dvc repro register`")
+            ours = [task.name for task in tasks]
+            raise UserError(
+                f"the data have the class {flat!r}, which does not fit the tasks {ours} of params.yaml: run `dvc repro "
+                "register`"
+            )
     weights = main.class_weights
     if isinstance(weights, dict):
         weights = {flat: weights[own] for flat in classes if (own := flat.split(SEPARATOR)[0]) in weights}
@@ -51,8 +54,10 @@ def flatten(
     label, or `left_out`, their labels being those of no class. Raises UserError."""
     for own in tasks:
         if parted := [label for label in own.classes if SEPARATOR in label]:
-            told = f"class {parted[0]!r} of task '{own.name}' has a comma, which parts the labels of a flat class"
-            raise UserError(f"{told}: rename it in data.mapping, or set data.flatten: false")
+            message = (
+                f"class {parted[0]!r} of task '{own.name}' has a comma, which separates the labels of a flat class"
+            )
+            raise UserError(f"{message}: rename it in data.mapping, or set data.flatten: false")
     every = [instance for images in splits.values() for image in images for instance in image.instances]
     found = {_labels(instance, tasks) for instance in every}
     found = {labels for labels in found if None not in labels}

@@ -1,4 +1,4 @@
-"""What annotations say in words -> one class of every task, or a refusal that names what is wrong.
+"""The words of an annotation -> one class of every task, or an error that names what is wrong.
 
 A label is read in the first of these ways that applies:
 1. `data.mapping` is given: the label is looked up there as it stands.
@@ -8,7 +8,7 @@ A label is read in the first of these ways that applies:
    - `attributes`, {task: class}; null or `-` is no label; keys that are no task are left alone;
    - `flags`, {name: true}: `task=class` or `task:class`, or a class that stands in one further task's list alone
      (so not where that list is `auto`); flags that are false, and names that are neither, are left alone.
-A task about which nothing is said is a fault, never a guess.
+A task for which none of these gives a label is a fault, never a guess.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Vocabulary:
     categories: dict[str, Labels | None] | None = None
 
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
-        """Labels of one object; None where the mapping says that it is none. Raises BadRecord."""
+        """Labels of one object; None where the mapping marks it as no object. Raises BadRecord."""
         if not isinstance(label, str) or not label.strip():
             raise BadRecord("no label", f"label is {label!r}, expected text")
         if self.categories is not None:
@@ -51,18 +51,18 @@ class Vocabulary:
         else:
             labels = {main: label.strip()} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
-                told = f"expected '{','.join(self.classes)}', attributes, or a data.mapping for flat names"
-                raise BadRecord("missing label", f"label {label!r}: nothing says its {', '.join(missing)}; {told}")
+                expected = f"expected '{','.join(self.classes)}', attributes, or a data.mapping for flat names"
+                raise BadRecord("missing label", f"label {label!r}: no {', '.join(missing)} is given; {expected}")
         if labels[main] in (None, NO_LABEL):
-            raise BadRecord("missing label", f"label {label!r}: only a further task may go without, not {main}")
+            raise BadRecord("missing label", f"label {label!r}: only a further task may have no label, not {main}")
         return {task: self._checked(task, name, label) for task, name in labels.items()}
 
     def _flat(self, label: str) -> Labels:
         parts = [part.strip() for part in label.split(",")]
         if len(parts) != len(self.classes):
-            told = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
+            message = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
             hint = "; the name of a class may have a comma only in data.mapping" if "," in label else ""
-            raise BadRecord("missing label", told + hint)
+            raise BadRecord("missing label", message + hint)
         return dict(zip(self.classes, parts, strict=True))
 
     def _from_attributes(self, attributes: Any) -> Labels:
@@ -83,7 +83,7 @@ class Vocabulary:
                 raise BadRecord("ambiguous flag", f"flag {flag!r} is a class of {', '.join(task for task, _ in found)}")
             for task, name in found:
                 if labels.setdefault(task, name) != name:
-                    raise BadRecord("ambiguous flag", f"flags say both {labels[task]!r} and {name!r} for {task}")
+                    raise BadRecord("ambiguous flag", f"flags give both {labels[task]!r} and {name!r} for {task}")
         return labels
 
     def _checked(self, task: str, name: Any, label: str) -> str | None:
@@ -99,10 +99,10 @@ class Vocabulary:
 
 
 def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
-    """What the data may say: the tasks' class lists, those of the mapping where a task's are `auto`, and the mapping.
+    """The valid labels: the tasks' class lists, those of the mapping where a task's are `auto`, and the mapping.
 
     A mapping is YAML: `categories: {flat label: {task: class or null}, other label: null}`, null for what is no object,
-    and, if wished, a list of classes under a task's name. Raises UserError.
+    and, optionally, a list of classes under a task's name. Raises UserError.
     """
     classes = {task.name: None if task.classes == "auto" else tuple(task.classes) for task in tasks}
     if mapping is None:
@@ -113,7 +113,9 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
             if not isinstance(raw[task], list) or not all(isinstance(name, str) for name in raw[task]):
                 raise UserError(f"{mapping}: '{task}' must be a list of class names, got {raw[task]!r}")
             classes[task] = tuple(raw[task])
-    categories = {str(flat): _category(f"{mapping}: {flat}", told, classes) for flat, told in raw["categories"].items()}
+    categories = {
+        str(flat): _category(f"{mapping}: {flat}", entry, classes) for flat, entry in raw["categories"].items()
+    }
     return Vocabulary(classes, categories)
 
 
@@ -129,15 +131,15 @@ def _read(mapping: Path) -> dict[str, Any]:
     return raw
 
 
-def _category(where: str, told: Any, classes: Mapping[str, tuple[str, ...] | None]) -> Labels | None:
-    if told is None:
+def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | None]) -> Labels | None:
+    if entry is None:
         return None
-    if not isinstance(told, dict) or not set(classes) <= set(told):
-        raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {told!r}")
+    if not isinstance(entry, dict) or not set(classes) <= set(entry):
+        raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {entry!r}")
     for task, known in classes.items():
-        name = told[task]
+        name = entry[task]
         if name is None and task != next(iter(classes)):
             continue
         if not isinstance(name, str) or (known is not None and name not in known):
             raise UserError(f"{where}: {task} has no class {name!r}" + (f", only {', '.join(known)}" if known else ""))
-    return {task: told[task] for task in classes}
+    return {task: entry[task] for task in classes}

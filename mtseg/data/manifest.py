@@ -64,8 +64,8 @@ class Manifest:
             raise UserError(f"params.yaml has the tasks {wanted}, the data {found}: run `dvc repro register`")
         for task, (name, classes) in zip(tasks, self.classes, strict=True):
             if task.classes not in ("auto", classes):
-                told = f"params.yaml has {list(task.classes)}, the data {list(classes)}"
-                raise UserError(f"classes of task '{name}': {told}: run `dvc repro register`")
+                both = f"params.yaml has {list(task.classes)}, the data {list(classes)}"
+                raise UserError(f"classes of task '{name}': {both}: run `dvc repro register`")
         resolved = coco.resolve(tasks, dict(self.classes))
         return tuple(
             task.model_copy(update={"class_weights": self._balance(task)}) if task.class_weights == "auto" else task

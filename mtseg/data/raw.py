@@ -1,8 +1,8 @@
-"""What a raw format hands to `convert`: pictures with objects as annotated, and the records it could not take.
+"""What a raw format returns to `convert`: images with objects as annotated, and the records it could not read.
 
 A format is a file of mtseg/data/formats with one function,
     read(folder: Path, vocabulary: Vocabulary) -> RawData
-which trusts nothing: whatever is wrong with a record becomes a fault in its place, and the rest is read on.
+which trusts nothing: a record with an error becomes a fault that names its place, and the rest is read on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RawObject:
 
 @dataclass(frozen=True)
 class RawImage:
-    """One picture. `size`: height and width as its annotation states them. `split`: None where raw has no splits."""
+    """One image. `size`: height and width as its annotation states them. `split`: None where raw has no splits."""
 
     where: str
     file_name: str
@@ -60,14 +60,14 @@ class RawImage:
 
 @dataclass
 class RawData:
-    """All of a raw folder. `unused`: pictures or files that are no fault yet not taken, counted by reason."""
+    """All of a raw folder. `unused`: images or files left out though nothing is wrong with them, counted by reason."""
 
     images: list[RawImage] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
 
     def leave(self, reason: str, count: int = 1) -> None:
-        """Count what is left out though nothing is wrong with it."""
+        """Count images or files that are left out though nothing is wrong with them."""
         self.unused[reason] = self.unused.get(reason, 0) + count
 
     @contextmanager

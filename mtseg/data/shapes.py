@@ -21,8 +21,8 @@ from mtseg.core.params import Generate
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}
 FILLS = ("solid", "striped", "dotted")
-FINE = 4  # masks are drawn this many times finer than the picture
-EMPTY = 0.04  # share of pictures without an object
+FINE = 4  # masks are drawn this many times finer than the image
+EMPTY = 0.04  # share of images without an object
 INSIDE = 0.7  # least share of an object within the frame
 VISIBLE = 0.5  # least share of that which the objects in front leave to see
 TRIES = 30  # places tried for an object
@@ -41,7 +41,7 @@ class Shape:
 
 
 def generate(params: Generate, folder: Path, *, seed: int) -> None:
-    """Write `folder`/{train,val}/NNNNN.{jpg,json}. A picture depends on its number, its split and the params but the
+    """Write `folder`/{train,val}/NNNNN.{jpg,json}. An image depends on its number, its split and the params but the
     counts; what `unseen` takes from train changes nothing in val."""
     missing = unseen(params.unseen, seed=seed)
     with replace_folder(folder) as temporary:
@@ -51,11 +51,11 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
             (temporary / name).mkdir()
             for number in range(count):
                 rng = np.random.default_rng([seed, split, number])
-                picture, shapes = draw(rng, params.size, params.max_objects, params.scale, without, params.alike)
+                pixels, shapes = draw(rng, params.size, params.max_objects, params.scale, without, params.alike)
                 file = temporary / name / f"{number:05d}.jpg"
                 # chroma at full resolution: halved, it washes out stripes three pixels wide
-                Image.fromarray(picture).save(file, quality=92, subsampling=0)
-                height, width = picture.shape[:2]
+                Image.fromarray(pixels).save(file, quality=92, subsampling=0)
+                height, width = pixels.shape[:2]
                 annotation = {
                     "version": "5.5.0",
                     "flags": {},
@@ -70,7 +70,7 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
 
 def unseen(count: int, *, seed: int) -> frozenset[str]:
     """Labels such as `circle,red,striped`, drawn at random: without them every shape, colour and fill still occurs. The
-    same order for every count: fewer lie within more."""
+    order is the same for every count: a smaller set lies within a larger one."""
     left = sorted(itertools.product(SHAPES, HUES, FILLS))
     classes = len({*SHAPES, *HUES, *FILLS})
     drawn: list[str] = []
@@ -90,7 +90,7 @@ def draw(
     without: Collection[str] = (),
     alike: float = 0.0,
 ) -> tuple[np.ndarray, list[dict]]:
-    """A picture, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
+    """An image, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
     scale: of the objects. without: labels that none of them has. alike: probability that all are copies of one."""
     shorter = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
@@ -119,7 +119,7 @@ def draw(
 def grid(
     seed: int, size: int, side: int, shown: Sequence[int], *, alike: bool
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """An object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: picture,
+    """An object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: image,
     uint8 [size, size, 3]; the objects' labels; masks, bool [N, size, size]. Background, light and what a cell holds are
     the seed's, whatever is shown; `alike`, all cells hold copies of one object. An object fills its cell."""
     cell = size // side
@@ -174,7 +174,7 @@ def _shape(
     without: Collection[str],
     look: np.random.Generator,
 ) -> tuple[Shape, float]:
-    """A shape as `look` draws it, at a random place, and the share of it that lies inside the picture."""
+    """A shape as `look` draws it, at a random place, and the share of it that lies inside the image."""
     label = None
     while label is None or label in without:
         label = ",".join((look.choice(SHAPES), look.choice(list(HUES)), look.choice(FILLS)))
@@ -209,7 +209,7 @@ def _corners(kind: str) -> np.ndarray:
 
 
 def _spoilt(mask: np.ndarray, visible: np.ndarray) -> bool:
-    """Whether too little of an object is left to see, or a region with a hole, which polygons cannot say."""
+    """Whether too little of an object is left to see, or a region with a hole, which polygons cannot express."""
     if np.count_nonzero(visible) < VISIBLE * np.count_nonzero(mask):
         return True
     _, tree = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -217,14 +217,14 @@ def _spoilt(mask: np.ndarray, visible: np.ndarray) -> bool:
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Polygons [N, 2] in pixels of the picture round the parts of a region; specks under 4 square pixels left out."""
+    """Polygons [N, 2] in pixels of the image round the parts of a region; specks under 4 square pixels left out."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     kept = [cv2.approxPolyDP(part, 1.0, True) for part in contours if cv2.contourArea(part) >= 4 * FINE**2]
     return [(part[:, 0] + 0.5) / FINE for part in kept]
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, item: Shape) -> None:
-    """Lay an object over the picture, float32 [height, width, 3] of 0 to 1, in place."""
+    """Lay an object over the image, float32 [height, width, 3] of 0 to 1, in place."""
     height, width = canvas.shape[:2]
     _, colour, fill = item.label.split(",")
     base = _rgb((HUES[colour] + rng.uniform(-0.035, 0.035)) % 1, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
@@ -270,7 +270,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Light falling off across the picture, a colour cast and noise; uint8."""
+    """Light falling off across the image, a colour cast and noise; uint8."""
     height, width = canvas.shape[:2]
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

@@ -1,9 +1,8 @@
-"""COCO: annotations/NAME.json beside the pictures, images/NAME/FILE, images/FILE or FILE.
+"""COCO: annotations/NAME.json beside the images, images/NAME/FILE, images/FILE or FILE.
 
-Polygons, compressed and uncompressed RLE, crowds. Labels are read as mtseg/data/labels.py says, the category's name
-being the label; `labels` on the annotation are attributes too, which `attributes` outrank. train.json and val.json, if
-both are there, are the split, and other files are left out. Categories that no annotation uses need no entry in a
-mapping.
+Polygons, compressed and uncompressed RLE, crowds. mtseg/data/labels.py describes how labels are read; the category's
+name is the label. `labels` on the annotation are attributes too; `attributes` outrank them. train.json and val.json, if
+both exist, are the split, and other files are left out. Categories that no annotation uses need no entry in a mapping.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mtseg.core.masks import Segmentation
-from mtseg.data.coco import rle
+from mtseg.core.masks import Segmentation, rle
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
 
@@ -32,17 +30,17 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
         where = path.relative_to(folder).as_posix()
         with data.refusing(where):
             raw = read_record(path)
-            pictures, annotations, categories = (items(raw, key) for key in ("images", "annotations", "categories"))
+            images, annotations, categories = (items(raw, key) for key in ("images", "annotations", "categories"))
             names = _names(categories)
-            objects: dict[Any, list[RawObject]] = {picture["id"]: [] for picture in pictures if _has_id(picture)}
+            objects: dict[Any, list[RawObject]] = {image["id"]: [] for image in images if _has_id(image)}
             for number, annotation in enumerate(annotations, start=1):
                 named = f"{where}, annotation {annotation.get('id', f'number {number}')}"
                 with data.refusing(named):
                     _add_object(data, named, annotation, names, objects, vocabulary)
-            for number, picture in enumerate(pictures, start=1):
-                named = f"{where}, image {picture.get('id', f'number {number}')}"
+            for number, image in enumerate(images, start=1):
+                named = f"{where}, image {image.get('id', f'number {number}')}"
                 with data.refusing(named):
-                    _add_picture(data, named, picture, folder, path.stem, given, objects)
+                    _add_image(data, named, image, folder, path.stem, given, objects)
     return data
 
 
@@ -51,7 +49,7 @@ def _has_id(value: dict[str, Any], key: str = "id") -> bool:
 
 
 def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
-    """Names of the categories by id; which annotations an odd or a double id spoils cannot be told, so all fail."""
+    """Names of the categories by id. Which annotations an invalid or a double id affects is unknown: all fail."""
     for category in categories:
         if not _has_id(category):
             raise BadRecord("broken json", f"a category has the id {category.get('id')!r}, expected a number or text")
@@ -63,29 +61,29 @@ def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
     return names
 
 
-def _add_picture(
+def _add_image(
     data: RawData,
     where: str,
-    picture: dict[str, Any],
+    image: dict[str, Any],
     folder: Path,
     split: str,
     given: bool,
     objects: dict[Any, list[RawObject]],
 ) -> None:
-    name = picture.get("file_name")
-    if not isinstance(name, str) or not _has_id(picture):
+    name = image.get("file_name")
+    if not isinstance(name, str) or not _has_id(image):
         raise BadRecord("broken json", "needs an id, a number or text, and a file_name")
-    if picture["id"] not in objects:
-        raise BadRecord("broken json", "another picture of this file has the same id")
-    # by its name alone: what is linked into the folder, as DVC may do, is in it
+    if image["id"] not in objects:
+        raise BadRecord("broken json", "another image of this file has the same id")
+    # by its name alone: files linked into the folder, as DVC may do, are in it
     for place in (f"images/{split}", "images", "."):
         file_name = os.path.normpath(f"{place}/{name}").replace(os.sep, "/")
         if not file_name.startswith(("/", "../")) and os.path.isfile(folder / file_name):
             break
     else:
-        raise BadRecord("missing picture", f"no picture {name!r} in images/{split}/, images/ or the raw folder itself")
-    size = stated_size(picture.get("height"), picture.get("width"))
-    found = objects.pop(picture["id"])  # popped, so that a second picture with this id is seen
+        raise BadRecord("missing image", f"no image {name!r} in images/{split}/, images/ or the raw folder itself")
+    size = stated_size(image.get("height"), image.get("width"))
+    found = objects.pop(image["id"])  # popped, so that a second image with this id is noticed
     data.images.append(RawImage(where, file_name, size, split if given else None, tuple(found)))
 
 
@@ -99,17 +97,17 @@ def _add_object(
 ) -> None:
     image, category, crowd = (annotation.get(key) for key in ("image_id", "category_id", "iscrowd"))
     if not _has_id(annotation, "image_id") or image not in objects:
-        raise BadRecord("broken json", f"no picture has id {image!r}")
+        raise BadRecord("broken json", f"no image has id {image!r}")
     if not _has_id(annotation, "category_id") or category not in names:
         raise BadRecord("unknown label", f"no category has id {category!r}")
     if crowd not in (None, 0, 1):  # False and True count as 0 and 1, and some tools write them
         raise BadRecord("broken json", f"iscrowd is {crowd!r}, expected 0 or 1")
     attributes: dict[str, Any] = {}
-    for said in (annotation.get("labels"), annotation.get("attributes")):
-        attributes |= said if isinstance(said, dict) else {}
+    for given in (annotation.get("labels"), annotation.get("attributes")):
+        attributes |= given if isinstance(given, dict) else {}
     labels = vocabulary.labels(names[category], attributes)
     if labels is None:
-        data.leave("objects that data.mapping says are none")
+        data.leave("objects that data.mapping leaves out")
     else:
         objects[image].append(RawObject(where, labels, _segmentation(annotation.get("segmentation")), bool(crowd)))
 
@@ -132,8 +130,8 @@ def _segmentation(value: Any) -> Segmentation:
 
 
 def _runs(text: str) -> list[int]:
-    """The runs that a compressed RLE spells out. pycocotools reads past the end of one that is cut short, so it may
-    not be the first to see it. Format: cocodataset/cocoapi, common/maskApi.c, rleFrString."""
+    """The runs of a compressed RLE. pycocotools reads past the end of a truncated one, so it is checked here first.
+    Format: cocodataset/cocoapi, common/maskApi.c, rleFrString."""
     runs: list[int] = []
     codes = iter(ord(letter) - 48 for letter in text)
     for code in codes:

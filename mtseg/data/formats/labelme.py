@@ -1,8 +1,8 @@
-"""LabelMe (and X-AnyLabeling): a .json for each picture, beside it, in folders of any depth.
+"""LabelMe (and X-AnyLabeling): a .json for each image, beside it, in folders of any depth.
 
 Shapes are polygons, rectangles or circles; `group_id` joins shapes with equal labels into one object. Labels are read
-as mtseg/data/labels.py says, from `label`, `attributes` and `flags`. Top folders train/ and val/, if both are there,
-are the split. An empty list of shapes says that a picture has no object; a picture without a .json is left out.
+from `label`, `attributes` and `flags`, as mtseg/data/labels.py describes. Top folders train/ and val/, if both exist,
+are the split. An empty list of shapes means that an image has no object; an image without a .json is left out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     data = RawData()
     files = _files(folder)
     given = {path.name for path in folder.iterdir() if path.is_dir()} >= SPLITS
-    pictures = {path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SUFFIXES}
-    stems = {os.path.splitext(name)[0]: name for name in sorted(pictures)}
+    images = {path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SUFFIXES}
+    stems = {os.path.splitext(name)[0]: name for name in sorted(images)}
     annotated = set()
     for path in files:
         if path.suffix.lower() != ".json":
@@ -47,14 +47,14 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
         with data.refusing(where.as_posix()):
             raw = read_record(path)
             shapes = items(raw, "shapes")
-            picture = _picture(where, raw.get("imagePath"), pictures, stems)
-            annotated.add(picture)
+            image = _image(where, raw.get("imagePath"), images, stems)
+            annotated.add(image)
             size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
             split = where.parts[0] if given else None
             objects = _objects(data, where.as_posix(), shapes, vocabulary)
-            data.images.append(RawImage(where.as_posix(), picture, size, split, objects))
-    if bare := sum(not given or name.split("/")[0] in SPLITS for name in pictures - annotated):
-        data.leave("pictures without a .json", bare)
+            data.images.append(RawImage(where.as_posix(), image, size, split, objects))
+    if bare := sum(not given or name.split("/")[0] in SPLITS for name in images - annotated):
+        data.leave("images without a .json", bare)
     return data
 
 
@@ -67,14 +67,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _picture(where: Path, stated: Any, pictures: set[str], stems: dict[str, str]) -> str:
-    """The picture of an annotation file: where `imagePath` points, or one of that name or the file's own beside it."""
+def _image(where: Path, stated: Any, images: set[str], stems: dict[str, str]) -> str:
+    """The image of an annotation file: where `imagePath` points, or one of that name or the file's own beside it."""
     named = str(stated or "").replace("\\", "/")
     own = stems.get(where.with_suffix("").as_posix(), "")
     for name in (where.parent / named, where.parent / PurePosixPath(named).name, own):
-        if (tried := os.path.normpath(name).replace(os.sep, "/")) in pictures:
+        if (tried := os.path.normpath(name).replace(os.sep, "/")) in images:
             return tried
-    raise BadRecord("missing picture", f"no picture {named!r} there, nor one of the file's own name")
+    raise BadRecord("missing image", f"no image {named!r} there, nor one of the file's own name")
 
 
 def _objects(data: RawData, where: str, shapes: list[dict[str, Any]], vocabulary: Vocabulary) -> tuple[RawObject, ...]:
@@ -83,7 +83,7 @@ def _objects(data: RawData, where: str, shapes: list[dict[str, Any]], vocabulary
         with data.refusing(f"{where}, shape {number}"):
             labels = vocabulary.labels(shape.get("label"), shape.get("attributes"), shape.get("flags"))
             if labels is None:
-                data.leave("objects that data.mapping says are none")
+                data.leave("objects that data.mapping leaves out")
                 continue
             polygon = _polygon(shape)
             group = shape.get("group_id")
