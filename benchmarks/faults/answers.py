@@ -242,7 +242,7 @@ FAULTS = (
           code=each_mask(lambda mask: mask[:, ::-1])),
     Fault("masks 3 pixels too large all round", since="predict", causes=("masks_scaled",), code=each_mask(grown)),
     Fault("pictures read as BGR at prediction alone", since="predict", causes=("channels_swapped",),
-          code=replaced(loader, "read_picture", bgr)),
+          code=replaced(loader, "read_image", bgr)),
     Fault("another normalisation at prediction alone", since="predict", causes=("normalisation",),
           code=replaced(predict, "load_model", wrong_pixels)),
     Fault("the trained weights are not loaded", since="predict", causes=("weights_not_loaded",),

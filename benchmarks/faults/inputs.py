@@ -119,7 +119,7 @@ FAULTS = (
     Fault("labels of the batch's next picture", number="F12", causes=("labels_of_other_image",),
           code=replaced(loader, "_load", labels_of_next)),
     Fault("pictures scaled to 0..1 before the network", causes=("mapper_channels", "normalisation"),
-          code=replaced(loader, "read_picture", scaled_picture)),
+          code=replaced(loader, "read_image", scaled_picture)),
     Fault("pictures read as BGR, always", causes=("mapper_channels", "channels_swapped"),
-          code=replaced(loader, "read_picture", bgr)),
+          code=replaced(loader, "read_image", bgr)),
 )  # fmt: skip

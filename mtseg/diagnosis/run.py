@@ -137,7 +137,7 @@ def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
             "channels_swapped", "error",
             f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are found and all "
             "labels right",
-            "prediction reads pictures otherwise than training did: RGB is what read_picture gives" if train_too
+            "prediction reads pictures otherwise than training did: RGB is what read_image gives" if train_too
             else "the picture files of val have red and blue swapped, those of train have not",
         )
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder
 from mtseg.core.params import Task
 from mtseg.core.tables import Image
-from mtseg.data.images import read_picture
+from mtseg.data.images import read_image
 from mtseg.evaluation import bootstrap, breakdown, curves, f1, intervals
 from mtseg.evaluation.average_precision import ordered
 from mtseg.evaluation.evidence import Evidence
@@ -239,6 +239,6 @@ def _draw(
 def _pixels(image: Image, a: Side, b: Side) -> np.ndarray:
     """The picture from the data of B, or else of A. Raises UserError where neither can be read."""
     try:
-        return read_picture(b.root, image)
+        return read_image(b.root, image)
     except UserError:
-        return read_picture(a.root, image)
+        return read_image(a.root, image)

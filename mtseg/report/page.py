@@ -13,7 +13,7 @@ from mtseg.checks.findings import CAUSES
 from mtseg.core.files import read_json, replace_folder
 from mtseg.core.params import Ranking, Task, Visualise
 from mtseg.core.tables import Image, Prediction
-from mtseg.data.images import read_picture
+from mtseg.data.images import read_image
 from mtseg.report import breakdowns, gallery, html, suspects, tables
 from mtseg.report.baseline import Baseline
 
@@ -114,7 +114,7 @@ def write(
             own = [place for place in doubtful if place["image_id"] == image.id]
             if not own and image.id not in in_gallery:
                 continue
-            pixels = read_picture(root, image)
+            pixels = read_image(root, image)
             if image.id in in_gallery:
                 gallery.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
             for place in own:

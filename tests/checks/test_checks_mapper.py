@@ -70,8 +70,8 @@ def test_f4_a_square_that_is_not_filled_is_displacement(monkeypatch):
 
 
 def test_channels_in_another_order_are_told(monkeypatch):
-    real = loader.read_picture
-    monkeypatch.setattr(loader, "read_picture", lambda *args: real(*args)[..., ::-1])
+    real = loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda *args: real(*args)[..., ::-1])
     assert causes() == {"mapper_channels"}
 
 
@@ -80,8 +80,8 @@ def test_channels_in_another_order_are_told(monkeypatch):
 )
 def test_pictures_on_another_scale_are_told_alone(change, monkeypatch):
     """Where colours are others, no patch is found: that is no displacement."""
-    real = loader.read_picture
-    monkeypatch.setattr(loader, "read_picture", lambda *args: change(real(*args)).astype(np.float32))
+    real = loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda *args: change(real(*args)).astype(np.float32))
     assert causes() == {"mapper_channels"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
 from mtseg.data import coco
-from mtseg.data.images import read_picture
+from mtseg.data.images import read_image
 
 
 def save(path, size=(20, 10), **options):
@@ -18,10 +18,10 @@ def test_pixels_are_rgb_and_turned_as_exif_says(tmp_path):
     turned = PIL.Image.Exif()
     turned[0x0112] = 6
     save(tmp_path / "a.png", exif=turned)
-    pixels = read_picture(tmp_path, Image(1, "a.png", height=20, width=10))
+    pixels = read_image(tmp_path, Image(1, "a.png", height=20, width=10))
     assert pixels.shape == (20, 10, 3) and pixels.dtype == np.uint8
     PIL.Image.new("P", (20, 10)).save(tmp_path / "b.png")
-    assert read_picture(tmp_path, Image(1, "b.png", height=10, width=20)).shape == (10, 20, 3)
+    assert read_image(tmp_path, Image(1, "b.png", height=10, width=20)).shape == (10, 20, 3)
 
 
 @pytest.mark.parametrize("error", coco.DECODE_ERRORS)
@@ -33,18 +33,18 @@ def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(PIL.ImageOps, "exif_transpose", broken)
     with pytest.raises(UserError, match=r"a.png: the picture does not decode \(odd\)"):
-        read_picture(tmp_path, Image(1, "a.png", 10, 20))
+        read_image(tmp_path, Image(1, "a.png", 10, 20))
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="a.jpg: no such picture"):
-        read_picture(tmp_path, Image(1, "a.jpg", 10, 20))
+        read_image(tmp_path, Image(1, "a.jpg", 10, 20))
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match="text.jpg: the picture does not decode"):
-        read_picture(tmp_path, Image(1, "text.jpg", 10, 20))
+        read_image(tmp_path, Image(1, "text.jpg", 10, 20))
     save(tmp_path / "whole.jpg", size=(200, 100))
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:800])
     with pytest.raises(UserError, match="cut.jpg: the picture does not decode"):
-        read_picture(tmp_path, Image(1, "cut.jpg", 100, 200))
+        read_image(tmp_path, Image(1, "cut.jpg", 100, 200))
     with pytest.raises(UserError, match="whole.jpg: the picture is 200 x 100, its record says 20 x 10"):
-        read_picture(tmp_path, Image(1, "whole.jpg", 10, 20))
+        read_image(tmp_path, Image(1, "whole.jpg", 10, 20))
