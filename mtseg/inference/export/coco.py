@@ -1,0 +1,54 @@
+"""Predictions as COCO results in JSON, for other tools. The table beside it is what the pipeline reads.
+
+Beyond COCO's keys each record has `area`, `query`, `mask_quality`, and of every task `labels` (class names) and
+`logits`. Where a label's probability is not the softmax of its task's logits, as with one softmax over combinations,
+there are `probabilities` too: of each label, given the labels of the tasks before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtseg.core.files import write_json_array
+from mtseg.core.params import Task
+from mtseg.core.tables import Predictions
+
+DIGITS = 6  # significant ones of a probability
+
+
+def write(path: Path, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    write_json_array(path, _records(predictions, tasks))
+
+
+def _records(predictions: Predictions, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    names = ("image_id", "score", "box", "area", "query", "mask_quality")
+    image_id, score, box, area, query, quality = (predictions.column(name).tolist() for name in names)
+    rles, labels = predictions.rles(), {name: column.tolist() for name, column in predictions.labels.items()}
+    logits, probabilities = predictions.logits, predictions.probability
+    given = not all(_is_softmax(predictions, task.name) for task in tasks)
+    for i in range(len(predictions)):
+        record = {
+            "image_id": image_id[i],
+            "category_id": labels[tasks[0].name][i] + 1,
+            "bbox": box[i],
+            "score": score[i],
+            "segmentation": rles[i],
+            "area": area[i],
+            "query": query[i],
+            "mask_quality": quality[i],
+            "labels": {task.name: task.classes[labels[task.name][i]] for task in tasks},
+            "logits": {task.name: logits[task.name][i].tolist() for task in tasks},
+        }
+        if given:
+            record["probabilities"] = {t.name: float(f"{probabilities[t.name][i]:.{DIGITS}g}") for t in tasks}
+        yield record
+
+
+def _is_softmax(predictions: Predictions, task: str) -> bool:
+    labels = predictions.labels[task][:, None]
+    own = np.take_along_axis(predictions.probabilities[task], labels, axis=1)[:, 0]
+    return np.array_equal(own, predictions.probability[task])
