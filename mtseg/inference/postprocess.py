@@ -40,10 +40,7 @@ def encode(found: Instances, image_id: int, heads: Heads) -> Predictions:
         "width": np.full(len(own), width),
         "mask_quality": found.mask_quality.numpy().astype(np.float64).round(DECIMALS),
     }
-    for name, of_tasks in heads.columns(found).items():
-        columns |= {f"{name}.{task}": column for task, column in of_tasks.items()}
-    for task, label in zip(heads.tasks, found.pred_labels.numpy().T, strict=True):
-        columns[f"labels.{task.name}"] = label
+    columns |= heads.columns(found)
     certainty = np.prod([columns[f"probability.{task.name}"] for task in heads[0].tasks], axis=0)
     columns["score"] = (certainty * columns["mask_quality"]).round(DECIMALS)
     return Predictions.of(columns)[sizes[own] > 0]
