@@ -13,10 +13,13 @@ def check(images: Images, predictions: Predictions) -> np.ndarray:
     """The row of each prediction's image, int [N]. Raises UserError on a prediction whose image is not among `images`
     or has another size."""
     rows = images.rows(predictions.image_id)
-    other = (images.height[rows] != predictions.height) | (images.width[rows] != predictions.width)
-    if wrong := np.flatnonzero((rows < 0) | other).tolist():
-        row, number = rows[wrong[0]], int(predictions.image_id[wrong[0]])
-        size = f"{predictions.width[wrong[0]]} x {predictions.height[wrong[0]]}"
+    wrong, known = rows < 0, rows >= 0
+    sizes = ((images.height, predictions.height), (images.width, predictions.width))
+    wrong[known] = np.any([own[rows[known]] != theirs[known] for own, theirs in sizes], axis=0)
+    if wrong.any():
+        first = np.flatnonzero(wrong)[0]
+        row, number = rows[first], int(predictions.image_id[first])
+        size = f"{predictions.width[first]} x {predictions.height[first]}"
         known = "is not in the data" if row < 0 else f"is {images.width[row]} x {images.height[row]} in the data"
         raise UserError(f"a prediction is for image {number} of {size} pixels, which {known}: run `dvc repro predict`")
     return rows
