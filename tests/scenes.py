@@ -9,8 +9,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.special import logit
 
-from mtseg.core.params import Filter, Task
+from mtseg.core.params import Filter, Ranking, Task
 from mtseg.core.tables import Image, Images, Instance, Predictions, softmax_columns
+from mtseg.evaluation.evaluation import Evaluation
 
 SIZE = 64
 CLASSES = {
@@ -153,3 +154,30 @@ def predict_all(images: Images, tasks: tuple[Task, ...], shift: int = 0) -> list
         for query, instance in enumerate(image.instances)
         if not instance.crowd
     ]
+
+
+def noisy(images: Images, tasks: tuple[Task, ...], *, seed: int = 0, copies: int = 2, tied: bool = False) -> list[Row]:
+    """Predictions of every object, moved, now and then with other labels, in any order; `tied`: of equal scores."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for image in images:
+        for query, instance in enumerate(image.instances * copies):
+            labels = {task.name: int(rng.integers(task.num_classes)) for task in tasks if rng.random() < 0.3}
+            quality, strength = (0.5, 2.0) if tied else (float(rng.random()), float(rng.uniform(0.5, 5)))
+            options = {"quality": quality, "strength": strength, "shift": int(rng.integers(-8, 9))}
+            found.append(predict(instance, tasks, image_id=image.id, query=query, **options, **labels))
+    return [found[place] for place in rng.permutation(len(found))]
+
+
+def evaluation(
+    images: Images | Sequence[Image], rows: Predictions | Sequence[Row], tasks: tuple[Task, ...], *,
+    ranking: Ranking = "product_quality", max_dets: Sequence[int] = (1, 10, 100),
+) -> Evaluation:  # fmt: skip
+    """Of a table or of its rows."""
+    images = images if isinstance(images, Images) else images_of(images, tasks)
+    predictions = rows if isinstance(rows, Predictions) else table(rows, tasks)
+    return Evaluation(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets)
+
+
+def one_image(*instances: Instance) -> list[Image]:
+    return [Image(1, "a.jpg", SIZE, SIZE, instances)]
