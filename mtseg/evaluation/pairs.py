@@ -13,9 +13,9 @@ def check(images: Images, predictions: Predictions) -> np.ndarray:
     """The row of each prediction's image, int [N]. Raises UserError on a prediction whose image is not among `images`
     or has another size."""
     rows = images.rows(predictions.image_id)
-    wrong, known = rows < 0, rows >= 0
+    wrong, there = rows < 0, rows >= 0
     sizes = ((images.height, predictions.height), (images.width, predictions.width))
-    wrong[known] = np.any([own[rows[known]] != theirs[known] for own, theirs in sizes], axis=0)
+    wrong[there] = np.any([own[rows[there]] != theirs[there] for own, theirs in sizes], axis=0)
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         row, number = rows[first], int(predictions.image_id[first])

@@ -64,7 +64,7 @@ def by_pycocotools(evaluation, true, found, categories, kept=None, kind="segm"):
         for instance in image.instances:
             own = next(categories_of)
             for category in sorted(predicted[image.id]) if own is None else [own + 1]:
-                annotations.append(_annotation(image, instance, category, crowd=own is None or instance.crowd))
+                annotations.append(annotation(image, instance, category, crowd=own is None or instance.crowd))
     for number, annotation in enumerate(annotations, 1):  # from 1: pycocotools takes a match with id 0 for no match
         annotation["id"] = number
     with contextlib.redirect_stdout(io.StringIO()):
@@ -96,7 +96,7 @@ def dataset(images, annotations, categories):
     }
 
 
-def _annotation(image, instance, category, crowd):
+def annotation(image, instance, category, crowd=False):
     return {
         "image_id": image.id,
         "category_id": category,
@@ -111,7 +111,7 @@ def by_detectron2(evaluation, folder):
     """AP, AP50, AP75, APs, APm, APl of the main task, by kind."""
     main, table = evaluation.tasks[0], evaluation.predictions
     annotations = [
-        _annotation(image, instance, instance.labels[main.name] + 1, instance.crowd)
+        annotation(image, instance, instance.labels[main.name] + 1, instance.crowd)
         for image in evaluation.images
         for instance in image.instances
     ]

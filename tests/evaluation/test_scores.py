@@ -1,4 +1,4 @@
-"""The evaluator, fed what is known: the ground truth scores 100, and each fault costs what it must, no more (F16)."""
+"""The scores, fed what is known: the ground truth scores 100, and each fault costs what it must, no more."""
 
 import math
 from dataclasses import replace
@@ -7,21 +7,18 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from mtseg.core.errors import UserError
 from mtseg.core.params import Ranking
 from mtseg.core.tables import Image
-from mtseg.evaluation import rankings
-from mtseg.evaluation.evidence import Evidence
-from mtseg.evaluation.predictions import score
-from mtseg.evaluation.scores import evaluate
-from tests.scenes import SIZE, box_instance, logits_of, make_tasks, predict, predict_all, scene
+from mtseg.evaluation import analysis, classes, scores
+from tests.scenes import SIZE, box_instance, evaluation, images_of, logits_of, make_tasks, noisy, one_image, predict, predict_all, scene, table
 
 RANKINGS = get_args(Ranking)
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])
+BOXES = [(2, 2, 20, 20), (34, 2, 20, 20), (2, 34, 20, 20), (34, 34, 20, 20)]
 
 
-def run(images, predictions, tasks, ranking="product_quality", max_dets=(1, 10, 100)):
-    return evaluate(images, predictions, tasks=tasks, ranking=ranking, max_dets=max_dets)
+def metrics(images, rows, tasks, **options):
+    return scores.metrics(evaluation(images, rows, tasks, **options))
 
 
 def numbers(metrics):
@@ -35,123 +32,143 @@ def numbers(metrics):
     return flat
 
 
+def average_precisions(images, rows, tasks):
+    """Every AP and AP50 that anything reports, by name."""
+    own = evaluation(images, rows, tasks)
+    found, report = scores.metrics(own), analysis.report(own)
+    aps = {"segm": found["segm"]["AP"], "segm50": found["segm"]["AP50"], "joint": found["joint"]["AP"]}
+    aps |= {"joint50": found["joint"]["AP50"], "analysed joint": report["joint"]["ap"]}
+    aps |= {task.name: found["tasks"][task.name]["AP"] for task in tasks}
+    return aps | {f"{task.name} errors50": report["tasks"][task.name]["errors"]["ap50"] for task in tasks}
+
+
+def grid(tasks):
+    """Four images of four boxes of 20 x 20, all of one combination of labels."""
+    labels = {task.name: 1 for task in tasks}
+    instances = tuple(box_instance(box, labels) for box in BOXES)
+    return images_of([Image(n, f"{n}.jpg", SIZE, SIZE, instances) for n in range(1, 5)], tasks)
+
+
+def relabel(row, task, label):
+    return replace(row, labels=row.labels | {task.name: label}, logits=row.logits | {task.name: logits_of(task, label)})
+
+
 @TASKS
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("crowds", [False, True])
-@pytest.mark.parametrize("ranking", RANKINGS)
-def test_f16_ground_truth_as_predictions_scores_100(count, partial, crowds, ranking):
+def test_ground_truth_as_predictions_scores_100(count, partial, crowds):
     tasks = make_tasks(count)
     images = scene(tasks, partial=partial, crowds=crowds)
-    metrics, classes = run(images, predict_all(images, tasks), tasks, ranking)
-    flat = numbers(metrics)
+    own = evaluation(images, predict_all(images, tasks), tasks)
+    flat, rows = numbers(scores.metrics(own)), classes.table(own)
     assert set(flat.values()) == {100.0}
     expected = {"segm.AP", "segm.AP50", "segm.AP75", "segm.APs", "segm.AR10", "bbox.AP", "joint.AP", "joint.AP50"}
     assert expected | {f"tasks.{t.name}.{key}" for t in tasks for key in ("AP", "accuracy", "f1")} <= set(flat)
     assert not any(key.endswith(("APl", "ARl")) for key in flat), "there is no large object: undefined, so left out"
-    assert [(row["task"], row["class"]) for row in classes] == [(t.name, c) for t in tasks for c in t.classes]
+    assert [(row["task"], row["class"]) for row in rows] == [(t.name, c) for t in tasks for c in t.classes]
+
+
+@pytest.mark.parametrize(("shift", "thresholds"), [(0, 10), (1, 9), (2, 7), (4, 4), (6, 1), (7, 0)])
+@TASKS
+def test_shifted_masks_fall_as_computed(count, shift, thresholds):
+    """20 x 20 moved by k: IoU (20 - k) / (20 + k), which is 19/21 = .905, 18/22 = .818, .667, .538, .481."""
+    tasks = make_tasks(count)
+    images = grid(tasks)
+    for name, ap in average_precisions(images, predict_all(images, tasks, shift=shift), tasks).items():
+        assert ap == pytest.approx(100 * (shift < 7) if name.endswith("50") else 10 * thresholds, abs=1e-3), name
 
 
 @TASKS
-def test_f16_shifted_masks_fall_as_computed(count):
-    """Boxes of 20 x 20 shifted by 4: IoU 16 / 24 = 0.667, over the thresholds 0.5, 0.55, 0.6, 0.65 of ten."""
+@pytest.mark.parametrize("lost", [4, 8])
+def test_objects_that_are_not_found_cost_as_computed(count, lost):
+    """Precision is 1 up to the recall of the 16 objects that is reached."""
     tasks = make_tasks(count)
-    labels = {task.name: 0 for task in tasks}
-    boxes = [(2, 2, 20, 20), (34, 34, 20, 20)]
-    images = [Image(1, "a.jpg", SIZE, SIZE, tuple(box_instance(box, labels) for box in boxes))]
-    metrics, _ = run(images, predict_all(images, tasks, shift=4), tasks)
-    for found in (metrics["segm"], metrics["bbox"], metrics["joint"]):
-        assert found["AP"] == pytest.approx(40, abs=0.01) and found["AP50"] == 100
-    metrics, _ = run(images, predict_all(images, tasks, shift=8), tasks)  # IoU 12 / 28
-    assert metrics["segm"]["AP50"] == metrics["joint"]["AP50"] == 0
-    assert not metrics["tasks"]["shape"].keys() & {"accuracy", "f1"}, "nothing is matched: undefined, so left out"
+    images = grid(tasks)
+    expected = 100 * (int(100 * (16 - lost) / 16) + 1) / 101
+    for name, ap in average_precisions(images, predict_all(images, tasks)[lost:], tasks).items():
+        assert ap == pytest.approx(expected, abs=1e-3), name
 
 
-def test_f16_a_relabelled_task_hurts_itself_and_the_joint_score_alone():
-    tasks = make_tasks(4)
-    images = scene(tasks)
-    predictions = [relabel(p, tasks[2], (p.labels["fill"] + 1) % 3) for p in predict_all(images, tasks)]
-    metrics, _ = run(images, predictions, tasks)
-    assert metrics["tasks"]["fill"] == {"AP": 0, "accuracy": 0, "f1": 0}
-    assert metrics["joint"]["AP"] == 0
-    assert metrics["segm"]["AP"] == metrics["bbox"]["AP"] == 100
-    for name in ("shape", "colour", "side"):
-        assert metrics["tasks"][name] == {"AP": 100, "accuracy": 100, "f1": 100}
+@TASKS
+def test_duplicates_cost_as_computed(count):
+    """Every object found twice: precision is 1 if the duplicates rank last, else falls to 1/2."""
+    tasks = make_tasks(count)
+    images = grid(tasks)
+    sure = predict_all(images, tasks)
+    last = sure + [replace(row, query=10 + row.query, mask_quality=0.1) for row in sure]
+    in_turn = [replace(row, mask_quality=0.9 - 0.01 * n + d) for n, row in enumerate(sure) for d in (0, -0.005)]
+    in_turn = [replace(row, query=query) for query, row in enumerate(in_turn)]
+    halved = 100 / 101 * sum(max(n / (2 * n - 1) for n in range(max(1, -(-16 * r // 100)), 17)) for r in range(101))
+    for rows, expected in ((last, 100), (in_turn, halved)):
+        for name, ap in average_precisions(images, rows, tasks).items():
+            assert ap == pytest.approx(expected, abs=1e-3), name
 
 
-def relabel(prediction, task, label):
-    return replace(
-        prediction,
-        labels=prediction.labels | {task.name: label},
-        logits=prediction.logits | {task.name: logits_of(task, label)},
-    )
+@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("wrong", [4, 8, 16])
+def test_wrong_labels_hurt_their_task_and_the_joint_score_alone(count, wrong):
+    tasks = make_tasks(count)
+    images = grid(tasks)
+    rows = [relabel(row, tasks[2], 0) if n < wrong else row for n, row in enumerate(predict_all(images, tasks))]
+    expected = 100 * (int(100 * (16 - wrong) / 16) + 1) / 101 if wrong < 16 else 0
+    for name, ap in average_precisions(images, rows, tasks).items():
+        assert ap == pytest.approx(expected if "fill" in name or "joint" in name else 100, abs=1e-3), name
+    own = evaluation(images, rows, tasks)
+    accuracy = {name: task["accuracy"] for name, task in scores.metrics(own)["tasks"].items()}
+    assert accuracy == {task.name: 100 for task in tasks} | {"fill": 100 - 100 * wrong / 16}
+    report = analysis.report(own)
+    cost = report["joint"]["label_cost"]
+    assert cost.pop("fill") == pytest.approx(100 - expected, abs=2e-3) and set(cost.values()) == {0.0}
+    confusion = np.array(report["tasks"]["fill"]["confusion"]["matrix"])
+    assert (confusion[1, 1], confusion[1, 0], confusion.sum()) == (16 - wrong, wrong, 16)
 
 
-def test_f12_further_labels_in_another_order_than_the_masks_are_seen():
+def test_further_labels_in_another_order_than_the_masks_are_seen():
     tasks = make_tasks(3)
     images = scene(tasks)
-    predictions = predict_all(images, tasks)
-    shuffled = []
+    rows, shuffled = predict_all(images, tasks), []
     for image in images:
-        own = [p for p in predictions if p.image_id == image.id]
+        own = [row for row in rows if row.image_id == image.id]
         for mask, labels in zip(own, own[1:] + own[:1], strict=True):
-            further = {name: labels.labels[name] for name in ("colour", "fill")}
-            shuffled.append(replace(mask, labels=mask.labels | further))
-    metrics, _ = run(images, shuffled, tasks)
-    assert metrics["segm"]["AP"] == 100
-    assert metrics["tasks"]["colour"]["accuracy"] < 60 and metrics["tasks"]["fill"]["accuracy"] < 60
-    assert metrics["joint"]["AP"] < 50
-
-
-def test_f13_the_ranking_changes_ap_as_computed_by_hand():
-    """One object, a right and a displaced prediction: AP is 100 if the right one ranks first, else 50."""
-    tasks = make_tasks(2)
-    truth = box_instance((2, 2, 20, 20), {"shape": 0, "colour": 0})
-    images = [Image(1, "a.jpg", SIZE, SIZE, (truth,))]
-    right = predict(truth, tasks, query=0, quality=1.0)
-    wrong = predict(truth, tasks, query=1, quality=1.0, shift=30)
-    right = replace(right, logits={"shape": (1.0, 0.0, 0.0, 0.0), "colour": (4.0, 0.0, 0.0)})
-    wrong = replace(wrong, logits={"shape": (2.0, 0.0, 0.0, 0.0), "colour": (1.0, 0.0, 0.0)})
-    ap = {ranking: run(images, [right, wrong], tasks, ranking)[0]["segm"]["AP"] for ranking in RANKINGS}
-    assert ap == {ranking: 50.0 if ranking.startswith("main") else 100.0 for ranking in RANKINGS}
-    rows = rankings.rows(Evidence.of(images, [right, wrong], tasks=tasks, ranking="sum", max_dets=(1, 10, 100)))
-    assert {row["ranking"]: row["segm_AP"] for row in rows} == ap
-    assert {row["ranking"]: row["joint_AP"] for row in rows} == ap
+            shuffled.append(replace(mask, labels=labels.labels | {"shape": mask.labels["shape"]}))
+    found = metrics(images, shuffled, tasks)
+    assert found["segm"]["AP"] == 100
+    assert found["tasks"]["colour"]["accuracy"] < 60 and found["tasks"]["fill"]["accuracy"] < 60
+    assert found["joint"]["AP"] < 50
 
 
 @TASKS
 def test_no_predictions_at_all_is_ap_0(count):
     tasks = make_tasks(count)
-    images = scene(tasks, partial=True, crowds=True)
-    metrics, classes = run(images, [], tasks)
-    assert set(numbers(metrics).values()) == {0.0}
-    assert metrics["tasks"] == {task.name: {"AP": 0.0} for task in tasks}
-    assert {row["AP"] for row in classes} == {0.0} and {row["accuracy"] for row in classes} == {None}
+    own = evaluation(scene(tasks, partial=True, crowds=True), [], tasks)
+    found, rows = scores.metrics(own), classes.table(own)
+    assert set(numbers(found).values()) == {0.0}
+    assert found["tasks"] == {task.name: {"AP": 0.0} for task in tasks}
+    assert {row["AP"] for row in rows} == {0.0} and {row["accuracy"] for row in rows} == {None}
 
 
 @TASKS
 def test_no_ground_truth_at_all_is_undefined(count):
     tasks = make_tasks(count)
-    empty = [Image(1, "a.jpg", SIZE, SIZE)]
-    for predictions in ([], [predict(box_instance((2, 2, 9, 9), {t.name: 0 for t in tasks}), tasks)]):
-        metrics, classes = run(empty, predictions, tasks)
-        assert metrics == {"segm": {}, "bbox": {}, "tasks": {task.name: {} for task in tasks}, "joint": {}}
-        assert {row["AP"] for row in classes} == {None}
+    stray = predict(box_instance((2, 2, 9, 9), {t.name: 0 for t in tasks}), tasks)
+    for rows in ([], [stray]):
+        own = evaluation(one_image(), rows, tasks)
+        nothing = {"segm": {}, "bbox": {}, "tasks": {task.name: {} for task in tasks}, "joint": {}}
+        assert scores.metrics(own) == nothing and {row["AP"] for row in classes.table(own)} == {None}
 
 
 def test_an_unlabelled_instance_is_neither_hit_nor_miss_in_its_task():
     tasks = make_tasks(2)
     known = box_instance((2, 2, 20, 20), {"shape": 0, "colour": 0})
     unknown = box_instance((34, 34, 20, 20), {"shape": 1, "colour": None})
-    images = [Image(1, "a.jpg", SIZE, SIZE, (known, unknown))]
-    for found in ([known], [known, unknown]):
+    for objects in ([known], [known, unknown]):
         for colour in (0, 1):
-            predictions = [predict(i, tasks, query=q) for q, i in enumerate(found)]
-            predictions[1:] = [relabel(p, tasks[1], colour) for p in predictions[1:]]
-            metrics, classes = run(images, predictions, tasks)
-            assert metrics["tasks"]["colour"] == {"AP": 100, "accuracy": 100, "f1": 100}
-            assert metrics["joint"]["AP"] == 100
-            assert metrics["segm"]["AP"] == 50 * len(found)
-    assert [row["instances"] for row in classes] == [1, 1, 0, 1, 0]
+            rows = [predict(i, tasks, query=q) for q, i in enumerate(objects)]
+            own = evaluation(one_image(known, unknown), [rows[0], *(relabel(r, tasks[1], colour) for r in rows[1:])], tasks)
+            found = scores.metrics(own)
+            assert found["tasks"]["colour"] == {"AP": 100, "accuracy": 100, "f1": 100}
+            assert found["joint"]["AP"] == 100 and found["segm"]["AP"] == 50 * len(objects)
+    assert [row["instances"] for row in classes.table(own)] == [1, 1, 0, 1, 0]
 
 
 def test_a_second_class_of_the_same_query_is_no_duplicate_in_a_further_task():
@@ -159,74 +176,94 @@ def test_a_second_class_of_the_same_query_is_no_duplicate_in_a_further_task():
     tasks = make_tasks(3)
     labels = {task.name: 0 for task in tasks}
     near = box_instance((4, 2, 20, 20), labels | {"colour": 1})
-    truth = (box_instance((2, 2, 20, 20), labels), box_instance((34, 34, 20, 20), labels))
-    images = [Image(1, "a.jpg", SIZE, SIZE, (*truth, near))]
+    truth = box_instance((2, 2, 20, 20), labels), box_instance((34, 34, 20, 20), labels)
     sure = predict(truth[0], tasks, query=0)
     second = replace(sure, labels=sure.labels | {"shape": 1})
-    unsure = predict(truth[1], tasks, query=1, quality=0.001)
-    assert score(second, tasks, "product_quality") > score(unsure, tasks, "product_quality")
-    metrics, classes = run(images, [second, unsure, sure], tasks)
-    assert metrics["tasks"]["colour"] == {"AP": 50, "accuracy": 100, "f1": 100}, "red is found, green is not"
-    assert [row["AP"] for row in classes if row["class"] in ("red", "green")] == [100, 0]
+    own = evaluation(one_image(*truth, near), [second, predict(truth[1], tasks, query=1, quality=0.001), sure], tasks)
+    assert own.rank.tolist() == [1, 2, 0]
+    assert scores.metrics(own)["tasks"]["colour"] == {"AP": 50, "accuracy": 100, "f1": 100}
+    aps = {row["class"]: row["AP"] for row in classes.table(own) if row["task"] == "colour"}
+    assert aps == {"red": 100, "green": 0}, "red is found, green is not"
 
 
 def test_predictions_on_a_crowd_are_ignored():
     tasks = make_tasks(3)
     labels = {task.name: 0 for task in tasks}
-    crowd = box_instance((30, 2, 30, 60), labels, crowd=True)
-    images = [Image(1, "a.jpg", SIZE, SIZE, (box_instance((2, 2, 20, 20), labels), crowd))]
+    truth, crowd = box_instance((2, 2, 20, 20), labels), box_instance((30, 2, 30, 60), labels, crowd=True)
     inside = [predict(box_instance((32, 4 + 12 * q, 10, 10), labels), tasks, query=q, strength=9) for q in range(4)]
     whole = predict(crowd, tasks, query=4, strength=9, shape=1, colour=1, fill=1)
-    metrics, _ = run(images, [*inside, whole, predict(images[0].instances[0], tasks, query=9)], tasks)
-    assert set(numbers(metrics).values()) == {100.0}
+    found = metrics(one_image(truth, crowd), [*inside, whole, predict(truth, tasks, query=9)], tasks)
+    assert set(numbers(found).values()) == {100.0}
 
 
-def test_the_order_in_the_file_does_not_matter_even_among_equal_scores():
+@pytest.mark.parametrize("tied", [False, True])
+def test_no_figure_depends_on_the_order_of_rows_or_images(tied):
     tasks = make_tasks(3)
     images = scene(tasks, partial=True, crowds=True)
-    predictions = predict_all(images, tasks) + predict_all(images, tasks, shift=5)
-    predictions = [replace(p, query=q) for q, p in enumerate(predictions)]
-    order = np.random.default_rng(0).permutation(len(predictions))
-    shuffled = [predictions[i] for i in order]
-    assert run(images, shuffled, tasks) == run(images[::-1], predictions, tasks)
+    predictions = table(noisy(images, tasks, copies=3, tied=tied), tasks)
+    figures = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(predictions))
+        own = evaluation(images_of(list(images)[:: (-1) ** seed], tasks), predictions[order], tasks)
+        report = analysis.report(own)
+        suspects = [suspect | {"prediction": None} for suspect in report.pop("label_errors")]
+        suspects.sort(key=lambda suspect: list(map(str, suspect.values())))
+        figures.append((scores.metrics(own), classes.table(own), report, suspects, analysis.rankings(own)))
+    assert figures[0] == figures[1] == figures[2]
 
 
 def test_boxes_and_masks_without_area_do_no_harm():
     tasks = make_tasks(1)
     truth = box_instance((2, 2, 20, 20), {"shape": 0})
-    flat = replace(truth, bbox=(5.0, 5.0, 0.0, 0.0))
-    images = [Image(1, "a.jpg", SIZE, SIZE, (truth, flat))]
     nothing = predict(box_instance((0, 0, 0, 0), {"shape": 0}), tasks, query=5, strength=9)
-    metrics, _ = run(images, [nothing, predict(truth, tasks)], tasks)
-    assert all(math.isfinite(value) for value in numbers(metrics).values())
+    found = metrics(one_image(truth, replace(truth, bbox=(5.0, 5.0, 0.0, 0.0))), [nothing, predict(truth, tasks)], tasks)
+    assert all(math.isfinite(value) for value in numbers(found).values())
 
 
 def test_accuracy_and_macro_f1_as_computed_by_hand():
     tasks = make_tasks(2)
-    boxes = [(2, 2, 20, 20), (34, 2, 20, 20), (2, 34, 20, 20), (34, 34, 20, 20)]
-    truth = [box_instance(box, {"shape": 0, "colour": c}) for box, c in zip(boxes, (0, 0, 0, 1), strict=True)]
-    images = [Image(1, "a.jpg", SIZE, SIZE, tuple(truth))]
-    predictions = [predict(i, tasks, query=q) for q, i in enumerate(truth)]
-    predictions[0] = relabel(predictions[0], tasks[1], 1)
-    metrics, classes = run(images, predictions, tasks)
-    assert metrics["tasks"]["colour"]["accuracy"] == 75  # red 2 of 3, green 1 of 1
-    assert metrics["tasks"]["colour"]["f1"] == pytest.approx(100 * (4 / 5 + 2 / 3) / 2, abs=1e-3)
-    assert [row["accuracy"] for row in classes] == [100, None, None, pytest.approx(66.667), 100]
+    truth = [box_instance(box, {"shape": 0, "colour": c}) for box, c in zip(BOXES, (0, 0, 0, 1), strict=True)]
+    rows = [predict(i, tasks, query=q) for q, i in enumerate(truth)]
+    own = evaluation(one_image(*truth), [relabel(rows[0], tasks[1], 1), *rows[1:]], tasks)
+    found = scores.metrics(own)["tasks"]["colour"]
+    assert found["accuracy"] == 75  # red 2 of 3, green 1 of 1
+    assert found["f1"] == pytest.approx(100 * (4 / 5 + 2 / 3) / 2, abs=1e-3)
+    assert [row["accuracy"] for row in classes.table(own)] == [100, None, None, pytest.approx(66.667), 100]
 
 
-def test_predictions_for_other_pictures_are_refused():
-    tasks = make_tasks(1)
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy_is_that_of_a_slow_matching_of_masks_alone(seed):
+    tasks = make_tasks(3)
+    images = scene(tasks, count=8, partial=True, crowds=True)
+    own = evaluation(images, [replace(r, query=r.query // 2) for r in noisy(images, tasks, seed=seed, copies=4)], tasks)
+    predictions, true, taken, right = own.predictions, own.images.instances, set(), {task.name: [] for task in tasks}
+    pairs = {(p, i): iou for p, i, iou in zip(own.pairs.prediction, own.pairs.instance, own.pairs.iou, strict=True)}
+    queries = set()
+    for row in np.argsort(own.rank):
+        if (query := (predictions.image_id[row], predictions.query[row])) in queries:
+            continue
+        queries.add(query)
+        free = [i for i in range(len(true)) if not true.crowd[i] and i not in taken and pairs.get((row, i), 0) >= 0.5]
+        if free:
+            taken.add(best := max(free, key=lambda i, row=row: pairs[row, i]))
+            for name, labels in true.labels.items():
+                right[name] += [labels[best] == predictions.labels[name][row]] if labels[best] >= 0 else []
+    for name, found in scores.metrics(own)["tasks"].items():
+        assert found["accuracy"] == pytest.approx(100 * np.mean(right[name]), abs=1e-3) and len(right[name]) >= 10
+
+
+def test_the_headline_of_training_has_the_metrics_at_100_detections():
+    tasks = make_tasks(3)
     images = scene(tasks)
-    stray = predict(box_instance((2, 2, 9, 9), {"shape": 0}), tasks, image_id=77)
-    with pytest.raises(UserError, match="picture 77 .* is absent: run `dvc repro predict` again"):
-        run(images, [stray], tasks)
-    small = replace(stray, image_id=2, segmentation={"size": [32, 32], "counts": "PP1"})
-    with pytest.raises(UserError, match=r"picture 2 of size \[32, 32\].* \[64, 64\]"):
-        run(images, [small], tasks)
+    predictions = table(noisy(images, tasks), tasks)
+    found = scores.metrics(evaluation(images, predictions, tasks))
+    expected = {"segm_AP": found["segm"]["AP"], "joint_AP": found["joint"]["AP"]}
+    expected |= {f"{name}_accuracy": own["accuracy"] for name, own in found["tasks"].items()}
+    assert scores.headline(images, predictions, tasks) == expected
+    assert scores.headline(images, predictions[:0], tasks) == {"segm_AP": 0.0, "joint_AP": 0.0}
 
 
 def test_nothing_is_printed(capsys):
     tasks = make_tasks(3)
-    images = scene(tasks)
-    run(images, predict_all(images, tasks), tasks)
+    metrics(scene(tasks), predict_all(scene(tasks), tasks), tasks)
     assert capsys.readouterr() == ("", "")
