@@ -1,135 +1,115 @@
-"""What the annotations say against what the tasks say: counts and ranges of every task. Reads no picture."""
+"""The annotations of every task against its classes: counts and ranges. Reads no image."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from mtseg.checks.findings import Finding
+from mtseg.core.masks import iou
 from mtseg.core.params import Input, Task
-from mtseg.core.tables import Image, Instance
-from mtseg.data import coco
+from mtseg.core.tables import UNLABELLED, Images
 
 TWIN = 0.95  # mask IoU of two instances that are one object
 MANY = 0.01  # share of the instances that this is worth a warning for
-SIDES = (("left", "right"), ("l", "r"), ("lhs", "rhs"))
-SIDE = re.compile(
-    r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGNORECASE
-)  # the short ones as whole words
+SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lhs": "rhs", "rhs": "lhs"}
+# the short ones as whole words
+SIDE = re.compile(r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGNORECASE)
 RARE = 10  # examples below which a class is hardly learnt, let alone scored
 
 
-def check(train: Sequence[Image], val: Sequence[Image], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
-    """The findings of all checks here; errors: an empty split, a label out of range, a task without labels."""
-    found = list(empty_splits(train, val))
+def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) -> list[Finding]:
+    """Errors: an empty split, a label out of range, a task without labels. The rest are warnings and notes."""
+    found = [*empty(train, "train"), *empty(val, "val")]
     for task in tasks:
-        found += out_of_range([*train, *val], task)
-        found += unlabelled(train, task)
-        found += missing(train, val, task)
-        found += rare(train, task)
-        found += unswapped(task, input)
+        found += [*out_of_range(train, task), *out_of_range(val, task)]
+        found += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unswapped(task, input)]
     return [*found, *twice(train, "train"), *twice(val, "val")]
 
 
-def empty_splits(train: Sequence[Image], val: Sequence[Image]) -> Iterator[Finding]:
-    for name, images in (("train", train), ("val", val)):
-        if not any(True for _ in instances(images)):
-            what = "no instance to learn from or to score" if images else "no pictures"
-            yield Finding("split_empty", "error", f"the {name} split has {what}", "see data.split, or add some", name)
+def empty(images: Images, split: str) -> Iterator[Finding]:
+    if images.instances.crowd.all():
+        what = "no instance to learn from or to score" if len(images) else "no images"
+        yield Finding("split_empty", "error", f"the {split} split has {what}", "see data.split, or add some", split)
 
 
-def out_of_range(images: Sequence[Image], task: Task) -> Iterator[Finding]:
-    """F8: on CUDA such a target is an assert without a name."""
-    bad = [
-        (image, instance)
-        for image, instance in instances(images)
-        if (label := instance.labels[task.name]) is not None and not 0 <= label < len(task.classes)
-    ]
-    if bad:
-        image, first = bad[0]
-        evidence = (
-            f"{len(bad)} instances have a label outside 0..{len(task.classes) - 1}, the first in {image.file_name}, "
-            f"annotation {first.id}: {first.labels[task.name]}"
-        )
+def out_of_range(images: Images, task: Task) -> Iterator[Finding]:
+    """On CUDA such a target would be an assert without a name."""
+    own = images.instances
+    label = own.labels[task.name]
+    bad = np.flatnonzero(~own.crowd & (label != UNLABELLED) & ((label < 0) | (label >= len(task.classes))))
+    if len(bad):
+        first = bad[0]
+        example = f"{images.file_name[own.image[first]]}, annotation {own.id[first]}: {label[first]}"
+        evidence = f"{len(bad)} instances have a label outside 0..{len(task.classes) - 1}, the first in {example}"
         yield Finding("label_range", "error", evidence, "run `dvc repro convert register`", f"task '{task.name}'")
 
 
-def unlabelled(train: Sequence[Image], task: Task) -> Iterator[Finding]:
-    counts = count(train, task)
-    where = f"task '{task.name}'"
-    if not counts:
+def unlabelled(train: Images, task: Task) -> Iterator[Finding]:
+    counts, where = count(train, task), f"task '{task.name}'"
+    if not counts.any():
         evidence = "no labelled instance in train"
         yield Finding("task_unlabelled", "error", evidence, "remove the task from `tasks` or label some", where)
-    elif len(counts) == 1 < len(task.classes):
-        evidence = f"all {counts.total()} labelled instances in train are '{task.classes[next(iter(counts))]}'"
-        change = "a task of one class is learnt by answering it always: look at the raw labels or the mapping"
+    elif (counts > 0).sum() == 1 < len(counts):
+        evidence = f"all {counts.sum()} labelled instances in train are '{task.classes[counts.argmax()]}'"
+        change = "such a task is learnt by always predicting that class: look at the raw labels or the mapping"
         yield Finding("task_unlabelled", "warning", evidence, change, where)
 
 
-def missing(train: Sequence[Image], val: Sequence[Image], task: Task) -> Iterator[Finding]:
-    seen, wanted = count(train, task), count(val, task)
-    absent = sorted(task.classes[label] for label in wanted.keys() - seen.keys() if 0 <= label < len(task.classes))
-    if seen and absent:
-        share = sum(wanted[task.index(name)] for name in absent) / wanted.total()
-        evidence = f"in val but not in train: {', '.join(absent)} ({share:.1%} of val's labels)"
-        change = "move examples into train, or split by another data.seed"
+def missing(train: Images, val: Images, task: Task) -> Iterator[Finding]:
+    shown, wanted = count(train, task), count(val, task)
+    absent = np.flatnonzero((shown == 0) & (wanted > 0))
+    if shown.any() and len(absent):
+        names = ", ".join(sorted(task.classes[label] for label in absent))
+        evidence = f"in val but not in train: {names} ({wanted[absent].sum() / wanted.sum():.1%} of val's labels)"
+        change = "move examples into train, or split with another data.seed"
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
 
 
-def rare(train: Sequence[Image], task: Task) -> Iterator[Finding]:
-    counts = count(train, task)
-    few = {task.classes[label]: n for label, n in sorted(counts.items()) if n < RARE and 0 <= label < len(task.classes)}
+def rare(train: Images, task: Task) -> Iterator[Finding]:
+    few = [f"{name} {n}" for name, n in zip(task.classes, count(train, task), strict=True) if 0 < n < RARE]
     if few:
-        listed = ", ".join(f"{name} {n}" for name, n in few.items())
-        evidence = f"fewer than {RARE} examples in train: {listed}"
+        evidence = f"fewer than {RARE} examples in train: {', '.join(few)}"
         change = "label more, merge classes in the mapping, or expect an AP near 0 for them"
         yield Finding("class_too_rare", "warning", evidence, change, f"task '{task.name}'")
 
 
 def unswapped(task: Task, input: Input) -> Iterator[Finding]:
-    """A horizontal flip makes a wrong label of left and of right unless flip_pairs swaps them."""
-    if not input.flip:
-        return
-    other = {a: b for pair in SIDES for a, b in (pair, pair[::-1])}
+    """After a horizontal flip labels of left and right are wrong unless flip_pairs swaps them."""
     known = {name.lower(): name for name in task.classes}
-    mirrored = {name: known.get(SIDE.sub(lambda side: other[side[0].lower()], name).lower()) for name in task.classes}
+    mirrored = {name: SIDE.sub(lambda side: SIDES[side[0].lower()], name).lower() for name in task.classes}
+    pairs = {tuple(sorted((name, known[other]))) for name, other in mirrored.items() if other in known}
     swapped = {name for pair in task.flip_pairs for name in pair}
-    pairs = sorted({tuple(sorted(pair)) for pair in mirrored.items() if pair[1] not in (None, pair[0])})
-    if forgotten := [pair for pair in pairs if not swapped.intersection(pair)]:
-        named = ", ".join(f"[{a}, {b}]" for a, b in forgotten)
-        evidence = f"pictures are flipped (input.flip {input.flip:g}) but flip_pairs lacks {named}"
+    forgotten = [f"[{a}, {b}]" for a, b in sorted(pairs) if a != b and not swapped & {a, b}]
+    if input.flip and forgotten:
+        evidence = f"images are flipped (input.flip {input.flip:g}) but flip_pairs lacks {', '.join(forgotten)}"
         change = "add the pairs to the task's flip_pairs, or set input.flip: 0"
         yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
-def twice(images: Sequence[Image], split: str) -> Iterator[Finding]:
-    """Objects of one picture whose boxes are the same and whose masks nearly are."""
-    pairs, example, total = 0, "", 0
-    for image in images:
-        own = [instance for instance in image.instances if not instance.crowd]
-        total += len(own)
-        boxes = np.array([instance.bbox for instance in own]).reshape(-1, 4)
-        near = np.abs(boxes[:, None] - boxes[None]).max(-1) <= np.maximum(0.02 * boxes[:, 2:].max(-1), 1)[:, None]
-        for i, j in np.argwhere(np.triu(near, 1)):
-            rles = [coco.rle(own[k].segmentation, image.height, image.width) for k in (i, j)]
-            if coco_mask.iou(rles[:1], rles[1:], [0])[0, 0] > TWIN:
-                pairs += 1
-                example = example or f"{image.file_name}, annotations {own[i].id} and {own[j].id}"
+def twice(images: Images, split: str) -> Iterator[Finding]:
+    """Objects of one image whose boxes are the same and whose masks nearly are."""
+    own = images.instances[~images.instances.crowd]
+    pairs = []
+    for rows in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own.image)) + 1):
+        box = own.box[rows]
+        near = np.abs(box[:, None] - box[None]).max(-1) <= np.maximum(0.02 * box[:, 2:].max(-1), 1)[:, None]
+        for pair in rows[np.argwhere(np.triu(near, 1))]:
+            one, other = own[pair].rles()
+            if iou([one], [other])[0, 0] > TWIN:
+                pairs.append(pair)
     if pairs:
-        evidence = f"{pairs} of {total} instances in {split} lie on another one (mask IoU above {TWIN}): {example}"
-        severity = "warning" if pairs > total * MANY else "note"
+        first, second = pairs[0]
+        example = f"{images.file_name[own.image[first]]}, annotations {own.id[first]} and {own.id[second]}"
+        evidence = f"{len(pairs)} of {len(own)} instances in {split} lie on another (mask IoU above {TWIN}): {example}"
+        severity = "warning" if len(pairs) > len(own) * MANY else "note"
         yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 
 
-def instances(images: Sequence[Image]) -> Iterator[tuple[Image, Instance]]:
-    """Those that are trained on: no crowds."""
-    return ((image, instance) for image in images for instance in image.instances if not instance.crowd)
-
-
-def count(images: Sequence[Image], task: Task) -> Counter[int]:
-    labels = (instance.labels[task.name] for _, instance in instances(images))
-    return Counter(label for label in labels if label is not None)
+def count(images: Images, task: Task) -> np.ndarray:
+    """Instances of each class [classes], without crowds."""
+    label = images.instances.labels[task.name][~images.instances.crowd]
+    inside = label[(label >= 0) & (label < len(task.classes))]
+    return np.bincount(inside, minlength=len(task.classes))

@@ -1,6 +1,6 @@
 """A known pattern passed through the real mapper: image, masks and labels must move together.
 
-The pattern: grey ground and a patch of a colour of its own for each instance, half of them given as polygons and half as
+The pattern: grey ground and a patch of its own colour for each instance, half of them given as polygons and half as
 RLE. Where a patch lies in the mapped image is read off its colour, not taken from what the mapper reports.
 """
 

@@ -1,13 +1,15 @@
-"""What params.yaml says against itself and against the counts of the data."""
+"""The values of params.yaml against each other and against the counts of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from mtseg.checks.findings import Finding
 from mtseg.checks.labels import count
 from mtseg.core.params import Input, Loss, Model, Solver, Task
-from mtseg.core.tables import Image
+from mtseg.core.tables import Images
 
 LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
 SCALE_TOLERANCE = 1.25  # of the scale that prediction uses, beyond the range of training
@@ -18,7 +20,7 @@ LOPSIDED = 100.0  # class weights, against those inverse to the frequency
 
 
 def check(
-    train: Sequence[Image], *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
+    train: Images, *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
 ) -> list[Finding]:
     """The findings of all checks here, warnings and notes."""
     return [
@@ -29,15 +31,15 @@ def check(
 
 
 def lr(solver: Solver) -> Iterator[Finding]:
-    """F6: the lr of another batch size."""
+    """Against the lr that the rule gives for this batch size."""
     ratio = solver.lr / solver.rule_lr
     if not 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         evidence = (
             f"solver.base_lr {solver.lr:g} is {ratio:.3g} times the lr that the rule gives: reference_lr "
-            f"{solver.reference_lr:g} x {solver.ims_per_batch * solver.accumulate} pictures a step / reference_batch "
+            f"{solver.reference_lr:g} x {solver.ims_per_batch * solver.accumulate} images a step / reference_batch "
             f"{solver.reference_batch} = {solver.rule_lr:g}"
         )
-        yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto, or expect a poor AP")
+        yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto")
 
 
 def course(solver: Solver) -> Iterator[Finding]:
@@ -45,20 +47,15 @@ def course(solver: Solver) -> Iterator[Finding]:
         evidence = f"the lr warms up for {solver.warmup} steps of {solver.max_iter}"
         yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
     if solver.backbone_multiplier > FAST:
-        evidence = (
-            f"solver.backbone_multiplier gives the backbone {solver.backbone_multiplier:g} times the lr of the rest"
-        )
+        evidence = f"solver.backbone_multiplier {solver.backbone_multiplier:g}: the backbone has so many times the lr"
         yield Finding("lr_too_high", "warning", evidence, "set it to the 0.1 of the paper, to 1 for random weights")
     if solver.weight_decay > 1:
-        evidence = (
-            f"under AdamW weights stay below 1 / solver.weight_decay {solver.weight_decay:g} = "
-            f"{1 / solver.weight_decay:.3g}"
-        )
+        evidence = f"solver.weight_decay is {solver.weight_decay:g}: under AdamW weights stay below its inverse"
         yield Finding("weight_decay", "warning", evidence, "set it to the 0.05 of the paper")
 
 
 def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """Beside such a weight nothing else is learnt, or has a say in which query is whose."""
+    """Beside such a weight nothing else counts in the loss, or in the matching."""
     masks = loss.mask + loss.dice
     given = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
     for key, value, where in (*given, ("loss.labels", loss.labels, "")):
@@ -75,7 +72,7 @@ def scales(input: Input) -> Iterator[Finding]:
 
 
 def norms(model: Model, solver: Solver) -> Iterator[Finding]:
-    """Batch norm that nothing has trained yet and that is kept as it is does not normalise; nor does a backbone see."""
+    """Frozen batch norm of random weights does not normalise; a random backbone that is not trained is of no use."""
     if model.weights is None and not solver.backbone_multiplier:
         evidence = "model.weights is null and solver.backbone_multiplier 0: the backbone stays random"
         yield Finding("weights_frozen", "warning", evidence, "give it weights, or set backbone_multiplier: 1")
@@ -84,29 +81,29 @@ def norms(model: Model, solver: Solver) -> Iterator[Finding]:
         yield Finding("random_frozen_norm", "warning", evidence, "random weights need model.freeze_norm: false")
 
 
-def queries(train: Sequence[Image], model: Model) -> Iterator[Finding]:
-    """F7: a picture with more instances than there are queries can never be found whole."""
-    counts = [sum(not instance.crowd for instance in image.instances) for image in train]
-    over = [count for count in counts if count > model.num_queries]
-    if over:
-        lost = sum(count - model.num_queries for count in over) / sum(counts)
+def queries(train: Images, model: Model) -> Iterator[Finding]:
+    own = train.instances
+    counts = np.bincount(own.image[~own.crowd], minlength=len(train))
+    over = counts[counts > model.num_queries]
+    if len(over):
+        lost = (over - model.num_queries).sum() / counts.sum()
         evidence = (
-            f"{len(over)} of {len(counts)} train pictures hold more instances (up to {max(counts)}) than "
+            f"{len(over)} of {len(train)} train images have more instances (up to {over.max()}) than "
             f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be found"
         )
-        yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * max(counts)}")
+        yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * over.max()}")
 
 
 def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     if not loss.mask and not loss.dice:
-        evidence = "loss.mask and loss.dice are both 0: no mask is learnt"
+        evidence = "loss.mask and loss.dice are both 0: masks are not trained"
         yield Finding("loss_muted", "warning", evidence, "set them to the 5.0 of the paper")
     for task in tasks:
         where = f"task '{task.name}'"
-        if not task.loss_weight:  # which is legal (F9), and on purpose as a rule
+        if not task.loss_weight:  # which is legal, and usually on purpose
             main = task is tasks[0]
             change = "set loss_weight above 0, or remove the task"
-            evidence = "loss_weight is 0: its head is not trained, its labels mean nothing"
+            evidence = "loss_weight is 0: its head is not trained and its labels mean nothing"
             yield Finding("loss_muted", "warning" if main else "note", evidence, change, where)
         elif not any(task.weights):
             yield Finding("loss_muted", "warning", "all class_weights are 0", "set class_weights: null", where)
@@ -116,30 +113,31 @@ def no_object(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     low, high = NO_OBJECT
     if any(task.background for task in tasks) and not low <= loss.no_object <= high:
         many = loss.no_object > high
-        why = "queries learn to find nothing" if many else "scores of empty queries are never learnt"
+        why = "queries learn to find nothing" if many else "queries never learn to predict no-object"
         evidence = f"loss.no_object is {loss.no_object:g}, usual are {low:g} to {high:g}: {why}"
         yield Finding("no_object_weight", "warning", evidence, "set it to the 0.1 of the paper")
 
 
-def drowned(train: Sequence[Image], tasks: Sequence[Task]) -> Iterator[Finding]:
+def drowned(train: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
     """A class's weight times its number of examples is its share of the loss."""
     for task in tasks:
-        counts = count(train, task)
-        unlearnt = [f"'{task.classes[label]}' ({n} examples)" for label, n in counts.items() if not task.weights[label]]
-        if unlearnt and task.loss_weight and any(task.weights):
-            evidence = f"class_weights are 0, so that they are not learnt, of {', '.join(sorted(unlearnt))}"
-            yield Finding("class_weights", "warning", evidence, "set them above 0", f"task '{task.name}'")
-        shares = {task.classes[label]: task.weights[label] * counts[label] for label in counts if task.weights[label]}
-        if task.class_weights and len(shares) > 1 and (ratio := max(shares.values()) / min(shares.values())) > LOPSIDED:
+        counts, where = count(train, task), f"task '{task.name}'"
+        shown = {name: (n, weight) for name, n, weight in zip(task.classes, counts, task.weights, strict=True) if n}
+        muted = [f"'{name}' ({n} examples)" for name, (n, weight) in shown.items() if not weight]
+        if muted and task.loss_weight and any(task.weights):
+            evidence = f"class_weights are 0, so that they are not learnt, of {', '.join(sorted(muted))}"
+            yield Finding("class_weights", "warning", evidence, "set them above 0", where)
+        shares = {name: n * weight for name, (n, weight) in shown.items() if weight}
+        if task.class_weights and len(shares) > 1:
             most, least = max(shares, key=shares.get), min(shares, key=shares.get)
-            plain = max(counts.values()) / min(counts.values())
-            if ratio > plain:  # the weights make it worse than the frequencies do
+            ratio, plain = shares[most] / shares[least], counts.max() / counts[counts > 0].min()
+            if ratio > max(LOPSIDED, plain):  # the weights make it worse than the frequencies do
                 evidence = f"by class_weights and counts '{most}' is {ratio:.0f} times as much of the loss as '{least}'"
-                yield Finding("class_weights", "warning", evidence, "set class_weights: auto", f"task '{task.name}'")
+                yield Finding("class_weights", "warning", evidence, "set class_weights: auto", where)
 
 
 def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """F10: a task that the matching ignores is trained on queries which were chosen for other reasons."""
+    """A task that the matching ignores is trained on queries that were chosen for other reasons."""
     if not loss.labels and any(task.loss_weight for task in tasks):
         evidence = "loss.labels is 0: the matching ignores every label"
         yield Finding("task_untrained_in_matching", "warning", evidence, "set it to the 2.0 of the paper")
@@ -147,6 +145,5 @@ def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     for task in tasks:
         if task.loss_weight and not task.match_weight:
             evidence = f"match_weight is 0 while loss_weight is {task.loss_weight:g}: the matching ignores the task"
-            yield Finding(
-                "task_untrained_in_matching", "warning", evidence, "set match_weight: 1", f"task '{task.name}'"
-            )
+            where = f"task '{task.name}'"
+            yield Finding("task_untrained_in_matching", "warning", evidence, "set match_weight: 1", where)

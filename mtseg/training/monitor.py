@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.rnn import pad_sequence
 
+from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import UNLABELLED
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Matches, Target
 

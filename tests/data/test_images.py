@@ -32,19 +32,19 @@ def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch, error):
         raise error("odd")
 
     monkeypatch.setattr(PIL.ImageOps, "exif_transpose", broken)
-    with pytest.raises(UserError, match=r"a.png: the picture does not decode \(odd\)"):
+    with pytest.raises(UserError, match=r"a.png: the image does not decode \(odd\)"):
         read_image(tmp_path, Image(1, "a.png", 10, 20))
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="a.jpg: no such picture"):
+    with pytest.raises(UserError, match="a.jpg: no such image"):
         read_image(tmp_path, Image(1, "a.jpg", 10, 20))
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(UserError, match="text.jpg: the picture does not decode"):
+    with pytest.raises(UserError, match="text.jpg: the image does not decode"):
         read_image(tmp_path, Image(1, "text.jpg", 10, 20))
     save(tmp_path / "whole.jpg", size=(200, 100))
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:800])
-    with pytest.raises(UserError, match="cut.jpg: the picture does not decode"):
+    with pytest.raises(UserError, match="cut.jpg: the image does not decode"):
         read_image(tmp_path, Image(1, "cut.jpg", 100, 200))
-    with pytest.raises(UserError, match="whole.jpg: the picture is 200 x 100, its record says 20 x 10"):
+    with pytest.raises(UserError, match="whole.jpg: the image is 200 x 100, its record says 20 x 10"):
         read_image(tmp_path, Image(1, "whole.jpg", 10, 20))
