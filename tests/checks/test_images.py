@@ -1,4 +1,4 @@
-"""Pictures held against each other and against their annotations."""
+"""Images against each other and against their annotations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from mtseg.checks import alignment as edges
-from mtseg.checks import images as pictures
+from mtseg.checks import images as checked
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
-from mtseg.core.tables import Image
 from mtseg.data import convert, manifest, shapes
 from tests import tiny
+from tests.scenes import images_of
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +28,17 @@ def drawn(tmp_path_factory):
     convert.convert(given.data, given.tasks, folder / "coco", seed=0)
     write_json(folder / "manifest.json", manifest.build(folder / "coco"))
     records = manifest.load(folder / "manifest.json")
-    return folder / "raw", records.images("train"), records.images("val"), records.tasks(given.tasks)
+    train, val = (images_of(records.images(split), records.tasks(given.tasks)) for split in ("train", "val"))
+    return folder / "raw", train, val, records.tasks(given.tasks)
 
 
-def causes(drawn, train=None, val=None, root=None):
-    found = pictures.check(train or drawn[1], val or drawn[2], root=root or drawn[0], tasks=drawn[3])
-    return {(finding.cause, finding.where) for finding in found}
+def check(drawn, train=None, val=None, root=None):
+    train, val = (images_of(given, drawn[3]) for given in (train or drawn[1], val or drawn[2]))
+    return checked.check(train, val, root=root or drawn[0], tasks=drawn[3])
+
+
+def causes(*args, **kwargs):
+    return {(finding.cause, finding.where) for finding in check(*args, **kwargs)}
 
 
 def outlined(images, move):
@@ -56,12 +60,12 @@ def changed(drawn, tmp_path, split, change):
     return tmp_path / "raw"
 
 
-def test_sound_pictures_give_no_finding(drawn):
+def test_sound_images_give_no_finding(drawn):
     assert not causes(drawn)
 
 
 @pytest.mark.parametrize("copies", [1, 40])
-def test_pictures_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, copies):
+def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, copies):
     root, train, val, _ = drawn
     assert causes(drawn, val=[*val[copies:], *train[:copies]]) == {("split_leak", None)}
     shutil.copytree(root, tmp_path / "raw")
@@ -69,19 +73,19 @@ def test_pictures_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path
     for image, copy in zip(train, renamed, strict=False):
         picture = PIL.Image.open(root / image.file_name)
         picture.save(tmp_path / "raw" / copy.file_name, quality=60)
-    found = pictures.check(train, [*val[copies:], *renamed], root=tmp_path / "raw", tasks=drawn[3])
+    found = check(drawn, val=[*val[copies:], *renamed], root=tmp_path / "raw")
     assert [finding.cause for finding in found] == ["split_leak"]
-    assert found[0].evidence.startswith(f"{copies} of 40 val pictures")
+    assert found[0].evidence.startswith(f"{copies} of 40 val images")
 
 
-def test_f4_annotations_that_are_shifted_are_found_before_training(drawn):
+def test_annotations_that_are_shifted_are_found_before_training(drawn):
     shifted = outlined(drawn[1], lambda points, image: points + (7, -4))
     assert causes(drawn, train=shifted) == {("masks_displaced", "train")}
 
 
-def test_annotations_of_other_pictures_and_turned_ones_are_told_apart(drawn):
+def test_annotations_of_other_images_and_turned_ones_are_told_apart(drawn):
     train = drawn[1]
-    other = [replace(a, instances=b.instances) for a, b in zip(train, train[1:] + train[:1], strict=True)]
+    other = [replace(a, instances=b.instances) for a, b in zip(train, [*train[1:], train[0]], strict=True)]
     assert causes(drawn, train=other) == {("masks_of_other_image", "train")}
     mirrored = outlined(train, lambda points, image: points * (-1, 1) + (image.width, 0))
     assert causes(drawn, train=mirrored) == {("masks_mirrored", "train")}
@@ -106,18 +110,18 @@ def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(draw
 def test_val_of_other_brightness_contrast_or_colour_is_reported(change, measure, drawn, tmp_path):
     root = changed(drawn, tmp_path, "val", change)
     assert ("splits_differ", "val") in causes(drawn, root=root)
-    small = [pictures.thumbnails(images, root, 100) for images in drawn[1:3]]
-    (found,) = pictures.differ(*small)
+    small = [checked.thumbnails(images, root, 100) for images in drawn[1:3]]
+    (found,) = checked.differ(*small)
     assert f"{measure} " in found.evidence
 
 
-def test_a_few_pictures_of_another_kind_are_no_difference_of_the_splits(drawn):
-    train, val = (pictures.thumbnails(images, drawn[0], 100) for images in drawn[1:3])
+def test_a_few_images_of_another_kind_are_no_difference_of_the_splits(drawn):
+    train, val = (checked.thumbnails(images, drawn[0], 100) for images in drawn[1:3])
     pixels = val.pixels.copy()
     pixels[:20] //= 3
-    assert not list(pictures.differ(train, replace(val, pixels=pixels))), "half of val"
-    few = pictures.Thumbnails(val.images[:4], val.pixels[:4] // 3)
-    assert not list(pictures.differ(train, few)), "four pictures are dark by chance"
+    assert not list(checked.differ(train, replace(val, pixels=pixels))), "half of val"
+    few = checked.Thumbnails(val.names[:4], val.pixels[:4] // 3)
+    assert not list(checked.differ(train, few)), "four pictures are dark by chance"
 
 
 def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
@@ -126,46 +130,29 @@ def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
     copies = [replace(image, file_name=f"val/copy{image.id}.jpg", instances=()) for image in train[:3]]
     for image, copy in zip(train, copies, strict=False):
         PIL.ImageOps.mirror(PIL.Image.open(root / image.file_name)).save(tmp_path / "raw" / copy.file_name)
-    (found,) = pictures.check(train, [*val, *copies], root=tmp_path / "raw", tasks=drawn[3])
-    assert found.cause == "split_leak" and found.evidence.startswith("3 of 43 val pictures"), found
+    (found,) = check(drawn, val=[*val, *copies], root=tmp_path / "raw")
+    assert found.cause == "split_leak" and found.evidence.startswith("3 of 43 val images"), found
     assert found.evidence.endswith(", mirrored")
 
 
-def test_pictures_that_are_nearly_black_are_reported(drawn, tmp_path):
+def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
     root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
     assert ("normalisation", None) in causes(drawn, root=root)
 
 
-def test_of_many_pictures_a_sample_is_read_and_the_rest_is_told(drawn, monkeypatch):
-    monkeypatch.setattr(pictures, "MOST", {"train": 10, "val": 10})
-    (found,) = pictures.check(*drawn[1:3], root=drawn[0], tasks=drawn[3])
-    assert found.severity == "note" and "10 of 60 train pictures and 10 of 40" in found.evidence
+def test_of_many_images_a_sample_is_compared_and_reported(drawn):
+    root, train, val, _ = drawn
+    few = {"train": checked.thumbnails(train, root, 10), "val": checked.thumbnails(val, root, 10)}
+    (found,) = checked.leaks(train, val, **few)
+    assert found.severity == "note" and "10 of 60 train images and 10 of 40" in found.evidence
 
 
-@pytest.mark.parametrize(("side", "most"), [(64, 4000 + 1000), (8000, 300 + 300)])
-def test_of_a_hundred_thousand_instances_no_more_pictures_are_read_than_of_ten_thousand(side, most, drawn, monkeypatch):
-    """What preflight takes is the reading. Of large pictures, which take longer, fewer."""
-    read, known = [], PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    monkeypatch.setattr(pictures, "groups", lambda grey: np.arange(len(grey)))
-    monkeypatch.setattr(pictures, "small_picture", lambda root, image, side: read.append(image) or known)
-    monkeypatch.setattr(edges, "outlines", lambda image, root: read.append(image))
-    one = drawn[1][0].instances[0]
-    for instances in (10_000, 100_000):
-        train, val = (
-            [Image(i, f"{name}{i}.jpg", side, side, (one,) * 4) for i in range(count * instances // 40)]
-            for name, count in (("train", 9), ("val", 1))
-        )
-        read.clear()
-        pictures.check(train, val, root=drawn[0], tasks=drawn[3])
-        assert len(read) <= most + 2 * edges.MOST
-
-
-def test_a_picture_that_is_missing_or_broken_is_named(drawn, tmp_path):
+def test_a_image_that_is_missing_or_broken_is_named(drawn, tmp_path):
     shutil.copytree(drawn[0], tmp_path / "raw")
     path = Path(tmp_path / "raw" / drawn[1][0].file_name)
     path.write_bytes(b"no picture")
     with pytest.raises(UserError, match=path.name):
         causes(drawn, root=tmp_path / "raw")
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path.name}: no such picture"):
+    with pytest.raises(UserError, match=rf"{path.name}: no such image"):
         causes(drawn, root=tmp_path / "raw")

@@ -1,0 +1,58 @@
+"""Every fault of the benchmark that is put into the code before training is named by a check, on a tiny network.
+
+`python -m benchmarks.faults` shows the same on whole pipelines.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from benchmarks.faults import inputs, joined, training
+from mtseg.checks import batches, known_answers, mapper, network, step
+from tests import tiny
+from tests.scenes import make_tasks
+
+# named by mtseg/checks/combinations.py, which has tests of its own
+ELSEWHERE = ("combinations seen: every other is lost", "combinations seen: two tasks exchanged")
+LOADED = [fault for fault in inputs.FAULTS if fault.since == "convert"]
+BUILT = [
+    fault
+    for fault in (*training.FAULTS, *joined.FAULTS)
+    if fault.since == "convert" and fault.causes and fault.name not in ELSEWHERE
+]
+
+
+@pytest.mark.parametrize("fault", LOADED, ids=lambda fault: fault.name)
+def test_a_fault_between_file_and_network_is_named(fault):
+    tasks = make_tasks(len(fault.tasks))
+    if len(tasks) == 4:
+        tasks = (*tasks[:3], tasks[3].model_copy(update={"flip_pairs": (("left", "right"),)}))
+    given = tiny.params(input={"size": 128}).input
+    with fault.code():
+        found = mapper.check(tasks, input=given) or batches.check(tasks, input=given)
+    assert found and {finding.cause for finding in found} <= set(fault.causes)
+
+
+@pytest.mark.parametrize("fault", BUILT, ids=lambda fault: fault.name)
+def test_a_fault_of_the_network_its_losses_or_the_optimiser_is_named(fault):
+    combined = fault.changes.get("model.unseen_combinations", 1) < 1
+    tasks = tuple(
+        task.model_copy(update={"loss_weight": fault.changes.get(f"tasks.{task.name}.loss_weight", 1.0)})
+        for task in make_tasks(3, background=not combined)
+    )
+    tasks = (tasks[0], tasks[2], tasks[1])  # the first two have as many classes
+    seen = list(itertools.product(*(range(task.num_classes) for task in tasks))) if combined else []
+    batch = [tiny.example(tasks, 3, seed=seed) for seed in (1, 2)]
+    params = tiny.params()
+    with fault.code():
+        given = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01 if combined else 1.0})
+        try:
+            found = list(network.heads(given)) or known_answers.check(given)
+            found = found or [*network.normalisation(given, batch, params.model), *network.answers(given, batch)]
+            found = found or step.check(given, batch, solver=params.solver)
+        except ValueError as error:  # reported by `network.check`
+            assert "step_fails" in fault.causes, error
+            return
+    assert found and {finding.cause for finding in found} <= set(fault.causes)

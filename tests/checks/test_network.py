@@ -1,0 +1,169 @@
+"""Checks of a network: a sound one gives no finding and stays as it was; one that is spoilt in a part is named."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mtseg.checks import known_answers, network, step
+from mtseg.checks.mapper import pattern
+from tests import tiny
+from tests.scenes import make_tasks
+
+SOLVER = tiny.params().solver
+
+
+def batch(tasks):
+    return [tiny.example(tasks, 3, seed=seed) for seed in (1, 2)]
+
+
+def look(given, tasks, solver=SOLVER):
+    """All that is checked of a network, on two images of noise."""
+    if found := list(network.heads(given)):
+        return found
+    found = known_answers.check(given) + list(network.normalisation(given, batch(tasks), tiny.params().model))
+    found = found or list(network.answers(given, batch(tasks)))
+    return found + step.check(given, batch(tasks), solver=solver)
+
+
+def causes(found):
+    return {(finding.cause, finding.where and finding.where.partition("'")[2].rstrip("'")) for finding in found}
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_sound_network_gives_no_finding_and_stays_as_it_was(count, background):
+    tasks = make_tasks(count, background=background)
+    given = tiny.network(tasks)
+    before = {name: value.clone() for name, value in given.state_dict().items()}
+    assert not look(given, tasks)
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
+    assert given.training and given.watch is None
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in given.parameters())
+
+
+@pytest.mark.parametrize("model", [{"num_queries": 1}, {"decoder_layers": 1}, {"encoder_layers": 2}])
+def test_other_shapes_of_the_network_are_sound_too(model):
+    tasks = make_tasks(2)
+    assert not look(tiny.network(tasks, model=model), tasks)
+
+
+@pytest.mark.parametrize("unseen", [0.5, 0.01, 1e-8])
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_one_softmax_over_combinations_is_sound_whatever_it_has_seen(unseen, step):
+    tasks = make_tasks(3, background=False)
+    seen = list(itertools.product(*(range(task.num_classes) for task in tasks)))[::step]
+    assert not look(tiny.network(tasks, seen=seen, model={"unseen_combinations": unseen}), tasks)
+
+
+def test_a_task_of_weight_0_is_no_fault():
+    tasks = make_tasks(3)
+    muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
+    assert not look(tiny.network((*tasks[:2], muted)), tasks)
+
+
+def test_a_backbone_that_is_meant_to_stay_is_no_fault():
+    tasks = make_tasks(1)
+    assert not look(tiny.network(tasks), tasks, tiny.params(solver={"backbone_multiplier": 0.0}).solver)
+
+
+def test_one_image_or_two_copies_are_no_fault():
+    tasks = make_tasks(3)
+    given, (first, second) = tiny.network(tasks), batch(tasks)
+    for few in ([first], [first, first | {"file_name": "copy.jpg"}], [first, second]):
+        assert not list(network.answers(given, few))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_head_of_another_size_is_named_before_anything_is_run(count):
+    tasks = make_tasks(count)
+    given = tiny.network(tasks)
+    given.decoder.heads[f"head_{tasks[-1].name}"] = nn.Linear(32, tasks[-1].num_classes)
+    assert causes(look(given, tasks)) == {("head_size", tasks[-1].name)}
+
+
+def test_a_wrong_normalisation_is_named():
+    tasks = make_tasks(1)
+    given = tiny.network(tasks)
+    given.pixel_mean.zero_(), given.pixel_std.fill_(1.0)
+    assert causes(look(given, tasks)) == {("normalisation", None)}
+    given = tiny.network(tasks)
+    given.backbone.pixel_mean, given.backbone.pixel_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert causes(look(given, tasks)) == {("normalisation", None)}
+
+
+def spoilt(given, task, change):
+    """A network whose queries answer `change(logits)` for a task."""
+    real = given.queries
+
+    def queries(images):
+        output = real(images)
+        return replace(output, logits={**output.logits, task.name: change(output.logits[task.name])})
+
+    given.queries = queries
+    return given
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_labels_that_ignore_the_image_are_named(count):
+    tasks = make_tasks(count)
+    given = tiny.network(tasks)
+    head = given.decoder.heads[f"head_{tasks[-1].name}"]
+    spoilt(given, tasks[-1], lambda logits: head(given.decoder.query_feature).expand_as(logits))
+    assert causes(network.answers(given, batch(tasks))) == {("labels_ignore_image", tasks[-1].name)}
+
+
+def test_labels_that_depend_on_the_batch_are_named():
+    tasks = make_tasks(3)
+    given = spoilt(tiny.network(tasks), tasks[1], lambda logits: logits + logits.mean(1, keepdim=True) * len(logits[0]))
+    assert causes(network.answers(given, batch(tasks))) == {("answer_depends_on_batch", tasks[1].name)}
+
+
+def test_a_part_that_is_frozen_and_a_clip_to_nothing_are_named():
+    tasks = make_tasks(2)
+    given = tiny.network(tasks)
+    given.pixel_decoder.requires_grad_(False)
+    (found,) = step.check(given, batch(tasks), solver=SOLVER)
+    assert found.cause == "gradient_missing" and "pixel_decoder" in found.evidence and "require none" in found.evidence
+    clipped = tiny.params(solver={"clip": 1e-12}).solver
+    (found,) = step.check(tiny.network(tasks), batch(tasks), solver=clipped)
+    assert found.cause == "weights_frozen" and "solver.clip" in found.change
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda losses: list(losses.values()), "loss_not_scalar"),
+        (lambda losses: {}, "loss_not_scalar"),
+        (lambda losses: {name: float(value) for name, value in losses.items()}, "loss_not_scalar"),
+        (lambda losses: losses | {"loss_dice_0": losses["loss_dice_0"] * torch.ones(2)}, "loss_not_scalar"),
+        (lambda losses: {name: value for name, value in losses.items() if name != "loss_colour_1"}, "loss_muted"),
+        (lambda losses: losses | {"loss_dice_0": -losses["loss_dice_0"]}, "loss_targets"),
+        (lambda losses: losses | {"loss_dice_0": losses["loss_dice_0"] / 0}, "loss_not_finite"),
+        (lambda losses: losses | {"loss_other_0": losses["loss_dice_0"] / 2}, None),
+    ],
+)
+def test_what_training_returns_is_checked(change, cause):
+    tasks = make_tasks(2)
+    given = tiny.network(tasks)
+    given.register_forward_hook(lambda module, args, losses: change(losses))
+    assert [found.cause for found in step.check(given, batch(tasks), solver=SOLVER)] == [cause] * bool(cause)
+
+
+def test_a_network_that_fails_is_named_with_the_line_to_fix(tmp_path):
+    tasks, params = make_tasks(2), tiny.params()
+    given = tiny.network(tasks)
+
+    def fails(images):
+        raise KeyError("two sizes")
+
+    given.queries = fails
+    options = {"root": tmp_path, "model": params.model, "input": params.input, "solver": SOLVER, "seed": 0}
+    images = [pattern(tmp_path, tasks, side=64, number=number) for number in range(2)]
+    (found,) = network.check(given, images, **options)
+    assert found.cause == "step_fails" and "KeyError: " in found.evidence and "two sizes" in found.evidence
+    assert f"{__file__}:" in found.change
