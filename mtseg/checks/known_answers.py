@@ -7,7 +7,6 @@ features is the mask of instance i, the last one is empty.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -16,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtseg.checks.findings import Finding
-from mtseg.core.params import Loss
+from mtseg.core.params import Loss, Task
+from mtseg.core.tables import UNLABELLED
 from mtseg.model import losses, matching
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import Combinations, Heads
+from mtseg.model.heads import Heads
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Target
 
 SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
-SURE = 12.0  # logit of a right answer; of a softmax over combinations above what all others weigh together
+SURE = 12.0  # logit of a right answer
 BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
 SIZE = (48, 64)  # height and width of the part of the square that is the image
 ENLARGED = 2  # the original image, as a multiple of that
@@ -35,11 +35,12 @@ MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py"
 
 @dataclass(frozen=True)
 class Scene:
-    """owner[layer, image, query]: index of the instance that the query answers, or -1."""
+    """owner[layer, image, query]: index of the instance that the query answers, or -1. labels: those answered."""
 
     output: QueryOutput
     targets: list[Target]
     owner: Tensor
+    labels_LBQT: Tensor
     heads: Heads
 
 
@@ -72,25 +73,16 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
             for i in range(count := len(target.labels)):
                 place = count - 1 - i if b % 2 else i
                 owner[layer, b, (3 * place + 3 * b + layer + 1) % QUERIES] = i
-    sure, main = SURE, network.heads[0]
-    if isinstance(main, Combinations):
-        sure += sum(math.log(task.num_classes) for task in main.tasks) - math.log(main.unseen)
-    logits = {}
-    for t, task in enumerate(network.tasks):
-        outputs = network.decoder.heads[f"head_{task.name}"].out_features
-        x_LBQK = logits[task.name] = torch.full((*owner.shape, outputs), -SURE)
-        for b, target in enumerate(targets):
-            own_LQ = owner[:, b]
-            if task.background:
-                x_LBQK[:, b, :, -1][own_LQ < 0] = sure
-            layer, query = (own_LQ >= 0).nonzero(as_tuple=True)
-            x_LBQK[layer, b, query, target.labels[own_LQ[layer, query], t]] = sure
+    nothing_1T = torch.full((1, len(network.tasks)), UNLABELLED)  # the last row, which the owner -1 picks
+    labels = [torch.cat([target.labels, nothing_1T])[owner[:, b]] for b, target in enumerate(targets)]
+    labels_LBQT = torch.stack(labels, dim=1)
     embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
     features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
         features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    return Scene(QueryOutput(logits, embed, features), targets, owner, network.heads)
+    logits = network.heads.logits_of(labels_LBQT, SURE)
+    return Scene(QueryOutput(logits, embed, features), targets, owner, labels_LBQT, network.heads)
 
 
 def matched(given: Scene, loss: Loss) -> Iterator[Finding]:
@@ -135,11 +127,11 @@ def empty(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
 def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
     """The losses of a right answer vanish; those of a wrong one do not, and give its logits a gradient."""
     right = last_losses(given, loss)
-    for task in given.heads.tasks:
+    for t, task in enumerate(given.heads.tasks):
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
         low, where = float(right[task.name]) / task.loss_weight, f"task '{task.name}'"
-        wrong = given.output.logits[task.name].roll(1, dims=-1).requires_grad_()
+        wrong = given.heads.logits_of(following(given.labels_LBQT, t, task), SURE)[task.name].requires_grad_()
         output = replace(given.output, logits=given.output.logits | {task.name: wrong})
         relabelled = last_losses(replace(given, output=output), loss)[task.name]
         high = float(relabelled.detach()) / task.loss_weight
@@ -159,6 +151,14 @@ def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
             yield Finding("loss_targets", "error", evidence, LOSSES)
 
 
+def following(labels_T: Tensor, t: int, task: Task) -> Tensor:
+    """Labels [..., T] with the next class of one task in place of each; no-object is between the last and the first."""
+    labels_T, own = labels_T.clone(), labels_T[..., t]
+    after = torch.where(own + 1 == task.num_classes, UNLABELLED, own + 1)
+    labels_T[..., t] = after if task.background else torch.where(own < 0, own, (own + 1) % task.num_classes)
+    return labels_T
+
+
 def last_losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
     """mask, dice or task -> its loss in the last layer."""
     labels = [target.labels for target in given.targets]
@@ -174,7 +174,7 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     further tasks are surer of no-object than of any class; their labels must be the best of the classes even so."""
     logits = dict(given.output.logits)
     for task in network.tasks[1:]:
-        if task.background:
+        if task.background and network.heads.outputs()[task.name] == task.num_outputs:
             logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=SURE + 1)
     height, width = (ENLARGED * side for side in SIZE)
     example = {"image": torch.zeros(3, SIDE, SIDE), "image_size": SIZE, "height": height, "width": width}

@@ -10,6 +10,9 @@ from pycocotools import mask as coco_mask
 from scipy import special
 from torch import nn
 
+from mtseg.checks import known_answers, step
+from mtseg.checks.network import heads as heads_of
+from mtseg.checks.network import looked_at
 from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation import scores
 from mtseg.evaluation.evaluation import Evaluation
@@ -41,6 +44,12 @@ class Sigmoids(Head):
             each_M = weight_M * F.binary_cross_entropy_with_logits(x_MK, bits_MK, reduction="none").sum(-1)
             found[task.name] = x_MK.new_zeros(len(logits[task.name])).index_add(0, matched[0], each_M)
         return found
+
+    def logits_of(self, labels_T, strength):
+        bits = [
+            self.bits(task)[label.clamp(min=0)] for task, label in zip(self.tasks, labels_T.unbind(-1), strict=True)
+        ]
+        return {task.name: strength * (2.0 * own - 1) for task, own in zip(self.tasks, bits, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,12 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     )
     metrics = scores.metrics(evaluation)
     assert metrics["tasks"]["marks"]["accuracy"] == 100 and metrics["joint"]["AP50"] == 100
+
+
+def test_the_checks_before_training_take_it(trained):
+    network, batch, _ = trained
+    found = [*heads_of(network), *known_answers.check(network), *looked_at(network, batch)]
+    assert found == [] and step.check(network, batch, solver=tiny.params().solver) == []
 
 
 def packed(mask):

@@ -49,6 +49,10 @@ class Heads(nn.ModuleList):
         labels = [found.labels, *(head.labels(logits, found.query) for head in further)]
         return Candidates(found.query, torch.cat(labels, dim=1), found.probability, found.fields)
 
+    def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
+        pairs = zip(self, self._split(labels_T), strict=True)
+        return {name: x for head, labels in pairs for name, x in head.logits_of(labels, strength).items()}
+
     def columns(self, found: Instances) -> dict[str, np.ndarray]:
         """Of detections on the CPU, as `Mask2Former.detect` returns them."""
         columns = {}

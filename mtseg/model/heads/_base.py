@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -84,6 +85,17 @@ class Head(nn.Module):
         """[k, T]: the best class of each task for the given queries. logits: [Q, K]."""
         own = zip(self.tasks, self.class_logits(logits).values(), strict=True)
         return torch.stack([x[query, : task.num_classes].argmax(-1) for task, x in own], dim=1)
+
+    def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
+        """task -> [..., K]: outputs that answer the labels [..., T] surely, no-object where there is none. Answers that
+        checks know."""
+        found = {}
+        for task, label in zip(self.tasks, labels_T.unbind(-1), strict=True):
+            slot = task.num_classes if task.background else 0  # without that slot all classes are alike
+            chosen = F.one_hot(torch.where(label < 0, slot, label), self.outputs(task))
+            right = chosen.bool() if task.background else chosen.bool() & (label >= 0)[..., None]
+            found[task.name] = torch.where(right, strength, -strength)
+        return found
 
     def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
         """The tasks' columns of the predictions table (see `Predictions`), from detections on the CPU and their

@@ -79,6 +79,11 @@ class Combinations(Head):
         query, labels, logarithms = self.distribution(logits).likeliest(most)
         return Candidates(query, labels, logarithms.sum(-1).exp(), {"probabilities": logarithms.exp()})
 
+    def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
+        """Stronger by what the many combinations that are not seen weigh together, against one that is not seen."""
+        others = sum(math.log(task.num_classes) for task in self.tasks) - math.log(self.unseen)
+        return super().logits_of(labels_T, strength + others)
+
     def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
         """`probability` is given the labels before, and `logit` its log-odds; `probabilities` are marginal."""
         columns = super().columns(found, labels_NT)
