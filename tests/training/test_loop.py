@@ -1,4 +1,4 @@
-"""Training as a whole, on a data set of four drawn pictures: resumes to the byte, stops with a clear line."""
+"""Training as a whole, on a data set of four drawn images: resumes to the byte, stops with a clear line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from mtseg.checks import run as checks
-from mtseg.checks import step as trial
-from mtseg.checks.findings import Finding
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, write_json
 from mtseg.data import convert, manifest, shapes
-from mtseg.inference.predictor import load_model, predict
+from mtseg.inference.predictor import description, load_model, predict
 from mtseg.model import weights
 from mtseg.report import learning
-from mtseg.training import loop as train
-from mtseg.training.optimizer import optimizer
-from mtseg.training.optimizer import schedule as course_of
+from mtseg.training import loop
+from mtseg.training.optimizer import optimizer, schedule
+from mtseg.training.step import Stepper
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -46,9 +43,8 @@ def data(tmp_path_factory):
 def run(data, out, monkeypatch, **solver):
     monkeypatch.setenv("MTSEG_WORK", str(out / "work"))
     given = tiny.params(solver=SOLVER | solver)
-    train.train(
-        data / "manifest.json",
-        train.Outputs(models=out / "models", metrics=out / "train.json", curves=out / "plots"),
+    loop.train(
+        data / "manifest.json", models=out / "models", metrics=out / "train.json", curves=out / "plots",
         root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
         loss=given.loss, device="cpu", seed=3,
     )  # fmt: skip
@@ -62,7 +58,7 @@ def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None)
     def update(self, *args, **kwargs):
         result = function(self, *args, **kwargs)
         calls.append(1)
-        if len(calls) == trial.STEPS + step:  # preflight takes its own first
+        if len(calls) == step:
             if error:
                 raise error
             os.kill(os.getpid(), signal.SIGINT)
@@ -100,17 +96,10 @@ def test_an_interruption_during_the_last_validation_loses_nothing(data, tmp_path
         with pytest.raises(UserError, match="interrupted at step 5 of 6"):
             run(data, tmp_path / "b", monkeypatch, eval_period=100)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "validate", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(loop, "validate", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(data, tmp_path / "b", monkeypatch, eval_period=100)
     assert run(data, tmp_path / "b", monkeypatch, eval_period=100) == whole
-
-
-def test_a_warning_about_classes_is_printed_as_it_is(data, tmp_path, monkeypatch, capsys):
-    odd = Finding("class_too_rare", "warning", "few of [left, right] and [/odd]", "label more")
-    monkeypatch.setattr(checks, "of_data", lambda *args, **kwargs: [odd])
-    run(data, tmp_path, monkeypatch)
-    assert "warning: class_too_rare: few of [left, right] and [/odd]; label more" in capsys.readouterr().out
 
 
 def test_a_killed_training_resumes_at_its_last_validation_and_other_params_start_afresh(
@@ -133,13 +122,13 @@ def test_no_step_at_all_keeps_and_scores_the_weights_that_were_given(data, tmp_p
     given.write_bytes(trained.read_bytes())
     changed = tiny.params(model={"weights": str(given)})
     monkeypatch.setattr(tiny, "params", lambda solver: with_solver(changed, solver))
-    for schedule in ("cosine", "steps"):
-        run(data, tmp_path / schedule, monkeypatch, max_iter=0, schedule=schedule)
-        before, after = (weights.load(path)[0] for path in (trained, tmp_path / schedule / "models/best.safetensors"))
+    for kind in ("cosine", "steps"):
+        run(data, tmp_path / kind, monkeypatch, max_iter=0, schedule=kind)
+        before, after = (weights.load(path)[0] for path in (trained, tmp_path / kind / "models/best.safetensors"))
         counters = {name for name in before if name.endswith("num_batches_tracked")}
         assert all(torch.equal(after[name], before[name]) for name in before.keys() - counters)
-        assert read_json(tmp_path / schedule / "train.json")["best"]["step"] == 0
-        tables = [pd.read_csv(tmp_path / schedule / "plots" / name, sep="\t") for name in ("train.tsv", "val.tsv")]
+        assert read_json(tmp_path / kind / "train.json")["best"]["step"] == 0
+        tables = [pd.read_csv(tmp_path / kind / "plots" / name, sep="\t") for name in ("train.tsv", "val.tsv")]
         assert [len(table) for table in tables] == [0, 1]
         assert learning.training(*tables)
 
@@ -155,7 +144,7 @@ def test_accumulated_batches_make_one_step(data, tmp_path, monkeypatch):
     assert [row.split("\t")[0] for row in rows[1:]] == ["1", "2", "4", "6"]
 
 
-def test_f6_the_optimiser_gets_that_lr_and_the_backbone_its_share():
+def test_the_optimiser_gets_that_lr_and_the_backbone_its_share():
     given = tiny.params(solver={"base_lr": 2e-4, "backbone_multiplier": 0.1, "weight_decay": 0.05})
     network = tiny.network(make_tasks(2))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -181,7 +170,7 @@ def test_weight_decay_is_where_the_official_code_has_it():
     assert decay["pixel_decoder.level_embed"] == 0.05
 
 
-def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
+def test_a_task_of_weight_0_changes_no_bit_of_a_step():
     """Not through the norm that gradients are clipped by, either."""
     tasks = make_tasks(2)
     muted = tasks[1].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
@@ -190,12 +179,12 @@ def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
         given = tiny.params(solver={"clip": 0.01})
         network = tiny.network(tasks)
         start = {name: value.clone() for name, value in network.state_dict().items()}
-        step = train.Run(network, given.solver, work=tmp_path / "none", description={})
+        step = Stepper(network, given.solver)
         for seed in range(4):
-            picture = tiny.example(make_tasks(2), 3, seed=seed)
-            picture["instances"].gt_labels = picture["instances"].gt_labels[:, : len(tasks)]
+            image = tiny.example(make_tasks(2), 3, seed=seed)
+            image["instances"].gt_labels = image["instances"].gt_labels[:, : len(tasks)]
             torch.manual_seed(seed)
-            step.train_step([[picture]])
+            step([[image]], seed)
         return start, network.state_dict()
 
     (_, without), (start, with_muted) = trained(tasks[:1]), trained((*tasks[:1], muted))
@@ -207,7 +196,7 @@ def test_f9_a_task_of_weight_0_changes_no_bit_of_a_step(tmp_path):
 
 @pytest.mark.parametrize("kind", ["cosine", "steps"])
 def test_schedules_start_full_and_end_low(kind):
-    course = course_of(tiny.params(solver={"schedule": kind, "steps": [0.5, 0.9], "max_iter": 100}).solver)
+    course = schedule(tiny.params(solver={"schedule": kind, "steps": [0.5, 0.9], "max_iter": 100}).solver)
     assert course(0.0) == pytest.approx(1.0)
     assert course(0.99) < 0.02
     if kind == "steps":
@@ -232,6 +221,20 @@ def test_a_checkpoint_predicts_what_was_trained_and_refuses_another_network(data
     other = tiny.params(model={"num_queries": 7}).model
     with pytest.raises(UserError, match="trained with model.num_queries 6, params.yaml has 7: train again"):
         load_model(path, tasks=tasks, model=other, detections=20)
+
+
+def test_a_checkpoint_that_does_not_state_what_it_has_seen_is_refused(tmp_path):
+    tasks = make_tasks(2, background=False)
+    model = tiny.params(tasks=[task.model_dump() for task in tasks], model={"unseen_combinations": 0.01}).model
+    seen, path = [(0, 1), (2, 0)], tmp_path / "a.safetensors"
+    given = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01})
+    weights.save(path, given, {**description(tasks, model), "seen": seen, "step": 1})
+    assert load_model(path, tasks=tasks, model=model, detections=9).heads[0].seen.tolist() == [
+        list(one) for one in seen
+    ]
+    weights.save(path, given, {**description(tasks, model), "step": 1})
+    with pytest.raises(UserError, match="which combinations of labels"):
+        load_model(path, tasks=tasks, model=model, detections=9)
 
 
 def test_progress_of_a_finished_training_is_in_its_metrics(data, tmp_path, monkeypatch):
