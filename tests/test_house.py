@@ -23,7 +23,7 @@ FLOORS = {
     "mtseg.core": 0,
     "mtseg.data": 1,
     "mtseg.evaluation": 2,
-    **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 3),  # from here on torch may be imported
+    **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 3),  # may import torch, as all above
     "mtseg.inference": 4,
     "mtseg.training": 5,
     "mtseg.checks": 6,

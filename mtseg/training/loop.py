@@ -48,10 +48,9 @@ def train(
     if run.step:
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
 
-    mapper = Mapper(tasks, input, root=root, training=True)
     batches = training_batches(
-        train, mapper, batch=solver.ims_per_batch, start=run.step * solver.accumulate,
-        stop=solver.max_iter * solver.accumulate, seed=seed, workers=input.workers,
+        train, Mapper(tasks, input, root=root, training=True), batch=solver.ims_per_batch, seed=seed,
+        start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
     )  # fmt: skip
     with Progress(console, total=solver.max_iter, start=run.step) as progress, interrupts_held() as interrupted:
         while True:

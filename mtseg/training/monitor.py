@@ -21,7 +21,6 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Matches, Target
 
 Row = dict[str, float]
-MEBIBYTE = 2**20
 
 
 class Health:
@@ -38,8 +37,7 @@ class Health:
         self.parts = {name: list(head.parameters()) for name, head in network.decoder.heads.items()}
         inside = {id(parameter) for head in self.parts.values() for parameter in head}
         for name in ("decoder", "pixel_decoder", "backbone"):
-            own = getattr(network, name).parameters()
-            self.parts[name] = [parameter for parameter in own if id(parameter) not in inside]
+            self.parts[name] = [one for one in getattr(network, name).parameters() if id(one) not in inside]
         shares = [*(f"background_{task.name}" for task in self.tasks if task.background), "stability"]
         self.names = [*shares, *(f"gradient_{part}" for part in self.parts)]
         self.sums = torch.zeros(len(self.names), 2, device=self.device)  # of a figure, and what it is divided by
@@ -53,8 +51,7 @@ class Health:
         query_LBN = torch.full((len(output.mask_embed_LBQC), B, N), -1, device=self.device)
         query_LBN[matches.layer, matches.image, matches.instance] = matches.query
         before_BN, query_BN = query_LBN[-2:]
-        logits = self.heads.class_logits(output.last())
-        matched_BN, counts = query_BN >= 0, []
+        matched_BN, logits, counts = query_BN >= 0, self.heads.class_logits(output.last()), []
         for t, task in enumerate(self.tasks):
             if task.background:
                 counted_BN = matched_BN & (labels_BNT[..., t] != UNLABELLED)
@@ -77,7 +74,7 @@ class Health:
         row = {name: value / count if count else float("nan") for name, (value, count) in sums}
         self.sums.zero_()
         if self.device.type == "cuda":
-            row["memory"] = torch.cuda.max_memory_allocated(self.device) / MEBIBYTE
+            row["memory"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return row
 
 

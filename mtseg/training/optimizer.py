@@ -1,5 +1,4 @@
-"""The optimiser and the course of its lr, as in Mask2Former (arXiv 2112.01527, section 4; `build_optimizer` of
-facebookresearch/Mask2Former)."""
+"""Optimiser and schedule of Mask2Former (arXiv 2112.01527, section 4; `build_optimizer` of its official code)."""
 
 from __future__ import annotations
 
