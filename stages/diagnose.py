@@ -1,7 +1,7 @@
-"""`python -m stages.diagnose`: name what is wrong with data, training, predictions or scores, with the cause.
+"""`python -m stages.diagnose`: find what is wrong with data, training, predictions or scores, and name the cause.
 
-About 20 s for 100 pictures of 256 pixels on one core. Expect metrics/diagnosis.json, data/diagnosis.json (findings and
-figures), and a line a finding.
+About 20 s for 100 images of 256 pixels on one core. Expect metrics/diagnosis.json, data/diagnosis.json (findings and
+figures), and a line for each finding.
 """
 
 from pathlib import Path
@@ -9,34 +9,35 @@ from pathlib import Path
 from mtseg.core.errors import run_stage
 from mtseg.core.files import write_json
 from mtseg.core.params import load
+from mtseg.core.tables import Pairs, Predictions
 
 
 def main() -> None:
     params = load()
     from mtseg.data import manifest
-    from mtseg.diagnosis import readout
-    from mtseg.diagnosis import run as examine
+    from mtseg.diagnosis import curves, run
     from mtseg.diagnosis.probe import probe
-    from mtseg.evaluation import predictions
+    from mtseg.evaluation.evaluation import Evaluation
 
-    data = manifest.load(Path("data/manifest.json"))
-    tasks, images, train = data.tasks(params.tasks), data.images("val"), data.images("train")
-    found = predictions.read(Path("data/predictions/val.json"), tasks)
-    checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
-    of_train, of_val, known = probe(
-        checkpoint, found, train=train, val=images, tasks=tasks, model=params.model, input=params.input,
-        root=params.data.raw, detections=params.test.detections, batch=params.test.ims_per_batch, device=params.device,
+    data, test = manifest.load(Path("data/manifest.json")), params.test
+    tasks, images = data.tasks(params.tasks), data.images("val")
+    predictions = Predictions.read("data/predictions/val.parquet", tasks)
+    pairs = Pairs.read("data/evaluation/pairs.parquet")
+    tables = {name: curves.read(f"plots/{name}.tsv") for name in ("train", "val", "health")}
+    train, val, known = probe(
+        Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
+        tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,
+        batch=test.ims_per_batch, device=params.device,
     )  # fmt: skip
-    pictures = len(train)
-    del train  # 3 GB of COCO
-    diagnosis = examine.examine(
-        images, found, tasks=tasks, train=of_train, val=of_val, known=known, pictures=pictures,
-        curve=readout.curve(Path("plots/train.tsv")), validated=readout.curve(Path("plots/val.tsv")),
-        health=readout.curve(Path("plots/health.tsv")), model=params.model, solver=params.solver, test=params.test,
+    evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
+    diagnosis = run.diagnose(
+        evaluation, train=train, val=val, known=known, curve=tables["train"], validated=tables["val"],
+        health=tables["health"], model=params.model, solver=params.solver, test=test,
+        images=data.splits["train"]["images"],
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)
-    write_json(Path("data/diagnosis.json"), readout.record(diagnosis))
-    print(readout.text(diagnosis))
+    write_json(Path("data/diagnosis.json"), run.record(diagnosis))
+    print(run.text(diagnosis))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ class Table:
     def __reduce__(self) -> tuple:  # processes that are spawned, as on macOS, get a copy
         return type(self).of, ({name: self.column(name) for name in self.names},)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Table]) -> Table:
+        """At least one."""
+        return cls.of({name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names})
+
     def __len__(self) -> int:
         return self._length
 
@@ -249,11 +254,6 @@ class Predictions(Table):
     labels together. logit.TASK: [N], of that label, or the log-odds of its probability there. probabilities.TASK and
     logits.TASK: [N, K], of every output, the no-object slot last where the task has one.
     """
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
-        """At least one."""
-        return cls.of({name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names})
 
     def write(self, path: Path | str, tasks: Sequence[Task]) -> None:
         classes = [(task.name, task.classes) for task in tasks]

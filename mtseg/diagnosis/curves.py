@@ -1,20 +1,22 @@
-"""Was the model trained enough, too much, or at the wrong lr (F6)? From the loss curves and from what it answers on
-pictures that it was trained on."""
+"""Was the model trained enough, too much, or at the wrong learning rate? From the loss curves and from what it predicts
+on images that it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mtseg.checks.findings import Finding
+from mtseg.core.errors import UserError
 from mtseg.core.params import Solver, Task
-from mtseg.diagnosis.case import Case
-from mtseg.diagnosis.intervals import Interval, ratio
-from mtseg.evaluation.average_precision import EVERY
+from mtseg.core.tables import UNLABELLED
+from mtseg.diagnosis.split import Split
+from mtseg.evaluation.bootstrap import Interval, ratio
 
-LEARNT = 0.25  # share of the train pictures' objects, surely below which nothing was learnt
+LEARNT = 0.25  # share of the train images' objects, surely below which nothing was learnt
 OFF = 2.0  # times the rule's lr, up or down
 STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
 CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
@@ -22,20 +24,45 @@ AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
 FELL = 0.1  # share of the joint AP in training that predictions may lack: logits of another scale alone rank otherwise
 
 
-def hits(case: Case) -> Interval | None:
+def read(path: Path | str) -> pd.DataFrame:
+    """A table that train wrote. Raises UserError when it is missing or no table."""
+    try:
+        return pd.read_csv(path, sep="\t")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro train` first") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no table ({error}): run `dvc repro train` again") from None
+
+
+def hits(split: Split) -> Interval | None:
     """Share of the objects found by a confident prediction with all labels right."""
-    return ratio(_found(case), np.bincount(case.true_picture, minlength=len(case.images)))
+    return ratio(_found(split), split.objects)
+
+
+def difference(one: Split, other: Split) -> Interval | None:
+    """That share by `one` minus that by `other`, of the same images."""
+    return ratio(_found(one) - _found(other), one.objects)
+
+
+def _found(split: Split) -> np.ndarray:
+    """Objects found by a confident prediction with all labels right, [I]."""
+    own = split.matches
+    right = np.isin(own.prediction, split.confident())
+    for task in split.trained:
+        true = split.images.instances.labels[task.name][own.instance]
+        right &= (true == UNLABELLED) | (true == split.predictions.labels[task.name][own.prediction])
+    return split.per_image(own.prediction[right])
 
 
 def check(
-    train: Case, val: Case, *, curve: pd.DataFrame, validated: pd.DataFrame, solver: Solver, pictures: int,
+    train: Split, val: Split, *, curve: pd.DataFrame, validated: pd.DataFrame, solver: Solver, images: int,
     checkpoint: str,
 ) -> tuple[list[Finding], dict[str, float]]:  # fmt: skip
     """Findings, an error if it is what explains a model that has learnt nothing, and numbers: train_hits, val_hits,
-    epochs, and those of `shape`. curve: plots/train.tsv; validated: plots/val.tsv; pictures: of the train split."""
+    epochs, and those of `shape`. curve: plots/train.tsv; validated: plots/val.tsv; images: of the train split."""
     learnt, transferred = hits(train), hits(val)
     steps = int(curve["step"].max()) if len(curve) else 0
-    epochs = steps * solver.ims_per_batch * solver.accumulate / max(pictures, 1)
+    epochs = steps * solver.ims_per_batch * solver.accumulate / max(images, 1)
     numbers = {
         "train_hits": learnt.value if learnt else None,
         "val_hits": transferred.value if transferred else None,
@@ -44,18 +71,18 @@ def check(
     }
     findings = []
     if learnt and learnt.high < LEARNT and steps:
-        findings.append(_untrained(learnt, curve, solver, steps, epochs, numbers, dead=train.collapsed))
+        evidence = f"{learnt.text(0, 100)} % of the objects of train images are found with all labels right"
+        if numbers["fallen"] is not None:
+            evidence += f"; the loss has fallen by {numbers['fallen']:.0%}"
+        reached, dead = float(curve["lr"].max()), train.collapsed
+        cause, further, change = _untrained(solver, steps, epochs, reached, numbers, dead=dead)
+        findings.append(Finding(cause, "error", evidence + further, change))
     elif learnt and transferred and transferred.high < learnt.low / 2:
-        findings.append(
-            Finding(
-                "overtrained", "warning",
-                f"{learnt.text(0, 100)} % of the objects are found with all labels right in train, "
-                f"{transferred.text(0, 100)} % in val",
-                f"add pictures (train has {pictures}), widen input.min_scale to max_scale, or lower solver.max_iter",
-            )
-        )  # fmt: skip
-    findings += _past_its_best(validated, checkpoint, transferred)
-    return findings, numbers
+        evidence = f"{learnt.text(0, 100)} % of the objects are found with all labels right in train, "
+        evidence += f"{transferred.text(0, 100)} % in val"
+        change = f"add images (train has {images}), widen input.min_scale to max_scale, or lower solver.max_iter"
+        findings.append(Finding("overtrained", "warning", evidence, change))
+    return findings + _past_its_best(validated, checkpoint, transferred), numbers
 
 
 def shape(curve: pd.DataFrame, name: str = "loss") -> dict[str, float | None]:
@@ -76,55 +103,34 @@ def shape(curve: pd.DataFrame, name: str = "loss") -> dict[str, float | None]:
 
 
 def _untrained(
-    learnt: Interval, curve: pd.DataFrame, solver: Solver, steps: int, epochs: float, numbers: dict[str, float], *,
-    dead: bool,
-) -> Finding:  # fmt: skip
-    evidence = f"{learnt.text(0, 100)} % of the objects of train pictures are found with all labels right"
-    off = solver.lr / solver.rule_lr
-    reached = float(curve["lr"].max())
-    if numbers["fallen"] is not None:
-        evidence += f"; the loss has fallen by {numbers['fallen']:.0%}"
+    solver: Solver, steps: int, epochs: float, reached: float, numbers: dict[str, float], *, dead: bool
+) -> tuple[str, str, str]:
+    """(cause, further evidence, change) for a model that has learnt nothing."""
+    off, fallen, falling, risen = solver.lr / solver.rule_lr, *(numbers[key] for key in ("fallen", "falling", "risen"))
+    lower = f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10"
     if not 1 / OFF <= off <= OFF:
-        return Finding(
-            "lr_for_batch", "error", f"{evidence}; solver.base_lr {solver.lr:g} is {off:.3g} times what the rule gives",
-            "set solver.base_lr: auto",
-        )  # fmt: skip
+        further = f"; solver.base_lr {solver.lr:g} is {off:.3g} times what the rule for the batch size gives"
+        return "lr_for_batch", further, "set solver.base_lr: auto"
     if dead:
-        return Finding(
-            "lr_too_high", "error", f"{evidence}; all queries of a picture say the same: the network has gone dead",
-            f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10",
-        )  # fmt: skip
+        return "lr_too_high", "; all queries of an image give the same logits: the network learns nothing more", lower
     if steps < STEPS or epochs < EPOCHS:
-        return Finding(
-            "too_few_steps", "error", f"{evidence}; training was {steps} steps, each picture seen {epochs:.1f} times",
-            "raise solver.max_iter",
-        )  # fmt: skip
+        further = f"; training had {steps} steps and showed each image {epochs:.1f} times"
+        return "too_few_steps", further, "raise solver.max_iter"
     if reached < solver.lr / OFF:
-        return Finding(
-            "lr_too_low", "error", f"{evidence}; the lr never went above {reached:.2g} of {solver.lr:.2g}",
-            f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})",
-        )  # fmt: skip
-    flat = numbers["risen"] is not None and numbers["risen"] <= AGAIN and numbers["falling"] < 0.05
-    if flat and numbers["fallen"] > CONVERGED:
-        return Finding(
-            "overtrained", "error", f"{evidence}, {numbers['falling']:.0%} of that in the last third: what training "
-            "was shown is known, and these pictures are not it",
-            "look at which pictures and targets the loader gives (training_batches): are they all, and as annotated?",
-        )  # fmt: skip
-    if numbers["risen"] is not None and (numbers["risen"] > AGAIN or numbers["falling"] < 0.05):
-        return Finding(
-            "lr_too_high", "error",
-            f"{evidence}, rose again by up to {numbers['risen']:.0%} of that and fell by {numbers['falling']:.0%} "
-            "in the last third", f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10",
-        )  # fmt: skip
-    return Finding(
-        "lr_too_low", "error", f"{evidence}, {numbers['falling'] or 0:.0%} of that in the last third, and smoothly",
-        f"raise solver.reference_lr ({solver.reference_lr:g}) by a factor of 10, or solver.max_iter",
-    )  # fmt: skip
+        change = f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})"
+        return "lr_too_low", f"; the lr never went above {reached:.2g} of {solver.lr:.2g}", change
+    if risen is not None and risen <= AGAIN and falling < 0.05 and fallen > CONVERGED:
+        further = f", {falling:.0%} of that in the last third: the network has learnt other images than these"
+        return "overtrained", further, "check that the loader (training_batches) gives all images, as annotated"
+    if risen is not None and (risen > AGAIN or falling < 0.05):
+        further = f", rose again by up to {risen:.0%} of that and fell by {falling:.0%} in the last third"
+        return "lr_too_high", further, lower
+    change = f"raise solver.reference_lr ({solver.reference_lr:g}) by a factor of 10, or solver.max_iter"
+    return "lr_too_low", f", {falling or 0:.0%} of that in the last third, and smoothly", change
 
 
 def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interval | None) -> list[Finding]:
-    """A val AP that falls, by more than the pictures' chance explains, while training goes on."""
+    """A val AP that falls, by more than the choice of images explains, while training goes on."""
     if len(validated) < 2 or transferred is None or "joint_AP" not in validated:
         return []
     best, last = validated["joint_AP"].max(), validated["joint_AP"].iloc[-1]
@@ -132,31 +138,26 @@ def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interv
     if best - last <= max(spread * best, 1.0):
         return []
     step = int(validated["step"].iloc[int(validated["joint_AP"].to_numpy().argmax())])
-    return [
-        Finding(
-            "overtrained", "note" if checkpoint == "best" else "warning",
-            f"joint AP on val was {best:.1f} at step {step} and is {last:.1f} at the end",
-            f"lower solver.max_iter to about {step}" + ("" if checkpoint == "best" else ", set test.checkpoint: best"),
-        )
-    ]  # fmt: skip
+    evidence = f"joint AP on val was {best:.1f} at step {step} and is {last:.1f} at the end"
+    change = f"lower solver.max_iter to about {step}"
+    if checkpoint == "best":
+        return [Finding("overtrained", "note", evidence, change)]
+    return [Finding("overtrained", "warning", evidence, f"{change}, set test.checkpoint: best")]
 
 
 def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
     """Whether the predictions score what the same weights scored in training (joint AP by the product of probabilities
-    and mask quality): if not, weights, pictures, annotations or what is done with them differ."""
+    and mask quality): if not, weights, images, annotations or what is done with them differ."""
     if not len(validated) or "joint_AP" not in validated or detections < 100:
         return []
     column = validated["joint_AP"]
     then = float(column.max() if checkpoint == "best" else column.iloc[-1])
     if then - now <= max(1.0, FELL * then):
         return []
-    return [
-        Finding(
-            "prediction_differs", "error", f"joint AP on val was {then:.1f} in training, predictions have {now:.1f}",
-            "prediction does other than training's validation did: other weights, pictures, annotations or input.size; "
-            "run `dvc repro predict`, look at load_model and the Mapper",
-        )
-    ]  # fmt: skip
+    evidence = f"joint AP on val was {then:.1f} in training, the predictions have {now:.1f}"
+    change = "prediction has other weights, images, annotations or input.size than validation in training had: run "
+    change += "`dvc repro predict`, check load_model and the Mapper"
+    return [Finding("prediction_differs", "error", evidence, change)]
 
 
 def starved(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:
@@ -168,25 +169,8 @@ def starved(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:
         if len(norms) < 3 or (norms[-(len(norms) // 3) :] != 0).any():
             continue
         given = np.flatnonzero(norms != 0)
-        since = f"after step {health['step'].iloc[given[-1]]:.0f}" if len(given) else "in all of the training"
-        findings.append(
-            Finding(
-                "gradient_missing", "error", f"the norm of its gradient is 0 {since} (plots/health.tsv)",
-                "look for detach, no_grad or requires_grad between it and the losses", name.replace("_", " "),
-            )
-        )  # fmt: skip
+        since = f"after step {health['step'].iloc[given[-1]]:.0f}" if len(given) else "throughout the training"
+        evidence = f"the norm of its gradient is 0 {since} (plots/health.tsv)"
+        change = "look for detach, no_grad or requires_grad between it and the losses"
+        findings.append(Finding("gradient_missing", "error", evidence, change, name.replace("_", " ")))
     return findings
-
-
-def difference(one: Case, other: Case) -> Interval | None:
-    """Share of the objects found with all labels right by `one` minus that by `other`, of the same pictures."""
-    return ratio(_found(one) - _found(other), np.bincount(one.true_picture, minlength=len(one.images)))
-
-
-def _found(case: Case) -> np.ndarray:
-    """Objects found by a confident prediction with all labels right, [P]."""
-    right = np.isin(case.pairs.found, case.confident)
-    for task in case.trained:
-        true = case.true_labels[task.name][case.pairs.true]
-        right &= (true == EVERY) | (true == case.labels[task.name][case.pairs.found])
-    return np.bincount(case.pairs.picture[right], minlength=len(case.images)).astype(float)

@@ -1,4 +1,4 @@
-"""All questions put to one trained model, and the answers in order: what explains the rest comes alone."""
+"""All questions about one trained model, and the findings in order: what explains the others is reported alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import CAUSES, Finding
 from mtseg.core.params import Model, Solver, Task, Test
-from mtseg.core.tables import Image, Prediction
-from mtseg.diagnosis import classes, detections, evaluator, ranking
-from mtseg.diagnosis import curves as training
-from mtseg.diagnosis import label_alignment as ties
-from mtseg.diagnosis import masks as geometry
-from mtseg.diagnosis.case import Case
-from mtseg.evaluation import scores
+from mtseg.core.tables import Images, Predictions
+from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, masks, ranking
+from mtseg.diagnosis.split import Split
+from mtseg.evaluation.evaluation import Evaluation
 
 SEVERITIES = ("error", "warning", "note")
 OF_BATCH = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
@@ -25,11 +23,11 @@ FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"} 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of a split, what the model says of them, and of some of them with red and blue swapped."""
+    """Images of a split, the model's predictions of them, and those of some of them with red and blue swapped."""
 
-    images: Sequence[Image]
-    predictions: Sequence[Prediction]
-    swapped: Sequence[Prediction]
+    images: Images
+    predictions: Predictions
+    swapped: Predictions
 
 
 @dataclass
@@ -41,65 +39,59 @@ class Diagnosis:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def examine(
-    images: Sequence[Image],
-    predictions: Sequence[Prediction],
-    *,
-    tasks: Sequence[Task],
-    train: Sample,
-    val: Sample,
-    curve: pd.DataFrame,
-    validated: pd.DataFrame,
-    health: pd.DataFrame,
-    model: Model,
-    solver: Solver,
-    test: Test,
-    pictures: int,
-    known: Sequence[Finding] = (),
-) -> Diagnosis:
-    """images, predictions: the val split. train, val: what the model says afresh of a sample of each split. curve,
-    validated, health: plots/train.tsv, val.tsv and health.tsv. pictures: of the train split. known: findings of the
-    network itself."""
-    case, trained = Case(images, predictions, tasks), Case(train.images, train.predictions, tasks)
-    ranked = {"ranking": test.ranking, "max_dets": test.max_dets}
-    details: dict[str, Any] = {}
-    faulty, details["evaluator"] = evaluator.check(scores.evaluate, images, tasks=tasks, ranking=test.ranking)
+def diagnose(
+    evaluation: Evaluation, *, train: Sample, val: Sample, known: Sequence[Finding], curve: pd.DataFrame,
+    validated: pd.DataFrame, health: pd.DataFrame, model: Model, solver: Solver, test: Test, images: int,
+) -> Diagnosis:  # fmt: skip
+    """evaluation: of the val split. train, val: fresh predictions of a sample of each split. known: findings of the
+    network itself. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: of the train split."""
+    tasks, details = evaluation.tasks, {}
+    split, trained = Split(evaluation), _split(train.images, train.predictions, tasks)
+    combined = model.unseen_combinations < 1 and len(tasks) > 1
+    faulty, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
 
-    tied, details["labels"] = ties.check(case)
-    if any(finding.cause == "labels_of_other_image" for finding in tied):  # then an answer depends on its batch
+    misaligned, details["labels"] = label_alignment.check(split, combined=combined)
+    causes = {finding.cause for finding in misaligned}
+    if "labels_of_other_image" in causes:  # then a prediction depends on its batch
         known = [finding for finding in known if finding.cause not in OF_BATCH]
-    elif any(finding.cause == "labels_of_other_query" for finding in tied):  # whose order a batch's rounding changes
+    elif "labels_of_other_query" in causes:  # and a batch's rounding changes the queries' order
         known = [finding for finding in known if finding.cause not in OF_BATCH - {"labels_of_other_image"}]
-    fed = [*known, *training.starved(health, tasks), *geometry.boxes(case), *colours(val, train, tasks)]
-    moved, details["masks"] = geometry.check(case)
-    renamed = classes.permutations(case, trained)
-    tied = [finding for finding in tied if finding.where not in {other.where for other in renamed}]
-    placed = [*tied, *_told_apart(moved, geometry.check(trained)[0]), *renamed]
+    fed = [*known, *curves.starved(health, tasks), *masks.boxes(split), *colours(val, train, tasks)]
+    moved, details["masks"] = masks.check(split)
+    renamed = classes.permutations(split, trained)
+    misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
+    placed = [*misaligned, *_of_one_split(moved, masks.check(trained)[0]), *renamed]
 
-    learning, details["training"] = training.check(
-        trained, case, curve=curve, validated=validated, solver=solver, pictures=pictures, checkpoint=test.checkpoint
+    learning, details["training"] = curves.check(
+        trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
     )
-    answers, details["answers"] = classes.collapses(case)
+    answers, details["answers"] = classes.collapses(split)
     counted, details["detections"] = detections.check(
-        case, num_queries=model.num_queries, detections=test.detections, max_dets=test.max_dets
+        split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
     )
-    calibrated, details["temperature"] = ranking.calibration(case)
-    answers += classes.noise(trained, case)
-    answers += [*counted, *calibrated, *detections.unannotated(trained, case)]
+    calibrated, details["temperature"] = ranking.calibration(split)
+    answers += classes.noise(trained, split)
+    answers += [*counted, *calibrated, *detections.unannotated(trained, split)]
     fallen: list[Finding] = []
     details["rankings"], details["oracles"] = {}, {}
     if faulty:  # an evaluator that is wrong judges no ranking, and has not judged the training
         learning = []
     else:
-        order, details["rankings"] = ranking.rankings(case, **ranked)
-        details["oracles"] = ranking.losses(case, **ranked)
+        order, details["rankings"] = ranking.rankings(split)
+        details["oracles"] = ranking.losses(split)
         if order or calibrated:  # of a wrong score also the confident ones are the wrong ones
             answers = [finding for finding in answers if finding.cause != "duplicates"]
         answers = [*order, *answers]
         now = details["rankings"].get("product_quality", 0.0)
-        fallen = training.as_validated(validated, now, test.checkpoint, detections=test.detections)
+        fallen = curves.as_validated(validated, now, test.checkpoint, detections=test.detections)
     findings = [*faulty, *settle(fed, placed, learning, answers, fallen)]
     return Diagnosis(findings, metrics(findings, details), details)
+
+
+def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Split:
+    """Of the predictions that are of these images."""
+    own = predictions[images.rows(predictions.image_id) >= 0]
+    return Split(Evaluation(images, own, tasks=tasks, ranking="product_quality"))
 
 
 def settle(
@@ -107,13 +99,12 @@ def settle(
 ) -> list[Finding]:
     """The findings without those that follow from another, errors first. What the network is and is fed with explains
     where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training
-    has learnt something: a fall of AP since then explains what follows from a worse prediction (`FALLEN`)."""
+    has learnt something: a fall of AP since then explains what follows from worse predictions (`FALLEN`)."""
     untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
-    past = [finding for finding in learning if finding.severity != "error"]
-    kept: list[Finding] = []
-    rest = [*answers, *past]
+    rest = [*answers, *(finding for finding in learning if finding.severity != "error")]
     last = [finding for finding in rest if finding.cause in FALLEN]
     first = [finding for finding in rest if finding.cause not in FALLEN]
+    kept: list[Finding] = []
     for tier in (fed, placed, untrained, first, fallen, last):
         explained = any(finding.severity != "note" for finding in kept)
         kept += [finding for finding in tier if not explained or finding.severity == "note"]
@@ -121,35 +112,29 @@ def settle(
 
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
-    """Whether the model does better on pictures whose red and blue are swapped."""
+    """Whether the model does better on images whose red and blue are swapped."""
     gains, reached = [], []
     for sample in (val, train):
-        both = {p.image_id for p in sample.swapped}
-        images = [image for image in sample.images if image.id in both]
-        one, other = Case(images, sample.swapped, tasks), Case(images, sample.predictions, tasks)
-        gains.append(training.difference(one, other))
-        reached.append([part.value if (part := training.hits(case)) else 0.0 for case in (one, other)])
+        images = sample.images[np.isin(sample.images.id, sample.swapped.image_id)]
+        splits = [_split(images, predictions, tasks) for predictions in (sample.swapped, sample.predictions)]
+        gains.append(curves.difference(*splits))
+        reached.append([part.value if (part := curves.hits(split)) else 0.0 for split in splits])
     if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # that would explain nothing
         return []
-    train_too = gains[1] is not None and gains[1].low > 0.02
-    return [
-        Finding(
-            "channels_swapped", "error",
-            f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are found and all "
-            "labels right",
-            "prediction reads pictures otherwise than training did: RGB is what read_image gives" if train_too
-            else "the picture files of val have red and blue swapped, those of train have not",
-        )
-    ]  # fmt: skip
+    evidence = f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are found with all "
+    change = "the image files of val have red and blue swapped, those of train have not"
+    if gains[1] is not None and gains[1].low > 0.02:
+        change = "prediction reads images in another order of channels than training did: it must be RGB"
+    return [Finding("channels_swapped", "error", f"{evidence}labels right", change)]
 
 
-def _told_apart(val: list[Finding], train: list[Finding]) -> list[Finding]:
-    """The findings of val; where train lacks them, said to be of val's annotations or of train's."""
+def _of_one_split(val: list[Finding], train: list[Finding]) -> list[Finding]:
+    """The findings of val; where train lacks them, the annotations of one of the two are to blame."""
     same = {finding.cause for finding in train}
+    change = "train and val were annotated differently: compare the annotations and images of both"
     return [
         finding if finding.cause in same
-        else Finding(finding.cause, finding.severity, f"{finding.evidence}; in train there is no such fault",
-                     "train and val were annotated otherwise: look at the annotations and pictures of both")
+        else Finding(finding.cause, finding.severity, f"{finding.evidence}; train has no such fault", change)
         for finding in val
     ]  # fmt: skip
 
@@ -162,9 +147,37 @@ def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, A
         "detections": {name: details["detections"].get(name) for name in ("duplicates", "missed")},
         "training": {name: details["training"].get(name) for name in ("train_hits", "val_hits")},
         "oracles": {name: value for name, value in details["oracles"].items() if name != "AP"},
-        "picture_share": {name: numbers["picture_share"] for name, numbers in details["labels"].items()},
+        "image_share": {name: numbers["image_share"] for name, numbers in details["labels"].items()},
     }
     return counts | {
         group: {name: round(value, 4) for name, value in numbers.items() if value is not None}
         for group, numbers in groups.items()
     }
+
+
+def record(diagnosis: Diagnosis) -> dict[str, Any]:
+    """For data/diagnosis.json: findings as records, errors first, and every figure, by question."""
+    findings = [finding.as_record() | {"title": CAUSES[finding.cause]} for finding in diagnosis.findings]
+    return {"findings": findings, "figures": _plain(diagnosis.details)}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types, floats with 5 digits, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.5g}") if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def text(diagnosis: Diagnosis) -> str:
+    """A line for each finding, then where AP is lost."""
+    lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details["oracles"]
+    if oracles:
+        gains = {name: value - oracles["AP"] for name, value in oracles.items() if name != "AP"}
+        words = {"labels": "right labels", "ranking": "the best ranking", "masks": "perfect masks",
+                 "all_found": "no missed object"}  # fmt: skip
+        named = ", ".join(f"{words[name]} +{gains[name]:.1f}" for name in sorted(gains, key=gains.get, reverse=True))
+        lines.append(f"joint AP is {oracles['AP']:.1f}; it would gain by {named}")
+    found = any(finding.severity in ("error", "warning") for finding in diagnosis.findings)
+    return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix." if found else "No issues found."])

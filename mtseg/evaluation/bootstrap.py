@@ -27,11 +27,12 @@ def draws(images: int, predictions: int) -> np.ndarray:
     B is 500, fewer where there are many predictions but 100 at least, and 0 below 5 images.
     """
     count = int(np.clip(WORK // max(predictions, 1), FEWEST, REPLICATES))
-    return np.concatenate([np.ones((1, images)), _drawn(images, count if images >= LEAST_IMAGES else 0)])
+    return np.concatenate([np.ones((1, images)), drawn(images, count if images >= LEAST_IMAGES else 0)])
 
 
 @lru_cache(maxsize=4)  # a diagnosis asks for the same dozens of times
-def _drawn(images: int, count: int, seed: int = SEED) -> np.ndarray:
+def drawn(images: int, count: int, seed: int = SEED) -> np.ndarray:
+    """How often each image is drawn: [count, I]."""
     shares = np.full(images, 1 / max(images, 1))
     return np.random.default_rng(seed).multinomial(images, shares, size=count).astype(np.float64)
 
@@ -71,10 +72,10 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = SEED) -> I
     numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if not denominator.sum() > 0:
         return None
-    weights = _drawn(len(numerator), SURE_REPLICATES, seed)
+    weights = drawn(len(numerator), SURE_REPLICATES, seed)
     above, below = weights @ numerator, weights @ denominator
-    drawn = above[below > 0] / below[below > 0]
-    low, high = np.quantile(drawn, [(1 - SURE) / 2, (1 + SURE) / 2])
+    ratios = above[below > 0] / below[below > 0]
+    low, high = np.quantile(ratios, [(1 - SURE) / 2, (1 + SURE) / 2])
     return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
 
 
