@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mtseg.diagnosis import classes
-from mtseg.diagnosis.intervals import mean, ratio
-from tests.diagnosis.answers import case, healthy, relabelled
+from mtseg.evaluation.bootstrap import mean, ratio
+from tests.diagnosis.answers import healthy, relabelled, split
 from tests.scenes import make_tasks
 
 COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
@@ -16,7 +16,7 @@ COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
 @COUNTS
 def test_a_sound_model_is_left_alone(count):
     tasks = make_tasks(count)
-    whole, other = (case(*healthy(tasks, seed=seed), tasks) for seed in (0, 1))
+    whole, other = (split(*healthy(tasks, seed=seed), tasks) for seed in (0, 1))
     findings, numbers = classes.collapses(whole)
     assert not findings and set(numbers) == {task.name for task in tasks}
     assert not classes.permutations(whole, other)
@@ -24,15 +24,15 @@ def test_a_sound_model_is_left_alone(count):
 
 
 @COUNTS
-def test_f10_a_task_that_says_background_of_what_is_there(count):
+def test_a_task_that_says_background_of_what_is_there(count):
     tasks = make_tasks(count)
     images, predictions = healthy(tasks)
     last = tasks[-1]
     silent = [relabelled(p, last.name, (*p.logits[last.name][:-1], 9.0)) for p in predictions]
-    ((finding,), _) = classes.collapses(case(images, silent, tasks))
+    ((finding,), _) = classes.collapses(split(images, silent, tasks))
     assert (finding.cause, finding.where) == ("collapse_to_background", f"task '{last.name}'")
     unmatched = (*tasks[:-1], last.model_copy(update={"match_weight": 0.0}))
-    ((finding,), _) = classes.collapses(case(images, silent, unmatched))
+    ((finding,), _) = classes.collapses(split(images, silent, unmatched))
     assert finding.cause == ("task_untrained_in_matching" if count > 1 else "collapse_to_background")
 
 
@@ -40,7 +40,7 @@ def test_one_class_for_all():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     same = [relabelled(p, "fill", (0.0, 5.0 + i % 7 / 10, 0.0, 0.0)) for i, p in enumerate(predictions)]
-    ((finding,), _) = classes.collapses(case(images, same, tasks))
+    ((finding,), _) = classes.collapses(split(images, same, tasks))
     assert finding.cause == "collapse_to_class" and "dotted" in finding.evidence
 
 
@@ -49,9 +49,9 @@ def test_a_class_that_most_objects_have(rare):
     """A sound model calls most objects by it, too: it has collapsed only if it calls the others so. rare: share of
     these that it knows."""
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)
-    common, said = [], []
+    common, given = [], []
     for image in images:
         true = [1 if rng.random() < 0.85 else 0 for _ in image.instances]
         instances = [replace(i, labels=i.labels | {"fill": c}) for i, c in zip(image.instances, true, strict=True)]
@@ -60,8 +60,8 @@ def test_a_class_that_most_objects_have(rare):
         for number, p in enumerate(here):
             answer = true[number] if number < len(true) and (true[number] or rng.random() < rare) else 1
             noise = rng.normal(0, 0.3, 4)
-            said.append(relabelled(p, "fill", tuple(6.0 * (np.arange(4) == answer) + noise)))
-    findings, numbers = classes.collapses(case(common, said, tasks))
+            given.append(relabelled(p, "fill", tuple(6.0 * (np.arange(4) == answer) + noise)))
+    findings, numbers = classes.collapses(split(common, given, tasks))
     assert numbers["fill"]["true_top_share"] > 0.8
     assert [finding.cause for finding in findings] == ["collapse_to_class"] * (rare < 0.5)
 
@@ -74,16 +74,16 @@ def test_classes_under_other_names(order, cause):
         relabelled(p, "fill", (*(p.logits["fill"][order.index(c)] for c in range(3)), p.logits["fill"][3]))
         for p in predictions
     ]
-    sound, wrong = case(images, predictions, tasks), case(images, renamed, tasks)
+    sound, wrong = split(images, predictions, tasks), split(images, renamed, tasks)
     (finding,) = classes.permutations(wrong)
     assert finding.cause == cause and "another order" in finding.change
     (finding,) = classes.permutations(wrong, sound)
-    assert "val's annotations" in finding.change
+    assert "annotations of val" in finding.change
 
 
 def test_labels_that_contradict_a_sure_model():
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng, noisy = np.random.default_rng(0), []
     for image in images:
         instances = [
@@ -91,7 +91,7 @@ def test_labels_that_contradict_a_sure_model():
             for i in image.instances
         ]
         noisy.append(replace(image, instances=tuple(instances)))
-    sound, wrong = case(images, predictions, tasks), case(noisy, predictions, tasks)
+    sound, wrong = split(images, predictions, tasks), split(noisy, predictions, tasks)
     for val in (sound, wrong):
         (finding,) = classes.noise(wrong, val)
         assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
@@ -101,7 +101,7 @@ def test_labels_that_contradict_a_sure_model():
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_labels_of_val_alone_that_contradict_the_model(share):
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng, noisy = np.random.default_rng(0), []
     for image in images:
         instances = [
@@ -111,7 +111,7 @@ def test_labels_of_val_alone_that_contradict_the_model(share):
             for i in image.instances
         ]
         noisy.append(replace(image, instances=tuple(instances)))
-    findings = classes.noise(case(images, predictions, tasks), case(noisy, predictions, tasks))
+    findings = classes.noise(split(images, predictions, tasks), split(noisy, predictions, tasks))
     assert [(f.cause, f.where) for f in findings] == [("label_noise", "task 'fill'")] * (share > 0.2)
     assert all("val's labels" in f.change for f in findings)
 
@@ -119,7 +119,7 @@ def test_labels_of_val_alone_that_contradict_the_model(share):
 def test_a_model_that_knows_train_by_heart_errs_in_val():
     """Where it is less sure, and its second choice is right: that is no noise."""
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng, val = np.random.default_rng(0), []
     for p in predictions:
         logits = np.array(p.logits["fill"])
@@ -127,16 +127,16 @@ def test_a_model_that_knows_train_by_heart_errs_in_val():
             best, other = int(logits[:3].argmax()), int((logits[:3].argmax() + 1) % 3)
             logits[other], logits[best] = logits[best], logits[best] - abs(rng.normal(0, 1))
         val.append(relabelled(p, "fill", tuple(logits)))
-    assert not classes.noise(case(images, predictions, tasks), case(images, val, tasks))
+    assert not classes.noise(split(images, predictions, tasks), split(images, val, tasks))
 
 
-def test_pictures_of_val_that_do_not_show_a_task_have_no_wrong_labels():
+def test_images_of_val_that_do_not_show_a_task_have_no_wrong_labels():
     """As grey ones do not show colour: it is guessed there, though it was learnt."""
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)
     guessed = [relabelled(p, "fill", (*(2 * rng.random(3)), p.logits["fill"][-1])) for p in predictions]
-    assert not classes.noise(case(images, predictions, tasks), case(images, guessed, tasks))
+    assert not classes.noise(split(images, predictions, tasks), split(images, guessed, tasks))
 
 
 @pytest.mark.parametrize(("hint", "cause"), [(0.0, "label_noise"), (0.2, "too_few_steps")])
@@ -145,16 +145,16 @@ def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names, hint, caus
     """Unless the others were learnt well: then its labels are random. Or its logits begin to tell classes apart, if not
     yet by the highest: then it needs more steps."""
     tasks = make_tasks(3)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)
     for task in (tasks[i] for i in names):
         K, common = task.num_classes, 3 * np.eye(task.num_classes)[0]  # the highest of nearly all
         predictions = [
-            relabelled(p, task.name, (*(2 * rng.random(K) + common + hint * np.array(said[:K])), *said[K:]))
+            relabelled(p, task.name, (*(2 * rng.random(K) + common + hint * np.array(sound[:K])), *sound[K:]))
             for p in predictions
-            for said in [p.logits[task.name]]
+            for sound in [p.logits[task.name]]
         ]
-    blind = case(images, predictions, tasks)
+    blind = split(images, predictions, tasks)
     findings = classes.noise(blind, blind)
     assert [(f.cause, f.where) for f in findings] == [(cause, "task 'fill'")] * (len(names) == 1)
 
@@ -167,10 +167,10 @@ def test_auc_is_the_share_of_pairs_in_order():
     assert classes.auc(scores, np.ones(20, dtype=bool)) is None
 
 
-def test_intervals_widen_with_the_likeness_of_a_pictures_objects():
+def test_intervals_widen_with_the_likeness_of_a_images_objects():
     rng = np.random.default_rng(0)
-    pictures = np.repeat(np.arange(50), 10)
+    images = np.repeat(np.arange(50), 10)
     apart, alike = rng.random(500) < 0.5, np.repeat(rng.random(50) < 0.5, 10)
-    narrow, wide = (mean(values.astype(float), pictures, 50) for values in (apart, alike))
+    narrow, wide = (mean(values.astype(float), images, 50) for values in (apart, alike))
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert ratio(np.zeros(3), np.zeros(3)) is None

@@ -1,19 +1,19 @@
-"""Labels that belong to another picture or another mask are named; those of a sound model are left alone."""
+"""Labels that belong to another image or another mask are named; those of a sound model are left alone."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mtseg.diagnosis import label_alignment as ties
-from tests.diagnosis.answers import case, healthy, relabelled
+from mtseg.diagnosis import label_alignment
+from tests.diagnosis.answers import healthy, relabelled, split
 from tests.scenes import make_tasks
 
 COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 def causes(images, predictions, tasks):
-    findings, _ = ties.check(case(images, predictions, tasks))
+    findings, _ = label_alignment.check(split(images, predictions, tasks))
     return [(finding.cause, finding.where) for finding in findings]
 
 
@@ -24,15 +24,15 @@ def twins(predictions):
 @COUNTS
 def test_a_sound_model_is_left_alone(count):
     tasks = make_tasks(count)
-    findings, numbers = ties.check(case(*healthy(tasks), tasks))
+    findings, numbers = label_alignment.check(split(*healthy(tasks), tasks))
     assert not findings
     for task in tasks:
         assert numbers[task.name]["accuracy"] > 0.95 > numbers[task.name]["by_chance"]
-        assert numbers[task.name]["picture_share"] > 0.1
+        assert numbers[task.name]["image_share"] > 0.1
 
 
 @COUNTS
-def test_f11_a_head_that_is_fed_the_queries_alone(count):
+def test_a_head_that_is_fed_the_queries_alone(count):
     tasks = make_tasks(count)
     images, predictions = healthy(tasks)
     name, width = tasks[-1].name, tasks[-1].num_outputs
@@ -42,7 +42,7 @@ def test_f11_a_head_that_is_fed_the_queries_alone(count):
 
 
 @COUNTS
-def test_f12_labels_of_the_batchs_last_picture(count):
+def test_labels_of_the_batchs_last_image(count):
     tasks = make_tasks(count)
     images, predictions = healthy(tasks)
     name, known = tasks[-1].name, twins(predictions)
@@ -51,7 +51,7 @@ def test_f12_labels_of_the_batchs_last_picture(count):
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_f12_labels_in_query_order_while_masks_are_in_order_of_score(count):
+def test_labels_in_query_order_while_masks_are_in_order_of_score(count):
     tasks = make_tasks(count)
     images, predictions = healthy(tasks)
     name, wrong = tasks[1].name, []
@@ -63,9 +63,9 @@ def test_f12_labels_in_query_order_while_masks_are_in_order_of_score(count):
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_f12_labels_shuffled_among_the_queries_in_no_order_at_all(count):
+def test_labels_shuffled_among_the_queries_in_no_order_at_all(count):
     tasks = make_tasks(count)
-    images, predictions = healthy(tasks, pictures=120)
+    images, predictions = healthy(tasks, images=120)
     rng, name, wrong = np.random.default_rng(0), tasks[2].name, []
     for image in images:
         here = [p for p in predictions if p.image_id == image.id]
@@ -75,7 +75,7 @@ def test_f12_labels_shuffled_among_the_queries_in_no_order_at_all(count):
     assert causes(images, wrong, tasks) == [("labels_of_other_query", f"task '{name}'")]
 
 
-def test_f12_one_mask_with_two_answers():
+def test_one_mask_with_two_answers():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     second = [replace(p, labels=p.labels | {"shape": (p.labels["shape"] + 1) % 3}) for p in predictions]
@@ -84,22 +84,22 @@ def test_f12_one_mask_with_two_answers():
     assert causes(images, predictions + other, tasks) == [("labels_of_other_query", "task 'colour'")]
 
 
-def test_labels_that_are_not_what_their_logits_say():
+def test_labels_that_are_not_those_of_their_highest_logit():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     rolled = [replace(p, labels=p.labels | {"fill": (p.labels["fill"] + 1) % 3}) for p in predictions]
     assert causes(images, rolled, tasks) == [("labels_off_by_one", "task 'fill'")]
 
 
-def test_a_network_that_has_gone_dead_has_no_ties_to_lose():
+def test_a_network_that_has_gone_dead_has_nothing_to_align():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     dead = [replace(p, logits=predictions[0].logits, labels=predictions[0].labels) for p in predictions]
-    assert case(images, dead, tasks).collapsed and not causes(images, dead, tasks)
-    assert not case(images, predictions, tasks).collapsed
+    assert split(images, dead, tasks).collapsed and not causes(images, dead, tasks)
+    assert not split(images, predictions, tasks).collapsed
 
 
-def test_nothing_is_said_of_a_muted_task_or_of_no_predictions():
+def test_a_muted_task_and_no_predictions_are_no_fault():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     blind = [relabelled(p, "fill", (1.0, 0.0, 0.0, 0.0)) for p in predictions]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.diagnosis import masks as geometry
-from tests.diagnosis.answers import case, healthy
+from mtseg.diagnosis import masks
+from tests.diagnosis.answers import healthy, split
 from tests.scenes import SIZE, make_tasks
 
 TASKS = make_tasks(3)
 
 
 def moved(predictions, change):
-    """Predictions whose masks [H, W] went through `change`; those that leave the picture are gone."""
+    """Predictions whose masks [H, W] went through `change`; those that leave the image are gone."""
     for prediction in predictions:
         mask = np.asfortranarray(change(coco_mask.decode(prediction.segmentation)))
         packed = coco_mask.encode(mask)
@@ -22,7 +22,7 @@ def moved(predictions, change):
             yield replace(
                 prediction,
                 segmentation={"size": [SIZE, SIZE], "counts": packed["counts"].decode()},
-                bbox=tuple(coco_mask.toBbox(packed)),
+                box=tuple(coco_mask.toBbox(packed)),
                 area=float(coco_mask.area(packed)),
             )
 
@@ -38,24 +38,24 @@ def shifted(dx, dy):
     return change
 
 
-def found(change, pictures=40):
-    images, predictions = healthy(TASKS, pictures=pictures, scattered=True)
-    return geometry.check(case(images, list(moved(predictions, change)), TASKS))[0]
+def found(change, images=40):
+    images, predictions = healthy(TASKS, images=images, scattered=True)
+    return masks.check(split(images, list(moved(predictions, change)), TASKS))[0]
 
 
 def test_a_sound_model_is_left_alone():
-    findings, numbers = geometry.check(case(*healthy(TASKS), TASKS))
+    findings, numbers = masks.check(split(*healthy(TASKS), TASKS))
     assert not findings
     assert abs(numbers["dx"]) < 0.3 and abs(numbers["dy"]) < 0.3 and numbers["scale"] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(("dx", "dy", "words"), [(4, 0, "4.0 px to the right"), (-3, 5, "5.0 px below")])
-def test_f4_the_shift_of_the_masks_is_measured(dx, dy, words):
+def test_the_shift_of_the_masks_is_measured(dx, dy, words):
     (finding,) = found(shifted(dx, dy))
     assert finding.cause == "masks_displaced" and words in finding.evidence
 
 
-def test_f4_a_shift_by_more_than_an_object_is_measured():
+def test_a_shift_by_more_than_an_object_is_measured():
     (finding,) = found(shifted(26, 0))
     assert (finding.cause, finding.severity) == ("masks_displaced", "error")
 
@@ -68,7 +68,7 @@ def test_f4_a_shift_by_more_than_an_object_is_measured():
         (lambda mask: np.pad(mask[::2, ::2], ((0, SIZE // 2), (0, SIZE // 2))), "masks_displaced"),
     ],
 )
-def test_f4_other_frames_have_their_names(change, cause):
+def test_other_frames_have_their_names(change, cause):
     (finding,) = found(change)
     assert finding.cause == cause
 
@@ -84,31 +84,31 @@ def test_masks_that_are_too_large_have_theirs():
 @pytest.mark.parametrize("by", [0.7, 1.0, 1.35])
 def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
     """Undoing the growth is not believed; that the masks found are larger or smaller is measured all the same."""
-    monkeypatch.setattr(geometry, "FIT", 2.0)
+    monkeypatch.setattr(masks, "FIT", 2.0)
     images, predictions = healthy(TASKS, scattered=True)
     other = []
     for p in predictions:
-        x, y, width, height = p.bbox
+        x, y, width, height = p.box
         size = np.round((by * width, by * height))
         box = (x + (width - size[0]) / 2, y + (height - size[1]) / 2, *size)
-        other.append(replace(p, bbox=tuple(map(float, box))))
-    assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_scaled"] * (by != 1)
+        other.append(replace(p, box=tuple(map(float, box))))
+    assert [f.cause for f in masks.check(split(images, other, TASKS))[0]] == ["masks_scaled"] * (by != 1)
 
 
 def test_boxes_that_are_corners():
     images, predictions = healthy(TASKS, scattered=True)
-    assert not geometry.boxes(case(images, predictions, TASKS))
-    corners = [replace(p, bbox=(*p.bbox[:2], p.bbox[0] + p.bbox[2], p.bbox[1] + p.bbox[3])) for p in predictions]
-    assert [f.cause for f in geometry.boxes(case(images, corners, TASKS))] == ["boxes_not_of_masks"]
-    assert not geometry.boxes(case(images, [], TASKS))
+    assert not masks.boxes(split(images, predictions, TASKS))
+    corners = [replace(p, box=(*p.box[:2], p.box[0] + p.box[2], p.box[1] + p.box[3])) for p in predictions]
+    assert [f.cause for f in masks.boxes(split(images, corners, TASKS))] == ["boxes_not_of_masks"]
+    assert not masks.boxes(split(images, [], TASKS))
 
 
-def test_masks_of_the_next_picture():
+def test_masks_of_the_next_image():
     images, predictions = healthy(TASKS, scattered=True)
-    assert not geometry.check(case(images, predictions, TASKS))[0]
+    assert not masks.check(split(images, predictions, TASKS))[0]
     other = [replace(p, image_id=p.image_id % len(images) + 1) for p in predictions]
-    assert [f.cause for f in geometry.check(case(images, other, TASKS))[0]] == ["masks_of_other_image"]
+    assert [f.cause for f in masks.check(split(images, other, TASKS))[0]] == ["masks_of_other_image"]
 
 
-def test_too_few_pictures_are_no_evidence():
-    assert not found(shifted(4, 0), pictures=5)
+def test_too_few_images_are_no_evidence():
+    assert not found(shifted(4, 0), images=5)

@@ -1,4 +1,4 @@
-"""F6: a model that has learnt nothing is told why; what follows from a cause is not told beside it."""
+"""Why a model has learnt nothing is named; what follows from a cause is not reported beside it."""
 
 from pathlib import Path
 
@@ -8,10 +8,8 @@ import pytest
 
 from mtseg.checks.findings import CAUSES, Finding
 from mtseg.core.errors import UserError
-from mtseg.diagnosis import curves as training
-from mtseg.diagnosis import readout
-from mtseg.diagnosis import run as examine
-from tests.diagnosis.answers import case, healthy
+from mtseg.diagnosis import curves, run
+from tests.diagnosis.answers import healthy, split
 from tests.scenes import make_tasks
 from tests.tiny import params
 
@@ -31,9 +29,9 @@ VALIDATED = pd.DataFrame({"step": [200, 400], "joint_AP": [5.0, 6.0]})
 def causes(*, learnt=True, curve=None, validated=VALIDATED, **solver):
     given = params(solver={"max_iter": 400, "ims_per_batch": 8, "reference_lr": 4e-3} | solver).solver
     images, predictions = healthy(TASKS)
-    seen = case(images, predictions if learnt else predictions[::12], TASKS)
-    findings, _ = training.check(
-        seen, seen, curve=curve, validated=validated, solver=given, pictures=300, checkpoint="last"
+    seen = split(images, predictions if learnt else predictions[::12], TASKS)
+    findings, _ = curves.check(
+        seen, seen, curve=curve, validated=validated, solver=given, images=300, checkpoint="last"
     )
     return [finding.cause for finding in findings]
 
@@ -47,14 +45,14 @@ def test_a_sound_training_is_left_alone():
     [
         (curve(), {"base_lr": 3e-2}, "lr_for_batch"),
         (curve(steps=40), {"max_iter": 40}, "too_few_steps"),
-        (curve(), {}, "overtrained"),  # the loss is gone, of other pictures than these
+        (curve(), {}, "overtrained"),  # the loss is gone, of other images than these
         (curve(end=30.0), {}, "lr_too_high"),  # it stands still where it should not
         (curve(lr=1e-5), {"warmup": 40000}, "lr_too_low"),
         (curve(noise=40.0), {}, "lr_too_high"),
         (curve().assign(loss=np.linspace(60, 50, 21)), {}, "lr_too_low"),
     ],
 )
-def test_f6_why_nothing_was_learnt(shape, solver, cause):
+def test_why_nothing_was_learnt(shape, solver, cause):
     assert causes(learnt=False, curve=shape, **solver) == [cause]
 
 
@@ -64,46 +62,46 @@ def test_a_val_ap_that_falls_while_training_goes_on():
 
 
 def test_predictions_that_score_less_than_the_weights_did():
-    (finding,) = training.as_validated(VALIDATED, 1.0, "best", detections=100)
+    (finding,) = curves.as_validated(VALIDATED, 1.0, "best", detections=100)
     assert finding.cause == "prediction_differs"
-    assert not training.as_validated(VALIDATED, 5.9, "best", detections=100)
-    assert not training.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
+    assert not curves.as_validated(VALIDATED, 5.9, "best", detections=100)
+    assert not curves.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
 
 
 def test_a_part_that_no_gradient_reaches_any_more():
     steps, alive = np.arange(20, 420, 20), np.linspace(3, 1, 20)
     table = pd.DataFrame({"step": steps, "gradient_head_fill": alive, "gradient_decoder": alive, "stability": 0.0})
-    assert not training.starved(table, TASKS)
+    assert not curves.starved(table, TASKS)
     table["gradient_head_fill"] = np.where(steps > 100, 0.0, alive)
-    (found,) = training.starved(table, TASKS)
+    (found,) = curves.starved(table, TASKS)
     assert (found.cause, found.where) == ("gradient_missing", "head fill") and "after step 100" in found.evidence
     muted = [task.model_copy(update={"loss_weight": 0.0}) if task.name == "fill" else task for task in TASKS]
-    assert not training.starved(table, muted) and not training.starved(table[:2], TASKS)
+    assert not curves.starved(table, muted) and not curves.starved(table[:2], TASKS)
 
 
 def finding(cause, severity="error"):
     return Finding(cause, severity, "evidence", "change")
 
 
-def test_what_follows_from_a_cause_is_not_told_beside_it():
+def test_what_follows_from_a_cause_is_not_reported_beside_it():
     few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
     fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
-    assert examine.settle([], [], [few], [collapsed, note], []) == [few, note]
-    assert examine.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
-    assert examine.settle([fed], [moved], [], [collapsed], []) == [fed]
-    assert examine.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
+    assert run.settle([], [], [few], [collapsed, note], []) == [few, note]
+    assert run.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
+    assert run.settle([fed], [moved], [], [collapsed], []) == [fed]
+    assert run.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
     noise = finding("label_noise", "warning")
-    assert examine.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
-    assert examine.settle([], [], [], [noise], []) == [noise]
-    assert examine.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
+    assert run.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
+    assert run.settle([], [], [], [noise], []) == [noise]
+    assert run.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
 
 
 def test_a_curve_that_is_missing_or_no_table(tmp_path):
     with pytest.raises(UserError, match="train.tsv is missing: run `dvc repro train` first"):
-        readout.curve(tmp_path / "train.tsv")
+        curves.read(tmp_path / "train.tsv")
     (tmp_path / "train.tsv").write_text("")
     with pytest.raises(UserError, match="is no table"):
-        readout.curve(tmp_path / "train.tsv")
+        curves.read(tmp_path / "train.tsv")
 
 
 def test_every_cause_has_its_section_in_the_guide():
