@@ -1,4 +1,4 @@
-"""The network in use is compared with its checkpoint, its backbone, its answers elsewhere."""
+"""The network in use is compared with its checkpoint, its backbone and its predictions elsewhere."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtseg.diagnosis import probe
-from mtseg.inference import predictor as predict
+from mtseg.inference import predictor
 from mtseg.model import weights
 from tests.scenes import SIZE, make_tasks, scene
 from tests.tiny import network, params
@@ -20,14 +20,14 @@ GIVEN = params()
 @pytest.fixture
 def trained(tmp_path):
     """Pictures of val in colours of noise, a checkpoint, and what it predicts."""
-    images, rng = scene(TASKS, pictures=8), np.random.default_rng(0)
+    images, rng = scene(TASKS, count=8), np.random.default_rng(0)
     for image in images:
         noise = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
         PIL.Image.fromarray(noise).save(tmp_path / image.file_name, quality=95)
     model = network(TASKS)
     path = tmp_path / "best.safetensors"
-    weights.save(path, model, {**predict.description(TASKS, GIVEN.model), "step": 1})
-    found = predict.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
+    weights.save(path, model, {**predictor.description(TASKS, GIVEN.model), "step": 1})
+    found = predictor.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
     return tmp_path, path, images, found
 
 
@@ -47,20 +47,20 @@ def test_a_sound_network_is_left_alone(trained):
 
 
 def test_predictions_of_other_weights(trained):
-    other = [replace(p, logits={n: tuple(v + 1 for v in values) for n, values in p.logits.items()}) for p in trained[3]]
-    (finding,) = run(trained, other)[2]
+    other = {f"logits.{name}": logits + 1 for name, logits in trained[3].logits.items()}
+    (finding,) = run(trained, trained[3].replace(**other))[2]
     assert finding.cause == "prediction_differs" and "dvc repro predict" in finding.change
 
 
 def changed(monkeypatch, change):
-    load = predict.load_model
+    load = predictor.load_model
 
     def other(*given, **named):
         model = load(*given, **named)
         change(model)
         return model
 
-    monkeypatch.setattr(predict, "load_model", other)
+    monkeypatch.setattr(predictor, "load_model", other)
 
 
 def test_weights_that_are_not_the_checkpoints(trained, monkeypatch):
@@ -73,7 +73,7 @@ def test_another_normalisation_than_the_backbones(trained, monkeypatch):
     assert [finding.cause for finding in run(trained)[2]][0] == "normalisation"
 
 
-def test_f12_an_answer_that_depends_on_the_batch(trained, monkeypatch):
+def test_an_answer_that_depends_on_the_batch(trained, monkeypatch):
     def mixed(model):
         heads = model.decoder.forward
 
@@ -89,7 +89,7 @@ def test_f12_an_answer_that_depends_on_the_batch(trained, monkeypatch):
 
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("name", ["logits", "mask_features_BCHW"])
-def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monkeypatch, name, place):
+def test_one_output_alone_of_the_batchs_first_or_last_image(trained, monkeypatch, name, place):
     def mixed(model):
         detect = model.detect
 
@@ -99,7 +99,7 @@ def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monke
                 logits = output.logits | {"fill": fill[:, [place]].expand_as(fill)}
                 return detect(replace(output, logits=logits), batch)
             features = output.mask_features_BCHW.clone()
-            for b, example in enumerate(batch):  # so that masks differ by picture: two columns
+            for b, example in enumerate(batch):  # so that masks differ by image: two columns
                 at = 4 * (example["image_id"] % 4)
                 features[b] = -10.0 * features[b].abs()
                 features[b, :, :, at : at + 4] *= -1
@@ -114,7 +114,7 @@ def test_f12_one_output_alone_of_the_batchs_first_or_last_picture(trained, monke
     assert f"the batch's {'last' if place else 'first'}" in finding.change
 
 
-def test_f12_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
+def test_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
     def mixed(model):
         detect = model.detect
 
@@ -130,15 +130,14 @@ def test_f12_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
     assert "answer_depends_on_batch" in [finding.cause for finding in run(trained)[2]]
 
 
-def test_a_query_with_several_answers_is_compared_answer_by_answer(trained):
-    """F12a gives each its own logits: the same file is no change all the same."""
-    found = [replace(p, logits={n: (*range(number, number + len(v)),) for n, v in p.logits.items()})
-             for number, p in enumerate(trained[3])]  # fmt: skip
-    assert len({(p.image_id, p.query) for p in found}) < len(found)
+def test_predictions_that_share_a_query_are_compared_one_by_one(trained):
+    rows = np.arange(len(trained[3]), dtype=float)[:, None]
+    found = trained[3].replace(**{f"logits.{name}": logits + rows for name, logits in trained[3].logits.items()})
+    assert len(np.unique(np.column_stack([found.image_id, found.query]), axis=0)) < len(found)
     assert probe.apart(found, found) == probe.shifted(found, found) == 0
 
 
 def test_a_sample_is_spread_over_all():
-    images = scene(TASKS, pictures=30)
-    assert [image.id for image in probe.spread(images, 4)] == [1, 11, 20, 30]
-    assert probe.spread(images, 99) == images
+    images = scene(TASKS, count=30)
+    assert probe.spread(images, 4).id.tolist() == [1, 11, 20, 30]
+    assert len(probe.spread(images, 99)) == 30

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtseg.diagnosis import probe
-from mtseg.inference import predictor as predict
+from mtseg.inference import predictor
 from mtseg.model import weights
 from tests.scenes import SIZE, make_tasks, scene
 from tests.tiny import network, params
@@ -18,8 +18,8 @@ GIVEN = params(tasks=[task.model_dump() for task in TASKS], model={"unseen_combi
 
 
 def run(folder, seen, change=lambda model: None):
-    """Findings of a network of the pictures' combinations whose checkpoint holds `seen`, after `change`."""
-    images, rng = scene(TASKS, pictures=8), np.random.default_rng(0)
+    """Findings of a network of the images' combinations whose checkpoint holds `seen`, after `change`."""
+    images, rng = scene(TASKS, count=8), np.random.default_rng(0)
     for image in images:
         noise = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
         PIL.Image.fromarray(noise).save(folder / image.file_name, quality=95)
@@ -28,8 +28,8 @@ def run(folder, seen, change=lambda model: None):
     model = network(TASKS, seen=seen, model={"unseen_combinations": 0.01})
     change(model)
     path = folder / "best.safetensors"
-    weights.save(path, model, {**predict.description(TASKS, GIVEN.model), "seen": seen, "step": 1})
-    found = predict.predict(model, images, root=folder, input=GIVEN.input, batch=4, progress=False)
+    weights.save(path, model, {**predictor.description(TASKS, GIVEN.model), "seen": seen, "step": 1})
+    found = predictor.predict(model, images, root=folder, input=GIVEN.input, batch=4, progress=False)
     return probe.probe(
         path, found, train=images, val=images, tasks=TASKS, model=GIVEN.model, input=GIVEN.input, root=folder,
         detections=100, batch=4, device="cpu",
@@ -40,11 +40,11 @@ def run(folder, seen, change=lambda model: None):
     ("seen", "causes"),
     [(lambda shown: shown, []), (lambda shown: shown[1:], ["prior_wrong"]), (lambda shown: [], ["prior_wrong"])],
 )
-def test_a_prior_is_that_of_the_data_or_told(tmp_path, seen, causes):
+def test_combinations_of_other_data_are_named(tmp_path, seen, causes):
     assert [finding.cause for finding in run(tmp_path, seen)] == causes
 
 
-def test_f11_a_blind_head_is_told_by_what_it_says_itself(tmp_path, monkeypatch):
+def test_a_head_that_ignores_the_image_is_named(tmp_path, monkeypatch):
     from mtseg.model.decoder import QueryDecoder
 
     real = QueryDecoder.forward
