@@ -1,7 +1,7 @@
 """`python -m stages.compare REV_A REV_B`: two revisions on one page. No stage of the pipeline.
 
 A revision is a commit, a branch, a tag, an experiment, or `workspace` for the files as they are. About 5 s for 100
-pictures with 80 predictions each. Expect compare/index.html: params, scores with intervals, and pictures.
+images with 80 predictions each. Expect compare/index.html: params, scores with intervals, and images.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
-from mtseg.report import compare, sides
+from mtseg.report import compare
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("revisions", nargs=2, metavar="REV", help="commit, branch, tag, experiment or `workspace`")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        pair = [sides.load(rev, Path(scratch) / name) for name, rev in zip("ab", arguments.revisions, strict=True)]
+        pair = [compare.load(rev, Path(scratch) / name) for name, rev in zip("ab", arguments.revisions, strict=True)]
         for note in compare.write(Path("compare"), *pair):
             print(f"note: {note}")
     print("open compare/index.html")

@@ -1,52 +1,55 @@
 """`python -m stages.visualise`: every number, every figure, and a gallery of ground truth and predictions, on one page.
 
-About 4 s for 100 pictures with 80 predictions each on one core. Expect report/index.html, which needs nothing but the
-pictures beside it, and plots/figures, the page's figures for `dvc plots show`.
+About 4 s for 100 images with 80 predictions each on one core. Expect report/index.html, which needs nothing but the
+images beside it, and plots/figures, the page's figures for `dvc plots show`.
 """
 
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import predictions
-from mtseg.report import baseline, figures, page, revision
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.report import figures, history, page
+
+FILES = {  # (path, the stage that makes it)
+    "evaluate": ("metrics/evaluate.json", "evaluate"),
+    "classes": ("plots/classes.csv", "evaluate"),
+    "rankings": ("plots/rankings.csv", "evaluate"),
+    "intervals": ("plots/intervals.csv", "evaluate"),
+    "analysis": ("data/evaluation/analysis.json", "evaluate"),
+    "filter": ("metrics/filter.json", "filter"),
+    "rules": ("plots/filter.csv", "filter"),
+    "manifest": ("data/manifest.json", "register"),
+    "diagnosis": ("data/diagnosis.json", "diagnose"),
+}
+CURVES = {
+    "train": ("plots/train.tsv", "train"),
+    "val": ("plots/val.tsv", "train"),
+    "health": ("plots/health.tsv", "train"),
+}
 
 
 def main() -> None:
-    params = load()
-    data = manifest.load(Path("data/manifest.json"))
-    tasks = data.tasks(params.tasks)
-    numbers = page.read_numbers(
-        evaluate=Path("metrics/evaluate.json"),
-        filter=Path("metrics/filter.json"),
-        classes=Path("plots/classes.csv"),
-        rankings=Path("plots/rankings.csv"),
-        intervals=Path("plots/intervals.csv"),
-        sieve=Path("plots/filter.csv"),
-        evaluation=Path("data/evaluation.json"),
-        manifest=Path("data/manifest.json"),
-        diagnosis=Path("data/diagnosis.json"),
-        train=Path("plots/train.tsv"),
-        val=Path("plots/val.tsv"),
-        health=Path("plots/health.tsv"),
-    )
+    params, data = load(), manifest.load(Path("data/manifest.json"))
+    images, options = data.images("val"), {"tasks": data.tasks(params.tasks), "ranking": params.test.ranking}
+    raw = Predictions.read("data/predictions/val.parquet", options["tasks"])
+    filtered = Predictions.read("data/filtered/val.parquet", options["tasks"], made_by="filter")
+    numbers = page.read_numbers(FILES, CURVES)
     drawn = figures.figures(numbers)
     page.write_figures(Path("plots/figures"), drawn)
     page.write(
         Path("report"),
-        data.images("val"),
-        raw=predictions.read(Path("data/predictions/val.json"), tasks),
-        filtered=predictions.read(Path("data/filtered/val.json"), tasks, made_by="filter"),
-        tasks=tasks,
-        ranking=params.test.ranking,
+        Evaluation(images, raw, Pairs.read("data/evaluation/pairs.parquet"), **options),
+        Evaluation(images, filtered, Pairs.read("data/filtered/pairs.parquet", made_by="filter"), **options),
         root=params.data.raw,
         settings=params.visualise,
         numbers=numbers,
-        figures=drawn,
+        drawn=drawn,
         removed=page.read_removed(Path("data/filtered/val.csv")),
-        params=revision.read(revision.WORKSPACE)["params"],
-        baseline=baseline.read(),
+        params=history.load(history.WORKSPACE).params,
+        baseline=history.baseline(),
     )
     print("open report/index.html")
 

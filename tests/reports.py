@@ -8,23 +8,25 @@ from pathlib import Path
 import pandas as pd
 import PIL.Image
 
+from mtseg.core.files import write_table
 from mtseg.core.params import Task, Visualise
-from mtseg.core.tables import Image, Prediction
+from mtseg.core.tables import Images
 from mtseg.data import coco, manifest
 from mtseg.evaluation import analysis, intervals, scores
-from mtseg.evaluation.evidence import Evidence
+from mtseg.evaluation.evaluation import Evaluation
 from mtseg.report import figures, page, tables
-from mtseg.report.baseline import Baseline
-from tests.scenes import SIZE, box_instance, make_tasks, predict, scene
+from mtseg.report.history import Baseline
+from tests.scenes import SIZE, Row, box_instance, images_of, make_tasks, predict, scene, table
 
 EVIL = "<script>alert(1)</script>"
 EVIL_FILE = "x'\"<b>&<!--</script><img src=x onerror=alert(1)>.jpg"  # the slash makes its start a folder
 SETTINGS = Visualise(pictures=20, min_score=0.1, size=96)
 FINDINGS = [
-    {"cause": "masks_displaced", "severity": "error", "evidence": "by 3 pixels", "change": "see <b>", "where": "shape"}
+    {"cause": "masks_displaced", "severity": "error", "title": "<i>", "evidence": "by 3 pixels", "change": "see <b>"}
+    | {"where": "shape"}
 ]
 KEYS = ("precision", "recall", "f1", "joint_f1")
-LOUD = 0.5  # quality from which the filter of this report keeps a prediction
+KEPT = 0.5  # quality from which the filter of this report keeps a prediction
 
 
 def evil_tasks(count: int) -> tuple[Task, ...]:
@@ -32,20 +34,20 @@ def evil_tasks(count: int) -> tuple[Task, ...]:
     return (main.model_copy(update={"classes": (EVIL, "none", "NA")}), *further)
 
 
-def make_images(root: Path, tasks: tuple[Task, ...], pictures: int = 9) -> list[Image]:
-    """Pictures of four boxes, the first empty, the second badly named, as files in `root`."""
-    images = scene(tasks, pictures=pictures)
-    if pictures > 1:
+def make_images(root: Path, tasks: tuple[Task, ...], count: int = 9) -> Images:
+    """Images of four boxes, the first empty, the second badly named, as files in `root`."""
+    images = list(scene(tasks, count=count))
+    if count > 1:
         images[1] = replace(images[1], file_name=EVIL_FILE)
     for image in images:
         (root / image.file_name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new("RGB", (SIZE, SIZE), (9 * image.id, 90, 90)).save(root / image.file_name, format="JPEG")
-    return images
+    return images_of(images, tasks)
 
 
-def predicted(images: list[Image], tasks: tuple[Task, ...]) -> list[Prediction]:
-    """Mistakes by the number of the picture: missed, misplaced, a label wrong, one more object; duplicates everywhere,
-    which are quiet and so filtered out."""
+def predicted(images: Images, tasks: tuple[Task, ...]) -> list[Row]:
+    """Mistakes by the number of the image: missed, misplaced, a label wrong, one more object; duplicates everywhere,
+    of low quality and so filtered out."""
     found = []
     for image in images:
         options = {"tasks": tasks, "image_id": image.id}
@@ -61,48 +63,49 @@ def predicted(images: list[Image], tasks: tuple[Task, ...]) -> list[Prediction]:
     return found
 
 
-def make_numbers(folder: Path, images: list[Image], found: list[Prediction], tasks: tuple[Task, ...]) -> page.Numbers:
-    options = {"tasks": tasks, "ranking": "product_quality", "max_dets": (1, 10)}
-    metrics, classes = scores.evaluate(images, found, **options)
-    evidence = Evidence.of(images, found, **options)
-    scores.write_classes(folder / "classes.csv", classes)
+def evaluated(images: Images, rows: list[Row], tasks: tuple[Task, ...], ranking: str = "product_quality") -> Evaluation:
+    return Evaluation(images, table(rows, tasks), tasks=tasks, ranking=ranking, max_dets=(1, 10))
+
+
+def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
+    metrics, classes = scores.metrics(evaluation)
+    write_table(folder / "classes.csv", classes)
     for split in ("train", "val"):
-        coco.write(folder / f"{split}.json", images, tasks)
+        coco.write(folder / f"{split}.json", evaluation.images, evaluation.tasks)
     steps = (("raw", 0, 50.0), ("low_score", 20, 60.0))
     return {
         "evaluate": metrics | {"segm": {"AP": 50.0}, "bbox": {"AP": 49.0}},
         "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
         "classes": tables.read(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
-        "intervals": pd.DataFrame(intervals.rows(evidence), columns=intervals.COLUMNS),
-        "sieve": pd.DataFrame(
+        "intervals": pd.DataFrame(intervals.rows(evaluation), columns=intervals.COLUMNS),
+        "rules": pd.DataFrame(
             [{"stage": stage, "removed": n} | dict.fromkeys((*KEYS, "low", "high"), f) for stage, n, f in steps]
         ),
-        "evaluation": analysis.report(evidence),
+        "analysis": analysis.report(evaluation),
         "manifest": manifest.build(folder),
         "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
     }
 
 
-def make_report(folder: Path, tasks: tuple[Task, ...], *, pictures: int = 9, drawn: bool = False, **options) -> Path:
+def make_report(folder: Path, tasks: tuple[Task, ...], *, count: int = 9, drawn: bool = False, **options) -> Path:
     """`folder`/report, with figures if they are to be `drawn`; `options` replace arguments of `page.write`."""
-    images = make_images(folder / "raw", tasks, pictures)
-    found = predicted(images, tasks)
-    numbers = make_numbers(folder, images, found, tasks)
+    images = make_images(folder / "raw", tasks, count)
+    rows = predicted(images, tasks)
+    raw = evaluated(images, rows, tasks)
+    numbers = make_numbers(folder, raw)
     if drawn:
         numbers["train"] = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
         numbers["val"] = pd.DataFrame({"step": [2], "segm_AP": [30.0]})
     given = {
-        "tasks": tasks,
-        "ranking": "product_quality",
         "root": folder / "raw",
         "settings": SETTINGS,
         "numbers": numbers,
-        "figures": figures.figures(numbers) if drawn else {},
-        "removed": [None if p.mask_quality >= LOUD else "low_score" for p in found],
+        "drawn": figures.figures(numbers) if drawn else {},
+        "removed": [None if row.mask_quality >= KEPT else "low_score" for row in rows],
         "params": {"solver": {"max_iter": 9}},
         "baseline": Baseline(why="nothing before"),
     }
-    kept = [p for p in found if p.mask_quality >= LOUD]
-    page.write(folder / "report", images, found, kept, **given | options)
+    filtered = evaluated(images, [row for row in rows if row.mask_quality >= KEPT], tasks)
+    page.write(folder / "report", raw, filtered, **given | options)
     return folder / "report"

@@ -1,4 +1,4 @@
-"""The figures that take scores and data apart: confusion, calibration, errors, classes, labels and sizes."""
+"""Figures of scores and data in detail: confusion, calibration, errors, classes, labels and sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mtseg.evaluation.breakdown import KINDS
+from mtseg.evaluation.errors import KINDS
 from mtseg.report.html import ranking
 from mtseg.report.plotting import (
     BLUE,
@@ -29,15 +29,15 @@ from mtseg.report.plotting import (
     short,
 )
 
-MOST = 40  # rows and columns that one can read; of more classes those that tell most
-TELLING = 10  # labels in a bin from which its share of right ones says something
-JOINTLY = "all labels jointly"
+MOST = 40  # rows and columns that are legible; of more classes the most informative ones
+ENOUGH = 10  # labels in a bin from which its share of correct ones is more than chance
+ALL_LABELS = "all labels"
 BACKGROUND = "(background)"  # in italics: a class may have that name
 
 
-def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
-    """Counts, coloured by the share of their row: right in blue, wrong in red; background apart."""
-    own = evaluation["tasks"][task]
+def confusion(analysis: dict[str, Any], task: str) -> Figure | None:
+    """Counts, coloured by the share of their row: correct in blue, wrong in red; background apart."""
+    own = analysis["tasks"][task]
     counts, names = np.array(own["confusion"]["matrix"], dtype=int), [*own["classes"], BACKGROUND]
     if not counts.any():
         return None
@@ -48,16 +48,16 @@ def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
         counts, names = counts[np.ix_(kept, kept)], [names[index] for index in kept]
     size = len(names)
     cell = max(0.27, min(0.78, 3.6 / size))
-    lines = [f"{short(task, 16)}: truth in rows, predicted in columns"]
+    lines = [f"{short(task, 16)}: ground truth in rows, predictions in columns"]
     if (threshold := own["confusion"].get("min_score")) is not None:
-        lines.append(f"{ranking(evaluation['ranking'])} ≥ {threshold:.2f}")
+        lines.append(f"{ranking(analysis['ranking'])} ≥ {threshold:.2f}")
     if total > MOST:
         lines.append(f"the {size - 1} most confused of {total} classes")
     matched = counts[:-1, :-1]
     worst = np.where(np.eye(len(matched), dtype=bool), 0, matched)
     if worst.any():
         row, column = np.unravel_index(worst.argmax(), worst.shape)
-        lines.append(f"most often {short(names[row], 16)} taken for {short(names[column], 16)}: {worst.max()}")
+        lines.append(f"most often {short(names[row], 16)} predicted as {short(names[column], 16)}: {worst.max()}")
     figure = canvas(max(2.2 + cell * size, 0.3 + 0.083 * max(map(len, lines))), 1.9 + cell * size)
     figure.suptitle("\n".join(lines), size=10, x=0.01, ha="left", linespacing=1.4)
     axes = figure.subplots()
@@ -86,10 +86,10 @@ def confusion(evaluation: dict[str, Any], task: str) -> Figure | None:
     return figure
 
 
-def calibration(evaluation: dict[str, Any]) -> Figure | None:
-    """A reliability diagram of each task's labels and of the detection score, above the counts it rests on."""
-    panels = [(f"label: {short(task, 16)}", own.get("calibration")) for task, own in evaluation["tasks"].items()]
-    panels.append(("detection score", (evaluation.get("score") or {}).get("calibration")))
+def calibration(analysis: dict[str, Any]) -> Figure | None:
+    """A reliability diagram of each task's labels and of the detection score, above the counts."""
+    panels = [(f"label: {short(task, 16)}", own.get("calibration")) for task, own in analysis["tasks"].items()]
+    panels.append(("detection score", (analysis.get("score") or {}).get("calibration")))
     panels = [(name, given) for name, given in panels if given and any(bin["count"] for bin in given["bins"])]
     if not panels:
         return None
@@ -103,10 +103,10 @@ def calibration(evaluation: dict[str, Any]) -> Figure | None:
         _reliability(above, below, [bin for bin in given["bins"] if bin["count"]])
         above.set_title(name if given.get("ece") is None else f"{name}\nECE {_percent(given['ece'])}", linespacing=1.4)
         if not column:
-            above.set_ylabel("share that is right")
+            above.set_ylabel("share correct")
             below.set_ylabel("count")
-        below.set_xlabel("stated probability")
-    note = f"Right answers against stated probability: red states too much; pale rests on fewer than {TELLING}"
+        below.set_xlabel("predicted probability")
+    note = f"Correct labels against predicted probability: red is overconfident; pale has fewer than {ENOUGH}"
     figure.suptitle(note if across > 2 else note.partition(":")[0], size=10, x=0.01, ha="left")
     return figure
 
@@ -119,8 +119,8 @@ def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
     above.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (3, 3)))
     for bin in bins:
         x, y = bin["confidence"], bin["accuracy"]
-        look = {"color": RED if y < x else BLUE, "alpha": 0.9 if bin["count"] >= TELLING else 0.3}
-        above.plot([x, x], [x, y], lw=2.5, solid_capstyle="butt", **look)  # over-confident in red
+        look = {"color": RED if y < x else BLUE, "alpha": 0.9 if bin["count"] >= ENOUGH else 0.3}
+        above.plot([x, x], [x, y], lw=2.5, solid_capstyle="butt", **look)  # overconfident in red
         above.plot(x, y, "o", ms=5, mew=0, **look)
     above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     above.tick_params(labelbottom=False)
@@ -134,24 +134,24 @@ def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
     below.set_yticks(sorted({1, max(counts)}), [f"{count:,}" for count in sorted({1, max(counts)})])
 
 
-def costs(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`breakdown.errors` of each task and of all labels jointly, where there is any ground truth."""
-    own = {name: task["errors"] for name, task in evaluation["tasks"].items()}
-    joint = (evaluation.get("joint") or {}).get("errors")
-    own |= {JOINTLY: joint} if joint and len(own) > 1 else {}
+def costs(analysis: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`errors.errors` of each task and of all labels together, where there is any ground truth."""
+    own = {name: task["errors"] for name, task in analysis["tasks"].items()}
+    joint = (analysis.get("joint") or {}).get("errors")
+    own |= {ALL_LABELS: joint} if joint and len(own) > 1 else {}
     return {name: errors for name, errors in own.items() if errors.get("ap50") is not None}
 
 
-def label_cost(evaluation: dict[str, Any]) -> dict[str, float]:
-    """Joint AP lost to the labels of each task, where it is defined; of a single task nothing, for it is joint AP."""
-    own = (evaluation.get("joint") or {}).get("label_cost") or {}
-    return {name: cost for name, cost in own.items() if cost is not None and len(evaluation["tasks"]) > 1}
+def label_cost(analysis: dict[str, Any]) -> dict[str, float]:
+    """Joint AP lost to the labels of each task, where defined; nothing for a single task, whose AP is joint AP."""
+    own = (analysis.get("joint") or {}).get("label_cost") or {}
+    return {name: cost for name, cost in own.items() if cost is not None and len(analysis["tasks"]) > 1}
 
 
-def errors(evaluation: dict[str, Any]) -> Figure | None:
-    """What AP50 would gain were one kind of error mended: of each task, of all labels jointly, and of each task's
-    labels in joint AP."""
-    panels, cost = costs(evaluation), label_cost(evaluation)
+def errors(analysis: dict[str, Any]) -> Figure | None:
+    """What AP50 would gain if one kind of error were corrected: of each task, of all labels together, and of each
+    task's labels in joint AP."""
+    panels, cost = costs(analysis), label_cost(analysis)
     if not panels:
         return None
     across = 2 if len(panels) == 4 else min(3, len(panels))
@@ -174,7 +174,7 @@ def errors(evaluation: dict[str, Any]) -> Figure | None:
         axes = figure.add_subplot(grid[lines, :])
         bars(axes, list(cost), list(cost.values()), [f"{value:.1f}" for value in cost.values()], ORANGE)
         axes.set_xlim(0, max(2.0, 1.5 * max(cost.values())))
-        axes.set_title(f"Joint AP, now {evaluation['joint']['ap']:.1f}, would gain with the labels of one task right")
+        axes.set_title(f"Joint AP, now {analysis['joint']['ap']:.1f}, would gain with correct labels of one task")
     return figure
 
 
@@ -237,8 +237,8 @@ def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def pictures(manifest: dict[str, Any]) -> Figure | None:
-    """Instances a picture, and sizes of instances, as shares of each split."""
+def images(manifest: dict[str, Any]) -> Figure | None:
+    """Instances per image, and sizes of instances, as shares of each split."""
     splits = {key: split for key, split in manifest["splits"].items() if split["images"]}
     if not splits:
         return None
@@ -256,7 +256,7 @@ def pictures(manifest: dict[str, Any]) -> Figure | None:
             width,
             color=colour,
             lw=0,
-            label=f"{key}, {split['images']:,} pictures",
+            label=f"{key}, {split['images']:,} images",
         )
         counts = np.array([split["areas"][size] for size in sizes])
         shares = 100 * counts / max(counts.sum(), 1)
@@ -265,12 +265,12 @@ def pictures(manifest: dict[str, Any]) -> Figure | None:
             right.annotate(
                 f"{count:,}", (place, share), (0, 3), textcoords="offset points", ha="center", size=8, color=QUIET
             )
-    left.set(xlabel="instances a picture", ylabel="percent")
-    left.set_title("Instances a picture", pad=20)
+    left.set(xlabel="instances per image", ylabel="percent")
+    left.set_title("Instances per image", pad=20)
     left.xaxis.get_major_locator().set_params(integer=True)
     legend_above(left)
     right.set_xticks(range(len(sizes)), [plain(size) for size in sizes])
-    right.set_title("Sizes of instances, as COCO has them", pad=20)
+    right.set_title("Sizes of instances (COCO)", pad=20)
     right.margins(y=0.12)
     for axes in (left, right):
         axes.grid(axis="y")

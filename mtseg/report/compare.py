@@ -1,89 +1,158 @@
-"""Two revisions side by side: what differs in params and scores, how surely, and in which pictures it shows."""
+"""Two revisions side by side: what differs in params and scores, how surely, and in which images it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from markupsafe import Markup
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder
-from mtseg.core.params import Task
-from mtseg.core.tables import Image
+from mtseg.core.params import Ranking, Task
+from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import read_image
-from mtseg.evaluation import bootstrap, breakdown, curves, f1, intervals
-from mtseg.evaluation.average_precision import ordered
-from mtseg.evaluation.evidence import Evidence
-from mtseg.evaluation.matching import pictures
-from mtseg.evaluation.overlaps import Matches
-from mtseg.report import breakdowns, draw, html, page, revision
-from mtseg.report.sides import Side, common
+from mtseg.evaluation import bootstrap, errors, f1, intervals
+from mtseg.evaluation.average_precision import mean
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.matching import Matches
+from mtseg.report import breakdowns, history, html, overlays, page
+from mtseg.report.history import Revision
 
-SIZE = 384  # pixels, longer side of a drawn panel
-SHOWN = 6  # pictures that became better, and as many that became worse
-JPEG = {"quality": 88, "subsampling": 0}
+SIZE = 384  # pixels, longer side of an image
+SHOWN = 6  # images that became better, and as many that became worse
+
+
+@dataclass(frozen=True)
+class Side:
+    """A revision with its raw and its filtered predictions on val. lacks: why there are none, None where there are."""
+
+    revision: Revision
+    raw: Evaluation | None = None
+    filtered: Evaluation | None = None
+    lacks: str | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of its images: another revision's may be another."""
+        return Path(self.revision.params.get("data", {}).get("raw") or ".")
+
+
+def load(rev: str, scratch: Path) -> Side:
+    """A revision with its predictions, as far as DVC's cache has them. scratch: a folder for copies.
+
+    Raises UserError where there is no such revision or it holds no results.
+    """
+    revision = history.load(rev)
+    test = revision.params.get("test", {})
+    ranking = test.get("ranking") if test.get("ranking") in get_args(Ranking) else "product_quality"
+    try:
+        images = Images.read(revision.fetch(history.VAL, scratch))
+        # what else the params say of the tasks may be of older code
+        tasks = tuple(Task.predicted(name=name, classes=own, background=True) for name, own in images.classes)
+        found = []
+        for kind, made_by, folder in (("predictions", "predict", "evaluation"), ("filtered", "filter", "filtered")):
+            predictions = revision.fetch(f"data/{kind}/val.parquet", scratch)
+            pairs = revision.fetch(f"data/{folder}/pairs.parquet", scratch)
+            found.append((Predictions.read(predictions, tasks, made_by=made_by), Pairs.read(pairs)))
+        options = {"tasks": tasks, "ranking": ranking, "max_dets": test.get("max_dets") or (100,)}
+        return Side(revision, *(Evaluation(images, *own, **options) for own in found))
+    except UserError as error:
+        return Side(revision, lacks=str(error).replace(f"{scratch}/", ""))
 
 
 def write(folder: Path, a: Side, b: Side) -> list[str]:
-    """Write `folder`: index.html and the pictures that changed most. Returns what could not be compared, as lines."""
+    """Write `folder`: index.html and the images that changed most. Returns what could not be compared, as lines."""
     notes = [side.lacks for side in (a, b) if side.lacks]
     both = None if notes else common(a, b, notes)
-    leading = classes = better = worse = errors = ()
+    leading, of_class, costs, groups = [], {}, [], {}
     with replace_folder(folder) as temporary:
         if both:
-            a_common, b_common = both
-            leading, of_class, errors = paired(a_common, b_common)
-            better, worse = changed(a_common, b_common)
-            better, worse = _draw(temporary, (better, worse), a_common, b_common, notes)
-        classes = class_rows(a.held.get("classes"), b.held.get("classes"), of_class if both else {})
+            leading, of_class, costs = paired(*both)
+            better, worse = changed(*both)
+            groups = {"Better": _draw(temporary, better, *both, notes), "Worse": _draw(temporary, worse, *both, notes)}
+        one, other = a.revision, b.revision
         text = html.render(
             "compare.html",
-            sides=[{"rev": side.rev, "commit": side.commit} for side in (a, b)],
+            sides=[one, other],
             notes=notes,
-            code=revision.code(a.commit, b.commit),
-            params=page.changes(a.held["params"], b.held["params"]),
+            code=history.code(one.commit, other.commit),
+            params=page.changes(one.params, other.params),
             leading=leading,
-            errors=errors,
-            pictures=len(both[0].images) if both else 0,
-            tasks=task_rows(a.held["evaluate"], b.held["evaluate"]),
-            classes=classes,
-            metrics=metric_rows(a.held, b.held),
-            groups={"Better": better, "Worse": worse} if both else {},
+            errors=costs,
+            images=len(both[0].raw.images) if both else 0,
+            tasks=task_rows(one.metrics["evaluate"], other.metrics["evaluate"]),
+            classes=class_rows(one.tables.get("classes"), other.tables.get("classes"), of_class),
+            metrics=metric_rows(one, other),
+            groups=groups,
         )
         (temporary / "index.html").write_bytes(text.encode())
     return notes
 
 
+def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
+    """Both with the tasks and the images that they share, under the ids of `a`; None where there are none."""
+    theirs = {task.name: task.classes for task in b.raw.tasks}
+    shared = tuple(task for task in a.raw.tasks if theirs.get(task.name) == task.classes)
+    if not shared or shared[0] != a.raw.tasks[0] or shared[0].name != b.raw.tasks[0].name:
+        notes.append("The main task or its classes differ: neither AP nor images can be compared.")
+        return None
+    if len(shared) < max(len(a.raw.tasks), len(b.raw.tasks)):
+        names = ", ".join(task.name for task in shared)
+        notes.append(f"The tasks differ. The scores below use those that both have: {names}.")
+
+    def annotations(image: Image) -> tuple:
+        labels = [[instance.labels[task.name] for task in shared] for instance in image.instances]
+        return image.height, image.width, [(i.segmentation, i.crowd) for i in image.instances], labels
+
+    rows = {image.file_name: (row, annotations(image)) for row, image in enumerate(b.raw.images)}
+    pairs = [
+        (row, *rows.get(image.file_name, (-1, None)), annotations(image)) for row, image in enumerate(a.raw.images)
+    ]
+    pairs = [(row, other) for row, other, known, own in pairs if known == own]
+    if not pairs:
+        notes.append("The val splits share no image with the same annotations: the scores are of different data.")
+        return None
+    if len(pairs) < max(len(a.raw.images), len(b.raw.images)):
+        notes.append(
+            f"The val splits differ: {len(a.raw.images)} and {len(b.raw.images)} images, of which {len(pairs)} are in "
+            "both with the same annotations. Intervals and images are of those; the other metrics are of all."
+        )
+    of_a, of_b = np.array(pairs).T
+    images = a.raw.images[of_a]
+    return tuple(
+        replace(side, raw=_shared(side.raw, images, own, shared), filtered=_shared(side.filtered, images, own, shared))
+        for side, own in ((a, of_a), (b, of_b))
+    )
+
+
 def paired(
     a: Side, b: Side
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[str, float]], list[dict[str, Any]]]:
-    """The leading numbers of both on the same pictures, the AP of each (task, class), and what errors cost, as
-    `error_rows`: in percent a, b, their difference `delta` and, save for kinds of errors, its 95 % interval, low and
-    high, NaN where there is none. The same draws of pictures serve both (a paired bootstrap).
+    """The leading numbers of both on the same images, the AP of each (task, class), and what errors cost, as
+    `error_rows`: in percent a, b, their difference `delta` and, except for kinds of errors, its 95 % interval, low and
+    high, NaN where there is none. Both are scored on the same draws of images (a paired bootstrap).
     """
-    proofs = [
-        Evidence.of(side.images, side.raw, tasks=side.tasks, ranking=side.ranking, max_dets=side.max_dets)
-        for side in (a, b)
-    ]
-    weights = bootstrap.draws(len(a.images), max(len(a.raw), len(b.raw)))
-    one, other = (intervals.samples(evidence, weights) for evidence in proofs)
-    one, other = ({**own, **_sieved(side, weights)} for own, side in zip((one, other), (a, b), strict=True))
-    one.pop(f"tasks.{a.tasks[0].name}.AP", None)  # segm.AP again
+    weights = bootstrap.draws(len(a.raw.images), max(len(a.raw.predictions), len(b.raw.predictions)))
+    one, other = (intervals.samples(side.raw, weights) | _f1(side.filtered, weights) for side in (a, b))
     rows = [{"metric": name, **row} for name in one if (row := _difference(one[name], other[name]))]
     of_class = {}
-    for task in a.tasks:
-        own = [_by_class(evidence, task, weights) for evidence in proofs]
+    for task in a.raw.tasks:
+        one, other = (  # [1 + B, K]
+            side.raw.average_precision(side.raw.matches[task.name], weights).mean(axis=2) for side in (a, b)
+        )
         for index, name in enumerate(task.classes):
-            if row := _difference(own[0][:, index], own[1][:, index]):
+            if row := _difference(one[:, index], other[:, index]):
                 of_class[task.name, name] = row
-    return rows, of_class, error_rows(*proofs)
+    return rows, of_class, error_rows(a.raw, b.raw)
 
 
-def error_rows(a: Evidence, b: Evidence) -> list[dict[str, Any]]:
+def error_rows(a: Evaluation, b: Evaluation) -> list[dict[str, Any]]:
     """Of both, a and b, and their `delta`: the AP50 that each `kind` of error costs, `of` each task and of all labels
-    jointly; and the joint AP that the labels of each task cost. What either lacks is left out."""
+    together; and the joint AP that the labels of each task cost. What either lacks is left out."""
     one, other = _costs(a), _costs(b)
     return [
         {"of": of, "kind": kind, "a": was, "b": other[of, kind], "delta": other[of, kind] - was}
@@ -92,49 +161,26 @@ def error_rows(a: Evidence, b: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def _costs(evidence: Evidence) -> dict[tuple[str, str], float]:
-    """What each (of, kind) of error costs, in percent; empty without ground truth."""
-    several = len(evidence.tasks) > 1
-    matched = dict(evidence.matches) | ({breakdowns.JOINTLY: evidence.jointly} if several else {})
-    costs = {}
-    for of, matches in matched.items():
-        own = breakdown.errors(evidence.overlaps, matches, evidence.scores)["cost"]
-        costs |= {(of, kind): own[kind] for kind in breakdown.KINDS if kind in own}
-    once = np.ones((1, evidence.overlaps.pictures))
-
-    def joint_ap(matches: Matches) -> float:
-        return 100 * float(curves.mean(curves.average_precision(matches, evidence.pictures, once))[0])
-
-    if several and not np.isnan(now := joint_ap(evidence.jointly)):
-        mended = {task.name: joint_ap(evidence.jointly_right(task)) for task in evidence.tasks}
-        costs |= {("joint AP", f"labels of {name}"): value - now for name, value in mended.items()}
-    return costs
-
-
 def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pictures whose filtered predictions became better, and worse, by joint F1, the greatest change first."""
-    rows = []
-    for image, *counts in zip(ordered(a.images), _counts(a), _counts(b), strict=True):
-        # where there is nothing to find and nothing was found, all is right
-        was, now = (f1.summary([own]).get("joint_f1", 100.0) for own in counts)
-        rows.append({"id": image.id, "name": image.file_name, "a": was, "b": now, "delta": now - was})
+    """Images whose filtered predictions became better, and worse, by joint F1, the greatest change first."""
+    rows, images = [], a.filtered.images
+    for row, counts in enumerate(zip(f1.counts(a.filtered), f1.counts(b.filtered), strict=True)):
+        # an image without objects is all correct where nothing is predicted
+        was, now = (f1.summary(own).get("joint_f1", 100.0) for own in counts)
+        rows.append({"row": row, "id": int(images.id[row]), "name": images.file_name[row], "a": was, "b": now})
+        rows[-1]["delta"] = now - was
     rows.sort(key=lambda row: (-abs(row["delta"]), row["id"]))
     better, worse = ([row for row in rows if sign * row["delta"] > 0] for sign in (1, -1))
     return better[:SHOWN], worse[:SHOWN]
 
 
-def metric_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
     """Every metric that either has, as the files have it, with the intervals of plots/intervals.csv."""
-    values = [
-        {
-            f"{name}.{key}": value
-            for name in ("evaluate", "filter", "training")
-            for key, value in page.flat(side.get(name, {})).items()
-        }
-        for side in (a, b)
-    ]
+    values = [page.flat(side.metrics) for side in (a, b)]
     ranges = [
-        {} if side.get("intervals") is None else {row["metric"]: row for row in side["intervals"].to_dict("records")}
+        {row["metric"]: row for row in side.tables["intervals"].to_dict("records")}
+        if "intervals" in side.tables
+        else {}
         for side in (a, b)
     ]
     rows = []
@@ -180,6 +226,49 @@ def class_rows(a: Any, b: Any, of_class: Mapping[tuple[str, str], Mapping[str, f
     return rows
 
 
+def _shared(evaluation: Evaluation, images: Images, own: np.ndarray, tasks: Sequence[Task]) -> Evaluation:
+    """The same on `images` and `tasks` alone. own: int, the row that each of `images` has in the evaluation's."""
+    place = np.full(len(evaluation.images), -1)
+    place[own] = np.arange(len(own))
+    at = place[evaluation.image]
+    kept, names = at >= 0, {"", *(task.name for task in tasks)}
+    predictions = evaluation.predictions[kept]
+    columns = {name: predictions.column(name) for name in predictions.names if name.partition(".")[2] in names}
+    pairs = evaluation.pairs[kept[evaluation.pairs.prediction]]
+    of_image = evaluation.images.instances.image[pairs.instance]
+    within = pairs.instance - np.searchsorted(evaluation.images.instances.image, of_image)
+    return Evaluation(
+        images,
+        Predictions.of(columns | {"image_id": images.id[at[kept]]}),
+        pairs.replace(
+            prediction=(np.cumsum(kept) - 1)[pairs.prediction],
+            instance=np.searchsorted(images.instances.image, place[of_image]) + within,
+        ),
+        tasks=tasks,
+        ranking=evaluation.ranking,
+        max_dets=evaluation.max_dets,
+    )
+
+
+def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
+    """What each (of, kind) of error costs, in percent; empty without ground truth."""
+    several = len(evaluation.tasks) > 1
+    matched = evaluation.matches | ({breakdowns.ALL_LABELS: evaluation.joint} if several else {})
+    costs = {
+        (of, kind): cost
+        for of, matches in matched.items()
+        for kind, cost in errors.errors(evaluation, matches)["cost"].items()
+    }
+
+    def ap(matches: Matches) -> float:
+        return 100 * float(mean(evaluation.average_precision(matches))[0])
+
+    if several and not np.isnan(now := ap(evaluation.joint)):
+        corrected = {task.name: ap(evaluation.joint_with_right(task)) for task in evaluation.tasks}
+        costs |= {("joint AP", f"labels of {name}"): value - now for name, value in corrected.items()}
+    return costs
+
+
 def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
     """None where either is undefined. one, other: [1 + B], 0 to 1, the first of the data as they are."""
     if np.isnan([one[0], other[0]]).any():
@@ -188,56 +277,47 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
     return {"a": 100 * float(one[0]), "b": 100 * float(other[0]), "delta": delta, "low": low, "high": high}
 
 
-def _counts(side: Side) -> np.ndarray:
-    """int [pictures by id, 4] of the filtered predictions, as `f1.Tally` counts."""
-    scene = pictures(side.images, side.filtered, tasks=side.tasks, ranking=side.ranking)
-    return f1.Tally(scene, side.tasks).counts()
-
-
-def _sieved(side: Side, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _f1(filtered: Evaluation, weights: np.ndarray) -> dict[str, np.ndarray]:
     """F1 and joint F1 of the filtered predictions, of each draw."""
-    found, true, hit, right = (weights @ _counts(side)).T
+    found, true, hit, right = (weights @ f1.counts(filtered)).T
     with np.errstate(invalid="ignore"):  # 0 / 0: undefined
         return {"filtered.f1": 2 * hit / (found + true), "filtered.joint_f1": 2 * right / (found + true)}
-
-
-def _by_class(evidence: Evidence, task: Task, weights: np.ndarray) -> np.ndarray:
-    """AP [1 + B, K]"""
-    return curves.average_precision(evidence.matches[task.name], evidence.pictures, weights).mean(axis=2)
 
 
 def _range(row: Mapping[str, Any] | None) -> tuple[float, float] | None:
     return None if row is None or np.isnan(row["low"]) else (row["low"], row["high"])
 
 
-def _draw(
-    folder: Path, groups: Sequence[list[dict[str, Any]]], a: Side, b: Side, notes: list[str]
-) -> list[list[dict[str, Any]]]:
-    """Ground truth, a and b of each picture, a file each: ID-truth.jpg, ID-a.jpg, ID-b.jpg; the entries that could be
-    drawn, with their size. Of the others there is a note."""
-    images, lost = {image.id: image for image in a.images}, {}
-    for entry in (entry for group in groups for entry in group):
-        image = images[entry["id"]]
+def _draw(folder: Path, group: list[dict[str, Any]], a: Side, b: Side, notes: list[str]) -> list[dict[str, Any]]:
+    """ID.jpg of each image; the entries that could be drawn, with width, height and `panels`: (title, SVG) of ground
+    truth, a and b. Images that cannot be read are noted."""
+    drawn, tasks = [], a.raw.tasks
+    for entry in group:
+        row, images = entry["row"], a.raw.images
         try:
-            pixels = _pixels(image, a, b)
+            pixels = _pixels(images[row], a, b)
         except UserError as error:
-            lost[image.id] = str(error)
+            notes.append(f"Image {entry['name']} is not shown: {error}")
             continue
-        panels = {"truth": ("ground truth", draw.truth(image, a.tasks))}
+        overlays.thumbnail(pixels, SIZE).save(folder / f"{entry['id']}.jpg", **page.JPEG)
+        scale = SIZE / max(pixels.shape[:2])
+        width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
+        truth = images.instances[images.instances.image == row]
+        panels = {"truth": ("ground truth", truth)}
         for name, side in (("a", a), ("b", b)):
-            own = [p for p in side.filtered if p.image_id == image.id]
-            panels[name] = (f"{side.rev}, joint F1 {entry[name]:.1f}", draw.found(image, own, side.tasks))
-        for name, (title, overlays) in panels.items():
-            sheet = draw.compare(pixels, {title: overlays}, size=SIZE)
-            sheet.save(folder / f"{image.id}-{name}.jpg", **JPEG)
-            entry |= {"width": sheet.width, "height": sheet.height}
-    if lost:
-        notes.append(f"Pictures that are not shown, for they cannot be read: {len(lost)}. {next(iter(lost.values()))}")
-    return [[entry for entry in group if entry["id"] not in lost] for group in groups]
+            title = f"{side.revision.name}, joint F1 {entry[name]:.1f}"
+            panels[name] = (title, side.filtered.predictions[side.filtered.image == row])
+        drawings = [
+            (title, overlays.labelled(objects, tasks, scale=scale), f"{entry['id']}-{name}")
+            for name, (title, objects) in panels.items()
+        ]
+        svgs = [(title, Markup(overlays.as_svg(own, (width, height), name, title))) for title, own, name in drawings]
+        drawn.append(entry | {"width": width, "height": height, "panels": svgs})
+    return drawn
 
 
 def _pixels(image: Image, a: Side, b: Side) -> np.ndarray:
-    """The picture from the data of B, or else of A. Raises UserError where neither can be read."""
+    """The image from the data of B, or else of A. Raises UserError where neither can be read."""
     try:
         return read_image(b.root, image)
     except UserError:

@@ -36,14 +36,13 @@ NAMED = 10  # classes told apart by colour; the rest are grey
 
 
 def figures(numbers: Numbers) -> dict[str, str]:
-    """SVG by name, of those figures whose numbers are there and hold anything. Same bytes each time.
+    """SVG by name, of those figures whose numbers are given and not empty. Same bytes each time.
 
-    numbers: `evaluate` and `filter`, the metrics; the tables `classes`, `rankings`, `intervals` and `sieve`, of
-    training `train`, `val` and `health`; `diagnosis`, data/diagnosis.json; `evaluation`, as `analysis.report` gives
-    it; `manifest`, the JSON. Names: training, health, lost, intervals, precision_recall, f1_by_score, confusion_TASK,
-    calibration, errors, classes, rankings, filter, data_TASK, pictures.
+    numbers: the tables `classes`, `rankings`, `intervals` and `rules` (of the filter), of training `train`, `val` and
+    `health`; the JSON files `analysis`, `manifest` and `diagnosis`. Names: training, health, lost, intervals,
+    precision_recall, f1_by_score, confusion_TASK, calibration, errors, classes, rankings, filter, data_TASK, images.
     """
-    evaluation, manifest = numbers.get("evaluation"), numbers.get("manifest")
+    analysis, manifest = numbers.get("analysis"), numbers.get("manifest")
     drawings: dict[str, tuple[str, Callable[[], Figure | None]]] = {}
 
     def add(name: str, title: str, needs: Iterable[str], draw: Callable[..., Figure | None], *extra: Any) -> None:
@@ -52,23 +51,23 @@ def figures(numbers: Numbers) -> dict[str, str]:
             drawings[name] = title, lambda: draw(*given, *extra)
 
     add("training", "Losses and validation by training step", ("train", "val"), learning.training)
-    add("health", "What the training was like, by step", ("health",), learning.health)
-    add("lost", "Joint AP with one kind of fault put right", ("diagnosis",), learning.lost)
+    add("health", "Gradients, matching and background by training step", ("health",), learning.health)
+    add("lost", "Joint AP with one kind of error corrected", ("diagnosis",), learning.lost)
     add("intervals", "Scores with 95 % intervals", ("intervals",), intervals)
-    add("precision_recall", "Precision against recall of each class", ("evaluation", "classes"), precision_recall)
-    add("f1_by_score", "F1 against the score threshold", ("evaluation", "classes"), f1_by_score)
-    for task in evaluation["tasks"] if evaluation else ():
-        title = f"Confusion of {task}: truth in rows, predicted in columns"
-        add(f"confusion_{task}", title, ("evaluation",), breakdowns.confusion, task)
-    add("calibration", "Share of right answers against stated probability", ("evaluation",), breakdowns.calibration)
-    add("errors", "AP50 lost to each kind of error", ("evaluation",), breakdowns.errors)
+    add("precision_recall", "Precision against recall of each class", ("analysis", "classes"), precision_recall)
+    add("f1_by_score", "F1 against the score threshold", ("analysis", "classes"), f1_by_score)
+    for task in analysis["tasks"] if analysis else ():
+        title = f"Confusion of {task}: ground truth in rows, predictions in columns"
+        add(f"confusion_{task}", title, ("analysis",), breakdowns.confusion, task)
+    add("calibration", "Share of correct labels against predicted probability", ("analysis",), breakdowns.calibration)
+    add("errors", "AP50 lost to each kind of error", ("analysis",), breakdowns.errors)
     add("classes", "AP of each class", ("classes",), breakdowns.classes)
     add("rankings", "AP by ranking", ("rankings",), rankings)
-    add("filter", "Precision, recall and F1 after each rule of the filter", ("sieve",), sieve)
+    add("filter", "Precision, recall and F1 after each rule of the filter", ("rules",), rules)
     for task in manifest["tasks"] if manifest else ():
         title = f"Classes of {task['name']} in train and val"
         add(f"data_{task['name']}", title, ("manifest",), breakdowns.labels, task)
-    add("pictures", "Instances a picture, and their sizes", ("manifest",), breakdowns.pictures)
+    add("images", "Instances per image, and their sizes", ("manifest",), breakdowns.images)
 
     done = {}
     with style():
@@ -78,11 +77,11 @@ def figures(numbers: Numbers) -> dict[str, str]:
     return done
 
 
-def _curves(evaluation: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, list[str], dict[str, float]]:
+def _curves(analysis: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, list[str], dict[str, float]]:
     """The main task, its analysis, its classes by number of instances, and their AP50."""
-    task = next(iter(evaluation["tasks"]))
+    task = next(iter(analysis["tasks"]))
     rows = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
-    own = evaluation["tasks"][task]
+    own = analysis["tasks"][task]
     names = [name for name in rows["class"] if name in own["curves"]]
     return task, own, names, dict(zip(rows["class"], rows["AP50"], strict=True))
 
@@ -114,8 +113,8 @@ def _values(values: list[float | None]) -> np.ndarray:
     return values
 
 
-def precision_recall(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, own, names, ap50 = _curves(evaluation, classes)
+def precision_recall(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
+    task, own, names, ap50 = _curves(analysis, classes)
     if not names:
         return None
     figure = canvas(6.5, 4)
@@ -129,8 +128,8 @@ def precision_recall(evaluation: Numbers, classes: pd.DataFrame) -> Figure | Non
     return figure
 
 
-def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, own, names, _ = _curves(evaluation, classes)
+def f1_by_score(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
+    task, own, names, _ = _curves(analysis, classes)
     if not names:
         return None
     figure = canvas(6.5, 4)
@@ -140,7 +139,7 @@ def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
     named = sorted(names[:NAMED], key=lambda name: -best.get(name, (0, 0))[1])
     score, f1 = own["overall"]["best_score"], own["overall"]["best_f1"]
     note = f"{f1:.2f} at {score:.2f}" if f1 else ""
-    _class_lines(axes, np.array(evaluation["scores"]), own, named + names[NAMED:], "f1", texts, note)
+    _class_lines(axes, np.array(analysis["scores"]), own, named + names[NAMED:], "f1", texts, note)
     for number, name in enumerate(named):
         if name in best:
             axes.plot(*best[name], "o", color=COLOURS[number], ms=4)
@@ -150,7 +149,7 @@ def f1_by_score(evaluation: Numbers, classes: pd.DataFrame) -> Figure | None:
         axes.plot(score, f1, "o", color=INK, ms=6)
         axes.annotate(f" best at {score:.2f}", (score, 0.02), color=INK, size=8.5)
         title += f", best {f1:.2f}"
-    axes.set(xlabel=f"threshold on {ranking(evaluation['ranking'])}", ylabel="F1", title=title)
+    axes.set(xlabel=f"threshold on {ranking(analysis['ranking'])}", ylabel="F1", title=title)
     return figure
 
 
@@ -160,14 +159,14 @@ def intervals(table: pd.DataFrame) -> Figure | None:
     figure = canvas(6.5, 0.75 + 0.24 * len(table))
     axes = figure.subplots()
     numbers = table[["value", "low", "high"]].to_numpy(dtype=float)
-    for row, (value, low, high) in enumerate(numbers):  # of too few pictures there is no interval
+    for row, (value, low, high) in enumerate(numbers):  # too few images have no interval
         axes.plot([low, high], [row, row], color=BLUE, lw=5, alpha=0.35, solid_capstyle="round")
         axes.plot(value, row, "o", color=BLUE, ms=5.5)
     texts = [(f"{v:.1f}", "" if np.isnan(a) else f"{a:.1f} to {b:.1f}") for v, a, b in numbers]
     columns(axes, texts, (INK, QUIET))
     rows_axis(axes, [plain(name.replace(".", " ").removeprefix("tasks ")) for name in table["metric"]])
     axes.grid(axis="x")
-    axes.set_title("Scores with the range that other pictures would give, 95 %")
+    axes.set_title("Scores with 95 % intervals over images")
     axes.set_xlabel("percent")
     return figure
 
@@ -197,8 +196,8 @@ def rankings(table: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def sieve(table: pd.DataFrame) -> Figure | None:
-    """What each rule of the filter takes out and what it does to the scores."""
+def rules(table: pd.DataFrame) -> Figure | None:
+    """What each rule of the filter removes, and the scores after it."""
     kinds = [("precision", BLUE), ("recall", ORANGE), ("f1", GREY), ("joint_f1", INK)]
     kinds = [(key, colour) for key, colour in kinds if table[key].notna().any()]
     if not kinds:
@@ -219,5 +218,5 @@ def sieve(table: pd.DataFrame) -> Figure | None:
     ]
     axes.set_xticks(stages, texts)
     axes.grid(axis="y")
-    axes.set_title(f"The filter takes {removed.sum():,} predictions out, rule by rule")
+    axes.set_title(f"The filter removes {removed.sum():,} predictions, rule by rule")
     return figure

@@ -1,4 +1,4 @@
-"""The report's pictures: thumbnails, and the overlays that the page's script draws over them."""
+"""The report's images: which are shown, and the objects that the page's script draws over them."""
 
 from __future__ import annotations
 
@@ -6,49 +6,57 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from mtseg.core.params import Ranking, Task, Visualise
-from mtseg.core.tables import Image, Instance, Prediction
-from mtseg.evaluation import f1, predictions
-from mtseg.evaluation.matching import Picture, pictures
-from mtseg.report import outline
-from mtseg.report.verdicts import judge
+from mtseg.core.params import Ranking, Visualise
+from mtseg.core.tables import UNLABELLED, Instances, Predictions
+from mtseg.evaluation import errors, f1
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.report import overlays
+
+Entry = dict[str, Any]
 
 
 def collect(
-    images: Sequence[Image],
-    raw: Sequence[Prediction],
-    filtered: Sequence[Prediction],
-    *,
-    tasks: Sequence[Task],
-    ranking: Ranking,
-    settings: Visualise,
-    removed: Sequence[str | None],
-) -> list[dict[str, Any]]:
-    """What the page needs of each picture it shows, worst joint F1 first; thumbnails are left to `thumbnail`.
+    raw: Evaluation, filtered: Evaluation, *, settings: Visualise, removed: Sequence[str | None]
+) -> list[Entry]:
+    """What the page needs of each image it shows, lowest joint F1 first.
 
-    removed: for each of raw the rule of the filter that took it out, or None. Of each picture: id, name, width, height
-    (of the thumbnail), joint_f1 (None where undefined), truth, raw, filtered: lists of objects. An object has path and
-    area (in pixels of the thumbnail), labels (class indices, None for no label), and, if predicted, score 0..1, chances
-    (percent, of its labels), kind, truth and wrong (`verdicts.Verdict`), removed (raw: the rule, or None).
+    removed: for each raw prediction the rule of the filter that removed it, or None. Of each image: id, name, width,
+    height (of the thumbnail), joint_f1 (None where undefined), truth, raw, filtered: lists of objects. An object has
+    path and area (in pixels of the thumbnail), labels (class indices, None without a label), and, if predicted, score
+    (0 to 1), chances (percent, of its labels), kind, truth (its place in the list, or None) and wrong (places of tasks)
+    as in `errors.verdicts`, and, if raw, removed.
     """
-    after = {p.image.id: p for p in pictures(images, filtered, tasks=tasks, ranking=ranking)}
-    scores = {key: f1.summary([f1.count(picture, tasks)]).get("joint_f1") for key, picture in after.items()}
-    shown = choose(scores, settings.pictures)
-    ids = {*shown}
-    own = predictions.own_ranking(raw)  # the score that the slider moves: within 0..1 whatever the ranking
-    values = predictions.scores(raw, tasks)[own]
-    loud = [p for p, value in zip(raw, values, strict=True) if value >= settings.min_score]
-    loud = [p for p in loud if p.image_id in ids]
-    before = pictures([after[key].image for key in shown], loud, tasks=tasks, ranking=own)
-    before = {picture.image.id: picture for picture in before}
-    rule = {id(prediction): name for prediction, name in zip(raw, removed, strict=True)}
-    return [_entry(after[key], before[key], tasks, settings.size, rule) | {"joint_f1": scores[key]} for key in shown]
+    # the page's slider is a threshold on the score, and verdicts hold at every threshold on what they were ranked by
+    raw = Evaluation(raw.images, raw.predictions, raw.pairs, tasks=raw.tasks, ranking=_stored(raw))
+    images, scores = raw.images, [f1.summary(counts).get("joint_f1") for counts in f1.counts(filtered)]
+    of_raw = _predicted(raw, raw.scores >= settings.min_score)
+    of_filtered = _predicted(filtered, np.ones(len(filtered.predictions), dtype=bool))
+    entries = []
+    for key in choose(dict(zip(images.id.tolist(), scores, strict=True)), settings.pictures):
+        row = int(images.rows(np.array([key]))[0])
+        height, width = int(images.height[row]), int(images.width[row])
+        scale = settings.size / max(height, width)
+        truth = images.instances[images.instances.image == row]
+        crowds = zip(_drawn(truth, scale), truth.crowd.tolist(), strict=True)
+        before = of_raw(row, scale)
+        entries.append(
+            {
+                "id": key,
+                "name": str(images.file_name[row]),
+                "width": max(1, round(width * scale)),
+                "height": max(1, round(height * scale)),
+                "joint_f1": scores[row],
+                "truth": [item | {"crowd": crowd} for item, crowd in crowds],
+                "raw": [item | {"removed": removed[place]} for place, item in before.items()],
+                "filtered": list(of_filtered(row, scale).values()),
+            }
+        )
+    return entries
 
 
 def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
-    """Up to `count` ids, worst score first, undefined ones last, equal ones by id: a third each of the worst, of the
+    """Up to `count` ids, lowest score first, undefined ones last, equal ones by id: a third each of the worst, of the
     middle and of the best where there are more."""
     ordered = sorted(scores, key=lambda key: (scores[key] is None, scores[key] or 0.0, key))
     defined = [key for key in ordered if scores[key] is not None]
@@ -60,48 +68,43 @@ def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
     return defined[:worst] + defined[start : start + middle] + defined[len(defined) - best :]
 
 
-def thumbnail(pixels: np.ndarray, size: int) -> PIL.Image.Image:
-    """The picture, uint8 [height, width, 3], its longer side at most `size` pixels."""
-    picture = PIL.Image.fromarray(pixels)
-    picture.thumbnail((size, size), PIL.Image.Resampling.LANCZOS)
-    return picture
+def _stored(evaluation: Evaluation) -> Ranking:
+    """The ranking whose scores the column `score` holds."""
+    scores, own = evaluation.all_scores, evaluation.predictions.score
+    return min(scores, key=lambda ranking: np.abs(scores[ranking] - own).max(initial=0))
 
 
-def _entry(
-    after: Picture, before: Picture, tasks: Sequence[Task], size: int, rule: Mapping[int, str | None]
-) -> dict[str, Any]:
-    image = after.image
-    scale = size / max(image.height, image.width)
+def _predicted(evaluation: Evaluation, shown: np.ndarray):
+    """A function (row of an image, scale) -> {row: object} of its predictions that are `shown`, best first."""
+    kind, instance, wrong = errors.verdicts(evaluation)
+    scores = evaluation.all_scores[_stored(evaluation)].round(3)
+    order = np.argsort(evaluation.rank)
+    order = order[shown[order]]
 
-    def drawn(item: Instance | Prediction) -> dict[str, Any]:
+    def objects(image: int, scale: float) -> dict[int, Entry]:
+        rows = order[evaluation.image[order] == image]
+        first = np.searchsorted(evaluation.images.instances.image, image)
+        own = evaluation.predictions[rows]
+        chances = np.rint(100 * np.stack(list(own.probability.values()), axis=1)).astype(int)
         return {
-            "path": outline.path(item.segmentation, image.height, image.width, scale=scale),
-            "area": round(item.area * scale**2),
-            "labels": [item.labels[task.name] for task in tasks],
+            row: item
+            | {"score": score, "chances": chance, "kind": kind[row], "wrong": np.flatnonzero(wrong[row]).tolist()}
+            | {"truth": None if instance[row] < 0 else int(instance[row] - first)}
+            for row, item, score, chance in zip(
+                rows.tolist(), _drawn(own, scale), scores[rows].tolist(), chances.tolist(), strict=True
+            )
         }
 
-    def chance(item: Prediction, task: Task) -> int:
-        return round(100 * predictions.probability(item, task))
+    return objects
 
-    def found(picture: Picture) -> list[dict[str, Any]]:
-        ranking = predictions.own_ranking(picture.predictions)
-        scores = predictions.scores(picture.predictions, tasks)[ranking].round(3).tolist()
-        return [
-            drawn(item)
-            | {"score": value, "chances": [chance(item, task) for task in tasks]}
-            | {"kind": verdict.kind, "truth": verdict.truth, "wrong": list(verdict.wrong)}
-            for item, value, verdict in zip(picture.predictions, scores, judge(picture, tasks), strict=True)
-        ]
 
-    raw = found(before)
-    for item, prediction in zip(raw, before.predictions, strict=True):
-        item["removed"] = rule[id(prediction)]
-    return {
-        "id": image.id,
-        "name": image.file_name,
-        "width": max(1, round(image.width * scale)),
-        "height": max(1, round(image.height * scale)),
-        "truth": [drawn(instance) | {"crowd": instance.crowd} for instance in image.instances],
-        "raw": raw,
-        "filtered": found(after),
-    }
+def _drawn(objects: Instances | Predictions, scale: float) -> list[Entry]:
+    labels = np.stack(list(objects.labels.values()), axis=1).tolist()
+    return [
+        {
+            "path": overlays.path(rle, scale=scale),
+            "area": round(area * scale**2),
+            "labels": [None if label == UNLABELLED else label for label in own],
+        }
+        for rle, area, own in zip(objects.rles(), objects.area.tolist(), labels, strict=True)
+    ]

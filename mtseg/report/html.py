@@ -1,4 +1,4 @@
-"""Pages from the templates: one file each, style and script inside it, whatever is filled in escaped."""
+"""Pages from the templates: one file each, with style and script inside it, and all values escaped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import jinja2
 import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+
+from mtseg.report import overlays
 
 UNDEFINED = "–"
 
@@ -66,5 +68,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["colours"] = overlays.COLOURS
     environment.filters |= {"number": number, "percent": percent, "delta": delta, "ranking": ranking, "data": data}
     return environment

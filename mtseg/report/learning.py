@@ -1,4 +1,4 @@
-"""Figures of how the model learnt, and of where it loses AP."""
+"""Figures of the training, and of what costs joint AP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtseg.report.plotting import COLOURS, GREY, INK, ORANGE, QUIET, bars, canva
 ORACLES = {
     "masks": "perfect masks",
     "all_found": "no object missed",
-    "labels": "right labels",
+    "labels": "correct labels",
     "ranking": "the best ranking",
 }
 
@@ -74,7 +74,7 @@ def _lines(
 
 
 def health(table: pd.DataFrame) -> Figure | None:
-    """Gradient norms, the share of matched queries that a task calls background, and how stable the matching is."""
+    """Gradient norms, the share of matched queries that a task labels background, and how stable the matching is."""
     gradients = [name for name in table if name.startswith("gradient_") and (table[name] > 0).any()]
     shares = [name for name in table if name == "stability" or name.startswith("background_")]
     if not gradients and not shares:
@@ -92,13 +92,13 @@ def health(table: pd.DataFrame) -> Figure | None:
     _lines(left, table, gradients, lambda name, value: plain(name.removeprefix("gradient_")), heavy="gradient_decoder")
     percent = table[["step"]].join(100 * table[shares])
     right.set_ylim(0, 100)
-    right.set_title("Called background, and stable matches, percent")
+    right.set_title("Labelled background, and stable matches, percent")
     _lines(right, percent, shares, lambda name, value: f"{plain(name)} {value:.0f}", heavy="stability")
     return figure
 
 
 def lost(diagnosis: dict[str, Any]) -> Figure | None:
-    """What joint AP would gain were one kind of fault put right by an oracle."""
+    """What joint AP would gain if an oracle corrected one kind of error."""
     oracles = diagnosis["figures"].get("oracles")
     if not oracles:
         return None
@@ -107,5 +107,5 @@ def lost(diagnosis: dict[str, Any]) -> Figure | None:
     figure = canvas(6.5, 0.75 + 0.27 * len(gains))
     axes = figure.subplots()
     bars(axes, [name for _, name in gains], [gain for gain, _ in gains], [f"+{gain:.1f}" for gain, _ in gains], ORANGE)
-    axes.set_title(f"Joint AP, now {now:.1f}, would gain by")
+    axes.set_title(f"Joint AP, now {now:.1f}, would gain with")
     return figure

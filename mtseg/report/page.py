@@ -1,4 +1,4 @@
-"""The report: one page with the numbers, the figures, and a gallery of pictures to look through."""
+"""The report: one page with the numbers, the figures, and a gallery of images to look through."""
 
 from __future__ import annotations
 
@@ -9,101 +9,72 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mtseg.checks.findings import CAUSES
 from mtseg.core.files import read_json, replace_folder
-from mtseg.core.params import Ranking, Task, Visualise
-from mtseg.core.tables import Image, Prediction
+from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
-from mtseg.report import breakdowns, gallery, html, suspects, tables
-from mtseg.report.baseline import Baseline
+from mtseg.evaluation.evaluation import Evaluation
+from mtseg.report import breakdowns, gallery, html, overlays, suspects, tables
+from mtseg.report.history import Baseline
 
 JPEG = {"quality": 85, "optimize": True}
 Numbers = dict[str, Any]
 
 
-def read_numbers(
-    *,
-    evaluate: Path,
-    filter: Path,
-    classes: Path,
-    rankings: Path,
-    intervals: Path,
-    sieve: Path,
-    evaluation: Path,
-    manifest: Path,
-    diagnosis: Path,
-    train: Path,
-    val: Path,
-    health: Path,
-) -> Numbers:
-    """What the page tells beside pictures, under these names; the last three, the curves, only if all exist.
-
-    Raises UserError when a file is missing or broken.
-    """
-    numbers = {
-        "evaluate": read_json(evaluate, made_by="evaluate"),
-        "filter": read_json(filter, made_by="filter"),
-        "classes": tables.read(classes, made_by="evaluate"),
-        "rankings": tables.read(rankings, made_by="evaluate"),
-        "intervals": tables.read(intervals, made_by="evaluate"),
-        "sieve": tables.read(sieve, made_by="filter"),
-        "evaluation": read_json(evaluation, made_by="evaluate"),
-        "manifest": read_json(manifest, made_by="register"),
-        "diagnosis": read_json(diagnosis, made_by="diagnose"),
+def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tuple[str, str]]) -> Numbers:
+    """JSON files and tables by name; those of `curves` only if all exist. files, curves: (path, the stage that makes
+    it) by name. Raises UserError when a file is missing or broken."""
+    if all(Path(path).exists() for path, _ in curves.values()):
+        files = {**files, **curves}
+    return {
+        name: (read_json if path.endswith(".json") else tables.read)(Path(path), made_by=stage)
+        for name, (path, stage) in files.items()
     }
-    curves = {"train": train, "val": val, "health": health}
-    if all(path.exists() for path in curves.values()):
-        numbers |= {name: tables.read(path, made_by="train") for name, path in curves.items()}
-    return numbers
 
 
 def read_removed(path: Path) -> list[str | None]:
-    """Of each raw prediction the rule of the filter that took it out, or None. Raises UserError as `read_numbers`."""
+    """For each raw prediction the rule of the filter that removed it, or None. Raises UserError as `read_numbers`."""
     return [rule or None for rule in tables.read(path, made_by="filter")["rule"]]
 
 
 def write(
     folder: Path,
-    images: Sequence[Image],
-    raw: Sequence[Prediction],
-    filtered: Sequence[Prediction],
+    raw: Evaluation,
+    filtered: Evaluation,
     *,
-    tasks: Sequence[Task],
-    ranking: Ranking,
     root: Path,
     settings: Visualise,
     numbers: Numbers,
-    figures: Mapping[str, str],
+    drawn: Mapping[str, str],
     removed: Sequence[str | None],
     params: Mapping[str, Any],
     baseline: Baseline,
 ) -> None:
-    """Write `folder`: index.html, ID.jpg of each picture shown and label-N.jpg of each suspected label error.
+    """Write `folder`: index.html, ID.jpg of each image shown and label-N.jpg of each suspected label error.
 
-    root: folder of the pictures. figures: SVG by name. removed: for each of raw the rule that took it out, or None.
-    params: of the files as they are, as written. The same input gives the same bytes. Raises UserError when a picture
-    cannot be read.
+    root: folder of the images. drawn: figures as SVG by name. removed: for each raw prediction the rule that removed
+    it, or None. params: of the workspace, as written. The same input gives the same bytes. Raises UserError when an
+    image cannot be read.
     """
-    shown = gallery.collect(images, raw, filtered, tasks=tasks, ranking=ranking, settings=settings, removed=removed)
-    doubtful = suspects.collect(numbers["evaluation"]["label_errors"], images, raw, count=settings.pictures)
+    images, tasks, analysis = raw.images, raw.tasks, numbers["analysis"]
+    shown = gallery.collect(raw, filtered, settings=settings, removed=removed)
+    doubtful = suspects.collect(analysis["label_errors"], images, raw.predictions, count=settings.pictures)
     page = html.render(
         "page.html",
         **scores(numbers, tasks, baseline),
-        header=header(numbers, images, tasks=tasks, ranking=ranking, name=root.resolve().name, baseline=baseline),
+        header=header(numbers, raw, name=root.resolve().name, baseline=baseline),
         changes=None if baseline.params is None else changes(params, baseline.params),
         why=baseline.why,
         picked=picked(numbers["filter"], params),
         kinds=breakdowns.KINDS,
-        costs=breakdowns.costs(numbers["evaluation"]),
-        label_cost=breakdowns.label_cost(numbers["evaluation"]),
-        ranked_by=html.ranking(ranking),
+        costs=breakdowns.costs(analysis),
+        label_cost=breakdowns.label_cost(analysis),
+        ranked_by=html.ranking(raw.ranking),
         tasks=[{"name": task.name, "classes": list(task.classes)} for task in tasks],
-        figures={name: Markup(svg) for name, svg in figures.items()},
+        figures={name: Markup(svg) for name, svg in drawn.items()},
         gallery=shown,
         suspects=doubtful,
         findings=numbers["diagnosis"]["findings"],
-        causes=CAUSES,
-        all_suspects=len(numbers["evaluation"]["label_errors"]),
+        all_suspects=len(analysis["label_errors"]),
         images=len(images),
         min_score=settings.min_score,
         numbers=numbers,
@@ -116,37 +87,28 @@ def write(
                 continue
             pixels = read_image(root, image)
             if image.id in in_gallery:
-                gallery.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
+                overlays.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
             for place in own:
                 part = suspects.cut(pixels, place["window"])
-                gallery.thumbnail(part, suspects.SIZE).save(temporary / f"label-{place['number']}.jpg", **JPEG)
+                overlays.thumbnail(part, suspects.SIZE).save(temporary / f"label-{place['number']}.jpg", **JPEG)
         (temporary / "index.html").write_bytes(page.encode())
 
 
-def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
+def write_figures(folder: Path, drawn: Mapping[str, str]) -> None:
     """Write `folder` with NAME.svg of each figure."""
     with replace_folder(folder) as temporary:
-        for name, svg in figures.items():
+        for name, svg in drawn.items():
             (temporary / f"{name}.svg").write_bytes(svg.encode())
 
 
-def header(
-    numbers: Numbers,
-    images: Sequence[Image],
-    *,
-    tasks: Sequence[Task],
-    ranking: Ranking,
-    name: str,
-    baseline: Baseline,
-) -> list[tuple[str, str]]:
-    """What the report is of, as (term, text). name: of the data's folder."""
+def header(numbers: Numbers, raw: Evaluation, *, name: str, baseline: Baseline) -> list[tuple[str, str]]:
+    """What the report is about, as (term, text). name: of the data's folder."""
     val = numbers["manifest"]["splits"]["val"]
-    instances = sum(not instance.crowd for image in images for instance in image.instances)
     return [
         ("data", f"{name}, val split ({val['sha256'][:12]})"),
-        ("pictures", f"{len(images):,} with {instances:,} instances"),
-        ("tasks", ", ".join(f"{task.name} ({task.num_classes} classes)" for task in tasks)),
-        ("ranked by", html.ranking(ranking)),
+        ("images", f"{len(raw.images):,} with {(~raw.images.instances.crowd).sum():,} instances"),
+        ("tasks", ", ".join(f"{task.name} ({task.num_classes} classes)" for task in raw.tasks)),
+        ("ranked by", html.ranking(raw.ranking)),
         *([("made on commit", baseline.commit[:10])] if baseline.commit else []),
     ]
 
@@ -168,14 +130,10 @@ def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple
 
 def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves by dotted name; members of a list of sections by their `name`, a list of plain values is a leaf."""
-    if (
-        isinstance(nested, list | tuple)
-        and nested
-        and all(isinstance(item, dict) and "name" in item for item in nested)
-    ):
+    if isinstance(nested, list) and nested and all(isinstance(item, dict) and "name" in item for item in nested):
         nested = {item["name"]: item for item in nested}
     if not isinstance(nested, Mapping) or not nested:
-        return {prefix: list(nested) if isinstance(nested, tuple) else nested}
+        return {prefix: nested}
     dotted = f"{prefix}." if prefix else ""
     return {key: leaf for name, value in nested.items() for key, leaf in flat(value, f"{dotted}{name}").items()}
 
@@ -184,25 +142,25 @@ def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[
     """Cards and tables for the template."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
-    old = flat(baseline.evaluate) | flat(baseline.filter)
+    old = flat(baseline.metrics.get("evaluate", {})) | flat(baseline.metrics.get("filter", {}))
     ranges = {row["metric"]: row for row in numbers["intervals"].to_dict("records")}
-    ranges["filtered.joint_f1"] = numbers["sieve"].to_dict("records")[-1]  # after the last rule
+    ranges["filtered.joint_f1"] = numbers["rules"].to_dict("records")[-1]  # after the last rule
     chosen = [
         ("mask AP", "segm.AP", main),
         ("mask AP50", "segm.AP50", main),
         ("box AP", "bbox.AP", main),
-        ("joint AP", "joint.AP", "every label right"),
+        ("joint AP", "joint.AP", "all labels correct"),
         ("joint F1", "filtered.joint_f1", "after the filter"),
         *((f"{name} AP", f"tasks.{name}.AP", "further task") for name in further),
-        *((f"{name} accuracy", f"tasks.{name}.accuracy", "where matched") for name in (main, *further)),
+        *((f"{name} accuracy", f"tasks.{name}.accuracy", "of matched objects") for name in (main, *further)),
     ]
-    curves = {name: own["curves"] for name, own in numbers["evaluation"]["tasks"].items()}
+    curves = {name: own["curves"] for name, own in numbers["analysis"]["tasks"].items()}
     best = [curves.get(row.task, {}).get(row["class"], {}) for _, row in numbers["classes"].iterrows()]
     return {
         "cards": [_card(*card, metrics, old, ranges.get(card[1])) for card in chosen],
         "classes": [row | own for row, own in zip(numbers["classes"].to_dict("records"), best, strict=True)],
         "rankings": numbers["rankings"].to_dict("records"),
-        "sieve": numbers["sieve"].to_dict("records"),
+        "rules": numbers["rules"].to_dict("records"),
     }
 
 
@@ -212,7 +170,7 @@ def _card(
     value, old = metrics.get(key), before.get(key)
     delta = None if value is None or old is None else value - old
     low, high = (interval[end] for end in ("low", "high")) if interval else (math.nan, math.nan)
-    ranged = not math.isnan(low + high)  # too few pictures have no interval
+    ranged = not math.isnan(low + high)  # too few images have no interval
     outside = ranged and old is not None and not low <= old <= high
     return {
         "title": title,

@@ -31,7 +31,7 @@ FAINT = f"{GREY}55"
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called $x$
-    "font.family": "DejaVu Sans",  # wider than what a browser will take: what fits here fits there
+    "font.family": "DejaVu Sans",  # wider than the fonts of a browser, so that what fits here fits there
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": FAINT,

@@ -1,4 +1,4 @@
-"""The report in a real browser: what moves what, by mouse and by keys, and that nothing else runs or loads."""
+"""The report in a real browser: controls by mouse and by keys, and that nothing else runs or loads."""
 
 import json
 import re
@@ -22,9 +22,9 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def entries(report) -> list[dict]:
-    """The pictures as the page is given them, worst first."""
+    """The images as the page is given them, worst first."""
     html = (report / "index.html").read_text()
-    return json.loads(re.search(r'id="gallery-data">(.*?)</script>', html, re.DOTALL)[1])["pictures"]
+    return json.loads(re.search(r'id="gallery-data">(.*?)</script>', html, re.DOTALL)[1])["images"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def browser():
 
 @pytest.fixture
 def page(request, browser, report):
-    """The open report. Whatever the test did: no message in the console, no alert, no request but of its own files."""
+    """The open report. After every test: no message in the console, no alert, no request but of its own files."""
     context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 900}}))
     page = context.new_page()
     page.set_default_timeout(5000)
@@ -56,13 +56,13 @@ def page(request, browser, report):
 
 def ids(page: Page) -> list[int]:
     found = page.eval_on_selector_all(SHOWN, "figures => figures.map((figure) => figure.id)")
-    return [int(name.removeprefix("picture-")) for name in found]
+    return [int(name.removeprefix("image-")) for name in found]
 
 
 def paths(page: Page, entry: dict) -> int:
-    page.locator(f"#picture-{entry['id']}").scroll_into_view_if_needed()
-    page.wait_for_selector(f"#picture-{entry['id']} svg", state="attached")
-    return page.locator(f"#picture-{entry['id']} path").count()
+    page.locator(f"#image-{entry['id']}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#image-{entry['id']} svg", state="attached")
+    return page.locator(f"#image-{entry['id']} path").count()
 
 
 def test_the_slider_moves_the_raw_overlays_and_the_counts(page, entries):
@@ -74,9 +74,9 @@ def test_the_slider_moves_the_raw_overlays_and_the_counts(page, entries):
         loud = [item for item in entry["raw"] if item["score"] >= least]
         assert paths(page, entry) == len(loud)
         right = sum(item["kind"] == "right" for other in entries for item in other["raw"] if item["score"] >= least)
-        told = page.locator("#summary").inner_text()
-        assert f"from score {least:.2f}" in told
-        assert (f" {right} right" in told) == (right > 0)
+        summary = page.locator("#summary").inner_text()
+        assert f"from score {least:.2f}" in summary
+        assert (f" {right} correct" in summary) == (right > 0)
 
 
 def test_keys_move_the_slider_and_so_show_what_it_moves(page):
@@ -99,12 +99,12 @@ def test_each_view_draws_its_own(page, entries):
         assert paths(page, entry) == len(drawn)
     page.locator("[name=view][value=difference]").check(force=True)
     assert paths(page, entry) == len(entry["filtered"]) + missed
-    assert page.locator(f"#picture-{entry['id']} path.missed").count() == missed
+    assert page.locator(f"#image-{entry['id']} path.missed").count() == missed
 
 
-def test_filters_keep_the_pictures_that_fit(page, entries):
+def test_filters_keep_the_images_that_match(page, entries):
     everything = ids(page)
-    kinds = {"false": 0, "label": 0, "localisation": 0}
+    kinds = ("background", "class", "localisation")
     for kind in kinds:
         page.locator("[name=error]").select_option(kind)
         kept = [entry["id"] for entry in entries if any(item["kind"] == kind for item in entry["filtered"])]
@@ -122,11 +122,11 @@ def test_filters_keep_the_pictures_that_fit(page, entries):
     page.locator("[name=class]").select_option(label=EVIL)
     assert 0 < len(ids(page)) <= 2
     page.locator("[name=task]").select_option("0")
-    expect(page.get_by_text("No picture fits")).to_be_visible()
+    expect(page.get_by_text("No image matches")).to_be_visible()
     assert "0 of" in page.locator("#summary").inner_text()
 
 
-def test_sorting_orders_the_pictures(page, entries):
+def test_sorting_orders_the_images(page, entries):
     assert ids(page) == [entry["id"] for entry in entries]
     scores = {entry["id"]: entry["joint_f1"] for entry in entries}
     page.locator("[name=sort]").select_option("best")
@@ -152,7 +152,7 @@ def test_the_table_sorts_by_click_and_by_key(page):
     assert names == sorted(names, key=str.casefold)
 
 
-def test_a_picture_opens_by_key_turns_by_arrow_and_gives_the_focus_back(page, entries):
+def test_an_image_opens_by_key_turns_by_arrow_and_returns_the_focus(page, entries):
     page.locator("#gallery figure button").first.focus()
     page.keyboard.press("Enter")
     dialog = page.locator("dialog")
@@ -169,17 +169,17 @@ def test_a_picture_opens_by_key_turns_by_arrow_and_gives_the_focus_back(page, en
     expect(dialog.locator(".panels figure:visible")).to_have_count(1)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert page.evaluate("document.activeElement.closest('figure').id") == f"picture-{entries[1]['id']}"
+    assert page.evaluate("document.activeElement.closest('figure').id") == f"image-{entries[1]['id']}"
 
 
-def test_a_suspected_label_error_leads_to_its_picture(page):
+def test_a_suspected_label_error_leads_to_its_image(page):
     link = page.locator("#suspects a").first
     name = link.inner_text()
     link.click()
     expect(page.locator("dialog h3")).to_have_text(name)
 
 
-def test_nothing_below_a_picture_moves_when_it_is_painted(page):
+def test_nothing_below_an_image_moves_when_it_is_painted(page):
     figure = page.locator(SHOWN).first
     figure.scroll_into_view_if_needed()
     expect(figure.locator(".counts")).not_to_be_empty()
@@ -196,7 +196,7 @@ def test_names_are_text(page, entries):
     for view in ("raw", "truth"):
         page.locator(f"[name=view][value={view}]").check(force=True)
     bad = next(entry for entry in entries if "<img" in entry["name"])
-    page.locator(f"#picture-{bad['id']} button").click()
+    page.locator(f"#image-{bad['id']} button").click()
     expect(page.locator("dialog h3")).to_have_text(bad["name"])
     assert EVIL in page.locator("#legend").inner_text()
 

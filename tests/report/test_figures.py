@@ -1,4 +1,4 @@
-"""The figures: every one that its numbers allow, well-formed, text as text, the same bytes, readable at any number."""
+"""The figures: all that the numbers allow, well-formed, with text as text, reproducible, legible at any count."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtseg.evaluation.breakdown import KINDS
+from mtseg.evaluation.errors import KINDS
 from mtseg.report import breakdowns, figures, learning
 from mtseg.report.plotting import canvas, end_labels, short, style, svg
-from tests.reports import EVIL, evil_tasks, make_images, make_numbers, predicted
+from tests.reports import EVIL, evaluated, evil_tasks, make_images, make_numbers, predicted
 from tests.scenes import make_tasks
 
 TRAIN = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.0], "lr": [1e-3, 0]})
@@ -20,11 +20,10 @@ HEALTH = pd.DataFrame(
 )
 
 
-def numbers(folder, tasks, *, pictures=9, found=True):
-    images = make_images(folder, tasks, pictures)
-    return make_numbers(folder, images, predicted(images, tasks) if found else [], tasks) | {
-        "train": TRAIN, "val": VAL, "health": HEALTH,
-    }  # fmt: skip
+def numbers(folder, tasks, *, count=9, found=True):
+    images = make_images(folder, tasks, count)
+    evaluation = evaluated(images, predicted(images, tasks) if found else [], tasks)
+    return make_numbers(folder, evaluation) | {"train": TRAIN, "val": VAL, "health": HEALTH}
 
 
 def words(drawn: str) -> list[str]:
@@ -39,7 +38,7 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
     drawn = figures.figures(given)
     assert set(drawn) == {
         *("training", "intervals", "precision_recall", "f1_by_score", "calibration", "errors", "classes", "rankings"),
-        *("filter", "pictures", "health", "lost"),
+        *("filter", "images", "health", "lost"),
         *(f"{kind}_{task.name}" for kind in ("confusion", "data") for task in tasks),
     }
     assert count != 3 or figures.figures(given) == drawn
@@ -70,9 +69,9 @@ def test_only_what_is_there_is_drawn(tmp_path):
     assert "training" not in figures.figures(without)
 
 
-@pytest.mark.parametrize("pictures,found", [(1, True), (4, False)])
-def test_without_objects_or_predictions_nothing_breaks(tmp_path, pictures, found):
-    drawn = figures.figures(numbers(tmp_path, make_tasks(3), pictures=pictures, found=found))
+@pytest.mark.parametrize("count,found", [(1, True), (4, False)])
+def test_without_objects_or_predictions_nothing_breaks(tmp_path, count, found):
+    drawn = figures.figures(numbers(tmp_path, make_tasks(3), count=count, found=found))
     assert "training" in drawn and "calibration" not in drawn
     assert all("nan" not in text.lower() for text in drawn.values())
 
@@ -93,11 +92,11 @@ def test_of_many_classes_the_ten_largest_are_named_and_the_rest_is_counted(count
     names = [f"class {number}" for number in range(count)]
     line = {"precision": [1.0] * 50 + [None] * 51, "f1": [0.5] * 101, "best_f1": 0.5, "best_score": 0.3}
     own = {"classes": names, "curves": dict.fromkeys(names, line), "overall": line, "errors": {"ap50": 50.0}}
-    evaluation = {"ranking": "product", "tasks": {"many": own}, "scores": np.linspace(0, 1, 101)}
+    analysis = {"ranking": "product", "tasks": {"many": own}, "scores": np.linspace(0, 1, 101)}
     table = pd.DataFrame({"task": "many", "class": names, "instances": range(count), "AP50": 50.0})
     with style():
         for drawing in (figures.precision_recall, figures.f1_by_score):
-            (legend,) = (axes.get_legend() for axes in drawing(evaluation, table).axes)
+            (legend,) = (axes.get_legend() for axes in drawing(analysis, table).axes)
             texts = [text.get_text() for text in legend.get_texts()]
             assert len(texts) <= 12 and texts[-1].startswith("all together")
             named = {text.split("\u2002")[0] for text in texts if text.startswith("class")}
@@ -116,7 +115,7 @@ def test_confusion_shows_counts_in_cells_that_can_be_read(count):
         texts = [text.get_text() for text in axes.texts]
         assert {"9", "4", "5", "6"} == set(texts) and "0" not in texts
         title = figure.get_suptitle()
-        assert "c1 taken for c2: 4" in title and "sum × mask quality ≥ 0.25" in title
+        assert "c1 predicted as c2: 4" in title and "sum × mask quality ≥ 0.25" in title
         *_, last = axes.get_yticklabels()
         assert last.get_text() == "(background)" and last.get_style() == "italic"
         assert len(axes.get_yticks()) == min(count + 1, breakdowns.MOST)
@@ -142,12 +141,12 @@ def test_an_undefined_cost_is_left_out_and_not_drawn_as_nothing():
     nothing, cost = {"ap50": None, "cost": {}, "counts": {}}, dict.fromkeys(KINDS, 2.0)
     some = {"ap50": 50.0, "cost": cost, "counts": dict.fromkeys(KINDS, 1)}
     joint = {"ap": 40.0, "errors": some, "label_cost": {"one": 3.0, "two": None}}
-    evaluation = {"tasks": {"one": {"errors": some}, "two": {"errors": nothing}}, "joint": joint}
+    analysis = {"tasks": {"one": {"errors": some}, "two": {"errors": nothing}}, "joint": joint}
     with style():
-        first, second, last = breakdowns.errors(evaluation).axes
+        first, second, last = breakdowns.errors(analysis).axes
     assert [axes.get_title(loc="left") for axes in (first, second)] == [
         "one, AP50 50.0",
-        "all labels jointly, AP50 50.0",
+        "all labels, AP50 50.0",
     ]
     assert [label.get_text() for label in last.get_yticklabels()] == ["one"]
     assert breakdowns.errors({"tasks": {"two": {"errors": nothing}}}) is None

@@ -1,4 +1,4 @@
-"""The page: what it is given and nothing that runs, the same bytes each time. What moves is in test_browser.py."""
+"""The page: its content, escaped and reproducible. Its controls are tested in test_browser.py."""
 
 import json
 import re
@@ -8,30 +8,30 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.report import html, page
-from mtseg.report.baseline import Baseline
+from mtseg.report.history import Baseline
 from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report
 from tests.scenes import make_tasks
 
 
-def pictures(folder) -> list[dict]:
+def shown(folder) -> list[dict]:
     text = (folder / "index.html").read_text()
-    return json.loads(re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)[1])["pictures"]
+    return json.loads(re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)[1])["images"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_the_page_shows_the_numbers_and_the_pictures_it_chose(tmp_path, count):
+def test_the_page_shows_the_numbers_and_the_images_it_chose(tmp_path, count):
     tasks = make_tasks(count)
     folder = make_report(tmp_path, tasks, settings=SETTINGS.model_copy(update={"pictures": 6}))
     text = (folder / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', text))
     assert {path.name for path in folder.iterdir()} == {"index.html", *named}
-    assert len(pictures(folder)) == 6 and "6 of 9 pictures: the worst, the middle and the best" in text
+    assert len(shown(folder)) == 6 and "6 of 9 images" in text
     for task in tasks:
         assert all(f">{name}</th>" in text for name in task.classes)
         assert f"{task.name} accuracy" in text
-    for shown in pictures(folder):
-        with PIL.Image.open(folder / f"{shown['id']}.jpg") as thumbnail:
-            assert max(thumbnail.size) <= SETTINGS.size == max(shown["width"], shown["height"])
+    for entry in shown(folder):
+        with PIL.Image.open(folder / f"{entry['id']}.jpg") as thumbnail:
+            assert max(thumbnail.size) <= SETTINGS.size == max(entry["width"], entry["height"])
 
 
 def test_the_same_input_gives_the_same_bytes_and_replaces_the_old(tmp_path):
@@ -55,26 +55,28 @@ def test_names_are_text_and_never_markup(tmp_path):
     assert text.count("<script") == text.count("</script>") == 2, "the data and the script"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert ">none</th>" in text and ">NA</th>" in text
-    assert EVIL_FILE in {entry["name"] for entry in pictures(folder)}
+    assert EVIL_FILE in {entry["name"] for entry in shown(folder)}
 
 
-def test_params_and_scores_are_held_against_the_last_commit(tmp_path):
-    def told(lr, **options):
+def test_params_and_scores_are_compared_with_the_last_commit(tmp_path):
+    def report(lr, **options):
         before = Baseline(
             commit="1234567890abcdef",
             params={"solver": {"max_iter": 9, "lr": lr}},
-            evaluate={"segm": {"AP": 49.0}, "joint": {"AP": 0.0}},
-            filter={"filtered": {"joint_f1": 60.0}},
+            metrics={
+                "evaluate": {"segm": {"AP": 49.0}, "joint": {"AP": 0.0}},
+                "filter": {"filtered": {"joint_f1": 60.0}},
+            },
         )
         return (make_report(tmp_path, make_tasks(2), baseline=before, **options) / "index.html").read_text()
 
-    text = told(1)
+    text = report(1)
     assert "1 param differs" in text and "solver.lr" in text and "solver.max_iter" not in text
     assert "<dd>1234567890</dd>" in text
     assert ">+1.0</i>" in text and ">±0.0</i>" in text
     assert 'class="better"' in text, "joint AP of 0 is outside the interval"
-    assert "Every param is as in the commit" in told(1, params={"solver": {"max_iter": 9, "lr": 1}})
-    assert "<details open>" in told(1) and "<details open>" not in told({str(place): 1 for place in range(13)})
+    assert "All params equal" in report(1, params={"solver": {"max_iter": 9, "lr": 1}})
+    assert "<details open>" in report(1) and "<details open>" not in report({str(place): 1 for place in range(13)})
     assert "nothing before" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
 
 
@@ -89,11 +91,11 @@ def test_picked_thresholds_are_listed(tmp_path):
     auto = {"filter": {"thresholds": "auto"}}
     assert page.picked(limits, auto) == ["min_score of shape 0.3"]
     assert page.picked({}, auto) == [] and page.picked({}, {"filter": {"thresholds": "given"}}) is None
-    assert "none gained" in (make_report(tmp_path, make_tasks(1), params=auto) / "index.html").read_text()
+    assert "none improved" in (make_report(tmp_path, make_tasks(1), params=auto) / "index.html").read_text()
 
 
-def test_what_differs_is_told_by_key():
-    here = {"a": {"b": 1, "c": (1, 2)}, "tasks": [{"name": "x", "w": 1.0}, {"name": "y", "w": None}]}
+def test_differing_params_are_listed_by_key():
+    here = {"a": {"b": 1, "c": [1, 2]}, "tasks": [{"name": "x", "w": 1.0}, {"name": "y", "w": None}]}
     old = {"a": {"b": 2, "c": [1, 2]}, "tasks": [{"name": "x", "w": True}], "d": []}
     assert page.changes(here, old) == [
         ("a.b", "1", "2"),
@@ -109,18 +111,18 @@ def test_numbers_as_they_are_shown():
     assert json.loads(html.data(["</script>", "<!--", "'&"])) == ["</script>", "<!--", "'&"]
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_leaves_the_old_report(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_read_is_named_and_leaves_the_old_report(tmp_path, monkeypatch):
     folder = make_report(tmp_path, make_tasks(1))
     before = sorted(folder.iterdir())
     monkeypatch.setattr(PIL.Image.Image, "save", lambda self, path, **_: path.write_text("broken"))
-    with pytest.raises(UserError, match=r"raw/.*.jpg: the picture does not decode"):
+    with pytest.raises(UserError, match=r"raw/.*.jpg: the (picture|image) does not decode"):
         make_report(tmp_path, make_tasks(1))
     assert sorted(folder.iterdir()) == before
     assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_without_figures_or_anything_to_show(tmp_path):
-    folder = make_report(tmp_path, make_tasks(1), pictures=1)
+    folder = make_report(tmp_path, make_tasks(1), count=1)
     text = (folder / "index.html").read_text()
     assert [path.name for path in sorted(folder.iterdir())] == ["1.jpg", "index.html"]
     text = text.partition("<script>")[0]

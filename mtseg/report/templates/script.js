@@ -33,11 +33,11 @@ function sortable(table) {
 document.querySelectorAll("table.sortable").forEach(sortable);
 
 const KINDS = {
-  right: "right", label: "wrong label", duplicate: "duplicate", localisation: "badly placed", false: "false positive",
-  crowd: "on a crowd", missed: "missed",
+  right: "correct", class: "wrong label", duplicate: "duplicate", localisation: "poor localisation",
+  background: "background", crowd: "on a crowd", missed: "missed",
 };
 const VIEWS = { truth: "Ground truth", raw: "Raw", filtered: "Filtered", difference: "Difference" };
-const COLOURS = 10;
+const COLOURS = {{ colours | length }};
 
 function make(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "title", "text"].includes(tag);
@@ -47,10 +47,10 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/* The pictures with their overlays. What a picture holds is told in mtseg/report/gallery.py. Filters and sorting go by the
-   filtered predictions, so that a picture stays where it is when the view changes. */
+/* The images with their overlays, in the format of mtseg/report/gallery.py. Filters and sorting use the filtered
+   predictions, so that an image stays where it is when the view changes. */
 function gallery() {
-  const { tasks, pictures } = JSON.parse(document.getElementById("gallery-data").textContent);
+  const { tasks, images } = JSON.parse(document.getElementById("gallery-data").textContent);
   const controls = document.getElementById("controls");
   const large = document.getElementById("large");
   const field = controls.elements;
@@ -64,19 +64,19 @@ function gallery() {
   const removal = (item) => `removed by ${item.removed.replaceAll("_", " ")}`;
   const percent = (item) => `${Math.round(100 * item.score)} %`;
   const colour = (item) => `c${(item.labels[0] ?? 0) % COLOURS}`;
-  const loud = (picture) => picture.raw.filter((item) => item.score >= threshold());
-  const missed = (picture, found) => {
+  const loud = (image) => image.raw.filter((item) => item.score >= threshold());
+  const missed = (image, found) => {
     const taken = new Set(found.map((item) => item.truth));
-    return picture.truth.filter((item, index) => !item.crowd && !taken.has(index));
+    return image.truth.filter((item, index) => !item.crowd && !taken.has(index));
   };
 
-  for (const picture of pictures) {
-    picture.figure = document.getElementById(`picture-${picture.id}`);
-    // what filters look for: each prediction with the object it found, and each object that none found
-    picture.events = picture.filtered.map((item) => ({ ...item, true: picture.truth[item.truth]?.labels ?? [] }));
-    const lost = missed(picture, picture.filtered);
-    picture.events.push(...lost.map((item) => ({ kind: "missed", labels: item.labels, true: [], wrong: [] })));
-    picture.errors = picture.events.filter((event) => !["right", "crowd"].includes(event.kind)).length;
+  for (const image of images) {
+    image.figure = document.getElementById(`image-${image.id}`);
+    // what filters look for: each prediction with the object it matched, and each object that none matched
+    image.events = image.filtered.map((item) => ({ ...item, true: image.truth[item.truth]?.labels ?? [] }));
+    const lost = missed(image, image.filtered);
+    image.events.push(...lost.map((item) => ({ kind: "missed", labels: item.labels, true: [], wrong: [] })));
+    image.errors = image.events.filter((event) => !["right", "crowd"].includes(event.kind)).length;
   }
 
   const SORTS = {
@@ -87,95 +87,95 @@ function gallery() {
     name: (a, b) => a.name.localeCompare(b.name),
   };
 
-  function fits(picture) {
+  function fits(image) {
     const { value: kind } = field.error;
     const wrong = field.task.value;
     const [task, label] = field.class.value.split(" ").map(Number);
     if (!kind && !wrong && !field.class.value) return true;
-    return picture.events.some((event) =>
+    return image.events.some((event) =>
       (!kind || event.kind === kind) &&
       (!wrong || event.wrong.includes(Number(wrong))) &&
       (!field.class.value || event.labels[task] === label || event.true[task] === label));
   }
 
   /* What a view draws: [object, CSS classes, text] each. */
-  function overlays(picture, view) {
-    const told = (item) => `${labels(item)} ${percent(item)}`;
-    const plain = (item) => [item, colour(item), told(item)];
+  function overlays(image, view) {
+    const scored = (item) => `${labels(item)} ${percent(item)}`;
+    const plain = (item) => [item, colour(item), scored(item)];
     const dashed = (item, text) => [item, `${colour(item)} dashed`, text];
     if (view === "truth") {
-      return picture.truth.map((item) =>
+      return image.truth.map((item) =>
         item.crowd ? dashed(item, `${labels(item)}, crowd`) : [item, colour(item), labels(item)]);
     }
     if (view === "raw") {
-      return loud(picture).map((item) => (item.removed ? dashed(item, `${told(item)}, ${removal(item)}`) : plain(item)));
+      return loud(image).map((item) => (item.removed ? dashed(item, `${scored(item)}, ${removal(item)}`) : plain(item)));
     }
-    if (view === "filtered") return picture.filtered.map(plain);
+    if (view === "filtered") return image.filtered.map(plain);
     return [
-      ...missed(picture, picture.filtered).map((item) => [item, "missed dashed", `missed: ${labels(item)}`]),
-      ...picture.filtered.map((item) => [item, item.kind, `${KINDS[item.kind]}: ${told(item)}`]),
+      ...missed(image, image.filtered).map((item) => [item, "missed dashed", `missed: ${labels(item)}`]),
+      ...image.filtered.map((item) => [item, item.kind, `${KINDS[item.kind]}: ${scored(item)}`]),
     ];
   }
 
-  function draw(picture, view) {
+  function draw(image, view) {
     const larger = (one, other) => other[0].area - one[0].area; // small ones on top, where a pointer reaches them
-    const paths = overlays(picture, view).sort(larger).map(([item, style, text]) => {
+    const paths = overlays(image, view).sort(larger).map(([item, style, text]) => {
       const path = make("path", { d: item.path, class: style }, make("title", {}, text));
       path.item = item;
       return path;
     });
-    return make("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" }, ...paths);
+    return make("svg", { viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" }, ...paths);
   }
 
   function count(shown, view) {
-    const found = (picture) => (view === "raw" ? loud(picture) : picture.filtered);
+    const found = (image) => (view === "raw" ? loud(image) : image.filtered);
     const tally = {};
-    for (const picture of shown) {
-      for (const item of found(picture)) tally[item.kind] = (tally[item.kind] ?? 0) + 1;
-      tally.missed = (tally.missed ?? 0) + missed(picture, found(picture)).length;
+    for (const image of shown) {
+      for (const item of found(image)) tally[item.kind] = (tally[item.kind] ?? 0) + 1;
+      tally.missed = (tally.missed ?? 0) + missed(image, found(image)).length;
     }
     const parts = Object.keys(KINDS).filter((kind) => tally[kind]).map((kind) => `${tally[kind]} ${KINDS[kind]}`);
     return parts.join(", ") || "no object";
   }
 
-  function told(shown, view) {
+  function describe(shown, view) {
     if (view !== "truth") return count(shown, view);
-    return `${shown.reduce((sum, picture) => sum + picture.truth.length, 0)} annotated`;
+    return `${shown.reduce((sum, image) => sum + image.truth.length, 0)} annotated`;
   }
 
-  function paint(picture) {
+  function paint(image) {
     const view = field.view.value;
-    picture.figure.querySelector("svg")?.remove();
-    picture.figure.querySelector(".overlaid").append(draw(picture, view));
-    picture.figure.querySelector(".counts").textContent = told([picture], view);
-    picture.stale = false;
+    image.figure.querySelector("svg")?.remove();
+    image.figure.querySelector(".overlaid").append(draw(image, view));
+    image.figure.querySelector(".counts").textContent = describe([image], view);
+    image.stale = false;
   }
 
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      const picture = pictures.find((one) => one.figure === entry.target);
-      picture.near = entry.isIntersecting;
-      if (picture.near && picture.stale) paint(picture);
+      const image = images.find((one) => one.figure === entry.target);
+      image.near = entry.isIntersecting;
+      if (image.near && image.stale) paint(image);
     }
   }, { rootMargin: "400px" });
 
   function update() {
     const view = field.view.value;
-    order = pictures.filter(fits).sort(SORTS[field.sort.value]); // stable: equal ones stay as they came
-    for (const picture of pictures) {
-      picture.stale = true;
-      picture.figure.hidden = true;
+    order = images.filter(fits).sort(SORTS[field.sort.value]); // stable: equal ones stay as they came
+    for (const image of images) {
+      image.stale = true;
+      image.figure.hidden = true;
     }
-    for (const picture of order) picture.figure.hidden = false;
-    const now = [...document.querySelectorAll(".pictures figure:not([hidden])")];
-    if (order.some((picture, place) => picture.figure !== now[place])) {
-      now[0]?.parentNode.append(...order.map((picture) => picture.figure));
+    for (const image of order) image.figure.hidden = false;
+    const now = [...document.querySelectorAll(".images figure:not([hidden])")];
+    if (order.some((image, place) => image.figure !== now[place])) {
+      now[0]?.parentNode.append(...order.map((image) => image.figure));
     }
-    order.filter((picture) => picture.near).forEach(paint);
+    order.filter((image) => image.near).forEach(paint);
     document.getElementById("threshold").textContent = threshold().toFixed(2);
     const at = view === "raw" ? ` from score ${threshold().toFixed(2)}` : "";
     document.getElementById("summary").textContent =
-      `${order.length} of ${pictures.length} pictures. ${VIEWS[view]}${at}: ${told(order, view)}.`;
+      `${order.length} of ${images.length} images. ${VIEWS[view]}${at}: ${describe(order, view)}.`;
     document.getElementById("nothing").hidden = order.length > 0;
     const legend = view === "difference"
       ? Object.entries(KINDS).map(([kind, text]) => [kind, text])
@@ -185,23 +185,23 @@ function gallery() {
     document.getElementById("legend").replaceChildren(...entries);
   }
 
-  /* One picture, every view beside the others, and all its labels as text; a row lights up its outlines. */
-  function enlarge(picture) {
-    opened = picture;
-    const found = picture.filtered;
+  /* One image: every view beside the others, and all its labels as text; a row lights up its outlines. */
+  function enlarge(image) {
+    opened = image;
+    const found = image.filtered;
     const rows = [ // annotated, predicted, verdict
-      ...found.map((item) => [picture.truth[item.truth], item, KINDS[item.kind]]),
-      ...missed(picture, found).map((item) => [item, null, KINDS.missed]),
-      ...loud(picture).filter((item) => item.removed).map((item) => [
-        picture.truth[item.truth], item, `${KINDS[item.kind]}, ${removal(item)}`]),
+      ...found.map((item) => [image.truth[item.truth], item, KINDS[item.kind]]),
+      ...missed(image, found).map((item) => [item, null, KINDS.missed]),
+      ...loud(image).filter((item) => item.removed).map((item) => [
+        image.truth[item.truth], item, `${KINDS[item.kind]}, ${removal(item)}`]),
     ];
-    large.querySelector("h3").textContent = picture.name;
-    large.querySelector("caption").textContent = `${count([picture], "filtered")} after the filter. ` +
+    large.querySelector("h3").textContent = image.name;
+    large.querySelector("caption").textContent = `${count([image], "filtered")} after the filter. ` +
       `Below: raw predictions from score ${threshold().toFixed(2)} that it removed.`;
     large.querySelector(".panels").replaceChildren(...Object.entries(VIEWS).map(([view, title]) => {
-      const image = make("img", { src: `${picture.id}.jpg`, width: picture.width, height: picture.height, alt: "" });
+      const pixels = make("img", { src: `${image.id}.jpg`, width: image.width, height: image.height, alt: "" });
       const label = `${title} alone or beside the others`;
-      const button = make("button", { type: "button", class: "overlaid", "aria-label": label }, image, draw(picture, view));
+      const button = make("button", { type: "button", class: "overlaid", "aria-label": label }, pixels, draw(image, view));
       const panel = make("figure", {}, make("figcaption", {}, title), button);
       button.addEventListener("click", () => panel.classList.toggle("alone"));
       return panel;
@@ -215,7 +215,7 @@ function gallery() {
       for (const event of ["mouseleave", "blur"]) row.addEventListener(event, () => light(false));
       return row;
     }));
-    const place = order.indexOf(picture);
+    const place = order.indexOf(image);
     large.querySelector("[name=previous]").disabled = place <= 0;
     large.querySelector("[name=next]").disabled = place < 0 || place === order.length - 1;
     if (!large.open) large.showModal();
@@ -236,15 +236,15 @@ function gallery() {
     if (event.key === "ArrowRight") step(1);
   });
   document.addEventListener("click", (event) => {
-    const link = event.target.closest("a[href^='#picture-']");
-    const picture = link && pictures.find((one) => `#picture-${one.id}` === link.hash);
-    if (!picture) return;
+    const link = event.target.closest("a[href^='#image-']");
+    const image = link && images.find((one) => `#image-${one.id}` === link.hash);
+    if (!image) return;
     event.preventDefault();
-    enlarge(picture);
+    enlarge(image);
   });
-  for (const picture of pictures) {
-    picture.figure.querySelector("button").addEventListener("click", () => enlarge(picture));
-    watcher.observe(picture.figure);
+  for (const image of images) {
+    image.figure.querySelector("button").addEventListener("click", () => enlarge(image));
+    watcher.observe(image.figure);
   }
   field.score.addEventListener("input", () => (field.view.value = "raw"));
   controls.addEventListener("input", update);

@@ -1,4 +1,4 @@
-"""What revisions hold, read wherever DVC may run a stage: in the workspace under its lock, in a copy apart."""
+"""What revisions hold, read wherever DVC may run a stage: in the workspace under its lock, or in a temporary copy."""
 
 import json
 import time
@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from mtseg.core.errors import UserError
-from mtseg.report import baseline, revision
-from mtseg.report.baseline import Baseline
+from mtseg.report import history
+from mtseg.report.history import Baseline
 from tests.repository import call, commit, dvc
 
 STAGE = f"""
 import json, pathlib, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from mtseg.report import revision
+from mtseg.report import history
 from ruamel.yaml import YAML
 
 value = YAML(typ="safe").load(pathlib.Path("params.yaml"))["value"]
@@ -26,8 +26,8 @@ pathlib.Path("metrics/evaluate.json").write_text(json.dumps({{"segm": {{"AP": va
 pathlib.Path("metrics/filter.json").write_text("{{}}")
 pathlib.Path("plots/classes.csv").write_text(f"task,class,AP\\nmain,1,{{value}}\\nmain,none,\\n")
 pathlib.Path("data/kept.json").write_text(str(value))
-before = revision.read("HEAD")
-pathlib.Path("seen.txt").write_text("nothing" if before is None else str(before["evaluate"]["segm"]["AP"]))
+before = history.read("HEAD")
+pathlib.Path("seen.txt").write_text("nothing" if before is None else str(before.metrics["evaluate"]["segm"]["AP"]))
 """
 PIPELINE = """
 stages:
@@ -73,23 +73,23 @@ def repo(made, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_commits_tags_branches_and_experiments_are_read_and_fast(repo):
     start = time.monotonic()
-    values = {rev: revision.read(rev)["evaluate"]["segm"]["AP"] for rev in ("HEAD", "HEAD~1", "one", "apart")}
+    values = {rev: history.read(rev).metrics["evaluate"]["segm"]["AP"] for rev in ("HEAD", "HEAD~1", "one", "apart")}
     assert time.monotonic() - start < 2
     assert values == {"HEAD": 2, "HEAD~1": 1, "one": 1, "apart": 3}
-    held = revision.read("apart")
-    assert held["params"] == {"value": 3, "other": {"a": [1, 2]}} and held["filter"] == {}
+    held = history.read("apart")
+    assert held.params == {"value": 3, "other": {"a": [1, 2]}} and held.metrics["filter"] == {}
     expected = pd.DataFrame({"task": ["main"] * 2, "class": ["1", "none"], "AP": [3, None]})
-    pd.testing.assert_frame_equal(held["classes"], expected, check_dtype=False)
-    assert "rankings" not in held
+    pd.testing.assert_frame_equal(held.tables["classes"], expected, check_dtype=False)
+    assert "intervals" not in held.tables
 
 
 @pytest.mark.slow
 def test_the_workspace_is_the_files_as_they_are(repo):
     (repo / "metrics/filter.json").write_text(json.dumps({"raw": {}}))
     try:
-        assert revision.read("workspace")["filter"] == {"raw": {}}
-        assert revision.read("HEAD")["filter"] == {}
-        assert revision.fetch("workspace", "data/kept.json", repo).read_text() == "2"
+        assert history.read("workspace").metrics["filter"] == {"raw": {}}
+        assert history.read("HEAD").metrics["filter"] == {}
+        assert history.load("workspace").fetch("data/kept.json", repo).read_text() == "2"
     finally:
         call(repo, "git", "checkout", "--quiet", ".")
 
@@ -97,69 +97,69 @@ def test_the_workspace_is_the_files_as_they_are(repo):
 @pytest.mark.slow
 def test_cached_files_come_from_dvc_at_any_revision_and_a_lost_one_is_one_line(repo, tmp_path):
     for rev, value in (("HEAD", "2"), ("one", "1"), ("apart", "3")):
-        assert revision.fetch(rev, "data/kept.json", tmp_path / rev).read_text() == value
+        assert history.load(rev).fetch("data/kept.json", tmp_path / rev).read_text() == value
         assert (tmp_path / rev / "data/kept.json").exists()
     (cached,) = (path for path in (repo / ".dvc/cache").rglob("*") if path.is_file() and path.read_text() == "1")
     cached.unlink()
     with pytest.raises(UserError, match="one: data/kept.json is not in DVC's cache: .*dvc pull") as caught:
-        revision.fetch("one", "data/kept.json", tmp_path / "again")
+        history.load("one").fetch("data/kept.json", tmp_path / "again")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
-def test_an_experiment_apart_sees_the_commit_it_started_from(repo, tmp_path):
-    assert revision.fetch("apart", "seen.txt", tmp_path).read_text() == "2"
+def test_an_experiment_in_a_copy_sees_the_commit_it_started_from(repo, tmp_path):
+    assert history.load("apart").fetch("seen.txt", tmp_path).read_text() == "2"
 
 
 @pytest.mark.slow
-def test_of_experiments_with_one_name_the_one_from_here_is_meant_or_none(repo):
-    commits = {rev: revision.resolve(rev) for rev in ("HEAD~1", "apart")}
+def test_of_experiments_with_one_name_the_one_from_here_is_taken_or_none(repo):
+    commits = {rev: history.resolve(rev) for rev in ("HEAD~1", "apart")}
     call(repo, "git", "update-ref", f"refs/exps/{commits['HEAD~1'][:2]}/{commits['HEAD~1'][2:]}/apart", "HEAD")
-    assert revision.resolve("apart") == commits["apart"]
+    assert history.resolve("apart") == commits["apart"]
     call(repo, "git", "checkout", "--quiet", "--detach", "HEAD~2")
     with pytest.raises(UserError, match="2 experiments are called apart: name one by its commit"):
-        revision.resolve("apart")
+        history.resolve("apart")
     call(repo, "git", "checkout", "--quiet", "-")
 
 
 def test_nothing_is_held_where_there_is_no_git_no_revision_or_no_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert revision.read("HEAD") is None and revision.read("workspace") is None
+    assert history.read("HEAD") is None and history.read("workspace") is None
     call(tmp_path, "git", "init", "--quiet")
-    assert revision.read("HEAD") is None, "no commit"
+    assert history.read("HEAD") is None, "no commit"
     (tmp_path / "params.yaml").write_text("a: 1")
     commit(tmp_path)
     for rev in ("HEAD", "nowhere", "--help", ""):
-        assert revision.read(rev) is None
+        assert history.read(rev) is None
     (tmp_path / "metrics").mkdir()
     for name in ("evaluate", "filter"):
         (tmp_path / f"metrics/{name}.json").write_text("<<<<<<< broken")
     commit(tmp_path)
     with pytest.raises(UserError, match=r"HEAD: metrics/evaluate.json cannot be read \(Expecting") as caught:
-        revision.read("HEAD")
+        history.read("HEAD")
     assert "\n" not in str(caught.value)
-    told = baseline.read()
-    assert "metrics/evaluate.json cannot be read" in told.why and told.params is None
+    baseline = history.baseline()
+    assert "metrics/evaluate.json cannot be read" in baseline.why and baseline.params is None
     monkeypatch.setenv("PATH", "")
-    assert revision.read("HEAD") is None, "no git"
-    assert baseline.read() == Baseline(why="There is no commit to compare with.")
+    assert history.read("HEAD") is None, "no git"
+    assert history.baseline() == Baseline(why="There is no commit to compare with.")
 
 
 def test_scores_are_compared_with_those_on_the_same_data_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call(tmp_path, "git", "init", "--quiet")
     commit_of = {"params.yaml": "a: 1", "metrics/evaluate.json": '{"segm": {"AP": 1}}', "metrics/filter.json": "{}"}
-    for name, text in {**commit_of, baseline.VAL: "one"}.items():
+    for name, text in {**commit_of, history.VAL: "one"}.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
     commit(tmp_path)
-    told = baseline.read()
-    assert told.params == {"a": 1} and not told.evaluate and "dvc.lock does not say" in told.why
+    baseline = history.baseline()
+    assert baseline.params == {"a": 1} and not baseline.metrics and "dvc.lock does not record" in baseline.why
     md5 = "f97c5d29941bfb1b2fdab0874906ab82"  # of "one"
-    Path("dvc.lock").write_text(f"stages: {{score: {{deps: [{{path: {baseline.VAL}, md5: {md5}}}]}}}}")
+    Path("dvc.lock").write_text(f"stages: {{score: {{deps: [{{path: {history.VAL}, md5: {md5}}}]}}}}")
     commit(tmp_path)
-    told = baseline.read()
-    assert (told.commit, told.evaluate, told.why) == (revision.resolve("HEAD"), {"segm": {"AP": 1}}, "")
-    Path(baseline.VAL).write_text("two")
-    told = baseline.read()
-    assert told.params == {"a": 1} and not told.evaluate and "other pictures, annotations or tasks" in told.why
+    baseline = history.baseline()
+    assert (baseline.commit, baseline.metrics["evaluate"], baseline.why) == (history.resolve("HEAD"), {"segm": {"AP": 1}}, "")
+    Path(history.VAL).write_text("two")
+    baseline = history.baseline()
+    assert baseline.params == {"a": 1} and not baseline.metrics and "other images, annotations or tasks" in baseline.why

@@ -1,0 +1,187 @@
+"""What a commit, branch, tag, DVC experiment or the workspace holds: params, metrics, tables, files of DVC's cache.
+
+What git keeps is read with git itself: it takes milliseconds, where the import of DVC takes seconds, and no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mtseg.core.errors import UserError
+from mtseg.report import tables
+
+WORKSPACE = "workspace"  # the files as they are, as DVC calls them
+VAL = "data/coco/val.parquet"  # scores on another one are of other images, annotations or tasks
+PARAMS = "params.yaml"
+METRICS = {"evaluate": "metrics/evaluate.json", "filter": "metrics/filter.json", "training": "metrics/train.json"}
+TABLES = {"classes": "plots/classes.csv", "intervals": "plots/intervals.csv"}
+
+
+@dataclass(frozen=True)
+class Revision:
+    """name: as it was asked for. commit: None of the workspace. params: as written, unchecked. metrics: `evaluate`,
+    `filter` and, if it exists, `training`. tables: `classes` and `intervals`, if they exist."""
+
+    name: str
+    commit: str | None
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    tables: Mapping[str, Any]
+
+    def fetch(self, path: str, folder: Path) -> Path:
+        """A file that DVC caches, copied into `folder`; of the workspace, the file itself. Raises UserError when it is
+        nowhere."""
+        if self.commit is None:
+            if not Path(path).exists():
+                raise UserError(f"{path} is missing: run `dvc repro` first")
+            return Path(path)
+        from dvc.api import DVCFileSystem  # slow to import
+        from dvc.exceptions import DvcException
+        from dvc_data.index import DataIndexError  # of a folder that was never here; no DvcException
+
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        here = (_git("rev-parse", "--show-prefix") or b"").decode().strip()  # this folder in the repository
+        try:
+            DVCFileSystem(rev=self.commit, subrepos=True).get_file(f"{here}{path}", str(target))
+        except (DvcException, DataIndexError, OSError):
+            raise UserError(
+                f"{self.name}: {path} is not in DVC's cache: get it with `dvc pull`, or make it with `git checkout "
+                f"{self.name}` (an experiment: `dvc exp apply {self.name}`) and `dvc repro`"
+            ) from None
+        return target
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the report is compared with. commit: None without one. params: as written, None where it holds no results.
+    metrics: by file; empty where they are of other data. why: the reason for what is missing, "" without."""
+
+    commit: str | None = None
+    params: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    why: str = ""
+
+
+def baseline(rev: str = "HEAD") -> Baseline:
+    """The baseline that a revision is for the files as they are."""
+    if (commit := resolve(rev)) is None:
+        return Baseline(why="There is no commit to compare with.")
+    try:
+        held = read(rev)
+    except UserError as error:  # the report is written all the same: the commit that fixes it is still to come
+        return Baseline(commit, why=f"Nothing is compared: {error}.")
+    if held is None:
+        return Baseline(commit, why="The commit this was made on holds no results to compare with.")
+    if why := _other_data(commit):
+        return Baseline(commit, held.params, why=f"Scores are not compared with those of that commit: {why}.")
+    return Baseline(commit, held.params, held.metrics)
+
+
+def load(rev: str) -> Revision:
+    """Raises UserError where there is no such revision or it holds no results."""
+    if held := read(rev):
+        return held
+    if rev == WORKSPACE:
+        raise UserError("workspace: there are no results here: run `dvc repro`")
+    if resolve(rev):
+        raise UserError(f"{rev}: holds no params and metrics")
+    raise UserError(f"{rev}: is no commit, branch, tag or experiment: see `dvc exp show -A`")
+
+
+def read(rev: str) -> Revision | None:
+    """None where there is no such revision, no git, or no params and metrics. Raises UserError as `resolve` does, and
+    where a file is broken, as the marks of a merge conflict leave it."""
+    commit = None if rev == WORKSPACE else resolve(rev)
+    if rev != WORKSPACE and commit is None:
+        return None
+    held = {}
+    for path in (PARAMS, *METRICS.values(), *TABLES.values()):
+        if (text := _text(commit, path)) is not None:
+            try:
+                held[path] = _parse(path, text)
+            except (ValueError, YAMLError) as error:
+                raise UserError(f"{rev}: {path} cannot be read ({' '.join(str(error).split())})") from None
+    if not all(isinstance(held.get(path), dict) for path in (PARAMS, METRICS["evaluate"], METRICS["filter"])):
+        return None
+    metrics, own_tables = ({name: held[path] for name, path in of.items() if path in held} for of in (METRICS, TABLES))
+    return Revision(rev, commit, held[PARAMS], metrics, own_tables)
+
+
+def resolve(rev: str) -> str | None:
+    """The commit that a revision or the name of an experiment stands for; None where there is none, or no git.
+
+    Of experiments with one name the one that started from HEAD is taken. Raises UserError where several could be.
+    """
+    if commit := _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"):
+        return commit.decode().strip()
+    listed = (_git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps") or b"").decode().splitlines()
+    named = [line.split() for line in listed]
+    # refs/exps/12/34567890.../NAME, where 1234567890... is the commit it started from
+    found = {"".join(ref.split("/")[2:4]): commit for ref, commit in named if ref.split("/")[4:] == [rev]}
+    here = (_git("rev-parse", "--verify", "--quiet", "HEAD") or b"").decode().strip()
+    if here not in found and len(found) > 1:
+        raise UserError(
+            f"{len(found)} experiments are called {rev}: name one by its commit, which `dvc exp show -A` lists"
+        )
+    return found.get(here) or next(iter(found.values()), None)
+
+
+def code(a: str | None, b: str | None) -> str:
+    """How the code of two commits differs, as git counts it; None stands for the workspace."""
+    commits = [commit for commit in (a, b) if commit]
+    return (_git("diff", "--shortstat", *commits, "--", "mtseg", "stages") or b"").decode().strip() if commits else ""
+
+
+def _other_data(commit: str) -> str:
+    """Why the scores of a commit are of other data than those here, "" where they are not."""
+    then = _locked(commit, VAL)
+    if then is None:
+        return f"its dvc.lock does not record {VAL}"
+    now = hashlib.md5(Path(VAL).read_bytes(), usedforsecurity=False).hexdigest() if Path(VAL).exists() else None
+    return "" if now == then else f"its val split had other images, annotations or tasks ({VAL} differs)"
+
+
+def _locked(commit: str, path: str) -> str | None:
+    """The MD5 of a file that the stages of a commit read, by its dvc.lock; None where it is not recorded."""
+    try:
+        stages = YAML(typ="safe").load(_text(commit, "dvc.lock") or "")["stages"].values()
+    except (TypeError, KeyError, AttributeError, YAMLError):  # none, or not DVC's
+        return None
+    deps = [dep for stage in stages for dep in stage.get("deps", ())]
+    return next((dep.get("md5") for dep in deps if dep.get("path") == path), None)
+
+
+def _git(*arguments: str) -> bytes | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True)
+    except OSError:
+        return None
+    return None if done.returncode else done.stdout
+
+
+def _text(commit: str | None, path: str) -> str | None:
+    """A file of a commit, or of the folder where commit is None; None where there is none."""
+    if commit is not None:
+        content = _git("cat-file", "blob", f"{commit}:./{path}")  # from this folder, wherever in the repository it is
+    else:
+        content = Path(path).read_bytes() if Path(path).exists() else None
+    return None if content is None else content.decode(errors="replace")
+
+
+def _parse(path: str, text: str) -> Any:
+    if path.endswith(".yaml"):
+        return YAML(typ="safe").load(text)
+    if path.endswith(".json"):
+        return json.loads(text)
+    return tables.parse(io.StringIO(text))
