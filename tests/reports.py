@@ -12,7 +12,7 @@ from mtseg.core.files import write_table
 from mtseg.core.params import Task, Visualise
 from mtseg.core.tables import Images
 from mtseg.data import coco, manifest
-from mtseg.evaluation import analysis, intervals, scores
+from mtseg.evaluation import analysis, classes, intervals, scores
 from mtseg.evaluation.evaluation import Evaluation
 from mtseg.report import figures, page, tables
 from mtseg.report.history import Baseline
@@ -68,8 +68,8 @@ def evaluated(images: Images, rows: list[Row], tasks: tuple[Task, ...], ranking:
 
 
 def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
-    metrics, classes = scores.metrics(evaluation)
-    write_table(folder / "classes.csv", classes)
+    metrics = scores.metrics(evaluation)
+    write_table(folder / "classes.csv", classes.table(evaluation))
     for split in ("train", "val"):
         coco.write(folder / f"{split}.json", evaluation.images, evaluation.tasks)
     steps = (("raw", 0, 50.0), ("low_score", 20, 60.0))
