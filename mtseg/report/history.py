@@ -57,7 +57,8 @@ class Revision:
         except (DvcException, DataIndexError, OSError):
             raise UserError(
                 f"{self.name}: {path} is not in DVC's cache: get it with `dvc pull`, or make it with `git checkout "
-                f"{self.name}` (an experiment: `dvc exp apply {self.name}`) and `dvc repro`"
+                f"{self.name}` (an experiment: `dvc exp apply {self.name}`) and `dvc repro`; commits of older versions "
+                "of mtseg have no such file"
             ) from None
         return target
 

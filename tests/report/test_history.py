@@ -159,7 +159,8 @@ def test_scores_are_compared_with_those_on_the_same_data_alone(tmp_path, monkeyp
     Path("dvc.lock").write_text(f"stages: {{score: {{deps: [{{path: {history.VAL}, md5: {md5}}}]}}}}")
     commit(tmp_path)
     baseline = history.baseline()
-    assert (baseline.commit, baseline.metrics["evaluate"], baseline.why) == (history.resolve("HEAD"), {"segm": {"AP": 1}}, "")
+    assert (baseline.commit, baseline.why) == (history.resolve("HEAD"), "")
+    assert baseline.metrics["evaluate"] == {"segm": {"AP": 1}}
     Path(history.VAL).write_text("two")
     baseline = history.baseline()
     assert baseline.params == {"a": 1} and not baseline.metrics and "other images, annotations or tasks" in baseline.why
