@@ -14,6 +14,8 @@ from mtseg.evaluation.evaluation import Evaluation
 from mtseg.report import figures, history, page
 
 FILES = {  # (path, the stage that makes it)
+    "manifest": ("data/manifest.json", "register"),
+    "check": ("data/check/findings.json", "check"),
     "evaluate": ("metrics/evaluate.json", "evaluate"),
     "classes": ("plots/classes.csv", "evaluate"),
     "rankings": ("plots/rankings.csv", "evaluate"),
@@ -21,7 +23,6 @@ FILES = {  # (path, the stage that makes it)
     "analysis": ("data/evaluation/analysis.json", "evaluate"),
     "filter": ("metrics/filter.json", "filter"),
     "rules": ("plots/filter.csv", "filter"),
-    "manifest": ("data/manifest.json", "register"),
     "diagnosis": ("data/diagnosis.json", "diagnose"),
 }
 CURVES = {

@@ -73,7 +73,7 @@ def write(
         figures={name: Markup(svg) for name, svg in drawn.items()},
         gallery=shown,
         suspects=doubtful,
-        findings=numbers["diagnosis"]["findings"],
+        findings=[*numbers["check"], *numbers["diagnosis"]["findings"]],
         all_suspects=len(analysis["label_errors"]),
         images=len(images),
         min_score=settings.min_score,
