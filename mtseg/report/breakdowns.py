@@ -24,13 +24,13 @@ from mtseg.report.plotting import (
     canvas,
     columns,
     legend_above,
-    plain,
     rows_axis,
     short,
 )
 
 MOST = 40  # rows and columns that are legible; of more classes the most informative ones
 ENOUGH = 10  # labels in a bin from which its share of correct ones is more than chance
+SIZES = ("small", "medium", "large")
 ALL_LABELS = "all labels"
 BACKGROUND = "(background)"  # in italics: a class may have that name
 
@@ -145,7 +145,7 @@ def costs(analysis: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def label_cost(analysis: dict[str, Any]) -> dict[str, float]:
     """Joint AP lost to the labels of each task, where defined; nothing for a single task, whose AP is joint AP."""
     own = (analysis.get("joint") or {}).get("label_cost") or {}
-    return {name: cost for name, cost in own.items() if cost is not None and len(analysis["tasks"]) > 1}
+    return {name: own[name] for name in analysis["tasks"] if own.get(name) is not None and len(analysis["tasks"]) > 1}
 
 
 def errors(analysis: dict[str, Any]) -> Figure | None:
@@ -209,24 +209,20 @@ def classes(table: pd.DataFrame) -> Figure | None:
 
 def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     """Share of the instances that each class has, train above val, with counts."""
-    name, splits = task["name"], {key: split for key, split in manifest["splits"].items() if split["instances"]}
-    counts = {key: split["labels"][name] for key, split in splits.items()}
-    if not counts:
+    name, splits = task["name"], _beside(manifest, "instances")
+    if not splits:
         return None
-    order = sorted(task["classes"], key=lambda one: -max(count.get(one, 0) for count in counts.values()))[:MOST]
+    greatest = {one: max(split["labels"][name].get(one, 0) for _, split, *_ in splits) for one in task["classes"]}
+    order = sorted(task["classes"], key=lambda one: -greatest[one])[:MOST]
     figure = canvas(6.5, 1.1 + 0.34 * len(order))
     axes = figure.subplots()
-    height = 0.8 / len(counts)
-    for number, (key, colour) in enumerate(zip(counts, (BLUE, ORANGE), strict=False)):
-        values = np.array([counts[key].get(one, 0) for one in order])
-        shares = 100 * values / splits[key]["instances"]
-        rows = np.arange(len(order)) + (number - (len(counts) - 1) / 2) * height
-        text = f"{key}, {splits[key]['instances']:,} instances"
-        axes.barh(rows, shares, height=0.92 * height, color=colour, lw=0, label=text)
-        for row, share, value in zip(rows, shares, values, strict=True):
-            absent = {"color": RED} if not value else {"color": QUIET}
-            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "size": 7.5}
-            axes.annotate(f"{value:,}", (share, row), **place, **absent)
+    for key, split, colour, shift in splits:
+        counts, rows = [split["labels"][name].get(one, 0) for one in order], np.arange(len(order)) + shift
+        shares = 100 * np.array(counts) / split["instances"]
+        axes.barh(rows, shares, height=0.37, color=colour, lw=0, label=f"{key}, {split['instances']:,} instances")
+        for row, share, count in zip(rows, shares, counts, strict=True):
+            options = {"textcoords": "offset points", "va": "center", "size": 7.5, "color": QUIET if count else RED}
+            axes.annotate(f"{count:,}", (share, row), (4, 0), **options)
     rows_axis(axes, order)
     axes.margins(x=0.1)
     axes.set_xlabel("percent of the split's instances")
@@ -239,39 +235,36 @@ def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
 
 def images(manifest: dict[str, Any]) -> Figure | None:
     """Instances per image, and sizes of instances, as shares of each split."""
-    splits = {key: split for key, split in manifest["splits"].items() if split["images"]}
+    splits = _beside(manifest, "images")
     if not splits:
         return None
     figure = canvas(9, 2.8)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    sizes = list(next(iter(splits.values()))["areas"])
-    sizes.sort(key=lambda size: ["small", "medium", "large"].index(size) if size in ("small", "medium", "large") else 9)
-    last = max([0, *(int(count) for split in splits.values() for count in split["instances_per_image"])])
-    for number, ((key, split), colour) in enumerate(zip(splits.items(), (BLUE, ORANGE), strict=False)):
-        shift, width = (number - (len(splits) - 1) / 2) * 0.4, 0.38
+    last = max([0, *(int(count) for _, split, *_ in splits for count in split["instances_per_image"])])
+    for key, split, colour, shift in splits:
         held = np.array([split["instances_per_image"].get(str(count), 0) for count in range(last + 1)])
-        left.bar(
-            np.arange(last + 1) + shift,
-            100 * held / split["images"],
-            width,
-            color=colour,
-            lw=0,
-            label=f"{key}, {split['images']:,} images",
-        )
-        counts = np.array([split["areas"][size] for size in sizes])
-        shares = 100 * counts / max(counts.sum(), 1)
-        right.bar(np.arange(len(sizes)) + shift, shares, width, color=colour, lw=0)
-        for place, share, count in zip(np.arange(len(sizes)) + shift, shares, counts, strict=True):
-            right.annotate(
-                f"{count:,}", (place, share), (0, 3), textcoords="offset points", ha="center", size=8, color=QUIET
-            )
+        look = {"width": 0.38, "color": colour, "lw": 0, "label": f"{key}, {split['images']:,} images"}
+        left.bar(np.arange(last + 1) + shift, 100 * held / split["images"], **look)
+        counts = np.array([split["areas"][size] for size in SIZES])
+        places, shares = np.arange(len(SIZES)) + shift, 100 * counts / max(counts.sum(), 1)
+        right.bar(places, shares, **look)
+        for place, share, count in zip(places, shares, counts, strict=True):
+            options = {"textcoords": "offset points", "ha": "center", "size": 8, "color": QUIET}
+            right.annotate(f"{count:,}", (place, share), (0, 3), **options)
     left.set(xlabel="instances per image", ylabel="percent")
     left.set_title("Instances per image", pad=20)
     left.xaxis.get_major_locator().set_params(integer=True)
     legend_above(left)
-    right.set_xticks(range(len(sizes)), [plain(size) for size in sizes])
+    right.set_xticks(range(len(SIZES)), SIZES)
     right.set_title("Sizes of instances (COCO)", pad=20)
     right.margins(y=0.12)
     for axes in (left, right):
         axes.grid(axis="y")
     return figure
+
+
+def _beside(manifest: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any], str, float]]:
+    """Name, counts, colour and place of its bars, of each split that has any of a kind."""
+    splits = [(key, split) for key, split in manifest["splits"].items() if split[kind]]
+    shifts = 0.4 * (np.arange(len(splits)) - (len(splits) - 1) / 2)
+    return [(*split, *look) for split, look in zip(splits, zip((BLUE, ORANGE), shifts, strict=False), strict=False)]

@@ -84,8 +84,8 @@ def write(folder: Path, a: Side, b: Side) -> list[str]:
             leading=leading,
             errors=costs,
             images=len(both[0].raw.images) if both else 0,
-            tasks=task_rows(one.metrics["evaluate"], other.metrics["evaluate"]),
-            classes=class_rows(one.tables.get("classes"), other.tables.get("classes"), of_class),
+            tasks=task_rows(one, other),
+            classes=class_rows(one, other, of_class),
             metrics=metric_rows(one, other),
             groups=groups,
         )
@@ -176,54 +176,51 @@ def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
     """Every metric that either has, as the files have it, with the intervals of plots/intervals.csv."""
-    values = [page.flat(side.metrics) for side in (a, b)]
-    ranges = [
-        {row["metric"]: row for row in side.tables["intervals"].to_dict("records")}
-        if "intervals" in side.tables
-        else {}
-        for side in (a, b)
-    ]
+    one, other = (page.flat(side.metrics) for side in (a, b))
+    ranges = [(side, _records(own, "intervals", "metric")) for side, own in (("a", a), ("b", b))]
     rows = []
-    for key in sorted({*values[0], *values[1]}):
-        was, now = (side.get(key) for side in values)
+    for key in sorted({*one, *other}):
+        was, now = one.get(key), other.get(key)
         if not all(value is None or isinstance(value, int | float) for value in (was, now)):
             continue
-        name = key.partition(".")[2]
-        delta = None if was is None or now is None else now - was
-        rows.append(
-            {"file": key.partition(".")[0], "metric": name, "a": was, "b": now, "delta": delta}
-            | {f"range_{side}": _range(own.get(name)) for side, own in zip("ab", ranges, strict=True)}
-        )
+        file, _, name = key.partition(".")
+        row = {"file": file, "metric": name, "a": was, "b": now, "delta": _delta(was, now)}
+        rows.append(row | {f"range_{side}": _range(own.get((name,))) for side, own in ranges})
     return rows
 
 
-def task_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+def task_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
     """AP, accuracy, f1 and ece of each task that both have, (a, b, difference) each."""
+    one, other = (side.metrics["evaluate"].get("tasks", {}) for side in (a, b))
     rows = []
-    for name in (name for name in b.get("tasks", {}) if name in a.get("tasks", {})):
-        row: dict[str, Any] = {"task": name}
-        for key in ("AP", "accuracy", "f1", "ece"):
-            was, now = (side["tasks"][name].get(key) for side in (a, b))
-            row[key] = (was, now, None if was is None or now is None else now - was)
-        rows.append(row)
+    for name in (name for name in other if name in one):
+        values = {key: (one[name].get(key), other[name].get(key)) for key in ("AP", "accuracy", "f1", "ece")}
+        rows.append({"task": name} | {key: (*pair, _delta(*pair)) for key, pair in values.items()})
     return rows
 
 
-def class_rows(a: Any, b: Any, of_class: Mapping[tuple[str, str], Mapping[str, float]]) -> list[dict[str, Any]]:
-    """A row a class that either table has: AP and accuracy of both and the differences, AP's with its interval."""
-    tables = [
-        {} if table is None else {(row["task"], row["class"]): row for row in table.to_dict("records")}
-        for table in (a, b)
-    ]
+def class_rows(a: Revision, b: Revision, of_class: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
+    """A row a class that either has: AP and accuracy of both and the differences, AP's with its interval."""
+    one, other = (_records(side, "classes", "task", "class") for side in (a, b))
     rows = []
-    for key in dict.fromkeys([*tables[1], *tables[0]]):
-        was, now = (table.get(key, {}) for table in tables)
+    for key in dict.fromkeys([*other, *one]):
+        was, now = one.get(key, {}), other.get(key, {})
         row: dict[str, Any] = {"task": key[0], "class": key[1], "instances": now.get("instances", was.get("instances"))}
         for name in ("AP", "accuracy"):
             row |= {f"{name}_a": was.get(name), f"{name}_b": now.get(name)}
-            row[f"{name}_delta"] = None if None in (was.get(name), now.get(name)) else now[name] - was[name]
+            row[f"{name}_delta"] = _delta(was.get(name), now.get(name))
         rows.append(row | {"paired": of_class.get(key)})
     return rows
+
+
+def _records(revision: Revision, table: str, *keys: str) -> dict[tuple, dict[str, Any]]:
+    """The rows of a table by these columns; none where the revision has no such table."""
+    rows = revision.tables[table].to_dict("records") if table in revision.tables else ()
+    return {tuple(row[key] for key in keys): row for row in rows}
+
+
+def _delta(was: float | None, now: float | None) -> float | None:
+    return None if was is None or now is None else now - was
 
 
 def _shared(evaluation: Evaluation, images: Images, own: np.ndarray, tasks: Sequence[Task]) -> Evaluation:

@@ -75,37 +75,24 @@ class Baseline:
 
 
 def baseline(rev: str = "HEAD") -> Baseline:
-    """The baseline that a revision is for the files as they are."""
+    """The baseline that a revision is for the workspace."""
     if (commit := resolve(rev)) is None:
         return Baseline(why="There is no commit to compare with.")
     try:
-        held = read(rev)
-    except UserError as error:  # the report is written all the same: the commit that fixes it is still to come
+        held = load(rev)
+    except UserError as error:  # the report is written all the same
         return Baseline(commit, why=f"Nothing is compared: {error}.")
-    if held is None:
-        return Baseline(commit, why="The commit this was made on holds no results to compare with.")
     if why := _other_data(commit):
         return Baseline(commit, held.params, why=f"Scores are not compared with those of that commit: {why}.")
     return Baseline(commit, held.params, held.metrics)
 
 
 def load(rev: str) -> Revision:
-    """Raises UserError where there is no such revision or it holds no results."""
-    if held := read(rev):
-        return held
-    if rev == WORKSPACE:
-        raise UserError("workspace: there are no results here: run `dvc repro`")
-    if resolve(rev):
-        raise UserError(f"{rev}: holds no params and metrics")
-    raise UserError(f"{rev}: is no commit, branch, tag or experiment: see `dvc exp show -A`")
-
-
-def read(rev: str) -> Revision | None:
-    """None where there is no such revision, no git, or no params and metrics. Raises UserError as `resolve` does, and
-    where a file is broken, as the marks of a merge conflict leave it."""
+    """Raises UserError where there is no such revision, no git, or no params and metrics, where several experiments
+    have the name, and where a file is broken, as the marks of a merge conflict leave it."""
     commit = None if rev == WORKSPACE else resolve(rev)
     if rev != WORKSPACE and commit is None:
-        return None
+        raise UserError(f"{rev}: is no commit, branch, tag or experiment: see `dvc exp show -A`")
     held = {}
     for path in (PARAMS, *METRICS.values(), *TABLES.values()):
         if (text := _text(commit, path)) is not None:
@@ -113,8 +100,9 @@ def read(rev: str) -> Revision | None:
                 held[path] = _parse(path, text)
             except (ValueError, YAMLError) as error:
                 raise UserError(f"{rev}: {path} cannot be read ({' '.join(str(error).split())})") from None
-    if not all(isinstance(held.get(path), dict) for path in (PARAMS, METRICS["evaluate"], METRICS["filter"])):
-        return None
+    for path in (PARAMS, METRICS["evaluate"], METRICS["filter"]):
+        if not isinstance(held.get(path), dict):
+            raise UserError(f"{rev}: holds no {path}" + ("" if commit else ": run `dvc repro`"))
     metrics, own_tables = ({name: held[path] for name, path in of.items() if path in held} for of in (METRICS, TABLES))
     return Revision(rev, commit, held[PARAMS], metrics, own_tables)
 

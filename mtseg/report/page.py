@@ -25,10 +25,13 @@ def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tupl
     it) by name. Raises UserError when a file is missing or broken."""
     if all(Path(path).exists() for path, _ in curves.values()):
         files = {**files, **curves}
-    return {
+    numbers = {
         name: (read_json if path.endswith(".json") else tables.read)(Path(path), made_by=stage)
         for name, (path, stage) in files.items()
     }
+    main_first, own = [task["name"] for task in numbers["manifest"]["tasks"]], numbers["analysis"]["tasks"]
+    numbers["analysis"]["tasks"] = {name: own[name] for name in main_first}  # which the JSON file sorts by name
+    return numbers
 
 
 def read_removed(path: Path) -> list[str | None]:

@@ -253,5 +253,5 @@ def test_an_unknown_revision_is_one_line(repo):
 
 def test_a_folder_without_results_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="workspace: there are no results here: run `dvc repro`"):
+    with pytest.raises(UserError, match="workspace: holds no params.yaml: run `dvc repro`"):
         compare.load("workspace", tmp_path)

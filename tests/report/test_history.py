@@ -15,6 +15,7 @@ from tests.repository import call, commit, dvc
 STAGE = f"""
 import json, pathlib, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from mtseg.core.errors import UserError
 from mtseg.report import history
 from ruamel.yaml import YAML
 
@@ -26,8 +27,11 @@ pathlib.Path("metrics/evaluate.json").write_text(json.dumps({{"segm": {{"AP": va
 pathlib.Path("metrics/filter.json").write_text("{{}}")
 pathlib.Path("plots/classes.csv").write_text(f"task,class,AP\\nmain,1,{{value}}\\nmain,none,\\n")
 pathlib.Path("data/kept.json").write_text(str(value))
-before = history.read("HEAD")
-pathlib.Path("seen.txt").write_text("nothing" if before is None else str(before.metrics["evaluate"]["segm"]["AP"]))
+try:
+    seen = history.load("HEAD").metrics["evaluate"]["segm"]["AP"]
+except UserError:
+    seen = "nothing"
+pathlib.Path("seen.txt").write_text(str(seen))
 """
 PIPELINE = """
 stages:
@@ -73,10 +77,10 @@ def repo(made, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_commits_tags_branches_and_experiments_are_read_and_fast(repo):
     start = time.monotonic()
-    values = {rev: history.read(rev).metrics["evaluate"]["segm"]["AP"] for rev in ("HEAD", "HEAD~1", "one", "apart")}
+    values = {rev: history.load(rev).metrics["evaluate"]["segm"]["AP"] for rev in ("HEAD", "HEAD~1", "one", "apart")}
     assert time.monotonic() - start < 2
     assert values == {"HEAD": 2, "HEAD~1": 1, "one": 1, "apart": 3}
-    held = history.read("apart")
+    held = history.load("apart")
     assert held.params == {"value": 3, "other": {"a": [1, 2]}} and held.metrics["filter"] == {}
     expected = pd.DataFrame({"task": ["main"] * 2, "class": ["1", "none"], "AP": [3, None]})
     pd.testing.assert_frame_equal(held.tables["classes"], expected, check_dtype=False)
@@ -87,8 +91,8 @@ def test_commits_tags_branches_and_experiments_are_read_and_fast(repo):
 def test_the_workspace_is_the_files_as_they_are(repo):
     (repo / "metrics/filter.json").write_text(json.dumps({"raw": {}}))
     try:
-        assert history.read("workspace").metrics["filter"] == {"raw": {}}
-        assert history.read("HEAD").metrics["filter"] == {}
+        assert history.load("workspace").metrics["filter"] == {"raw": {}}
+        assert history.load("HEAD").metrics["filter"] == {}
         assert history.load("workspace").fetch("data/kept.json", repo).read_text() == "2"
     finally:
         call(repo, "git", "checkout", "--quiet", ".")
@@ -122,26 +126,30 @@ def test_of_experiments_with_one_name_the_one_from_here_is_taken_or_none(repo):
     call(repo, "git", "checkout", "--quiet", "-")
 
 
-def test_nothing_is_held_where_there_is_no_git_no_revision_or_no_results(tmp_path, monkeypatch):
+def test_without_git_a_revision_or_results_there_is_nothing_to_compare_with(tmp_path, monkeypatch):
+    def load(rev: str) -> str:
+        with pytest.raises(UserError) as caught:
+            history.load(rev)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
     monkeypatch.chdir(tmp_path)
-    assert history.read("HEAD") is None and history.read("workspace") is None
+    assert "no commit" in load("HEAD") and "holds no params.yaml: run `dvc repro`" in load("workspace")
     call(tmp_path, "git", "init", "--quiet")
-    assert history.read("HEAD") is None, "no commit"
+    assert history.baseline() == Baseline(why="There is no commit to compare with.")
     (tmp_path / "params.yaml").write_text("a: 1")
     commit(tmp_path)
-    for rev in ("HEAD", "nowhere", "--help", ""):
-        assert history.read(rev) is None
+    assert load("HEAD") == "HEAD: holds no metrics/evaluate.json"
+    for rev in ("nowhere", "--help", ""):
+        assert "is no commit, branch, tag or experiment" in load(rev)
     (tmp_path / "metrics").mkdir()
     for name in ("evaluate", "filter"):
         (tmp_path / f"metrics/{name}.json").write_text("<<<<<<< broken")
     commit(tmp_path)
-    with pytest.raises(UserError, match=r"HEAD: metrics/evaluate.json cannot be read \(Expecting") as caught:
-        history.read("HEAD")
-    assert "\n" not in str(caught.value)
+    assert load("HEAD").startswith("HEAD: metrics/evaluate.json cannot be read (Expecting")
     baseline = history.baseline()
     assert "metrics/evaluate.json cannot be read" in baseline.why and baseline.params is None
     monkeypatch.setenv("PATH", "")
-    assert history.read("HEAD") is None, "no git"
     assert history.baseline() == Baseline(why="There is no commit to compare with.")
 
 

@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 
 from mtseg.core.errors import UserError
+from mtseg.core.files import write_json
 from mtseg.report import html, page
 from mtseg.report.history import Baseline
 from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report
@@ -127,6 +128,15 @@ def test_without_figures_or_anything_to_show(tmp_path):
     assert [path.name for path in sorted(folder.iterdir())] == ["1.jpg", "index.html"]
     text = text.partition("<script>")[0]
     assert "as a table" not in text and "NaN" not in text and ">nan" not in text
+
+
+def test_the_main_task_comes_first_whatever_its_name(tmp_path):
+    tasks = {"b": {"classes": []}, "a": {"classes": []}}
+    write_json(tmp_path / "analysis.json", {"tasks": tasks})  # which sorts them
+    write_json(tmp_path / "manifest.json", {"tasks": [{"name": name} for name in tasks]})
+    files = {name: (str(tmp_path / f"{name}.json"), "evaluate") for name in ("analysis", "manifest")}
+    numbers = page.read_numbers(files, {"train": (str(tmp_path / "train.tsv"), "train")})
+    assert list(numbers["analysis"]["tasks"]) == ["b", "a"] and "train" not in numbers
 
 
 def test_the_rules_that_removed_are_read_in_order(tmp_path):
