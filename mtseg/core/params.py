@@ -187,7 +187,7 @@ class Input(Section):
         if self.min_scale > self.max_scale:
             yield f"min_scale {self.min_scale} is above max_scale {self.max_scale}"
         if self.min_scale * self.size < SLIMMEST:
-            yield f"min_scale {self.min_scale} of size {self.size} is less than {SLIMMEST} pixels: raise either"
+            yield f"min_scale {self.min_scale} x size {self.size} is less than {SLIMMEST} pixels: raise either"
 
 
 class Solver(Section):

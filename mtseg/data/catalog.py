@@ -14,15 +14,16 @@ from mtseg.data.manifest import Manifest
 
 
 def register(manifest: Manifest, root: Path) -> dict[str, str]:
-    """Register every split and return {split: name in the catalogs}. Calling it again changes nothing: a name has the
-    hash of its annotations in it, and never means two things in one process.
+    """Register every split, again if need be, and return {split: name in the catalogs}. A name includes the hash of the
+    split's annotations.
 
     The dicts are detectron2's own, each annotation with `labels` {further task: class name or None}.
     """
     names = {split: f"mtseg_{split}_{facts['sha256'][:12]}" for split, facts in manifest.splits.items()}
     for split, name in names.items():
         if name in DatasetCatalog:
-            continue
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
         json = manifest.splits[split]["json"]
         DatasetCatalog.register(
             name, lambda json=json, name=name: load_coco_json(json, str(root), name, extra_annotation_keys=["labels"])

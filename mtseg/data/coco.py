@@ -25,7 +25,7 @@ from mtseg.core.tables import Image, Images
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)
 
 
-def write(path: Path, images: Sequence[Image], tasks: Sequence[Task]) -> None:
+def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> None:
     """Write the JSON, and the table beside it. Annotations are numbered from 1 in order; every instance needs a label
     of the main task."""
     main, *further = tasks
@@ -55,7 +55,8 @@ def write(path: Path, images: Sequence[Image], tasks: Sequence[Task]) -> None:
         "annotations": annotations,
     }
     write_json(path, value, indent=None)
-    Images.from_records(images, [(task.name, task.classes) for task in tasks]).write(path.with_suffix(".parquet"))
+    table = Images.from_records(images, [(task.name, task.classes) for task in tasks])
+    table.write(Path(path).with_suffix(".parquet"))
 
 
 def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tuple[Task, ...]:

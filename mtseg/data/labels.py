@@ -52,7 +52,7 @@ class Vocabulary:
             labels = {main: label.strip()} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
                 expected = f"expected '{','.join(self.classes)}', attributes, or a data.mapping for flat names"
-                raise BadRecord("missing label", f"label {label!r}: no {', '.join(missing)} is given; {expected}")
+                raise BadRecord("missing label", f"label {label!r} gives no {', '.join(missing)}; {expected}")
         if labels[main] in (None, NO_LABEL):
             raise BadRecord("missing label", f"label {label!r}: only a further task may have no label, not {main}")
         return {task: self._checked(task, name, label) for task, name in labels.items()}

@@ -51,7 +51,7 @@ def test_a_list_is_replaced_whole_and_twice_is_once(params, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("solver:\n  max_itr: 7\n", "unknown key 'solver.max_itr', did you mean 'solver.max_iter'?"),
         ("solver: 3\n", "solver"),
@@ -60,11 +60,11 @@ def test_a_list_is_replaced_whole_and_twice_is_once(params, tmp_path):
         ("data:\n  raw: nowhere\n", "no folder nowhere"),
     ],
 )
-def test_a_bad_recipe_is_refused_with_nothing_written(params, text, said):
+def test_a_bad_recipe_is_refused_with_nothing_written(params, text, message):
     before = params.read_text()
     with pytest.raises(UserError) as error:
         lay(params, text)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert params.read_text() == before
 
 

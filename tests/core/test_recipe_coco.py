@@ -31,7 +31,7 @@ PUBLISHED = {
     "input.size": (1024, "INPUT.IMAGE_SIZE"),
     "input.min_scale": (0.1, "INPUT.MIN_SCALE"),
     "input.max_scale": (2.0, "INPUT.MAX_SCALE"),
-    "input.flip": (0.5, "INPUT.RANDOM_FLIP, by detectron2's default horizontal, at half of the pictures"),
+    "input.flip": (0.5, "INPUT.RANDOM_FLIP, by detectron2's default horizontal, at half of the images"),
     "input.workers": (4, "DATALOADER.NUM_WORKERS"),
     "solver.ims_per_batch": (16, "SOLVER.IMS_PER_BATCH"),
     "solver.accumulate": (1, "none there"),
@@ -126,5 +126,5 @@ def test_norms_and_embeddings_do_not_decay(params):
 
 def test_what_was_not_measured_here_is_said_to_be_so():
     header = RECIPE.read_text(encoding="utf-8").split("\ndata:")[0]
-    for said in ("make repro RECIPE=coco_r50", "43.7 AP", "not measured here", "576 GPU hours", "issue 9"):
-        assert said in header
+    for message in ("make repro RECIPE=coco_r50", "43.7 AP", "not measured here", "576 GPU hours", "issue 9"):
+        assert message in header

@@ -1,8 +1,9 @@
-"""Raw folders for the tests: small pictures of coloured clouds, no two alike, with annotations beside them."""
+"""Raw folders for the tests: small images of coloured clouds, no two alike, with annotations beside them."""
 
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from mtseg.core.params import Data, Task
 from mtseg.core.tables import Image as Record
-from mtseg.data.coco import read
+from mtseg.core.tables import Images
 from mtseg.data.convert import convert
 
 WIDTH, HEIGHT = 40, 30
@@ -30,7 +31,7 @@ def tasks(**classes: Any) -> tuple[Task, ...]:
     )
 
 
-def picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) -> Path:
+def draw(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) -> Path:
     """Clouds that depend on the path's last two names alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = zlib.crc32("/".join(path.parts[-2:]).encode())
@@ -39,25 +40,33 @@ def picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) ->
     return path
 
 
+def png_of_size(path: Path, width: int, height: int) -> None:
+    """What Pillow reads of a PNG to know its size, and no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+
+
 def shape(label: Any, points: Any = SQUARE, **keys: Any) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}} | keys
 
 
 def labelme(folder: Path, name: str, *shapes: dict[str, Any], **keys: Any) -> Path:
-    """A picture and its .json; `keys` overrides what the .json says."""
-    path = picture(folder / f"{name}.png")
+    """An image and its .json; `keys` overrides what the .json says."""
+    path = draw(folder / f"{name}.png")
     raw = {"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": path.name, "imageData": None}
     path.with_suffix(".json").write_text(json.dumps(raw | {"imageHeight": HEIGHT, "imageWidth": WIDTH} | keys))
     return path.with_suffix(".json")
 
 
-def coco(
-    folder: Path, split: str, annotations: list[dict[str, Any]], pictures: int = 2, names: Any = ("a", "b")
-) -> Path:
-    """annotations/SPLIT.json with pictures images/SPLIT/N.png of ids 1, 2, ... and categories of ids 1, 2, ..."""
+def coco(folder: Path, split: str, annotations: list[dict[str, Any]], count: int = 2, names: Any = ("a", "b")) -> Path:
+    """annotations/SPLIT.json with images images/SPLIT/N.png of ids 1, 2, ... and categories of ids 1, 2, ..."""
     images = []
-    for number in range(1, pictures + 1):
-        path = picture(folder / "images" / split / f"{number}.png")
+    for number in range(1, count + 1):
+        path = draw(folder / "images" / split / f"{number}.png")
         images.append({"id": number, "file_name": path.name, "height": HEIGHT, "width": WIDTH})
     raw = {
         "images": images,
@@ -84,11 +93,11 @@ def converted(
     mapping: Path | None = None,
     flatten: bool = False,
 ) -> dict[str, Record]:
-    """Convert beside the raw folder, into `coco`; the pictures of both splits by file name."""
+    """Convert beside the raw folder, into `coco`; the images of both splits by file name."""
     out = raw.parent / "coco"
     settings = {"format": format, "mapping": mapping, "on_error": on_error, "flatten": flatten}
     convert(Data(raw=raw, split=0.5, share=1, seed=0, **settings), tasks, out, seed=0)
-    return {image.file_name: image for split in ("train", "val") for image in read(out / f"{split}.json")[0]}
+    return {image.file_name: image for split in ("train", "val") for image in Images.read(out / f"{split}.parquet")}
 
 
 def report(raw: Path) -> dict[str, Any]:

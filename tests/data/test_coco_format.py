@@ -49,11 +49,11 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "keys, told",
+    "keys, message",
     [
-        ({"image_id": 9}, "no picture has id 9"),
+        ({"image_id": 9}, "no image has id 9"),
         ({"category_id": 9}, "no category has id 9"),
-        ({"image_id": [1]}, "no picture has id [1]"),
+        ({"image_id": [1]}, "no image has id [1]"),
         ({"category_id": {}}, "no category has id {}"),
         ({"iscrowd": 2}, "iscrowd is 2"),
         ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not a number"),
@@ -70,16 +70,16 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "no RLE"),
         ({"segmentation": {"size": [HEIGHT], "counts": PACKED}}, "no RLE"),
-        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": PACKED}}, "the picture is"),
+        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": PACKED}}, "the image is"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "no pixel"),
     ],
 )
-def test_a_broken_annotation_is_named(tmp_path, keys, told):
+def test_a_broken_annotation_is_named(tmp_path, keys, message):
     folders.coco(tmp_path / "raw", "all", [annotation(), annotation(**keys)])
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
     assert "1 bad records" in str(caught.value)
-    assert "annotations/all.json, annotation 2: " in str(caught.value) and told in str(caught.value)
+    assert "annotations/all.json, annotation 2: " in str(caught.value) and message in str(caught.value)
 
 
 def test_crowds_stay_crowds_and_may_be_booleans(tmp_path):
@@ -127,7 +127,7 @@ categories:
     assert [instance.labels for instance in instances] == [{"part": 0, "side": 2}] * 2 + [{"part": 1, "side": 0}]
     report = folders.report(tmp_path / "raw")
     assert report["classes"] == {"part": ["door", "wheel"], "side": ["none", "right", "left"]}
-    assert report["unused"] == {"objects that data.mapping says are none": 2}
+    assert report["unused"] == {"objects that data.mapping leaves out": 2}
 
 
 def test_a_category_that_the_mapping_lacks_is_named(tmp_path):
@@ -138,9 +138,9 @@ def test_a_category_that_the_mapping_lacks_is_named(tmp_path):
         converted(tmp_path / "raw", tasks(part="auto"), format="coco", mapping=mapping)
 
 
-def test_pictures_that_are_missing_doubled_or_outside_are_named(tmp_path):
-    path = folders.coco(tmp_path / "raw", "all", [], pictures=4)
-    folders.picture(tmp_path / "secret.png")
+def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
+    path = folders.coco(tmp_path / "raw", "all", [], count=4)
+    folders.draw(tmp_path / "secret.png")
     raw = json.loads(path.read_text())
     raw["images"][1]["id"] = 1
     raw["images"][2]["file_name"] = "absent.png"
@@ -149,24 +149,24 @@ def test_pictures_that_are_missing_doubled_or_outside_are_named(tmp_path):
     path.write_text(json.dumps(raw))
     faults = read(tmp_path / "raw").faults
     assert [fault.text.split(" in ")[0] for fault in faults] == [
-        "another picture of this file has the same id",
-        "no picture 'absent.png'",
-        "no picture '../../../secret.png'",
-        f"no picture '{'x' * 5000}'",
+        "another image of this file has the same id",
+        "no image 'absent.png'",
+        "no image '../../../secret.png'",
+        f"no image '{'x' * 5000}'",
         *["needs an id, a number or text, and a file_name"] * 2,
     ]
 
 
 @pytest.mark.parametrize(
-    "ids, told", [((1, 1), "two categories have the id 1"), ((1, [2]), r"a category has the id \[2\]")]
+    "ids, message", [((1, 1), "two categories have the id 1"), ((1, [2]), r"a category has the id \[2\]")]
 )
-def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, told):
+def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, message):
     path = folders.coco(tmp_path / "raw", "all", [annotation(), annotation(category=2)])
     raw = json.loads(path.read_text())
     for category, key in zip(raw["categories"], ids, strict=True):
         category["id"] = key
     path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match=f"1 bad records.*\n.*annotations/all.json: {told}"):
+    with pytest.raises(UserError, match=f"1 bad records.*\n.*annotations/all.json: {message}"):
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
 
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_not_coco_is_named(tmp_path, content):
     assert fault.where == "annotations/all.json"
 
 
-def test_linked_pictures_are_in_the_folder(tmp_path):
+def test_linked_images_are_in_the_folder(tmp_path):
     folders.coco(tmp_path / "raw", "all", [annotation()])
     (tmp_path / "raw" / "images").rename(tmp_path / "big")
     (tmp_path / "raw" / "images").symlink_to(tmp_path / "big", target_is_directory=True)

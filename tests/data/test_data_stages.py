@@ -42,7 +42,7 @@ def test_from_nothing_to_a_manifest(change, capsys):
     for stage in (generate, convert, register):
         run_stage(stage.main)
     assert Path("data/manifest.json").exists()
-    assert "train 6 pictures" in capsys.readouterr().out
+    assert "train 6 images" in capsys.readouterr().out
     assert not list(Path("data").rglob(".*"))
 
 
@@ -73,16 +73,16 @@ def test_a_misspelt_key_stops_every_stage_before_any_work(change, capsys):
 
 
 @pytest.mark.parametrize(
-    "key, value, told",
+    "key, value, message",
     [
         ("data.format", "pascal", "should be 'coco' or 'labelme', got 'pascal'"),
         ("data.mapping", "recipes/mappings/absent.yaml", "absent.yaml (data.mapping) cannot be read"),
     ],
 )
-def test_what_params_point_to_has_to_be_there(change, capsys, key, value, told):
+def test_what_params_point_to_has_to_be_there(change, capsys, key, value, message):
     run_stage(generate.main)
     change(key, value)
-    assert told in stopped(convert, capsys)
+    assert message in stopped(convert, capsys)
 
 
 def test_an_interrupted_stage_leaves_the_old_output(change, monkeypatch):

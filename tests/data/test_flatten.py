@@ -3,8 +3,8 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
+from mtseg.core.tables import Images
 from mtseg.data import flatten, manifest
-from mtseg.data.coco import read
 from tests.data import folders
 from tests.data.folders import converted, shape
 
@@ -66,7 +66,7 @@ def test_what_no_class_fits_is_left_out_and_counted(tmp_path, tasks):
     assert folders.report(tmp_path / "raw")["flat"]["left_out"] == 2
 
 
-def test_masks_and_pictures_stay_as_they_are(raw, tasks):
+def test_masks_and_images_stay_as_they_are(raw, tasks):
     plain, flat = converted(raw, tasks), converted(raw, tasks, flatten=True)
     for name, image in plain.items():
         sure = [i for i in image.instances if None not in i.labels.values()]
@@ -84,7 +84,7 @@ def test_one_task_is_flat_already(tmp_path):
     for split in ("train", "val"):
         folders.labelme(tmp_path / "raw", f"{split}/a", shape("door"))
     assert converted(tmp_path / "raw", tasks, flatten=True) == converted(tmp_path / "raw", tasks)
-    assert read(tmp_path / "coco" / "train.json")[1] == [("part", ("door", "hood"))]
+    assert Images.read(tmp_path / "coco" / "train.parquet").classes == (("part", ("door", "hood")),)
 
 
 def test_other_tasks_in_params_than_the_data_were_flattened_from(records, tasks):

@@ -18,7 +18,7 @@ def read(folder):
 
 
 @pytest.mark.parametrize("names", [["part"], ["part", "end", "side"], ["part", "end", "side", "state"]])
-def test_f1_a_missing_comma_or_part_names_file_shape_and_string(tmp_path, names):
+def test_a_missing_comma_or_part_names_file_shape_and_string(tmp_path, names):
     classes = dict(zip(names, ("door", "front", "left", "open"), strict=False))
     good = ",".join(classes.values())
     bad = {1: f"{good},more", 3: "," + good, 4: good.replace(",", " ", 1) if "," in good else ""}
@@ -52,7 +52,7 @@ def test_json_nested_without_end_is_refused(tmp_path):
 
 def test_a_name_of_thousands_of_letters_is_just_not_there(tmp_path):
     folders.labelme(tmp_path, "a", imagePath="x" * 5000).rename(tmp_path / "b.json")
-    assert [fault.reason for fault in read(tmp_path).faults] == ["missing picture"]
+    assert [fault.reason for fault in read(tmp_path).faults] == ["missing image"]
 
 
 def test_group_id_joins_shapes_with_equal_labels(tmp_path):
@@ -99,41 +99,41 @@ def test_the_mask_lies_where_the_polygon_does(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken, told",
+    "broken, message",
     [
         (shape("a,b,c", [[1, 1], [5, 5]]), "2 points"),
         (shape("a,b,c", [[1, 1], [5, 5], [9, 9]]), "without area"),
         (shape("a,b,c", [[1, 1], [5, 5], [9, float("nan")]]), "not a number"),
         (shape("a,b,c", [[1, 1], [5, 5], [9]]), "expected [[x, y], ...]"),
         (shape("a,b,c", [[1, 1], [5, 5]], shape_type="line"), "line"),
-        (shape("a,b,c", [[50, 50], [60, 50], [60, 60]]), "outside the picture"),
+        (shape("a,b,c", [[50, 50], [60, 50], [60, 60]]), "outside the image"),
         (shape("a,b,c", [[1.1, 1.1], [1.2, 1.1], [1.2, 1.2]]), "no pixel"),
         (shape(None), "label is None"),
         ({}, "label is None"),
     ],
 )
-def test_a_shape_that_is_none_is_named(tmp_path, broken, told):
+def test_a_shape_that_is_none_is_named(tmp_path, broken, message):
     folders.labelme(tmp_path / "raw", "a", shape("a,b,c"), broken)
     folders.labelme(tmp_path / "raw", "b")
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "raw", tasks())
-    assert "a.json, shape 2: " in str(caught.value) and told in str(caught.value)
+    assert "a.json, shape 2: " in str(caught.value) and message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [("{", "cannot be read as JSON"), ("[]", "expected a JSON object"), ("{}", "`shapes` is not a list")],
 )
-def test_a_file_that_is_not_labelme_is_named(tmp_path, content, told):
+def test_a_file_that_is_not_labelme_is_named(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)
     (fault,) = read(tmp_path).faults
-    assert fault.where == "a.json" and told in fault.text
+    assert fault.where == "a.json" and message in fault.text
 
 
-def test_the_picture_is_found_by_path_by_name_and_by_the_files_own_name(tmp_path):
-    folders.picture(tmp_path / "pictures" / "far.png")
+def test_the_image_is_found_by_path_by_name_and_by_the_files_own_name(tmp_path):
+    folders.draw(tmp_path / "images" / "far.png")
     for name, stated in {
-        "a": "../pictures/far.png",
+        "a": "../images/far.png",
         "b": "C:\\Users\\me\\b.png",
         "c": "renamed.jpg",
         "d": None,
@@ -142,7 +142,7 @@ def test_the_picture_is_found_by_path_by_name_and_by_the_files_own_name(tmp_path
     data = read(tmp_path)
     assert not data.faults
     assert [image.file_name for image in data.images] == [
-        "pictures/far.png",
+        "images/far.png",
         "json/b.png",
         "json/c.png",
         "json/d.png",
@@ -156,10 +156,10 @@ def test_the_picture_is_found_by_path_by_name_and_by_the_files_own_name(tmp_path
 def test_what_is_not_taken_is_counted_and_hidden_files_are_not(tmp_path):
     for name in ("train/a", "val/b", "test/c", ".ipynb_checkpoints/d"):
         folders.labelme(tmp_path, name, shape("a,b,c"))
-    folders.picture(tmp_path / "train" / "bare.png")
+    folders.draw(tmp_path / "train" / "bare.png")
     data = read(tmp_path)
     assert {image.file_name: image.split for image in data.images} == {"train/a.png": "train", "val/b.png": "val"}
-    assert data.unused == {".json files outside train/ and val/": 1, "pictures without a .json": 1}
+    assert data.unused == {".json files outside train/ and val/": 1, "images without a .json": 1}
 
 
 def test_train_alone_is_a_folder_like_any_other(tmp_path):

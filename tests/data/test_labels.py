@@ -30,7 +30,7 @@ def test_a_flat_string_names_the_classes_in_the_tasks_order(words):
         assert words.labels(label) == dict(zip(words.classes, parts, strict=True))
 
 
-def test_f1_a_missing_comma_or_part_is_refused_with_the_string(words):
+def test_a_missing_comma_or_part_is_refused_with_the_string(words):
     parts = FLAT[: len(words.classes)]
     wrong = [",".join([*parts, "more"]), ",".join(["", *parts[1:]]), " "]
     if len(parts) > 1:
@@ -46,7 +46,7 @@ def test_f1_a_missing_comma_or_part_is_refused_with_the_string(words):
         assert repr(label) in str(caught.value)
 
 
-def test_f1_parts_in_the_wrong_order_are_unknown_classes(words):
+def test_parts_in_the_wrong_order_are_unknown_classes(words):
     label = ",".join(reversed(FLAT[: len(words.classes)])) if len(words.classes) > 1 else "red"
     with pytest.raises(BadRecord, match="has no class .*, only circle, square"):
         words.labels(label)
@@ -61,7 +61,7 @@ def test_a_dash_is_no_label_for_a_further_task_alone(free):
 def test_attributes_name_the_further_classes(free):
     attributes = {"colour": "red", "fill": None, "occluded": True}
     assert free.labels("circle", attributes) == {"shape": "circle", "colour": "red", "fill": None}
-    with pytest.raises(BadRecord, match="nothing says its fill"):
+    with pytest.raises(BadRecord, match="gives no fill"):
         free.labels("circle", {"colour": "red"})
     with pytest.raises(BadRecord, match="fill is True"):
         free.labels("circle", {"colour": "red", "fill": True})
@@ -71,7 +71,7 @@ def test_flags_name_a_class_with_its_task_or_one_that_is_of_one_task_alone(free)
     wanted = {"shape": "circle", "colour": "red", "fill": "dotted"}
     flags = {"colour=red": True, "colour=green": False, "fill: dotted": True, "occluded": True}
     assert free.labels("circle", None, flags) == wanted
-    with pytest.raises(BadRecord, match="nothing says its colour, fill"):
+    with pytest.raises(BadRecord, match="gives no colour, fill"):
         free.labels("circle", None, {"red": True, "dotted": True})  # no class list says whose these are
     listed = Vocabulary({name: CLASSES[name] for name in ("shape", "colour", "fill")})
     assert listed.labels("circle", None, {"red": True, "green": False, "dotted": True}) == wanted
@@ -125,7 +125,7 @@ def test_classes_of_the_params_outrank_those_of_the_mapping(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         (None, "cannot be read"),
         ("a: [", "is not YAML"),
@@ -135,9 +135,9 @@ def test_classes_of_the_params_outrank_those_of_the_mapping(tmp_path):
         ("shape: circle\ncategories: {}", "'shape' must be a list of class names"),
     ],
 )
-def test_a_mapping_that_is_wrong_is_one_line(tmp_path, text, told):
+def test_a_mapping_that_is_wrong_is_one_line(tmp_path, text, message):
     if text:
         (tmp_path / "m.yaml").write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         vocabulary(tasks(shape="auto", colour="auto"), tmp_path / "m.yaml")
     assert "\n" not in str(caught.value)

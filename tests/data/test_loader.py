@@ -1,17 +1,16 @@
-"""The mapper moves picture and masks together, swaps what a flip swaps, and draws the same batches every time."""
+"""The mapper moves image and masks together, swaps what a flip swaps, and draws the same batches every time."""
 
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image as Picture
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import write_json
+from mtseg.core.masks import rle as packed
 from mtseg.core.params import Task
-from mtseg.core.tables import Image, Instance
-from mtseg.data import catalog, coco, manifest
+from mtseg.core.tables import Image, Images, Instance
 from mtseg.data.loader import Mapper, prediction_batches, training_batches
 from tests import tiny
 
@@ -23,26 +22,27 @@ MAIN = Task(
     name="part", classes=("box",), loss_weight=1, match_weight=1, background=True, class_weights=None, flip_pairs=()
 )
 TASKS = (MAIN, SIDES)
+CLASSES = [(task.name, task.classes) for task in TASKS]
 BOXES = ((10, 20, 30, 25), (60, 5, 20, 50))  # x, y, width, height: white on black
 
 
-def scene(folder, height=70, width=100, rle=False, name="a.png", labels=(0, 2)):
-    """A picture whose white pixels are exactly its instances."""
+def scene(folder, height=70, width=100, rle=False, name="a.png", labels=(0, 2), number=1):
+    """An image whose white pixels are exactly its instances."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     instances = []
     for i, (x, y, w, h) in enumerate(BOXES):
         pixels[y : y + h, x : x + w] = 255
         segmentation = [[float(v) for v in (x, y, x + w, y, x + w, y + h, x, y + h)]]
         if rle:
-            segmentation = coco.rle(segmentation, height, width)
+            segmentation = packed(segmentation, height, width)
         instances.append(Instance(segmentation, (x, y, w, h), w * h, {"part": 0, "side": labels[i]}, False, i + 1))
-    Picture.fromarray(pixels).save(folder / name)
-    return Image(1, name, height, width, tuple(instances))
+    PIL.Image.fromarray(pixels).save(folder / name)
+    return Image(number, name, height, width, tuple(instances))
 
 
 @pytest.mark.parametrize("rle", [False, True])
 @pytest.mark.parametrize("scales", [(0.4, 0.5), (1.0, 1.0), (1.6, 2.0)])
-def test_f4_picture_and_masks_move_together(tmp_path, rle, scales):
+def test_image_and_masks_move_together(tmp_path, rle, scales):
     image = scene(tmp_path, rle=rle)
     given = tiny.params(input={"size": 128, "min_scale": scales[0], "max_scale": scales[1]}).input
     mapper = Mapper(TASKS, given, root=tmp_path, training=True)
@@ -50,14 +50,14 @@ def test_f4_picture_and_masks_move_together(tmp_path, rle, scales):
         example = mapper(image, seed)
         assert example["image"].shape == (3, 128, 128)
         union = example["instances"].gt_masks.tensor.any(0).numpy()
-        white = example["image"][0].numpy() > 140  # the grey beside the picture is 128
+        white = example["image"][0].numpy() > 140  # the grey beside the image is 128
         overlap = (white & union).sum() / max((white | union).sum(), 1)
-        assert overlap > 0.85, f"masks and picture drifted apart (IoU {overlap:.2f}, seed {seed})"
+        assert overlap > 0.85, f"masks and image drifted apart (IoU {overlap:.2f}, seed {seed})"
         offset = np.argwhere(white).mean(0) - np.argwhere(union).mean(0)
         assert abs(offset).max() < 0.6, f"displaced by {offset} pixels"
 
 
-def test_f4_nothing_lies_in_the_padding(tmp_path):
+def test_nothing_lies_in_the_padding(tmp_path):
     image = scene(tmp_path, rle=True)
     given = tiny.params(input={"size": 128, "min_scale": 0.4, "max_scale": 0.5, "flip": 0.0}).input
     example = Mapper(TASKS, given, root=tmp_path, training=True)(image)
@@ -87,13 +87,13 @@ def test_missing_labels_and_crowds_are_not_trained_on(tmp_path):
     assert example["instances"].gt_labels.tolist() == [[0, -1], [0, 2]]
 
 
-def test_f8_a_label_outside_its_task_names_picture_and_annotation(tmp_path):
+def test_a_label_outside_its_task_names_image_and_annotation(tmp_path):
     given = tiny.params().input
     with pytest.raises(UserError, match=r"a\.png, annotation 2: label 3 of task 'side' is outside 0\.\.2"):
         Mapper(TASKS, given, root=tmp_path, training=True)(scene(tmp_path, labels=(0, 3)))
 
 
-def test_prediction_sees_the_whole_picture_padded_to_the_square(tmp_path):
+def test_prediction_sees_the_whole_image_padded_to_the_square(tmp_path):
     image = scene(tmp_path)
     example = Mapper(TASKS, tiny.params(input={"size": 64}).input, root=tmp_path, training=False)(image)
     assert example["image"].shape == (3, 64, 64)
@@ -103,8 +103,10 @@ def test_prediction_sees_the_whole_picture_padded_to_the_square(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batches_are_a_function_of_seed_and_step_alone(tmp_path, workers):
-    images = [scene(tmp_path, name=f"{i}.png") for i in range(5)]
+@pytest.mark.parametrize("of", [list, lambda images: Images.from_records(images, CLASSES)])
+def test_batches_are_a_function_of_seed_and_step_alone(tmp_path, workers, of):
+    """Whether the images are records or a table."""
+    images = of([scene(tmp_path, name=f"{i}.png", number=i) for i in range(5)])
     mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=True)
 
     def drawn(start, seed=7, workers=0):
@@ -118,7 +120,7 @@ def test_batches_are_a_function_of_seed_and_step_alone(tmp_path, workers):
     assert sorted(names[:5]) == sorted(names[5:10]) == [f"{i}.png" for i in range(5)]
 
 
-def test_every_picture_is_predicted_once_and_in_order(tmp_path):
+def test_every_image_is_predicted_once_and_in_order(tmp_path):
     images = [scene(tmp_path, name=f"{i}.png") for i in range(5)]
     mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)
     batches = list(prediction_batches(images, mapper, batch=2, workers=0))
@@ -126,34 +128,19 @@ def test_every_picture_is_predicted_once_and_in_order(tmp_path):
     assert [e["file_name"] for batch in batches for e in batch] == [image.file_name for image in images]
 
 
-def test_a_picture_that_is_missing_broken_or_of_another_size_is_named(tmp_path):
+def test_an_image_that_is_missing_broken_or_of_another_size_is_named(tmp_path):
     image = scene(tmp_path)
     mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)
-    Picture.new("RGB", (20, 30)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png: the picture is 20 x 30, its record says 100 x 70"):
+    PIL.Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: the image is 20 x 30, its record says 100 x 70"):
         mapper(image)
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     for workers in (0, 1):
-        with pytest.raises(UserError, match=r"^[^\n]*a\.png: the picture does not decode[^\n]*$"):
+        with pytest.raises(UserError, match=r"^[^\n]*a\.png: the image does not decode[^\n]*$"):
             next(prediction_batches([image], mapper, batch=1, workers=workers))
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UserError, match=r"a\.png: no such picture"):
+    with pytest.raises(UserError, match=r"a\.png: no such image"):
         mapper(image)
-
-
-def test_f2_detectron2_reads_the_labels_and_registering_twice_is_harmless(tmp_path, monkeypatch):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "val"):
-        coco.write(f"coco/{split}.json", [scene(tmp_path)], TASKS)
-    write_json("manifest.json", manifest.build(tmp_path / "coco"))
-    records = manifest.load(tmp_path / "manifest.json")
-    names = catalog.register(records, tmp_path)
-    assert catalog.register(records, tmp_path) == names
-    first = DatasetCatalog.get(names["train"])[0]["annotations"]
-    assert [annotation["labels"] for annotation in first] == [{"side": "left"}, {"side": "right"}]
-    assert MetadataCatalog.get(names["val"]).thing_classes == ["box"]
 
 
 def test_a_drawn_polygon_covers_what_pycocotools_covers_even_when_it_leaves_the_square():

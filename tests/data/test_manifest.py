@@ -16,8 +16,8 @@ def tasks(request):
 
 @pytest.fixture
 def path(tmp_path, tasks):
-    coco.write(tmp_path / "train.json", scene(tasks, pictures=6, partial=True, crowds=True), tasks)
-    coco.write(tmp_path / "val.json", scene(tasks, pictures=3), tasks)
+    coco.write(tmp_path / "train.json", scene(tasks, count=6, partial=True, crowds=True), tasks)
+    coco.write(tmp_path / "val.json", scene(tasks, count=3), tasks)
     write_json(tmp_path / "manifest.json", manifest.build(tmp_path))
     return tmp_path / "manifest.json"
 
@@ -43,15 +43,12 @@ def test_combinations_are_counted_where_no_label_lacks(path, tasks):
             found[labels] += not instance.crowd and None not in labels
         assert records.combinations(split) == +found
     assert len(tasks) == 1 or sum(records.combinations("train").values()) < records.splits["train"]["instances"]
-    del records.splits["val"]["combinations"]
-    with pytest.raises(UserError, match="dvc repro register"):
-        records.combinations("val")
 
 
 def test_a_class_called_null_keeps_its_count(tmp_path):
     tasks = tuple(task.model_copy(update={"classes": ("null", *task.classes[1:])}) for task in make_tasks(3))
     for split in ("train", "val"):
-        coco.write(tmp_path / f"{split}.json", scene(tasks, pictures=6, partial=True), tasks)
+        coco.write(tmp_path / f"{split}.json", scene(tasks, count=6, partial=True), tasks)
     built = manifest.build(tmp_path)
     train = built["splits"]["train"]
     for task in tasks[1:]:
@@ -60,18 +57,18 @@ def test_a_class_called_null_keeps_its_count(tmp_path):
     assert "(no label)" in manifest.table(built)
 
 
-def test_pictures_come_back_as_they_were_registered(path, tasks):
+def test_images_come_back_as_they_were_registered(path, tasks):
     records = manifest.load(path)
     assert [image.file_name for image in records.images("val")] == ["1.jpg", "2.jpg", "3.jpg"]
     assert records.tasks(tasks) == tasks
 
 
 def test_a_file_changed_since_is_noticed(path, tasks):
-    coco.write(path.parent / "val.json", scene(tasks, pictures=2), tasks)
-    with pytest.raises(UserError, match="val.json has changed.*dvc repro register"):
+    coco.write(path.parent / "val.json", scene(tasks, count=2), tasks)
+    with pytest.raises(UserError, match="val.parquet has changed.*dvc repro register"):
         manifest.load(path).images("val")
-    (path.parent / "val.json").unlink()
-    with pytest.raises(UserError, match="val.json is missing: run `dvc repro convert` first"):
+    (path.parent / "val.parquet").unlink()
+    with pytest.raises(UserError, match="val.parquet is missing: run `dvc repro convert` first"):
         manifest.load(path).images("val")
 
 
@@ -103,11 +100,11 @@ def test_tasks_of_other_names_or_classes_are_refused(path, tasks):
 def test_a_missing_or_foreign_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="manifest.json is missing: run `dvc repro register` first"):
         manifest.load(tmp_path / "manifest.json")
-    with pytest.raises(UserError, match="train.json is missing: run `dvc repro convert` first"):
+    with pytest.raises(UserError, match="train.parquet is missing: run `dvc repro convert` first"):
         manifest.build(tmp_path)
     for value in ([], {}, {"tasks": 1, "splits": {}}, {"tasks": [], "splits": None}, {"tasks": [], "splits": {}}):
         write_json(tmp_path / "manifest.json", value)
-        with pytest.raises(UserError, match="is no manifest"):
+        with pytest.raises(UserError, match="is not a manifest of this version"):
             manifest.load(tmp_path / "manifest.json")
 
 

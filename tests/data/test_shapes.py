@@ -28,33 +28,33 @@ def test_twice_the_same_bytes_and_another_seed_others(folder, tmp_path):
     assert content(tmp_path / "0") == content(folder) != content(tmp_path / "1")
 
 
-def test_more_pictures_leave_the_first_as_they_are(folder, tmp_path):
+def test_more_images_leave_the_first_as_they_are(folder, tmp_path):
     generate(SMALL.model_copy(update={"train": 2, "val": 1}), tmp_path / "few", seed=0)
     everything = content(folder)
     assert all(everything[name] == value for name, value in content(tmp_path / "few").items())
 
 
-def test_every_picture_is_labelme_with_flat_labels(folder):
+def test_every_image_is_labelme_with_flat_labels(folder):
     assert len(list(folder.glob("train/*.jpg"))) == 12 and len(list(folder.glob("val/*.jpg"))) == 4
     for path in folder.glob("*/*.json"):
         raw = json.loads(path.read_bytes())
-        with Image.open(path.parent / raw["imagePath"]) as picture:
-            assert picture.size == (raw["imageWidth"], raw["imageHeight"]) and max(picture.size) == 64
+        with Image.open(path.parent / raw["imagePath"]) as image:
+            assert image.size == (raw["imageWidth"], raw["imageHeight"]) and max(image.size) == 64
         for shape in raw["shapes"]:
             kind, colour, fill = shape["label"].split(",")
             assert kind in SHAPES and colour in HUES and fill in FILLS
             points = np.array(shape["points"])
-            assert len(points) >= 3 and (points >= 0).all() and (points <= picture.size).all()
+            assert len(points) >= 3 and (points >= 0).all() and (points <= image.size).all()
 
 
 def scenes(count, max_objects=6):
     for seed in range(count):
-        picture, shapes = draw(np.random.default_rng(seed), 128, max_objects)
+        image, shapes = draw(np.random.default_rng(seed), 128, max_objects)
         packed = [
-            coco_mask.merge(coco_mask.frPyObjects([np.ravel(shape["points"]).tolist()], *picture.shape[:2]))
+            coco_mask.merge(coco_mask.frPyObjects([np.ravel(shape["points"]).tolist()], *image.shape[:2]))
             for shape in shapes
         ]
-        yield picture, shapes, packed
+        yield image, shapes, packed
 
 
 def test_visible_regions_do_not_overlap_and_parts_share_a_group():
@@ -69,7 +69,7 @@ def test_visible_regions_do_not_overlap_and_parts_share_a_group():
     assert parts and all(len(labels) > 1 and len(set(labels)) == 1 for labels in parts.values())
 
 
-def test_some_pictures_are_empty_most_are_not():
+def test_some_images_are_empty_most_are_not():
     counts = [len(draw(np.random.default_rng(seed), 32, 3)[1]) for seed in range(150)]
     assert 1 <= counts.count(0) <= 15
 
@@ -84,10 +84,10 @@ def test_the_scale_is_that_of_the_objects():
 
 def test_objects_that_are_alike_are_copies_of_one():
     for seed in range(20):
-        picture, shapes = draw(np.random.default_rng(seed), 128, 6, 0.5, alike=1)
+        image, shapes = draw(np.random.default_rng(seed), 128, 6, 0.5, alike=1)
         assert len({shape["label"] for shape in shapes}) <= 1
         whole = [np.asarray(shape["points"]) for shape in shapes if shape["group_id"] is None]
-        inside = [p for p in whole if (p > 1).all() and (p < np.array(picture.shape[1::-1]) - 1).all()]
+        inside = [p for p in whole if (p > 1).all() and (p < np.array(image.shape[1::-1]) - 1).all()]
         sizes = [np.ptp(points, axis=0) for points in inside]
         lone = sizes and max(sizes, key=np.prod)  # one that none hides
         assert sum(np.allclose(size, lone, atol=1.5) for size in sizes) >= len(sizes) / 2
@@ -127,11 +127,11 @@ def test_every_class_is_left_whatever_is_kept_from_train(seed):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_the_colour_of_a_pixel_does_not_tell_object_from_background():
-    """What share of pixels of each coarse colour are an object's, learnt on some pictures, tried on others."""
+    """What share of pixels of each coarse colour are an object's, learnt on some images, tried on others."""
     counts = np.zeros((2, 2, 8, 8, 8))
-    for number, (picture, _, packed) in enumerate(scenes(90)):
-        mask = coco_mask.decode(coco_mask.merge(packed)) if packed else np.zeros(picture.shape[:2], np.uint8)
-        np.add.at(counts[number % 2], (mask.ravel(), *(picture.reshape(-1, 3) // 32).T), 1)
+    for number, (image, _, packed) in enumerate(scenes(90)):
+        mask = coco_mask.decode(coco_mask.merge(packed)) if packed else np.zeros(image.shape[:2], np.uint8)
+        np.add.at(counts[number % 2], (mask.ravel(), *(image.reshape(-1, 3) // 32).T), 1)
     (outside, inside), tried = counts
     for threshold in np.linspace(0.1, 0.9, 9):
         guess = inside > threshold * (inside + outside)
