@@ -1,0 +1,64 @@
+"""Detections become rows: masks, boxes and labels of the same detection stay together."""
+
+import numpy as np
+import pytest
+import torch
+
+from mtseg.core.masks import mask
+from mtseg.inference.postprocess import encode
+from tests import tiny
+from tests.scenes import make_tasks
+
+SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
+
+
+@pytest.fixture(params=["softmax", "combinations"])
+def network(request):
+    return tiny.network(make_tasks(3, background=False), seen=SEEN if request.param == "combinations" else ()).eval()
+
+
+@pytest.fixture
+def found(network):
+    """Detections with masks of chance, of which queries share theirs."""
+    (found,) = network([tiny.example(network.tasks, 0)])
+    masks = torch.rand(network.num_queries, *found.image_size, generator=torch.Generator().manual_seed(0)) > 0.9
+    found.pred_masks = masks[found.query]
+    return found
+
+
+def test_rows_are_the_detections_in_their_order(network, found):
+    table = encode(found, 7, network.heads)
+    assert len(table) == len(found) and set(table.image_id) == {7}
+    assert table.query.tolist() == found.query.tolist()
+    assert len({*table.rle}) == len({*table.query.tolist()})
+    for i, (rle, pixels) in enumerate(zip(table.rles(), found.pred_masks.numpy(), strict=True)):
+        assert np.array_equal(mask(rle, *found.image_size), pixels)
+        ys, xs = np.nonzero(pixels)
+        assert table.area[i] == len(xs)
+        assert table.box[i].tolist() == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+    assert np.array_equal(np.stack(list(table.labels.values()), axis=1), found.pred_labels.numpy())
+
+
+def test_the_score_is_that_of_the_network_rounded(network, found):
+    table = encode(found, 1, network.heads)
+    assert table.score == pytest.approx(found.scores.numpy(), abs=2e-5)
+    tasks = network.heads[0].tasks
+    certainty = np.prod([table.probability[task.name] for task in tasks], axis=0)
+    assert np.array_equal(table.score, (certainty * table.mask_quality).round(5))
+
+
+def test_an_empty_mask_gives_no_row(network, found):
+    empty = found.query == found.query[0]
+    found.pred_masks[empty] = False
+    table = encode(found, 1, network.heads)
+    assert table.query.tolist() == found.query[~empty].tolist()
+    found.pred_masks[:] = False
+    nothing = encode(found, 1, network.heads)
+    assert len(nothing) == 0 and set(nothing.names) == set(table.names)
+    assert len(encode(found[[]], 1, network.heads)) == 0
+
+
+def test_a_label_outside_the_task_is_a_bug_and_named(network, found):
+    found.pred_labels[2, 1] = 2
+    with pytest.raises(RuntimeError, match=r"detect\(\) returned label 2 for task 'colour' \(valid: 0..1\)"):
+        encode(found, 1, network.heads)

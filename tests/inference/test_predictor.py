@@ -1,0 +1,73 @@
+"""From a checkpoint to predictions."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mtseg.core.errors import UserError
+from mtseg.inference.predictor import description, load_model, predict
+from mtseg.model import weights
+from tests import tiny
+from tests.scenes import SIZE, make_tasks, scene
+
+TASKS = make_tasks(3)
+GIVEN = tiny.params()
+
+
+@pytest.fixture
+def images(tmp_path):
+    images = scene(TASKS, count=3)
+    rng = np.random.default_rng(0)
+    for name in images.file_name:
+        PIL.Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(tmp_path / name)
+    return images
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    weights.save(tmp_path / "best.safetensors", tiny.network(TASKS), {**description(TASKS, GIVEN.model), "step": 1})
+    return tmp_path / "best.safetensors"
+
+
+def load(path, tasks=TASKS, model=GIVEN.model):
+    return load_model(path, tasks=tasks, model=model, detections=4)
+
+
+def test_every_image_is_predicted_in_order_and_best_first(tmp_path, images, checkpoint):
+    model = load(checkpoint).train()
+    found = predict(model, images, root=tmp_path, input=GIVEN.input, batch=2, progress=False)
+    assert model.training, "the model is left as it was"
+    assert (np.diff(found.image_id) >= 0).all() and {*found.image_id} <= {*images.id}
+    for image in images.id:
+        own = found[found.image_id == image]
+        assert len(own) <= 4 and (np.diff(own.score) <= 0).all()
+
+
+def test_a_table_and_a_list_of_its_records_are_predicted_alike(tmp_path, images, checkpoint):
+    model = load(checkpoint)
+    one, other = (
+        predict(model, given, root=tmp_path, input=GIVEN.input, batch=3, progress=False)
+        for given in (images, list(images))
+    )
+    assert all(np.array_equal(one.column(name), other.column(name)) for name in one.names)
+
+
+def test_a_checkpoint_of_other_tasks_or_another_network_is_refused(checkpoint):
+    with pytest.raises(UserError, match="was trained with tasks .*train again"):
+        load(checkpoint, tasks=make_tasks(2))
+    with pytest.raises(UserError, match="was trained with model.num_queries 6, params.yaml has 7: train again"):
+        load(checkpoint, model=tiny.params(model={"num_queries": 7}).model)
+    with pytest.raises(UserError, match="missing: run `dvc repro train` first"):
+        load(checkpoint.with_name("last.safetensors"))
+
+
+def test_a_checkpoint_that_does_not_record_its_combinations_is_refused(tmp_path):
+    tasks, combined = make_tasks(3, background=False), {"unseen_combinations": 0.5}
+    given = tiny.params(model=combined, tasks=[task.model_dump() for task in tasks]).model
+    network = tiny.network(tasks, seen=[(0, 0, 0)], model=combined)
+    path = tmp_path / "best.safetensors"
+    weights.save(path, network, {**description(tasks, given), "step": 1})
+    with pytest.raises(UserError, match="does not record which combinations of labels it was trained with"):
+        load(path, tasks, given)
+    weights.save(path, network, {**description(tasks, given), "seen": [[0, 0, 0]], "step": 1})
+    assert len(load(path, tasks, given).heads) == 1
