@@ -1,4 +1,4 @@
-"""generate, convert and register at their doors: one clear line, and nothing half-written."""
+"""generate, convert and register as DVC runs them: mistakes are one line, and no output is half-written."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from mtseg.core.errors import run_stage
 from mtseg.core.params import load
 from mtseg.data import manifest
-from stages import convert, generate, register
+from stages import convert, generate, predict, register
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -59,10 +59,18 @@ def test_flattened_data_are_of_one_task_whatever_params_lists(change, capsys):
     assert f"flattened to {flat.num_classes} classes" in capsys.readouterr().out
 
 
-def test_a_stage_run_before_its_input_exists_names_the_one_to_run(change, capsys):
-    assert "run `dvc repro generate`" in stopped(convert, capsys)
-    assert "run `dvc repro convert` first" in stopped(register, capsys)
-    assert not Path("data").exists()
+def test_predict_before_train_names_it(change, capsys):
+    for stage in (generate, convert, register):
+        run_stage(stage.main)
+    assert "models/best.safetensors is missing: run `dvc repro train` first" in stopped(predict, capsys)
+
+
+def test_register_needs_the_images_that_were_converted(change, capsys):
+    for stage in (generate, convert):
+        run_stage(stage.main)
+    change("data.raw", "data/raw/other")
+    assert "is data/raw/other (data.raw) the folder that was converted?" in stopped(register, capsys)
+    assert not Path("data/manifest.json").exists()
 
 
 def test_a_misspelt_key_stops_every_stage_before_any_work(change, capsys):
