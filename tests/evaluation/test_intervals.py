@@ -1,4 +1,4 @@
-"""Bootstrapped intervals: a draw is the AP of the pictures drawn, and the interval covers what it must."""
+"""Bootstrapped intervals: a draw is the AP of the images drawn, and the interval covers what it must."""
 
 from dataclasses import replace
 
@@ -6,65 +6,43 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtseg.evaluation import bootstrap, curves, intervals
-from mtseg.evaluation.average_precision import Curves, Scorer, joint
-from mtseg.evaluation.evidence import Evidence
-from mtseg.evaluation.predictions import scores
-from mtseg.evaluation.scores import evaluate
-from tests.scenes import make_tasks, predict, predict_all, scene
+from mtseg.evaluation import bootstrap, intervals, scores
+from mtseg.evaluation.average_precision import mean
+from tests.scenes import evaluation, images_of, make_tasks, noisy, predict_all, scene
 
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])
-OPTIONS = {"ranking": "product_quality", "max_dets": (1, 10, 100)}
 
 
-def noisy(images, tasks, seed=0):
-    rng = np.random.default_rng(seed)
-    predictions = []
-    for image in images:
-        for query, instance in enumerate(image.instances * 2):
-            wrong = {t.name: int(rng.integers(t.num_classes)) for t in tasks if rng.random() < 0.3}
-            options = {"shift": int(rng.integers(-6, 7)), "quality": rng.random()}
-            predictions.append(predict(instance, tasks, image_id=image.id, query=query, **options, **wrong))
-    return predictions
+def drawn(images, rows, tasks, counts):
+    """The images and predictions, each as often as it was drawn, under new ids."""
+    again = [(1000 * n + i.id, i) for i, count in zip(images, counts, strict=True) for n in range(int(count))]
+    copies = images_of([replace(image, id=number) for number, image in again], tasks)
+    found = [replace(row, image_id=number) for number, image in again for row in rows if row.image_id == image.id]
+    return evaluation(copies, found, tasks)
 
 
 @TASKS
 @pytest.mark.parametrize("seed", range(3))
-def test_a_draw_has_the_ap_of_its_pictures_each_as_often_as_it_was_drawn(count, seed):
+def test_a_draw_has_the_ap_of_its_images_each_as_often_as_it_was_drawn(count, seed):
     tasks = make_tasks(count)
-    images = scene(tasks, pictures=8, partial=True, crowds=True)
-    predictions = noisy(images, tasks, seed)
-    evidence = Evidence.of(images, predictions, tasks=tasks, **OPTIONS)
-    drawn = np.random.default_rng(seed).integers(len(images), size=len(images))
-    again = [(1000 * n + images[index].id, images[index]) for n, index in enumerate(drawn)]
-    copies = [replace(image, id=number) for number, image in again]
-    found = [replace(p, image_id=number) for number, image in again for p in predictions if p.image_id == image.id]
-    true, labels, names = joint(copies, found, tasks)
-    values = scores(found, tasks)["product_quality"]
-    evaluation = Scorer(copies, found).run(true, labels, values, categories=len(names), max_dets=(100,))
-    weights = np.bincount(drawn, minlength=len(images))[None].astype(float)
-    scored = curves.average_precision(evidence.jointly, evidence.pictures, weights)
+    images = scene(tasks, count=8, partial=True, crowds=True)
+    rows = noisy(images, tasks, seed=seed)
+    own = evaluation(images, rows, tasks)
+    weights = np.bincount(np.random.default_rng(seed).integers(8, size=8), minlength=8)[None].astype(float)
     # drawn twice, a hit is ranked beside itself: its precision is read after both copies here, after each there
-    assert curves.mean(scored)[0] == pytest.approx(Curves.of(evaluation).numbers()["AP"], abs=0.02)
-    unweighted = np.minimum(weights, 1)
-    once = [image for image, drawn in zip(images, unweighted[0], strict=True) if drawn]
-    kept = [p for p in predictions if p.image_id in {image.id for image in once}]
-    true, labels, names = joint(once, kept, tasks)
-    values = scores(kept, tasks)["product_quality"]
-    evaluation = Scorer(once, kept).run(true, labels, values, categories=len(names), max_dets=(100,))
-    scored = curves.average_precision(evidence.jointly, evidence.pictures, unweighted)
-    assert curves.mean(scored)[0] == pytest.approx(Curves.of(evaluation).numbers()["AP"], abs=1e-12)
+    for given, difference in ((weights, 0.02), (np.minimum(weights, 1), 1e-12)):
+        alone = drawn(images, rows, tasks, given[0])
+        expected = mean(alone.average_precision(alone.joint))[0]
+        assert mean(own.average_precision(own.joint, given))[0] == pytest.approx(expected, abs=difference)
 
 
 @TASKS
 def test_values_are_those_of_the_metrics_and_lie_inside(count):
     tasks = make_tasks(count)
-    images = scene(tasks, pictures=12, partial=True, crowds=True)
-    predictions = noisy(images, tasks)
-    rows = intervals.rows(Evidence.of(images, predictions, tasks=tasks, **OPTIONS))
-    metrics, _ = evaluate(images, predictions, tasks=tasks, **OPTIONS)
-    expected = {f"segm.{name}": metrics["segm"][name] for name in ("AP", "AP50")}
-    expected |= {f"joint.{name}": metrics["joint"][name] for name in ("AP", "AP50")}
+    images = scene(tasks, count=12, partial=True, crowds=True)
+    own = evaluation(images, noisy(images, tasks, copies=4), tasks)
+    rows, metrics = intervals.rows(own), scores.metrics(own)
+    expected = {f"{kind}.{name}": metrics[kind][name] for kind in ("segm", "joint") for name in ("AP", "AP50")}
     expected |= {f"tasks.{t.name}.{name}": metrics["tasks"][t.name][name] for t in tasks for name in ("AP", "accuracy")}
     del expected["tasks.shape.AP"]  # segm.AP
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected, abs=1e-3)
@@ -73,84 +51,87 @@ def test_values_are_those_of_the_metrics_and_lie_inside(count):
 
 def test_the_interval_of_a_share_is_that_of_scipy():
     tasks = make_tasks(1)
-    images = scene(tasks, pictures=40)
+    images = scene(tasks, count=40)
     rng = np.random.default_rng(0)
-    found = [
-        replace(p, labels={"shape": (p.labels["shape"] + 1) % 3}) if rng.random() < 0.3 else p
-        for p in predict_all(images, tasks)
+    wrong = rng.random(4 * 39) < 0.3
+    rows = [
+        replace(row, labels={"shape": (row.labels["shape"] + change) % 3})
+        for row, change in zip(predict_all(images, tasks), wrong.astype(int).tolist(), strict=True)
     ]
-    evidence = Evidence.of(images, found, tasks=tasks, **OPTIONS)
-    row = {row["metric"]: row for row in intervals.rows(evidence)}["tasks.shape.accuracy"]
-    matched = np.array([len(image.instances) for image in images])
-    truth = {id(i): None for image in images for i in image.instances}
-    assert len(truth) == matched.sum() == len(found)
-    labels = {(image.id, n): i.labels["shape"] for image in images for n, i in enumerate(image.instances)}
-    right = np.array(
-        [sum(labels[i.id, p.query] == p.labels["shape"] for p in found if p.image_id == i.id) for i in images]
-    )
+    found = {row["metric"]: row for row in intervals.rows(evaluation(images, rows, tasks))}["tasks.shape.accuracy"]
+    matched = np.array([0] + [4] * 39)
     theirs = stats.bootstrap(
-        (right, matched),
-        lambda r, m, axis: r.sum(axis=axis) / m.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=4000,
-        rng=0,
-    ).confidence_interval
-    assert (row["low"], row["high"]) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1.5)
+        (np.append(0, 4 - wrong.reshape(39, 4).sum(axis=1)), matched),
+        lambda right, matched, axis: right.sum(axis=axis) / matched.sum(axis=axis),
+        paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=0,
+    ).confidence_interval  # fmt: skip
+    assert (found["low"], found["high"]) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1.5)
 
 
-def test_the_interval_is_as_wide_as_ap_varies_between_data_sets(monkeypatch):
+def test_the_interval_is_as_wide_as_ap_varies_between_data_sets():
     """95 % of a normal distribution lie within 1.96 standard deviations of its mean."""
-    monkeypatch.setattr(bootstrap, "REPLICATES", 100)
     tasks, values, widths = make_tasks(1), [], []
+    images = scene(tasks, count=16)[1:]
+    truth = predict_all(images, tasks)
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        images = scene(tasks, pictures=16)[1:]
-        hard = rng.choice([0.2, 0.8], size=20)  # of each picture
-        kept = [p for p in predict_all(images, tasks) if rng.random() < hard[p.image_id]]
-        rows = intervals.rows(Evidence.of(images, kept, tasks=tasks, **OPTIONS))
-        row = next(row for row in rows if row["metric"] == "segm.AP50")
-        values.append(row["value"])
-        widths.append(row["high"] - row["low"])
-    assert 0.75 < np.mean(widths) / (2 * 1.96 * np.std(values)) < 1.3  # 0.68 were a picture drawn twice to count once
+        hard = rng.choice([0.2, 0.8], size=20)  # of each image
+        own = evaluation(images, [row for row in truth if rng.random() < hard[row.image_id]], tasks)
+        ap50 = intervals.samples(own, bootstrap.draws(len(images), len(truth))[:101])["segm.AP50"]
+        value, low, high = bootstrap.interval(ap50)
+        values.append(value)
+        widths.append(high - low)
+    assert 0.75 < np.mean(widths) / (2 * 1.96 * np.std(values)) < 1.3  # 0.68 were an image drawn twice to count once
 
 
 @TASKS
 def test_a_perfect_score_has_no_width_and_nothing_has_no_interval(count):
     tasks = make_tasks(count)
-    images = scene(tasks, pictures=10)
-    rows = intervals.rows(Evidence.of(images, predict_all(images, tasks), tasks=tasks, **OPTIONS))
+    images = scene(tasks, count=10)
+    rows = intervals.rows(evaluation(images, predict_all(images, tasks), tasks))
     assert {(row["value"], row["low"], row["high"]) for row in rows} == {(100.0, 100.0, 100.0)}
-    assert intervals.rows(Evidence.of(images[:1], [], tasks=tasks, **OPTIONS)) == []
-    nothing = {row["metric"]: row["high"] for row in intervals.rows(Evidence.of(images, [], tasks=tasks, **OPTIONS))}
+    assert intervals.rows(evaluation(images[:1], [], tasks)) == []
+    nothing = {row["metric"]: row["high"] for row in intervals.rows(evaluation(images, [], tasks))}
     assert set(nothing.values()) == {0.0} and not any(name.endswith("accuracy") for name in nothing)
 
 
 def test_draws_that_run_high_do_not_move_the_interval_off_its_value():
-    drawn = np.linspace(0.6, 0.8, 101)
-    row = intervals._row("segm.AP", np.array([0.5, *drawn]))
-    assert row == {"metric": "segm.AP", "value": 50.0, "low": pytest.approx(40.5), "high": pytest.approx(59.5)}
+    values = np.array([0.5, *np.linspace(0.6, 0.8, 101)])
+    assert bootstrap.interval(values) == (50.0, pytest.approx(40.5), pytest.approx(59.5))
 
 
 def test_the_same_every_time_and_in_any_order():
     tasks = make_tasks(3)
-    images = scene(tasks, pictures=8)
-    predictions = noisy(images, tasks)
-    rows = intervals.rows(Evidence.of(images, predictions, tasks=tasks, **OPTIONS))
-    assert rows == intervals.rows(Evidence.of(images[::-1], predictions[::-1], tasks=tasks, **OPTIONS))
+    images = scene(tasks, count=8)
+    rows = noisy(images, tasks)
+    assert intervals.rows(evaluation(images, rows, tasks)) == intervals.rows(evaluation(images, rows[::-1], tasks))
 
 
 def test_there_are_fewer_draws_where_they_cost_more():
     assert bootstrap.draws(100, 10_000).shape == (1 + bootstrap.REPLICATES, 100)
     assert bootstrap.draws(100, 100 * bootstrap.WORK).shape == (1 + bootstrap.FEWEST, 100)
     assert (bootstrap.draws(7, 1).sum(axis=1) == 7).all() and (bootstrap.draws(7, 1)[0] == 1).all()
-    assert bootstrap.REPLICATES >= 200
 
 
-def test_too_few_pictures_have_no_interval():
+@pytest.mark.parametrize(("count", "defined"), [(1, False), (2, False), (4, False), (5, True)])
+def test_too_few_images_have_no_interval(count, defined):
     tasks = make_tasks(3)
-    for pictures, told in ((1, False), (2, False), (4, False), (5, True)):
-        images = scene(tasks, pictures=pictures + 1)[1:]
-        rows = intervals.rows(Evidence.of(images, noisy(images, tasks), tasks=tasks, **OPTIONS))
-        assert rows and all((row["low"] <= row["high"]) == told != np.isnan(row["low"] + row["high"]) for row in rows)
+    images = scene(tasks, count=count + 1)[1:]
+    rows = intervals.rows(evaluation(images, noisy(images, tasks), tasks))
+    assert rows and all((row["low"] <= row["high"]) == defined != np.isnan(row["low"] + row["high"]) for row in rows)
+
+
+def test_intervals_of_a_diagnosis():
+    rng = np.random.default_rng(0)
+    hits = rng.random(400) < 0.3
+    images, sums = rng.integers(20, size=400), np.zeros((2, 20))
+    np.add.at(sums[0], images, hits)
+    np.add.at(sums[1], images, 1)
+    share, by_image = bootstrap.proportion(hits), bootstrap.mean(hits, images, 20)
+    assert by_image == bootstrap.ratio(*sums) and by_image.value == pytest.approx(share.value) == hits.mean()
+    for own in (share, by_image):  # 2.576 standard errors either way
+        assert own.low < own.value < own.high
+        assert own.high - own.low == pytest.approx(2 * 2.576 * np.sqrt(0.3 * 0.7 / 400), rel=0.35)
+    assert bootstrap.ratio(np.zeros(3), np.zeros(3)) is None and bootstrap.mean(np.zeros(0), np.zeros(0, int), 3) is None
+    none = bootstrap.proportion(np.zeros(0, dtype=bool))
+    assert none.value == 0 and 0 <= none.low < none.high <= 1
