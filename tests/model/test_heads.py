@@ -16,6 +16,7 @@ from mtseg.checks.network import looked_at
 from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation import scores
 from mtseg.evaluation.evaluation import Evaluation
+from mtseg.inference.postprocess import encode
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from tests import tiny
@@ -80,24 +81,14 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     assert 5 * history[-1][last] < history[0][last]
     images, parts = [], []
     for example, found in zip(batch, network(batch), strict=True):
-        found = found[found.pred_masks.flatten(1).any(1)]
-        rles = [packed(mask) for mask in found.pred_masks]
-        columns = {"query": found.query, "score": found.scores, "mask_quality": found.mask_quality}
-        columns = {name: column.numpy() for name, column in columns.items()} | network.heads.columns(found)
-        columns |= {"box": coco_mask.toBbox(rles), "area": coco_mask.area(rles).astype(float)}
-        columns |= {name: np.full(len(found), tiny.SIDE) for name in ("height", "width")}
-        columns |= {"rle": np.array([rle["counts"] for rle in rles], object)}
-        parts.append(Predictions.of(columns | {"image_id": np.full(len(found), example["image_id"])}))
-        true = zip(example["instances"].gt_masks.tensor, example["instances"].gt_labels.tolist(), strict=True)
-        instances = [
-            Instance(packed(mask), tuple(coco_mask.toBbox(packed(mask)).tolist()), float(mask.sum()), named(labels))
-            for mask, labels in true
-        ]
+        parts.append(encode(found, example["image_id"], network.heads))
+        rles = [packed(mask) for mask in example["instances"].gt_masks.tensor]
+        labels = [dict(zip(("shape", "marks"), row, strict=True)) for row in example["instances"].gt_labels.tolist()]
+        boxes, areas = coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()
+        instances = map(Instance, rles, map(tuple, boxes), areas, labels)
         images.append(Image(example["image_id"], example["file_name"], tiny.SIDE, tiny.SIDE, tuple(instances)))
-    evaluation = Evaluation(
-        images_of(images, network.tasks), Predictions.concatenate(parts), tasks=network.tasks, ranking="product_quality"
-    )
-    metrics = scores.metrics(evaluation)
+    images, predictions = images_of(images, network.tasks), Predictions.concatenate(parts)
+    metrics = scores.metrics(Evaluation(images, predictions, tasks=network.tasks, ranking="product_quality"))
     assert metrics["tasks"]["marks"]["accuracy"] == 100 and metrics["joint"]["AP50"] == 100
 
 
@@ -110,10 +101,6 @@ def test_the_checks_before_training_take_it(trained):
 def packed(mask):
     rle = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
     return rle | {"counts": rle["counts"].decode()}
-
-
-def named(labels):
-    return dict(zip(("shape", "marks"), labels, strict=True))
 
 
 def test_what_the_defaults_make_of_class_logits_is_the_product_of_sigmoids(trained):
