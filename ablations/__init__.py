@@ -1,1 +1,1 @@
-"""Studies of the system: each is a file in studies/, run through DVC's queue, and told in docs/results.md."""
+"""Studies of the system: each is a file in studies/, its runs are DVC experiments, its table is in docs/results.md."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t
 
-from ablations.collect import Row
+from ablations.rows import Row
 from ablations.studies import Study
 
 LEVEL = 0.95

@@ -1,13 +1,13 @@
-"""`python -m ablations.saturation MODEL...`: how many objects of one picture a model finds, against how many there are.
+"""`python -m ablations.saturation [MODEL...]`: how many objects of one image a model finds, by how many there are.
 
 DETR's study (arXiv 2005.12872, appendix "Increasing the number of instances", figure 12): one object is repeated on a
 grid of 10 x 10 cells of which k random ones are shown, 100 times for each k; drawn is the share that is missed. Each
-repeat has an object and a background of its own, the same for every k and model, so that nothing hangs on how hard one
-is. Beside the copies stand grids of different objects: where training shows no two alike, queries may learn to tell
-objects by their looks alone and take copies for one, which is no want of queries. Without MODEL the trainings of
-studies/saturation.yaml are taken from DVC (ablations.run makes them).
+repeat has an object and a background of its own, the same for every k and model, so that no result depends on how hard
+one is. Beside the copies stand grids of different objects: where training shows no two alike, queries may learn to
+separate objects by their looks alone and take copies for one, which is no lack of queries. Without MODEL the networks
+are those of studies/saturation.yaml, from DVC (ablations.run trains them).
 
-Some two minutes a model on one core; what this code has measured already is skipped, --again redoes it. Writes
+Some two minutes a model on one core; what is measured is skipped, --again repeats it. Writes
 ablations/results/saturation.csv and, from that file alone, the table in docs/results.md and
 docs/figures/saturation.svg. With MODEL the table is printed, no more.
 """
@@ -31,6 +31,7 @@ from rich.progress import track
 
 from ablations import experiments, page, studies
 from ablations.means import mean_and_half
+from ablations.studies import Run
 from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
 from mtseg.core.params import Model, Task
@@ -46,37 +47,37 @@ SIDE = 10  # cells
 SHOWN = tuple(range(10, 101, 10))
 REPEATS = 100
 OBJECTS = ("copies", "different")
-SIZE = 192  # pixels, side of the picture: those that the models were trained on
+SIZE = 192  # pixels, side of the image: that of the training
 SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
 HIT = 0.5  # mask IoU above which an object is found
 BATCH = 8
-KEY = {"params": str, "model": str, "measure": str, "commit": str}  # columns: one of digits alone is no number
+KEY = {"params": str, "model": str, "measure": str, "commit": str}  # columns of text: one of digits alone is no number
 
 
 @dataclass(frozen=True)
 class Scene:
-    """picture: uint8 [S, S, 3]; labels: main classes, [k]; masks: bool [k, S, S]."""
+    """image: uint8 [S, S, 3]; labels: main classes, [k]; masks: bool [k, S, S]."""
 
-    picture: np.ndarray
+    image: np.ndarray
     labels: list[str]
     masks: np.ndarray
 
 
 def scenes(shown: int, *, alike: bool, repeats: int, size: int) -> Iterator[Scene]:
     if size < 32 or size % 32:
-        raise UserError(f"size {size} must be a multiple of 32, as the model's stride is")
+        raise UserError(f"size {size} must be a multiple of 32, the model's stride")
     for repeat in range(repeats):
         cells = np.random.default_rng([repeat, shown]).permutation(SIDE**2)[:shown]
-        picture, labels, masks = grid(repeat, size, SIDE, cells.tolist(), alike=alike)
-        yield Scene(picture, [label.split(",")[0] for label in labels], masks)
+        image, labels, masks = grid(repeat, size, SIDE, cells.tolist(), alike=alike)
+        yield Scene(image, [label.split(",")[0] for label in labels], masks)
 
 
 @torch.no_grad()
 def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
     """Shares missed, [scenes, 2]: of objects that no prediction of the right main class and of score >= SCORE has at
-    mask IoU > 0.5; and of those that no query's mask has, whatever it is taken for. One mask cannot have two objects:
-    they do not overlap."""
-    examples = [_example(number, scene.picture) for number, scene in enumerate(shown)]
+    mask IoU > 0.5; and of those that no query's mask has, whatever its class. One mask cannot match two objects: they
+    do not overlap."""
+    examples = [_example(number, scene.image) for number, scene in enumerate(shown)]
     shares = []
     for scene, found in zip(shown, model.eval()(examples), strict=True):
         truth = torch.from_numpy(scene.masks).flatten(1).float()
@@ -93,67 +94,50 @@ def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
     return np.array(shares)
 
 
-def _example(number: int, picture: np.ndarray) -> dict:
-    pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    height, width = picture.shape[:2]
+def _example(number: int, image: np.ndarray) -> dict:
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    height, width = image.shape[:2]
     return {
         "image": pixels, "image_size": (height, width), "height": height, "width": width, "image_id": number,
         "file_name": f"{number}",
     }  # fmt: skip
 
 
-def measure(
-    model: Mask2Former, *, size: int = SIZE, shown: Iterable[int] = SHOWN, repeats: int = REPEATS, progress: bool = True
-) -> list[dict[str, float]]:
+def measure(path: Path, *, size: int, repeats: int, shown: Iterable[int] = SHOWN, **columns: str | int) -> pd.DataFrame:
     """A row for copies and for different objects, and a k: the mean of both shares `missed` over the repeats, in
     percent, and the ends of the 95 % interval of the first (normal, over the repeats; 0 to 100)."""
-    rows = []
-    told = f"{model.num_queries} queries"
-    for objects, k in track([*itertools.product(OBJECTS, shown)], told, disable=not progress):
-        pictures = list(scenes(k, alike=objects == "copies", repeats=repeats, size=size))
-        parts = [missed(model, pictures[at : at + BATCH]) for at in range(0, repeats, BATCH)]
+    model, rows = read_model(path), []
+    for objects, k in track([*itertools.product(OBJECTS, shown)], f"{model.num_queries} queries"):
+        images = list(scenes(k, alike=objects == "copies", repeats=repeats, size=size))
+        parts = [missed(model, images[at : at + BATCH]) for at in range(0, repeats, BATCH)]
         shares = 100 * np.concatenate(parts)
         mean, masks = shares.mean(axis=0)
         margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(repeats) if repeats > 1 else 0.0
         low, high = np.clip([mean - margin, mean + margin], 0, 100)
         rows.append({"objects": objects, "shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks})
-    return rows
+    key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    own = {"queries": model.num_queries, "model": key, "measure": digest(size=size, repeats=repeats)}
+    return pd.DataFrame(rows).assign(**own, **columns)
 
 
 def read_model(path: Path) -> Mask2Former:
-    """The model of a checkpoint, built as its own metadata say, whatever params.yaml has, and with no limit on the
+    """The model of a checkpoint, built from its own metadata, not from params.yaml, and with no limit on the
     detections, so that only the queries bound what is found. Raises UserError where its classes are not those drawn."""
     _, metadata = weights.load(path)
     tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
     if lacking := [shape for shape in SHAPES if shape not in tasks[0].classes]:
-        told = f"{path}: its main task, '{tasks[0].name}', has no class {', '.join(lacking)}; the pictures show"
-        raise UserError(f"{told} {', '.join(SHAPES)}: give a model of the embedded data, shape first")
+        found = f"{path}: its main task, '{tasks[0].name}', has no class {', '.join(lacking)}; the images show"
+        raise UserError(f"{found} {', '.join(SHAPES)}: give a model of the embedded data, shape first")
     try:
         model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
     except (KeyError, ValidationError):
-        raise UserError(f"{path} does not say all of its network, as one of this version does: train again") from None
+        raise UserError(f"{path} does not describe its whole network, as this version needs: train again") from None
     return load_model(path, tasks=tasks, model=model, detections=sys.maxsize)
-
-
-def trained(params: Path = Path("params.yaml")) -> Iterator[tuple[int, str, Path]]:
-    """Seed, digest of the params and checkpoint of every training of the study that DVC has as an experiment; the file
-    is there until the next is asked for. Raises UserError when one lacks."""
-    refs = experiments.finished()
-    for run in studies.runs(studies.read(NAME), studies.SCALES[0], params=params):
-        ref = experiments.result(run, refs)
-        if ref is None:
-            raise UserError(f"experiment {run.name} is missing: `python -m ablations.run {NAME}` first")
-        revision = experiments.git("rev-parse", ref).strip()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            experiments.dvc("get", ".", f"models/{run.checked.test.checkpoint}.safetensors", "--rev", revision,
-                            "--out", str(path))  # fmt: skip
-            yield run.seed, run.digest, path
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown, a row a k, and the commits that measured them. Of one training with a number of queries: the interval
-    over the pictures; of several: their mean, and half its interval over the trainings."""
+    over the images; of several: their mean, and half its interval over the trainings."""
     trainings = rows.groupby(["queries", "objects", "shown"])
     parts = ("missed, ", "found, ", "no matching mask, ")
     head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in parts)]
@@ -180,9 +164,9 @@ def figure(rows: pd.DataFrame) -> str:
         for q, colour in zip(sorted(rows["queries"].unique()), COLOURS, strict=False):
             for (_, name), line in rows[rows["queries"] == q].groupby(["seed", "objects"]):
                 dots = {"marker": "o" if name == "copies" else "s", "markersize": 3}
-                told = f"{q} queries, {name}" if line["seed"].iloc[0] == rows["seed"].min() else None
+                label = f"{q} queries, {name}" if line["seed"].iloc[0] == rows["seed"].min() else None
                 shade = 1.0 if name == "copies" else 0.55
-                axes.plot(line["shown"], line["missed"], color=colour, alpha=shade, label=told, **dots)
+                axes.plot(line["shown"], line["missed"], color=colour, alpha=shade, label=label, **dots)
                 axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
             axes.plot(counts, 100 * np.maximum(0, 1 - q / counts), color=colour, lw=0.9, ls="--")
         axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 102))
@@ -207,47 +191,53 @@ def publish() -> None:
     drawn = page.FIGURES / f"{NAME}.svg"
     with replace_file(drawn) as temporary:
         temporary.write_text(figure(rows), encoding="utf-8")
-    told = f"![Share missed against the number of objects]({page.FIGURES.name}/{drawn.name})"
-    page.write(page.PAGE, {NAME: f"{table(rows)}\n\n{told}"})
+    shown = f"![Share missed against the number of objects]({page.FIGURES.name}/{drawn.name})"
+    page.write(page.PAGE, {NAME: f"{table(rows)}\n\n{shown}"})
 
 
-def collect(
-    models: Iterable[tuple[int, str, Path]], results: Path, *, size: int, repeats: int, commit: str, again: bool = False
-) -> None:
-    """Write the csv of these checkpoints, as `trained` gives them, anew after each: after a stop, it goes on from
-    there. What it has of one already, measured in the same way by the code of this commit, is not measured again,
-    unless it is asked to; rows of others go when all is measured."""
-    way = digest(size=size, repeats=repeats)
+def update(runs: Sequence[Run], *, again: bool, results: Path = RESULTS) -> None:
+    """Bring the csv up to date with the networks of these runs, writing it anew after each. What was measured in the
+    same way of the same params is not measured again, unless `again`. Raises UserError where a network is missing."""
     before = read(results)
-    same = {commit for commit in before["commit"].unique() if not experiments.other_code([commit])}
-    here = before[(before["measure"] == way) & before["commit"].isin(same)]
-    known = {} if again else dict([*here.groupby("model")])
-    given = {}
-    for seed, params, path in models:
-        key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        if key not in known:
-            model = read_model(path)
-            rows = measure(model, size=size, repeats=repeats)
-            told = {"queries": model.num_queries, "seed": seed, "params": params}
-            made = {"model": key, "measure": way, "commit": commit}
-            known[key] = pd.DataFrame([{**told, **row, **made} for row in rows])
-        known[key] = given[key] = known[key].assign(seed=seed, params=params)
-        _write(known.values(), results)
-    _write(given.values(), results)
+    same = before[before["measure"] == digest(size=SIZE, repeats=REPEATS)]
+    known = {} if again else dict([*same.groupby("params")])
+    for run in runs:
+        if run.digest not in known:
+            with tempfile.TemporaryDirectory() as folder:
+                path, commit = _checkpoint(run, Path(folder)), experiments.head()[:7]
+                columns = {"seed": run.seed, "params": run.digest, "commit": commit}
+                known[run.digest] = measure(path, size=SIZE, repeats=REPEATS, **columns)
+            _write(known.values(), results)
+    if len(before):
+        _write([known[run.digest] for run in runs], results)  # rows of other runs are removed
+
+
+def _checkpoint(run: Run, folder: Path) -> Path:
+    ref = experiments.find(run)
+    if ref is None:
+        raise UserError(f"experiment {run.name} is missing: `python -m ablations.run {NAME} --again` first")
+    path, revision = folder / "model.safetensors", experiments.git("rev-parse", ref).strip()
+    source = f"models/{run.checked.test.checkpoint}.safetensors"
+    experiments.dvc("get", ".", source, "--rev", revision, "--out", str(path))
+    return path
 
 
 def digest(*, size: int, repeats: int) -> str:
     """Short, of what decides a measurement besides the model: numbers, and a scene of each kind as it is drawn."""
-    told = hashlib.sha256(repr((size, repeats, SHOWN, SCORE, HIT)).encode())
+    found = hashlib.sha256(repr((size, repeats, SHOWN, SCORE, HIT)).encode())
     for objects in OBJECTS:
         (scene,) = scenes(SIDE**2, alike=objects == "copies", repeats=1, size=size)
-        for part in (scene.picture.tobytes(), scene.masks.tobytes(), ",".join(scene.labels).encode()):
-            told.update(part)
-    return told.hexdigest()[:12]
+        for part in (scene.image.tobytes(), scene.masks.tobytes(), ",".join(scene.labels).encode()):
+            found.update(part)
+    return found.hexdigest()[:12]
+
+
+COLUMNS = ("queries", "seed", "params", "objects", "shown", "missed", "low", "high", "missed_masks", "model",
+           "measure", "commit")  # fmt: skip
 
 
 def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
-    ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
+    ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])[[*COLUMNS]]
     with replace_file(results) as temporary:
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
 
@@ -255,9 +245,9 @@ def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.saturation", description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
-    parser.add_argument("--size", type=int, default=SIZE, help="of the pictures, pixels")
+    parser.add_argument("--size", type=int, default=SIZE, help="of the images, pixels")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--again", action="store_true", help="also what is measured")
+    parser.add_argument("--again", action="store_true", help="also repeat what is measured")
     arguments = parser.parse_args()
     asked = {"size": arguments.size, "repeats": arguments.repeats}
     if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
@@ -267,16 +257,10 @@ def main() -> None:
     if missing := [str(path) for path in arguments.models if not path.is_file()]:
         raise UserError(f"no file {', '.join(missing)}")
     if arguments.models:
-        with tempfile.TemporaryDirectory() as folder:
-            collect(
-                ((seed, "", path) for seed, path in enumerate(arguments.models)),
-                own := Path(folder) / RESULTS.name,
-                commit="",
-                **asked,
-            )
-            print(table(read(own)))
+        models = enumerate(arguments.models)
+        print(table(pd.concat(measure(path, **asked, seed=seed, commit="") for seed, path in models)))
         return
-    collect(trained(), RESULTS, **asked, commit=experiments.head()[:7], again=arguments.again)
+    update(studies.runs(studies.read(NAME), studies.SCALES[0], params=Path("params.yaml")), again=arguments.again)
     publish()
 
 

@@ -241,32 +241,6 @@ def _with_main(tasks: list[Overlay], index: int) -> list[Overlay]:
     return [tasks[i] | weights[place] for place, i in enumerate(order)]
 
 
-def overrides(run: Run, base: Overlay) -> list[str]:
-    """What `dvc exp run -S` takes to make the run's params of those of `base`."""
-    return sorted(_differences(run.params, base))
-
-
-def _differences(wanted: Overlay, base: Overlay, prefix: str = "") -> list[str]:
-    found = []
-    for key, value in wanted.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict) and {*base[key]} <= {*value} and value:
-            found += _differences(value, base[key], f"{prefix}{key}.")
-        elif key not in base:
-            found.append(f"+{prefix}{key}={_written(value)}")
-        elif value != base[key]:
-            found.append(f"{prefix}{key}={_written(value)}")
-    return found
-
-
-def _written(value: Any) -> str:
-    """In the grammar of overrides: as YAML's flow style, but keys bare."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_written, value)) + "]"
-    return json.dumps(value) if not isinstance(value, str) else "'" + value.replace("'", "\\'") + "'"
-
-
 def read_params(path: Path) -> Overlay:
     """A file of params as it stands, unchecked. Raises UserError where there is none, or nothing of the kind in it."""
     try:

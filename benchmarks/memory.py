@@ -13,12 +13,16 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 from detectron2.structures import BitMasks, Instances
 
-from mtseg.core.params import load
+from mtseg.core.params import Params, Task, load
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.optimizer import optimizer
 
@@ -34,53 +38,74 @@ NETWORKS = {
     "coco_r50": ("resnet50", PAPER, 12544),
     "coco_swin_t": ("swin_t", PAPER, 12544),
 }
-SETTING = ("NETWORK", "SIDE", "PICTURES", "OBJECTS", "RECOMPUTE")
+SETTING = ("NETWORK", "SIDE", "IMAGES", "OBJECTS", "RECOMPUTE")
 RECOMPUTE = ("none", "backbone", "pixel_decoder", "both")
 BUDGETS = (8, 16, 24)  # GiB of a GPU
-PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc hands every freed tensor back at once: no gaps are counted
+PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc returns every freed tensor at once: no gaps are counted
 RESERVE = 1.0  # GiB: the CUDA context, workspaces of its libraries, fragmentation
 QUICK = [("default", 128, 8, 8, "none"), ("coco_r50", 256, 1, 8, "none"), ("coco_r50", 256, 1, 8, "both")]
 WHOLE = [
-    *(("default", 128, pictures, 8, "none") for pictures in (1, 8)),
-    *(("mobilenetv3_large", 256, pictures, 8, "none") for pictures in (1, 4)),
+    *(("default", 128, images, 8, "none") for images in (1, 8)),
+    *(("mobilenetv3_large", 256, images, 8, "none") for images in (1, 4)),
     *(("coco_r50", side, 1, 60, "none") for side in (256, 512)),
-    *(("coco_r50", 256, pictures, 8, "none") for pictures in (1, 4)),
+    *(("coco_r50", 256, images, 8, "none") for images in (1, 4)),
     *(("coco_r50", 512, 1, 8, recompute) for recompute in RECOMPUTE),
     *(("coco_swin_t", 512, 1, 8, recompute) for recompute in ("none", "both")),
 ]
 
 
-def status(key: str) -> int:
+@dataclass(frozen=True)
+class Used:
+    """Median processor time of a training step in seconds; peak of memory, and of that what stays whatever the images
+    (weights and AdamW's moments; the gradients grow as the activations are freed), in bytes."""
+
+    seconds: float
+    peak: int
+    stays: int
+
+
+def train(
+    tasks: Sequence[Task], params: Params, *, side: int, images: int, objects: int, steps: int,
+    seen: Sequence[tuple[int, ...]] = (),
+) -> Used:  # fmt: skip
+    """Train a network for some steps on blank images of equal objects. Once a process: a peak never falls."""
+    before = _status("VmRSS")
+    network = Mask2Former(tuple(tasks), params.model, loss=params.loss, seen=seen).train()
+    adam = optimizer(network, params.solver)
+    masks = torch.zeros(objects, side, side, dtype=torch.bool)
+    masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
+    labels = torch.zeros(objects, len(tasks), dtype=torch.long)
+    target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=labels)
+    batch = [{"image": torch.zeros(3, side, side, dtype=torch.uint8), "instances": target}] * images
+    seconds = []
+    for _ in range(steps):  # from the second on, the optimiser's moments are there
+        began = time.process_time()
+        sum(network(batch).values()).backward()
+        adam.step()
+        adam.zero_grad()
+        seconds.append(time.process_time() - began)
+    stays = sum(3 * p.numel() * p.element_size() for p in network.parameters())
+    return Used(median(seconds), _status("VmHWM") - before, stays)
+
+
+def _status(key: str) -> int:
     """A figure of /proc/self/status, in bytes."""
     return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
 
 
-def measure(name: str, side: int, pictures: int, objects: int, recompute: str) -> tuple[int, int]:
-    """Peak of two steps, and of that what stays whatever the pictures (weights and AdamW's moments; the gradients grow
-    as the activations go), in bytes. Once a process: a peak never falls."""
+def measure(name: str, side: int, images: int, objects: int, recompute: str) -> Used:
     backbone, model, points = NETWORKS[name]
     changes = {"backbone": backbone, "weights": None, "freeze_norm": True, "recompute": recompute, **model}
-    (task,) = (task.model_copy(update={"class_weights": None}) for task in PARAMS.tasks[:1])
-    before = status("VmRSS")
-    network = Mask2Former(
-        (task,), PARAMS.model.model_copy(update=changes), detections=100,
-        loss=PARAMS.loss.model_copy(update={"num_points": points}),
-    ).train()  # fmt: skip
-    adam = optimizer(network, PARAMS.solver)
-    masks = torch.zeros(objects, side, side, dtype=torch.bool)
-    masks[:, side // 4 : side // 2, side // 4 : side // 2] = True
-    target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=torch.zeros(objects, 1, dtype=torch.long))
-    batch = [{"image": torch.zeros(3, side, side, dtype=torch.uint8), "instances": target}] * pictures
-    for _ in range(2):  # the second has the optimiser's moments beside it
-        sum(network(batch).values()).backward()
-        adam.step()
-        adam.zero_grad()
-    stays = sum(3 * p.numel() * p.element_size() for p in network.parameters())
-    return status("VmHWM") - before, stays
+    params = PARAMS.model_copy(update={
+        "model": PARAMS.model.model_copy(update=changes),
+        "loss": PARAMS.loss.model_copy(update={"num_points": points}),
+    })  # fmt: skip
+    task = PARAMS.tasks[0].model_copy(update={"class_weights": None})
+    return train([task], params, side=side, images=images, objects=objects, steps=2)
 
 
 def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> int:
-    """Estimate of how many pictures of side `wanted` fit into `budget` GiB, from one picture's peak at `side`: what
+    """Estimate of how many images of side `wanted` fit into `budget` GiB, from one image's peak at `side`: what
     does not stay grows with the pixels, and nothing is taken off for mixed precision."""
     each = (peak - stays) * (wanted / side) ** 2
     return max(int(((budget - RESERVE) * 2**30 - stays) / each), 0)
@@ -93,21 +118,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         name, *counts, recompute = arguments.one
-        print(*measure(name, *map(int, counts), recompute))
+        used = measure(name, *map(int, counts), recompute)
+        print(used.peak, used.stays)
         return
     peaks: dict[tuple, int] = {}
-    single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one picture
-    print(f"{'network':<20}{'side':>6}{'pictures':>10}{'objects':>9}  {'recompute':<15}{'peak':>10}{'stays':>7} MiB")
+    single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one image
+    print(f"{'network':<20}{'side':>6}{'images':>10}{'objects':>9}  {'recompute':<15}{'peak':>10}{'stays':>7} MiB")
     for setting in QUICK if arguments.quick else WHOLE:
         command = [sys.executable, "-m", "benchmarks.memory", "--one", *map(str, setting)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | PROMPT)
         peaks[setting], stays = map(int, done.stdout.split())
-        name, side, pictures, objects, recompute = setting
+        name, side, images, objects, recompute = setting
         row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>7.0f}"
-        print(f"{name:<20}{side:>6}{pictures:>10}{objects:>9}  {recompute:<15}{row}", flush=True)
-        if (pictures, objects) == (1, 8):
+        print(f"{name:<20}{side:>6}{images:>10}{objects:>9}  {recompute:<15}{row}", flush=True)
+        if (images, objects) == (1, 8):
             single[name, recompute] = (peaks[setting], stays, side)
-    print(f"\nestimated: pictures in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
+    print(f"\nestimated: images in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
     for (name, recompute), (peak, stays, side) in single.items():
         for wanted in (size for size in (512, 1024) if size <= 2 * side):  # further it would be a guess
             counts = [fitting(peak, stays, side=side, wanted=wanted, budget=budget) for budget in BUDGETS]
