@@ -59,7 +59,7 @@ def chains(runs: Iterable[Run]) -> list[list[Run]]:
 
 def run_all(todo: Sequence[Run], chosen: Mapping[str, Study], runs: Mapping[str, Sequence[Run]], *, jobs: int) -> None:
     """Run these, and write the row of each as soon as it has finished. Raises UserError at the end if some failed."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("error: stopped; the same command continues from here"))
     commit, cache = experiments.head(), experiments.dvc("cache", "dir").strip()
     began, finished, failed, writing = time.monotonic(), [], [], Lock()

@@ -169,11 +169,11 @@ def figure(rows: pd.DataFrame) -> str:
                 axes.plot(line["shown"], line["missed"], color=colour, alpha=shade, label=label, **dots)
                 axes.fill_between(line["shown"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
             axes.plot(counts, 100 * np.maximum(0, 1 - q / counts), color=colour, lw=0.9, ls="--")
-        axes.set(xlabel="objects in the picture", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 102))
+        axes.set(xlabel="objects in the image", ylabel="missed, %", xlim=(0, SIDE**2), ylim=(0, 102))
         axes.grid(axis="y")
         axes.set_title("Missed objects; dashed: one object per query", pad=20)
         legend_above(axes)
-        return svg(drawing, NAME, "Share of objects missed against the number in the picture")
+        return svg(drawing, NAME, "Share of objects missed against the number in the image")
 
 
 def read(results: Path = RESULTS) -> pd.DataFrame:

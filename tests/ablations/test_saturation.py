@@ -26,7 +26,7 @@ ROWS = pd.DataFrame(
 
 
 class Finder:
-    """In the place of a model: finds the first `most` of the objects it is told of, with these scores and classes."""
+    """In the place of a model: finds the first `most` of the objects of a scene, with these scores and classes."""
 
     def __init__(self, tasks, most, *, score=0.9, label=None):
         self.tasks, self.most, self.score, self.label, self.scenes = tasks, most, score, label, {}
@@ -36,13 +36,13 @@ class Finder:
         return self
 
     def __call__(self, batch):
-        return [self.found(self.scenes[picture["image_id"]]) for picture in batch]
+        return [self.found(self.scenes[image["image_id"]]) for image in batch]
 
     def found(self, scene):
         masks = torch.from_numpy(scene.masks[: self.most])
         labels = [self.tasks[0].index(self.label or label) for label in scene.labels[: self.most]]
         return Instances(
-            scene.picture.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
+            scene.image.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
             pred_classes=torch.tensor(labels), query=torch.arange(len(masks)),
         )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_a_repeat_is_one_object_in_k_cells_whatever_k():
     assert (few[0] != many[0]).any()
 
 
-def test_different_objects_are_told_by_cell_and_stay_when_others_come():
+def test_different_objects_differ_by_cell_and_stay_when_others_come():
     few, many = (grid(3, 192, 10, cells, alike=False) for cells in ([7, 42], range(100)))
     assert len({*many[1]}) > 20 and few[1] == [many[1][cell] for cell in (7, 42)]
     for mask, cell in zip(few[2], (7, 42), strict=True):
@@ -82,7 +82,7 @@ def test_the_cells_are_drawn_anew_each_time_and_k_are_shown():
     assert len(first.masks) == len(second.masks) == 30
     assert (first.masks.any(axis=0) != second.masks.any(axis=0)).any()
     (again,) = saturation.scenes(30, alike=True, repeats=1, size=192)
-    assert (again.picture == first.picture).all()
+    assert (again.image == first.image).all()
 
 
 def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
@@ -105,11 +105,12 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
     weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
     model = saturation.read_model(tmp_path / "last.safetensors")
     assert model.num_queries == 6
-    rows = saturation.measure(model, size=192, shown=(5, 100), repeats=3, progress=False)
-    assert [(row["objects"], row["shown"]) for row in rows] == [*itertools.product(saturation.OBJECTS, (5, 100))]
-    assert all(row["low"] <= row["missed"] <= row["high"] and row["missed"] > 90 for row in rows)
+    rows = saturation.measure(tmp_path / "last.safetensors", size=192, shown=(5, 100), repeats=3, seed=1)
+    assert [*zip(rows["objects"], rows["shown"], strict=True)] == [*itertools.product(saturation.OBJECTS, (5, 100))]
+    assert (rows["low"] <= rows["missed"]).all() and (rows["missed"] <= rows["high"]).all()
+    assert (rows["missed"] > 90).all() and {*rows["seed"]} == {1} and {*rows["queries"]} == {6}
     with pytest.raises(UserError, match="multiple of 32"):
-        saturation.measure(model, size=100)
+        saturation.measure(tmp_path / "last.safetensors", size=100, repeats=1)
 
 
 def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
@@ -119,130 +120,71 @@ def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
     built = tiny.params().model.model_copy(update={"unseen_combinations": 0.01})
     weights.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
     (scene,) = saturation.scenes(3, alike=True, repeats=1, size=64)
-    (found,) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.picture)])
+    (found,) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.image)])
     assert found.query.bincount(minlength=6).tolist() == [36] * 6
 
 
-def test_a_model_of_other_classes_is_told(tmp_path):
+def test_a_model_of_other_classes_is_reported(tmp_path):
     tasks = [tiny.params().tasks[0].model_copy(update={"name": "part", "classes": ("square", "door")})]
     weights.save(tmp_path / "own.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
     with pytest.raises(UserError, match="main task, 'part', has no class circle, star, triangle"):
         saturation.read_model(tmp_path / "own.safetensors")
 
 
-def test_a_model_that_does_not_say_its_network_is_told(tasks, tmp_path):
-    said = description(tasks, tiny.params().model)
-    del said["model"]["unseen_combinations"]
-    weights.save(tmp_path / "old.safetensors", tiny.network(tasks), said)
-    with pytest.raises(UserError, match="does not say all of its network"):
+def test_a_model_that_does_not_describe_its_network_is_reported(tasks, tmp_path):
+    own = description(tasks, tiny.params().model)
+    del own["model"]["unseen_combinations"]
+    weights.save(tmp_path / "old.safetensors", tiny.network(tasks), own)
+    with pytest.raises(UserError, match="does not describe its whole network"):
         saturation.read_model(tmp_path / "old.safetensors")
 
 
 @pytest.fixture
-def paths(tasks, tmp_path):
-    paths = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
-    for seed, path in enumerate(paths):
-        weights.save(path, tiny.network(tasks, seed), description(tasks, tiny.params().model))
-    return paths
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The models that are measured, which is not done; by code that is today's."""
-    asked = []
-    monkeypatch.setattr(saturation.experiments, "other_code", lambda commits: 0)
-    row = {"objects": "copies", "shown": 10, "missed": 5.0, "low": 4.0, "high": 6.0, "missed_masks": 2.0}
-    monkeypatch.setattr(saturation, "measure", lambda model, **_: asked.append(model) or [row])
-    return asked
-
-
-def collect(models, results, *, repeats=3, commit="", **options):
-    saturation.collect(models, results, size=192, repeats=repeats, commit=commit, **options)
-
-
-def given(paths):
-    return [(seed, "a", path) for seed, path in enumerate(paths)]
-
-
-def test_a_checkpoint_is_measured_once(paths, asked, tmp_path):
-    paths, results = paths[:2], tmp_path / "saturation.csv"
-    for models in (paths[:1], paths, paths):
-        collect(given(models), results)
-    first = results.read_bytes()
-    assert len(asked) == 2 and pd.read_csv(results)["seed"].tolist() == [0, 1]
-    collect(given(paths), results, repeats=4)
-    assert len(asked) == 4 and results.read_bytes() != first
-    collect(given(paths[::-1]), results, repeats=4)
-    assert len(asked) == 4 and pd.read_csv(results).groupby("seed")["model"].first().is_unique
-    collect(given(paths), results, repeats=4, again=True)
-    assert len(asked) == 6
-
-
-def test_what_other_code_measured_is_measured_again(paths, asked, tmp_path, monkeypatch):
-    results = tmp_path / "saturation.csv"
-    collect(given(paths[:1]), results, commit="0123456")
-    monkeypatch.setattr(saturation.experiments, "other_code", lambda commits: commits == ["0123456"])
-    for _ in range(2):
-        collect(given(paths[:1]), results, commit="1234567")
-    assert len(asked) == 2 and {*saturation.read(results)["commit"]} == {"1234567"}
-
-
-def test_what_was_measured_before_a_stop_is_kept(paths, asked, tmp_path):
-    results = tmp_path / "saturation.csv"
-
-    def stopped(count):
-        yield from given(paths[:count])
-        raise KeyboardInterrupt
-
-    collect([(2, "a", paths[2])], results)
-    with pytest.raises(KeyboardInterrupt):
-        collect(stopped(1), results)
-    assert pd.read_csv(results)["seed"].tolist() == [0, 2]  # the other model's row may still be asked for
-    collect(given(paths[:2]), results)
-    assert len(asked) == 3 and pd.read_csv(results)["seed"].tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("name", ["SCORE", "HIT", "SHOWN", "grid"])
-def test_what_was_measured_in_another_way_is_measured_again(paths, asked, tmp_path, monkeypatch, name):
-    results = tmp_path / "saturation.csv"
-
-    def darker(*args, **kwargs):
-        picture, labels, masks = grid(*args, **kwargs)
-        return picture // 2, labels, masks
-
-    collect(given(paths[:2]), results)
-    monkeypatch.setattr(saturation, name, {"SCORE": 0.3, "HIT": 0.75, "SHOWN": (10, 20), "grid": darker}[name])
-    for _ in range(2):
-        collect(given(paths[:1]), results)
-    assert len(asked) == 3 and len(pd.read_csv(results)) == 1
-
-
-def test_a_model_of_ones_own_leaves_the_study_as_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.safetensors").touch()
-    monkeypatch.setattr("sys.argv", ["ablations.saturation", "mine.safetensors"])
-    own = ROWS[ROWS["queries"] == 20]
-    monkeypatch.setattr(saturation, "collect", lambda models, results, **_: own.to_csv(results, index=False))
-    saturation.main()
-    assert "| 20 | 50 | 62.0" in capsys.readouterr().out and len([*tmp_path.iterdir()]) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [(["lost.safetensors"], "no file lost"), (["a", "--repeats", "0"], "must be 1"),
-     (["--repeats", "7"], "go with MODEL")],
-)  # fmt: skip
-def test_what_cannot_be_measured_is_one_line(words, told, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["ablations.saturation", *words])
-    with pytest.raises(UserError, match=told):
-        saturation.main()
-
-
-def test_table_and_figure_come_from_the_csv_alone(tmp_path, monkeypatch):
+def planned(tmp_path, monkeypatch):
+    """The study's runs; csv and page of an empty folder."""
     monkeypatch.chdir(tmp_path)
     for folder in (saturation.page.PAGE.parent, saturation.RESULTS.parent):
         folder.mkdir(parents=True)
+    return studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml")
+
+
+def test_what_is_measured_is_kept_and_rows_of_other_runs_are_removed(planned):
+    committed = (ROOT / saturation.RESULTS).read_bytes()
+    other = saturation.read(ROOT / saturation.RESULTS).assign(params="0123abcd", queries=7)
+    pd.concat([saturation.read(ROOT / saturation.RESULTS), other]).to_csv(saturation.RESULTS, index=False)
+    saturation.update(planned, again=False)
+    assert saturation.RESULTS.read_bytes() == committed
+
+
+@pytest.mark.parametrize("changed", ["params", "measure", "again"])
+def test_what_was_measured_of_other_params_or_in_another_way_needs_its_network(planned, changed):
+    rows = saturation.read(ROOT / saturation.RESULTS)
+    (rows if changed == "again" else rows.assign(**{changed: "0"})).to_csv(saturation.RESULTS, index=False)
+    with pytest.raises(UserError, match="experiment saturation-20-s0 is missing: `python -m ablations.run saturation"):
+        saturation.update(planned, again=changed == "again")
+
+
+def test_a_model_of_ones_own_leaves_the_study_as_it_is(tasks, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights.save(tmp_path / "mine.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
+    monkeypatch.setattr("sys.argv", ["ablations.saturation", "mine.safetensors", "--size", "64", "--repeats", "1"])
+    saturation.main()
+    assert "| 6 | 50 | 100.0" in capsys.readouterr().out and len([*tmp_path.iterdir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["lost.safetensors"], "no file lost"), (["a", "--repeats", "0"], "must be 1"),
+     (["--repeats", "7"], "go with MODEL")],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ablations.saturation", *words])
+    with pytest.raises(UserError, match=message):
+        saturation.main()
+
+
+def test_table_and_figure_come_from_the_csv_alone(planned):
     saturation.page.PAGE.write_text("above\n<!-- saturation -->\nold\n<!-- /saturation -->\nbelow\n")
     saturation.publish()
     assert "old" in saturation.page.PAGE.read_text()  # nothing was measured
@@ -271,9 +213,9 @@ def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
     assert {*rows["params"]} == {run.digest for run in planned}
 
 
-def test_the_study_trains_on_pictures_like_those_it_is_measured_on():
+def test_the_study_trains_on_images_like_those_it_is_measured_on():
     for run in studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml"):
         params = run.checked
         assert params.input.size == params.generate.size == saturation.SIZE
-        assert params.generate.max_objects <= params.model.num_queries  # every picture can be found whole
+        assert params.generate.max_objects <= params.model.num_queries  # every image can be found whole
         assert saturation.SCORE == params.filter.min_score

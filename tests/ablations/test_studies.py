@@ -1,15 +1,15 @@
-"""Studies and what they expand to: every run's params are valid, and DVC makes them of params.yaml."""
+"""Studies and what they expand to: every run's params are valid, and params.yaml can be changed into them."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from ablations import studies
-from ablations.run import waves
-from ablations.studies import SCALES, Study, merged, overrides, read, read_params, runs
+from ablations.experiments import write_params
+from ablations.run import chains
+from ablations.studies import SCALES, Study, merged, read, read_params, runs
 from mtseg.core.errors import UserError
 from mtseg.core.params import load
 
@@ -53,12 +53,12 @@ def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
 
 
 @pytest.mark.parametrize("name, scale", EVERY)
-def test_dvc_makes_of_params_yaml_what_a_run_is_meant_to_have(name, scale, tmp_path):
-    for run in runs(read(name), scale, params=PARAMS):
-        if run.seed == 0:
-            file = Path(shutil.copy(PARAMS, tmp_path))
-            apply_overrides(file, overrides(run, BASE))
-            assert load(file) == run.checked, run.name
+def test_params_yaml_becomes_that_of_a_run(name, scale, tmp_path):
+    *_, run = runs(read(name), scale, params=PARAMS)
+    file = Path(shutil.copy(PARAMS, tmp_path))
+    write_params(file, run.params)
+    assert load(file) == run.checked
+    assert file.read_text().count(" # ") > 20, "the comments stay"
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -114,13 +114,13 @@ def test_tasks_are_set_by_index_or_as_a_whole_and_the_base_stays():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(None, "No such file"), ("", "NoneType"), ("[", "parsing"), ("- 1", "list")]
+    ("text", "message"), [(None, "No such file"), ("", "NoneType"), ("[", "parsing"), ("- 1", "list")]
 )
-def test_a_params_yaml_that_cannot_be_read_is_one_line(text, told, tmp_path):
+def test_a_params_yaml_that_cannot_be_read_is_one_line(text, message, tmp_path):
     path = tmp_path / "params.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError, match=f"params.yaml: .*{told}"):
+    with pytest.raises(UserError, match=f"params.yaml: .*{message}"):
         runs(study(), "embedded", params=path)
 
 
@@ -141,13 +141,10 @@ def test_another_main_task_takes_the_main_ones_weights():
     assert [task["loss_weight"] for task in found] == [task["loss_weight"] for task in BASE["tasks"]]
 
 
-def test_runs_that_share_a_training_wait_for_the_first_of_them():
+def test_runs_that_share_a_training_follow_one_another():
     vary = {"a": {"x": None, "y": {"filter": {"nms": "none"}}, "z": {"model": {"num_queries": 7}}}}
-    found = expanded(vary=vary, seeds=2)
-    first, rest = waves(found)
-    assert [run.name for run in first] == ["mine-x-s0", "mine-z-s0", "mine-x-s1", "mine-z-s1"]
-    assert [run.name for run in rest] == ["mine-y-s0", "mine-y-s1"]
-    assert waves([]) == []
+    found = [[run.name for run in chain] for chain in chains(expanded(vary=vary, seeds=2))]
+    assert found == [["mine-x-s0", "mine-y-s0"], ["mine-z-s0"], ["mine-x-s1", "mine-y-s1"], ["mine-z-s1"]]
 
 
 def test_a_misspelt_key_names_the_run():
@@ -162,7 +159,7 @@ def test_a_study_that_is_not_there():
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ("only: {embedded: {b: [1, 10]}}", "no level 10 of b; there are: 1, 2"),
         ("only: {embedded: {c: [1]}}", "no factor c"),
@@ -180,12 +177,12 @@ def test_a_study_that_is_not_there():
         ("seeds: -1", "mine.yaml: seeds.* greater than or equal to 0"),
     ],
 )
-def test_a_mistake_in_a_study_is_told(keys, told, tmp_path, monkeypatch):
+def test_a_mistake_in_a_study_is_reported(keys, message, tmp_path, monkeypatch):
     (tmp_path / "studies").mkdir()
     given = {"vary": "{a: {x: , y: }, b: {1: , 2: }}", "seeds": "1", "metrics": "{AP: evaluate:segm.AP}"}
     lines = [f"{key}: {value}" for key, value in given.items() if not keys.startswith(key)]
     text = "\n".join(["question: which?", *lines, keys, ""])
     (tmp_path / "studies/mine.yaml").write_text(text)
     monkeypatch.setattr(studies, "HERE", tmp_path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read("mine")

@@ -1,13 +1,13 @@
-"""Tables, plots and the page, from rows alone; what is collected, from a repository without DVC's runs."""
+"""Tables, plots and the page, from rows alone; rows, from experiments that git alone has made."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from ablations import collect, experiments, means, studies, tables
+from ablations import experiments, means, rows, studies, tables
 from ablations.page import FIGURES, PAGE, write
 from ablations.studies import SCALES, Study, runs
 from mtseg.core.errors import UserError
@@ -55,9 +55,9 @@ def test_a_seed_without_its_counterpart_is_not_compared():
 
 
 def test_a_cell_of_fewer_seeds_than_its_row_says_so():
-    rows = [row("flat", "1", seed, 50.0 + seed) | {"F1": "4.0" if seed else ""} for seed in range(3)]
-    rows += [row("two_heads", "1", seed, 60.0) for seed in range(1, 3)] + [row("two_heads", "1", 4, 60.0)]
-    head, _, flat, heads = tables.table(STUDY, "embedded", rows).splitlines()
+    given = [row("flat", "1", seed, 50.0 + seed) | {"F1": "4.0" if seed else ""} for seed in range(3)]
+    given += [row("two_heads", "1", seed, 60.0) for seed in range(1, 3)] + [row("two_heads", "1", 4, 60.0)]
+    head, _, flat, heads = tables.table(STUDY, "embedded", given).splitlines()
     assert head.startswith("| kind | share | seeds | joint AP | F1 |")
     assert flat.startswith("| flat | 1 | 3 | 51.0 ± 2.5 | 4.0 ± 0.0 (2) |")
     assert heads.endswith("| +8.5 ± 6.4 (2) |")
@@ -79,15 +79,16 @@ COMMITTED = [
     (study, scale)
     for study in map(studies.read, studies.names())
     for scale in SCALES
-    if collect.path(study, scale, ROOT / collect.RESULTS).exists()
+    if rows.path(study, scale, ROOT / rows.RESULTS).exists()
 ]
 
 
 @pytest.mark.parametrize("study, scale", COMMITTED, ids=lambda value: getattr(value, "name", value))
 def test_page_and_figure_are_those_of_the_committed_rows_and_these_of_todays_runs(study, scale, tmp_path):
-    rows = collect.read(collect.path(study, scale, ROOT / collect.RESULTS))
-    assert {row["params"] for row in rows} <= {run.digest for run in runs(study, scale, params=ROOT / "params.yaml")}
-    block = tables.block(study, scale, rows, tmp_path / FIGURES.name)
+    file = rows.path(study, scale, ROOT / rows.RESULTS)
+    found, planned = rows.read(file), runs(study, scale, params=ROOT / "params.yaml")
+    assert [*rows.done(study, planned, file).values()] == found
+    block = tables.block(study, scale, found, tmp_path / FIGURES.name)
     text = (ROOT / PAGE).read_text(encoding="utf-8")
     assert f"<!-- {study.name} {scale} -->\n\n{block}\n\n<!--" in text
     for drawn in tmp_path.glob("*/*.svg"):
@@ -134,23 +135,18 @@ def test_a_block_without_marks_comes_at_the_end_once(tmp_path):
 
 
 @pytest.fixture
-def repo(tmp_path, monkeypatch):
-    """A repository with params.yaml, and a function that leaves an experiment of a run in it as DVC would."""
+def leave(tmp_path, monkeypatch):
+    """In a repository with params.yaml: leaves an experiment of a run, as DVC would."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     call(tmp_path, "git", "init", "--quiet")
     commit(tmp_path)
     monkeypatch.chdir(tmp_path)
-    base = call(tmp_path, "git", "rev-parse", "HEAD").strip()
+    base = experiments.head()
 
-    def leave(run, stages: tuple[str, ...] = ("diagnose", "evaluate", "filter"), **files: str) -> None:
-        from ruamel.yaml import YAML
-
-        call(tmp_path, "git", "checkout", "--quiet", "--detach", base)
+    def leave(run, metrics: dict | None = None) -> None:
         YAML().dump(run.params, tmp_path / "params.yaml")
-        lock = "schema: '2.0'\nstages:\n" + "".join(f"  {stage}:\n    cmd: x\n" for stage in stages)
-        for name, text in {"dvc.lock": lock, **files}.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text(text)
+        (tmp_path / "metrics").mkdir(exist_ok=True)
+        (tmp_path / "metrics/evaluate.json").write_text(json.dumps(metrics or {}))
         commit(tmp_path)
         call(tmp_path, "git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{run.name}", "HEAD")
         call(tmp_path, "git", "checkout", "--quiet", "--detach", base)
@@ -158,94 +154,48 @@ def repo(tmp_path, monkeypatch):
     return leave
 
 
-EVALUATED = {"metrics/evaluate.json": '{"joint": {"AP": 61.25}}', "metrics/filter.json": '{"filtered": {"f1": 4.0}}'}
+PLANNED = runs(STUDY, "embedded", params=ROOT / "params.yaml")
 
 
-def test_numbers_come_from_experiments_and_stay_without_them(repo, tmp_path):
-    planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    repo(planned[4], **EVALUATED)
+def test_a_row_holds_the_numbers_of_an_experiment(leave):
+    leave(PLANNED[4], {"joint": {"AP": 61.25}, "tasks": {"a": {"AP": 60.0, "f1": 5.0}, "b": {"AP": 71.5}, "c": {}}})
+    ref = experiments.find(PLANNED[4])
+    assert rows.row(STUDY, PLANNED[4], ref) == {
+        "kind": "flat", "share": "0.1", "seed": "1", "params": PLANNED[4].digest, "commit": experiments.head()[:7],
+        "joint AP": "61.25", "F1": "", "none": "",
+    }  # fmt: skip
+    keys = ("tasks.*.AP", "tasks.b.AP", "tasks.*.f1", "tasks.*.ece", "tasks.*", "*.*.AP", "tasks")
+    assert [rows.number(ref, f"evaluate:{key}") for key in keys] == ["65.75", "71.5", "5.0", "", "", "65.75", ""]
+
+
+def test_an_experiment_is_found_by_its_name_and_params_wherever_its_data_lay(leave, tmp_path):
+    elsewhere = runs(STUDY, "embedded", params=ROOT / "params.yaml", raw=tmp_path)[0]
+    leave(elsewhere)
+    assert PLANNED[0].params["data"]["raw"] != elsewhere.params["data"]["raw"]
+    assert experiments.find(PLANNED[0]) and not experiments.find(PLANNED[1])
+    other = STUDY.model_copy(update={"params": {"loss": {"dice": 3.0}}})
+    assert not experiments.find(runs(other, "embedded", params=ROOT / "params.yaml")[0]), "same name, other params"
+
+
+def test_rows_of_other_params_are_removed_and_so_is_their_table(tmp_path):
     file = tmp_path / "results" / "mine_embedded.csv"
-    assert collect.collect(STUDY, planned, experiments.finished(), file) == 1
-    before = file.read_bytes()
-    (found,) = collect.read(file)
-    assert found["seed"] == "1" and found["joint AP"] == "61.25" and found["F1"] == "4.0" and found["none"] == ""
-    assert call(tmp_path, "git", "rev-parse", "HEAD").startswith(found["commit"])
-    assert collect.collect(STUDY, planned, {}, file) == 0
-    assert file.read_bytes() == before
-
-
-def test_a_star_is_the_mean_of_what_stands_there(repo):
-    run = runs(STUDY, "embedded", params=ROOT / "params.yaml")[0]
-    tasks = {"shape": {"AP": 60.0, "f1": 5.0}, "fill": {"AP": 71.5}, "odd": {}}
-    repo(run, **{"metrics/evaluate.json": json.dumps({"tasks": tasks})})
-    ref = experiments.result(run, experiments.finished())
-    assert ref
-    keys = ("tasks.*.AP", "tasks.fill.AP", "tasks.*.f1", "tasks.*.ece", "tasks.*", "*.*.AP", "tasks")
-    assert [collect.number(ref, f"evaluate:{key}") for key in keys] == ["65.75", "71.5", "5.0", "", "", "65.75", ""]
-
-
-def test_a_run_is_done_when_an_experiment_has_its_name_its_params_and_scores(repo):
-    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    repo(first)
-    assert experiments.result(first, experiments.finished())
-    assert not experiments.result(second, experiments.finished())
-    changed = first.params | {"loss": first.params["loss"] | {"mask": 2.0}}
-    other = replace(first, params=changed)
-    assert other.name == first.name and not experiments.result(other, experiments.finished())
-
-
-def test_a_run_is_not_done_where_a_stage_whose_metrics_its_study_names_was_not_run(repo):
-    asking = STUDY.model_copy(update={"metrics": {"labels": "diagnosis:oracles.labels"}})
-    (run, *_), (other, *_) = (runs(study, "embedded", params=ROOT / "params.yaml") for study in (asking, STUDY))
-    repo(run, stages=("evaluate", "filter"), **{"metrics/diagnosis.json": '{"oracles": {"labels": 5.0}}'})
-    assert experiments.result(other, experiments.finished()), "it has all that the other study asks for"
-    assert not experiments.result(run, experiments.finished()), "metrics/diagnosis.json is the last commit's"
-
-
-def test_an_experiment_is_the_run_wherever_its_data_lay(repo, tmp_path):
-    planned = {raw: runs(STUDY, "embedded", params=ROOT / "params.yaml", raw=raw)[0] for raw in (None, tmp_path)}
-    repo(planned[tmp_path])
-    assert planned[None].params["data"]["raw"] != planned[tmp_path].params["data"]["raw"]
-    assert experiments.result(planned[None], experiments.finished())
-
-
-def test_a_row_of_other_params_goes_and_so_does_its_table(repo, tmp_path):
-    planned = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    repo(planned[4], **EVALUATED)
-    file = tmp_path / "results" / "mine_embedded.csv"
-    collect.collect(STUDY, planned, experiments.finished(), file)
+    new = {run.name: row(*run.factors.values(), run.seed, 5.0) | {"params": run.digest} for run in PLANNED}
+    rows.update(STUDY, PLANNED, file, dict(reversed(new.items())))
+    assert [*rows.done(STUDY, PLANNED, file)] == [run.name for run in PLANNED]
+    rows.update(STUDY, PLANNED[2:], file, {})
+    assert len(rows.read(file)) == len(PLANNED) - 2
     changed = STUDY.model_copy(update={"params": {"loss": {"dice": 3.0}}})
-    collect.collect(changed, runs(changed, "embedded", params=ROOT / "params.yaml"), {}, file)
-    assert collect.read(file) == []
+    rows.update(changed, runs(changed, "embedded", params=ROOT / "params.yaml"), file, {})
+    assert rows.read(file) == []
     (tmp_path / "page.md").write_text("a\n\n<!-- x -->\n\nold\n\n<!-- /x -->\n")
     for _ in range(2):
         write(tmp_path / "page.md", {"x": ""})
         assert (tmp_path / "page.md").read_text() == "a\n\n<!-- x -->\n\n<!-- /x -->\n"
 
 
-def test_an_experiment_goes_when_its_successor_has_finished_and_comes_back_when_that_failed(repo):
-    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    for run in (first, second):
-        repo(run)
-    before = experiments.finished()
-    assert experiments.other_code([ref for refs in before.values() for ref in refs]) == 0
-    olds = {name: call(Path(), "git", "rev-parse", *refs) for name, refs in before.items()}
-    experiments.replace([first.name, second.name, "nonesuch"])
-    assert experiments.finished() == {}
-    repo(first, **EVALUATED)
-    for _ in range(2):
-        experiments.settle()
-        news = {name: call(Path(), "git", "rev-parse", *refs) for name, refs in experiments.finished().items()}
-        assert news[first.name] != olds[first.name] and news[second.name] == olds[second.name]
-    assert not experiments.finished(experiments.REPLACED)
-
-
-def test_experiments_that_start_from_other_code_are_counted(repo, tmp_path):
-    first, second, *_ = runs(STUDY, "embedded", params=ROOT / "params.yaml")
-    for run in (first, second):
-        repo(run)
-    refs = [ref for refs in experiments.finished().values() for ref in refs]
+def test_commits_with_other_code_are_counted(leave, tmp_path):
+    before = experiments.head()
     (tmp_path / "mtseg").mkdir()
     (tmp_path / "mtseg" / "new.py").touch()
     commit(tmp_path)
-    assert experiments.other_code(refs) == 2
+    assert experiments.other_code([before, before, "0123456", experiments.head()]) == 3
