@@ -47,7 +47,7 @@ docs: $(STAMP) ## build the documentation site in site/; a broken link is an err
 	@sphinx-build --quiet --fail-on-warning --keep-going docs site
 	@echo "open site/index.html"
 
-ablations: $(STAMP) ## run the studies on the embedded data, about two hours; finished runs are skipped, so Ctrl-C is safe
+ablations: $(STAMP) ## make the missing runs of the studies on the embedded data, and all tables; Ctrl-C is safe
 	@code=0; python -m ablations.run || code=$$?; python -m ablations.tables; exit $$code
 	@python -m ablations.saturation
 	@python -m ablations.cost

@@ -103,10 +103,14 @@ def _example(number: int, image: np.ndarray) -> dict:
     }  # fmt: skip
 
 
-def measure(path: Path, *, size: int, repeats: int, shown: Iterable[int] = SHOWN, **columns: str | int) -> pd.DataFrame:
+def measure(
+    path: Path, *, seed: int, params: str, commit: str, size: int, repeats: int, shown: Iterable[int] = SHOWN
+) -> pd.DataFrame:
     """A row for copies and for different objects, and a k: the mean of both shares `missed` over the repeats, in
     percent, and the ends of the 95 % interval of the first (normal, over the repeats; 0 to 100)."""
     model, rows = read_model(path), []
+    first = {"queries": model.num_queries, "seed": seed, "params": params}
+    last = {"model": hashlib.sha256(path.read_bytes()).hexdigest()[:12], "measure": digest(size, repeats)}
     for objects, k in track([*itertools.product(OBJECTS, shown)], f"{model.num_queries} queries"):
         images = list(scenes(k, alike=objects == "copies", repeats=repeats, size=size))
         parts = [missed(model, images[at : at + BATCH]) for at in range(0, repeats, BATCH)]
@@ -114,10 +118,9 @@ def measure(path: Path, *, size: int, repeats: int, shown: Iterable[int] = SHOWN
         mean, masks = shares.mean(axis=0)
         margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(repeats) if repeats > 1 else 0.0
         low, high = np.clip([mean - margin, mean + margin], 0, 100)
-        rows.append({"objects": objects, "shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks})
-    key = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    own = {"queries": model.num_queries, "model": key, "measure": digest(size=size, repeats=repeats)}
-    return pd.DataFrame(rows).assign(**own, **columns)
+        row = {"objects": objects, "shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks}
+        rows.append(first | row | last | {"commit": commit})
+    return pd.DataFrame(rows)
 
 
 def read_model(path: Path) -> Mask2Former:
@@ -199,16 +202,16 @@ def update(runs: Sequence[Run], *, again: bool, results: Path = RESULTS) -> None
     """Bring the csv up to date with the networks of these runs, writing it anew after each. What was measured in the
     same way of the same params is not measured again, unless `again`. Raises UserError where a network is missing."""
     before = read(results)
-    same = before[before["measure"] == digest(size=SIZE, repeats=REPEATS)]
+    same = before[before["measure"] == digest(SIZE, REPEATS)]
     known = {} if again else dict([*same.groupby("params")])
     for run in runs:
         if run.digest not in known:
             with tempfile.TemporaryDirectory() as folder:
-                path, commit = _checkpoint(run, Path(folder)), experiments.head()[:7]
-                columns = {"seed": run.seed, "params": run.digest, "commit": commit}
-                known[run.digest] = measure(path, size=SIZE, repeats=REPEATS, **columns)
+                path, own = _checkpoint(run, Path(folder)), {"seed": run.seed, "params": run.digest}
+                commit = experiments.head()[:7]
+                known[run.digest] = measure(path, **own, commit=commit, size=SIZE, repeats=REPEATS)
             _write(known.values(), results)
-    if len(before):
+    if known:
         _write([known[run.digest] for run in runs], results)  # rows of other runs are removed
 
 
@@ -222,7 +225,7 @@ def _checkpoint(run: Run, folder: Path) -> Path:
     return path
 
 
-def digest(*, size: int, repeats: int) -> str:
+def digest(size: int, repeats: int) -> str:
     """Short, of what decides a measurement besides the model: numbers, and a scene of each kind as it is drawn."""
     found = hashlib.sha256(repr((size, repeats, SHOWN, SCORE, HIT)).encode())
     for objects in OBJECTS:
@@ -232,12 +235,8 @@ def digest(*, size: int, repeats: int) -> str:
     return found.hexdigest()[:12]
 
 
-COLUMNS = ("queries", "seed", "params", "objects", "shown", "missed", "low", "high", "missed_masks", "model",
-           "measure", "commit")  # fmt: skip
-
-
 def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
-    ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])[[*COLUMNS]]
+    ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
     with replace_file(results) as temporary:
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
 
@@ -258,7 +257,7 @@ def main() -> None:
         raise UserError(f"no file {', '.join(missing)}")
     if arguments.models:
         models = enumerate(arguments.models)
-        print(table(pd.concat(measure(path, **asked, seed=seed, commit="") for seed, path in models)))
+        print(table(pd.concat(measure(path, seed=seed, params="", commit="", **asked) for seed, path in models)))
         return
     update(studies.runs(studies.read(NAME), studies.SCALES[0], params=Path("params.yaml")), again=arguments.again)
     publish()

@@ -5,14 +5,14 @@ ablations/studies/NAME.yaml:
   params    of all its runs, laid over the scale's; `at`: {scale: params} of all its runs there
   vary      {factor: {level: params}}, `at` among them as above: the runs are the product of the factors' levels
   seeds     how many, or {scale: how many}; 0: not run at that scale
-  only      {scale: {factor: [levels]}}: the levels run there; all, where not said
+  only      {scale: {factor: [levels]}}: the levels run there; all by default
   metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, whose stage is run then, `*` in the key the
             mean over all that stand there
   against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
-  plot      {x: factor, series: factor, y: column}; where not said, the first column by level (optional)
+  plot      {x: factor, series: factor, y: column}; by default the first column by level (optional)
 
 ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
-that over embedded.yaml, which says all but device, input.workers and visualise: no study's figures hang on what
+that over embedded.yaml, which sets all but device, input.workers and visualise: no result of a study depends on what
 params.yaml holds for one's own data.
 
 Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
@@ -42,7 +42,7 @@ RECIPES = HERE.parent / "recipes"
 SCALES = ("embedded", "carparts")
 STAGES = {"diagnosis": "diagnose", "evaluate": "evaluate", "filter": "filter", "train": "train"}  # by file of metrics/
 SCORED = ("evaluate", "filter")  # stages of every run
-NOT_TRAINED = ("test", "filter", "visualise")  # sections without a say in training
+NOT_TRAINED = ("test", "filter", "visualise")  # sections that training does not depend on
 Overlay = dict[str, Any]
 
 
@@ -140,10 +140,10 @@ class Run:
 
 
 def digest(params: Params) -> str:
-    """Short, of all that decides a result: where the data lie, what works on them and how they are shown does not."""
+    """Short, of all that decides a result: where the data lie, on which device and how they are shown does not."""
     aside = {"data": {"raw"}, "device": True, "input": {"workers"}, "visualise": True}
-    told = params.model_dump(mode="json", exclude=aside)
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    found = params.model_dump(mode="json", exclude=aside)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def names() -> list[str]:
@@ -184,7 +184,7 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
     for overlay in (first, below, own, study.params, study.at.get(scale, {})):
         base = merged(base, overlay)
     if raw:
-        base["data"]["raw"] = str(raw.resolve())  # experiments run in a copy apart
+        base["data"]["raw"] = str(raw.resolve())  # experiments run in another folder
     found = []
     levels = study.levels(scale)
     overlays = {

@@ -105,12 +105,13 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path)
     weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
     model = saturation.read_model(tmp_path / "last.safetensors")
     assert model.num_queries == 6
-    rows = saturation.measure(tmp_path / "last.safetensors", size=192, shown=(5, 100), repeats=3, seed=1)
+    own = {"seed": 1, "params": "", "commit": ""}
+    rows = saturation.measure(tmp_path / "last.safetensors", size=192, shown=(5, 100), repeats=3, **own)
     assert [*zip(rows["objects"], rows["shown"], strict=True)] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert (rows["low"] <= rows["missed"]).all() and (rows["missed"] <= rows["high"]).all()
     assert (rows["missed"] > 90).all() and {*rows["seed"]} == {1} and {*rows["queries"]} == {6}
     with pytest.raises(UserError, match="multiple of 32"):
-        saturation.measure(tmp_path / "last.safetensors", size=100, repeats=1)
+        saturation.measure(tmp_path / "last.safetensors", size=100, repeats=1, **own)
 
 
 def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
