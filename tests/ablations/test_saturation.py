@@ -77,14 +77,6 @@ def test_different_objects_differ_by_cell_and_stay_when_others_come():
         assert (mask == many[2][cell]).all()
 
 
-def test_the_cells_are_drawn_anew_each_time_and_k_are_shown():
-    first, second = saturation.scenes(30, alike=True, repeats=2, size=192)
-    assert len(first.masks) == len(second.masks) == 30
-    assert (first.masks.any(axis=0) != second.masks.any(axis=0)).any()
-    (again,) = saturation.scenes(30, alike=True, repeats=1, size=192)
-    assert (again.image == first.image).all()
-
-
 def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
     assert missed(Finder(tasks, 100), 40).max() == 0
     assert missed(Finder(tasks, 10), 40) == pytest.approx(0.75)

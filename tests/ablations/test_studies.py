@@ -78,10 +78,10 @@ def test_runs_are_the_product_of_the_levels_and_seeds():
 
 
 def test_a_scale_may_run_less():
-    vary = {"a": {"x": None, "y": {"loss": {"mask": 1.0}}}}
-    given = study(vary=vary, seeds={"carparts": 1}, only={"carparts": {"a": ["y"]}})
+    vary = {"a": {1: None, 2: {"loss": {"mask": 1.0}}}}
+    given = study(vary=vary, seeds={"carparts": 1}, only={"carparts": {"a": ["2"]}})
     assert runs(given, "embedded", params=PARAMS) == []
-    assert [run.factors for run in runs(given, "carparts", params=PARAMS)] == [{"a": "y"}]
+    assert [run.factors for run in runs(given, "carparts", params=PARAMS)] == [{"a": "2"}]
 
 
 def test_a_level_may_be_another_at_a_scale():
@@ -90,12 +90,6 @@ def test_a_level_may_be_another_at_a_scale():
     steps = {scale: [run.params["solver"] for run in runs(given, scale, params=PARAMS)] for scale in SCALES}
     assert steps["carparts"][1]["max_iter"] == 7 != steps["embedded"][1]["max_iter"]
     assert [[solver["accumulate"] for solver in own] for own in steps.values()] == [[1, 8]] * 2
-
-
-def test_a_level_that_is_a_number_may_be_given_as_text():
-    vary = {"a": {1: None, 2: {"loss": {"mask": 1.0}}}}
-    given = study(vary=vary, seeds=1, only={"embedded": {"a": ["2"]}})
-    assert [run.factors for run in runs(given, "embedded", params=PARAMS)] == [{"a": "2"}]
 
 
 def test_a_task_called_main_or_tasks_may_have_a_threshold():
@@ -124,14 +118,16 @@ def test_a_params_yaml_that_cannot_be_read_is_one_line(text, message, tmp_path):
         runs(study(), "embedded", params=path)
 
 
-def test_keys_of_a_task_that_are_none():
-    with pytest.raises(UserError, match="task 1 is given 3: expected keys"):
-        merged(BASE, {"tasks": {1: 3}})
-
-
-@pytest.mark.parametrize("overlay", [{"tasks": {3: {"background": False}}}, {"main": 3}])
-def test_a_task_that_is_not_there(overlay):
-    with pytest.raises(UserError, match="no task 3: .* have tasks 0 to 2"):
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"tasks": {3: {"background": False}}}, "no task 3: .* have tasks 0 to 2"),
+        ({"main": 3}, "no task 3: .* have tasks 0 to 2"),
+        ({"tasks": {1: 3}}, "task 1 is given 3: expected keys"),
+    ],
+)
+def test_a_mistake_in_tasks_is_reported(overlay, message):
+    with pytest.raises(UserError, match=message):
         merged(BASE, overlay)
 
 
@@ -151,11 +147,6 @@ def test_a_misspelt_key_names_the_run():
     (run,) = expanded(vary={"a": {"x": {"model": {"num_querys": 7}}}})
     with pytest.raises(UserError, match=r"mine-x-s0: unknown key 'model.num_querys', did you mean 'model.num_queries'"):
         _ = run.checked
-
-
-def test_a_study_that_is_not_there():
-    with pytest.raises(UserError, match="no study 'nonesuch'; there are: backbones"):
-        read("nonesuch")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ablations import experiments, means, rows, studies, tables
+from ablations import experiments, rows, studies, tables
 from ablations.page import FIGURES, PAGE, write
 from ablations.studies import SCALES, Study, runs
 from mtseg.core.errors import UserError
@@ -63,11 +63,6 @@ def test_a_cell_of_fewer_seeds_than_its_row_says_so():
     assert heads.endswith("| +8.5 ± 6.4 (2) |")
 
 
-def test_a_block_names_the_commits_of_its_rows(tmp_path):
-    assert "\n\nCommit abc1234.\n\n" in tables.block(STUDY, "embedded", ROWS, tmp_path)
-    assert "Commits abc1234, def." in tables.block(STUDY, "embedded", [*ROWS, ROWS[0] | {"commit": "def"}], tmp_path)
-
-
 def test_each_reference_has_a_column_where_it_is_run():
     both = STUDY.model_copy(update={"against": {"kind": ["flat", "two_heads"], "share": 7}})
     head, _, flat, *_ = tables.table(both, "embedded", ROWS).splitlines()
@@ -100,27 +95,6 @@ def test_the_page_has_a_place_for_every_study():
     for study in map(studies.read, studies.names()):
         for scale in filter(study.count, SCALES):
             assert f"<!-- {study.name} {scale} -->" in text
-
-
-def test_the_half_interval_of_three_values():
-    assert means.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
-    assert means.half_interval([1.0]) == 0
-
-
-def test_the_same_bytes_each_time_and_the_page_around_stays(tmp_path):
-    page = tmp_path / "results.md"
-    page.write_text("# Results\n\nOurs.\n\n<!-- mine embedded -->\nold\n<!-- /mine embedded -->\n\nOurs too.\n")
-    seen = set()
-    for _ in range(2):
-        block = tables.block(STUDY, "embedded", ROWS, tmp_path / "figures")
-        write(page, {"mine embedded": block})
-        seen.add((page.read_bytes(), (tmp_path / "figures" / "mine_embedded.svg").read_bytes()))
-    assert len(seen) == 1
-    text = page.read_text()
-    assert text.startswith("# Results\n\nOurs.\n\n<!-- mine embedded -->\n\n| kind") and text.endswith(
-        "\n\nOurs too.\n"
-    )
-    assert "old" not in text and "(figures/mine_embedded.svg)" in text
 
 
 def test_a_block_without_marks_comes_at_the_end_once(tmp_path):
