@@ -3,15 +3,15 @@
     python -m benchmarks.parity            # tiny networks (ResNet-50, Swin-T), the published one at 512 x 384: 3 min
     python -m benchmarks.parity --quick    # the same networks, the large one at 128 x 96: 20 to 40 s on two cores
 
-Random weights are copied from the reference into ours; both see the same pictures and ground truth. Prints the
-largest absolute difference of every group of tensors, the worst last; exits 1 when one is above TOLERANCE, which a
-query matched to another instance is, too.
+Random weights are copied from the reference into ours; both see the same images and ground truth. Prints the
+largest absolute difference of every group of tensors, the worst last; exits 1 when one is above TOLERANCE, and so is
+a query matched to another instance.
 
 Some of the model's steps are not continuous, and there rounding alone decides.
 - Which of two equally uncertain points is sampled: the losses are compared at points that do not depend on the
   logits, and the choice of uncertain points apart, on equal logits.
 - On which side of 0 a pixel of an attention mask lies: our decoder is given the reference's masks, and the row
-  "attention masks" says how far from 0 the logits lie in which its own masks differ.
+  "attention masks" shows how far from 0 the logits lie in which its own masks differ.
 - On which side of its kink a ReLU or a bilinear sample lies, which changes a gradient by more than TOLERANCE and
   nothing else: gradients are held to TOLERANCE in float64 alone, where none of some million units comes that close.
   Those in float32 are shown, as "seen".
@@ -42,7 +42,7 @@ from benchmarks.reference import (
     TINY_SWIN,
     Setting,
     copy_of,
-    pictures,
+    images,
     precision,
     reference,
     renamed,
@@ -83,7 +83,7 @@ def compare(setting: Setting, dtype: torch.dtype) -> list[Difference]:
     with precision(dtype):
         theirs = reference(setting)
         ours = copy_of(theirs, setting)
-        batch = pictures(setting)
+        batch = images(setting)
         expected, masks = run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)
         found = run_ours(ours, batch, masks)
     assert expected.keys() == found.keys()
@@ -95,8 +95,8 @@ def run_theirs(
 ) -> tuple[Groups, list[tuple[Tensor, Tensor]]]:
     """All that is compared, and for each decoder layer its attention mask bool [B, Q, S] (True: look here) with the
     mask logits behind it."""
-    masks = [picture["instances"].gt_masks.tensor.float() for picture in batch]
-    labels = [picture["instances"].gt_labels[:, 0] for picture in batch]
+    masks = [image["instances"].gt_masks.tensor.float() for image in batch]
+    labels = [image["instances"].gt_labels[:, 0] for image in batch]
     attention, costs = [], []
 
     def keep_mask(_: Any, arguments: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -109,7 +109,7 @@ def run_theirs(
         return assign(cost)
 
     hook = network.model.transformer_module.decoder.mask_predictor.register_forward_hook(keep_mask)
-    pixels = (torch.stack([picture["image"] for picture in batch]).float() - mean) / std
+    pixels = (torch.stack([image["image"] for image in batch]).float() - mean) / std
     output = network(pixels, output_hidden_states=True, output_auxiliary_logits=True)
     hook.remove()
     layers = [(x["class_queries_logits"], x["masks_queries_logits"]) for x in output.auxiliary_logits]
@@ -126,7 +126,7 @@ def run_theirs(
         )  # fmt: skip
 
     pyramid = [output.pixel_decoder_last_hidden_state, *output.pixel_decoder_hidden_states]
-    places = [f"layer {layer} picture {picture}" for layer in range(len(layers)) for picture in range(len(batch))]
+    places = [f"layer {layer} image {image}" for layer in range(len(layers)) for image in range(len(batch))]
     return {
         "backbone": {f"res{i}": features for i, features in enumerate(output.encoder_hidden_states, 2)},
         "pixel decoder": dict(zip(("mask features", *huggingface.LEVELS), pyramid, strict=True)),
@@ -183,10 +183,10 @@ def run_ours(network: Mask2Former, batch: list[dict[str, Any]], attention: list[
     layers = range(len(output.mask_embed_LBQC))
     costs, pairs = {}, {}
     for layer in layers:
-        for picture, target in enumerate(targets):
-            place = f"layer {layer} picture {picture}"
-            here = (matches.layer == layer) & (matches.image == picture)
-            costs[place] = cost_LBQN[layer, picture, :, : len(target.labels)]
+        for image, target in enumerate(targets):
+            place = f"layer {layer} image {image}"
+            here = (matches.layer == layer) & (matches.image == image)
+            costs[place] = cost_LBQN[layer, image, :, : len(target.labels)]
             pairs[place] = torch.stack((matches.query[here], matches.instance[here]))
     return {
         "backbone": dict(seen["backbone"]),
@@ -224,7 +224,7 @@ def difference(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the large network on small pictures")
+    parser.add_argument("--quick", action="store_true", help="the large network on small images")
     quick = parser.parse_args().quick
     started = time.perf_counter()
     large = SMALL if quick else PUBLISHED

@@ -1,4 +1,4 @@
-"""The two networks that parity compares, and what both are given: weights, pictures, ground truth, points."""
+"""The two networks that parity compares, and what both are given: weights, images, ground truth, points."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TASK = PARAMS.tasks[0].model_copy(
 
 @dataclass(frozen=True)
 class Setting:
-    """Pictures and a network's size; the backbone is a whole one in each."""
+    """Images and a network's size; the backbone is a whole one in each."""
 
     name: str
     height: int
     width: int
-    instances: tuple[int, ...]  # of each picture
+    instances: tuple[int, ...]  # of each image
     hidden_dim: int
     num_heads: int
     encoder_layers: int
@@ -73,7 +73,8 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
 
 
 def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegmentation:
-    """The reference with random weights, none of them 0, so that each has a say. In eval mode: batch norm frozen."""
+    """The reference with random weights, none of them 0, so that each has an effect. In eval mode, as batch norm is
+    frozen."""
     logging.set_verbosity_error()  # it warns that it was published with Swin alone
     loss = PARAMS.loss
     config = Mask2FormerConfig(
@@ -132,7 +133,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.replace(MAIN_HEAD, head): value for key, value in huggingface.convert(state).items()}
 
 
-def pictures(setting: Setting, seed: int = 0) -> list[dict[str, Any]]:
+def images(setting: Setting, seed: int = 0) -> list[dict[str, Any]]:
     """Noise, with ellipses of random classes for ground truth, as the loader hands them over."""
     draw = torch.Generator().manual_seed(seed)
     size = setting.height, setting.width

@@ -1,4 +1,4 @@
-"""The benchmark of evaluate measures what it says: the stage whole, and pycocotools on files that it understands."""
+"""The benchmark of evaluate measures the whole stage, and pycocotools on files that it can read."""
 
 import json
 from pathlib import Path

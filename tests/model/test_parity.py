@@ -59,7 +59,7 @@ def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
     """By intent: there it becomes the largest float, and a diverged network goes on training on it."""
     theirs = networks.reference(networks.TINY)
     ours = networks.copy_of(theirs, networks.TINY)
-    batch = networks.pictures(networks.TINY)
+    batch = networks.images(networks.TINY)
     for parameter in (
         theirs.model.pixel_level_module.decoder.mask_projection.bias,
         ours.pixel_decoder.mask_features.bias,
@@ -67,7 +67,7 @@ def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
         parameter.data.fill_(float("nan"))
     with networks.same_points():
         found, _ = parity.run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)
-        assert found["matching"]["layer 0 picture 0"].shape == (2, 3)
+        assert found["matching"]["layer 0 image 0"].shape == (2, 3)
         with pytest.raises(FloatingPointError, match="decoder layer 0, image 0"):
             ours(batch)
 
@@ -98,7 +98,7 @@ def test_attention_masks_are_compared():
     """A mask that looks where the reference does not is off by the logit that it takes for positive."""
     theirs = networks.reference(networks.TINY)
     ours = networks.copy_of(theirs, networks.TINY)
-    batch = networks.pictures(networks.TINY)
+    batch = networks.images(networks.TINY)
     own = ours.decoder._attention_mask
     ours.decoder._attention_mask = lambda state, features: ~own(state, features)
     _, masks = parity.run_theirs(theirs, batch, mean=ours.pixel_mean, std=ours.pixel_std)
