@@ -1,9 +1,9 @@
-"""`python -m benchmarks.faults [--quick] [--only WORDS]`: are faults caught, when, and by their right name?
+"""`python -m benchmarks.faults [--quick] [--only WORDS]`: are faults caught, when, and with the right cause?
 
-Each fault is put into a tiny data set, params or code, and the pipeline run from raw data to diagnosis until something
-speaks up; healthy runs, of which nothing may be said, beside them. A quarter of an hour on two cores; with --quick 50
-s, no fault that needs a trained model. Expect a table, which the whole run also writes into docs/diagnosis.md; the last
-line is the share named right. Exit code 1 when a target is missed.
+Each fault is put into a tiny data set, params or code, and the pipeline runs from raw data to diagnosis until something
+is reported; beside them run healthy cases, of which nothing may be reported. A quarter of an hour on two cores; with
+--quick, 50 s and no fault that needs a trained model. Expect a table, which the whole run also writes into
+docs/diagnosis.md; the last line is the share named right. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ablations import page
 from benchmarks.faults import runs
 from benchmarks.faults.case import ROOT
-from benchmarks.faults.table import table, verdict, write
+from benchmarks.faults.table import table, verdict
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
         outcomes = runs.run_all(names, Path(folder), quick=arguments.quick)
     print(table(outcomes))
     if not arguments.quick and not arguments.only:
-        write(ROOT / "docs/diagnosis.md", table(outcomes))
+        page.write(ROOT / "docs/diagnosis.md", {"faults": table(outcomes)})
     good, line = verdict(outcomes)
     print(line)
     sys.exit(not good)

@@ -13,10 +13,15 @@ from typing import Any, Literal
 from mtseg.core.params import Params, load, validate
 
 ROOT = Path(__file__).parents[2]
+FAILURES = (  # of docs/failures.md, in its order
+    "label_string", "dropped_labels", "loss_not_scalar", "mapper_displaces", "backbone_level", "lr_for_batch",
+    "query_count", "no_object_slot", "zero_loss_weight", "task_untrained_in_matching", "labels_ignore_image",
+    "label_readout", "ranking", "contradictory_predictions", "overlay_labels", "evaluator_wrong",
+)  # fmt: skip
 PHASES = ("convert", "check", "training", "predict", "evaluate", "diagnosis")
 Phase = Literal["convert", "check", "training", "predict", "evaluate", "diagnosis"]
 
-TINY = {  # what params.yaml is changed by, to learn in a minute on one core
+TINY = {  # changes to params.yaml, to learn in a minute on one core
     "generate": {"train": 300, "val": 60, "size": 64, "max_objects": 3},
     "model": {"num_queries": 10, "hidden_dim": 64, "encoder_feedforward_dim": 128, "decoder_layers": 2,
               "decoder_feedforward_dim": 128},
@@ -71,14 +76,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Fault(Case):
-    """One thing that is wrong. Its name says what was done.
+    """One thing that is wrong. Its name tells what was done.
 
-    number: the failure of the catalogue that it is. causes: the names that are right, the best first. says: where a
-    stage refuses it in its own words, what these must have. coco: edits data/coco after convert. code: what is
+    failure: its name in docs/failures.md, if it has one. causes: the right names, the best first. says: where a stage
+    refuses it with an error of its own, a regex of its text. coco: edits data/coco after convert. code: what is
     patched, from the phase `since` on; a fault of a later phase than training meets a model that was trained well.
     """
 
-    number: str = ""
+    failure: str = ""
     causes: tuple[str, ...] = ()
     says: str | None = None
     coco: Callable[[Path], None] | None = None
@@ -92,33 +97,33 @@ class Fault(Case):
 
 @dataclass(frozen=True)
 class Outcome:
-    """when: the phase that spoke up first, None if none did. named: causes with their severity, gravest first. said:
-    all that it said. crash: it ended in a traceback. seconds: wall clock of the whole."""
+    """when: the first phase that reported something, None if none did. named: causes with their severity, errors first.
+    text: all that it printed. crash: it ended in a traceback. seconds: wall clock of the whole."""
 
     case: Case
     when: Phase | None
     named: tuple[tuple[str, str], ...]
-    said: str
+    text: str
     crash: bool
     seconds: float
 
     @property
     def refused(self) -> bool:
-        """A stage said no in its own words, which are those that the fault must be told by."""
+        """A stage stopped with an error of its own, with the text that the fault asks for."""
         says = getattr(self.case, "says", None)
-        return bool(says and self.when and not self.crash and re.search(says, self.said))
+        return bool(says and self.when and not self.crash and re.search(says, self.text))
 
     @property
     def right(self) -> bool:
-        """Whether the gravest cause named is right and no error beside it wrong, or a refusal says what it must."""
+        """Whether the gravest cause is right and no error beside it wrong, or the fault is refused as it must be."""
         first = [cause for cause, _ in self.named[:1]]
-        told = {*first, *(cause for cause, severity in self.named if severity == "error")}
-        return self.refused or bool(first) and not self.crash and told <= set(self.case.causes)
+        reported = {*first, *(cause for cause, severity in self.named if severity == "error")}
+        return self.refused or bool(first) and not self.crash and reported <= set(self.case.causes)
 
     @property
-    def told(self) -> str:
+    def line(self) -> str:
         """The line to show."""
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        lines = [line.strip() for line in self.text.splitlines() if line.strip()]
         graver = [line for line in lines if re.match(r"(error|warning): ", line)]
         named = [line for line in lines if self.named and f"{self.named[0][0]}: " in line]
         return next(iter(named + graver + lines), "") if self.when else ""

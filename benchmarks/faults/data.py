@@ -1,4 +1,4 @@
-"""Faults of the data: raw annotations and pictures, or the converted files."""
+"""Faults of the data: raw annotations and images, or the converted files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.faults.case import Fault
-from benchmarks.faults.pictures import edit, edit_labels
+from benchmarks.faults.images import edit, edit_labels
 from mtseg.core.files import write_json
 
 Record = dict[str, Any]
@@ -51,6 +51,11 @@ def shuffle_task(share: float, part: int) -> Callable[[Path], None]:
     return fault
 
 
+def in_val(fault: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Of val's annotations alone: the model is sound, what it is compared with is not."""
+    return lambda raw: fault(raw / "val")
+
+
 def permute_val(part: int) -> Callable[[Path], None]:
     """In val, every class of one task is called by the next one's name."""
 
@@ -69,7 +74,7 @@ def permute_val(part: int) -> Callable[[Path], None]:
 
 
 def drop_objects(*, of: str, keep: int, split: str = "train") -> Callable[[Path], None]:
-    """Of the objects with that class in a split, keep the first few and take the pictures of the others away."""
+    """Of the objects with that class in a split, keep the first few and take the images of the others away."""
 
     def fault(raw: Path) -> None:
         kept = 0
@@ -93,8 +98,8 @@ def rare_typo(raw: Path) -> None:
     first_label(lambda label: label if "dd" in label or "ee" in label else label.replace("yellow", "yelow"))(raw)
 
 
-def other_picture(raw: Path) -> None:
-    """Annotations move one picture on, cut at its borders."""
+def other_image(raw: Path) -> None:
+    """Annotations move one image on, cut at its borders."""
     for split in ("train", "val"):
         shapes: dict[str, list] = {}
         edit(raw / split, lambda record, number, shapes=shapes: shapes.update({record["imagePath"]: record["shapes"]}))
@@ -108,7 +113,7 @@ def other_picture(raw: Path) -> None:
 
 
 def moved(record: Record, place: Callable[[float, float], tuple[float, float]]) -> None:
-    """Put every point elsewhere; what leaves the picture is cut off."""
+    """Put every point elsewhere; what leaves the image is cut off."""
     for shape in record["shapes"]:
         points = np.array([place(x, y) for x, y in shape["points"]])
         shape["points"] = points.clip(0, (record["imageWidth"], record["imageHeight"])).tolist()
@@ -128,27 +133,27 @@ def spread(points: list[list[float]]) -> float:
     return float(np.ptp(np.array(points), axis=0).min())
 
 
-def half_pictures(raw: Path) -> None:
+def half_images(raw: Path) -> None:
     for path in raw.rglob("*.jpg"):
-        with Image.open(path) as picture:
-            half = picture.resize((picture.width // 2, picture.height // 2))
+        with Image.open(path) as image:
+            half = image.resize((image.width // 2, image.height // 2))
         half.save(path)
 
 
-def val_pictures(change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
-    """Change every picture file of val."""
+def val_images(change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
+    """Change every image file of val."""
 
     def fault(raw: Path) -> None:
         for path in (raw / "val").glob("*.jpg"):
-            with Image.open(path) as picture:
-                changed = change(picture)
+            with Image.open(path) as image:
+                changed = change(image)
             changed.save(path, quality=92, subsampling=0)
 
     return fault
 
 
-def swapped_channels(picture: Image.Image) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
+def swapped_channels(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
 
 
 def copy_to_val(count: int, *, replace: bool, mirror: bool = False) -> Callable[[Path], None]:
@@ -163,8 +168,8 @@ def copy_to_val(count: int, *, replace: bool, mirror: bool = False) -> Callable[
             if mirror:
                 moved(record, lambda x, y, width=record["imageWidth"]: (width - x, y))
                 write_json(raw / "val" / f"copy{path.stem}.json", record, indent=None)
-                with Image.open(path.with_suffix(".jpg")) as picture:
-                    ImageOps.mirror(picture).save(raw / "val" / f"copy{path.stem}.jpg", quality=92)
+                with Image.open(path.with_suffix(".jpg")) as image:
+                    ImageOps.mirror(image).save(raw / "val" / f"copy{path.stem}.jpg", quality=92)
 
     return fault
 
@@ -173,9 +178,9 @@ def empty_val(raw: Path) -> None:
     edit(raw / "val", lambda record, number: record.update(shapes=[]))
 
 
-def half_unannotated(raw: Path) -> None:
-    """Every other object was never drawn, in train alone."""
-    edit(raw / "train", lambda record, number: record.update(shapes=record["shapes"][number % 2 :: 2]))
+def half_unannotated(split: str) -> Callable[[Path], None]:
+    """Every other object was never drawn."""
+    return lambda raw: edit(raw / split, lambda record, number: record.update(shapes=record["shapes"][number % 2 :: 2]))
 
 
 def every_object_twice(raw: Path) -> None:
@@ -204,18 +209,21 @@ def wrapped_category(annotation: Record, count: int) -> None:
 
 NOISE = ("label_noise",)
 FAULTS = (
-    Fault("a comma is missing in one label", number="F1", raw=first_label(lambda label: label.replace(",", " ", 1)),
+    Fault("a comma is missing in one label", failure="label_string",
+          raw=first_label(lambda label: label.replace(",", " ", 1)),
           says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
-    Fault("the last part of one label is missing", number="F1", raw=first_label(lambda s: s.rpartition(",")[0]),
+    Fault("the last part of one label is missing", failure="label_string",
+          raw=first_label(lambda s: s.rpartition(",")[0]),
           says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
-    Fault("a loader that drops the further labels", number="F2", coco=in_coco("train", lambda a, n: a.pop("labels")),
+    Fault("a loader that drops the further labels", failure="dropped_labels",
+          coco=in_coco("train", lambda a, n: a.pop("labels")),
           causes=("task_unlabelled",), says="is not COCO plus labels .*labels"),
     Fault("a class is misspelt, classes listed", raw=first_label(lambda label: f"x{label}"),
           says=r"train/\d+\.json, shape 1: .*shape has no class 'x"),
     Fault("a class is misspelt, classes auto", raw=rare_typo, causes=("class_too_rare",)),
     Fault("parts of all labels in another order", raw=lambda raw: edit_labels(raw, lambda p, rng: p[::-1]),
           says="shape has no class"),
-    Fault("category ids off by one in train", number="F8", coco=in_coco("train", next_category),
+    Fault("category ids off by one in train", failure="no_object_slot", coco=in_coco("train", next_category),
           causes=("label_range",), says=r"\d+\.jpg, annotation \d+: category_id 5 is not in 1\.\.4"),
     Fault("category ids off by one in val, the last wrapped", coco=in_coco("val", wrapped_category),
           causes=("labels_off_by_one", "labels_permuted")),
@@ -224,31 +232,33 @@ FAULTS = (
     Fault("20 % of one task's labels wrong, 800 steps", raw=shuffle_task(0.2, 1), causes=NOISE,
           changes={"solver.max_iter": 800}),  # what a model errs in by itself hides them
     Fault("all labels of one task random", raw=shuffle_task(1.0, 1), causes=NOISE),
-    Fault("annotations of the next picture", raw=other_picture, causes=("masks_of_other_image",)),
+    Fault("annotations of the next image", raw=other_image, causes=("masks_of_other_image",)),
     Fault("annotations shifted by 8 pixels, train alone", raw=shift_points(8, 0, split="train"),
           causes=("masks_displaced",)),
     Fault("annotations shifted by 8 pixels everywhere", raw=shift_points(8, 0, split="."), causes=("masks_displaced",)),
     Fault("rows and columns of all outlines swapped", raw=transpose_points,
           causes=("masks_transposed",)),
-    Fault("pictures halved after they were annotated", raw=half_pictures, causes=(), says=r"states \d+ x \d+, .* is"),
-    Fault("red and blue swapped in the files of val", raw=val_pictures(swapped_channels),
+    Fault("images halved after they were annotated", raw=half_images, causes=(), says=r"states \d+ x \d+, .* is"),
+    Fault("red and blue swapped in the files of val", raw=val_images(swapped_channels),
           causes=("channels_swapped",)),
-    Fault("pictures of val mirrored, outlines not", raw=val_pictures(ImageOps.mirror), causes=("masks_mirrored",)),
-    Fault("pictures of val three times darker", raw=val_pictures(lambda p: p.point(lambda v: v // 3)),
+    Fault("images of val mirrored, outlines not", raw=val_images(ImageOps.mirror), causes=("masks_mirrored",)),
+    Fault("images of val three times darker", raw=val_images(lambda p: p.point(lambda v: v // 3)),
           causes=("splits_differ",)),
-    Fault("pictures of val three times lighter", raw=val_pictures(lambda p: p.point(lambda v: min(3 * v, 255))),
+    Fault("images of val three times lighter", raw=val_images(lambda p: p.point(lambda v: min(3 * v, 255))),
           causes=("splits_differ",)),
-    Fault("pictures of val grey", raw=val_pictures(lambda p: p.convert("L").convert("RGB")),
+    Fault("images of val grey", raw=val_images(lambda p: p.convert("L").convert("RGB")),
           causes=("splits_differ",)),
     Fault("val is train", raw=copy_to_val(300, replace=True), causes=("split_leak",)),
-    Fault("ten pictures of train are in val too", raw=copy_to_val(10, replace=False), causes=("split_leak",)),
-    Fault("ten pictures of train are in val too, mirrored", raw=copy_to_val(10, replace=False, mirror=True),
+    Fault("ten images of train are in val too", raw=copy_to_val(10, replace=False), causes=("split_leak",)),
+    Fault("ten images of train are in val too, mirrored", raw=copy_to_val(10, replace=False, mirror=True),
           causes=("split_leak",)),
     Fault("val has no annotations", raw=empty_val, causes=("split_empty",)),
     Fault("a class is not in train", raw=drop_objects(of="star", keep=0), causes=("class_missing_in_train",)),
     Fault("a class has 2 examples", raw=drop_objects(of="star", keep=2), causes=("class_too_rare",)),
     Fault("a task without a label in train", raw=no_label, causes=("task_unlabelled",)),
-    Fault("half the objects of train were not annotated", raw=half_unannotated,
+    Fault("half the objects of train were not annotated", raw=half_unannotated("train"),
           causes=("annotations_missing",)),
     Fault("every object annotated twice", raw=every_object_twice, causes=("annotated_twice",)),
+    Fault("30 % of one task's labels wrong in val alone", raw=in_val(shuffle_task(0.3, 1)), causes=NOISE),
+    Fault("half the objects of val were not annotated", raw=half_unannotated("val"), causes=("annotations_missing",)),
 )  # fmt: skip

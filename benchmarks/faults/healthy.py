@@ -1,4 +1,4 @@
-"""Runs that nothing is wrong with, as unlike as they get: not one of them may raise an alarm."""
+"""Runs without a fault, as different as possible: not one of them may raise an alarm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from benchmarks.faults.case import APART, JOINED, Case
-from benchmarks.faults.pictures import edit_labels
+from benchmarks.faults.images import edit_labels
 from mtseg.core.files import write_json
 
 RANDOM = {"model.weights": None, "model.freeze_norm": False}
@@ -15,12 +15,12 @@ FOUR = ("shape", "colour", "fill", "side")
 
 
 def some_unlabelled(raw: Path) -> None:
-    """A fifth of the objects say nothing of the last task."""
+    """A fifth of the objects have no label of the last task."""
     edit_labels(raw, lambda parts, rng: [*parts[:-1], "-" if rng.random() < 0.2 else parts[-1]])
 
 
 def few_red(raw: Path) -> None:
-    """Objects are red or other; of the pictures with a red one, three in four go: 90 % are other."""
+    """Objects are red or other; of the images with a red one, three in four are removed: 90 % are other."""
     edit_labels(raw, lambda parts, rng: [parts[0], "red" if parts[1] == "red" else "other", *parts[2:]])
     red = 0
     for path in sorted(raw.rglob("*.json")):
@@ -86,7 +86,7 @@ HEALTHY = (
          changes={**MOBILE, "solver.max_iter": 1200}),
     Case("ResNet-50 from random weights", tasks=("colour",),
          changes={"generate.seed": 8, "tasks.colour.classes": "auto", "model.backbone": "resnet50", **RANDOM}),
-    Case("a muted task (F9), accumulated batches, schedule in steps",
+    Case("a muted task, accumulated batches, schedule in steps",
          changes={"generate.seed": 9, "tasks.fill.loss_weight": 0.0, "tasks.fill.match_weight": 0.0,
                   "solver.schedule": "steps", "solver.ims_per_batch": 4, "solver.accumulate": 2}),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a fault is put into code: for a while, in place of what is there."""
+"""How a fault is put into code: in place of what is there, until the run is over."""
 
 from __future__ import annotations
 
@@ -12,41 +12,35 @@ from unittest.mock import patch
 Patch = Callable[[], AbstractContextManager]
 
 
-def replaced(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Patch:
-    """Put `make(the real one)` in the place of a function, as long as the patch lasts."""
-
-    @contextmanager
-    def fault() -> Iterator[None]:
-        with patch.object(owner, name, make(getattr(owner, name))):
-            yield
-
-    return fault
-
-
-def replaced_value(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
-    return lambda: patch.object(owner, name, make(getattr(owner, name)))
+def changed(owner: Any, name: str, change: Callable) -> Patch:
+    """A call of `owner.name(...)` becomes `change(real, ...)`, where `real` is what is there."""
+    return lambda: patch.object(owner, name, _instead(getattr(owner, name), change))
 
 
 def both(*patches: Patch) -> Patch:
-    """All of them, one of which counts: heads are apart or joined."""
-
     @contextmanager
     def fault() -> Iterator[None]:
         with ExitStack() as stack:
-            for patch_one in patches:
-                stack.enter_context(patch_one())
+            for one in patches:
+                stack.enter_context(one())
             yield
 
     return fault
 
 
-@contextmanager
-def everywhere(real: Callable, make: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Put `make(real)` in the place of a function under every name by which a module of ours took it in."""
-    import_module("mtseg.training.loop"), import_module("mtseg.checks.run")  # so that their names are there
-    modules = [module for name, module in sys.modules.items() if name.startswith("mtseg")]
-    places = [(module, name) for module in modules for name, value in vars(module).items() if value is real]
-    with ExitStack() as patches:
-        for module, name in places:
-            patches.enter_context(patch.object(module, name, make(real)))
-        yield
+def everywhere(real: Callable, change: Callable) -> Patch:
+    """The same of a function under every name by which a module of ours has imported it."""
+
+    @contextmanager
+    def fault() -> Iterator[None]:
+        import_module("mtseg.training.loop"), import_module("mtseg.checks.run")  # so that their names are there
+        modules = [module for name, module in sys.modules.items() if name.startswith("mtseg")]
+        places = [(module, name) for module in modules for name, value in vars(module).items() if value is real]
+        with both(*(changed(module, name, change) for module, name in places))():
+            yield
+
+    return fault
+
+
+def _instead(real: Callable, change: Callable) -> Callable:
+    return lambda *args, **kwargs: change(real, *args, **kwargs)

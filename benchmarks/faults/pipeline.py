@@ -1,4 +1,4 @@
-"""One case through the whole pipeline, its stages called in a scratch folder, until something speaks up."""
+"""One case through the whole pipeline, its stages called in a scratch folder, until one reports something."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from ruamel.yaml import YAML
 
-from benchmarks.faults import pictures
+from benchmarks.faults import images
 from benchmarks.faults.case import PHASES, Case, Fault, Outcome, Phase
 from mtseg.checks.findings import CAUSES
 from mtseg.core.errors import UserError
@@ -44,10 +44,10 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     began = time.monotonic()
     folder.mkdir(parents=True)
     fault = case if isinstance(case, Fault) else Fault(case.name)
-    when, said, crash = None, "", False
+    when, reported, crash = None, "", False
     with inside(folder), ExitStack() as patches:
         write_params(case)
-        pictures.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, calm=case.calm)
+        images.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, calm=case.calm)
         if case.raw:
             case.raw(Path("raw"))
         for name in TRAINED if trained and fault.after_training else ():
@@ -59,14 +59,14 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
                 continue
             text, over, crash = perform(phase, fault)
             if named(text) or over or (REMARK.search(text) and not when):
-                when, said = phase, text
+                when, reported = phase, text
             if named(text) or over:  # a warning without a name may get one in a later phase
                 break
-    return Outcome(case, when, named(said), said, crash, time.monotonic() - began)
+    return Outcome(case, when, named(reported), reported, crash, time.monotonic() - began)
 
 
 def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
-    """What the scripts of a phase said, whether that was the end, and whether the end was a crash."""
+    """What the scripts of a phase printed, whether that was the end, and whether the end was a crash."""
     out = io.StringIO()
     for script, *arguments in SCRIPTS[phase]:
         try:
@@ -77,7 +77,7 @@ def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
         except SystemExit as end:
             if end.code:
                 return f"{out.getvalue()}\nerror: {end.code}", True, False
-        except Exception as error:  # whatever a fault brings about
+        except Exception as error:  # any that a fault causes
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
             return f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:150]}", True, True
@@ -87,7 +87,7 @@ def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
 
 
 def named(text: str) -> tuple[tuple[str, str], ...]:
-    """Causes with their severity, each once, the gravest first; a line without one is an error's."""
+    """Causes with their severity, each once, errors first; a line without a severity is of an error."""
     found: dict[str, str] = {}
     for severity, cause in NAMED.findall(text):
         found.setdefault(cause, severity or "error")
@@ -101,7 +101,7 @@ def write_params(case: Case) -> None:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """In that working folder, the state of trainings kept there too."""
+    """In that working folder, with the state of trainings."""
     before = Path.cwd()
     os.chdir(folder)
     try:

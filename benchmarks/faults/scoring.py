@@ -6,52 +6,41 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from benchmarks.faults.case import Fault
-from benchmarks.faults.patches import everywhere, replaced
-from mtseg.data import coco
-from mtseg.evaluation import average_precision
-from mtseg.evaluation.average_precision import Scorer
+from benchmarks.faults.patches import changed
+from mtseg.core.tables import Images, Pairs, Predictions
+from mtseg.evaluation import pairs
+from mtseg.evaluation.evaluation import Evaluation
 
 
-def next_class(real: Callable) -> Callable:
+def next_class(
+    real: Callable, self: Evaluation, true: Any, found: np.ndarray, *, categories: int, **kwargs: Any
+) -> Any:
     """Predicted classes are read one on from the true ones; the last is the first."""
-    return lambda found, task: (real(found, task) + 1) % task.num_classes
+    return real(self, true, (found + 1) % categories, categories=categories, **kwargs)
 
 
-def backwards(real: Callable) -> Callable:
-    return lambda self, true, found, scores, **kwargs: real(self, true, found, -np.asarray(scores), **kwargs)
+def backwards(real: Callable, self: Evaluation, scores: np.ndarray) -> np.ndarray:
+    return real(self, -scores)
 
 
-def one_detection(real: Callable) -> Callable:
-    return lambda self, *args, max_dets, **kwargs: real(self, *args, max_dets=[1], **kwargs)
+def one_detection(real: Callable, self: Evaluation, *args: Any, **kwargs: Any) -> None:
+    real(self, *args, **kwargs | {"max_dets": (1,)})
 
 
-def moved(real: Callable) -> Callable:
-    """The scorer's own true masks lie 6 pixels off."""
-
-    def rle(segmentation: Any, height: int, width: int) -> dict:
-        mask = np.roll(coco.mask(segmentation, height, width), 6, axis=1)
-        return real({"size": [height, width], "counts": runs(mask)}, height, width)
-
-    return rle
+def moved(real: Callable, images: Images, predictions: Predictions) -> Pairs:
+    """True masks and predictions are compared 6 pixels off each other."""
+    masks = (np.roll(coco_mask.decode(rle), 6, axis=1) for rle in predictions.rles())
+    rles = [coco_mask.encode(np.asfortranarray(mask))["counts"].decode() for mask in masks]
+    return real(images, predictions.replace(rle=np.array(rles, dtype=object)))
 
 
-def runs(mask: np.ndarray) -> list[int]:
-    """Uncompressed COCO run lengths, column by column, beginning with zeros."""
-    flat = np.concatenate([[0], mask.T.ravel(), [1 - mask.T.ravel()[-1]]])
-    ends = np.flatnonzero(np.diff(flat))
-    return np.diff([0, *ends]).tolist()
-
-
-WRONG = ("evaluator_wrong",)
+WRONG = {"failure": "evaluator_wrong", "since": "evaluate", "causes": ("evaluator_wrong",)}
 FAULTS = (
-    Fault("evaluator: predicted classes off by one", number="F16", since="evaluate", causes=WRONG,
-          code=lambda: everywhere(average_precision.labels_found, next_class)),
-    Fault("evaluator: true masks 6 pixels off", number="F16", since="evaluate", causes=WRONG,
-          code=replaced(average_precision, "rle", moved)),
-    Fault("evaluator: one detection a picture", number="F16", since="evaluate", causes=WRONG,
-          code=replaced(Scorer, "run", one_detection)),
-    Fault("evaluator: lowest score first", number="F16", since="evaluate", causes=WRONG,
-          code=replaced(Scorer, "run", backwards)),
-)  # fmt: skip
+    Fault("evaluator: predicted classes off by one", **WRONG, code=changed(Evaluation, "match", next_class)),
+    Fault("evaluator: true masks 6 pixels off", **WRONG, code=changed(pairs, "of_masks", moved)),
+    Fault("evaluator: one detection per image", **WRONG, code=changed(Evaluation, "__init__", one_detection)),
+    Fault("evaluator: lowest score first", **WRONG, code=changed(Evaluation, "rank_by", backwards)),
+)

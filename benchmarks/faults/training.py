@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from benchmarks.faults.case import APART, Fault
-from benchmarks.faults.patches import Patch, both, everywhere, replaced, replaced_value
+from benchmarks.faults.patches import Patch, both, changed, everywhere
 from mtseg.model import losses, matching
 from mtseg.model.backbones import mobilenetv3_large
 from mtseg.model.decoder import QueryDecoder
@@ -19,40 +20,16 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.training import optimizer as optimiser
 
 TASK = "colour"  # the one that is tampered with where one is
-SOLVE = "linear_sum_assignment"
 
 
-def changed_losses(change: Callable[[dict], Any]) -> Patch:
+def losses_by(change: Callable[[dict], Any]) -> Patch:
     """In training mode the network returns what `change` makes of its losses."""
 
-    def make(real: Callable) -> Callable:
-        def forward(self: Mask2Former, *args: Any, **kwargs: Any) -> Any:
-            found = real(self, *args, **kwargs)
-            return change(found) if self.training else found
+    def forward(real: Callable, self: Mask2Former, *args: Any, **kwargs: Any) -> Any:
+        found = real(self, *args, **kwargs)
+        return change(found) if self.training else found
 
-        return forward
-
-    return replaced(Mask2Former, "forward", make)
-
-
-def background_as_label(real: Callable) -> Callable:
-    """The best of all outputs, no-object among them, is taken for the label."""
-
-    def detect(self: Mask2Former, *args: Any) -> Any:
-        found = real(self, *args)
-        for one in found:
-            for t, task in enumerate(self.tasks[1:], start=1):
-                one.pred_labels[:, t] = one.get(f"logits_{task.name}").argmax(-1)
-        return found
-
-    return detect
-
-
-def raising(real: Callable) -> Callable:
-    def normaliser(*args: Any, **kwargs: Any) -> Any:
-        raise ValueError("too many values to unpack")
-
-    return normaliser
+    return changed(Mask2Former, "forward", forward)
 
 
 def vector(found: dict) -> dict:
@@ -71,7 +48,7 @@ def after_steps(steps: int) -> Patch:
         calls.append(1)
         return found if len(calls) < steps else found | {"loss_mask_0": found["loss_mask_0"] * float("nan")}
 
-    return changed_losses(change)
+    return losses_by(change)
 
 
 def nan_gradient(found: dict) -> dict:
@@ -79,68 +56,57 @@ def nan_gradient(found: dict) -> dict:
     return found | {"loss_mask_0": found["loss_mask_0"] + (found["loss_mask_0"] * 0).sqrt()}
 
 
-def too_few_outputs(real: Callable) -> Callable:
+def raising(real: Callable, *args: Any, **kwargs: Any) -> Any:
+    raise ValueError("too many values to unpack")
+
+
+def background_as_label(real: Callable, self: Mask2Former, *args: Any) -> Any:
+    """The best of all outputs, no-object among them, is taken for the label."""
+    found = real(self, *args)
+    for one in found:
+        for t, task in enumerate(self.tasks[1:], start=1):
+            one.pred_labels[:, t] = one.get(f"logits_{task.name}").argmax(-1)
+    return found
+
+
+def too_few_outputs(real: Callable, self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
     """N outputs, not N + 1, of the further tasks."""
-
-    def init(self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
-        _, *further = outputs
-        real(self, outputs | {name: outputs[name] - 1 for name in further}, **kwargs)
-
-    return init
+    _, *further = outputs
+    real(self, outputs | {name: outputs[name] - 1 for name in further}, **kwargs)
 
 
-def no_slot(real: Callable) -> Callable:
+def no_slot(real: Callable, self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
     """N outputs, not N + 1, of the main task."""
-
-    def init(self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
-        main = next(iter(outputs))
-        real(self, outputs | {main: outputs[main] - 1}, **kwargs)
-
-    return init
+    main = next(iter(outputs))
+    real(self, outputs | {main: outputs[main] - 1}, **kwargs)
 
 
-def main_task_alone(real: Callable) -> Callable:
+def main_task_alone(real: Callable, output: Any, targets: Any, **kwargs: Any) -> Any:
     """To the matching no object has another label than the main one."""
-
-    def alone(labels: torch.Tensor) -> torch.Tensor:
-        return torch.cat([labels[:, :1], labels[:, 1:].clamp(max=-1)], dim=1)
-
-    return lambda output, targets, **kwargs: real(
-        output, [replace(t, labels=alone(t.labels)) for t in targets], **kwargs
-    )
+    labels = [torch.cat([t.labels[:, :1], t.labels[:, 1:].clamp(max=-1)], dim=1) for t in targets]
+    return real(output, [replace(t, labels=own) for t, own in zip(targets, labels, strict=True)], **kwargs)
 
 
-def first_come(real: Callable) -> Callable:
-    return lambda cost: (np.arange(min(cost.shape)), np.arange(min(cost.shape)))
-
-
-def dearest(real: Callable) -> Callable:
-    return lambda cost: real(-cost)
-
-
-def transposed(real: Callable) -> Callable:
+def transposed(real: Callable, cost: np.ndarray) -> Any:
     """Queries taken for instances: pairs come out for the wrong axis."""
+    instance, query = real(cost.T)
+    order = np.argsort(query)
+    return query, np.ascontiguousarray(instance[order[::-1]])
 
-    def assign(cost: np.ndarray) -> Any:
-        instance, query = real(cost.T)
-        order = np.argsort(query)
-        return query, np.ascontiguousarray(instance[order[::-1]])
 
-    return assign
+def assigned(change: Callable) -> Patch:
+    return changed(matching, "linear_sum_assignment", change)
 
 
 def label_losses(change: Callable[..., dict]) -> Patch:
     """Losses of either kind of head by `change(real, head, logits, labels_MT, matched, **kwargs)`, where it serves the
     task tampered with."""
 
-    def make(real: Callable) -> Callable:
-        def losses(head: Head, *args: Any, **kwargs: Any) -> dict:
-            served = TASK in [task.name for task in head.tasks]
-            return change(real, head, *args, **kwargs) if served else real(head, *args, **kwargs)
+    def losses(real: Callable, head: Head, *args: Any, **kwargs: Any) -> dict:
+        served = TASK in [task.name for task in head.tasks]
+        return change(real, head, *args, **kwargs) if served else real(head, *args, **kwargs)
 
-        return losses
-
-    return both(replaced(Softmax, "losses", make), replaced(Combinations, "losses", make))
+    return both(changed(Softmax, "losses", losses), changed(Combinations, "losses", losses))
 
 
 def detached(real: Callable, head: Head, logits: Any, *args: Any, **kwargs: Any) -> dict:
@@ -155,13 +121,9 @@ def background_first(real: Callable, head: Head, logits: Any, *args: Any, **kwar
     return real(head, logits | slots, *args, **kwargs)
 
 
-def other_targets(real: Callable) -> Callable:
+def other_targets(real: Callable, labels: list[torch.Tensor], matches: Any) -> torch.Tensor:
     """The labels of the second task belong to the image's instances in reverse order."""
-
-    def matched(labels: list[torch.Tensor], matches: Any) -> torch.Tensor:
-        return real([torch.cat([one[:, :1], one[:, 1:2].flip(0), one[:, 2:]], 1) for one in labels], matches)
-
-    return matched
+    return real([torch.cat([one[:, :1], one[:, 1:2].flip(0), one[:, 2:]], 1) for one in labels], matches)
 
 
 def weight_divided(real: Callable, head: Head, *args: Any, **kwargs: Any) -> dict:
@@ -170,89 +132,78 @@ def weight_divided(real: Callable, head: Head, *args: Any, **kwargs: Any) -> dic
     return found | {TASK: found[TASK] / weight}
 
 
-def not_in_optimiser(part: str) -> Callable:
-    """The parameters of a part are handed to no group."""
+def not_in_optimiser(part: str) -> Patch:
+    """The parameters of a part are in no group."""
 
-    def make(real: Callable) -> Callable:
-        def optimizer(network: Mask2Former, solver: Any) -> Any:
-            left_out = {id(p) for name, p in network.named_parameters() if name.startswith(part)}
-            made = real(network, solver)
-            for group in made.param_groups:
-                group["params"] = [p for p in group["params"] if id(p) not in left_out]
-            return made
+    def optimizer(real: Callable, network: Mask2Former, solver: Any) -> Any:
+        left_out = {id(p) for name, p in network.named_parameters() if name.startswith(part)}
+        made = real(network, solver)
+        for group in made.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in left_out]
+        return made
 
-        return optimizer
-
-    return make
+    return everywhere(optimiser.optimizer, optimizer)
 
 
-def frozen(part: str) -> Callable:
-    def make(real: Callable) -> Callable:
-        def init(self: Mask2Former, *args: Any, **kwargs: Any) -> None:
-            real(self, *args, **kwargs)
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(not name.startswith(part))
-
-        return init
-
-    return make
+def frozen(real: Callable, self: Mask2Former, *args: Any, **kwargs: Any) -> None:
+    real(self, *args, **kwargs)
+    self.pixel_decoder.requires_grad_(False)
 
 
-def unnormalised(real: Callable) -> Callable:
-    def init(self: Mask2Former, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        self.pixel_mean.zero_()
-        self.pixel_std.fill_(1.0)
-
-    return init
+def unnormalised(real: Callable, self: Mask2Former, *args: Any, **kwargs: Any) -> None:
+    real(self, *args, **kwargs)
+    self.pixel_mean.zero_()
+    self.pixel_std.fill_(1.0)
 
 
-def wrong_block(real: Any) -> Any:
-    return real | {"res5": 13}
+def first_come(real: Callable, cost: np.ndarray) -> Any:
+    return np.arange(min(cost.shape)), np.arange(min(cost.shape))
 
 
 MATCHER = ("matcher_wrong",)
 MOBILE = {"model.backbone": "mobilenetv3_large", "model.weights": None, "model.freeze_norm": False}
 FAULTS = (
-    Fault("training returns the losses as a list", number="F3", causes=("loss_not_scalar",),
-          code=changed_losses(lambda found: list(found.values()))),
-    Fault("a loss of one number a picture", number="F3", causes=("loss_not_scalar",), code=changed_losses(vector)),
-    Fault("a loss is infinite", number="F3", causes=("loss_not_finite",), code=changed_losses(infinite)),
+    Fault("training returns the losses as a list", failure="loss_not_scalar", causes=("loss_not_scalar",),
+          code=losses_by(lambda found: list(found.values()))),
+    Fault("a loss of one number per image", failure="loss_not_scalar", causes=("loss_not_scalar",),
+          code=losses_by(vector)),
+    Fault("a loss is infinite", failure="loss_not_scalar", causes=("loss_not_finite",), code=losses_by(infinite)),
     Fault("a loss turns to NaN at step 30", causes=("loss_not_finite",), code=after_steps(30), since="training"),
-    Fault("a gradient is NaN, the loss is not", causes=("gradient_not_finite",), code=changed_losses(nan_gradient)),
-    Fault("pictures are not normalised", causes=("normalisation",),
-          code=replaced(Mask2Former, "__init__", unnormalised)),
-    Fault("a backbone's last level from the wrong block", number="F5", changes=MOBILE,
+    Fault("a gradient is NaN, the loss is not", causes=("gradient_not_finite",), code=losses_by(nan_gradient)),
+    Fault("images are not normalised", causes=("normalisation",),
+          code=changed(Mask2Former, "__init__", unnormalised)),
+    Fault("a backbone's last level from the wrong block", failure="backbone_level", changes=MOBILE,
           says=r"wrong \(channels, stride\).*mobilenetv3_large|mobilenetv3_large.*wrong \(channels, stride\)",
-          code=replaced_value(mobilenetv3_large, "ENDS", wrong_block)),
-    Fault("the main head has no slot for no-object", number="F8", causes=("head_size",),
-          code=replaced(QueryDecoder, "__init__", no_slot)),
-    Fault("heads of N outputs, unmatched queries learn class N", number="F8", changes=APART, causes=("head_size",),
-          code=replaced(QueryDecoder, "__init__", too_few_outputs)),
-    Fault("a loss weight of 0 makes 0/0", number="F9", changes={f"tasks.{TASK}.loss_weight": 0.0},
+          code=lambda: patch.dict(mobilenetv3_large.ENDS, res5=13)),
+    Fault("the main head has no slot for no-object", failure="no_object_slot", causes=("head_size",),
+          code=changed(QueryDecoder, "__init__", no_slot)),
+    Fault("heads of N outputs, unmatched queries learn class N", failure="no_object_slot", changes=APART,
+          causes=("head_size",),
+          code=changed(QueryDecoder, "__init__", too_few_outputs)),
+    Fault("a loss weight of 0 makes 0/0", failure="zero_loss_weight", changes={f"tasks.{TASK}.loss_weight": 0.0},
           causes=("loss_not_finite",), code=label_losses(weight_divided)),
-    Fault("the matcher ignores the further tasks", number="F10",
+    Fault("the matcher ignores the further tasks", failure="task_untrained_in_matching",
           causes=("task_untrained_in_matching", *MATCHER),
-          code=replaced(matching, "matching_cost", main_task_alone)),
-    Fault("the matcher takes the dearest pairs", causes=MATCHER, code=replaced(matching, SOLVE, dearest)),
-    Fault("the matcher pairs in order, whatever the cost", causes=MATCHER, code=replaced(matching, SOLVE, first_come)),
-    Fault("the matcher takes the cost transposed", causes=MATCHER, code=replaced(matching, SOLVE, transposed)),
+          code=changed(matching, "matching_cost", main_task_alone)),
+    Fault("the matcher takes the dearest pairs", causes=MATCHER, code=assigned(lambda real, cost: real(-cost))),
+    Fault("the matcher pairs in order, whatever the cost", causes=MATCHER, code=assigned(first_come)),
+    Fault("the matcher takes the cost transposed", causes=MATCHER, code=assigned(transposed)),
     Fault("a task's loss is left out", causes=("loss_muted", "gradient_missing"),
-          code=changed_losses(lambda found: {k: v for k, v in found.items() if f"loss_{TASK}" not in k})),
+          code=losses_by(lambda found: {k: v for k, v in found.items() if f"loss_{TASK}" not in k})),
     Fault("a head's loss is detached", causes=("gradient_missing",),
           code=label_losses(detached)),
     Fault("no-object learnt in the first slot", causes=("no_object_slot",),
           code=label_losses(background_first)),
-    Fault("no-object taken for a label", number="F8", changes=APART, causes=("no_object_slot",),
-          code=replaced(Mask2Former, "detect", background_as_label)),
+    Fault("no-object taken for a label", failure="no_object_slot", changes=APART, causes=("no_object_slot",),
+          code=changed(Mask2Former, "detect", background_as_label)),
     Fault("a step ends in an exception", causes=("step_fails",),
-          code=replaced(Mask2Former, "normaliser", raising)),
+          code=changed(Mask2Former, "normaliser", raising)),
     Fault("labels in reverse order in one task's loss", causes=("loss_targets",),
-          code=replaced(losses, "_matched", other_targets)),
+          code=changed(losses, "_matched", other_targets)),
     Fault("the heads are not in the optimiser", causes=("weights_frozen",),
-          code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("decoder.heads"))),
+          code=not_in_optimiser("decoder.heads")),
     Fault("the backbone is not in the optimiser", causes=("weights_frozen",),
-          code=lambda: everywhere(optimiser.optimizer, not_in_optimiser("backbone"))),
+          code=not_in_optimiser("backbone")),
     Fault("the pixel decoder is frozen", causes=("gradient_missing", "weights_frozen"),
-          code=replaced(Mask2Former, "__init__", frozen("pixel_decoder"))),
+          code=changed(Mask2Former, "__init__", frozen)),
 )  # fmt: skip
