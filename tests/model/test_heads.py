@@ -11,8 +11,7 @@ from scipy import special
 from torch import nn
 
 from mtseg.checks import known_answers, step
-from mtseg.checks.network import heads as heads_of
-from mtseg.checks.network import looked_at
+from mtseg.checks.network import answers, heads
 from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation import scores
 from mtseg.evaluation.evaluation import Evaluation
@@ -92,10 +91,10 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     assert metrics["tasks"]["marks"]["accuracy"] == 100 and metrics["joint"]["AP50"] == 100
 
 
-def test_the_checks_before_training_take_it(trained):
+def test_the_checks_before_training_accept_it(trained):
     network, batch, _ = trained
-    found = [*heads_of(network), *known_answers.check(network), *looked_at(network, batch)]
-    assert found == [] and step.check(network, batch, solver=tiny.params().solver) == []
+    findings = [*heads(network), *known_answers.check(network), *answers(network, batch)]
+    assert findings + step.check(network, batch, solver=tiny.params().solver) == []
 
 
 def packed(mask):
