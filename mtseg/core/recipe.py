@@ -40,7 +40,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     yaml.dump(merged, text)
     folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw
     if not folder.is_dir():
-        raise UserError(f"{recipe}: no folder {folder}; put or link the data there, or say where they lie with DATA=")
+        raise UserError(f"{recipe}: no folder {folder}; put or link the data there, or give their folder with DATA=")
     with replace_file(params) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 

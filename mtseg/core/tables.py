@@ -127,7 +127,12 @@ class Polygons:
         """The polygons of an integer; a column of a mask, indices or a slice."""
         if isinstance(rows, int | np.integer):
             return self.values[int(rows)].as_py()
+        if isinstance(rows, slice):
+            return Polygons(self.values[rows])
         return Polygons(self.values.take(pa.array(np.arange(len(self))[rows])))
+
+    def tolist(self) -> list[list[list[float]] | None]:
+        return self.values.to_pylist()
 
 
 class Instances(Table):
@@ -204,20 +209,21 @@ class Images(Table, Sequence):
         return np.where(self.id[place] == ids, place, -1) if len(self) else np.full(len(ids), -1)
 
     def _record(self, row: int) -> Image:
-        height, width = int(self.height[row]), int(self.width[row])
-        own, labels, polygons, instances = self.instances, self.instances.labels, self.instances.polygons, []
-        for i in range(*self._starts[row : row + 2]):
-            label = {task: int(column[i]) for task, column in labels.items()}
+        own, height, width = self.instances, int(self.height[row]), int(self.width[row])
+        start, end = self._starts[row : row + 2].tolist()
+        names = ("box", "area", "crowd", "id", "polygons", *(f"labels.{task}" for task, _ in self.classes))
+        columns, instances = [own.column(name)[start:end].tolist() for name in names], []
+        for place, (box, area, crowd, key, polygons, *labels) in enumerate(zip(*columns, strict=True), start):
             instance = Instance(
-                segmentation=polygons[i] or {"size": [height, width], "counts": own.rle[i]},
-                bbox=tuple(own.box[i].tolist()),
-                area=float(own.area[i]),
-                labels={task: None if index == UNLABELLED else index for task, index in label.items()},
-                crowd=bool(own.crowd[i]),
-                id=int(own.id[i]),
+                segmentation=polygons or {"size": [height, width], "counts": own.rle[place]},
+                bbox=tuple(box),
+                area=area,
+                labels={t: None if i == UNLABELLED else i for (t, _), i in zip(self.classes, labels, strict=True)},
+                crowd=crowd,
+                id=key,
             )
             instances.append(instance)
-        return Image(int(self.id[row]), str(self.file_name[row]), height, width, tuple(instances))
+        return Image(int(self.id[row]), self.file_name[row], height, width, tuple(instances))
 
     def write(self, path: Path | str) -> None:
         """One row an image, its instances nested in it."""

@@ -58,6 +58,13 @@ def test_images_are_a_sequence_of_records_by_id(images):
         assert part.rows(np.array([7, 99])).tolist() == [kept.index(6) if 6 in kept else -1, -1]
 
 
+def test_polygons_are_a_column_like_others(images):
+    polygons = images.instances.polygons
+    given = [i.segmentation if isinstance(i.segmentation, list) else None for image in images for i in image.instances]
+    assert polygons.tolist() == given == [polygons[row] for row in range(len(polygons))]
+    assert polygons[1:].tolist() == given[1:] and polygons[[-1, 0]].tolist() == [given[-1], given[0]]
+
+
 def test_a_missing_label_is_null_in_the_file_and_classes_are_names(images, tasks, tmp_path):
     images.write(tmp_path / "a.parquet")
     rows = [one for image in pq.read_table(tmp_path / "a.parquet").to_pylist() for one in image["instances"]]
