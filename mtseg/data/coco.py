@@ -12,17 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import DecompressionBombError
 from pydantic import ValidationError
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
-from mtseg.core.masks import areas, mask, rle  # noqa: F401
 from mtseg.core.params import Task
 from mtseg.core.tables import Image, Images
-
-# what Pillow raises on an image that it cannot or will not decode
-DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, DecompressionBombError)
 
 
 def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> None:

@@ -28,6 +28,7 @@ from mtseg.core.masks import rle
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, flatten, labels, polygons
+from mtseg.data.images import DECODE_ERRORS
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 
 SPLITS = ("train", "val")
@@ -134,7 +135,7 @@ def _read(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
             rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
             thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
-    except coco.DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         return BadRecord("broken image", f"{path.name} does not decode: {error}")
     return (width, height, thumbnail) if rotated else (height, width, thumbnail)
 

@@ -10,7 +10,9 @@ import PIL.ImageOps
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
-from mtseg.data.coco import DECODE_ERRORS
+
+# what Pillow raises on an image that it cannot or will not decode
+DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, PIL.Image.DecompressionBombError)
 
 
 def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Image.Image:

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
-from mtseg.data import coco
+from mtseg.core.masks import mask
 from mtseg.data.formats import coco as coco_format
 from mtseg.data.labels import Vocabulary
 from tests.data import folders
@@ -44,7 +44,7 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
     folders.coco(tmp_path / "raw", "all", annotations)
     instances = converted(tmp_path / "raw", tasks(part="auto"), format="coco")["images/all/1.png"].instances
     for instance in instances:
-        assert np.array_equal(coco.mask(instance.segmentation, HEIGHT, WIDTH), MASK)
+        assert np.array_equal(mask(instance.segmentation, HEIGHT, WIDTH), MASK)
         assert instance.bbox == (4, 4, 10, 10) and instance.area == 100
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtseg.core.errors import UserError
-from mtseg.data.coco import mask
+from mtseg.core.masks import mask
 from mtseg.data.formats import labelme
 from mtseg.data.labels import Vocabulary
 from tests.data import folders
