@@ -1,4 +1,4 @@
-"""Recipes: files of a few params, laid over params.yaml, whose comments and other values stay."""
+"""A recipe is a file of a few params to write into params.yaml, whose comments and other values stay."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     """Write `recipe` into `params`: key by key, a list (such as the tasks) as a whole; `raw` then replaces data.raw.
 
     Applying it twice changes nothing more. Raises UserError, with nothing written, when the recipe is missing or
-    broken, when what would result is no valid params.yaml, or when there is no folder data.raw.
+    broken, when the result would not be a valid params.yaml, or when the folder data.raw does not exist.
     """
     load(params)
-    yaml = YAML()  # round trip, laid out as DVC does: comments and the way numbers are written stay
+    yaml = YAML()  # round trip, formatted as DVC does: comments and the notation of numbers stay
     yaml.width = 4096
     merged = yaml.load(params)
     try:
@@ -35,7 +35,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
         raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")
     _merge(merged, overlay)
     if raw:
-        merged["data"]["raw"] = str(Path(raw).resolve())  # an experiment in a copy apart runs in another folder
+        merged["data"]["raw"] = str(Path(raw).resolve())  # `dvc exp run --temp` runs in another folder
     text = StringIO()
     yaml.dump(merged, text)
     folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw

@@ -236,7 +236,7 @@ class Images(Table, Sequence):
 
     @classmethod
     def read(cls, path: Path | str, made_by: str = "convert") -> Images:
-        """Raises UserError when the file is missing or none of `write`'s."""
+        """Raises UserError when the file is missing or was not made by `write`."""
         file, classes = _open(path, made_by, ("id", "height", "width", "file_name", "instances"))
         with _reading(path, made_by):
             table = file.read()
@@ -267,8 +267,8 @@ class Predictions(Table):
 
     @classmethod
     def read(cls, path: Path | str, tasks: Sequence[Task], made_by: str = "predict") -> Predictions:
-        """Columns are read when they are used. Raises UserError when the file is missing, none of `write`'s, or of
-        other tasks."""
+        """Columns are read when they are used. Raises UserError when the file is missing, was not made by
+        `write`, or is of other tasks."""
         wanted = [*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)]
         file, classes = _open(path, made_by, wanted, tuple((task.name, task.classes) for task in tasks))
 
@@ -288,7 +288,7 @@ class Pairs(Table):
 
     @classmethod
     def read(cls, path: Path | str, made_by: str = "evaluate") -> Pairs:
-        """Raises UserError when the file is missing or none of `write`'s."""
+        """Raises UserError when the file is missing or was not made by `write`."""
         file, _ = _open(path, made_by, ("prediction", "instance", "iou", "intersection"))
         with _reading(path, made_by):
             table = file.read()
@@ -380,7 +380,7 @@ def _open(
 
 @contextmanager
 def _reading(path: Path | str, made_by: str) -> Iterator[None]:
-    """Reports a file that is missing or none of ours in one line."""
+    """Reports a file that is missing, or that was not made here, in one line."""
     try:
         yield
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mtseg.core.masks import Segmentation
 
-FAR = 1e7  # pixels from the corner: no coordinate is
+FAR = 1e7  # pixels: a larger coordinate is an error
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
