@@ -4,7 +4,7 @@ A label is read in the first of these ways that applies:
 1. `data.mapping` is given: the label is looked up there as it stands.
 2. There is one task only, or it has a comma and no `attributes` name a further task: a flat string, its parts the
    classes in the tasks' order. `-` is no label.
-3. The whole of it is the main class, and the further classes are given by one or both of these; the first one counts:
+3. The whole of it is the main class, and the further classes are given by (where both name a task, the first counts)
    - `attributes`, {task: class}; null or `-` is no label; keys that are no task are left alone;
    - `flags`, {name: true}: `task=class` or `task:class`, or a class that stands in one further task's list alone
      (so not where that list is `auto`); flags that are false, and names that are neither, are left alone.
