@@ -14,6 +14,7 @@ from mtseg.evaluation import classes, pairs, scores
 from mtseg.report import compare
 from mtseg.report.compare import Side, common
 from mtseg.report.history import Revision
+from stages.compare import main
 from tests.reports import EVIL, evaluated, evil_tasks, make_images, predicted
 from tests.repository import call, commit, dvc
 from tests.scenes import images_of, make_tasks, predict_all
@@ -204,31 +205,38 @@ def repo(tmp_path_factory) -> Path:
     return repo
 
 
-def run(repo: Path, *revisions: str, fails: bool = False, within: tuple[str, ...] = ()) -> str:
-    command = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from stages.compare import main, run_stage; run_stage(main)"
-    )
-    return call(repo, *within, "python", "-W", "ignore", "-c", command, *revisions, fails=fails)
+@pytest.fixture
+def run(repo, monkeypatch, capsys):
+    """A function that runs the command on two revisions and returns what it printed."""
+
+    def command(*revisions: str, folder: Path = repo) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["compare", *revisions])
+        capsys.readouterr()
+        main()
+        return capsys.readouterr().out
+
+    return command
 
 
 @pytest.mark.slow
-def test_a_commit_an_experiment_and_the_workspace_are_compared(repo):
-    assert run(repo, "HEAD", "better") == "open compare/index.html\n"
+def test_a_commit_an_experiment_and_the_workspace_are_compared(repo, run):
+    assert run("HEAD", "better") == "open compare/index.html\n"
     html = (repo / "compare/index.html").read_text()
     assert '<code>seed</code></th><td class="text">0</td><td class="text">1</td>' in html
     assert "Better in B" in html and "better, joint F1 100.0" in html
-    assert run(repo, "workspace", "HEAD") == "open compare/index.html\n"
+    assert run("workspace", "HEAD") == "open compare/index.html\n"
     html = (repo / "compare/index.html").read_text()
     assert "No param differs" in html and "<figure" not in html
     assert "compare/" not in call(repo, "git", "status", "--porcelain")
 
 
 @pytest.mark.slow
-def test_what_the_cache_lost_is_one_line_with_what_to_run_and_the_metrics_are_still_compared(repo):
+def test_what_the_cache_lost_is_one_line_with_what_to_run_and_the_metrics_are_still_compared(repo, run):
     hidden = repo / ".dvc/cache"
     hidden.rename(repo / ".dvc/gone")
     try:
-        output = run(repo, "better", "workspace")
+        output = run("better", "workspace")
     finally:
         (repo / ".dvc/gone").rename(hidden)
     assert re.search(r"^note: better: data/coco/val.parquet is not in DVC's cache: .*`dvc repro`.*\nopen", output)
@@ -237,18 +245,19 @@ def test_what_the_cache_lost_is_one_line_with_what_to_run_and_the_metrics_are_st
 
 
 @pytest.mark.slow
-def test_a_fresh_clone_has_no_cache_and_gets_a_note(repo, tmp_path):
+def test_a_fresh_clone_has_no_cache_and_gets_a_note(repo, run, tmp_path, monkeypatch):
     clone = tmp_path / "clone"
     call(repo, "git", "clone", "--quiet", str(repo), str(clone))
-    output = run(clone, "HEAD", "workspace", within=("env", f"DVC_SITE_CACHE_DIR={tmp_path}/site"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    output = run("HEAD", "workspace", folder=clone)
     assert re.search(r"^note: HEAD: data/coco/val.parquet is not in DVC's cache: .*`dvc repro`", output, re.MULTILINE)
     assert "segm.AP" in (clone / "compare/index.html").read_text()
 
 
 @pytest.mark.slow
-def test_an_unknown_revision_is_one_line(repo):
-    output = run(repo, "HEAD", "nowhere", fails=True)
-    assert output.startswith("error: nowhere: is no commit, branch, tag or experiment") and output.count("\n") == 1
+def test_an_unknown_revision_is_an_error(repo, run):
+    with pytest.raises(UserError, match="nowhere: is no commit, branch, tag or experiment"):
+        run("HEAD", "nowhere")
 
 
 def test_a_folder_without_results_is_an_error(tmp_path, monkeypatch):

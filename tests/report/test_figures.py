@@ -31,7 +31,7 @@ def words(drawn: str) -> list[str]:
     return ["".join(text.itertext()) for text in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
 
 
-@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("count", [1, 4])
 def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, count):
     tasks = evil_tasks(count)
     given = numbers(tmp_path, tasks)
@@ -41,7 +41,7 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
         *("filter", "images", "health", "lost"),
         *(f"{kind}_{task.name}" for kind in ("confusion", "data") for task in tasks),
     }
-    assert count != 3 or figures.figures(given) == drawn
+    assert count != 1 or figures.figures(given) == drawn
     for name, text in drawn.items():
         root = ElementTree.fromstring(text)
         assert root.get("role") == "img" and root.get("aria-label") == root[0].text, name
@@ -55,7 +55,7 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
 def test_names_are_text_and_never_markup_or_mathematics(tmp_path):
     tasks = evil_tasks(2)
     odd = tasks[1].model_copy(update={"classes": ("$x_1$", "a\x00b&")})
-    drawn = figures.figures(numbers(tmp_path, (tasks[0], odd)))
+    drawn = figures.figures({"analysis": numbers(tmp_path, (tasks[0], odd))["analysis"]})
     assert all("<script" not in text for text in drawn.values())
     assert f"{EVIL[:17]}…" in words(drawn["confusion_shape"]) or short(EVIL, 18) in words(drawn["confusion_shape"])
     assert {"$x_1$", "a b&"} <= set(words(drawn["confusion_colour"]))
@@ -65,8 +65,7 @@ def test_only_what_is_there_is_drawn(tmp_path):
     assert figures.figures({}) == {}
     given = numbers(tmp_path, make_tasks(3))
     assert set(figures.figures({"classes": given["classes"]})) == {"classes"}
-    without = {key: value for key, value in given.items() if key not in ("train", "val")}
-    assert "training" not in figures.figures(without)
+    assert set(figures.figures({"val": given["val"], "health": given["health"]})) == {"health"}
 
 
 @pytest.mark.parametrize("count,found", [(1, True), (4, False)])
