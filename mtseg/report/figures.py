@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,107 +39,59 @@ def figures(numbers: Numbers) -> dict[str, str]:
     """SVG by name, of those figures whose numbers are given and not empty. Same bytes each time.
 
     numbers: the tables `classes`, `rankings`, `intervals` and `rules` (of the filter), of training `train`, `val` and
-    `health`; the JSON files `analysis`, `manifest` and `diagnosis`. Names: training, health, lost, intervals,
-    precision_recall, f1_by_score, confusion_TASK, calibration, errors, classes, rankings, filter, data_TASK, images.
+    `health`; the JSON files `analysis`, `manifest` and `diagnosis`.
     """
-    analysis, manifest = numbers.get("analysis"), numbers.get("manifest")
-    drawings: dict[str, tuple[str, Callable[[], Figure | None]]] = {}
-
-    def add(name: str, title: str, needs: Iterable[str], draw: Callable[..., Figure | None], *extra: Any) -> None:
-        given = [numbers.get(key) for key in needs]
-        if all(value is not None for value in given):
-            drawings[name] = title, lambda: draw(*given, *extra)
-
-    add("training", "Losses and validation by training step", ("train", "val"), learning.training)
-    add("health", "Gradients, matching and background by training step", ("health",), learning.health)
-    add("lost", "Joint AP with one kind of error corrected", ("diagnosis",), learning.lost)
-    add("intervals", "Scores with 95 % intervals", ("intervals",), intervals)
-    add("precision_recall", "Precision against recall of each class", ("analysis", "classes"), precision_recall)
-    add("f1_by_score", "F1 against the score threshold", ("analysis", "classes"), f1_by_score)
-    for task in analysis["tasks"] if analysis else ():
+    drawings = [  # name, title, function, the numbers it takes
+        ("training", "Losses and validation by training step", learning.training, "train", "val"),
+        ("health", "Gradients, matching and background by training step", learning.health, "health"),
+        ("lost", "Joint AP with one kind of error corrected", learning.lost, "diagnosis"),
+        ("intervals", "Scores with 95 % intervals", intervals, "intervals"),
+        ("precision_recall", "Precision against recall of each class", precision_recall, "analysis", "classes"),
+        ("f1_by_score", "F1 against the score threshold", f1_by_score, "analysis", "classes"),
+        ("calibration", "Share correct against predicted probability", breakdowns.calibration, "analysis"),
+        ("errors", "AP50 lost to each kind of error", breakdowns.errors, "analysis"),
+        ("classes", "AP of each class", breakdowns.classes, "classes"),
+        ("rankings", "AP by ranking", rankings, "rankings"),
+        ("filter", "Precision, recall and F1 after each rule of the filter", rules, "rules"),
+        ("images", "Instances per image, and their sizes", breakdowns.images, "manifest"),
+    ]
+    for task in numbers.get("analysis", {}).get("tasks", ()):
         title = f"Confusion of {task}: ground truth in rows, predictions in columns"
-        add(f"confusion_{task}", title, ("analysis",), breakdowns.confusion, task)
-    add("calibration", "Share of correct labels against predicted probability", ("analysis",), breakdowns.calibration)
-    add("errors", "AP50 lost to each kind of error", ("analysis",), breakdowns.errors)
-    add("classes", "AP of each class", ("classes",), breakdowns.classes)
-    add("rankings", "AP by ranking", ("rankings",), rankings)
-    add("filter", "Precision, recall and F1 after each rule of the filter", ("rules",), rules)
-    for task in manifest["tasks"] if manifest else ():
+        drawings.append((f"confusion_{task}", title, partial(breakdowns.confusion, task=task), "analysis"))
+    for task in numbers.get("manifest", {}).get("tasks", ()):
         title = f"Classes of {task['name']} in train and val"
-        add(f"data_{task['name']}", title, ("manifest",), breakdowns.labels, task)
-    add("images", "Instances per image, and their sizes", ("manifest",), breakdowns.images)
-
+        drawings.append((f"data_{task['name']}", title, partial(breakdowns.labels, task=task), "manifest"))
     done = {}
     with style():
-        for name, (title, draw) in drawings.items():
-            if figure := draw():
+        for name, title, draw, *needs in drawings:
+            if set(needs) <= set(numbers) and (figure := draw(*(numbers[key] for key in needs))):
                 done[name] = svg(figure, name, title)
     return done
 
 
-def _curves(analysis: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, list[str], dict[str, float]]:
-    """The main task, its analysis, its classes by number of instances, and their AP50."""
-    task = next(iter(analysis["tasks"]))
-    rows = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
-    own = analysis["tasks"][task]
-    names = [name for name in rows["class"] if name in own["curves"]]
-    return task, own, names, dict(zip(rows["class"], rows["AP50"], strict=True))
-
-
-def _class_lines(
-    axes: Axes, steps: np.ndarray, own: Numbers, names: list[str], key: str, texts: dict[str, str], note: str
-) -> None:
-    """A line a class over `steps` [101], the largest named with their texts, and one for all together with its note."""
-    for name in names[NAMED:]:
-        axes.plot(steps, _values(own["curves"][name][key]), color=GREY, lw=0.7, alpha=0.6)
-    for number, name in enumerate(names[:NAMED]):
-        values = _values(own["curves"][name][key])
-        axes.plot(steps, values, color=COLOURS[number], lw=1.3, label=f"{short(name)}\u2002{texts.get(name, '')}")
-    if len(names) > NAMED:
-        axes.plot([], [], color=GREY, lw=0.7, label=f"{len(names) - NAMED} smaller classes")
-    axes.plot(steps, _values(own["overall"][key]), color=INK, lw=2.4, label=f"all together\u2002{note}")
-    axes.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.01))
-    axes.grid()
-    axes.legend(
-        loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor="linecolor", handlelength=1.2, labelspacing=0.35
-    )
-
-
-def _values(values: list[float | None]) -> np.ndarray:
-    """null as NaN, and no line along zero past the last point that was reached."""
-    values = np.array(values, dtype=float)
-    last = np.flatnonzero(values > 0)
-    values[last[-1] + 1 if len(last) else 0 :] = np.nan
-    return values
-
-
 def precision_recall(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, own, names, ap50 = _curves(analysis, classes)
-    if not names:
+    task, own, ap50 = _main(analysis, classes)
+    if not ap50:
         return None
-    figure = canvas(6.5, 4)
-    axes = figure.subplots()
     texts = {name: f"{value:.0f}" for name, value in ap50.items() if pd.notna(value)}
     mean = own["errors"].get("ap50")
-    best_first = sorted(names[:NAMED], key=lambda name: -np.nan_to_num(ap50[name])) + names[NAMED:]
     note = "" if mean is None else f"(mean {mean:.0f})"
-    _class_lines(axes, np.linspace(0, 1, 101), own, best_first, "precision", texts, note)
+    named = sorted([*ap50][:NAMED], key=lambda name: -np.nan_to_num(ap50[name]))
+    axes = _class_lines(np.linspace(0, 1, 101), own, "precision", named, [*ap50][NAMED:], texts, note)
     axes.set(xlabel="recall", ylabel="precision", title=f"Precision against recall, IoU 0.5: {task}, with AP50")
-    return figure
+    return axes.figure
 
 
 def f1_by_score(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
-    task, own, names, _ = _curves(analysis, classes)
-    if not names:
+    task, own, ap50 = _main(analysis, classes)
+    if not ap50:
         return None
-    figure = canvas(6.5, 4)
-    axes = figure.subplots()
     best = {name: (curve["best_score"], curve["best_f1"]) for name, curve in own["curves"].items() if curve["best_f1"]}
     texts = {name: f"{f1:.2f} at {score:.2f}" for name, (score, f1) in best.items()}
-    named = sorted(names[:NAMED], key=lambda name: -best.get(name, (0, 0))[1])
     score, f1 = own["overall"]["best_score"], own["overall"]["best_f1"]
     note = f"{f1:.2f} at {score:.2f}" if f1 else ""
-    _class_lines(axes, np.array(analysis["scores"]), own, named + names[NAMED:], "f1", texts, note)
+    named = sorted([*ap50][:NAMED], key=lambda name: -best.get(name, (0, 0))[1])
+    axes = _class_lines(np.array(analysis["scores"]), own, "f1", named, [*ap50][NAMED:], texts, note)
     for number, name in enumerate(named):
         if name in best:
             axes.plot(*best[name], "o", color=COLOURS[number], ms=4)
@@ -150,7 +102,43 @@ def f1_by_score(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
         axes.annotate(f" best at {score:.2f}", (score, 0.02), color=INK, size=8.5)
         title += f", best {f1:.2f}"
     axes.set(xlabel=f"threshold on {ranking(analysis['ranking'])}", ylabel="F1", title=title)
-    return figure
+    return axes.figure
+
+
+def _main(analysis: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, dict[str, float]]:
+    """The main task, its analysis, and AP50 of its classes, the class with most instances first."""
+    task = next(iter(analysis["tasks"]))
+    rows = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
+    own = analysis["tasks"][task]
+    return task, own, {row["class"]: row["AP50"] for _, row in rows.iterrows() if row["class"] in own["curves"]}
+
+
+def _class_lines(
+    steps: np.ndarray, own: Numbers, key: str, named: list[str], others: list[str], texts: dict[str, str], note: str
+) -> Axes:
+    """A new figure with a line a class over `steps` [101], some named with their texts, and one for all classes."""
+    axes = canvas(6.5, 4).subplots()
+    for name in others:
+        axes.plot(steps, _values(own["curves"][name][key]), color=GREY, lw=0.7, alpha=0.6)
+    for name, colour in zip(named, COLOURS, strict=False):
+        label = f"{short(name)}\u2002{texts.get(name, '')}"
+        axes.plot(steps, _values(own["curves"][name][key]), color=colour, lw=1.3, label=label)
+    if others:
+        axes.plot([], [], color=GREY, lw=0.7, label=f"{len(others)} smaller classes")
+    axes.plot(steps, _values(own["overall"][key]), color=INK, lw=2.4, label=f"all classes\u2002{note}")
+    axes.set(xlim=(steps[0], steps[-1]), ylim=(0, 1.01))
+    axes.grid()
+    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "handlelength": 1.2, "labelspacing": 0.35}
+    axes.legend(labelcolor="linecolor", **place)
+    return axes
+
+
+def _values(values: list[float | None]) -> np.ndarray:
+    """null as NaN, and no line along zero past the last point that was reached."""
+    values = np.array(values, dtype=float)
+    last = np.flatnonzero(values > 0)
+    values[last[-1] + 1 if len(last) else 0 :] = np.nan
+    return values
 
 
 def intervals(table: pd.DataFrame) -> Figure | None:

@@ -97,7 +97,7 @@ def test_of_many_classes_the_ten_largest_are_named_and_the_rest_is_counted(count
         for drawing in (figures.precision_recall, figures.f1_by_score):
             (legend,) = (axes.get_legend() for axes in drawing(analysis, table).axes)
             texts = [text.get_text() for text in legend.get_texts()]
-            assert len(texts) <= 12 and texts[-1].startswith("all together")
+            assert len(texts) <= 12 and texts[-1].startswith("all classes")
             named = {text.split("\u2002")[0] for text in texts if text.startswith("class")}
             assert named == set(names[-10:])
             assert (f"{count - 10} smaller classes" in texts) == (count > 10)
