@@ -10,7 +10,6 @@ import torch
 from mtseg.checks import batches, images, labels, mapper, network, settings
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
-from mtseg.core.tables import Classes, Image, Images
 from mtseg.data import manifest
 from mtseg.model.device import pick
 from mtseg.model.heads.combinations import seen_combinations
@@ -25,7 +24,7 @@ def run(
     data or settings no network. Raises UserError for an image that does not decode."""
     where, records = pick(device), manifest.load(data)
     tasks = records.tasks(tasks)
-    train, val = (as_table(records.images(name), records.classes) for name in ("train", "val"))
+    train, val = records.images("train"), records.images("val")
     findings = labels.check(train, val, tasks=tasks, input=input)
     if of_severity(findings, "error"):
         return findings
@@ -39,10 +38,6 @@ def run(
     seen = seen_combinations(records.combinations("train"), tasks, model)
     given = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     return findings + network.check(given, train, root=root, model=model, input=input, solver=solver, seed=seed)
-
-
-def as_table(images: Sequence[Image], classes: Classes) -> Images:
-    return images if isinstance(images, Images) else Images.from_records(images, classes)
 
 
 def verdict(findings: Sequence[Finding]) -> dict[str, list]:
