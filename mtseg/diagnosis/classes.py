@@ -4,7 +4,6 @@ wrong to begin with. All on the objects found."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -12,6 +11,7 @@ from scipy.stats import norm, rankdata
 
 from mtseg.checks.findings import Finding
 from mtseg.core.params import Task
+from mtseg.core.tables import Pairs
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.bootstrap import SURE, Interval, mean, proportion
 
@@ -147,14 +147,13 @@ def _separation(split: Split, task: Task) -> Interval | None:
     return auc(logits.ravel(), (own.true[:, None] == np.arange(task.num_classes)).ravel())
 
 
-def _unrelated(seen: Sequence[_Contradictions], task: Task, least: float) -> tuple[bool, str]:
+def _unrelated(seen: Sequence[Pairs], task: Task, least: float) -> tuple[bool, str]:
     """Whether the contradictions are unrelated to the model's own doubts; in words."""
-    wrong = np.concatenate([part.wrong for part in seen])
-    if not wrong.any():
+    found = Pairs.concatenate(seen)
+    if not found.wrong.any():
         return False, ""
-    sure = np.concatenate([part.sure for part in seen])
-    bold = proportion(sure[wrong] > np.median(sure))
-    second = proportion(np.concatenate([part.second for part in seen])[wrong])
+    bold = proportion(found.sure[found.wrong] > np.median(found.sure))
+    second = proportion(found.second[found.wrong])
     by_chance = 1 / max(task.num_classes - 1, 1)
     words = f"; for {bold.text(0, 100)} % of these the model is surer than for most objects, "
     words += f"for {second.value:.0%} the label is its second choice ({by_chance:.0%} by chance)"
@@ -172,23 +171,14 @@ def learnt(split: Split, task: Task, by: float = GAIN) -> bool:
     return right is not None and right.low > np.bincount(true).max() / len(true) + by
 
 
-@dataclass(frozen=True)
-class _Contradictions:
-    """Of each labelled object found, [M]: whether the predicted label is another, its probability, whether the true one
-    is the second choice, and the image."""
-
-    wrong: np.ndarray
-    sure: np.ndarray
-    second: np.ndarray
-    image: np.ndarray
-
-
-def _contradictions(split: Split, task: Task) -> _Contradictions:
+def _contradictions(split: Split, task: Task) -> Pairs:
+    """The labelled objects found, with columns `wrong` (whether the predicted label is another), `sure` (its
+    probability) and `second` (whether the true label is the second choice)."""
     own = split.labelled(task)
     others = split.predictions.logits[task.name][own.prediction][:, : task.num_classes].copy()
     others[np.arange(len(others)), own.label] = -np.inf
     sure = split.predictions.probabilities[task.name][own.prediction, own.label]
-    return _Contradictions(own.label != own.true, sure, others.argmax(1) == own.true, own.image)
+    return own.replace(wrong=own.label != own.true, sure=sure, second=others.argmax(1) == own.true)
 
 
 def auc(scores: np.ndarray, hits: np.ndarray) -> Interval | None:

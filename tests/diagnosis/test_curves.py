@@ -1,19 +1,15 @@
-"""Why a model has learnt nothing is named; what follows from a cause is not reported beside it."""
-
-from pathlib import Path
+"""Why a model has learnt nothing is named."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mtseg.checks.findings import CAUSES, Finding
 from mtseg.core.errors import UserError
-from mtseg.diagnosis import curves, run
+from mtseg.diagnosis import curves
 from tests.diagnosis.answers import healthy, split
 from tests.scenes import make_tasks
 from tests.tiny import params
 
-ROOT = Path(__file__).parents[2]
 TASKS = make_tasks(3)
 
 
@@ -79,32 +75,9 @@ def test_a_part_that_no_gradient_reaches_any_more():
     assert not curves.starved(table, muted) and not curves.starved(table[:2], TASKS)
 
 
-def finding(cause, severity="error"):
-    return Finding(cause, severity, "evidence", "change")
-
-
-def test_what_follows_from_a_cause_is_not_reported_beside_it():
-    few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
-    fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
-    assert run.settle([], [], [few], [collapsed, note], []) == [few, note]
-    assert run.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
-    assert run.settle([fed], [moved], [], [collapsed], []) == [fed]
-    assert run.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
-    noise = finding("label_noise", "warning")
-    assert run.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
-    assert run.settle([], [], [], [noise], []) == [noise]
-    assert run.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
-
-
 def test_a_curve_that_is_missing_or_no_table(tmp_path):
     with pytest.raises(UserError, match="train.tsv is missing: run `dvc repro train` first"):
         curves.read(tmp_path / "train.tsv")
     (tmp_path / "train.tsv").write_text("")
     with pytest.raises(UserError, match="is no table"):
         curves.read(tmp_path / "train.tsv")
-
-
-def test_every_cause_has_its_section_in_the_guide():
-    guide = (ROOT / "docs/diagnosis.md").read_text(encoding="utf-8").splitlines()
-    sections = [line.removeprefix("### ") for line in guide if line.startswith("### ")]
-    assert sorted(sections) == sorted(CAUSES)
