@@ -46,10 +46,12 @@ def diagnose(
     """evaluation: of the val split. train, val: fresh predictions of a sample of each split. known: findings of the
     network itself. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: of the train split."""
     tasks, details = evaluation.tasks, {}
+    faulty, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
+    if faulty:  # all further figures come from the evaluator
+        return Diagnosis(faulty, metrics(faulty, details), details)
+
     split, trained = Split(evaluation), _split(train.images, train.predictions, tasks)
     combined = model.unseen_combinations < 1 and len(tasks) > 1
-    faulty, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
-
     misaligned, details["labels"] = label_alignment.check(split, combined=combined)
     causes = {finding.cause for finding in misaligned}
     if "labels_of_other_image" in causes:  # then a prediction depends on its batch
@@ -70,21 +72,14 @@ def diagnose(
         split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
     )
     calibrated, details["temperature"] = ranking.calibration(split)
-    answers += classes.noise(trained, split)
-    answers += [*counted, *calibrated, *detections.unannotated(trained, split)]
-    fallen: list[Finding] = []
-    details["rankings"], details["oracles"] = {}, {}
-    if faulty:  # an evaluator that is wrong judges no ranking, and has not judged the training
-        learning = []
-    else:
-        order, details["rankings"] = ranking.rankings(split)
-        details["oracles"] = ranking.losses(split)
-        if order or calibrated:  # of a wrong score also the confident ones are the wrong ones
-            answers = [finding for finding in answers if finding.cause != "duplicates"]
-        answers = [*order, *answers]
-        now = details["rankings"].get("product_quality", 0.0)
-        fallen = curves.as_validated(validated, now, test.checkpoint, detections=test.detections)
-    findings = [*faulty, *settle(fed, placed, learning, answers, fallen)]
+    order, details["rankings"] = ranking.rankings(split)
+    details["oracles"] = ranking.losses(split)
+    if order or calibrated:  # of a wrong score also the confident ones are the wrong ones
+        counted = [finding for finding in counted if finding.cause != "duplicates"]
+    noisy = [*classes.noise(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
+    now = details["rankings"].get("product_quality", 0.0)
+    fallen = curves.as_validated(validated, now, test.checkpoint, detections=test.detections)
+    findings = settle(fed, placed, learning, [*order, *answers, *noisy], fallen)
     return Diagnosis(findings, metrics(findings, details), details)
 
 
@@ -142,13 +137,11 @@ def _of_one_split(val: list[Finding], train: list[Finding]) -> list[Finding]:
 def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, Any]:
     """Few, stable numbers for `dvc metrics diff`."""
     counts = {f"{severity}s": sum(f.severity == severity for f in findings) for severity in SEVERITIES}
-    groups = {
-        "masks": {name: details["masks"].get(name) for name in ("dx", "dy", "scale")},
-        "detections": {name: details["detections"].get(name) for name in ("duplicates", "missed")},
-        "training": {name: details["training"].get(name) for name in ("train_hits", "val_hits")},
-        "oracles": {name: value for name, value in details["oracles"].items() if name != "AP"},
-        "image_share": {name: numbers["image_share"] for name, numbers in details["labels"].items()},
-    }
+    kept = {"masks": ("dx", "dy", "scale"), "detections": ("duplicates", "missed"),
+            "training": ("train_hits", "val_hits")}  # fmt: skip
+    groups = {group: {name: details.get(group, {}).get(name) for name in names} for group, names in kept.items()}
+    groups["oracles"] = {name: value for name, value in details.get("oracles", {}).items() if name != "AP"}
+    groups["image_share"] = {name: numbers["image_share"] for name, numbers in details.get("labels", {}).items()}
     return counts | {
         group: {name: round(value, 4) for name, value in numbers.items() if value is not None}
         for group, numbers in groups.items()
@@ -172,7 +165,7 @@ def _plain(value: Any) -> Any:
 
 def text(diagnosis: Diagnosis) -> str:
     """A line for each finding, then where AP is lost."""
-    lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details["oracles"]
+    lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details.get("oracles")
     if oracles:
         gains = {name: value - oracles["AP"] for name, value in oracles.items() if name != "AP"}
         words = {"labels": "right labels", "ranking": "the best ranking", "masks": "perfect masks",

@@ -8,6 +8,7 @@ import pandas as pd
 from mtseg.checks.findings import CAUSES, Finding
 from mtseg.diagnosis import run
 from mtseg.diagnosis.split import Split
+from mtseg.evaluation.evaluation import Evaluation
 from tests.diagnosis.answers import healthy, split
 from tests.scenes import make_tasks
 from tests.tiny import params
@@ -50,6 +51,14 @@ def test_a_fault_is_recorded_with_its_title():
     assert first["cause"] == "labels_off_by_one" and first["title"] == CAUSES["labels_off_by_one"]
     assert found.metrics["errors"] == len(found.findings) == 1
     assert "No issues" not in run.text(found)
+
+
+def test_an_evaluator_that_is_wrong_is_reported_alone(monkeypatch):
+    real = Evaluation.rank_by
+    monkeypatch.setattr(Evaluation, "rank_by", lambda self, scores: real(self, -scores))
+    found = diagnosed()
+    assert [finding.cause for finding in found.findings] == ["evaluator_wrong"]
+    assert found.metrics["errors"] == 1 and run.text(found).startswith("error: evaluator_wrong")
 
 
 def finding(cause, severity="error"):
