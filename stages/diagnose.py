@@ -23,7 +23,7 @@ def main() -> None:
     tasks, images = data.tasks(params.tasks), data.images("val")
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     pairs = Pairs.read("data/evaluation/pairs.parquet")
-    tables = {name: curves.read(f"plots/{name}.tsv") for name in ("train", "val", "health")}
+    curve, validated, health = map(curves.read, ("plots/train.tsv", "plots/val.tsv", "plots/health.tsv"))
     train, val, known = probe(
         Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,
@@ -31,9 +31,8 @@ def main() -> None:
     )  # fmt: skip
     evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
     diagnosis = run.diagnose(
-        evaluation, train=train, val=val, known=known, curve=tables["train"], validated=tables["val"],
-        health=tables["health"], model=params.model, solver=params.solver, test=test,
-        images=data.splits["train"]["images"],
+        evaluation, train=train, val=val, known=known, curve=curve, validated=validated, health=health,
+        model=params.model, solver=params.solver, test=test, images=data.splits["train"]["images"],
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)
     write_json(Path("data/diagnosis.json"), run.record(diagnosis))
