@@ -59,14 +59,12 @@ def by_pycocotools(evaluation, true, found, categories, kept=None, kind="segm"):
     predicted = defaultdict(set)
     for detection in detections:
         predicted[detection["image_id"]].add(detection["category_id"])
-    annotations, categories_of = [], iter(true)
-    for image in evaluation.images:
-        for instance in image.instances:
-            own = next(categories_of)
-            for category in sorted(predicted[image.id]) if own is None else [own + 1]:
-                annotations.append(annotation(image, instance, category, crowd=own is None or instance.crowd))
-    for number, annotation in enumerate(annotations, 1):  # from 1: pycocotools takes a match with id 0 for no match
-        annotation["id"] = number
+    annotations, instances = [], [(image, instance) for image in evaluation.images for instance in image.instances]
+    for (image, instance), own in zip(instances, true, strict=True):
+        for category in sorted(predicted[image.id]) if own is None else [own + 1]:
+            annotations.append(annotation(image, instance, category, crowd=own is None or instance.crowd))
+    # ids from 1: pycocotools takes a match with id 0 for no match
+    annotations = [own | {"id": number} for number, own in enumerate(annotations, 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = dataset(evaluation.images, annotations, categories)

@@ -131,20 +131,3 @@ def test_curves_by_hand():
         assert (own["best_f1"], own["best_score"]) == (0.6667, 0.505)
     undefined = {"precision": [None] * 101, "f1": [None] * 101, "best_f1": None, "best_score": None}
     assert found["curves"]["star"] == undefined
-
-
-@pytest.mark.parametrize("count", [3, 4])
-def test_label_cost_is_what_the_joint_ap_gains(count):
-    """Half of the fills and a quarter of the colours are wrong, of different objects."""
-    tasks = make_tasks(count)
-    labels = {task.name: 0 for task in tasks}
-    images = one_image(*(box_instance(box, labels) for box in BOXES))
-    wrong = {0: {"fill": 1}, 1: {"fill": 2}, 2: {"colour": 1}}
-    rows = [predict(instance, tasks, query=n, **wrong.get(n, {})) for n, instance in enumerate(images[0].instances)]
-    joint = report(images, rows, tasks)["joint"]
-    ap = [100 * (25 * n + 1) / 101 for n in range(5)]
-    assert joint["ap"] == pytest.approx(ap[1], abs=1e-3)
-    expected = dict.fromkeys(labels, 0.0) | {"fill": ap[3] - ap[1], "colour": ap[2] - ap[1]}
-    assert joint["label_cost"] == pytest.approx(expected, abs=2e-3)
-    assert joint["errors"]["counts"]["class"] == 3
-    assert joint["errors"]["cost"]["class"] == pytest.approx(100 - ap[1], abs=2e-3)

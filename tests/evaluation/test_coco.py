@@ -10,7 +10,18 @@ from pycocotools import mask as coco_mask
 from mtseg.core.tables import Image, Instance
 from mtseg.evaluation import coco, scores
 from tests.evaluation.oracle import by_detectron2, by_pycocotools, combinations, kept_by_hand
-from tests.scenes import Row, box_instance, evaluation, images_of, logits_of, make_tasks, noisy, one_image, predict, scene
+from tests.scenes import (
+    Row,
+    box_instance,
+    evaluation,
+    images_of,
+    logits_of,
+    make_tasks,
+    noisy,
+    one_image,
+    predict,
+    scene,
+)
 
 SIDE = 160
 SIDES = [(32, 32), (33, 31), (31, 33), (25, 41), (64, 16), (96, 96), (97, 95), (95, 97), (72, 128), (103, 90), (90, 90)]
@@ -191,23 +202,3 @@ def test_an_object_belongs_to_the_size_of_its_annotation_whatever_the_size_of_wh
     assert small["APs"] == medium["APm"] == both["APs"] == both["APm"] == 100
     assert "APm" not in small and "APs" not in medium and "APl" not in both
     assert numbers(1600.0, 30)["APm"] == 20  # IoU 900 / 1600, by a small prediction
-
-
-def test_predictions_of_another_size_on_nothing_do_not_count():
-    tasks = make_tasks(1)
-    truth = Instance(*rectangle(10, 10, 40, 40), {"shape": 0})
-    def row(query, quality, *place):
-        rle, box, area = rectangle(*place)
-        return Row(1, query, box, area, rle, quality, {"shape": 0}, {"shape": logits_of(tasks[0], 0)})
-    right, stray = row(0, 0.5, 10, 10, 40, 40), row(1, 0.9, 100, 100, 20, 20)
-    found = coco.numbers(evaluation([Image(1, "a.jpg", SIDE, SIDE, (truth,))], [right, stray], tasks))["segm"]
-    assert (found["AP"], found["APm"]) == (50, 100)
-
-
-@pytest.mark.parametrize("max_dets", [(1, 5), (5, 1), (3,)])
-def test_ap_is_defined_for_any_max_dets(max_dets):
-    tasks = make_tasks(3)
-    images = scene(tasks)
-    found = coco.numbers(evaluation(images, noisy(images, tasks), tasks, max_dets=max_dets))["segm"]
-    assert {name for name in found if name[2:].isdigit()} == {"AP50", "AP75"} | {f"AR{most}" for most in max_dets}
-    assert found["AP"] > 0

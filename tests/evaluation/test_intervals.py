@@ -100,13 +100,6 @@ def test_draws_that_run_high_do_not_move_the_interval_off_its_value():
     assert bootstrap.interval(values) == (50.0, pytest.approx(40.5), pytest.approx(59.5))
 
 
-def test_the_same_every_time_and_in_any_order():
-    tasks = make_tasks(3)
-    images = scene(tasks, count=8)
-    rows = noisy(images, tasks)
-    assert intervals.rows(evaluation(images, rows, tasks)) == intervals.rows(evaluation(images, rows[::-1], tasks))
-
-
 def test_there_are_fewer_draws_where_they_cost_more():
     assert bootstrap.draws(100, 10_000).shape == (1 + bootstrap.REPLICATES, 100)
     assert bootstrap.draws(100, 100 * bootstrap.WORK).shape == (1 + bootstrap.FEWEST, 100)
@@ -132,6 +125,8 @@ def test_intervals_of_a_diagnosis():
     for own in (share, by_image):  # 2.576 standard errors either way
         assert own.low < own.value < own.high
         assert own.high - own.low == pytest.approx(2 * 2.576 * np.sqrt(0.3 * 0.7 / 400), rel=0.35)
-    assert bootstrap.ratio(np.zeros(3), np.zeros(3)) is None and bootstrap.mean(np.zeros(0), np.zeros(0, int), 3) is None
+    assert (
+        bootstrap.ratio(np.zeros(3), np.zeros(3)) is None and bootstrap.mean(np.zeros(0), np.zeros(0, int), 3) is None
+    )
     none = bootstrap.proportion(np.zeros(0, dtype=bool))
     assert none.value == 0 and 0 <= none.low < none.high <= 1

@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Pairs
-from mtseg.evaluation import analysis, coco, pairs, scores
+from mtseg.evaluation import analysis, pairs, scores
 from mtseg.evaluation.evaluation import Evaluation
-from tests.scenes import box_instance, evaluation, make_tasks, noisy, one_image, predict, scene, table
+from tests.scenes import box_instance, evaluation, make_tasks, noisy, predict, scene, table
 
 TASKS = make_tasks(3)
 
@@ -39,40 +38,15 @@ def test_masks_overlap_as_their_pixels_do():
     assert len(expected) == 105
 
 
-def test_boxes_overlap_as_pycocotools_says():
-    images, predictions = drawn()
-    found = pairs.of_boxes(images, predictions)
-    true, row = images.instances, images.rows(predictions.image_id)
-    iou = coco_mask.iou(predictions.box, true.box, np.zeros(len(true), dtype=np.uint8))
-    expected = (row[:, None] == true.image) & (iou > 0)
-    assert np.array_equal(np.argwhere(expected), np.stack([found.prediction, found.instance], axis=1))
-    assert np.array_equal(iou[expected], found.iou)
-    inside = coco_mask.iou(predictions.box, true.box, np.ones(len(true), dtype=np.uint8))
-    area = predictions.box[:, 2:].prod(axis=1)[found.prediction]
-    assert np.allclose(inside[expected], found.intersection / area, rtol=1e-12)
-
-
 def test_pairs_are_stored_once_and_give_what_computed_pairs_give(tmp_path):
     images, predictions = drawn()
     anew = evaluation(images, predictions, TASKS)
     anew.pairs.write(tmp_path / "pairs.parquet")
     stored = Pairs.read(tmp_path / "pairs.parquet")
     assert columns(stored) == columns(anew.pairs)
-    read = Evaluation(
-        images, predictions, stored, tasks=TASKS, ranking=anew.ranking, max_dets=anew.max_dets
-    )  # fmt: skip
+    read = Evaluation(images, predictions, stored, tasks=TASKS, ranking=anew.ranking, max_dets=anew.max_dets)
     for figures in (scores.metrics, analysis.report):
         assert figures(read) == figures(anew)
-
-
-@pytest.mark.parametrize("rows", [[], [0, 1]])
-def test_no_pairs_are_stored_too(tmp_path, rows):
-    truth = box_instance((2, 2, 9, 9), {task.name: 0 for task in TASKS})
-    far = table([predict(truth, TASKS, query=query, shift=30) for query in rows], TASKS)
-    own = evaluation(one_image(truth), far, TASKS)
-    own.pairs.write(tmp_path / "pairs.parquet")
-    assert columns(Pairs.read(tmp_path / "pairs.parquet")) == columns(own.pairs) and not len(own.pairs)
-    assert coco.numbers(own)["segm"]["AP"] == 0
 
 
 def test_predictions_for_other_images_are_refused():

@@ -15,7 +15,7 @@ NOTHING = {"min_score": {}, "min_logit": {}}
 
 def mixed(tasks, seed=0):
     """A scene, and predictions of it: right ones that are sure, wrong ones less so, with noise on both."""
-    images, rng = scene(tasks, count=8, partial=True), np.random.default_rng(seed)
+    images, rng = scene(tasks, count=5, partial=True), np.random.default_rng(seed)
     rows = []
     for shift, sure in ((0, 4.0), (3, 2.5), (30, 1.5)):
         for row in predict_all(images, tasks, shift=shift):
@@ -31,8 +31,7 @@ def joint_f1(own, settings):
     return f1.summary(f1.counts(left.evaluation, left.as_mask()))["joint_f1"]
 
 
-@TASKS
-@pytest.mark.parametrize("nms", ["agnostic", "matrix"])
+@pytest.mark.parametrize(("count", "nms"), [(1, "matrix"), (3, "agnostic")])
 def test_what_is_picked_is_better_than_any_other_level_of_a_single_threshold(count, nms):
     tasks = make_tasks(count)
     images, predictions = mixed(tasks)
@@ -46,7 +45,7 @@ def test_what_is_picked_is_better_than_any_other_level_of_a_single_threshold(cou
     known = background(Kept.all(own), settings).predictions
     for key, columns in (("min_score", label_scores(known)), ("min_logit", known.logit)):
         for task, column in columns.items():
-            for level in np.quantile(column, np.linspace(0, 1, thresholds.LEVELS)).round(thresholds.DECIMALS)[::12]:
+            for level in np.quantile(column, np.linspace(0, 1, thresholds.LEVELS)).round(thresholds.DECIMALS)[::24]:
                 other = chosen.model_copy(update={key: picked[key] | {task: float(level)}})
                 assert joint_f1(own, other) <= best
 
