@@ -41,16 +41,6 @@ def costly(result):
     return {kind: cost for kind, cost in result["cost"].items() if cost}
 
 
-def test_duplicate_and_background():
-    twice = broken_down([instance(BOX), instance(OTHER)], [found_as(BOX), found_as(BOX, shift=1), found_as(OTHER)])
-    assert counted(twice) == {"duplicate": 1}
-    expected = (51 + 50 * 2 / 3) / 101  # precision 1 up to recall 1/2, 2/3 beyond
-    assert twice["ap50"] == pytest.approx(100 * expected, abs=1e-3)
-    assert costly(twice) == {"duplicate": pytest.approx(100 * (1 - expected), abs=1e-3)}
-    nowhere = broken_down([instance(BOX)], [found_as(FAR), found_as(BOX)])
-    assert counted(nowhere) == {"background": 1} and costly(nowhere) == {"background": 50.0}
-
-
 def test_missed():
     half = broken_down([instance(BOX), instance(OTHER)], [found_as(BOX)])
     assert counted(half) == {"missed": 1} and half["ap50"] == pytest.approx(100 * 51 / 101, abs=1e-3)

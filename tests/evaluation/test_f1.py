@@ -66,16 +66,6 @@ def test_crowds_are_not_instances_and_what_lies_in_them_is_not_counted(count):
     assert counts([truth, crowd], [predict(inner, tasks, shape=1)], tasks) == [1, 1, 0, 0]
 
 
-def test_the_best_overlap_that_is_free_is_taken():
-    tasks = make_tasks(1)
-    right, left = (box_instance((x, 2, 30, 20), {"shape": 0}) for x in (10, 2))
-    first, second = predict(left, tasks, shift=3), predict(right, tasks, query=1, quality=0.5, shift=6)
-    assert counts([right, left], [first, second], tasks) == [2, 2, 2, 2], "the first has more of the left one"
-    again = predict(left, tasks, query=2, quality=0.4, shift=2)
-    assert counts([right, left], [first, again], tasks) == [2, 2, 2, 2], "the right one is what is left"
-    assert counts([right, left], [first, again, second], tasks) == [3, 2, 2, 2]
-
-
 @TASKS
 def test_any_choice_counts_as_if_it_had_come_alone(count):
     tasks = make_tasks(count)

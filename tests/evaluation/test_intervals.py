@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from mtseg.evaluation import bootstrap, intervals, scores
 from mtseg.evaluation.average_precision import mean
@@ -47,25 +46,6 @@ def test_values_are_those_of_the_metrics_and_lie_inside(count):
     del expected["tasks.shape.AP"]  # segm.AP
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected, abs=1e-3)
     assert all(0 <= row["low"] < row["value"] < row["high"] <= 100 for row in rows)
-
-
-def test_the_interval_of_a_share_is_that_of_scipy():
-    tasks = make_tasks(1)
-    images = scene(tasks, count=40)
-    rng = np.random.default_rng(0)
-    wrong = rng.random(4 * 39) < 0.3
-    rows = [
-        replace(row, labels={"shape": (row.labels["shape"] + change) % 3})
-        for row, change in zip(predict_all(images, tasks), wrong.astype(int).tolist(), strict=True)
-    ]
-    found = {row["metric"]: row for row in intervals.rows(evaluation(images, rows, tasks))}["tasks.shape.accuracy"]
-    matched = np.array([0] + [4] * 39)
-    theirs = stats.bootstrap(
-        (np.append(0, 4 - wrong.reshape(39, 4).sum(axis=1)), matched),
-        lambda right, matched, axis: right.sum(axis=axis) / matched.sum(axis=axis),
-        paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=0,
-    ).confidence_interval  # fmt: skip
-    assert (found["low"], found["high"]) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1.5)
 
 
 def test_the_interval_is_as_wide_as_ap_varies_between_data_sets():
