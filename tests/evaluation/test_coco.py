@@ -188,17 +188,27 @@ def test_the_cases_are_what_they_are_called():
         assert len({numbers.get(f"AP{size}") for numbers in sizes} - {None, 0.0, 100.0}) > 8
 
 
-def numbers(true_area, found_side, crowd=False, **options):
-    """Of an object of 40 x 40 said to have some area, and a prediction of a square at its place."""
+def sizes(true_area, *squares):
+    """The APs by size, of an object of 40 x 40 annotated with an area, and predictions of squares of (x, side), the
+    best first."""
     tasks = make_tasks(1)
-    truth = Instance(*rectangle(10, 10, 40, 40)[:2], true_area, {"shape": 0}, crowd)
-    rle, box, area = rectangle(10, 10, found_side, found_side)
-    row = Row(1, 0, box, area, rle, 0.9, {"shape": 0}, {"shape": logits_of(tasks[0], 0)})
-    return coco.numbers(evaluation([Image(1, "a.jpg", SIDE, SIDE, (truth,))], [row], tasks, **options))["segm"]
+    truth = Instance(*rectangle(10, 10, 40, 40)[:2], true_area, {"shape": 0})
+    rows = []
+    for query, (x, side) in enumerate(squares):
+        rle, box, area = rectangle(x, 10, side, side)
+        logits = {"shape": logits_of(tasks[0], 0)}
+        rows.append(Row(1, query, box, area, rle, 0.9 - query / 10, {"shape": 0}, logits))
+    numbers = coco.numbers(evaluation([Image(1, "a.jpg", SIDE, SIDE, (truth,))], rows, tasks))["segm"]
+    return {name: value for name, value in numbers.items() if name in ("APs", "APm", "APl")}
 
 
-def test_an_object_belongs_to_the_size_of_its_annotation_whatever_the_size_of_what_finds_it():
-    small, both, medium = (numbers(area, 40) for area in (900.0, 1024.0, 1600.0))
-    assert small["APs"] == medium["APm"] == both["APs"] == both["APm"] == 100
-    assert "APm" not in small and "APs" not in medium and "APl" not in both
-    assert numbers(1600.0, 30)["APm"] == 20  # IoU 900 / 1600, by a small prediction
+def test_an_object_has_the_size_of_its_annotation_whatever_the_size_of_what_finds_it():
+    assert sizes(900.0, (10, 40)) == {"APs": 100} and sizes(1600.0, (10, 40)) == {"APm": 100}
+    assert sizes(1024.0, (10, 40)) == {"APs": 100, "APm": 100}
+    assert sizes(1600.0, (10, 30)) == {"APm": 20}  # IoU 900 / 1600, by a small prediction
+
+
+def test_a_prediction_on_nothing_counts_in_its_own_size_alone():
+    found = {side: sizes(1024.0, (90, side), (10, 40)) for side in (31, 32, 33)}
+    assert found[31] == {"APs": 50, "APm": 100} and found[33] == {"APs": 100, "APm": 50}
+    assert found[32] == {"APs": 50, "APm": 50}, "32 x 32 is small and medium"
