@@ -38,18 +38,24 @@ def register(manifest: Manifest, root: Path) -> dict[str, str]:
 def check(manifest: Manifest, root: Path) -> None:
     """Register every split, load it through detectron2 and compare counts, so that detectron2's tools work on it.
 
-    Raises UserError when an image file is missing, RuntimeError when detectron2 reads something else than `convert`
+    Raises UserError when a key of the JSON or an image file is missing, RuntimeError when detectron2 reads something else than `convert`
     wrote.
     """
     for split, name in register(manifest, root).items():
-        facts, records = manifest.splits[split], DatasetCatalog.get(name)
+        facts = manifest.splits[split]
+        try:
+            records = DatasetCatalog.get(name)
+            found = _counts(records, MetadataCatalog.get(name).tasks)
+        except KeyError as error:
+            raise UserError(
+                f"{facts['json']} does not load through detectron2 (KeyError: {error}): run `dvc repro convert` again"
+            ) from None
         absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
         if absent:
             raise UserError(
                 f"{absent[0]} is missing, one of {len(absent)} images of {split}: is {root} (data.raw) the folder that "
                 "was converted?"
             )
-        found = _counts(records, MetadataCatalog.get(name).tasks)
         if wrong := [key for key in found if found[key] != facts[key]]:
             raise RuntimeError(
                 f"detectron2 reads other {wrong[0]} in {facts['json']}: {found[wrong[0]]}, converted were "
