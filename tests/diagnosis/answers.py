@@ -13,7 +13,7 @@ from mtseg.core.tables import DECIMALS, Image, Instance
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.evaluation import Evaluation
 from mtseg.model.heads import Combinations
-from tests.scenes import Row, box_instance, images_of, make_tasks, predict, scene, table
+from tests.scenes import CLASSES, Row, box_instance, images_of, predict, scene, table
 
 QUERIES = 8
 
@@ -60,8 +60,7 @@ def jittered(row: Row, rng: np.random.Generator, quality: float) -> Row:
 
 
 def highest(logits: dict[str, tuple[float, ...]]) -> dict[str, int]:
-    classes = {task.name: task.num_classes for task in make_tasks(4)}
-    return {name: int(np.argmax(values[: classes[name]])) for name, values in logits.items()}
+    return {name: int(np.argmax(values[: len(CLASSES[name])])) for name, values in logits.items()}
 
 
 def relabelled(row: Row, name: str, values: tuple[float, ...]) -> Row:
@@ -78,12 +77,13 @@ def split(images: Sequence[Image], rows: Sequence[Row], tasks: tuple[Task, ...],
 def combined(rows: Sequence[Row], tasks: tuple[Task, ...], seen: list[tuple[int, ...]], most: int = 4) -> list[Row]:
     """What a softmax over combinations makes of the heads' logits: each query with its likeliest labels."""
     head, found = Combinations(tasks, seen, unseen=0.01), []
-    for row in rows:
-        logits = {task.name: torch.tensor([row.logits[task.name]]) for task in tasks}
-        own = {name: tuple(round(v, DECIMALS) for v in x[0].tolist()) for name, x in head.class_logits(logits).items()}
-        likeliest = head.candidates(logits, most)
+    logits = {task.name: torch.tensor([row.logits[task.name] for row in rows]) for task in tasks}
+    own = {name: x.numpy().round(DECIMALS).tolist() for name, x in head.class_logits(logits).items()}
+    for number, row in enumerate(rows):
+        likeliest = head.candidates({name: x[number : number + 1] for name, x in logits.items()}, most)
         for labels, steps in zip(likeliest.labels.tolist(), likeliest.fields["probabilities"].tolist(), strict=True):
             named = {task.name: label for task, label in zip(tasks, labels, strict=True)}
             chances = {task.name: step for task, step in zip(tasks, steps, strict=True)}
-            found.append(replace(row, labels=named, logits=own, probabilities=chances))
+            here = {name: tuple(values[number]) for name, values in own.items()}
+            found.append(replace(row, labels=named, logits=here, probabilities=chances))
     return found
