@@ -38,8 +38,8 @@ def register(manifest: Manifest, root: Path) -> dict[str, str]:
 def check(manifest: Manifest, root: Path) -> None:
     """Register every split, load it through detectron2 and compare counts, so that detectron2's tools work on it.
 
-    Raises UserError when a key of the JSON or an image file is missing, RuntimeError when detectron2 reads something else than `convert`
-    wrote.
+    Raises UserError when a key of the JSON or an image file is missing, RuntimeError when detectron2 reads something
+    else than `convert` wrote.
     """
     for split, name in register(manifest, root).items():
         facts = manifest.splits[split]
