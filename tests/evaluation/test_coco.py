@@ -101,7 +101,8 @@ def equal_overlaps(tasks):
     labels = {task.name: 0 for task in tasks}
     left, right = (box_instance((x, 2, 20, 20), labels) for x in (2, 8))
     twin = box_instance((34, 34, 20, 20), labels)
-    found = [predict(left, tasks, query=n, shift=3, quality=0.9 - n / 10) for n in range(3)]
+    places = [(left, 3), (right, 4), (left, 3)]  # midway, near the right one alone
+    found = [predict(i, tasks, query=n, shift=k, quality=0.9 - n / 10) for n, (i, k) in enumerate(places)]
     found += [predict(twin, tasks, query=5 + n, quality=0.85 - n / 10) for n in range(4)]
     images = one_image(left, right, twin, replace(twin, crowd=True), twin)
     return images_of(images, tasks), found
