@@ -84,7 +84,7 @@ def test_a_mapping_made_to_raise_gives_one_line(hidden, tmp_path):
 @pytest.mark.parametrize(
     "what",
     [eval, np.load, np.array(["text"]), np.array([{}], dtype=object), torch.nn.Linear(1, 1), pickle.loads, np.ndarray],
-    ids=str,
+    ids=["eval", "np.load", "text", "objects", "module", "pickle.loads", "ndarray"],
 )
 def test_a_pkl_holds_numbers_or_is_refused(what, tmp_path):
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": {"w": what}}))
