@@ -9,25 +9,34 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from benchmarks.faults.case import Fault
-from benchmarks.faults.patches import changed
+from benchmarks.faults.patches import Patch, changed
 from mtseg.core.tables import Images, Pairs, Predictions
 from mtseg.evaluation import pairs
 from mtseg.evaluation.evaluation import Evaluation
 
 
-def next_class(
-    real: Callable, self: Evaluation, true: Any, found: np.ndarray, *, categories: int, **kwargs: Any
-) -> Any:
+def matched(change: Callable[[Evaluation, np.ndarray, int, dict], tuple[np.ndarray, dict]]) -> Patch:
+    """Predictions are matched with other labels or options, where there are several classes."""
+
+    def match(real: Callable, self: Evaluation, true: Any, found: Any, *, categories: int, **options: Any) -> Any:
+        if categories > 1:
+            found, options = change(self, found, categories, options)
+        return real(self, true, found, categories=categories, **options)
+
+    return changed(Evaluation, "match", match)
+
+
+def next_class(self: Evaluation, found: np.ndarray, categories: int, options: dict) -> tuple[np.ndarray, dict]:
     """Predicted classes are read one on from the true ones; the last is the first."""
-    return real(self, true, (found + 1) % categories, categories=categories, **kwargs)
+    return (found + 1) % categories, options
 
 
-def backwards(real: Callable, self: Evaluation, scores: np.ndarray) -> np.ndarray:
-    return real(self, -scores)
+def backwards(self: Evaluation, found: np.ndarray, categories: int, options: dict) -> tuple[np.ndarray, dict]:
+    return found, options | {"rank": len(found) - 1 - options.get("rank", self.rank)}
 
 
-def one_detection(real: Callable, self: Evaluation, *args: Any, **kwargs: Any) -> None:
-    real(self, *args, **kwargs | {"max_dets": (1,)})
+def one_detection(self: Evaluation, found: np.ndarray, categories: int, options: dict) -> tuple[np.ndarray, dict]:
+    return found, options | {"most": 1}
 
 
 def moved(real: Callable, images: Images, predictions: Predictions) -> Pairs:
@@ -39,8 +48,8 @@ def moved(real: Callable, images: Images, predictions: Predictions) -> Pairs:
 
 WRONG = {"failure": "evaluator_wrong", "since": "evaluate", "causes": ("evaluator_wrong",)}
 FAULTS = (
-    Fault("evaluator: predicted classes off by one", **WRONG, code=changed(Evaluation, "match", next_class)),
+    Fault("evaluator: predicted classes off by one", **WRONG, code=matched(next_class)),
     Fault("evaluator: true masks 6 pixels off", **WRONG, code=changed(pairs, "of_masks", moved)),
-    Fault("evaluator: one detection per image", **WRONG, code=changed(Evaluation, "__init__", one_detection)),
-    Fault("evaluator: lowest score first", **WRONG, code=changed(Evaluation, "rank_by", backwards)),
+    Fault("evaluator: one detection per image", **WRONG, code=matched(one_detection)),
+    Fault("evaluator: lowest score first", **WRONG, code=matched(backwards)),
 )
