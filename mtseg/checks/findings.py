@@ -108,8 +108,8 @@ class Finding:
         return f"{self.cause}: {where}{self.evidence}; {self.change}"
 
     def as_record(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON. `title` is the cause as a sentence."""
+        return asdict(self) | {"title": CAUSES[self.cause]}
 
 
 def of_severity(findings: Iterable[Finding], severity: Severity) -> list[Finding]:

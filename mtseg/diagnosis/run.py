@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtseg.checks.findings import CAUSES, Finding
+from mtseg.checks.findings import Finding
 from mtseg.core.params import Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, masks, ranking
@@ -150,7 +150,7 @@ def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, A
 
 def record(diagnosis: Diagnosis) -> dict[str, Any]:
     """For data/diagnosis.json: findings as records, errors first, and every figure, by question."""
-    findings = [finding.as_record() | {"title": CAUSES[finding.cause]} for finding in diagnosis.findings]
+    findings = [finding.as_record() for finding in diagnosis.findings]
     return {"findings": findings, "figures": _plain(diagnosis.details)}
 
 
