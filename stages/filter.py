@@ -10,8 +10,6 @@ rule `removed`, and the thresholds if they were `picked`; in plots/filter.csv th
 import json
 from pathlib import Path
 
-from mtseg.inference.export import coco
-
 from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
@@ -19,6 +17,7 @@ from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import filter, thresholds
 from mtseg.evaluation.evaluation import Evaluation
+from mtseg.inference.export import coco
 
 
 def main() -> None:
