@@ -158,6 +158,7 @@ def _named(labels: Sequence[int], tasks: Classes) -> list[str]:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro convert` first") from None
