@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from mtseg.core.files import read_json, replace_folder
@@ -84,14 +85,12 @@ def write(
     )
     with replace_folder(folder) as temporary:
         in_gallery = {entry["id"] for entry in shown}
-        for image in images:
-            own = [place for place in doubtful if place["image_id"] == image.id]
-            if not own and image.id not in in_gallery:
-                continue
+        wanted = in_gallery | {place["image_id"] for place in doubtful}
+        for image in images[np.isin(images.id, list(wanted))]:
             pixels = read_image(root, image)
             if image.id in in_gallery:
                 overlays.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
-            for place in own:
+            for place in (place for place in doubtful if place["image_id"] == image.id):
                 part = suspects.cut(pixels, place["window"])
                 overlays.thumbnail(part, suspects.SIZE).save(temporary / f"label-{place['number']}.jpg", **JPEG)
         (temporary / "index.html").write_bytes(page.encode())
