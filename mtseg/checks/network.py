@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
+from heapq import nlargest
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -65,10 +67,10 @@ def chosen(network: Mask2Former, train: Sequence[Image]) -> list[Image]:
     def largest(image: Image) -> float:
         return max((one.area for one in image.instances if not one.crowd), default=0.0) / (image.height * image.width)
 
-    found = sorted(train, key=lambda image: (len(labelled(image)), largest(image)), reverse=True)[:2]
+    found = nlargest(2, train, key=lambda image: (len(labelled(image)), largest(image)))
     for task in network.tasks:
         if not any(task.name in labelled(image) for image in found):
-            found += [image for image in train if task.name in labelled(image)][:1]
+            found += islice((image for image in train if task.name in labelled(image)), 1)
     return found
 
 
