@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ class Run:
     def finish(self, *, models: Path, metrics: Path, curves: Path) -> None:
         """Write the outs and remove the work folder."""
         with replace_folder(models) as folder:
-            (folder / "best.safetensors").write_bytes((self.work / "best.safetensors").read_bytes())
+            shutil.copyfile(self.work / "best.safetensors", folder / "best.safetensors")
             weights.save(folder / "last.safetensors", self.network, self.metadata | {"step": self.step})
         for name, rows in self.tables.items():
             with replace_file(curves / f"{name}.tsv") as path:
