@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mtseg.core.errors import UserError
+from mtseg.core.files import replace_file
 from mtseg.core.params import Solver
 from mtseg.data.loader import Example
 from mtseg.model.device import amp_dtype
@@ -94,8 +95,8 @@ class Stepper:
         advice = "set solver.amp: false, " if self.scaler.is_enabled() else ""
         advice += "lower solver.base_lr, look at these images"
         if self.broken:
-            self.broken.parent.mkdir(parents=True, exist_ok=True)
-            torch.save([[plain(example) for example in batch] for batch in batches], self.broken)
+            with replace_file(self.broken) as temporary:
+                torch.save([[plain(example) for example in batch] for batch in batches], temporary)
             advice += f"; the batch as the network got it is in {self.broken}, for torch.load"
         return NotFinite(cause, names, f"step {step + 1}, {files}", advice)
 
