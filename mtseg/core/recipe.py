@@ -29,7 +29,9 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml"))) or "none"
         raise UserError(f"{recipe}: no such recipe; there are: {known}") from None
-    except YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{recipe}: {error.strerror.lower()}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(overlay, dict):
         raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")

@@ -124,7 +124,7 @@ def _read(mapping: Path) -> dict[str, Any]:
         raw = YAML(typ="safe").load(mapping)
     except OSError as error:
         raise UserError(f"{mapping} (data.mapping) cannot be read: {error.strerror}") from None
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{mapping} (data.mapping) is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("categories"), dict):
         raise UserError(f"{mapping} (data.mapping) needs a section 'categories:' of flat label: {{task: class}}")
