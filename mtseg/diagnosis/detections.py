@@ -39,7 +39,7 @@ def check(
         evidence = f"each object found has {twice.text()} further predictions, as confident as the first"
         change = "check the matching (one query an object) and loss.no_object; until then, filter.nms_iou removes them"
         findings.append(Finding("duplicates", "warning", evidence, change))
-    limits = {"test.detections": detections, "the last of test.max_dets": max_dets[-1]}
+    limits = {"test.detections": detections, "the largest of test.max_dets": max(max_dets)}
     if low := {name: limit for name, limit in limits.items() if limit < most}:
         evidence = f"{(objects > min(low.values())).sum()} val images have more objects (up to {most}) than are kept: "
         evidence += " and ".join(f"{name} is {limit}" for name, limit in low.items())

@@ -50,7 +50,7 @@ def test_where_nothing_is_found_no_query_is_called_empty():
 
 def test_fewer_detections_than_objects():
     findings, _ = detections.check(split(*healthy(TASKS), TASKS), **GIVEN | {"max_dets": (1, 3)})
-    assert causes(findings) == ["detections_too_few"] and "the last of test.max_dets is 3" in findings[0].evidence
+    assert causes(findings) == ["detections_too_few"] and "the largest of test.max_dets is 3" in findings[0].evidence
 
 
 def test_objects_of_train_that_nobody_annotated():
