@@ -20,12 +20,13 @@ DECIMALS = 4
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
-    """What data/evaluation.json holds. AP in percent with 3 decimals, shares and scores with 4; None where undefined.
+    """What data/evaluation/analysis.json holds. AP in percent with 3 decimals, shares and scores with 4; None where
+    undefined.
 
     ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
     tasks.NAME: classes; confusion (`confusion`, from the score with the main task's best F1, its `min_score`);
     calibration (`calibration`, of the label's probability on matched objects, no-object left out); errors (TIDE,
-    `breakdown.errors`); curves, by class, and overall, all classes together: precision at 101 recalls and IoU 0.5, f1
+    `errors.errors`); curves, by class, and overall, all classes together: precision at 101 recalls and IoU 0.5, f1
     at `scores`, best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and
     main class; None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched
     had that task's labels right; errors, of all labels as one. label_errors: `label_errors`.
