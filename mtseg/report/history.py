@@ -74,12 +74,12 @@ class Baseline:
     why: str = ""
 
 
-def baseline(rev: str = "HEAD") -> Baseline:
-    """The baseline that a revision is for the workspace."""
-    if (commit := resolve(rev)) is None:
+def baseline() -> Baseline:
+    """The last commit, as the baseline of the workspace."""
+    if (commit := resolve("HEAD")) is None:
         return Baseline(why="There is no commit to compare with.")
     try:
-        held = load(rev)
+        held = load("HEAD")
     except UserError as error:  # the report is written all the same
         return Baseline(commit, why=f"Nothing is compared: {error}.")
     if why := _other_data(commit):

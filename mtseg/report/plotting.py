@@ -91,12 +91,13 @@ def svg(figure: Figure, name: str, title: str) -> str:
     return text.replace("<svg", opening, 1).replace(">", f">\n <title>{html.escape(title)}</title>", 1)
 
 
-def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]], size: float = 8.5) -> None:
+def end_labels(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """(y of a line's last point, text, colour) beside the right edge, moved apart where they would touch."""
     if not labels:
         return
     pixels = axes.transData.transform([(axes.get_xlim()[0], y) for y, _, _ in labels])
     ends = axes.transAxes.inverted().transform(pixels)[:, 1]
+    size = 8.5
     gap = 1.35 * size / (axes.bbox.height * 72 / axes.figure.dpi)
     order, steps = np.argsort(ends, kind="stable"), gap * np.arange(len(labels))
     places = isotonic_regression(ends[order] - steps).x + steps  # as near to the ends as the gaps allow
@@ -117,7 +118,7 @@ def columns(axes: Axes, rows: Sequence[Sequence[str]], colours: Sequence[str]) -
             axes.annotate(row[column], (1, y), (left, 0), xycoords=axes.get_yaxis_transform(), **options)
 
 
-def bars(axes: Axes, names: Sequence[str], values: Sequence[float], texts: Sequence[str], colour: str = BLUE) -> None:
+def bars(axes: Axes, names: Sequence[str], values: Sequence[float], texts: Sequence[str], colour: str) -> None:
     """Horizontal bars, the first on top, each with its text at its end; the axis itself is left out."""
     rows = np.arange(len(names))
     values = np.nan_to_num(np.asarray(values, dtype=float))
