@@ -85,13 +85,13 @@ def check(
     return findings + _past_its_best(validated, checkpoint, transferred), numbers
 
 
-def shape(curve: pd.DataFrame, name: str = "loss") -> dict[str, float | None]:
-    """Of the loss, or of one by name. fallen: share of its first value that is gone at the end. falling: share of the
+def shape(curve: pd.DataFrame) -> dict[str, float | None]:
+    """Of the loss. fallen: share of its first value that is gone at the end. falling: share of the
     fall that came in the last third of the lr spent. risen: the most that it rose above its lowest so far, as a share
     of the fall."""
-    if len(curve) < 3 or name not in curve:
+    if len(curve) < 3:
         return {"fallen": None, "falling": None, "risen": None}
-    loss = curve[name].to_numpy(dtype=np.float64)
+    loss = curve["loss"].to_numpy(dtype=np.float64)
     spent = np.cumsum(curve["lr"].to_numpy(dtype=np.float64) * np.diff(curve["step"], prepend=0))
     fall = max(loss[0] - loss.min(), 1e-9)
     late = np.interp(spent[-1] * 2 / 3, spent, loss) - loss[-1]

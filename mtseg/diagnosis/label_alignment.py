@@ -19,6 +19,7 @@ from mtseg.diagnosis.split import Split
 REACH = 16  # images or queries away, at most, that a label is looked for
 SAME = 1e-3  # share of a head's variance that lies between images, below which the image does not matter
 GAIN = 0.1  # of accuracy, with confidence, that another place's labels must bring
+DRAWS = 200  # shuffles of the images
 
 CHANGES = {
     "labels_ignore_image": "feed the head the decoder's output, not the learnt queries (QueryDecoder.forward)",
@@ -237,11 +238,11 @@ def _nowhere(split: Split, task: Task, own: Pairs) -> Faults:
     yield "labels_of_other_query" if overlap > shuffled.max() else "labels_of_other_image", evidence
 
 
-def _same_mixture(counts: np.ndarray, draws: int = 200) -> tuple[float, np.ndarray]:
-    """Share of the labels of an image that its objects have too, in any order; and the same, [draws], with the images
+def _same_mixture(counts: np.ndarray) -> tuple[float, np.ndarray]:
+    """Share of the labels of an image that its objects have too, in any order; and the same, [DRAWS], with the images
     shuffled. counts: [2, I, classes]."""
     counts = counts[:, counts[0].sum(1) > 0]
     found, true = counts / counts.sum(2, keepdims=True)
     rng = np.random.default_rng(0)
-    shuffled = [np.minimum(rng.permutation(found), true).sum(1).mean() for _ in range(draws)]
+    shuffled = [np.minimum(rng.permutation(found), true).sum(1).mean() for _ in range(DRAWS)]
     return float(np.minimum(found, true).sum(1).mean()), np.array(shuffled)
