@@ -45,11 +45,24 @@ def wrong_labels(evaluation: Evaluation, rows: np.ndarray, objects: np.ndarray) 
 
 def summary(counts: np.ndarray) -> dict[str, float]:
     """Precision, recall, f1 and joint_f1 over the counts of some images: percent, 3 decimals, undefined left out."""
-    found, true, hit, right = (int(count) for count in np.reshape(counts, (-1, 4)).sum(axis=0))
-    parts = {
+    parts = fractions(np.reshape(counts, (-1, 4)).sum(axis=0))
+    return {name: round(100 * int(part) / int(whole), 3) for name, (part, whole) in parts.items() if whole}
+
+
+def shares(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The same of each draw, 0 to 1, NaN where undefined: [B] each. counts: [B, 4]."""
+    return {
+        name: np.divide(part, whole, out=np.full(len(counts), np.nan), where=whole > 0)
+        for name, (part, whole) in fractions(counts).items()
+    }
+
+
+def fractions(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Numerator and denominator of each. counts: [..., 4], as of `counts`."""
+    found, true, hit, right = np.moveaxis(counts, -1, 0)
+    return {
         "precision": (hit, found),
         "recall": (hit, true),
         "f1": (2 * hit, found + true),
         "joint_f1": (2 * right, found + true),
     }
-    return {name: round(100 * part / whole, 3) for name, (part, whole) in parts.items() if whole}

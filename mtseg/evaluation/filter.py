@@ -215,8 +215,7 @@ def label_scores(predictions: Predictions) -> dict[str, np.ndarray]:
 
 def _interval(counts: np.ndarray) -> tuple[float, float]:
     """Of joint F1 in percent. counts: [1 + draws, 4], as `f1.counts` has them, the first of the data as they are."""
-    found, true, _, right = counts.T
-    joint_f1 = np.divide(2 * right, found + true, out=np.full(len(counts), np.nan), where=found + true > 0)
+    joint_f1 = f1.shares(counts)["joint_f1"]
     return (np.nan, np.nan) if np.isnan(joint_f1[0]) else interval(joint_f1)[1:]
 
 

@@ -276,9 +276,8 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
 
 def _f1(filtered: Evaluation, weights: np.ndarray) -> dict[str, np.ndarray]:
     """F1 and joint F1 of the filtered predictions, of each draw."""
-    found, true, hit, right = (weights @ f1.counts(filtered)).T
-    with np.errstate(invalid="ignore"):  # 0 / 0: undefined
-        return {"filtered.f1": 2 * hit / (found + true), "filtered.joint_f1": 2 * right / (found + true)}
+    shares = f1.shares(weights @ f1.counts(filtered))
+    return {f"filtered.{name}": shares[name] for name in ("f1", "joint_f1")}
 
 
 def _range(row: Mapping[str, Any] | None) -> tuple[float, float] | None:
