@@ -22,7 +22,7 @@ def main() -> None:
     data, test = manifest.load(Path("data/manifest.json")), params.test
     tasks, images = data.tasks(params.tasks), data.images("val")
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
-    pairs = Pairs.read("data/evaluation/pairs.parquet")
+    pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
     curve, validated, health = map(curves.read, ("plots/train.tsv", "plots/val.tsv", "plots/health.tsv"))
     train, val, known = probe(
         Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,

@@ -31,7 +31,7 @@ def main() -> None:
     for name, task in report["tasks"].items():
         metrics["tasks"][name] |= {"ece": ece} if (ece := task["calibration"]["ece"]) is not None else {}
     with replace_folder("data/evaluation") as folder:
-        evaluation.pairs.write(folder / "pairs.parquet")
+        evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
         write_json(folder / "analysis.json", report, indent=None)
     write_table("plots/classes.csv", classes.table(evaluation))
     write_table("plots/rankings.csv", analysis.rankings(evaluation))

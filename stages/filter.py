@@ -25,7 +25,7 @@ def main() -> None:
     data = manifest.load(Path("data/manifest.json"))
     tasks, images = data.tasks(params.tasks), data.images("val")
     raw = Predictions.read("data/predictions/val.parquet", tasks)
-    pairs = Pairs.read("data/evaluation/pairs.parquet")
+    pairs = Pairs.read("data/evaluation/pairs.parquet", images, raw)
     evaluation = Evaluation(images, raw, pairs, tasks=tasks, ranking=params.test.ranking)
     settings, picked = params.filter, {}
     if settings.thresholds == "auto":
@@ -37,7 +37,7 @@ def main() -> None:
     kept, kept_pairs = filtered.predictions
     with replace_folder("data/filtered") as folder:
         kept.write(folder / "val.parquet", tasks)
-        kept_pairs.write(folder / "pairs.parquet")
+        kept_pairs.write(folder / "pairs.parquet", images, kept)
         coco.write(folder / "val.json", kept, tasks)
         write_table(folder / "val.csv", filtered.removed)
     write_table("plots/filter.csv", steps)

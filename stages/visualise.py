@@ -37,13 +37,15 @@ def main() -> None:
     images, options = data.images("val"), {"tasks": data.tasks(params.tasks), "ranking": params.test.ranking}
     raw = Predictions.read("data/predictions/val.parquet", options["tasks"])
     filtered = Predictions.read("data/filtered/val.parquet", options["tasks"], made_by="filter")
+    pairs = Pairs.read("data/evaluation/pairs.parquet", images, raw)
+    kept_pairs = Pairs.read("data/filtered/pairs.parquet", images, filtered, made_by="filter")
     numbers = page.read_numbers(FILES, CURVES)
     drawn = figures.figures(numbers)
     page.write_figures(Path("plots/figures"), drawn)
     page.write(
         Path("report"),
-        Evaluation(images, raw, Pairs.read("data/evaluation/pairs.parquet"), **options),
-        Evaluation(images, filtered, Pairs.read("data/filtered/pairs.parquet", made_by="filter"), **options),
+        Evaluation(images, raw, pairs, **options),
+        Evaluation(images, filtered, kept_pairs, **options),
         root=params.data.raw,
         settings=params.visualise,
         numbers=numbers,

@@ -8,6 +8,7 @@ I images, G instances (the objects of the ground truth), N predictions, E pairs,
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -281,18 +282,31 @@ class Predictions(Table):
 
 class Pairs(Table):
     """Predictions and instances that overlap. prediction, instance: int [E], their rows. iou: [E], of the masks.
-    intersection: [E], pixels."""
+    intersection: [E], pixels. A file records which predictions and ground truth its rows refer to."""
 
-    def write(self, path: Path | str) -> None:
-        _write(path, {name: _arrow(name, self.column(name), ()) for name in self.names}, ())
+    def write(self, path: Path | str, images: Images, predictions: Predictions) -> None:
+        columns = {name: _arrow(name, self.column(name), ()) for name in self.names}
+        _write(path, columns, (), of=_digest(images, predictions))
 
     @classmethod
-    def read(cls, path: Path | str, made_by: str = "evaluate") -> Pairs:
-        """Raises UserError when the file is missing or was not made by `write`."""
+    def read(cls, path: Path | str, images: Images, predictions: Predictions, made_by: str = "evaluate") -> Pairs:
+        """Raises UserError when the file is missing, was not made by `write`, or is of other predictions or images."""
         file, _ = _open(path, made_by, ("prediction", "instance", "iou", "intersection"))
         with _reading(path, made_by):
-            table = file.read()
+            table, of = file.read(), json.loads(file.schema_arrow.metadata[b"mtseg"]).get("of")
+        if of != _digest(images, predictions):
+            raise UserError(f"{path} was made from other predictions or annotations: run `dvc repro {made_by}` again")
         return cls.of({name: _numpy(table[name], name, ()) for name in table.column_names})
+
+
+def _digest(images: Images, predictions: Predictions) -> str:
+    """Hash of what the rows of pairs refer to: the predictions' images, queries and masks, and the instances' masks."""
+    digest = hashlib.sha256()
+    for column in (predictions.image_id, predictions.query):
+        digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+    for column in (predictions.rle, images.instances.rle):
+        digest.update("\n".join(column).encode())
+    return digest.hexdigest()
 
 
 _PREDICTED = ("image_id", "query", "score", "box", "area", "rle", "height", "width", "mask_quality")
@@ -355,9 +369,9 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
     return column.to_numpy(zero_copy_only=False)
 
 
-def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes) -> None:
+def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> None:
     tasks = [{"name": task, "classes": list(names)} for task, names in classes]
-    metadata = {"mtseg": json.dumps({"tasks": tasks}, ensure_ascii=False)}
+    metadata = {"mtseg": json.dumps({"tasks": tasks} | facts, ensure_ascii=False)}
     with replace_file(path) as temporary:
         pq.write_table(pa.table(dict(columns)).replace_schema_metadata(metadata), temporary, compression="zstd")
 

@@ -55,9 +55,10 @@ def load(rev: str, scratch: Path) -> Side:
         tasks = tuple(Task.predicted(name=name, classes=own, background=True) for name, own in images.classes)
         found = []
         for kind, made_by, folder in (("predictions", "predict", "evaluation"), ("filtered", "filter", "filtered")):
-            predictions = revision.fetch(f"data/{kind}/val.parquet", scratch)
+            table = revision.fetch(f"data/{kind}/val.parquet", scratch)
+            predictions = Predictions.read(table, tasks, made_by=made_by)
             pairs = revision.fetch(f"data/{folder}/pairs.parquet", scratch)
-            found.append((Predictions.read(predictions, tasks, made_by=made_by), Pairs.read(pairs)))
+            found.append((predictions, Pairs.read(pairs, images, predictions)))
         options = {"tasks": tasks, "ranking": ranking, "max_dets": test.get("max_dets") or (100,)}
         return Side(revision, *(Evaluation(images, *own, **options) for own in found))
     except UserError as error:

@@ -140,7 +140,7 @@ def readers(path, tasks):
     return (
         (lambda: Images.read(path), "convert"),
         (lambda: Predictions.read(path, tasks), "predict"),
-        (lambda: Pairs.read(path), "evaluate"),
+        (lambda: Pairs.read(path, None, None), "evaluate"),
     )
 
 
@@ -176,10 +176,13 @@ def test_a_table_of_another_kind_is_one_line(images, predictions, tasks, tmp_pat
         Images.read(tmp_path / "i.parquet")
 
 
-def test_pairs_are_read_as_they_were_written(tmp_path):
+def test_pairs_are_read_as_they_were_written_and_for_the_same_rows_alone(images, predictions, tmp_path):
     pairs = Pairs.of({name: np.arange(3) for name in ("prediction", "instance", "iou", "intersection")})
-    pairs.write(tmp_path / "pairs.parquet")
-    assert same(Pairs.read(tmp_path / "pairs.parquet"), pairs)
+    pairs.write(tmp_path / "pairs.parquet", images, predictions)
+    assert same(Pairs.read(tmp_path / "pairs.parquet", images, predictions), pairs)
+    for others in ((images, predictions[::-1]), (images, predictions[1:]), (images[:-1], predictions)):
+        with pytest.raises(UserError, match="pairs.parquet was made from other predictions .*run `dvc repro evaluate`"):
+            Pairs.read(tmp_path / "pairs.parquet", *others)
 
 
 def test_no_task_can_be_called_as_a_column_of_the_predictions_is(predictions):

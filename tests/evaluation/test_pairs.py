@@ -41,8 +41,8 @@ def test_masks_overlap_as_their_pixels_do():
 def test_pairs_are_stored_once_and_give_what_computed_pairs_give(tmp_path):
     images, predictions = drawn()
     anew = evaluation(images, predictions, TASKS)
-    anew.pairs.write(tmp_path / "pairs.parquet")
-    stored = Pairs.read(tmp_path / "pairs.parquet")
+    anew.pairs.write(tmp_path / "pairs.parquet", images, predictions)
+    stored = Pairs.read(tmp_path / "pairs.parquet", images, predictions)
     assert columns(stored) == columns(anew.pairs)
     read = Evaluation(images, predictions, stored, tasks=TASKS, ranking=anew.ranking, max_dets=anew.max_dets)
     for figures in (scores.metrics, analysis.report):

@@ -181,7 +181,7 @@ def repo(tmp_path_factory) -> Path:
         for part in ("predictions", "filtered"):
             evaluation.predictions.write(folder / f"data/{part}/val.parquet", tasks)
         for part in ("evaluation", "filtered"):
-            evaluation.pairs.write(folder / f"data/{part}/pairs.parquet")
+            evaluation.pairs.write(folder / f"data/{part}/pairs.parquet", images, evaluation.predictions)
         write_table(folder / "plots/classes.csv", classes.table(evaluation))
         write_json(folder / "metrics/evaluate.json", scores.metrics(evaluation))
         write_json(folder / "metrics/filter.json", {})

@@ -85,7 +85,8 @@ def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
     for name in given.names:
         assert np.array_equal(given[removed.prediction[removed.rule.isna()]].column(name), kept.column(name))
     for path, predictions in (("data/evaluation", given), ("data/filtered", kept)):
-        stored, anew = Pairs.read(f"{path}/pairs.parquet"), pairs.of_masks(images, predictions)
+        stored = Pairs.read(f"{path}/pairs.parquet", images, predictions)
+        anew = pairs.of_masks(images, predictions)
         assert all(np.array_equal(stored.column(name), anew.column(name)) for name in anew.names)
 
 
