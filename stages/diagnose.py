@@ -17,7 +17,7 @@ def main() -> None:
     from mtseg.data import manifest
     from mtseg.diagnosis import curves, run
     from mtseg.diagnosis.probe import probe
-    from mtseg.evaluation.evaluation import Evaluation
+    from mtseg.evaluation.ap.evaluation import Evaluation
 
     data, test = manifest.load(Path("data/manifest.json")), params.test
     tasks, images = data.tasks(params.tasks), data.images("val")

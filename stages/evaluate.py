@@ -13,8 +13,9 @@ from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import analysis, classes, intervals, scores, unseen
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation import analysis, intervals, unseen
+from mtseg.evaluation.ap import classes, scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import filter, thresholds
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.export import coco
 
 

@@ -10,7 +10,7 @@ from mtseg.core.errors import run_stage
 from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.report import figures, history, page
 
 FILES = {  # (path, the stage that makes it)

@@ -12,8 +12,9 @@ from mtseg.core.files import write_table
 from mtseg.core.params import Task, Visualise
 from mtseg.core.tables import Images
 from mtseg.data import coco, manifest
-from mtseg.evaluation import analysis, classes, intervals, scores
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation import analysis, intervals
+from mtseg.evaluation.ap import classes, scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.report import figures, page, tables
 from mtseg.report.history import Baseline
 from tests.scenes import SIZE, Row, box_instance, images_of, make_tasks, predict, scene, table

@@ -11,7 +11,7 @@ from scipy.special import logit
 
 from mtseg.core.params import Filter, Ranking, Task
 from mtseg.core.tables import Image, Images, Instance, Predictions, softmax_columns
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 SIZE = 64
 CLASSES = {

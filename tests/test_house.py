@@ -173,6 +173,7 @@ def test_the_pipeline_is_short_enough_to_read():
 def test_training_reaches_no_check_no_diagnosis_and_no_report():
     packages = {package(module) for module in closure("stages.train")}
     assert not packages & {"mtseg.checks", "mtseg.diagnosis", "mtseg.report"}
+    assert not any(lies_in("mtseg/evaluation/filter.py", dep) for dep in code_deps("train"))
 
 
 def test_training_waits_for_the_check_and_not_for_its_wording():

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 from benchmarks.faults.case import Fault
 from benchmarks.faults.patches import Patch, changed
 from mtseg.core.tables import Images, Pairs, Predictions
-from mtseg.evaluation import pairs
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap import pairs
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 
 def matched(change: Callable[[Evaluation, np.ndarray, int, dict], tuple[np.ndarray, dict]]) -> Patch:

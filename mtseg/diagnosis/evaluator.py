@@ -13,8 +13,8 @@ from mtseg.checks.findings import Finding
 from mtseg.core import masks
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, softmax_columns
-from mtseg.evaluation import scores
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 IMAGES = 100  # at most: the test is of the evaluator, and all images go the same way through it
 SHIFT = 0.1  # of each object's width

@@ -12,11 +12,11 @@ from mtseg.core import masks
 from mtseg.core.tables import UNLABELLED, Pairs, Predictions
 from mtseg.diagnosis.classes import auc, learnt
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation import average_precision, pairs
-from mtseg.evaluation.average_precision import percent
+from mtseg.evaluation.ap import average_precision, pairs
+from mtseg.evaluation.ap.average_precision import percent
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import SURE, SURE_REPLICATES, Interval, drawn
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT
 
 GAIN = 0.01  # of the average precision, with confidence, that another ranking must bring
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
@@ -94,7 +94,7 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     numbers["auc"] = sharp.value if sharp else None
     if sharp and sharp.high < 0.5:
         evidence = f"the higher the score, the more often a prediction is false (AUC {sharp.text()})"
-        change = "the score is inverted: check mtseg/evaluation/rankings.py and the logits' signs"
+        change = "the score is inverted: check mtseg/evaluation/ap/rankings.py and the logits' signs"
         return [Finding("ranking", "error", evidence, change)], numbers
     numbers["quality"] = quality = _quality(split)
     if ranking.endswith("_quality") and quality is not None and quality + 0.1 < UNRELATED:

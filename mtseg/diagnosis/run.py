@@ -14,7 +14,7 @@ from mtseg.core.params import Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, masks, ranking
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 SEVERITIES = ("error", "warning", "note")
 OF_BATCH = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}

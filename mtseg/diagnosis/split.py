@@ -12,9 +12,9 @@ import numpy as np
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED, Pairs
 from mtseg.evaluation import bootstrap
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT
 
 
 class Split:

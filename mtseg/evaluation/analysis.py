@@ -8,13 +8,13 @@ import numpy as np
 
 from mtseg.core.params import Task
 from mtseg.evaluation import curves
-from mtseg.evaluation.average_precision import mean, percent
+from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import Matches
 from mtseg.evaluation.calibration import calibration
 from mtseg.evaluation.confusion import confusion
 from mtseg.evaluation.errors import errors
-from mtseg.evaluation.evaluation import Evaluation
 from mtseg.evaluation.label_errors import label_errors
-from mtseg.evaluation.matching import Matches
 
 DECIMALS = 4
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT
 
 
 def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarray:

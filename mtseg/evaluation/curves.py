@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtseg.evaluation.average_precision import RECALLS
+from mtseg.evaluation.ap.average_precision import RECALLS
 
 
 def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray | None:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from mtseg.evaluation import f1
-from mtseg.evaluation.average_precision import percent
+from mtseg.evaluation.ap.average_precision import percent
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches
 from mtseg.evaluation.curves import precisions
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT, NEAR, Candidates, Matches
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))

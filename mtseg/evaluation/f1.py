@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtseg.core.tables import UNLABELLED
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT, Matches
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT, Matches
 
 
 def main_matches(evaluation: Evaluation, kept: np.ndarray | None = None) -> Matches:

@@ -22,9 +22,9 @@ from mtseg.core import masks
 from mtseg.core.params import Filter
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.evaluation import f1
-from mtseg.evaluation import pairs as overlapping
+from mtseg.evaluation.ap import pairs as overlapping
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.bootstrap import draws, interval
-from mtseg.evaluation.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from mtseg.core.params import Task
-from mtseg.evaluation.average_precision import mean
+from mtseg.evaluation.ap.average_precision import mean
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import Matches
 from mtseg.evaluation.bootstrap import draws, interval
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import Matches
 
 COLUMNS = ("metric", "value", "low", "high")
 

@@ -23,8 +23,8 @@ import numpy as np
 from mtseg.core import masks
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import HIT, NEAR
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import HIT, NEAR
 
 FITS = 0.75  # IoU from which a mask and an annotation are one object beyond doubt
 SURE = 0.5  # below this nothing is suspected

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtseg.core.params import Filter
 from mtseg.evaluation import f1
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.filter import apply, duplicate, label_scores, surplus
 
 LEVELS = 50  # quantiles tried of each task's scores and logits

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.evaluation.average_precision import mean, percent
-from mtseg.evaluation.evaluation import Evaluation, combined
+from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.evaluation import Evaluation, combined
 
 
 def metrics(evaluation: Evaluation, trained: Collection[tuple[int, ...]]) -> dict[str, Any]:

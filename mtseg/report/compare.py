@@ -16,9 +16,9 @@ from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import read_image
 from mtseg.evaluation import bootstrap, errors, f1, intervals
-from mtseg.evaluation.average_precision import mean
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import Matches
+from mtseg.evaluation.ap.average_precision import mean
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import Matches
 from mtseg.report import breakdowns, history, html, overlays, page
 from mtseg.report.history import Revision
 

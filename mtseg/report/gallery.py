@@ -10,7 +10,7 @@ import numpy as np
 from mtseg.core.params import Ranking, Visualise
 from mtseg.core.tables import UNLABELLED, Instances, Predictions
 from mtseg.evaluation import errors, f1
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.report import overlays
 
 Entry = dict[str, Any]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from mtseg.core.files import read_json, replace_folder
 from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.report import breakdowns, gallery, html, overlays, suspects, tables
 from mtseg.report.history import Baseline
 

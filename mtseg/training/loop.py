@@ -14,7 +14,7 @@ from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import Image
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
-from mtseg.evaluation.scores import headline
+from mtseg.evaluation.ap.scores import headline
 from mtseg.inference.predictor import description, predict
 from mtseg.model.device import keep_memory, pick
 from mtseg.model.heads.combinations import seen_combinations

@@ -11,7 +11,7 @@ import torch
 from mtseg.core.params import Task
 from mtseg.core.tables import DECIMALS, Image, Instance
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.model.heads import Combinations
 from tests.scenes import CLASSES, Row, box_instance, images_of, predict, scene, table
 

@@ -3,8 +3,8 @@
 import pytest
 
 from mtseg.diagnosis import evaluator
-from mtseg.evaluation import scores
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 from tests.scenes import make_tasks, scene
 
 

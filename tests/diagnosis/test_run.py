@@ -8,7 +8,7 @@ import pandas as pd
 from mtseg.checks.findings import CAUSES, Finding
 from mtseg.diagnosis import run
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation
 from tests.diagnosis.answers import healthy, split
 from tests.scenes import make_tasks
 from tests.tiny import params

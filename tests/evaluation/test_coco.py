@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.core.tables import Image, Instance
-from mtseg.evaluation import coco, scores
+from mtseg.evaluation.ap import coco, scores
 from tests.evaluation.oracle import by_detectron2, by_pycocotools, combinations, kept_by_hand
 from tests.scenes import (
     Row,

@@ -7,7 +7,8 @@ import pytest
 
 from mtseg.core.params import Ranking
 from mtseg.core.tables import Predictions
-from mtseg.evaluation import analysis, scores
+from mtseg.evaluation import analysis
+from mtseg.evaluation.ap import scores
 from mtseg.evaluation.filter import apply
 from tests.scenes import FILTER, evaluation, make_tasks, predict_all, scene, table
 

@@ -7,8 +7,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.core.tables import Predictions
-from mtseg.evaluation import f1, pairs
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation import f1
+from mtseg.evaluation.ap import pairs
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.filter import (
     RULES,
     Kept,

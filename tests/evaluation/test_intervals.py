@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mtseg.evaluation import bootstrap, intervals, scores
-from mtseg.evaluation.average_precision import mean
+from mtseg.evaluation import bootstrap, intervals
+from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap.average_precision import mean
 from tests.scenes import evaluation, images_of, make_tasks, noisy, predict_all, scene
 
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from mtseg.core.tables import UNLABELLED
-from mtseg.evaluation.matching import THRESHOLDS
+from mtseg.evaluation.ap.matching import THRESHOLDS
 from tests.scenes import box_instance, evaluation, make_tasks, one_image, predict, scene
 
 TASKS = make_tasks(1)

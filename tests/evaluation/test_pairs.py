@@ -7,8 +7,9 @@ from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Pairs
-from mtseg.evaluation import analysis, pairs, scores
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation import analysis
+from mtseg.evaluation.ap import pairs, scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 from tests.scenes import box_instance, evaluation, make_tasks, noisy, predict, scene, table
 
 TASKS = make_tasks(3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mtseg.core.params import Ranking
-from mtseg.evaluation import analysis, rankings, scores
+from mtseg.evaluation import analysis
+from mtseg.evaluation.ap import rankings, scores
 from tests.scenes import box_instance, evaluation, make_tasks, noisy, one_image, predict, scene, table
 
 RANKINGS = get_args(Ranking)

@@ -9,7 +9,8 @@ import pytest
 
 from mtseg.core.params import Ranking
 from mtseg.core.tables import Image
-from mtseg.evaluation import analysis, classes, intervals, scores
+from mtseg.evaluation import analysis, intervals
+from mtseg.evaluation.ap import classes, scores
 from tests.scenes import (
     SIZE,
     box_instance,

@@ -13,8 +13,8 @@ from torch import nn
 from mtseg.checks import known_answers, step
 from mtseg.checks.network import answers, heads
 from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
-from mtseg.evaluation import scores
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.postprocess import encode
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
 from mtseg.model.mask2former import Mask2Former

@@ -10,7 +10,7 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json, write_table
-from mtseg.evaluation import classes, pairs, scores
+from mtseg.evaluation.ap import classes, pairs, scores
 from mtseg.report import compare
 from mtseg.report.compare import Side, common
 from mtseg.report.history import Revision

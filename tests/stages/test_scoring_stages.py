@@ -18,7 +18,7 @@ from mtseg.core.files import write_json
 from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import coco, manifest
-from mtseg.evaluation import pairs
+from mtseg.evaluation.ap import pairs
 from tests.scenes import CLASSES, SIZE, images_of, make_tasks, predict_all, scene, table
 
 OUTPUTS = ("metrics/*", "plots/*.csv", "plots/figures/*", "data/evaluation/*", "data/filtered/*", "report/*")

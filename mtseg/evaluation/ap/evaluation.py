@@ -10,10 +10,10 @@ import numpy as np
 
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Pairs, Predictions
-from mtseg.evaluation import pairs as overlapping
-from mtseg.evaluation import rankings
-from mtseg.evaluation.average_precision import average_precision
-from mtseg.evaluation.matching import HIT, NEAR, Candidates, Matches, match
+from mtseg.evaluation.ap import pairs as overlapping
+from mtseg.evaluation.ap import rankings
+from mtseg.evaluation.ap.average_precision import average_precision
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, match
 
 
 class Evaluation:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mtseg.core.params import Task
-from mtseg.evaluation.average_precision import mean, percent
-from mtseg.evaluation.evaluation import Evaluation
+from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 
 def label_confusion(evaluation: Evaluation, task: Task) -> np.ndarray:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtseg.evaluation import pairs
-from mtseg.evaluation.average_precision import average_precision, mean, percent
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import Candidates, Matches
+from mtseg.evaluation.ap import pairs
+from mtseg.evaluation.ap.average_precision import average_precision, mean, percent
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import Candidates, Matches
 
 SIZES = {"": None, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # COCO's, square pixels
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.sparse import csr_array
 
-from mtseg.evaluation.matching import Candidates, Matches
+from mtseg.evaluation.ap.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 AT_ONCE = 200_000  # numbers held at once while many weightings are scored: they then stay in the processor's cache

@@ -9,11 +9,11 @@ import numpy as np
 
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
-from mtseg.evaluation import coco
-from mtseg.evaluation.average_precision import mean, percent
-from mtseg.evaluation.classes import label_confusion, label_scores
-from mtseg.evaluation.evaluation import Evaluation
-from mtseg.evaluation.matching import Matches
+from mtseg.evaluation.ap import coco
+from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.classes import label_confusion, label_scores
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.matching import Matches
 
 
 def metrics(evaluation: Evaluation) -> dict[str, Any]:
