@@ -1,4 +1,4 @@
-"""A user's mistake is reported in one line, or in one line for each fault, and never as a traceback."""
+"""Errors of the user: reported in one line each, without a traceback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Bad input. Its text says what is wrong, where, what is allowed, and how to fix it."""
+    """Bad input. The message names the mistake, its place, the valid values and the fix."""
 
     @classmethod
     def many(cls, headline: str, faults: Sequence[str], shown: int = 50) -> UserError:
-        """One error that lists its faults, a line each; after `shown` of them, a count of the rest."""
+        """One error that lists `faults`, one per line. Only the first `shown` are listed; the rest are counted."""
         rest = [f"... and {len(faults) - shown} more"] if len(faults) > shown else []
         return cls("\n  ".join([headline, *faults[:shown], *rest]))
 
@@ -27,14 +27,15 @@ def run_stage(stage: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("error: interrupted; no output is left half-written; run the stage again", file=sys.stderr)
+        print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
         sys.exit(130)
 
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold an interruption (SIGINT, SIGTERM) back: what is yielded tells whether there was one, so that a step of work
-    is done whole or not at all. A second one is not held back."""
+    """Defer SIGINT and SIGTERM, so that a step of work is not cut in half.
+
+    Yields a function that returns whether a signal has arrived. A second signal raises KeyboardInterrupt at once."""
     caught = []
 
     def note(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Outputs that are complete or absent: written under a temporary name beside the target, then renamed.
+"""Atomic writes: a file or folder is written under a temporary name next to the target, then renamed.
 
 The temporary name is fixed, so the next run overwrites what a killed run left behind.
 """
@@ -64,7 +64,7 @@ def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:
 
 
 def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
-    """Write the bytes of `write_json` with `indent=None`, one value at a time: all of them may be gigabytes of text."""
+    """Write the same bytes as `write_json` with `indent=None`, but one value at a time to save memory."""
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
     with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")
@@ -81,8 +81,7 @@ def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame,
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Turns garbage collection off: where millions of objects are made and none is garbage, it takes longer than making
-    them."""
+    """Disable garbage collection. It is slow while millions of objects are created and none is freed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -93,7 +92,7 @@ def uncollected() -> Iterator[None]:
 
 
 def read_json(path: Path | str, made_by: str | None = None) -> Any:
-    """Read a JSON file. Raises UserError when it is missing (naming `made_by`, the stage that writes it) or broken."""
+    """Read a JSON file. Raises UserError when it is missing or broken; the message names the stage `made_by`."""
     path = Path(path)
     remedy = f": run `dvc repro {made_by}`" if made_by else ""
     try:
@@ -108,7 +107,7 @@ def read_json(path: Path | str, made_by: str | None = None) -> Any:
 
 
 def _names(path: Path | str) -> tuple[Path, Path]:
-    """The target and its temporary twin, whose folder exists and which itself does not."""
+    """The target path and its temporary path. Creates the parent folder and removes an old temporary file."""
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ Segmentation = list[list[float]] | dict[str, Any]
 
 
 def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE {"size": [height, width], "counts": str} of polygons (their union), of a compressed RLE or of an
-    uncompressed one (`counts` a list)."""
+    """Convert to compressed RLE {"size": [height, width], "counts": str}.
+
+    Takes polygons (the result is their union), compressed RLE, or uncompressed RLE (`counts` is a list)."""
     if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
         return segmentation
     packed = coco_mask.frPyObjects(segmentation, height, width)
@@ -30,7 +31,7 @@ def mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 
 
 def areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Pixels of compressed RLEs, float64 [N]: one by one, since pycocotools fails on more than 255 at once."""
+    """Areas in pixels, float64 [N]. One call per RLE: pycocotools fails on more than 255 at once."""
     return np.array([coco_mask.area(one) for one in rles], dtype=np.float64)
 
 

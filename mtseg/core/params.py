@@ -1,7 +1,7 @@
-"""params.yaml: its sections, typed, and their loading. The whole file is checked; an unknown key is an error.
+"""Load and validate params.yaml. The whole file is checked; an unknown key is an error.
 
-Read with ruamel (YAML 1.2): PyYAML takes `1e-05`, which `dvc exp run -S` writes, for a string. Scientific values have
-their one default in params.yaml, none here.
+Read with ruamel (YAML 1.2): PyYAML reads `1e-05`, which `dvc exp run -S` writes, as a string. Scientific values have
+their defaults in params.yaml only.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
 
-SLIMMEST = 16  # an image is at most this many times as long as wide: resized to as many pixels, it is still one wide
+SLIMMEST = 16  # largest aspect ratio of an image: resized to 16 pixels, such an image is still one pixel wide
 
-# what tasks may not be called: columns of the predictions and of their CSV, losses and other figures of training
+# names that tasks may not have: columns of the predictions and their CSV, losses and other training metrics
 RESERVED = {
     *"image_id query score box area rle height width mask_quality file_name x y".split(),
     *"mask dice loss lr step".split(),
 }
 
 
-def _names(folder: str) -> tuple[str, ...]:  # of the files there, none of which is imported
+def _names(folder: str) -> tuple[str, ...]:  # module names in the folder; nothing is imported
     return tuple(sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[!_]*.py")))
 
 
@@ -53,7 +53,7 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
 
 
-def _or_mapping(kind: Any) -> Any:  # kind, or {name: kind}; by tags, so that a wrong one is reported once
+def _or_mapping(kind: Any) -> Any:  # kind or {name: kind}; tagged, so that an invalid value is reported once
     tagged = Annotated[kind, Tag("float")] | Annotated[dict[str, kind], Tag("dict[float]")]
     return Annotated[tagged, Discriminator(lambda value: "dict[float]" if isinstance(value, dict) else "float")]
 
@@ -76,8 +76,8 @@ class Generate(Section):
     val: Count
     size: Annotated[Whole, Field(ge=32)]
     max_objects: Count
-    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest fill the image
-    unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48; with 11 classes, that leaves each an example
+    scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest objects fill the image
+    unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48 combinations; at least one is left for each of the 11 classes
     alike: Share
     seed: Seed
 
@@ -94,7 +94,7 @@ class Data(Section):
 
 
 class Task(Section):
-    """One label that every instance has. `classes` is `auto` until `convert` has read the data."""
+    """One kind of label that every instance has. `classes` is `auto` until `convert` has read the data."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     classes: Literal["auto"] | tuple[str, ...]
@@ -106,48 +106,48 @@ class Task(Section):
 
     @classmethod
     def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:
-        """A task as far as predictions need it: the keys that only training reads have neutral values."""
+        """A task for reading predictions. Keys that only training reads have neutral values."""
         neutral = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
         return cls(name=name, classes=classes, background=background, **neutral)
 
     def _wrong(self) -> Iterator[str]:
         flat = [name for pair in self.flip_pairs for name in pair]
         if len(set(flat)) < len(flat):
-            yield f"task '{self.name}': a class is in two flip_pairs"
+            yield f"task '{self.name}': a class occurs twice in flip_pairs"
         if self.classes == "auto":
             return
         if not self.classes or len({name.strip() for name in self.classes} - {"", "-"}) < len(self.classes):
-            yield f"task '{self.name}': classes must be auto or a list of distinct names, none of them blank or -"
+            yield f"task '{self.name}': classes must be auto or a list of distinct names; a name cannot be empty or '-'"
         weighted = self.class_weights if isinstance(self.class_weights, dict) else {}
         for key, named in (("class_weights", weighted), ("flip_pairs", flat)):
             if unknown := sorted({*named} - {*self.classes}):
-                yield f"task '{self.name}': {key} names {unknown}, classes are {list(self.classes)}"
+                yield f"task '{self.name}': {key} has unknown classes {unknown}, valid: {list(self.classes)}"
 
     @property
     def num_classes(self) -> int:
-        """Classes of the task, the no-object slot left out."""
+        """Number of classes, without the no-object slot."""
         assert self.classes != "auto", "classes are known after convert: use the tasks of the data set"
         return len(self.classes)
 
     @property
     def num_outputs(self) -> int:
-        """Columns of the task's head: its classes and, if it has a background slot, no-object as the last."""
+        """Number of outputs of the task's head: its classes and, with `background`, no-object as the last."""
         return self.num_classes + self.background
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Weight of each class in the task's loss; 1 where none is given."""
+        """Weight of each class in the task's loss. Default: 1."""
         assert self.class_weights != "auto", "class_weights are known after register: use the tasks of the data set"
         return tuple((self.class_weights or {}).get(name, 1.0) for name in self.classes)
 
     def index(self, name: str) -> int:
-        """Class index, 0-based, of a class name. Raises ValueError that lists the valid names."""
+        """The 0-based index of a class. Raises ValueError, which lists the valid names."""
         if name not in self.classes:
-            raise ValueError(f"task '{self.name}' has no class {name!r}; it has {', '.join(self.classes)}")
+            raise ValueError(f"task '{self.name}' has no class {name!r}, valid: {', '.join(self.classes)}")
         return self.classes.index(name)
 
     def flipped(self) -> tuple[int, ...]:
-        """For each class index, the index that a horizontal flip of the image turns it into."""
+        """For each class index, the index after a horizontal flip of the image."""
         swap = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
         return tuple(self.index(swap.get(name, name)) for name in self.classes)
 
@@ -171,9 +171,9 @@ class Model(Section):
         if self.hidden_dim % self.num_heads:
             yield f"hidden_dim {self.hidden_dim} must be a multiple of num_heads {self.num_heads}"
         if self.recompute in ("backbone", "both") and not self.freeze_norm:
-            yield f"recompute: {self.recompute} needs freeze_norm: true: batch norm would count every image twice"
+            yield f"recompute: {self.recompute} requires freeze_norm: true, or batch norm would count every image twice"
         if Path(self.weights or "").resolve().is_relative_to(Path("models").resolve()):
-            yield f"weights {self.weights} is in models, which is emptied before training: copy it elsewhere first"
+            yield f"weights {self.weights} is in models/, which DVC empties before training: copy it elsewhere first"
 
 
 class Input(Section):
@@ -214,12 +214,12 @@ class Solver(Section):
 
     @property
     def rule_lr(self) -> float:
-        """The lr that the linear rule gives: reference_lr x effective batch / reference_batch."""
+        """Learning rate by the linear scaling rule: reference_lr x effective batch / reference_batch."""
         return self.reference_lr * self.ims_per_batch * self.accumulate / self.reference_batch
 
     @property
     def lr(self) -> float:
-        """The lr a step uses."""
+        """The learning rate in use."""
         return self.rule_lr if self.base_lr == "auto" else self.base_lr
 
 
@@ -242,7 +242,7 @@ class Test(Section):
 
 
 class Filter(Section):
-    """min_score: a number for the main task, min_logit one for every further task; each may be {task: number}."""
+    """min_score applies to the main task, min_logit to all further tasks; {task: number} sets single tasks."""
 
     thresholds: Literal["given", "auto"]
     drop_background: bool
@@ -279,42 +279,42 @@ class Params(Section):
         names = [task.name for task in self.tasks]
         reserved = RESERVED | {f"{name}_probability" for name in names}
         if len({*names} - reserved) < len(names):
-            yield f"tasks: names must be distinct and none of {', '.join(sorted(reserved))}, got {names}"
+            yield f"tasks: names must be distinct and not one of {', '.join(sorted(reserved))}, got {names}"
         for key, limits in (("min_score", self.filter.min_score), ("min_logit", self.filter.min_logit)):
             if limits and isinstance(limits, dict) and self.data.flatten:
-                yield f"filter.{key}: give a number: with data.flatten there is no task {next(iter(limits))}"
+                yield f"filter.{key}: must be a number: with data.flatten there is no task {next(iter(limits))}"
             for name in limits if isinstance(limits, dict) else ():
                 if name not in names:
                     close = difflib.get_close_matches(name, names, n=1)
                     meant = f"did you mean 'filter.{key}.{close[0]}'?" if close else f"tasks are {', '.join(names)}"
                     yield f"unknown key 'filter.{key}.{name}', {meant}"
         if not self.tasks[0].background:
-            yield f"tasks: the first task, '{names[0]}', is the main one and needs background: true"
+            yield f"tasks: the first task, '{names[0]}', is the main task and requires background: true"
         slots = [task.name for task in self.tasks[1:] if task.background]
         if slots and self.model.unseen_combinations < 1:
             yield (
-                f"task '{slots[0]}': background: true needs model.unseen_combinations: 1; under one softmax over "
-                "combinations the main task's no-object serves all tasks"
+                f"task '{slots[0]}': background: true requires model.unseen_combinations: 1; with a softmax over "
+                "combinations, only the main task has a no-object slot"
             )
         if self.data.raw == Path():
-            yield "data.raw should name a folder"
+            yield "data.raw must be the path of a folder"
         if (mapping := self.data.mapping) and not mapping.resolve().is_relative_to(Path("recipes/mappings").resolve()):
-            yield f"data.mapping: {mapping} is not in recipes/mappings, the folder on which convert depends"
+            yield f"data.mapping: {mapping} is not in recipes/mappings; convert tracks only that folder"
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check the whole file. Raises UserError that names every wrong key and its allowed values."""
+    """Read and check the whole file. Raises UserError, which lists every invalid key and its valid values."""
     try:
         raw = YAML(typ="safe").load(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror.lower()}; stages run in the folder that holds params.yaml") from None
+        raise UserError(f"{path}: {error.strerror.lower()}; run stages in the folder of params.yaml") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return validate(raw, path)
 
 
 def validate(raw: Any, source: Path) -> Params:
-    """Check the content of the file `source`. Raises UserError as `load` does."""
+    """Check the parsed content of the file `source`. Raises UserError as `load` does."""
     if not isinstance(raw, dict):
         raise UserError(f"{source}: expected sections such as 'solver:', found {type(raw).__name__}")
     try:
@@ -325,10 +325,10 @@ def validate(raw: Any, source: Path) -> Params:
 
 
 def _faults(error: ValidationError) -> list[str]:
-    """Pydantic's errors in the words of params.yaml: misspelt keys first, then one line for each other key."""
+    """Pydantic's errors, reworded for params.yaml: unknown keys first, then one line for each other key."""
     unknown, missing, wrong, given = {}, [], {}, {}
     for item in error.errors():
-        # a union's alternatives, such as "literal['auto']" and "constrained-float", are no part of the key
+        # alternatives of a union, such as "literal['auto']" and "constrained-float", are not part of the key
         parts = [part for part in map(str, item["loc"]) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
         key = ".".join(parts)
         if item["type"] == "extra_forbidden":
@@ -348,7 +348,7 @@ def _faults(error: ValidationError) -> list[str]:
 
 
 def _meant(parts: list[str]) -> str | None:
-    """The key that an unknown one most resembles, among the valid ones of its section."""
+    """The valid key of the same section that is most similar to an unknown one."""
     *place, name = parts
     section = Params if not place else Task if place[0] == "tasks" else Params.model_fields[place[0]].annotation
     close = difflib.get_close_matches(name, list(section.model_fields), n=1)

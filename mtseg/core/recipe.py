@@ -1,4 +1,4 @@
-"""A recipe is a file of a few params to write into params.yaml, whose comments and other values stay."""
+"""Recipes: YAML files of params that are written into params.yaml. Its comments and other values are kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mtseg.core.params import load, validate
 
 
 def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
-    """Write `recipe` into `params`: key by key, a list (such as the tasks) as a whole; `raw` then replaces data.raw.
+    """Write `recipe` into `params`, key by key; a list (such as `tasks`) is replaced as a whole. `raw` sets data.raw.
 
-    Applying it twice changes nothing more. Raises UserError, with nothing written, when the recipe is missing or
-    broken, when the result would not be a valid params.yaml, or when the folder data.raw does not exist.
+    Applying a recipe twice has no further effect. Raises UserError, without writing, when the recipe is missing or
+    broken, when the result is not a valid params.yaml, or when the folder data.raw does not exist.
     """
     load(params)
     yaml = YAML()  # round trip, formatted as DVC does: comments and the notation of numbers stay
@@ -28,7 +28,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
         overlay = yaml.load(recipe)
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{recipe}: no such recipe; there are: {known}") from None
+        raise UserError(f"{recipe}: no such recipe, available: {known}") from None
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror.lower()}") from None
     except (YAMLError, UnicodeDecodeError) as error:
@@ -42,7 +42,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     yaml.dump(merged, text)
     folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw
     if not folder.is_dir():
-        raise UserError(f"{recipe}: no folder {folder}; put or link the data there, or give their folder with DATA=")
+        raise UserError(f"{recipe}: no folder {folder}: put or link the data there, or set its path with DATA=")
     with replace_file(params) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 

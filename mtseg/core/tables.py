@@ -1,9 +1,9 @@
-"""What stages exchange, as columns: images with their ground truth, predictions, and the pairs of both that overlap.
+"""The tables that stages exchange: images with ground truth, predictions, and their overlapping pairs.
 
-A table is sliced as a whole, like detectron2's `Instances`. On disk it is a Parquet file, whose columns are read when
-they are first used. Class indices are 0-based positions in a task's `classes`; in files labels are class names.
+A table is sliced as a whole, like detectron2's `Instances`. On disk it is a Parquet file; columns are read when they
+are first used. Class indices are 0-based positions in a task's `classes`; in files, labels are class names.
 
-I images, G instances (the objects of the ground truth), N predictions, E pairs, K outputs of a task's head.
+I images, G instances (ground-truth objects), N predictions, E pairs, K outputs of a task's head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mtseg.core.files import replace_file
 from mtseg.core.masks import Box, Segmentation, rle
 from mtseg.core.params import Task
 
-UNLABELLED = -1  # the class index of an instance that has no label of a task
+UNLABELLED = -1  # class index of an instance without a label of a task
 DECIMALS = 5  # of boxes, logits, scores and mask quality in predictions
 
 Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main task first
@@ -33,8 +33,8 @@ Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One annotated object. A crowd (COCO `iscrowd`) is never trained on, and neither hit nor miss in evaluation.
-    labels: class index of each task, None where there is no label. id: of the annotation, if it has one."""
+    """One annotated object. Crowds (COCO `iscrowd`) are not trained on and are ignored in evaluation.
+    labels: class index of each task, None if unlabelled. id: the annotation's id, if it has one."""
 
     segmentation: Segmentation
     bbox: Box
@@ -68,7 +68,7 @@ class Table:
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray]) -> Table:
-        """A table of columns in memory."""
+        """Make a table of columns in memory."""
         lengths = {name: len(column) for name, column in columns.items()}
         assert len(set(lengths.values())) == 1, lengths
         return cls(tuple(columns), len(next(iter(columns.values()))), columns.__getitem__)
@@ -78,7 +78,7 @@ class Table:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Table]) -> Table:
-        """At least one."""
+        """Join one or more tables of the same columns."""
         return cls.of({name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names})
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class Table:
             return self.column(name)
         if group := [own for own in self.names if own.startswith(f"{name}.")]:
             return {own.partition(".")[2]: self.column(own) for own in group}
-        raise AttributeError(f"no column {name!r}; there are {', '.join(self.names)}")
+        raise AttributeError(f"no column {name!r}, available: {', '.join(self.names)}")
 
     def column(self, name: str) -> np.ndarray:
         if name not in self._columns:
@@ -103,20 +103,20 @@ class Table:
         return type(self)(self.names, len(rows), lambda name: self.column(name)[rows])
 
     def replace(self, **columns: np.ndarray) -> Table:
-        """The same table with some columns replaced, or added."""
+        """A copy with some columns replaced or added."""
         assert {len(column) for column in columns.values()} <= {len(self)}
         names = tuple(dict.fromkeys([*self.names, *columns]))
         return type(self)(names, len(self), lambda name: columns[name] if name in columns else self.column(name))
 
     def rles(self) -> list[dict[str, Any]]:
-        """The masks as compressed RLEs, as pycocotools takes them."""
+        """The masks as compressed RLEs for pycocotools."""
         sizes = zip(self.height.tolist(), self.width.tolist(), self.rle, strict=True)
         return [{"size": [height, width], "counts": counts} for height, width, counts in sizes]
 
 
 class Polygons:
-    """A column of lists of polygons [x0, y0, ...], or None, in one block of memory. Worker processes share it, where
-    each would come to hold a copy of lists of numbers."""
+    """A column of lists of polygons [x0, y0, ...], or None. All numbers are in one array, which worker processes share;
+    Python lists would be copied into each of them."""
 
     def __init__(self, values: Sequence[Sequence[Sequence[float]] | None] | pa.Array):
         self.values = pa.array(values, pa.list_(pa.list_(pa.float64())))
@@ -125,7 +125,7 @@ class Polygons:
         return len(self.values)
 
     def __getitem__(self, rows: Any) -> Any:
-        """The polygons of an integer; a column of a mask, indices or a slice."""
+        """An integer gives the polygons of one row; a mask, indices or a slice give a column."""
         if isinstance(rows, int | np.integer):
             return self.values[int(rows)].as_py()
         if isinstance(rows, slice):
@@ -139,17 +139,17 @@ class Polygons:
 class Instances(Table):
     """The objects of a split, image by image.
 
-    image: int [G], row of the image in `Images`. id: int [G], of the annotation; its number in the split, from 1, if
-    it has none. box: [G, 4]. area: [G], square pixels, as annotated. crowd: bool [G]. rle: str [G], the mask at the
-    image's size, `height` and `width` [G] beside it. polygons: `Polygons` [G], None where the annotation is an RLE.
-    labels.TASK: int [G], UNLABELLED without a label.
+    image: int [G], row of the image in `Images`. id: int [G], annotation id, or the number in the split, from 1, if
+    the annotation has none. box: [G, 4]. area: [G], square pixels, as annotated. crowd: bool [G]. rle: str [G], mask
+    at the image's size (`height`, `width` [G]). polygons: `Polygons` [G], None if the annotation is an RLE.
+    labels.TASK: int [G], class index or UNLABELLED.
     """
 
 
 class Images(Table, Sequence):
-    """The images of a split, by id, with their ground truth. As a sequence it gives `Image` records.
+    """The images of a split, sorted by id, with their ground truth. Iteration yields `Image` records.
 
-    id, height, width: int [I]. file_name: str [I]. instances: `Instances`. classes: names of all tasks' classes.
+    id, height, width: int [I]. file_name: str [I]. instances: `Instances`. classes: class names of every task.
     """
 
     instances: Instances
@@ -189,7 +189,7 @@ class Images(Table, Sequence):
         return images
 
     def __getitem__(self, rows: Any) -> Any:
-        """An `Image` of an integer; `Images` of a mask, ascending indices or a slice."""
+        """An integer gives an `Image`; a mask, ascending indices or a slice give `Images`."""
         if isinstance(rows, int | np.integer):
             return self._record(range(len(self))[rows])
         kept = np.arange(len(self))[rows]
@@ -204,7 +204,7 @@ class Images(Table, Sequence):
         return (self[row] for row in range(len(self)))
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """int, the row of each image id; -1 of an id that is not there."""
+        """int, the row of each image id; -1 if there is no such image."""
         place = np.searchsorted(self.id, ids)
         place[place == len(self)] = 0
         return np.where(self.id[place] == ids, place, -1) if len(self) else np.full(len(ids), -1)
@@ -227,7 +227,7 @@ class Images(Table, Sequence):
         return Image(int(self.id[row]), self.file_name[row], height, width, tuple(instances))
 
     def write(self, path: Path | str) -> None:
-        """One row an image, its instances nested in it."""
+        """Write one row per image, with its instances nested in it."""
         own = self.instances
         fields = {name: _arrow(name, own.column(name), self.classes) for name in own.names if name != "image"}
         nested = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
@@ -237,7 +237,7 @@ class Images(Table, Sequence):
 
     @classmethod
     def read(cls, path: Path | str, made_by: str = "convert") -> Images:
-        """Raises UserError when the file is missing or was not made by `write`."""
+        """Raises UserError when the file is missing or was not written by `write`."""
         file, classes = _open(path, made_by, ("id", "height", "width", "file_name", "instances"))
         with _reading(path, made_by):
             table = file.read()
@@ -250,16 +250,16 @@ class Images(Table, Sequence):
 
 
 class Predictions(Table):
-    """Predicted objects, every label at once; image by image, an image's best first.
+    """Predicted objects with the labels of all tasks; image by image, the best of an image first.
 
-    image_id, query: int [N]; several predictions of an image may share a query, hence a mask, with other labels.
-    score: [N], 0 to 1, what the network ranks by. box: [N, 4] and area: [N], of the mask, in pixels. rle: str [N], the
-    mask at the image's size, `height` and `width` [N] beside it. mask_quality: [N], mean probability inside the mask.
+    image_id, query: int [N]; predictions of one query share its mask and differ in labels. score: [N], 0 to 1, by
+    which the network ranks. box: [N, 4] and area: [N], of the mask, in pixels. rle: str [N], mask at the image's size
+    (`height`, `width` [N]). mask_quality: [N], mean probability inside the mask.
 
-    And of each task: labels.TASK, int [N]. probability.TASK: [N], of that label; where one softmax over combinations
-    serves all tasks, given the labels of the tasks before it: the product over the tasks is the probability of all
-    labels together. logit.TASK: [N], of that label, or the log-odds of its probability there. probabilities.TASK and
-    logits.TASK: [N, K], of every output, the no-object slot last where the task has one.
+    For each task: labels.TASK, int [N]. probability.TASK: [N], of that label; with a softmax over combinations it is
+    conditional on the labels of the preceding tasks, so that the product over tasks is the probability of all labels.
+    logit.TASK: [N], of that label; with a softmax over combinations, the log-odds of its probability.
+    probabilities.TASK and logits.TASK: [N, K], all outputs, the no-object slot last if the task has one.
     """
 
     def write(self, path: Path | str, tasks: Sequence[Task]) -> None:
@@ -268,8 +268,8 @@ class Predictions(Table):
 
     @classmethod
     def read(cls, path: Path | str, tasks: Sequence[Task], made_by: str = "predict") -> Predictions:
-        """Columns are read when they are used. Raises UserError when the file is missing, was not made by
-        `write`, or is of other tasks."""
+        """Columns are read when they are used. Raises UserError when the file is missing, was not written by
+        `write`, or has other tasks."""
         wanted = [*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)]
         file, classes = _open(path, made_by, wanted, tuple((task.name, task.classes) for task in tasks))
 
@@ -281,7 +281,7 @@ class Predictions(Table):
 
 
 class Pairs(Table):
-    """Predictions and instances that overlap. prediction, instance: int [E], their rows. iou: [E], of the masks.
+    """Pairs of a prediction and an instance whose masks overlap. prediction, instance: int [E], row indices. iou: [E].
     intersection: [E], pixels. A file records which predictions and ground truth its rows refer to."""
 
     def write(self, path: Path | str, images: Images, predictions: Predictions) -> None:
@@ -320,7 +320,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def softmax_columns(task: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of a task whose head has a softmax of its own. labels: int [N]. logits: [N, K]."""
+    """Prediction columns of a task whose head has its own softmax. labels: int [N]. logits: [N, K]."""
     logits = np.round(np.asarray(logits, dtype=np.float64), DECIMALS)
     labels = np.asarray(labels, dtype=np.int64)
     probabilities, chosen = softmax(logits), labels[:, None]
@@ -342,7 +342,7 @@ def _texts(values: Any) -> np.ndarray:
 
 
 def _arrow(name: str, column: np.ndarray | Polygons, classes: Classes) -> pa.Array:
-    """Labels become class names, null without one."""
+    """Convert a column; labels become class names, or null if unlabelled."""
     kind, _, task = name.partition(".")
     if kind == "labels":
         codes = pa.array(column, pa.int32(), mask=column == UNLABELLED)
@@ -379,7 +379,7 @@ def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes, 
 def _open(
     path: Path | str, made_by: str, wanted: Sequence[str], tasks: Classes | None = None
 ) -> tuple[pq.ParquetFile, Classes]:
-    """The file, which has the columns `wanted`, and the classes of its tasks, which are `tasks` if given."""
+    """Open a file. Checks that it has the columns `wanted` and, if given, the classes of `tasks`."""
     with _reading(path, made_by):
         file = pq.ParquetFile(path)
         found = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
@@ -394,7 +394,7 @@ def _open(
 
 @contextmanager
 def _reading(path: Path | str, made_by: str) -> Iterator[None]:
-    """Reports a file that is missing, or that was not made here, in one line."""
+    """Raise UserError for a file that is missing or has another format."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The data set in detectron2's catalogs, for tools that look there. The pipeline itself reads the manifest."""
+"""Register the data set in detectron2's catalogs, for other tools. The pipeline itself reads the manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mtseg.data.manifest import Manifest
 
 
 def register(manifest: Manifest, root: Path) -> dict[str, str]:
-    """Register every split, again if need be, and return {split: name in the catalogs}. A name includes the hash of the
-    split's annotations.
+    """Register every split, replacing older entries, and return {split: name in the catalogs}. The name includes the
+    hash of the split's annotations.
 
-    The dicts are detectron2's own, each annotation with `labels` {further task: class name or None}.
+    Records have detectron2's format; each annotation also has `labels` {further task: class name or None}.
     """
     names = {split: f"mtseg_{split}_{facts['sha256'][:12]}" for split, facts in manifest.splits.items()}
     for split, name in names.items():
@@ -36,10 +36,10 @@ def register(manifest: Manifest, root: Path) -> dict[str, str]:
 
 
 def check(manifest: Manifest, root: Path) -> None:
-    """Register every split, load it through detectron2 and compare counts, so that detectron2's tools work on it.
+    """Register every split, load it with detectron2 and compare counts with the manifest.
 
-    Raises UserError when a key of the JSON or an image file is missing, RuntimeError when detectron2 reads something
-    else than `convert` wrote.
+    Raises UserError when a key of the JSON or an image file is missing, and RuntimeError when detectron2 reads other
+    counts than `convert` wrote.
     """
     for split, name in register(manifest, root).items():
         facts = manifest.splits[split]
@@ -48,12 +48,12 @@ def check(manifest: Manifest, root: Path) -> None:
             found = _counts(records, MetadataCatalog.get(name).tasks)
         except KeyError as error:
             raise UserError(
-                f"{facts['json']} does not load through detectron2 (KeyError: {error}): run `dvc repro convert` again"
+                f"{facts['json']} cannot be loaded by detectron2 (KeyError: {error}): run `dvc repro convert` again"
             ) from None
         absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
         if absent:
             raise UserError(
-                f"{absent[0]} is missing, one of {len(absent)} images of {split}: is {root} (data.raw) the folder that "
+                f"{absent[0]} is missing ({len(absent)} images of {split} are): is {root} (data.raw) the folder that "
                 "was converted?"
             )
         if wrong := [key for key in found if found[key] != facts[key]]:
@@ -64,7 +64,7 @@ def check(manifest: Manifest, root: Path) -> None:
 
 
 def _counts(records: list[dict[str, Any]], tasks: dict[str, list[str]]) -> dict[str, Any]:
-    """What a manifest counts of a split, of detectron2's dicts."""
+    """The counts that the manifest has of a split, from detectron2's records."""
     main, *_ = tasks
     every = [annotation for record in records for annotation in record["annotations"]]
     instances = [annotation for annotation in every if not annotation["iscrowd"]]

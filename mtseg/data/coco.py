@@ -1,9 +1,9 @@
-"""The working format. A split is written twice: PATH.parquet is the table that stages read (see `core.tables.Images`),
-and PATH.json is for other tools: plain COCO, with labels of further tasks beside the class.
+"""The working format. A split is written twice: as PATH.parquet, the table that stages read (`core.tables.Images`), and
+as PATH.json for other tools: COCO, extended by the labels of further tasks.
 
-Beyond COCO the JSON has, at the top, `tasks`: [{"name", "classes"}], the main task first, and in each annotation
-`labels`: {further task: class name, or null where the instance has no label}. `category_id` - 1 is the index of the
-main class. detectron2 reads it with `load_coco_json(..., extra_annotation_keys=["labels"])`.
+In addition to COCO's keys, the JSON has `tasks` at the top level: [{"name", "classes"}], the main task first. Each
+annotation has `labels`: {further task: class name, or null if unlabelled}. `category_id` - 1 is the index of the main
+class. detectron2 reads the file with `load_coco_json(..., extra_annotation_keys=["labels"])`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from mtseg.core.tables import Image, Images
 
 
 def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> None:
-    """Write the JSON, and the table beside it. Annotations are numbered from 1 in order; every instance needs a label
-    of the main task."""
+    """Write the JSON and the table. Annotation ids count from 1. Every instance must have a label of the main task."""
     main, *further = tasks
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -55,7 +54,7 @@ def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> N
 
 
 def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tuple[Task, ...]:
-    """The tasks with `classes` in place of `auto`. Raises UserError where flip_pairs names another class."""
+    """The tasks with `auto` replaced by `classes`. Raises UserError if flip_pairs has an unknown class."""
     try:
         return tuple(Task.model_validate(task.model_dump() | {"classes": tuple(classes[task.name])}) for task in tasks)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Raw annotations -> COCO plus labels, every record checked. A raw format is a file of mtseg/data/formats.
+"""Convert raw annotations to the working format and check every record. Readers are the modules of mtseg/data/formats.
 
-Bad records stop the run, all of them listed. With `data.on_error: skip` they are left out and counted: an image with
-all its objects; an object alone, so that it is background in its image from then on.
+Invalid records stop the run with a list of all of them. With `data.on_error: skip` they are skipped and counted: an
+invalid image with all its objects; an invalid object alone, so that it becomes background of its image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPLITS = ("train", "val")
 
 @dataclass
 class Seen:
-    """An image that was read: true size, thumbnail, and its objects, masks checked but not yet labelled."""
+    """An image that was read: actual size, thumbnail, and objects with checked masks, not yet labelled."""
 
     raw: RawImage
     height: int
@@ -48,7 +48,7 @@ class Seen:
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     """Write `out`/{train,val}.{json,parquet} and report.json, and print a summary. Raises UserError."""
     if not data.raw.is_dir():
-        raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set it to your own raw folder")
+        raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
     vocabulary = labels.vocabulary(tasks, data.mapping)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
     images = _read_images(raw, data.raw)
@@ -61,16 +61,16 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
 
     classes = _classes(tasks, vocabulary, images)
     if absent := [task for task, names in classes.items() if not names]:
-        message = f"task '{absent[0]}' has no example in the data: no object has a label of it"
+        message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     given = images[0].raw.split is not None
     splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
-        groups = f"{len(images)} images, {similar.max() + 1} when near-identical ones count as one"
+        groups = f"{len(images)} images, or {similar.max() + 1} if near-identical images count as one"
         fix = "make train/ and val/ folders, or raise data.split"
-        raise UserError(f"{data.raw} (data.raw) leaves no image for {missing[0]}: it has {groups}; {fix}")
+        raise UserError(f"{missing[0]} has no image: {data.raw} (data.raw) has {groups}; {fix}")
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
@@ -98,7 +98,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
 
 
 def _read_images(raw: RawData, folder: Path) -> list[Seen]:
-    """The images that decode and have the size stated, in order of file name."""
+    """The images that decode and have the annotated size, sorted by file name."""
     images: list[Seen] = []
     before: dict[str, str] = {}
     ordered = sorted(raw.images, key=lambda image: (image.file_name, image.where))
@@ -115,25 +115,25 @@ def _read_images(raw: RawData, folder: Path) -> list[Seen]:
                 if image.size not in (None, (height, width)):
                     stated = f"states {image.size[1]} x {image.size[0]}"
                     raise BadRecord(
-                        "size", f"{stated}, {image.file_name} is {width} x {height} (rotated as its EXIF data says)"
+                        "size", f"{stated}, {image.file_name} is {width} x {height} (after rotation by its EXIF data)"
                     )
                 images.append(Seen(image, height, width, thumbnail))
     return images
 
 
 def _read(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
-    """Height, width and thumbnail of the image, rotated as its EXIF data says; or why it cannot be used."""
+    """Height, width and thumbnail of the image, rotated by its EXIF data; or the reason why it cannot be used."""
     try:
         with PIL.Image.open(path) as opened:
             width, height = opened.size
             if opened.mode.startswith(("I", "F")):  # Pillow would clip it to white
-                message = f"{path.name} has the mode {opened.mode}, more than 8 bits a value: save it as 8-bit"
+                message = f"{path.name} has mode {opened.mode} with more than 8 bits per channel: save it with 8 bits"
                 return BadRecord("bit depth", message)
             if max(width, height) > SLIMMEST * min(width, height):
-                message = f"{path.name} is {width} x {height}, more than {SLIMMEST} times as long as wide: crop it"
+                message = f"{path.name} is {width} x {height}, an aspect ratio above {SLIMMEST}: crop it"
                 return BadRecord("size", message)
             rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # lets JPEG decode at a fraction of its size
+            opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # decodes a JPEG at a fraction of its size
             thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
     except DECODE_ERRORS as error:
         return BadRecord("broken image", f"{path.name} does not decode: {error}")
@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
 
 
 def _check_objects(raw: RawData, image: Seen) -> int:
-    """Give an image those of its objects whose masks are valid. Returns how many were clipped at its border."""
+    """Add the objects with valid masks to the image. Returns how many were clipped at the image border."""
     clipped = 0
     for item in image.raw.objects:
         with raw.refusing(item.where):
@@ -152,7 +152,7 @@ def _check_objects(raw: RawData, image: Seen) -> int:
 
 
 def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
-    """The object, not yet labelled, its box and area those of its mask, and whether it was clipped at the border."""
+    """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border."""
     segmentation, cut = item.segmentation, False
     if isinstance(segmentation, list):
         cut = any(polygons.leaves(polygon, height, width) for polygon in segmentation)
@@ -160,13 +160,13 @@ def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]
             segmentation = [polygons.clip(polygon, height, width) for polygon in segmentation]
         segmentation = [[round(float(value), 2) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
         if not segmentation:
-            raise BadRecord("geometry", f"lies outside the image of {width} x {height}")
+            raise BadRecord("geometry", f"is outside the image of {width} x {height} pixels")
     elif segmentation["size"] != [height, width]:
-        raise BadRecord("size", f"RLE of {segmentation['size'][::-1]}, the image is {[width, height]}")
+        raise BadRecord("size", f"the RLE is {segmentation['size'][::-1]}, the image is {[width, height]}")
     packed = rle(segmentation, height, width)
     area = float(coco_mask.area(packed))
     if not area:
-        raise BadRecord("geometry", "covers no pixel")
+        raise BadRecord("geometry", "the mask has no pixel")
     x, y, w, h = (float(value) for value in coco_mask.toBbox(packed))
     return Instance(segmentation, (x, y, w, h), area, {}, item.crowd), cut
 
@@ -174,7 +174,7 @@ def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]
 def _classes(
     tasks: Sequence[Task], vocabulary: labels.Vocabulary, images: Sequence[Seen]
 ) -> dict[str, tuple[str, ...]]:
-    """Classes of every task: as listed, or as found, sorted; none for a task without an example."""
+    """Classes of every task: as listed, or, for `auto`, all that occur, sorted (none if no object is labelled)."""
     classes = {}
     for task in tasks:
         found = {item.labels[task.name] for image in images for item, _ in image.objects} - {None}
@@ -183,7 +183,7 @@ def _classes(
 
 
 def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
-    """The finished image: class names turned into indices."""
+    """The image as it is written, with class indices in place of names."""
     instances = []
     for item, instance in image.objects:
         indices = {}
@@ -195,8 +195,8 @@ def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
 
 
 def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
-    """A split for each image, drawn at random. Near-identical images, of one number in `similar`, stay together. Where
-    no group of them fits the share, the smallest goes to val."""
+    """A random split. Images with the same group number in `similar` are near-identical and stay together. If no group
+    fits the share of val, the smallest goes to val."""
     room = max(1, round(share * len(similar)))
     sizes = np.bincount(similar)
     val = set()
@@ -209,9 +209,9 @@ def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
 
 
 def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
-    """The images to convert: all but what `share` leaves out of train, at least one of which stays.
+    """Indices of the images to convert: all of val and a random `share` of train, at least one image.
 
-    The same random order for every share: a smaller one lies within a larger one.
+    The random order does not depend on the share: a smaller share is a subset of a larger one.
     """
     train = [index for index, split in enumerate(splits) if split == "train"]
     order = np.random.default_rng([seed, len(train)]).permutation(train)
@@ -220,7 +220,7 @@ def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
 
 
 def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarray) -> list[list[str]]:
-    """File names of near-identical images that lie in both splits, a list for each group of them."""
+    """File names of near-identical images that are in both splits, one list per group."""
     groups: dict[int, list[int]] = {}
     for index, group in enumerate(similar):
         groups.setdefault(int(group), []).append(index)
@@ -232,7 +232,7 @@ def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarr
 
 
 def _alike(classes: Sequence[str]) -> list[list[str]]:
-    """Classes that differ in capitals alone, a list for each group of them."""
+    """Classes that differ only in case, one list per group."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(name.casefold(), []).append(name)
@@ -240,32 +240,32 @@ def _alike(classes: Sequence[str]) -> list[list[str]]:
 
 
 def _listed(faults: Sequence[Fault], folder: Path) -> UserError:
-    """One error with every fault, by reason."""
+    """One error that lists every fault, sorted by reason."""
     lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
-    headline = f"{folder}: {len(faults)} bad records; fix them, or leave them out with data.on_error: skip"
+    headline = f"{folder}: {len(faults)} invalid records: fix them, or skip them with data.on_error: skip"
     return UserError.many(headline, lines, shown=len(lines))
 
 
 def _left_out(faults: Sequence[Fault]) -> str:
-    """What was skipped, as the end of a line."""
+    """The number of skipped records by reason, to append to a message."""
     counts = sorted(Counter(fault.reason for fault in faults).items())
-    return f" (left out: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
+    return f" (skipped: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
 
 
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     counts = [f"{name} {report['images'][name]} images, {report['instances'][name]} objects" for name in SPLITS]
     print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
     for reason, count in sorted(report["left_out"].items()):
-        print(f"  left out, {reason}: {count}")
+        print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
         print(f"  not used, {reason}: {count}")
     if report["clipped_objects"]:
-        print(f"  clipped at the image's border: {report['clipped_objects']} objects")
+        print(f"  clipped at the image border: {report['clipped_objects']} objects")
     if flat := report.get("flat"):
-        print(f"  flattened to {len(flat['classes'])} classes; ignored for lack of a label: {flat['ignored']} objects")
+        print(f"  flattened to {len(flat['classes'])} classes; ignored, label missing: {flat['ignored']} objects")
     for task, groups in report["alike_classes"].items():
         for names in groups:
-            print(f"  warning: classes of task '{task}' differ in capitals alone: {', '.join(names)}")
+            print(f"  warning: classes of task '{task}' differ only in case: {', '.join(names)}")
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(

@@ -1,6 +1,7 @@
-"""Images that are nearly the same: copies, other sizes or qualities of one image, neighbouring video frames.
+"""Find near-identical images: copies, resized or recompressed images, neighbouring video frames.
 
-Two images count as one when their thumbnails correlate above `ALIKE`. Brightness and contrast cancel out.
+Two images are near-identical if the correlation of their thumbnails is above `ALIKE`. It ignores brightness and
+contrast.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels of a thumbnail's side
 ALIKE = 0.98
-BLOCK = 256  # rows of the correlation matrix at a time: 100 MB at 100,000 images
+BLOCK = 256  # rows of the correlation matrix per step: 100 MB for 100,000 images
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """The grey values by which an image is compared, uint8 [SIDE x SIDE]."""
+    """The grey values that are compared, uint8 [SIDE x SIDE]."""
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
 def groups(thumbnails: np.ndarray) -> np.ndarray:
-    """For thumbnails [N, SIDE x SIDE], group number [N]: alike images share one, and so do chains of them."""
+    """Group number [N] of thumbnails [N, SIDE x SIDE]. A group is a connected component of near-identical images."""
     values = thumbnails.astype(np.float32)
     values -= values.mean(1, keepdims=True)
-    # contrast below one grey level is noise: such an image is alike to none
+    # contrast below one grey level is noise: such an image is not compared
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SIDE)
     group = np.arange(len(values))
-    for start in range(0, len(values), BLOCK):  # groups join block by block: of a fixed camera all pairs are alike
+    for start in range(0, len(values), BLOCK):  # merged block by block: with a fixed camera, all pairs may be similar
         left, right = group[np.argwhere(values[start : start + BLOCK] @ values[start:].T > ALIKE).T + start]
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(values), len(values)))
         group = connected_components(graph, directed=False)[1][group]

@@ -1,8 +1,8 @@
-"""All labels of an object as one class, `circle,red,striped`: the usual workaround for several labels, as a baseline.
+"""Merge all labels of an object into one class, such as `circle,red,striped`: a common single-task baseline.
 
-The classes are the combinations that occur in train or val, and their mirror images where tasks have flip_pairs. The
-stages after `convert` then see a single task, and its AP is the joint AP. A class cannot express that a label is
-unknown: an object that lacks one becomes a crowd of every class that it may be, never trained on, neither hit nor miss.
+The classes are the combinations that occur in train or val and, with flip_pairs, their mirror images. The stages after
+`convert` have a single task, whose AP is the joint AP. A flat class cannot express a missing label: a partly labelled
+object becomes a crowd of every class that it may have, so it is not trained on and is ignored in evaluation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mtseg.core.params import Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco
 
-SEPARATOR = ","  # as in the labels of raw data
+SEPARATOR = ","  # the same as in labels of raw data
 
 
 def name(tasks: Sequence[Task]) -> str:
-    """Name of the one task."""
+    """Name of the flat task."""
     return "_".join(task.name for task in tasks)
 
 
 def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
-    """The one task, its `classes` left to be filled in: loss and weights of the main task, a class being weighted as
-    its main label is, and the flip_pairs of all. Raises UserError when `classes` name what a task does not list."""
+    """The flat task with these classes. It has the loss weights of the main task; a class has the weight of its main
+    label; flip_pairs of all tasks are combined. Raises UserError when `classes` do not fit the tasks."""
     main, *_ = tasks
     for flat in classes:
         parts = flat.split(SEPARATOR)
@@ -50,19 +50,17 @@ def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
 def flatten(
     splits: Mapping[str, Sequence[Image]], tasks: Sequence[Task]
 ) -> tuple[dict[str, list[Image]], Task, dict[str, Any]]:
-    """The splits and their one task, and for the report its classes and how many objects were `ignored`, for lack of a
-    label, or `left_out`, their labels being those of no class. Raises UserError."""
+    """The splits, the flat task, and a report: classes, number of objects `ignored` because a label is missing, and
+    `left_out` because no flat class fits. Raises UserError."""
     for own in tasks:
         if parted := [label for label in own.classes if SEPARATOR in label]:
-            message = (
-                f"class {parted[0]!r} of task '{own.name}' has a comma, which separates the labels of a flat class"
-            )
+            message = f"class {parted[0]!r} of task '{own.name}' has a comma, the separator of data.flatten"
             raise UserError(f"{message}: rename it in data.mapping, or set data.flatten: false")
     every = [instance for images in splits.values() for image in images for instance in image.instances]
     found = {_labels(instance, tasks) for instance in every}
     found = {labels for labels in found if None not in labels}
     if not found:
-        raise UserError("data.flatten needs objects with a label of every task: none has")
+        raise UserError("data.flatten requires an object with labels of all tasks; there is none")
     mirror = [task.flipped() for task in tasks]
     found |= {tuple(to[label] for to, label in zip(mirror, labels, strict=True)) for labels in found}
     ordered = sorted(found)
@@ -99,6 +97,6 @@ def _fit(known: Sequence[int | None], labels: Sequence[int]) -> bool:
 
 
 def _mirrored(parts: Sequence[str], tasks: Sequence[Task]) -> str:
-    """The flat class that a horizontal flip makes of one: each label swapped."""
+    """The flat class after a horizontal flip of the image."""
     swaps = [{a: b for pair in task.flip_pairs for a, b in (pair, pair[::-1])} for task in tasks]
     return SEPARATOR.join(swap.get(part, part) for swap, part in zip(swaps, parts, strict=True))

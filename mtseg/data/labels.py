@@ -1,14 +1,14 @@
-"""The words of an annotation -> one class of every task, or an error that names what is wrong.
+"""Parse the labels of an annotation into one class per task.
 
-A label is read in the first of these ways that applies:
-1. `data.mapping` is given: the label is looked up there as it stands.
-2. There is one task only, or it has a comma and no `attributes` name a further task: a flat string, its parts the
-   classes in the tasks' order. `-` is no label.
-3. The whole of it is the main class, and the further classes are given by (where both name a task, the first counts)
-   - `attributes`, {task: class}; null or `-` is no label; keys that are no task are left alone;
-   - `flags`, {name: true}: `task=class` or `task:class`, or a class that stands in one further task's list alone
-     (so not where that list is `auto`); flags that are false, and names that are neither, are left alone.
-A task for which none of these gives a label is a fault, never a guess.
+The first rule that applies is used:
+1. With `data.mapping`, the whole label is looked up in the mapping.
+2. With a single task, or if the label has a comma and no `attributes` name a further task, the label is a flat string:
+   its parts are the classes in the order of the tasks. `-` means unlabelled.
+3. Otherwise the whole label is the main class. The further classes are read from (the first that names a task counts)
+   - `attributes`, {task: class}: null or `-` means unlabelled; keys that are not tasks are ignored;
+   - `flags`, {name: true}: the name is `task=class`, `task:class`, or a class that is listed by exactly one further
+     task (not possible with `auto`); flags that are false and other names are ignored.
+If no rule gives a class for a task, the record is invalid: labels are never guessed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Labels = dict[str, str | None]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """classes: of each task in order, None where any is taken. categories: the mapping, if there is one."""
+    """classes: valid classes of each task, None if any is valid. categories: the mapping, if there is one."""
 
     classes: dict[str, tuple[str, ...] | None]
     categories: dict[str, Labels | None] | None = None
 
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
-        """Labels of one object; None where the mapping marks it as no object. Raises BadRecord."""
+        """Labels of one object; None if the mapping excludes it. Raises BadRecord."""
         if not isinstance(label, str) or not label.strip():
-            raise BadRecord("no label", f"label is {label!r}, expected text")
+            raise BadRecord("no label", f"label is {label!r}, expected a string")
         if self.categories is not None:
             if label not in self.categories:
                 raise BadRecord("unknown label", f"label {label!r} is not in data.mapping")
@@ -51,17 +51,17 @@ class Vocabulary:
         else:
             labels = {main: label.strip()} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
-                expected = f"expected '{','.join(self.classes)}', attributes, or a data.mapping for flat names"
-                raise BadRecord("missing label", f"label {label!r} gives no {', '.join(missing)}; {expected}")
+                expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping"
+                raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}; {expected}")
         if labels[main] in (None, NO_LABEL):
-            raise BadRecord("missing label", f"label {label!r}: only a further task may have no label, not {main}")
+            raise BadRecord("missing label", f"label {label!r}: the main task {main} must have a label")
         return {task: self._checked(task, name, label) for task, name in labels.items()}
 
     def _flat(self, label: str) -> Labels:
         parts = [part.strip() for part in label.split(",")]
         if len(parts) != len(self.classes):
             message = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
-            hint = "; the name of a class may have a comma only in data.mapping" if "," in label else ""
+            hint = "; class names with a comma require data.mapping" if "," in label else ""
             raise BadRecord("missing label", message + hint)
         return dict(zip(self.classes, parts, strict=True))
 
@@ -90,19 +90,20 @@ class Vocabulary:
         if name is None or name == NO_LABEL:
             return None
         if not isinstance(name, str) or not name.strip():
-            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or - for none")
+            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or '-' for none")
         name = name.strip()
         known = self.classes[task]
         if known is not None and name not in known:
-            raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, only {', '.join(known)}")
+            valid = ", ".join(known)
+            raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, valid: {valid}")
         return name
 
 
 def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
-    """The valid labels: the tasks' class lists, those of the mapping where a task's are `auto`, and the mapping.
+    """The valid labels: each task's classes (those of the mapping if they are `auto`), and the mapping.
 
-    A mapping is YAML: `categories: {flat label: {task: class or null}, other label: null}`, null for what is no object,
-    and, optionally, a list of classes under a task's name. Raises UserError.
+    A mapping is a YAML file: `categories: {flat label: {task: class or null}, other label: null}`, where null excludes
+    the object, and optionally a list of classes for each task name. Raises UserError.
     """
     classes = {task.name: None if task.classes == "auto" else tuple(task.classes) for task in tasks}
     if mapping is None:
@@ -127,7 +128,7 @@ def _read(mapping: Path) -> dict[str, Any]:
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{mapping} (data.mapping) is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("categories"), dict):
-        raise UserError(f"{mapping} (data.mapping) needs a section 'categories:' of flat label: {{task: class}}")
+        raise UserError(f"{mapping} (data.mapping) has no section 'categories:' with 'flat label: {{task: class}}'")
     return raw
 
 
@@ -141,5 +142,6 @@ def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | No
         if name is None and task != next(iter(classes)):
             continue
         if not isinstance(name, str) or (known is not None and name not in known):
-            raise UserError(f"{where}: {task} has no class {name!r}" + (f", only {', '.join(known)}" if known else ""))
+            valid = f", valid: {', '.join(known)}" if known else ""
+            raise UserError(f"{where}: {task} has no class {name!r}{valid}")
     return {task: entry[task] for task in classes}

@@ -1,5 +1,5 @@
-"""Images and their ground truth as batches. One mapper moves an image and its masks by one transform. Every batch is a
-function of (seed, step) alone, so that a resumed training sees what an uninterrupted one would have seen.
+"""Load images and ground truth in batches. The mapper applies one transform to an image and its masks. A batch depends
+only on (seed, step), so that a resumed training run gets the same batches as an uninterrupted one.
 
 S side of the square that the model sees, N instances, T tasks.
 """
@@ -25,15 +25,15 @@ from mtseg.core.tables import Image, Instance
 from mtseg.data.images import read_image
 
 Example = dict[str, Any]
-PAD = 128.0  # grey, of 0 to 255: fills the square beside an image, in training and prediction alike
+PAD = 128.0  # grey value (0 to 255) of the padding, in training and prediction
 
 
 class Mapper:
-    """An image's record -> the model's input.
+    """Map an image's record to the model's input.
 
-    In training: large-scale jitter (resize by a random factor, crop or pad to S x S; arXiv 2012.07177) and flip; the
-    flip swaps the labels of each task's flip_pairs. Otherwise: the longer side becomes S, the rest is padded at the
-    right and the bottom, so that every image has the same size and no prediction depends on its batch.
+    In training: large-scale jitter (resize by a random factor, crop or pad to S x S; arXiv 2012.07177) and flip, which
+    swaps the labels of each task's flip_pairs. In prediction: the longer side is resized to S and the image padded at
+    the right and bottom. All images then have the same size, so that a prediction does not depend on its batch.
     """
 
     def __init__(self, tasks: Sequence[Task], input: Input, *, root: Path, training: bool):
@@ -53,10 +53,10 @@ class Mapper:
         self.flipped = [np.array(task.flipped()) for task in tasks]
 
     def __call__(self, image: Image, seed: int = 0) -> Example:
-        """Gives `image` uint8 [3, S, S] RGB, `image_size` (height, width) of the image inside the square, `height` and
-        `width` of the original, `image_id`, `file_name`; in training `instances` with `gt_masks` and `gt_labels` [N, T]
-        (-1: no label). Raises UserError when the image does not fit its record."""
-        np.random.seed(seed % 2**32)  # detectron2's augmentations draw from numpy's global generator
+        """Returns `image` uint8 [3, S, S] RGB, `image_size` (height, width) without padding, `height` and `width` of
+        the original, `image_id`, `file_name`; in training `instances` with `gt_masks` and `gt_labels` [N, T] (-1 if
+        unlabelled). Raises UserError when the image does not fit its record."""
+        np.random.seed(seed % 2**32)  # detectron2's augmentations use numpy's global generator
         pixels = read_image(self.root, image)
         augmented = T.AugInput(pixels)
         transforms = T.AugmentationList(self.augmentations)(augmented)
@@ -78,7 +78,7 @@ class Mapper:
         instances = [instance for instance in image.instances if not instance.crowd]
         labels = [[self._label(image, instance, i, flip) for i in range(len(self.tasks))] for instance in instances]
         masks = [_moved_mask(instance.segmentation, image, transforms, size) for instance in instances]
-        kept = [i for i, moved in enumerate(masks) if moved.any()]  # the others lie outside the crop
+        kept = [i for i, moved in enumerate(masks) if moved.any()]  # the others are outside the crop
         target = Instances(size)
         target.gt_masks = BitMasks(np.stack([masks[i] for i in kept]) if kept else np.zeros((0, *size), dtype=bool))
         target.gt_labels = torch.tensor([labels[i] for i in kept], dtype=torch.long).view(len(kept), len(self.tasks))
@@ -89,10 +89,10 @@ class Mapper:
         label = instance.labels[task.name]
         if label is None:
             return -1
-        if not 0 <= label < task.num_classes:  # before it reaches the loss, where CUDA would only assert
+        if not 0 <= label < task.num_classes:  # in the loss, CUDA would fail with an unclear assertion
             raise UserError(
                 f"{image.file_name}, annotation {instance.id}: label {label} of task '{task.name}' "
-                f"is outside 0..{task.num_classes - 1}; run convert again"
+                f"is outside 0..{task.num_classes - 1}: run `dvc repro convert`"
             )
         return int(self.flipped[i][label]) if flip else label
 
@@ -100,7 +100,7 @@ class Mapper:
 def _moved_mask(
     segmentation: Segmentation, image: Image, transforms: T.TransformList, size: tuple[int, int]
 ) -> np.ndarray:
-    """Bool mask [S, S]. Polygons move as points and are drawn at the new size: sharper than a resized mask."""
+    """Bool mask [S, S]. Polygons are transformed as points and drawn at the new size: sharper than resizing a mask."""
     if isinstance(segmentation, list):
         points = [transforms.apply_coords(np.reshape(polygon, (-1, 2))) for polygon in segmentation]
         return polygons_to_bitmask([polygon.reshape(-1) for polygon in points], *size)
@@ -117,7 +117,7 @@ class _Examples(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Example | UserError:
-        """A UserError is returned: raised in a worker process, it would arrive wrapped in a traceback."""
+        """A UserError is returned, not raised: a worker process would wrap it in a traceback."""
         index, seed = key
         try:
             return self.mapper(self.images[index], seed)
@@ -126,7 +126,7 @@ class _Examples(Dataset):
 
 
 class _Steps(Sampler):
-    """Batches of (image, seed) from batch `start` on; each epoch is a permutation drawn from (seed, epoch)."""
+    """Batches of (image, seed) from batch `start`. The permutation of an epoch depends only on (seed, epoch)."""
 
     def __init__(self, images: int, *, batch: int, start: int, stop: int, seed: int):
         self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
@@ -150,13 +150,13 @@ class _Steps(Sampler):
 def training_batches(
     images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
 ) -> Iterator[list[Example]]:
-    """Batches `start` to `stop` of an endless, seeded stream over the images."""
+    """Batches `start` to `stop` of an endless, seeded stream of the images."""
     steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
     return _load(images, mapper, steps, workers)
 
 
 def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
-    """Every image once, in order."""
+    """Batches of all images, in order."""
     keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
     return _load(images, mapper, keys, workers)
 

@@ -1,4 +1,4 @@
-"""The manifest: what the data set holds, and the hashes of its files. Every process finds the data through it."""
+"""The manifest: contents of the data set and hashes of its files. All later stages find the data through it."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ COUNTED = ("images", "empty_images", "crowds", "instances")
 
 @dataclass(frozen=True)
 class Manifest:
-    """classes: (name, classes) of every task, the main one first. splits: the counts and files of `build`, by split."""
+    """classes: (name, classes) of every task, the main task first. splits: counts and files of each split (`build`)."""
 
     classes: Classes
     splits: dict[str, dict[str, Any]]
 
     @classmethod
     def of(cls, built: dict[str, Any]) -> Manifest:
-        """What `build` made. Raises KeyError, TypeError or ValueError."""
+        """Make a manifest from the result of `build`. Raises KeyError, TypeError or ValueError."""
         splits = {name: dict(built["splits"][name]) for name in SPLITS}
         if missing := [key for split in splits.values() for key in ("table", "combinations") if key not in split]:
             raise KeyError(missing[0])
         return cls(tuple((task["name"], tuple(task["classes"])) for task in built["tasks"]), splits)
 
     def images(self, split: str) -> Images:
-        """The images of a split. Raises UserError when its table has changed since `register`."""
+        """The images of a split. Raises UserError if its table has changed since `register`."""
         path = Path(self.splits[split]["table"])
         if path.exists() and _sha256(path) != self.splits[split]["table_sha256"]:
             raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
         return Images.read(path)
 
     def combinations(self, split: str) -> dict[tuple[int, ...], int]:
-        """How many instances of a split carry each combination of labels: class indices of all tasks, in their order.
-        Those that occur in the images: no mirror image is added. Crowds and instances that lack a label are not
-        counted."""
+        """Number of instances of each combination of labels in a split. A combination is a tuple of class indices in
+        the order of the tasks. Mirror images are not added; crowds and partly labelled instances are not counted."""
         index = [{name: i for i, name in enumerate(classes)} for _, classes in self.classes]
         return {
             tuple(of[name] for of, name in zip(index, each["labels"], strict=True)): each["count"]
@@ -55,13 +54,13 @@ class Manifest:
         }
 
     def tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """The tasks of params.yaml with their classes and class weights filled in; the one task made of them where the
-        data are flattened. Raises UserError when the data are of other tasks."""
+        """The tasks of params.yaml with classes and class weights filled in, or the flat task if the data are
+        flattened. Raises UserError when the data have other tasks."""
         if len(tasks) > 1 and [name for name, _ in self.classes] == [flatten.name(tasks)]:
             tasks = (flatten.task(tasks, self.classes[0][1]),)
         wanted, found = [task.name for task in tasks], [name for name, _ in self.classes]
         if wanted != found:
-            raise UserError(f"params.yaml has the tasks {wanted}, the data {found}: run `dvc repro register`")
+            raise UserError(f"params.yaml has tasks {wanted}, the data {found}: run `dvc repro register`")
         for task, (name, classes) in zip(tasks, self.classes, strict=True):
             if task.classes not in ("auto", classes):
                 both = f"params.yaml has {list(task.classes)}, the data {list(classes)}"
@@ -73,19 +72,19 @@ class Manifest:
         )
 
     def _balance(self, task: Task) -> dict[str, float]:
-        """Weights inverse to the frequency in train: each class has the same sum, and an instance's mean weight is 1.
-        1 for a class that train never shows."""
+        """Weights inversely proportional to the frequency in train: the weights of each class have the same sum, and
+        the mean weight of an instance is 1. A class that does not occur in train has weight 1."""
         counts = {name: self.splits["train"]["labels"][task.name][name] for name in task.classes}
         shown = sum(count > 0 for count in counts.values())
         return {name: sum(counts.values()) / (shown * n) if n else 1.0 for name, n in counts.items()}
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder with {train,val}.{json,parquet}, ready for `write_json`.
+    """The manifest of a folder with {train,val}.{json,parquet}, as JSON values.
 
-    Of each split: json, sha256 (of the JSON), table (the Parquet file), table_sha256, images, empty_images, instances
-    and crowds (counted apart). Over the instances: labels {task: {class: count}}, unlabelled {task: count},
-    combinations [{labels: [a class of each task], count}] of those with every label, instances_per_image {count:
+    For each split: json, sha256 (of the JSON), table (the Parquet file), table_sha256, images, empty_images, instances
+    and crowds (counted separately). Counts of instances: labels {task: {class: count}}, unlabelled {task: count},
+    combinations [{labels: [one class per task], count}] of fully labelled instances, instances_per_image {count:
     images}, areas {size: count}.
     """
     splits, tasks = {}, []
@@ -109,7 +108,7 @@ def load(path: Path) -> Manifest:
 
 
 def table(manifest: dict[str, Any]) -> str:
-    """The counts of every split and class as text, and a warning for the classes that a split never shows."""
+    """The counts of every split and class as text, with a warning for classes that do not occur in a split."""
     splits = list(manifest["splits"].values())
     rows = [("", SPLITS)]
     rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
@@ -121,7 +120,7 @@ def table(manifest: dict[str, Any]) -> str:
         counts = [split["labels"][task["name"]] for split in splits]
         rows += [(f"  {name}", [count[name] for count in counts]) for name in task["classes"]]
         if any(unlabelled := [split["unlabelled"][task["name"]] for split in splits]):
-            rows.append(("  (no label)", unlabelled))
+            rows.append(("  (unlabelled)", unlabelled))
         for split, count in zip(SPLITS, counts, strict=True):
             absent[split] += [f"{task['name']} {name}" for name in task["classes"] if not count[name]]
     first = max(len(name) for name, _ in rows)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 def leaves(polygon: list[float], height: int, width: int) -> bool:
-    """Whether a point lies outside the image."""
+    """Whether a vertex is outside the image."""
     xs, ys = polygon[::2], polygon[1::2]
     return min(xs) < 0 or min(ys) < 0 or max(xs) > width or max(ys) > height
 
 
 def clip(polygon: list[float], height: int, width: int) -> list[float]:
-    """The part inside the image, cut at one side after the other (Sutherland and Hodgman 1974). Empty if there is
-    none; parts of a concave polygon stay joined by edges along the border, which hold no area."""
+    """Clip to the image, one side after the other (Sutherland and Hodgman 1974). Empty if nothing is left. Parts of a
+    concave polygon stay connected by edges along the border, which enclose no area."""
     points = list(zip(polygon[::2], polygon[1::2], strict=True))
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
         kept: list[tuple[float, float]] = []

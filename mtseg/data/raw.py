@@ -1,8 +1,8 @@
-"""What a raw format returns to `convert`: images with objects as annotated, and the records it could not read.
+"""The interface of raw formats: images with their annotated objects, and the records that cannot be read.
 
-A format is a file of mtseg/data/formats with one function,
+A format is a module of mtseg/data/formats with one function,
     read(folder: Path, vocabulary: Vocabulary) -> RawData
-which trusts nothing: a record with an error becomes a fault that names its place, and the rest is read on.
+which validates all input: an invalid record becomes a fault with its location, and reading continues.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class BadRecord(Exception):
-    """A record to refuse. `reason` is one of a few, for counting; the text says what is wrong with this one."""
+    """An invalid record. `reason` is a category, for counting; the message describes this record."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """A refused record: `where` is file and shape or annotation, relative to the raw folder."""
+    """An invalid record. `where`: the file, relative to data.raw, and the shape or annotation."""
 
     reason: str
     where: str
@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class RawObject:
-    """One object. `where` names it in messages. `labels`: a class name, or None for no label, of every task."""
+    """One object. `where`: its location, for messages. `labels`: class name of every task, None if unlabelled."""
 
     where: str
     labels: dict[str, str | None]
@@ -49,7 +49,7 @@ class RawObject:
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image. `size`: height and width as its annotation states them. `split`: None where raw has no splits."""
+    """One image. `size`: height and width in the annotation. `split`: None if the raw data have no split."""
 
     where: str
     file_name: str
@@ -60,19 +60,19 @@ class RawImage:
 
 @dataclass
 class RawData:
-    """All of a raw folder. `unused`: images or files left out though nothing is wrong with them, counted by reason."""
+    """The contents of a raw folder. `unused`: number of valid images or files that are not used, by reason."""
 
     images: list[RawImage] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
 
     def leave(self, reason: str, count: int = 1) -> None:
-        """Count images or files that are left out though nothing is wrong with them."""
+        """Count valid images or files that are not used."""
         self.unused[reason] = self.unused.get(reason, 0) + count
 
     @contextmanager
     def refusing(self, where: str) -> Iterator[None]:
-        """A `BadRecord` raised in the block becomes a fault of the record `where`."""
+        """Turn a `BadRecord` that is raised in the block into a fault at `where`."""
         try:
             yield
         except BadRecord as bad:
@@ -80,13 +80,13 @@ class RawData:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON object from a raw file. Raises BadRecord."""
+    """Read a JSON object. Raises BadRecord."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord("broken json", f"cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadRecord("broken json", f"holds a {type(value).__name__}, expected a JSON object")
+        raise BadRecord("broken json", f"contains a {type(value).__name__}, expected a JSON object")
     return value
 
 
@@ -98,21 +98,21 @@ def items(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
-    """Height and width as an annotation states them; None where it does not. Raises BadRecord."""
+    """Height and width in the annotation, None if it has none. Raises BadRecord."""
     if height is None and width is None:
         return None
     if not all(isinstance(side, int) and side > 0 for side in (height, width)):
-        raise BadRecord("size", f"states the size {width!r} x {height!r}, expected whole pixels")
+        raise BadRecord("size", f"the annotated size is {width!r} x {height!r}, expected integers")
     return height, width
 
 
 def checked_polygon(values: list[float]) -> list[float]:
-    """[x0, y0, x1, y1, ...] of three points or more round some area, else BadRecord."""
-    if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # nor is nan
+    """The polygon [x0, y0, x1, y1, ...]. Raises BadRecord if it has fewer than three points or no area."""
+    if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # rejects NaN, too
         raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:g}")
     if len(values) % 2 or len(values) < 6:
         raise BadRecord("geometry", f"a polygon of {len(values) / 2:g} points, expected 3 or more")
     points = list(zip(values[::2], values[1::2], strict=True))
     if sum(a * d - b * c for (a, b), (c, d) in zip(points, points[1:] + points[:1], strict=True)) == 0:
-        raise BadRecord("geometry", "a polygon without area")
+        raise BadRecord("geometry", "a polygon has no area")
     return values

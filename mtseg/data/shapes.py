@@ -1,7 +1,7 @@
-"""The embedded data set: drawn shapes, each with a shape, a colour and a fill, written as LabelMe files.
+"""The embedded data set: synthetic images of objects with a shape, a colour and a fill, in LabelMe format.
 
-Made so that a wrong model shows: objects overlap, are turned and cut by the frame; backgrounds are textured in the
-objects' own colours; hue and lighting vary, so no test on single pixels tells an object's labels.
+The images are hard enough to reveal a faulty model: objects overlap, are rotated and cut by the image border;
+backgrounds have textures in the objects' colours; hue and lighting vary, so that single pixels do not determine labels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mtseg.core.params import Generate
 SHAPES = ("circle", "square", "star", "triangle")
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.61, "yellow": 0.145}
 FILLS = ("solid", "striped", "dotted")
-FINE = 4  # masks are drawn this many times finer than the image
+FINE = 4  # masks are drawn at this multiple of the image size
 EMPTY = 0.04  # share of images without an object
-INSIDE = 0.7  # least share of an object within the frame
-VISIBLE = 0.5  # least share of that which the objects in front leave to see
-TRIES = 30  # places tried for an object
-REPEATED = 0.37  # of a cell's side, the radius of an object that fills it: a triangle's corner is at 1.3 radii
+INSIDE = 0.7  # smallest share of an object inside the image
+VISIBLE = 0.5  # smallest share of that part which other objects may leave visible
+TRIES = 30  # random positions tried per object
+REPEATED = 0.37  # radius of an object in a grid cell, as a share of the cell's side (a triangle's corner: 1.3 radii)
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Shape:
 
 
 def generate(params: Generate, folder: Path, *, seed: int) -> None:
-    """Write `folder`/{train,val}/NNNNN.{jpg,json}. An image depends on its number, its split and the params but the
-    counts; what `unseen` takes from train changes nothing in val."""
+    """Write `folder`/{train,val}/NNNNN.{jpg,json}. An image depends on its number, its split and the params except the
+    counts. `unseen` changes only train."""
     missing = unseen(params.unseen, seed=seed)
     with replace_folder(folder) as temporary:
         for split, (name, count, without) in enumerate(
@@ -53,7 +53,7 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
                 rng = np.random.default_rng([seed, split, number])
                 pixels, shapes = draw(rng, params.size, params.max_objects, params.scale, without, params.alike)
                 file = temporary / name / f"{number:05d}.jpg"
-                # chroma at full resolution: halved, it washes out stripes three pixels wide
+                # no chroma subsampling: it would blur stripes three pixels wide
                 Image.fromarray(pixels).save(file, quality=92, subsampling=0)
                 height, width = pixels.shape[:2]
                 annotation = {
@@ -69,12 +69,12 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
 
 
 def unseen(count: int, *, seed: int) -> frozenset[str]:
-    """Labels such as `circle,red,striped`, drawn at random: without them every shape, colour and fill still occurs. The
-    order is the same for every count: a smaller set lies within a larger one."""
+    """Random combinations to leave out, such as `circle,red,striped`. Every shape, colour and fill still occurs. A
+    smaller set is a subset of a larger one."""
     left = sorted(itertools.product(SHAPES, HUES, FILLS))
     classes = len({*SHAPES, *HUES, *FILLS})
     drawn: list[str] = []
-    for label in np.random.default_rng([seed, 2]).permutation(left).tolist():  # 0 and 1 are the splits'
+    for label in np.random.default_rng([seed, 2]).permutation(left).tolist():  # the splits have 0 and 1
         others = [other for other in left if other != tuple(label)]
         if len(drawn) < count and len({name for other in others for name in other}) == classes:
             left = others
@@ -90,8 +90,8 @@ def draw(
     without: Collection[str] = (),
     alike: float = 0.0,
 ) -> tuple[np.ndarray, list[dict]]:
-    """An image, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes: what is visible of each.
-    scale: of the objects. without: labels that none of them has. alike: probability that all are copies of one."""
+    """An image, uint8 [height, width, 3] with longer side `size`, and its LabelMe shapes (visible parts). scale: object
+    size. without: combinations that no object has. alike: probability that all objects are copies of one."""
     shorter = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, shorter) if rng.random() < 0.5 else (shorter, size)
     wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, max_objects + 1))
@@ -119,9 +119,9 @@ def draw(
 def grid(
     seed: int, size: int, side: int, shown: Sequence[int], *, alike: bool
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """An object in each of the cells `shown` of a grid of side x side, numbered row by row, and nothing else: image,
-    uint8 [size, size, 3]; the objects' labels; masks, bool [N, size, size]. Background, light and what a cell holds are
-    the seed's, whatever is shown; `alike`, all cells hold copies of one object. An object fills its cell."""
+    """An image of one object in each of the cells `shown` of a grid of side x side, numbered row by row. Returns the
+    image, uint8 [size, size, 3], the labels, and masks, bool [N, size, size]. Background, light and the object of each
+    cell depend on the seed alone, not on `shown`. alike: all objects are copies. An object fills its cell."""
     cell = size // side
     canvas = _background(np.random.default_rng([seed, 0]), size, size)
     labels, masks = [], np.zeros((len(shown), size, size), dtype=bool)
@@ -138,7 +138,7 @@ def grid(
 
 
 def _copies(seed: int) -> Callable[[str], np.random.Generator]:
-    """For each part of a look the same numbers again and again."""
+    """A source of random numbers that repeats the same numbers for each part of an object's look."""
     return lambda part: np.random.default_rng([seed, *part.encode()])
 
 
@@ -151,7 +151,7 @@ def _scene(
     without: Collection[str],
     look: Callable[[str], np.random.Generator],
 ) -> tuple[list[Shape], list[np.ndarray]]:
-    """Up to `wanted` objects, the nearest last, and the visible part of each one's mask."""
+    """Up to `wanted` objects, from back to front, and the visible part of each mask."""
     objects: list[Shape] = []
     visible: list[np.ndarray] = []
     for _ in range(wanted):
@@ -174,7 +174,7 @@ def _shape(
     without: Collection[str],
     look: np.random.Generator,
 ) -> tuple[Shape, float]:
-    """A shape as `look` draws it, at a random place, and the share of it that lies inside the image."""
+    """A shape with random parameters from `look` at a random position, and the share of it inside the image."""
     label = None
     while label is None or label in without:
         label = ",".join((look.choice(SHAPES), look.choice(list(HUES)), look.choice(FILLS)))
@@ -196,7 +196,7 @@ def _placed(label: str, centre: np.ndarray, radius: float, angle: float, height:
 
 
 def _corners(kind: str) -> np.ndarray:
-    """Outline [N, 2] of a shape about the size of the unit circle."""
+    """Outline [N, 2] of a shape, about the size of the unit circle."""
     if kind == "circle":
         angles, radii = np.linspace(0, 2 * np.pi, 64, endpoint=False), np.ones(64)
     elif kind == "star":
@@ -209,7 +209,7 @@ def _corners(kind: str) -> np.ndarray:
 
 
 def _spoilt(mask: np.ndarray, visible: np.ndarray) -> bool:
-    """Whether too little of an object is left to see, or a region with a hole, which polygons cannot express."""
+    """Whether too little of an object is visible, or the visible part has a hole, which polygons cannot express."""
     if np.count_nonzero(visible) < VISIBLE * np.count_nonzero(mask):
         return True
     _, tree = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -217,32 +217,32 @@ def _spoilt(mask: np.ndarray, visible: np.ndarray) -> bool:
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Polygons [N, 2] in pixels of the image round the parts of a region; specks under 4 square pixels left out."""
+    """Polygons [N, 2] in image pixels of each part of a region, without parts smaller than 4 square pixels."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     kept = [cv2.approxPolyDP(part, 1.0, True) for part in contours if cv2.contourArea(part) >= 4 * FINE**2]
     return [(part[:, 0] + 0.5) / FINE for part in kept]
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, item: Shape) -> None:
-    """Lay an object over the image, float32 [height, width, 3] of 0 to 1, in place."""
+    """Draw an object onto the image, float32 [height, width, 3] from 0 to 1, in place."""
     height, width = canvas.shape[:2]
     _, colour, fill = item.label.split(",")
     base = _rgb((HUES[colour] + rng.uniform(-0.035, 0.035)) % 1, rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0))
     paint = base + _pattern(rng, height, width, fill, item)[..., None] * (_grey(rng) - base)
     kernel = np.ones((FINE + 1, FINE + 1), np.uint8)
     core = _shrink(cv2.erode(item.mask, kernel, borderValue=255), width, height)
-    paint = paint * (0.45 + 0.55 * core)  # a darker rim: an object on its own colour must still be seen
+    paint = paint * (0.45 + 0.55 * core)  # a darker rim: an object stays visible on its own colour
     canvas += _shrink(item.mask, width, height) * (paint - canvas)
 
 
 def _pattern(rng: np.random.Generator, height: int, width: int, fill: str, item: Shape) -> np.ndarray:
-    """Share [height, width] of the fill's second colour. Stripes and dots turn with the object."""
+    """Share [height, width] of the fill's second colour. Stripes and dots rotate with the object."""
     angle = item.angle + rng.uniform(-0.3, 0.3) + rng.integers(2) * np.pi / 2
     return _texture(height, width, fill, item.centre, angle, item.radius * rng.uniform(0.5, 0.6))
 
 
 def _texture(height: int, width: int, fill: str, origin: np.ndarray, angle: float, period: float) -> np.ndarray:
-    """Stripes or dots [height, width] of 0 to 1, edges a pixel soft, repeating every `period` pixels."""
+    """Stripes or dots [height, width] from 0 to 1 with a period in pixels; edges are one pixel soft."""
     if fill == "solid":
         return np.zeros((height, width))
     y, x = np.mgrid[:height, :width] + 0.5 - origin[::-1].reshape(2, 1, 1)
@@ -253,7 +253,7 @@ def _texture(height: int, width: int, fill: str, origin: np.ndarray, angle: floa
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A gradient, clouds, stripes or dots of the objects' colours, float32 [height, width, 3] of 0 to 1."""
+    """A gradient, clouds, stripes or dots in the objects' colours, float32 [height, width, 3] from 0 to 1."""
     hues = (rng.choice(list(HUES.values()), 16) + rng.uniform(-0.06, 0.06, 16)) % 1
     colours = np.stack([_rgb(hue, rng.uniform(0.2, 1.0), rng.uniform(0.25, 1.0)) for hue in hues])
     kind = rng.choice(["gradient", "clouds", "striped", "dotted"])
@@ -270,7 +270,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Light falling off across the image, a colour cast and noise; uint8."""
+    """Add a brightness gradient, a colour cast and noise. Returns uint8."""
     height, width = canvas.shape[:2]
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -280,7 +280,7 @@ def _light(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 
 def _grey(rng: np.random.Generator) -> np.ndarray:
-    """Nearly white or nearly black."""
+    """A grey that is nearly white or nearly black."""
     return np.full(3, rng.uniform(0.85, 1.0) if rng.random() < 0.5 else rng.uniform(0.0, 0.15))
 
 
@@ -291,5 +291,5 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _shrink(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A fine mask as coverage, float32 [height, width, 1] of 0 to 1."""
+    """Downscale a mask to coverage, float32 [height, width, 1] from 0 to 1."""
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)[..., None].astype(np.float32) / 255

@@ -170,7 +170,7 @@ def test_flattened_data_have_one_task_and_no_name_for_a_threshold(raw, refusal, 
     raw["filter"] |= {"min_score": {}, "min_logit": 1.0}
     assert reload(raw).data.flatten
     raw["filter"]["min_score"] = {"shape": 0.5}
-    assert refusal(raw) == "filter.min_score: give a number: with data.flatten there is no task shape"
+    assert refusal(raw) == "filter.min_score: must be a number: with data.flatten there is no task shape"
 
 
 @pytest.mark.parametrize("steps", [[0.9, 0.5], [0.5, 0.5], [0.5, 0.501], [0, 0.5], [0.5, 1.0], [0.001]])
@@ -191,19 +191,19 @@ def test_a_slim_image_never_vanishes(raw, refusal, reload):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flip_pairs": [["left", "right"]]}, "flip_pairs names ['left', 'right'], classes are ['a', 'b']"),
-        ({"flip_pairs": [["a", "b"], ["b", "a"]]}, "is in two flip_pairs"),
+        ({"flip_pairs": [["left", "right"]]}, "flip_pairs has unknown classes ['left', 'right'], valid: ['a', 'b']"),
+        ({"flip_pairs": [["a", "b"], ["b", "a"]]}, "occurs twice in flip_pairs"),
         ({"classes": ["a", "a"]}, "distinct names"),
-        ({"class_weights": {"a": 2.0, "c": 1.0}}, "class_weights names ['c'], classes are ['a', 'b']"),
+        ({"class_weights": {"a": 2.0, "c": 1.0}}, "class_weights has unknown classes ['c'], valid: ['a', 'b']"),
         ({"class_weights": {"a": -1.0}}, "class_weights"),
         ({"class_weights": "balanced"}, "class_weights"),
-        ({"background": False}, "needs background: true"),
+        ({"background": False}, "requires background: true"),
         ({"name": "colour"}, "must be distinct"),
-        ({"name": "mask"}, "none of area, "),  # loss_mask is the masks' own
-        ({"name": "rle"}, "none of area, "),
-        ({"name": "colour_probability"}, "none of area, "),
-        ({"classes": ["a", "-"]}, "blank or -"),
-        ({"classes": ["a", " "]}, "blank or -"),
+        ({"name": "mask"}, "not one of area, "),  # loss_mask is the masks' own
+        ({"name": "rle"}, "not one of area, "),
+        ({"name": "colour_probability"}, "not one of area, "),
+        ({"classes": ["a", "-"]}, "empty or '-'"),
+        ({"classes": ["a", " "]}, "empty or '-'"),
         ({"name": "my task"}, "tasks.0.name"),
     ],
 )
@@ -225,7 +225,7 @@ def test_any_number_of_tasks(raw, reload, number):
 def test_one_softmax_over_combinations_has_one_no_object(raw, reload):
     raw["tasks"] = [raw["tasks"][0], dict(raw["tasks"][0], name="other", background=True)]
     raw["model"]["unseen_combinations"] = 0.5
-    with pytest.raises(UserError, match="'other': background: true needs model.unseen_combinations: 1"):
+    with pytest.raises(UserError, match="'other': background: true requires model.unseen_combinations: 1"):
         reload(raw)
 
 

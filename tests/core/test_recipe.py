@@ -69,5 +69,5 @@ def test_a_bad_recipe_is_refused_with_nothing_written(params, text, message):
 
 
 def test_an_unknown_recipe_lists_those_there_are(params):
-    with pytest.raises(UserError, match="there are: carparts"):
+    with pytest.raises(UserError, match="available: carparts"):
         apply(ROOT / "recipes/cars.yaml", params=params)

@@ -104,7 +104,7 @@ def test_rows_are_kept_together(predictions, tasks):
 
 
 def test_an_unknown_column_and_columns_of_other_lengths_are_named(predictions):
-    with pytest.raises(AttributeError, match="no column 'scores'; there are image_id, query,"):
+    with pytest.raises(AttributeError, match="no column 'scores', available: image_id, query,"):
         predictions.scores  # noqa: B018
     with pytest.raises(AssertionError):
         predictions.replace(score=np.zeros(1))

@@ -43,7 +43,7 @@ def test_what_detectron2_loads_is_what_was_converted(folder, tasks):
 
 def test_a_missing_image_is_one_line(folder):
     (folder / "3.jpg").unlink()
-    with pytest.raises(UserError, match=r"3.jpg is missing, one of 1 images of train: is .* \(data.raw\)"):
+    with pytest.raises(UserError, match=r"3.jpg is missing \(1 images of train are\): is .* \(data.raw\)"):
         catalog.check(built(folder), folder)
 
 

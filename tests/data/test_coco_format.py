@@ -30,7 +30,7 @@ def test_given_splits_are_kept_and_other_files_left_out(tmp_path):
     assert [(image.file_name, image.split) for image in data.images] == [
         (f"images/{split}/{number}.png", split) for split in ("train", "val") for number in (1, 2)
     ]
-    assert data.unused == {"annotation files beside train.json and val.json": 1}
+    assert data.unused == {"annotation files other than train.json and val.json": 1}
 
 
 def test_a_file_of_another_name_is_split_later(tmp_path):
@@ -57,19 +57,19 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ({"category_id": {}}, "no category has id {}"),
         ({"iscrowd": 2}, "iscrowd is 2"),
         ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not a number"),
-        ({"segmentation": []}, "expected polygons or RLE"),
-        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "expected polygons or RLE"),
+        ({"segmentation": []}, "expected polygons or an RLE"),
+        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "expected polygons or an RLE"),
         ({"segmentation": [[1, 2, 3, 4]]}, "2 points"),
         ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "not a number"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}}, "no whole number"),
-        ({"segmentation": {"size": [HEIGHT, float(WIDTH)], "counts": RUNS}}, "no whole number"),
-        ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "no RLE"),
-        ({"segmentation": {"size": [HEIGHT], "counts": PACKED}}, "no RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}}, "not an integer"),
+        ({"segmentation": {"size": [HEIGHT, float(WIDTH)], "counts": RUNS}}, "not an integer"),
+        ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "not a valid RLE"),
+        ({"segmentation": {"size": [HEIGHT], "counts": PACKED}}, "not a valid RLE"),
         ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": PACKED}}, "the image is"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "no pixel"),
     ],
@@ -78,7 +78,7 @@ def test_a_broken_annotation_is_named(tmp_path, keys, message):
     folders.coco(tmp_path / "raw", "all", [annotation(), annotation(**keys)])
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
-    assert "1 bad records" in str(caught.value)
+    assert "1 invalid records" in str(caught.value)
     assert "annotations/all.json, annotation 2: " in str(caught.value) and message in str(caught.value)
 
 
@@ -149,7 +149,7 @@ def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
     path.write_text(json.dumps(raw))
     faults = read(tmp_path / "raw").faults
     assert [fault.text.split(" in ")[0] for fault in faults] == [
-        "another image of this file has the same id",
+        "another image has the same id",
         "no image 'absent.png'",
         "no image '../../../secret.png'",
         f"no image '{'x' * 5000}'",
@@ -158,7 +158,7 @@ def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ids, message", [((1, 1), "two categories have the id 1"), ((1, [2]), r"a category has the id \[2\]")]
+    "ids, message", [((1, 1), "two categories have id 1"), ((1, [2]), r"a category has id \[2\]")]
 )
 def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, message):
     path = folders.coco(tmp_path / "raw", "all", [annotation(), annotation(category=2)])
@@ -166,7 +166,7 @@ def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, mes
     for category, key in zip(raw["categories"], ids, strict=True):
         category["id"] = key
     path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match=f"1 bad records.*\n.*annotations/all.json: {message}"):
+    with pytest.raises(UserError, match=f"1 invalid records.*\n.*annotations/all.json: {message}"):
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
 
 

@@ -86,10 +86,10 @@ def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
     with pytest.raises(UserError) as caught:
         converted(raw, listed)
     text = str(caught.value)
-    assert "5 bad records" in text and len(text.splitlines()) == 1 + 5
+    assert "5 invalid records" in text and len(text.splitlines()) == 1 + 5
     for part in (
         "label.json, shape 1: label 'circle,red' has 2 parts",
-        "label.json, shape 2: label 'circel,red,solid': shape has no class 'circel', only circle",
+        "label.json, shape 2: label 'circel,red,solid': shape has no class 'circel', valid: circle",
         "size.json: states 41 x 30, size.png is 40 x 30",
         "broken.json: broken.png does not decode",
         "missing.json: no image 'missing.png'",
@@ -118,11 +118,11 @@ def test_when_every_record_is_bad_what_was_skipped_is_counted(tmp_path):
     raw = tmp_path / "raw"
     for name in ("a", "b"):
         folders.labelme(raw, name, shape("circle,red"))
-    with pytest.raises(UserError, match=r"task 'shape' has no example.*\(left out: missing label 2\)"):
+    with pytest.raises(UserError, match=r"task 'shape' has no labelled object.*\(skipped: missing label 2\)"):
         converted(raw, tasks(), on_error="skip")
     for name in ("a", "b"):
         (raw / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=r"no annotated image.*\(left out: missing image 2\)"):
+    with pytest.raises(UserError, match=r"no annotated image.*\(skipped: missing image 2\)"):
         converted(raw, tasks(), on_error="skip")
 
 
@@ -131,7 +131,7 @@ def test_an_image_of_more_than_8_bits_is_refused(tmp_path, mode, kind):
     path = folders.labelme(tmp_path / "raw", "a", shape(FLAT))
     path.with_suffix(".png").unlink()
     Image.new(mode, (WIDTH, HEIGHT)).save(path.with_suffix(f".{kind}"))
-    with pytest.raises(UserError, match=rf"a.json: a.{kind} has the mode {mode[0]}.*save it as 8-bit"):
+    with pytest.raises(UserError, match=rf"a.json: a.{kind} has mode {mode[0]}.*save it with 8 bits"):
         converted(tmp_path / "raw", tasks())
 
 
@@ -139,7 +139,7 @@ def test_an_image_of_more_than_8_bits_is_refused(tmp_path, mode, kind):
 def test_an_image_too_slim_to_be_resized_is_refused(tmp_path, size):
     path = folders.labelme(tmp_path / "raw", "a", imageWidth=size[0], imageHeight=size[1])
     draw(path.with_suffix(".png"), size)
-    with pytest.raises(UserError, match="1 bad records.*\n.*a.json: a.png is .*more than 16 times as long as wide"):
+    with pytest.raises(UserError, match="1 invalid records.*\n.*a.json: a.png is .*aspect ratio above 16"):
         converted(tmp_path / "raw", tasks())
 
 
@@ -154,7 +154,7 @@ def test_classes_that_differ_in_capitals_alone_are_warned_of(tmp_path, capsys):
     for split in ("train", "val"):
         folders.labelme(tmp_path / "raw", f"{split}/a", shape("Cup,red,solid"), shape("cup,red,solid"))
     converted(tmp_path / "raw", tasks())
-    assert "warning: classes of task 'shape' differ in capitals alone: Cup, cup\n" in capsys.readouterr().out
+    assert "warning: classes of task 'shape' differ only in case: Cup, cup\n" in capsys.readouterr().out
     assert folders.report(tmp_path / "raw")["alike_classes"] == {"shape": [["Cup", "cup"]], "colour": [], "fill": []}
 
 
@@ -197,7 +197,7 @@ def test_sizes_are_those_of_the_image_as_exif_turns_it(tmp_path):
         path = folders.labelme(tmp_path / "raw", name, shape(FLAT))
         path.with_suffix(".png").unlink()
         draw(path.with_suffix(".jpg"), size, exif=exif)
-    with pytest.raises(UserError, match="1 bad records.*\n.*b.json: states 40 x 30, b.jpg is 30 x 40"):
+    with pytest.raises(UserError, match="1 invalid records.*\n.*b.json: states 40 x 30, b.jpg is 30 x 40"):
         converted(tmp_path / "raw", tasks())
 
 
@@ -211,7 +211,7 @@ def test_an_image_annotated_twice_is_named(tmp_path):
 def test_a_task_without_an_example_stops_but_a_listed_class_without_one_does_not(tmp_path):
     for split in ("train", "val"):
         folders.labelme(tmp_path / "raw", f"{split}/a", shape("circle,-,solid"))
-    with pytest.raises(UserError, match="task 'colour' has no example"):
+    with pytest.raises(UserError, match="task 'colour' has no labelled object"):
         converted(tmp_path / "raw", tasks())
     for split in ("train", "val"):
         folders.labelme(tmp_path / "raw", f"{split}/a", shape("circle,red,solid"))
@@ -265,7 +265,7 @@ def test_a_split_that_would_be_empty_is_one_line(tmp_path, count):
         path = folders.labelme(tmp_path / "raw", f"{number}", shape(FLAT))
         draw(tmp_path / "same.png").replace(path.with_suffix(".png"))
     with pytest.raises(
-        UserError, match="leaves no image for train: .*make train/ and val/ folders, or raise data.split"
+        UserError, match="train has no image: .*make train/ and val/ folders, or raise data.split"
     ):
         converted(tmp_path / "raw", tasks())
 

@@ -93,7 +93,7 @@ def test_other_tasks_in_params_than_the_data_were_flattened_from(records, tasks)
         with pytest.raises(UserError, match="dvc repro register"):
             records.tasks(wrong)
     new_pairs = (tasks[0], tasks[1].model_copy(update={"flip_pairs": (("front", "none"),)}), tasks[2])
-    with pytest.raises(UserError, match="flip_pairs names"):
+    with pytest.raises(UserError, match="flip_pairs has unknown classes"):
         records.tasks(new_pairs)
 
 
@@ -107,7 +107,7 @@ def test_a_comma_in_a_class_is_refused(raw, tasks):
 def test_no_object_with_all_labels_is_one_clear_line(tmp_path, tasks):
     for split, label in (("train", "door,-,left"), ("val", "door,front,-")):
         folders.labelme(tmp_path / "raw", f"{split}/a", shape(label))
-    with pytest.raises(UserError, match="data.flatten needs objects with a label of every task"):
+    with pytest.raises(UserError, match="data.flatten requires an object with labels of all tasks"):
         converted(tmp_path / "raw", tasks, flatten=True)
 
 

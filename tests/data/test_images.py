@@ -37,5 +37,5 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:800])
     with pytest.raises(UserError, match="cut.jpg: the image does not decode"):
         read_image(tmp_path, Image(1, "cut.jpg", 100, 200))
-    with pytest.raises(UserError, match="whole.jpg: the image is 200 x 100, its record says 20 x 10"):
+    with pytest.raises(UserError, match="whole.jpg: the image is 200 x 100, but was converted as 20 x 10"):
         read_image(tmp_path, Image(1, "whole.jpg", 10, 20))

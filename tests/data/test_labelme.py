@@ -29,7 +29,7 @@ def test_a_missing_comma_or_part_names_file_shape_and_string(tmp_path, names):
     with pytest.raises(UserError) as caught:
         converted(raw, listed)
     lines = str(caught.value).splitlines()
-    assert "3 bad records" in lines[0] and "data.on_error: skip" in lines[0]
+    assert "3 invalid records" in lines[0] and "data.on_error: skip" in lines[0]
     for number, label in bad.items():
         assert any(f"deep/down/a.json, shape {number}: " in line and repr(label) in line for line in lines)
     assert not (tmp_path / "coco").exists()
@@ -102,7 +102,7 @@ def test_the_mask_lies_where_the_polygon_does(tmp_path):
     "broken, message",
     [
         (shape("a,b,c", [[1, 1], [5, 5]]), "2 points"),
-        (shape("a,b,c", [[1, 1], [5, 5], [9, 9]]), "without area"),
+        (shape("a,b,c", [[1, 1], [5, 5], [9, 9]]), "has no area"),
         (shape("a,b,c", [[1, 1], [5, 5], [9, float("nan")]]), "not a number"),
         (shape("a,b,c", [[1, 1], [5, 5], [9]]), "expected [[x, y], ...]"),
         (shape("a,b,c", [[1, 1], [5, 5]], shape_type="line"), "line"),

@@ -132,7 +132,7 @@ def test_an_image_that_is_missing_broken_or_of_another_size_is_named(tmp_path):
     image = scene(tmp_path)
     mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)
     PIL.Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png: the image is 20 x 30, its record says 100 x 70"):
+    with pytest.raises(UserError, match=r"a\.png: the image is 20 x 30, but was converted as 100 x 70"):
         mapper(image)
     (tmp_path / "a.png").write_bytes(b"no image")
     for workers in (0, 1):

@@ -54,7 +54,7 @@ def test_a_class_called_null_keeps_its_count(tmp_path):
     for task in tasks[1:]:
         assert train["unlabelled"][task.name] and train["labels"][task.name]["null"]
         assert sum(train["labels"][task.name].values()) + train["unlabelled"][task.name] == 20
-    assert "(no label)" in manifest.table(built)
+    assert "(unlabelled)" in manifest.table(built)
 
 
 def test_images_come_back_as_they_were_registered(path, tasks):

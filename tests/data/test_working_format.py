@@ -59,5 +59,5 @@ def test_detectron2_reads_the_labels_beside_the_class(path, images, tasks):
 def test_flip_pairs_must_be_classes_that_were_found():
     (task,) = make_tasks(1)
     task = task.model_copy(update={"classes": "auto", "flip_pairs": (("left", "right"),)})
-    with pytest.raises(UserError, match=r"flip_pairs names \['left', 'right'\]"):
+    with pytest.raises(UserError, match=r"flip_pairs has unknown classes \['left', 'right'\]"):
         coco.resolve([task], {"shape": ("circle",)})

@@ -274,7 +274,7 @@ def test_tensors_of_another_shape_have_a_row_of_the_table(tmp_path, capsys):
 def test_a_file_that_training_deletes_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("models/best.safetensors", "./x/../models/best.safetensors", str(tmp_path / "models/best.pth")):
-        with pytest.raises(ValidationError, match="emptied before training: copy it elsewhere first"):
+        with pytest.raises(ValidationError, match="empties before training: copy it elsewhere first"):
             tiny.params(model={"weights": path})
     for path in ("models.safetensors", "data/models/best.safetensors", "imagenet", None):
         tiny.params(model={"weights": path, "freeze_norm": False})

@@ -1,8 +1,8 @@
-"""COCO: annotations/NAME.json beside the images, images/NAME/FILE, images/FILE or FILE.
+"""COCO: annotations/NAME.json; images in images/NAME/FILE, images/FILE or FILE.
 
-Polygons, compressed and uncompressed RLE, crowds. mtseg/data/labels.py describes how labels are read; the category's
-name is the label. `labels` on the annotation are attributes too; `attributes` outrank them. train.json and val.json, if
-both exist, are the split, and other files are left out. Categories that no annotation uses need no entry in a mapping.
+Polygons, compressed and uncompressed RLE, and crowds are supported. The category name is the label (see
+mtseg/data/labels.py). `labels` of an annotation are read like `attributes`, which take precedence. If both train.json
+and val.json exist, they are the split and other files are not used. Unused categories need no entry in a mapping.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SPLITS = {"train", "val"}
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
-    """Read every annotations/*.json of a folder, names that begin with a dot left alone."""
+    """Read every annotations/*.json of a folder, except hidden files."""
     data = RawData()
     files = sorted((folder / "annotations").glob("[!.]*.json"))
     given = {path.stem for path in files} >= SPLITS
     for path in files:
         if given and path.stem not in SPLITS:
-            data.leave("annotation files beside train.json and val.json")
+            data.leave("annotation files other than train.json and val.json")
             continue
         where = path.relative_to(folder).as_posix()
         with data.refusing(where):
@@ -49,15 +49,15 @@ def _has_id(value: dict[str, Any], key: str = "id") -> bool:
 
 
 def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
-    """Names of the categories by id. Which annotations an invalid or a double id affects is unknown: all fail."""
+    """Category names by id. An invalid or duplicate id fails the whole file: the affected annotations are unknown."""
     for category in categories:
         if not _has_id(category):
-            raise BadRecord("broken json", f"a category has the id {category.get('id')!r}, expected a number or text")
+            raise BadRecord("broken json", f"a category has id {category.get('id')!r}, expected a number or text")
     names = {category["id"]: category.get("name") for category in categories}
     if len(names) < len(categories):
         ids = [category["id"] for category in categories]
         double = next(key for key in ids if ids.count(key) > 1)
-        raise BadRecord("broken json", f"two categories have the id {double!r}")
+        raise BadRecord("broken json", f"two categories have id {double!r}")
     return names
 
 
@@ -72,16 +72,16 @@ def _add_image(
 ) -> None:
     name = image.get("file_name")
     if not isinstance(name, str) or not _has_id(image):
-        raise BadRecord("broken json", "needs an id, a number or text, and a file_name")
+        raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
     if image["id"] not in objects:
-        raise BadRecord("broken json", "another image of this file has the same id")
-    # by its name alone: files linked into the folder, as DVC may do, are in it
+        raise BadRecord("broken json", "another image has the same id")
+    # the path is checked without resolving links: DVC may link files into the folder
     for place in (f"images/{split}", "images", "."):
         file_name = os.path.normpath(f"{place}/{name}").replace(os.sep, "/")
         if not file_name.startswith(("/", "../")) and os.path.isfile(folder / file_name):
             break
     else:
-        raise BadRecord("missing image", f"no image {name!r} in images/{split}/, images/ or the raw folder itself")
+        raise BadRecord("missing image", f"no image {name!r} in images/{split}/, images/ or data.raw")
     size = stated_size(image.get("height"), image.get("width"))
     found = objects.pop(image["id"])  # popped, so that a second image with this id is noticed
     data.images.append(RawImage(where, file_name, size, split if given else None, tuple(found)))
@@ -116,21 +116,21 @@ def _segmentation(value: Any) -> Segmentation:
     if isinstance(value, list) and value and all(isinstance(polygon, list) for polygon in value):
         return [checked_polygon(polygon) for polygon in value]
     if not isinstance(value, dict):
-        raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or RLE")
+        raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or an RLE")
     try:
         height, width = value["size"]
         counts = value["counts"] if isinstance(value["counts"], list) else _runs(value["counts"])
         if not all(isinstance(number, int) for number in (height, width, *counts)):
-            raise ValueError("a size or a run is no whole number")
+            raise ValueError("a size or a run length is not an integer")
         if min(counts) < 0 or sum(counts) != height * width:
-            raise ValueError(f"runs sum to {sum(counts)}, not to {height} x {width}")
+            raise ValueError(f"run lengths add up to {sum(counts)}, expected {height} x {width}")
         return rle({"size": [height, width], "counts": counts}, height, width)
     except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
-        raise BadRecord("geometry", f"segmentation is no RLE ({type(error).__name__}: {error})") from None
+        raise BadRecord("geometry", f"segmentation is not a valid RLE ({type(error).__name__}: {error})") from None
 
 
 def _runs(text: str) -> list[int]:
-    """The runs of a compressed RLE. pycocotools reads past the end of a truncated one, so it is checked here first.
+    """Run lengths of a compressed RLE. pycocotools reads past the end of a truncated one, so it is checked first.
     Format: cocodataset/cocoapi, common/maskApi.c, rleFrString."""
     runs: list[int] = []
     codes = iter(ord(letter) - 48 for letter in text)

@@ -1,8 +1,8 @@
-"""LabelMe (and X-AnyLabeling): a .json for each image, beside it, in folders of any depth.
+"""LabelMe and X-AnyLabeling: one .json next to each image, in folders of any depth.
 
-Shapes are polygons, rectangles or circles; `group_id` joins shapes with equal labels into one object. Labels are read
-from `label`, `attributes` and `flags`, as mtseg/data/labels.py describes. Top folders train/ and val/, if both exist,
-are the split. An empty list of shapes means that an image has no object; an image without a .json is left out.
+Shapes are polygons, rectangles or circles; shapes with equal labels and `group_id` form one object. Labels are read
+from `label`, `attributes` and `flags` (see mtseg/data/labels.py). If both train/ and val/ exist, they are the split. An
+image with an empty list of shapes has no object; an image without a .json is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mtseg.data.raw import (
 )
 
 SPLITS = {"train", "val"}
-CIRCLE = 72  # corners of the polygon that stands for a circle
+CIRCLE = 72  # corners of the polygon that approximates a circle
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
@@ -59,7 +59,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file in a folder, linked folders too; names that begin with a dot are left alone."""
+    """All files in a folder and its subfolders, also linked ones, except hidden files."""
     found = []
     for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -68,13 +68,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _image(where: Path, stated: Any, images: set[str], stems: dict[str, str]) -> str:
-    """The image of an annotation file: where `imagePath` points, or one of that name or the file's own beside it."""
+    """The image of an annotation file: `imagePath`, or an image next to it with that name or the file's name."""
     named = str(stated or "").replace("\\", "/")
     own = stems.get(where.with_suffix("").as_posix(), "")
     for name in (where.parent / named, where.parent / PurePosixPath(named).name, own):
         if (tried := os.path.normpath(name).replace(os.sep, "/")) in images:
             return tried
-    raise BadRecord("missing image", f"no image {named!r} there, nor one of the file's own name")
+    raise BadRecord("missing image", f"there is no image {named!r} and no image with the name of this file")
 
 
 def _objects(data: RawData, where: str, shapes: list[dict[str, Any]], vocabulary: Vocabulary) -> tuple[RawObject, ...]:
