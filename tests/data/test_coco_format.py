@@ -153,7 +153,7 @@ def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
         "no image 'absent.png'",
         "no image '../../../secret.png'",
         f"no image '{'x' * 5000}'",
-        *["needs an id, a number or text, and a file_name"] * 2,
+        *["expected an id (a number or text) and a file_name"] * 2,
     ]
 
 

@@ -92,7 +92,7 @@ def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
         "label.json, shape 2: label 'circel,red,solid': shape has no class 'circel', valid: circle",
         "size.json: states 41 x 30, size.png is 40 x 30",
         "broken.json: broken.png does not decode",
-        "missing.json: no image 'missing.png'",
+        "missing.json: there is no image 'missing.png'",
     ):
         assert part in text
     images = converted(raw, listed, on_error="skip")
