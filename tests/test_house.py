@@ -28,7 +28,7 @@ FLOORS = {
     "mtseg.training": 5,
     "mtseg.checks": 6,
     **dict.fromkeys(("mtseg.diagnosis", "mtseg.report"), 7),
-    **dict.fromkeys(("mtseg.cli", "stages"), 8),
+    "stages": 8,
 }
 TORCH = FLOORS["mtseg.model"]
 
