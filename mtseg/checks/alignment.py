@@ -1,5 +1,5 @@
-"""Do the annotated outlines lie on edges of their images? Brightness changes more along an outline than along the same
-outline laid over another image, and most where nothing is shifted. Compares annotations and images without a model.
+"""Check that annotated outlines lie on edges of their images. The image gradient along an outline is compared with
+shifted outlines and with the same outline on other images. No model is needed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MOST = 120  # images that are read
 LONGER = 192  # pixels, their longer side
 REACH = 10  # of those pixels: shifts up to it are tried
 FEWEST = 20  # images below which nothing is reported
-SURE = 5.0  # standard errors by which a shift must be better than none: the best of 441 shifts is chosen
-FAINT = 0.1  # standard deviations of an image's edges; outlines that are sharper by less lie on none
-MISSED = 2  # pixels of a shift that edges, blurred, and outlines, hand-drawn, may differ by
-TURNED = {  # cause -> the points (y, x) as they should be, in an image of some width
+SURE = 5.0  # standard errors by which a shift must improve the fit; high, since the best of 441 shifts is chosen
+FAINT = 0.1  # smallest difference of edge strength, in standard deviations, between own and other images
+MISSED = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
+TURNED = {  # cause -> function that corrects the points (y, x), given the image width
     "masks_mirrored": lambda points, width: np.stack([points[:, 0], width - 1 - points[:, 1]], axis=1),
     "masks_transposed": lambda points, width: points[:, ::-1],
 }
@@ -49,42 +49,42 @@ class Outlines:
 
 
 def sample(images: Images, *, root: Path) -> list[Outlines]:
-    """Of up to `MOST` images with instances, evenly spread. Raises UserError for an image that does not decode."""
+    """Outlines of up to `MOST` images with instances, evenly spread. Raises UserError if an image does not decode."""
     rows = np.unique(images.instances.image[~images.instances.crowd])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int))]
     return [found for row in rows if (found := outlines(images[row], root)) is not None]
 
 
 def check(looked: Sequence[Outlines], split: str) -> list[Finding]:
-    """At most a warning: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_image."""
+    """At most one warning: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_image."""
     if len(looked) < FEWEST:
         return []
-    count, change = f"{len(looked)} images", "look at the raw annotations beside their images"
+    count, change = f"{len(looked)} images", "compare the raw annotations with their images"
     (x, y), gain = best_shift(looked)
     if max(abs(x), abs(y)) > MISSED and gain.mean() > SURE * standard_error(gain):
         evidence = (
-            f"outlines lie best on the edges of their images when moved by ({x:+d}, {y:+d}) pixels of an image "
-            f"{looked[0].edges.shape[1]} pixels wide (sharper by {figure(gain)}, {count})"
+            f"outlines fit the edges of their images best when shifted by ({x:+d}, {y:+d}) pixels in images "
+            f"{looked[0].edges.shape[1]} pixels wide (edge strength {figure(gain)}, {count})"
         )
-        return [Finding("masks_displaced", "warning", evidence, f"{change}: were they drawn at another size?", split)]
+        return [Finding("masks_displaced", "warning", evidence, f"{change}: was the image size different?", split)]
     own = np.array([one.sharpness(one.points) for one in looked])
     for cause, turned in TURNED.items():
         gain = np.array([one.sharpness(turned(one.points, one.edges.shape[1])) for one in looked]) - own
         if gain.mean() > SURE * standard_error(gain):
-            evidence = f"turned so outlines lie on edges sharper by {figure(gain)}, {count}"
+            evidence = f"after correction, outlines fit the image edges better: edge strength {figure(gain)}, {count}"
             return [Finding(cause, "warning", evidence, change, split)]
     steps = [len(looked) // 4, len(looked) // 2, 3 * len(looked) // 4]
     other = [np.mean([looked[i - step].sharpness(one.points) for step in steps]) for i, one in enumerate(looked)]
     gap = own - np.array(other)
     if gap.mean() + 2 * standard_error(gap) < FAINT:
-        evidence = f"outlines lie on edges of their images no better than of others: {figure(gap)}, {count}"
-        return [Finding("masks_of_other_image", "warning", evidence, f"{change}: do they belong to these?", split)]
+        evidence = f"outlines fit their own images no better than other images: edge strength {figure(gap)}, {count}"
+        return [Finding("masks_of_other_image", "warning", evidence, f"{change}: are the pairs correct?", split)]
     return []
 
 
 def figure(values: np.ndarray) -> str:
-    """With its 95 % confidence."""
-    return f"{values.mean():+.2f} +- {2 * standard_error(values):.2f} standard deviations of the edges"
+    """The mean with its 95 % confidence interval."""
+    return f"{values.mean():+.2f} +- {2 * standard_error(values):.2f} standard deviations"
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -92,15 +92,15 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def best_shift(looked: Sequence[Outlines]) -> tuple[tuple[int, int], np.ndarray]:
-    """The shift (x, y) by which all outlines together lie best, and what each image gains by it."""
+    """The shift (x, y) that fits all outlines best, and the gain of each image."""
     table = np.array([shifted(one) for one in looked])
     y, x = np.unravel_index(table.mean(0).argmax(), table.shape[1:])
     return (int(x) - REACH, int(y) - REACH), table[:, y, x] - table[:, REACH, REACH]
 
 
 def shifted(one: Outlines) -> np.ndarray:
-    """`sharpness` of the outlines moved by every (y, x) of -REACH..REACH: a correlation with the edges, divided by one
-    with an image of ones, which counts the points inside."""
+    """`sharpness` of the outlines for every shift (y, x) in -REACH..REACH: the correlation with the edges, divided by
+    the number of points inside (the correlation with an image of ones)."""
     drawn = np.zeros(one.edges.shape)
     np.add.at(drawn, tuple(one.points.T), 1)
     planes = [np.pad(plane, REACH) for plane in (one.edges, np.ones(one.edges.shape))]
@@ -109,7 +109,7 @@ def shifted(one: Outlines) -> np.ndarray:
 
 
 def outlines(image: Image, root: Path) -> Outlines | None:
-    """None for an image of one tone, or where no instance has an outline inside the image."""
+    """The outlines of an image. None if the image is uniform or no outline is inside it."""
     scale = min(1.0, LONGER / max(image.height, image.width))
     width, height = (max(round(side * scale), 1) for side in (image.width, image.height))
     small = open_image(root, image, side=LONGER).resize((width, height), PIL.Image.Resampling.BOX)
@@ -127,7 +127,7 @@ def outlines(image: Image, root: Path) -> Outlines | None:
 
 
 def small_mask(segmentation: Segmentation, image: Image, height: int, width: int) -> np.ndarray:
-    """Bool [height, width] of a smaller image. Polygons are drawn small, which is quick."""
+    """Mask at a smaller size, bool [height, width]. Polygons are scaled before drawing, which is faster."""
     if isinstance(segmentation, list):
         scale = np.array([width / image.width, height / image.height])
         points = [(np.reshape(polygon, (-1, 2)) * scale).ravel().tolist() for polygon in segmentation]

@@ -1,4 +1,4 @@
-"""Known images passed through the loader: a batch must hold what the mapper made of each image by itself."""
+"""Pass synthetic images through the loader. Batches must contain exactly what the mapper returns for each image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mtseg.checks.mapper import pattern
 from mtseg.core.params import Input, Task
 from mtseg.data import loader
 
-SIDE = 128  # pixels of an image
-IMAGES, BATCH, BATCHES = 8, 2, 8  # each image comes twice, beside others
+SIDE = 128  # pixels, of the images
+IMAGES, BATCH, BATCHES = 8, 2, 8  # each image occurs twice, in different batches
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CHANGE = "fix training_batches in mtseg/data/loader.py"
 
 
 def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
-    """Errors: targets of other images. Scale, place and flip are fixed, so that an image has one example only."""
+    """Errors if targets belong to other images. Augmentation is off, so that each image has exactly one example."""
     still = input.model_copy(update={"size": SIDE, "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0})
     with TemporaryDirectory() as folder:
         records = [pattern(Path(folder), tasks, side=SIDE, number=number) for number in range(IMAGES)]
@@ -33,14 +33,14 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             )  # fmt: skip
             return list(exchanged([example for batch in batches for example in batch], wanted, tasks))
         except FAILURES as error:
-            evidence = f"batches of known images: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            evidence = f"batches of synthetic images: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             return [Finding("step_fails", "error", evidence, CHANGE)]
 
 
 def exchanged(
     found: Sequence[loader.Example], wanted: Sequence[loader.Example], tasks: Sequence[Task]
 ) -> Iterator[Finding]:
-    """Which image it is, is read off the pixels. Instances may come in any order."""
+    """Compare with the expected examples. Images are identified by their pixels; instances may have any order."""
     pixels = np.stack([example["image"].numpy() for example in wanted]).astype(int)
     masks, labels = 0, Counter()
     for example in found:
@@ -50,11 +50,11 @@ def exchanged(
         for i, task in enumerate(tasks):
             labels[task.name] += any(given[mask][i] != right[mask][i] for mask in given.keys() & right.keys())
     if masks:
-        evidence = f"of {len(found)} known images in batches {masks} come with the masks of others, or with none"
+        evidence = f"{masks} of {len(found)} synthetic images in batches have masks of other images or no masks"
         yield Finding("masks_of_other_image", "error", evidence, CHANGE)
         return
     for name in (name for name in labels if labels[name]):
-        evidence = f"of {len(found)} known images in batches {labels[name]} come with other labels"
+        evidence = f"{labels[name]} of {len(found)} synthetic images in batches have labels of other images"
         yield Finding("labels_of_other_image", "error", evidence, CHANGE, f"task '{name}'")
 
 

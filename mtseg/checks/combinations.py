@@ -1,4 +1,4 @@
-"""Does a network treat as seen those combinations of labels that its training data show?"""
+"""Check that the combinations of labels that a network treats as seen are those of the training data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtseg.model.mask2former import Mask2Former
 
 
 def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change: str) -> list[Finding]:
-    """An error where the combinations of weight 1 are not those of the images of train and their mirror images."""
+    """An error if the combinations of weight 1 are not those of the train images and their mirror images."""
     tasks, head = network.tasks, network.heads[0]
     every = (tuple(i.labels[task.name] for task in tasks) for image in train for i in image.instances if not i.crowd)
     shown = {labels for labels in every if None not in labels}
@@ -23,15 +23,13 @@ def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change:
             return []
         evidence = f"model.unseen_combinations is {model.unseen_combinations:g}, but every task has its own softmax"
     elif head.unseen != model.unseen_combinations:
-        evidence = (
-            f"unseen ones have weight {head.unseen:g}, model.unseen_combinations is {model.unseen_combinations:g}"
-        )
+        evidence = f"unseen combinations have weight {head.unseen:g}, expected {model.unseen_combinations:g}"
     else:
         seen = {tuple(labels) for labels in head.seen.tolist()}
         if seen == shown:
             return []
         evidence = (
-            f"of {len(shown)} combinations of labels in train and its mirror images {len(shown - seen)} count as "
-            f"unseen; of {len(seen)} that count as seen {len(seen - shown)} are not in train"
+            f"{len(shown - seen)} of the {len(shown)} combinations of labels in train (with mirror images) count as "
+            f"unseen; {len(seen - shown)} of the {len(seen)} that count as seen are not in train"
         )
     return [Finding("prior_wrong", "error", evidence, change)]

@@ -1,6 +1,6 @@
-"""The images of both splits: copies of train in val, images that are too dark, splits that differ, swapped colours.
+"""Check the images of both splits: copies of train in val, dark images, different splits, swapped colour channels.
 
-A sample of each split is read, small.
+Only a sample of each split is read, at a small size.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mtseg.data.duplicates import SIDE, groups
 from mtseg.data.images import open_image
 
 MOST = {"train": 4000, "val": 1000}  # images that are read of each split; of large ones,
-PIXELS, FEWEST_READ = 600_000_000, 300  # as many as have so many pixels together, but no fewer
-DARK = 16  # grey levels that the brightest spot of a normal image exceeds
-FEWEST = 5  # instances of a class in a split, below which its colour is not known
+PIXELS, FEWEST_READ = 600_000_000, 300  # fewer large images, by total pixels, but at least 300
+DARK = 16  # grey levels; the brightest spot of a normal image is brighter
+FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 SURE = 3.0  # standard errors, root mean square over classes and channels
-APART = 0.9  # share of the pairs (train, val) of images that are ordered one way, where splits differ
+APART = 0.9  # splits differ if this share of image pairs (train, val) has the same order
 CERTAIN = 5.0  # standard errors of that share
-STEP = 8.0  # grey levels that the splits' medians then lie apart, at least
+STEP = 8.0  # and the medians of the splits differ by at least this many grey levels
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of pixels [N, SIDE, SIDE, 3], one number each [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
@@ -38,7 +38,7 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of pixels [N, SID
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Of a sample: names [N], pixels uint8 [N, SIDE, SIDE, 3]."""
+    """Thumbnails of a sample: names [N], pixels uint8 [N, SIDE, SIDE, 3]."""
 
     names: list[str]
     pixels: np.ndarray
@@ -55,7 +55,7 @@ def check(train: Images, val: Images, *, root: Path, tasks: Sequence[Task]) -> l
 
 
 def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
-    """Images of val that are in train too, by name or by sight, mirrored or not: scores on val are then optimistic."""
+    """Images of val that are also in train, by name or by pixels, possibly mirrored: scores on val are optimistic."""
     by_name = set(all_val.file_name) & set(all_train.file_name)
     grey = [grey_values(pixels) for pixels in (train.pixels, val.pixels, val.pixels[:, :, ::-1])]
     group = groups(np.concatenate(grey)).tolist()
@@ -72,7 +72,7 @@ def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbna
         compared = f" (compared: {len(val.names)} of val, {len(train.names)} of train)" if sampled else ""
         name, twin = min(twins.items())
         evidence = (
-            f"{len(twins)} of {len(all_val)} val images are in train too, or nearly so{compared}: {name} as {twin}"
+            f"{len(twins)} of {len(all_val)} val images have copies or near-copies in train{compared}: {name} as {twin}"
         )
         yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split")
     elif sampled:
@@ -80,19 +80,19 @@ def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbna
             f"no copies found between {len(train.names)} of {len(all_train)} train images and {len(val.names)} of "
             f"{len(all_val)} val images"
         )
-        yield Finding("split_leak", "note", evidence, "more were not compared")
+        yield Finding("split_leak", "note", evidence, "the other images were not compared")
 
 
 def dark(train: Thumbnails) -> Iterator[Finding]:
-    """Images of values 0..1 that were written as bytes 0..255."""
+    """Images whose values 0..1 were stored as bytes."""
     brightest = np.median(train.pixels.reshape(len(train.pixels), -1).max(1))
     if brightest < DARK:
-        evidence = f"half of the train images are nowhere brighter than {brightest:.0f} of 255"
-        yield Finding("normalisation", "warning", evidence, "write the images with values 0..255, as 8 bits")
+        evidence = f"half of the train images have no pixel brighter than {brightest:.0f} of 255"
+        yield Finding("normalisation", "warning", evidence, "save the images with values 0..255 (8 bits)")
 
 
 def differ(train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
-    """Nearly every image of val is darker, flatter, greyer than nearly every one of train, or the other way about."""
+    """Nearly all images of val differ from nearly all of train in brightness, contrast or saturation."""
     sides = len(train.names), len(val.names)
     error = ((sum(sides) + 1) / (12 * sides[0] * sides[1])) ** 0.5  # of the share, were there no difference
     differences = []
@@ -104,13 +104,13 @@ def differ(train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
         if max(share, 1 - share) > APART and abs(share - 0.5) > CERTAIN * error and abs(np.diff(medians)[0]) > STEP:
             differences.append(f"{name} {medians[1]:.0f}, in train {medians[0]:.0f}")
     if differences:
-        evidence = f"the images of val differ from those of train, in the median of 255: {'; '.join(differences)}"
-        yield Finding("splits_differ", "warning", evidence, "write them as train's were, or split by data.split", "val")
+        evidence = f"val images differ from train images (medians, 0 to 255): {'; '.join(differences)}"
+        yield Finding("splits_differ", "warning", evidence, "prepare val like train, or use data.split", "val")
 
 
 def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequence[Task]) -> Iterator[Finding]:
-    """The objects of a class have the same colours in val as in train once red and blue change places."""
-    gaps = []  # squared, in standard errors: as they are, and swapped
+    """Classes have the same colours in val as in train only after red and blue are swapped."""
+    gaps = []  # squared differences in standard errors: unchanged, and with red and blue swapped
     for task in tasks:
         ours, theirs = (colours(looked, task.name) for looked in (train, val))
         for one, other in ((ours[label], theirs[label]) for label in ours.keys() & theirs.keys()):
@@ -121,10 +121,10 @@ def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequen
     as_is, as_swapped = np.mean(gaps, axis=0) if gaps else (0.0, 0.0)
     if as_is > SURE**2 and as_swapped < as_is / 4:
         evidence = (
-            f"the colours of {len(gaps)} classes in val are {as_is**0.5:.1f} standard errors from those in train, with "
-            f"red and blue swapped {as_swapped**0.5:.1f}"
+            f"the colours of {len(gaps)} classes differ between val and train by {as_is**0.5:.1f} standard errors, "
+            f"and by {as_swapped**0.5:.1f} with red and blue swapped"
         )
-        yield Finding("channels_swapped", "warning", evidence, "write the images of one split anew, as RGB", "val")
+        yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", "val")
 
 
 def colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
@@ -138,8 +138,8 @@ def colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
 
 
 def thumbnails(images: Images, root: Path, most: int) -> Thumbnails:
-    """Of up to `most` images, of large ones fewer, evenly spread. A mirrored image has the mirrored thumbnail: a JPEG
-    decoded at just that size, or a filter that breaks ties, would not give it."""
+    """Thumbnails of up to `most` images (fewer large ones), evenly spread. The thumbnail of a mirrored image is exactly
+    the mirrored thumbnail; decoding a JPEG at that size, or an asymmetric filter, would not ensure this."""
     count = min(len(images), most, max(FEWEST_READ, PIXELS // int((images.height * images.width).max())))
     rows = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
     read = (open_image(root, images[row], side=2 * SIDE) for row in rows)
@@ -148,5 +148,5 @@ def thumbnails(images: Images, root: Path, most: int) -> Thumbnails:
 
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:
-    """What `groups` compares: uint8 [N, SIDE x SIDE]."""
+    """Grey values for `duplicates.groups`: uint8 [N, SIDE x SIDE]."""
     return (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8).reshape(len(pixels), SIDE * SIDE)

@@ -1,5 +1,5 @@
-"""A right answer passed through matching, losses and detection: each instance must be matched to the query that answers
-it, the losses must vanish, and the detections must be the answer. Needs no image and none of the network's weights.
+"""Pass a perfect output through matching, losses and detection. Each instance must be matched to its query, the losses
+must be near 0, and the detections must equal the ground truth. Needs neither images nor the network's weights.
 
 L layers, B images, Q queries, N instances of an image, T tasks, k detections, C = N + 1 channels: channel i of the mask
 features is the mask of instance i, the last one is empty.
@@ -24,18 +24,18 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Target
 
 SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
-SURE = 12.0  # logit of a right answer
+SURE = 12.0  # logit of a correct label
 BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
 SIZE = (48, 64)  # height and width of the part of the square that is the image
-ENLARGED = 2  # the original image, as a multiple of that
-OVERLAP = 0.75  # IoU of a box and its mask, drawn at STRIDE and enlarged: its corners are round
-LOW, HIGH = 0.05, 1.0  # label loss / its weight: at most that of a right answer, at least that of a wrong one
+ENLARGED = 2  # size of the original image as a multiple of SIZE
+OVERLAP = 0.75  # smallest IoU of a box and its mask, which is upsampled from STRIDE and has round corners
+LOW, HIGH = 0.05, 1.0  # label loss / its weight: at most LOW for correct labels, at least HIGH for wrong ones
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """owner[layer, image, query]: index of the instance that the query answers, or -1. labels: those answered."""
+    """owner[layer, image, query]: index of the instance that the query predicts, or -1. labels: the predicted ones."""
 
     output: QueryOutput
     targets: list[Target]
@@ -45,7 +45,7 @@ class Scene:
 
 
 def check(network: Mask2Former) -> list[Finding]:
-    """Errors. The sizes of the heads must be right."""
+    """Errors. The sizes of the heads must have been checked."""
     loss = network.loss.model_copy(update={"num_points": max(network.loss.num_points, 256)})
     with network.device:
         given = two_images(network)
@@ -55,8 +55,8 @@ def check(network: Mask2Former) -> list[Finding]:
 
 
 def two_images(network: Mask2Former) -> Scene:
-    """Images with the same boxes, answered by other queries in each layer and image, with other labels, which differ
-    between neighbouring tasks too."""
+    """Two images with the same boxes. Queries and labels differ between layers and images; labels also differ between
+    neighbouring tasks."""
     masks = torch.stack([box(*corners) for corners in BOXES])
     classes = torch.tensor([task.num_classes for task in network.tasks])
     # with two classes, too, the labels change when they are read backwards
@@ -86,46 +86,46 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
 
 
 def matched(given: Scene, loss: Loss) -> Iterator[Finding]:
-    """The matching gives each instance to the query that answers it, in every layer and image."""
+    """The matching must assign each instance to the query that predicts it, in every layer and image."""
     loss = loss.model_copy(update={"mask": loss.mask or 1.0})
     try:
         found = matching.match(given.output, given.targets, heads=given.heads, loss=loss)
         right = given.owner[found.layer, found.image, found.query] == found.instance
     except (IndexError, RuntimeError, ValueError) as error:
-        evidence = f"it fails on a right answer: {str(error).splitlines()[0]}"
+        evidence = f"the matching fails on a perfect output: {str(error).splitlines()[0]}"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
         return
     wanted, own = int((given.owner >= 0).sum()), int(right.sum())
     if not len(right) == own == wanted:
-        evidence = f"of {wanted} right answers {own} are matched to their own object, in {len(right)} pairs"
+        evidence = f"only {own} of {wanted} perfect outputs are matched to their object, in {len(right)} pairs"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
 
 
 def untold(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
-    """Of two instances of one mask whose labels differ in one task, each is matched to the query with its label. In two
-    images, answered in this order and in that: where the costs tie, one of them is wrong."""
+    """Two instances with the same mask differ in the label of one task. Each must be matched to the query with its
+    label. Two images have the queries in opposite order, so that equal costs give an error in one of them."""
     mask = box(*BOXES[0])
     for t, task in enumerate(network.tasks):
         labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
         labels[1, t] = 1
         counts = loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1
         if counts and list(matched(scene(network, [Target(torch.stack([mask, mask]), labels)] * 2), loss)):
-            evidence = "of two objects with the same mask the matching does not find the query with the task's label"
+            evidence = "of two objects with the same mask, the matching ignores which query has the correct label"
             yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, f"task '{task.name}'")
 
 
 def empty(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
-    """In an image without objects no-object, the last output, is right."""
+    """In an image without objects, the correct label is no-object, the last output."""
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
     values = last_losses(scene(network, [nothing] * 2), loss)
     for task in network.tasks:
         if task.loss_weight and (low := float(values[task.name]) / task.loss_weight) > LOW:
-            evidence = f"in images without objects the loss of no-object, the last output, is {low:.3g}"
+            evidence = f"in images without objects, the loss of a perfect no-object output is {low:.3g}, expected 0"
             yield Finding("no_object_slot", "error", evidence, LOSSES, f"task '{task.name}'")
 
 
 def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
-    """The losses of a right answer vanish; those of a wrong one do not, and give its logits a gradient."""
+    """The losses of a perfect output must be near 0. Those of a wrong output must not, and must have a gradient."""
     right = last_losses(given, loss)
     for t, task in enumerate(given.heads.tasks):
         if not task.loss_weight or min(task.weights) < 0.01:
@@ -136,23 +136,23 @@ def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
         relabelled = last_losses(replace(given, output=output), loss)[task.name]
         high = float(relabelled.detach()) / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
-            evidence = f"the loss of right labels is {low:.3g}, of wrong ones {high:.3g}: it has other targets"
+            evidence = f"the loss is {low:.3g} for correct labels and {high:.3g} for wrong ones: its targets are wrong"
             yield Finding("loss_targets", "error", evidence, LOSSES, where)
         elif task.num_outputs > 1 and not (
             relabelled.requires_grad and torch.autograd.grad(relabelled, wrong)[0].any()
         ):
-            evidence = f"the loss of wrong labels is {high:.3g}, and its gradient on their logits 0"
+            evidence = f"the loss of wrong labels is {high:.3g}, but its gradient is 0"
             yield Finding("gradient_missing", "error", evidence, LOSSES, where)
     shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
     moved = last_losses(replace(given, output=shifted), loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
         if weight and right[name] > 0.6 * moved[name]:
-            evidence = f"loss_{name} of right masks is {right[name]:.3g}, {4 * STRIDE} pixels off {moved[name]:.3g}"
+            evidence = f"loss_{name} is {right[name]:.3g} for perfect masks, {moved[name]:.3g} {4 * STRIDE} pixels off"
             yield Finding("loss_targets", "error", evidence, LOSSES)
 
 
 def following(labels_T: Tensor, t: int, task: Task) -> Tensor:
-    """Labels [..., T] with the next class of one task in place of each; no-object is between the last and the first."""
+    """Labels [..., T] with each class of one task replaced by the next, cyclic, no-object included."""
     labels_T, own = labels_T.clone(), labels_T[..., t]
     after = torch.where(own + 1 == task.num_classes, UNLABELLED, own + 1)
     labels_T[..., t] = after if task.background else torch.where(own < 0, own, (own + 1) % task.num_classes)
@@ -160,7 +160,7 @@ def following(labels_T: Tensor, t: int, task: Task) -> Tensor:
 
 
 def last_losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
-    """mask, dice or task -> its loss in the last layer."""
+    """Losses of the last layer: {mask, dice or task: loss}."""
     labels = [target.labels for target in given.targets]
     norm = losses.normaliser(labels, tasks=given.heads.tasks, num_queries=QUERIES, loss=loss)
     values = losses.losses(given.output, given.targets, heads=given.heads, loss=loss, norm=norm)
@@ -170,8 +170,8 @@ def last_losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
 
 
 def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
-    """The detections of a right answer are its masks, at their place, each with the labels of its own query. Here the
-    further tasks are surer of no-object than of any class; their labels must be the best of the classes even so."""
+    """The detections of a perfect output must have its masks, each with the labels of its query. The logits of the
+    further tasks are highest for no-object; their labels must still be the best class."""
     logits = dict(given.output.logits)
     for task in network.tasks[1:]:
         if task.background and network.heads.outputs()[task.name] == task.num_outputs:
@@ -197,16 +197,16 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
         of_other &= right_kT.all(0) | as_other_kT.all(0)
     if not number or worst < OVERLAP:
         x, y = torch.stack(offsets).nanmedian(0).values.tolist() if offsets else (0.0, 0.0)
-        evidence = f"masks detected of a right answer overlap by {worst:.2f} at worst, lie off by ({x:+.1f}, {y:+.1f})"
+        evidence = f"detected masks of a perfect output have IoU {worst:.2f} at worst, offset ({x:+.1f}, {y:+.1f})"
         yield Finding("masks_displaced", "error", evidence, DETECT)
         return
     for t, task in enumerate(network.tasks):
         if no_object[t]:
-            evidence = f"of {number} detections {no_object[t]} are labelled no-object, which is no class"
+            evidence = f"{no_object[t]} of {number} detections have the label no-object, which is not a class"
             yield Finding("no_object_slot", "error", evidence, DETECT, f"task '{task.name}'")
         elif wrong[t]:
             cause = "labels_of_other_image" if of_other[t] else "labels_of_other_query"
-            evidence = f"{wrong[t]} of {number} detections of a right answer have other labels than their query"
+            evidence = f"{wrong[t]} of {number} detections of a perfect output do not have the labels of their query"
             yield Finding(cause, "error", evidence, DETECT, f"task '{task.name}'")
 
 
@@ -217,5 +217,5 @@ def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SID
 
 
 def centre(mask: Tensor) -> Tensor:
-    """(x, y)"""
+    """The centre (x, y) of a mask."""
     return mask.nonzero().float().mean(0).flip(0)

@@ -1,4 +1,4 @@
-"""The annotations of every task against its classes: counts and ranges. Reads no image."""
+"""Check the annotations of every task: label ranges and counts. No image is read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mtseg.core.masks import iou
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import UNLABELLED, Images
 
-TWIN = 0.95  # mask IoU of two instances that are one object
-MANY = 0.01  # share of the instances that this is worth a warning for
+TWIN = 0.95  # mask IoU above which two instances are the same object
+MANY = 0.01  # share of duplicate instances above which the finding is a warning
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lhs": "rhs", "rhs": "lhs"}
 # the short ones as whole words
 SIDE = re.compile(r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGNORECASE)
-RARE = 10  # examples below which a class is hardly learnt, let alone scored
+RARE = 10  # smallest number of examples that a class needs to be learnt
 
 
 def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) -> list[Finding]:
-    """Errors: an empty split, a label out of range, a task without labels. The rest are warnings and notes."""
+    """Errors for an empty split, a label out of range and a task without labels; otherwise warnings and notes."""
     found = [*empty(train, "train"), *empty(val, "val")]
     for task in tasks:
         found += [*out_of_range(train, task), *out_of_range(val, task)]
@@ -31,19 +31,19 @@ def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) ->
 
 def empty(images: Images, split: str) -> Iterator[Finding]:
     if images.instances.crowd.all():
-        what = "no instance to learn from or to score" if len(images) else "no images"
-        yield Finding("split_empty", "error", f"the {split} split has {what}", "see data.split, or add some", split)
+        what = "no instances" if len(images) else "no images"
+        yield Finding("split_empty", "error", f"the {split} split has {what}", "check data.split or add data", split)
 
 
 def out_of_range(images: Images, task: Task) -> Iterator[Finding]:
-    """On CUDA such a target would be an assert without a name."""
+    """Labels outside the classes. On CUDA they would cause a device-side assert without a cause."""
     own = images.instances
     label = own.labels[task.name]
     bad = np.flatnonzero(~own.crowd & (label != UNLABELLED) & ((label < 0) | (label >= len(task.classes))))
     if len(bad):
         first = bad[0]
         example = f"{images.file_name[own.image[first]]}, annotation {own.id[first]}: {label[first]}"
-        evidence = f"{len(bad)} instances have a label outside 0..{len(task.classes) - 1}, the first in {example}"
+        evidence = f"{len(bad)} instances have a label outside 0..{len(task.classes) - 1}, for example {example}"
         yield Finding("label_range", "error", evidence, "run `dvc repro convert register`", f"task '{task.name}'")
 
 
@@ -51,10 +51,10 @@ def unlabelled(train: Images, task: Task) -> Iterator[Finding]:
     counts, where = count(train, task), f"task '{task.name}'"
     if not counts.any():
         evidence = "no labelled instance in train"
-        yield Finding("task_unlabelled", "error", evidence, "remove the task from `tasks` or label some", where)
+        yield Finding("task_unlabelled", "error", evidence, "remove the task from `tasks` or label instances", where)
     elif (counts > 0).sum() == 1 < len(counts):
         evidence = f"all {counts.sum()} labelled instances in train are '{task.classes[counts.argmax()]}'"
-        change = "such a task is learnt by always predicting that class: look at the raw labels or the mapping"
+        change = "a task with one class has nothing to learn: check the raw labels or the mapping"
         yield Finding("task_unlabelled", "warning", evidence, change, where)
 
 
@@ -77,20 +77,20 @@ def rare(train: Images, task: Task) -> Iterator[Finding]:
 
 
 def unswapped(task: Task, input: Input) -> Iterator[Finding]:
-    """After a horizontal flip labels of left and right are wrong unless flip_pairs swaps them."""
+    """Labels such as left and right are wrong after a horizontal flip unless flip_pairs swaps them."""
     known = {name.lower(): name for name in task.classes}
     mirrored = {name: SIDE.sub(lambda side: SIDES[side[0].lower()], name).lower() for name in task.classes}
     pairs = {tuple(sorted((name, known[other]))) for name, other in mirrored.items() if other in known}
     swapped = {name for pair in task.flip_pairs for name in pair}
     forgotten = [f"[{a}, {b}]" for a, b in sorted(pairs) if a != b and not swapped & {a, b}]
     if input.flip and forgotten:
-        evidence = f"images are flipped (input.flip {input.flip:g}) but flip_pairs lacks {', '.join(forgotten)}"
+        evidence = f"images are flipped (input.flip {input.flip:g}) but flip_pairs does not list {', '.join(forgotten)}"
         change = "add the pairs to the task's flip_pairs, or set input.flip: 0"
         yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
 def twice(images: Images, split: str) -> Iterator[Finding]:
-    """Objects of one image whose boxes are the same and whose masks nearly are."""
+    """Instances of one image with the same box and nearly the same mask."""
     own = images.instances[~images.instances.crowd]
     pairs = []
     for rows in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own.image)) + 1):
@@ -103,13 +103,13 @@ def twice(images: Images, split: str) -> Iterator[Finding]:
     if pairs:
         first, second = pairs[0]
         example = f"{images.file_name[own.image[first]]}, annotations {own.id[first]} and {own.id[second]}"
-        evidence = f"{len(pairs)} of {len(own)} instances in {split} lie on another (mask IoU above {TWIN}): {example}"
+        evidence = f"{len(pairs)} of {len(own)} instances in {split} are duplicates (mask IoU above {TWIN}): {example}"
         severity = "warning" if len(pairs) > len(own) * MANY else "note"
         yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 
 
 def count(images: Images, task: Task) -> np.ndarray:
-    """Instances of each class [classes], without crowds."""
+    """Number of instances of each class [classes], without crowds."""
     label = images.instances.labels[task.name][~images.instances.crowd]
     inside = label[(label >= 0) & (label < len(task.classes))]
     return np.bincount(inside, minlength=len(task.classes))

@@ -1,7 +1,7 @@
-"""A known pattern passed through the real mapper: image, masks and labels must move together.
+"""Pass a synthetic pattern through the mapper: image, masks and labels must be transformed together.
 
-The pattern: grey ground and a patch of its own colour for each instance, half of them given as polygons and half as
-RLE. Where a patch lies in the mapped image is read off its colour, not taken from what the mapper reports.
+The pattern is a grey background with one patch per instance in its own colour; half of the masks are polygons, half
+RLEs. The position of a patch in the mapped image is found by its colour.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from mtseg.core.params import Input, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import loader
 
-COLOURS = ((230, 40, 60), (30, 200, 50), (150, 30, 210), (220, 210, 30))  # other colours with any channels swapped
-CORNERS = ((0.08, 0.10), (0.55, 0.08), (0.30, 0.45), (0.62, 0.60))  # x, y: no flip maps one onto another
+COLOURS = ((230, 40, 60), (30, 200, 50), (150, 30, 210), (220, 210, 30))  # all differ after any swap of channels
+CORNERS = ((0.08, 0.10), (0.55, 0.08), (0.30, 0.45), (0.62, 0.60))  # x, y; no flip maps one to another
 GROUND = 90
-SIDES = (128, 256)  # pixels, least and most of the square that the pattern is passed through
-TRIALS = 12  # draws of scale, place and flip
-OVERLAP = 0.8  # IoU of a patch and its mask; an edge pixel leaves 0.85 of a patch of 12 x 12 pixels
-SMALLEST = 144  # pixels of a mask, below which its place means little
-SHIFT = 1.0  # pixels that the centres may lie apart
-TONE = 12  # grey levels that a patch's middle may change by in resizing
+SIDES = (128, 256)  # pixels, smallest and largest input size for the pattern
+TRIALS = 12  # random draws of scale, position and flip
+OVERLAP = 0.8  # smallest IoU of a patch and its mask; an error of one pixel at 12 x 12 pixels gives 0.85
+SMALLEST = 144  # pixels; smaller masks are not compared
+SHIFT = 1.0  # largest distance of the centres in pixels
+TONE = 12  # largest colour change in grey levels by resizing
 FIX = "fix mtseg/data/loader.py"
 COLOUR_FIX = f"{FIX} or images.py: RGB, 0..255 (the network itself scales and normalises)"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an example shows. patches: bool [S, S] of each colour; masks: [N, S, S]; of each mask the patch with the
-    highest IoU, and that IoU."""
+    """The contents of an example. patches: bool [S, S] of each colour; masks: [N, S, S]; for each mask the patch with
+    the highest IoU, and that IoU."""
 
     patches: list[np.ndarray]
     masks: np.ndarray
@@ -45,7 +45,7 @@ class Reading:
 
 
 def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
-    """Errors of the mapper as training and as prediction use it; each fault is reported once, with its worst case."""
+    """Errors of the mapper in training and prediction. Each fault is reported once, with its worst case."""
     side = min(max(input.size, SIDES[0]), SIDES[1])
     input = input.model_copy(update={"size": side, "workers": 0})
     with TemporaryDirectory() as folder:
@@ -55,24 +55,24 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             examples = [mapper(record, seed) for seed in range(TRIALS)]
             predicted = loader.Mapper(tasks, input, root=Path(folder), training=False)(record)
         except (ValueError, RuntimeError, IndexError, AssertionError) as error:  # shapes that do not fit
-            evidence = f"it fails on a known image: {str(error).splitlines()[0]}"
+            evidence = f"it fails on a synthetic image: {str(error).splitlines()[0]}"
             return [Finding("mapper_displaces", "error", evidence, FIX)]
     shapes = {tuple(example["image"].shape) for example in (*examples, predicted)}
     if shapes != {(3, side, side)}:
-        evidence = f"images of shape {sorted(shapes)} come out of it, not (3, {side}, {side}): crop or padding is gone"
+        evidence = f"it returns images of shape {sorted(shapes)}, expected (3, {side}, {side}): check crop and padding"
         return [Finding("mapper_displaces", "error", evidence, FIX)]
     for use, own in (("training", examples), ("prediction", [predicted])):
         if (change := float(np.nanmedian([tone(pixels_of(example)) for example in own]))) > TONE:
-            evidence = f"the colours of a known image change by {change:.0f} grey levels for {use}"
-            return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # without colours no patch is found
+            evidence = f"the colours of a synthetic image change by {change:.0f} grey levels for {use}"
+            return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # patches are found by colour
     readings = [read(example) for example in examples]
     found = list(moved(readings)) or list(relabelled(readings, examples, tasks, record))
     return [*found, *misplaced(predicted, record)]
 
 
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
-    """The image, written into the folder, and its record, with a label of its own of every task for each instance, as
-    far as the classes reach. Images of other numbers have smaller patches and other labels."""
+    """Write the image into the folder and return its record. Instances have different labels as far as there are enough
+    classes. Images with other numbers have smaller patches and other labels."""
     height, width = side, side * 5 // 4
     pixels = np.full((height, width, 3), GROUND, np.uint8)
     patch = side // 4 - 2 * number
@@ -94,7 +94,7 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) 
 
 
 def moved(readings: Sequence[Reading]) -> Iterator[Finding]:
-    """Every mask lies on a patch, and every patch has a mask."""
+    """Every mask must be on a patch, and every patch must have a mask."""
     overlaps, shifts, shown, lost, small = [], [], 0, 0, 0
     for one in readings:
         visible = [patch for patch in one.patches if patch.sum() >= SMALLEST]
@@ -108,8 +108,8 @@ def moved(readings: Sequence[Reading]) -> Iterator[Finding]:
             if one.patches[patch].any():
                 shifts.append(centre(mask) - centre(one.patches[patch]))
     if not overlaps:
-        if not small:  # else input.min_scale and max_scale leave too little of the pattern
-            evidence = f"of {len(COLOURS)} instances in a known image no mask is left in {len(readings)} draws"
+        if not small:  # otherwise input.min_scale and max_scale make the pattern too small
+            evidence = f"no mask of {len(COLOURS)} instances of a synthetic image is left in {len(readings)} draws"
             yield Finding("mapper_displaces", "error", evidence, f"{FIX}, or see input.min_scale")
         return
     far = [shift for shift in shifts if np.abs(shift).max() > SHIFT]
@@ -117,19 +117,19 @@ def moved(readings: Sequence[Reading]) -> Iterator[Finding]:
     if max(len(low), len(far)) > len(overlaps) / 10:
         x, y = np.median(far, axis=0) if far else (0.0, 0.0)
         evidence = (
-            f"{len(low)} of {len(overlaps)} masks of a known image do not lie on their patch (IoU below {OVERLAP:g}, "
-            f"median {np.median(overlaps):.2f}); where shifted, by ({x:+.1f}, {y:+.1f}) pixels in the median"
+            f"{len(low)} of {len(overlaps)} masks of a synthetic image do not fit their patch (IoU below {OVERLAP:g}, "
+            f"median {np.median(overlaps):.2f}); the median shift is ({x:+.1f}, {y:+.1f}) pixels"
         )
-        yield Finding("mapper_displaces", "error", evidence, f"{FIX}: one transform must move image and masks")
+        yield Finding("mapper_displaces", "error", evidence, f"{FIX}: image and masks must have the same transform")
     elif lost:
-        evidence = f"{lost} of {shown} instances that a known image shows come out without a mask"
-        yield Finding("mapper_displaces", "error", evidence, f"{FIX}: it may drop empty masks only")
+        evidence = f"{lost} of {shown} visible instances of a synthetic image have lost their mask"
+        yield Finding("mapper_displaces", "error", evidence, f"{FIX}: only empty masks may be dropped")
 
 
 def relabelled(
     readings: Sequence[Reading], examples: Sequence[loader.Example], tasks: Sequence[Task], record: Image
 ) -> Iterator[Finding]:
-    """Every instance keeps its labels, mirrored where the image is."""
+    """Every instance must keep its labels; in a flipped image they must be mirrored."""
     wrong, count = dict.fromkeys((task.name for task in tasks), 0), 0
     for one, example in zip(readings, examples, strict=True):
         x = {i: centre(patch)[0] for i, patch in enumerate(one.patches) if patch.sum() >= SMALLEST / 4}
@@ -142,12 +142,12 @@ def relabelled(
                 own = record.instances[patch].labels[task.name]
                 wrong[task.name] += label != (task.flipped()[own] if x[0] > right else own)
     for name in (name for name in wrong if wrong[name]):
-        evidence = f"{wrong[name]} of {count} instances of a known image come out with another label"
+        evidence = f"{wrong[name]} of {count} instances of a synthetic image have a wrong label"
         yield Finding("mapper_labels", "error", evidence, FIX, f"task '{name}'")
 
 
 def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:
-    """At prediction the image fills the corner of size `image_size`, at the scale that this gives."""
+    """In prediction, the image must fill the top left corner of size `image_size`."""
     height, width = example["image_size"]
     scale = np.array([width / record.width, height / record.height])
     shifts = []
@@ -157,12 +157,12 @@ def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:
             shifts.append(centre(patch) + 0.5 - scale * (x + w / 2, y + h / 2))
     x, y = np.median(shifts, axis=0) if shifts else (np.inf, np.inf)
     if max(abs(x), abs(y)) > SHIFT:
-        evidence = f"for prediction a known image lies ({x:+.1f}, {y:+.1f}) pixels from where image_size puts it"
+        evidence = f"in prediction, a synthetic image is ({x:+.1f}, {y:+.1f}) pixels from the position by image_size"
         yield Finding("mapper_displaces", "error", evidence, FIX)
 
 
 def read(example: loader.Example) -> Reading:
-    """A patch is where its colour is nearer than the ground: to half of the way, where a resized patch has its edge."""
+    """Read the patches of an example: the pixels that are closer to a patch's colour than to the background."""
     pixels, ground = pixels_of(example), np.full(3, GROUND)
     patches = []
     for colour in np.array(COLOURS):
@@ -180,13 +180,13 @@ def pixels_of(example: loader.Example) -> np.ndarray:
 
 
 def tone(pixels: np.ndarray) -> float:
-    """How far what is neither ground nor padding is from the nearest colour of the pattern, in grey levels."""
+    """Distance of the patches' pixels to the nearest colour of the pattern, in grey levels."""
     coloured = pixels[np.minimum(np.abs(pixels - GROUND).max(-1), np.abs(pixels - loader.PAD).max(-1)) > 50]
     distance = np.abs(coloured[:, None] - np.array(COLOURS)).max(-1).min(-1)
-    # of a small patch most pixels lie on its edge, where it blends into the ground
+    # most pixels of a small patch are on its edge, where it blends into the background
     return float(np.quantile(distance, 0.25)) if len(distance) else float("nan")
 
 
 def centre(mask: np.ndarray) -> np.ndarray:
-    """(x, y) of its pixels' mean."""
+    """The centre (x, y) of a mask."""
     return np.argwhere(mask).mean(0)[::-1]

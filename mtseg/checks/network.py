@@ -1,4 +1,4 @@
-"""The network before it is trained: its heads, known answers, its answers to two images, and two steps."""
+"""Check the untrained network: its heads, perfect outputs, its outputs for two images, and two training steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mtseg.model.mask2former import Mask2Former
 
 LARGEST = 256  # pixels: the network is checked on small images
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and standard deviation of its images' pixels
-SAME = 1e-2  # of logits, relative to their spread, that a batch may change by rounding
+SAME = 1e-2  # largest change of logits by a batch (rounding), relative to their standard deviation
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def check(
     network: Mask2Former, train: Sequence[Image], *, root: Path, model: Model, input: Input, solver: Solver, seed: int
 ) -> list[Finding]:
-    """Errors. The network is left as it was."""
-    change = "fix where the network is built: with the combinations of labels of train, in the order of tasks"
+    """Errors. The network is not changed."""
+    change = "build the network with the combinations of labels of train, in the order of tasks"
     if found := list(heads(network)) or combinations.check(network, train, model=model, change=change):
-        return found  # the rest would fail on these, on CUDA with an assert
+        return found  # the other checks would fail, too, on CUDA with an assert
     torch.manual_seed(seed)
     still = {"size": min(input.size, LARGEST), "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0}
     mapper = Mapper(network.tasks, input.model_copy(update=still), root=root, training=True)
@@ -44,21 +44,21 @@ def check(
     except FAILURES as error:
         frames = traceback.extract_tb(error.__traceback__)
         last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]  # ours, not torch's
-        evidence = f"a step fails with {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        evidence = f"a training step raises {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return [*findings, Finding("step_fails", "error", evidence, f"fix {last.filename}:{last.lineno}")]
 
 
 def heads(network: Mask2Former) -> Iterator[Finding]:
-    """The linear layer of each task has the outputs that its head reads. Others would end in a device-side assert."""
+    """The linear layer of each task must have as many outputs as its head reads."""
     for name, outputs in network.heads.outputs().items():
         if (size := network.decoder.heads[f"head_{name}"].out_features) != outputs:
-            evidence = f"its linear layer has {size} outputs, its head reads {outputs}"
+            evidence = f"its linear layer has {size} outputs, its head expects {outputs}"
             yield Finding("head_size", "error", evidence, "fix mtseg/model/decoder.py or heads", f"task '{name}'")
 
 
 def chosen(network: Mask2Former, train: Sequence[Image]) -> list[Image]:
-    """Two images with labels of most tasks and the largest objects, and one more for each task that they lack: few, so
-    that the step is small, and two, so that the answer to one can be told from that to the other."""
+    """Two images with labels of most tasks and the largest objects, and one more for each task that they do not have.
+    Few images keep the step small; two are needed to compare their outputs."""
 
     def labelled(image: Image) -> set[str]:
         own = (instance for instance in image.instances if not instance.crowd)
@@ -75,16 +75,16 @@ def chosen(network: Mask2Former, train: Sequence[Image]) -> list[Image]:
 
 
 def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) -> Iterator[Finding]:
-    """The backbone gets images that are normalised as its file states, of values 0..255."""
+    """The backbone must get images that are normalised as its file states, from values 0..255."""
     mean, std = (torch.tensor(getattr(network.backbone, name)) for name in ("pixel_mean", "pixel_std"))
     centre, spread = (torch.tensor(IMAGENET[0]) - mean) / std, torch.tensor(IMAGENET[1]) / std
     least = 0.2 if model.backbone.startswith("timm/") else 0.4  # some of timm's take 0..1
     if centre.abs().max() > 0.7 or spread.min() < least or spread.max() > 1.6:
         evidence = (
-            f"ImageNet's images would reach '{model.backbone}' with means {_listed(centre)} and standard deviations "
-            f"{_listed(spread)}, where 0 and 1 are usual"
+            f"ImageNet images normalised for '{model.backbone}' have means {_listed(centre)} and standard deviations "
+            f"{_listed(spread)}, expected about 0 and 1"
         )
-        yield Finding("normalisation", "error", evidence, "fix its PIXEL_MEAN and PIXEL_STD, of values 0..255")
+        yield Finding("normalisation", "error", evidence, "fix its PIXEL_MEAN and PIXEL_STD (scale 0..255)")
         return
     seen = []
     handle = network.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().cpu()))
@@ -96,17 +96,17 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
     wanted, swapped = ((x - mean.view(3, 1, 1)) / std.view(3, 1, 1) for x in (images, images.flip(1)))
     change = "fix mtseg/model/mask2former.py"
     if (seen[0] - swapped).abs().max() < 1e-3 < (seen[0] - wanted).abs().max():
-        yield Finding("channels_swapped", "error", "the backbone gets blue, green, red", change)
+        yield Finding("channels_swapped", "error", "the backbone gets BGR images", change)
     elif (seen[0] - wanted).abs().max() > 1e-3:
         off = _listed((seen[0] - wanted).mean((0, 2, 3)))
-        evidence = f"what the backbone gets is off by {off} standard deviations in red, green, blue"
+        evidence = f"the backbone's input is off by {off} standard deviations in red, green, blue"
         yield Finding("normalisation", "error", evidence, change)
 
 
 def answers(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
-    """The labels of an image depend on it, and on no other image of the batch."""
+    """The labels of an image must depend on it, and on no other image of the batch."""
     first, *others = batch
-    if not others or torch.equal(first["image"], others[0]["image"]):  # a copy, or a training on one image
+    if not others or torch.equal(first["image"], others[0]["image"]):  # a copy, or there is only one image
         others = [first | {"image": 255 - first["image"]}]
     together, alone = logits(network, [first, *others]), logits(network, [first])
     for task in network.tasks:
@@ -116,18 +116,18 @@ def answers(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]
         where, spread = f"task '{task.name}'", both_BQK.std() + 1e-12
         changed = ((both_BQK[0] - own_QK).abs().amax(-1) > SAME * spread).float().mean()
         if (both_BQK[0] - both_BQK[1]).abs().max() <= 1e-6 * spread:
-            evidence = "its logits for two different images are the same to the last bit"
-            change = "fix mtseg/model/decoder.py: heads take the decoder's output, not the learnt queries"
+            evidence = "its logits for two different images are identical"
+            change = "fix mtseg/model/decoder.py: the input of heads is the decoder's output, not the learnt queries"
             yield Finding("labels_ignore_image", "error", evidence, change, where)
         elif changed > 0.5:
-            evidence = f"for an image alone {changed:.0%} of the queries answer otherwise than in a batch"
-            change = "fix mtseg/model: no image may change the answer to another"
+            evidence = f"{changed:.0%} of the queries have other outputs if an image is alone in its batch"
+            change = "fix mtseg/model: the output for an image must not depend on other images"
             yield Finding("answer_depends_on_batch", "error", evidence, change, where)
 
 
 @torch.no_grad()
 def logits(network: Mask2Former, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """[B, Q, K] of each task, in float32 on the host, without a step's side effects."""
+    """Logits [B, Q, K] of each task, float32 on the CPU. Does not change the network's state."""
     training = network.training
     network.eval()
     try:

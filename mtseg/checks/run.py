@@ -1,4 +1,4 @@
-"""Everything that is checked before training: first what needs no network, then what needs one."""
+"""Run all checks before training: first those without a network, then those with one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def run(
     data: Path, *, root: Path, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss,
     device: str, seed: int,
 ) -> list[Finding]:  # fmt: skip
-    """Every finding on the manifest `data`. After errors in the labels nothing else is checked, after errors in the
-    data or settings no network. Raises UserError for an image that does not decode."""
+    """All findings for the manifest `data`. Errors in the labels skip all other checks; errors in the data or settings
+    skip the checks of the network. Raises UserError if an image does not decode."""
     where, records = pick(device), manifest.load(data)
     tasks = records.tasks(tasks)
     train, val = records.images("train"), records.images("val")
@@ -29,7 +29,7 @@ def run(
     if of_severity(findings, "error"):
         return findings
     findings += settings.check(train, tasks=tasks, model=model, input=input, solver=solver, loss=loss)
-    # a fault of the mapper would be found in its batches again
+    # a fault of the mapper would be reported again for its batches
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, val, root=root, tasks=tasks)
     if of_severity(findings, "error") or not solver.max_iter:
@@ -41,6 +41,6 @@ def run(
 
 
 def verdict(findings: Sequence[Finding]) -> dict[str, list]:
-    """What training depends on: cause and place of every error. Warnings and wording are left out, so that a change of
-    them starts no training."""
+    """Cause and place of every error, on which the stage `train` depends. Warnings and wording are left out, so that
+    changing them does not start a new training run."""
     return {"errors": sorted([one.cause, one.where or ""] for one in of_severity(findings, "error"))}

@@ -1,4 +1,4 @@
-"""The values of params.yaml against each other and against the counts of the data."""
+"""Check the values of params.yaml for consistency with each other and with the data."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def lr(solver: Solver) -> Iterator[Finding]:
     ratio = solver.lr / solver.rule_lr
     if not 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         evidence = (
-            f"solver.base_lr {solver.lr:g} is {ratio:.3g} times the lr that the rule gives: reference_lr "
-            f"{solver.reference_lr:g} x {solver.ims_per_batch * solver.accumulate} images a step / reference_batch "
+            f"solver.base_lr {solver.lr:g} is {ratio:.3g} times the lr of the linear scaling rule: reference_lr "
+            f"{solver.reference_lr:g} x {solver.ims_per_batch * solver.accumulate} images per step / reference_batch "
             f"{solver.reference_batch} = {solver.rule_lr:g}"
         )
         yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto")
@@ -44,18 +44,20 @@ def lr(solver: Solver) -> Iterator[Finding]:
 
 def course(solver: Solver) -> Iterator[Finding]:
     if solver.max_iter and 2 * solver.warmup > solver.max_iter:
-        evidence = f"the lr warms up for {solver.warmup} steps of {solver.max_iter}"
+        evidence = f"the warm-up takes {solver.warmup} of {solver.max_iter} steps"
         yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
     if solver.backbone_multiplier > FAST:
-        evidence = f"solver.backbone_multiplier {solver.backbone_multiplier:g}: the backbone has so many times the lr"
-        yield Finding("lr_too_high", "warning", evidence, "set it to the 0.1 of the paper, to 1 for random weights")
+        evidence = (
+            f"solver.backbone_multiplier {solver.backbone_multiplier:g} gives the backbone a higher lr than the rest"
+        )
+        yield Finding("lr_too_high", "warning", evidence, "set it to 0.1 (paper), or to 1 for random weights")
     if solver.weight_decay > 1:
-        evidence = f"solver.weight_decay is {solver.weight_decay:g}: under AdamW weights stay below its inverse"
-        yield Finding("weight_decay", "warning", evidence, "set it to the 0.05 of the paper")
+        evidence = f"solver.weight_decay is {solver.weight_decay:g}: with AdamW, weights stay below its inverse"
+        yield Finding("weight_decay", "warning", evidence, "set it to 0.05 (paper)")
 
 
 def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """Beside such a weight nothing else counts in the loss, or in the matching."""
+    """Weights so large that they dominate the loss or the matching."""
     masks = loss.mask + loss.dice
     given = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
     for key, value, where in (*given, ("loss.labels", loss.labels, "")):
@@ -67,18 +69,18 @@ def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
 def scales(input: Input) -> Iterator[Finding]:
     """Prediction resizes the longer side to input.size: scale 1."""
     if input.min_scale > SCALE_TOLERANCE or input.max_scale * SCALE_TOLERANCE < 1:
-        evidence = f"training resizes by {input.min_scale:g} to {input.max_scale:g}, prediction by 1"
-        yield Finding("scale_mismatch", "warning", evidence, "let input.min_scale and max_scale enclose 1")
+        evidence = f"the scale is {input.min_scale:g} to {input.max_scale:g} in training and 1 in prediction"
+        yield Finding("scale_mismatch", "warning", evidence, "choose input.min_scale below 1 and max_scale above 1")
 
 
 def norms(model: Model, solver: Solver) -> Iterator[Finding]:
-    """Frozen batch norm of random weights does not normalise; a random backbone that is not trained is of no use."""
+    """Frozen batch norm with random weights does not normalise; an untrained random backbone gives useless features."""
     if model.weights is None and not solver.backbone_multiplier:
         evidence = "model.weights is null and solver.backbone_multiplier 0: the backbone stays random"
-        yield Finding("weights_frozen", "warning", evidence, "give it weights, or set backbone_multiplier: 1")
+        yield Finding("weights_frozen", "warning", evidence, "set model.weights, or solver.backbone_multiplier: 1")
     if model.weights is None and model.freeze_norm:
         evidence = "model.weights is null but model.freeze_norm is true"
-        yield Finding("random_frozen_norm", "warning", evidence, "random weights need model.freeze_norm: false")
+        yield Finding("random_frozen_norm", "warning", evidence, "set model.freeze_norm: false for random weights")
 
 
 def queries(train: Images, model: Model) -> Iterator[Finding]:
@@ -89,7 +91,7 @@ def queries(train: Images, model: Model) -> Iterator[Finding]:
         lost = (over - model.num_queries).sum() / counts.sum()
         evidence = (
             f"{len(over)} of {len(train)} train images have more instances (up to {over.max()}) than "
-            f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be found"
+            f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be detected"
         )
         yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * over.max()}")
 
@@ -97,13 +99,13 @@ def queries(train: Images, model: Model) -> Iterator[Finding]:
 def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     if not loss.mask and not loss.dice:
         evidence = "loss.mask and loss.dice are both 0: masks are not trained"
-        yield Finding("loss_muted", "warning", evidence, "set them to the 5.0 of the paper")
+        yield Finding("loss_muted", "warning", evidence, "set them to 5.0 (paper)")
     for task in tasks:
         where = f"task '{task.name}'"
-        if not task.loss_weight:  # which is legal, and usually on purpose
+        if not task.loss_weight:  # allowed, and usually intended
             main = task is tasks[0]
             change = "set loss_weight above 0, or remove the task"
-            evidence = "loss_weight is 0: its head is not trained and its labels mean nothing"
+            evidence = "loss_weight is 0: its head is not trained and its labels are random"
             yield Finding("loss_muted", "warning" if main else "note", evidence, change, where)
         elif not any(task.weights):
             yield Finding("loss_muted", "warning", "all class_weights are 0", "set class_weights: null", where)
@@ -114,8 +116,8 @@ def no_object(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
     if any(task.background for task in tasks) and not low <= loss.no_object <= high:
         many = loss.no_object > high
         why = "queries learn to find nothing" if many else "queries never learn to predict no-object"
-        evidence = f"loss.no_object is {loss.no_object:g}, usual are {low:g} to {high:g}: {why}"
-        yield Finding("no_object_weight", "warning", evidence, "set it to the 0.1 of the paper")
+        evidence = f"loss.no_object is {loss.no_object:g}, usual range {low:g} to {high:g}: {why}"
+        yield Finding("no_object_weight", "warning", evidence, "set it to 0.1 (paper)")
 
 
 def drowned(train: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
@@ -125,22 +127,22 @@ def drowned(train: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
         shown = {name: (n, weight) for name, n, weight in zip(task.classes, counts, task.weights, strict=True) if n}
         muted = [f"'{name}' ({n} examples)" for name, (n, weight) in shown.items() if not weight]
         if muted and task.loss_weight and any(task.weights):
-            evidence = f"class_weights are 0, so that they are not learnt, of {', '.join(sorted(muted))}"
+            evidence = f"classes with weight 0 are not learnt: {', '.join(sorted(muted))}"
             yield Finding("class_weights", "warning", evidence, "set them above 0", where)
         shares = {name: n * weight for name, (n, weight) in shown.items() if weight}
         if task.class_weights and len(shares) > 1:
             most, least = max(shares, key=shares.get), min(shares, key=shares.get)
             ratio, plain = shares[most] / shares[least], counts.max() / counts[counts > 0].min()
-            if ratio > max(LOPSIDED, plain):  # the weights make it worse than the frequencies do
-                evidence = f"by class_weights and counts '{most}' is {ratio:.0f} times as much of the loss as '{least}'"
+            if ratio > max(LOPSIDED, plain):  # more unequal than the frequencies alone
+                evidence = f"'{most}' has {ratio:.0f} times the share of the loss of '{least}' (class_weights x counts)"
                 yield Finding("class_weights", "warning", evidence, "set class_weights: auto", where)
 
 
 def unmatched(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """A task that the matching ignores is trained on queries that were chosen for other reasons."""
+    """A task that the matching ignores is trained on queries that are chosen by other criteria."""
     if not loss.labels and any(task.loss_weight for task in tasks):
         evidence = "loss.labels is 0: the matching ignores every label"
-        yield Finding("task_untrained_in_matching", "warning", evidence, "set it to the 2.0 of the paper")
+        yield Finding("task_untrained_in_matching", "warning", evidence, "set it to 2.0 (paper)")
         return
     for task in tasks:
         if task.loss_weight and not task.match_weight:

@@ -1,5 +1,5 @@
-"""Two steps of training on two images: named scalar losses, all finite, a gradient in every block, weights that move.
-The network is put back as it was."""
+"""Run two training steps. The losses must be named finite scalars, every block must have a gradient, and weights must
+change. The network is restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mtseg.data.loader import Example
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import NotFinite, Stepper
 
-STEPS = 2  # weights that start at 0, as those of deformable attention do, let no gradient past in the first
-EPSILON = 1e-8  # that AdamW adds to a gradient's size
-LR = 1e-4  # of these steps in place of the training's: float32 shows the move, and no weight leaps
+STEPS = 2  # in the first, weights that start at 0 (deformable attention) block gradients
+EPSILON = 1e-8  # of AdamW
+LR = 1e-4  # of these steps: large enough to change float32 weights, small enough to be stable
 
 
 def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> list[Finding]:
-    """Errors. The steps are taken in float32: float16's scaler skips the first ones."""
+    """Errors. The steps run in float32, since the scaler of float16 skips the first ones."""
     before = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     training, watch = network.training, network.watch
     required = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
@@ -42,12 +42,12 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         moved = {name for name in required if not torch.equal(after[name].cpu(), before[name])}
         rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
         if not any(rates.values()):
-            evidence = f"the schedule sets the lr of every part to 0 where it should be {LR:g}"
+            evidence = f"the schedule sets the lr of all parts to 0, expected {LR:g}"
             return [Finding("lr_too_low", "error", evidence, "fix the schedule in mtseg/training/optimizer.py")]
         found = list(unreached(network, batch, gradients))
         return found or list(unmoved(network, gradients, moved, rates, clip=solver.clip))
     except NotFinite as error:
-        change = f"the lr of this step was {LR:g}, not solver's: look at these images and at mtseg/model"
+        change = f"the lr of this step was {LR:g}, not that of solver: check these images and mtseg/model"
         return [Finding(error.cause, "error", error.names, change, error.where)]
     finally:
         network.load_state_dict(before)
@@ -74,12 +74,12 @@ def unnamed(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]
         return
     shapes = {name: tuple(x.shape) if torch.is_tensor(x) else type(x).__name__ for name, x in losses.items()}
     if others := {name: shape for name, shape in shapes.items() if shape != ()}:
-        yield Finding("loss_not_scalar", "error", f"losses that are no scalar tensors: {others}", change)
+        yield Finding("loss_not_scalar", "error", f"losses that are not scalar tensors: {others}", change)
         return
     kinds = ("mask", "dice", *(task.name for task in network.tasks))
     names = [f"loss_{kind}_{layer}" for kind in kinds for layer in range(len(network.decoder.layers) + 1)]
     if missing := [name for name in names if name not in losses]:
-        evidence = f"{len(missing)} of {len(names)} losses are not trained: {', '.join(missing[:5])}"
+        evidence = f"{len(missing)} of {len(names)} losses are missing: {', '.join(missing[:5])}"
         yield Finding("loss_muted", "error", evidence, change)
     if negative := [name for name, value in losses.items() if value < 0]:
         yield Finding("loss_targets", "error", f"losses are negative: {', '.join(negative[:5])}", change)
@@ -106,7 +106,7 @@ def unreached(network: Mask2Former, batch: Sequence[Example], gradients: dict[st
     if without:
         required = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         locked = all(required.isdisjoint(own) for name, own in blocks(gradients).items() if name in without)
-        why = " (they require none)" if locked else ""
+        why = " (requires_grad is False)" if locked else ""
         evidence = f"{len(without)} blocks get no gradient{why}: {', '.join(without[:5])}{' ...' * (len(without) > 5)}"
         yield Finding("gradient_missing", "error", evidence, "fix mtseg/model: is a part frozen, detached, or unused?")
 
@@ -124,12 +124,12 @@ def unmoved(
     }  # fmt: skip
     listed = f"{', '.join(list(still)[:5])}{' ...' * (len(still) > 5)}"
     if still and 0 < clip < EPSILON:
-        evidence = f"gradients clipped to a norm of {clip:g} are lost in AdamW's rounding: {listed} do not move"
-        yield Finding("weights_frozen", "error", evidence, "set solver.clip to the 0.01 of the paper, or to 0 for none")
+        evidence = f"gradients clipped to a norm of {clip:g} are lost in AdamW's rounding: {listed} do not change"
+        yield Finding("weights_frozen", "error", evidence, "set solver.clip to 0.01 (paper), or to 0 for no clipping")
     elif still:
         inside = any(id(parameters[one]) in rates for own in still.values() for one in own)
         why = f"at an lr of {max(rates.values()):.3g}" if inside else "the optimiser does not have them"
-        evidence = f"{len(still)} blocks get a gradient and do not move ({why}): {listed}"
+        evidence = f"{len(still)} blocks have a gradient but do not change ({why}): {listed}"
         yield Finding("weights_frozen", "error", evidence, "fix mtseg/training/optimizer.py")
 
 

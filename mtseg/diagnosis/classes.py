@@ -1,5 +1,5 @@
-"""Are each task's labels right? Collapse to background or to one class, classes in another order, labels that were
-wrong to begin with. All on the objects found."""
+"""Diagnose the labels of each task on matched objects: collapse to background or to one class, permuted classes, and
+label noise in the annotations."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def collapses(split: Split) -> tuple[list[Finding], dict[str, dict[str, float | 
         if nothing.low > 0.5:
             findings.append(_background(task, nothing, where, main=task is split.tasks[0]))
         elif found_top.low > max(0.9, true_top.high) and proportion((own.label == top)[own.true != top]).low > 0.5:
-            evidence = f"{found_top.text(0, 100)} % of the objects found are predicted as {task.classes[top]}, "
-            evidence += f"{true_top.text(0, 100)} % are annotated as it"
+            evidence = f"{found_top.text(0, 100)} % of the matched objects are predicted as {task.classes[top]}, "
+            evidence += f"{true_top.text(0, 100)} % are annotated as this class"
             change = f"set class_weights: auto for this task, or raise its loss_weight ({task.loss_weight:g})"
             findings.append(Finding("collapse_to_class", "error", evidence, change, where))
     return findings, numbers
 
 
 def _background(task: Task, share: Interval, where: str, *, main: bool) -> Finding:
-    evidence = f"{share.text(0, 100)} % of the objects found are predicted as background"
+    evidence = f"{share.text(0, 100)} % of the matched objects are predicted as background"
     if not task.match_weight and not main:
         cause, change = "task_untrained_in_matching", "set match_weight: 1"
         return Finding(cause, "error", f"{evidence}, and match_weight is 0", change, where)
@@ -73,11 +73,11 @@ def permutations(split: Split, elsewhere: Split | None = None) -> list[Finding]:
         shift = {(int(order[c]) - c) % task.num_classes for c in range(task.num_classes)}
         cause = "labels_off_by_one" if len(shift) == 1 and task.num_classes > 2 else "labels_permuted"
         named = ", ".join(f"{task.classes[c]} as {task.classes[order[c]]}" for c in changed[:6])
-        evidence = f"{before:.0%} of the labels are right, {gain.text(0, 100)} points more if classes are renamed: "
+        evidence = f"{before:.0%} of the labels are right, {gain.text(0, 100)} points more with renamed classes: "
         evidence += named + " ..." * (len(changed) > 6)
-        change = "the model's classes are in another order than the task's: train again, or set the task's `classes`"
+        change = "the model has another order of classes than the task: train again, or set the task's `classes`"
         if elsewhere is not None and _renamed(elsewhere, task) is None:
-            change = "train and val count classes differently: correct the annotations of val"
+            change = "train and val number classes differently: correct the annotations of val"
         findings.append(Finding(cause, "error", evidence, change, f"task '{task.name}'"))
     return findings
 
@@ -114,24 +114,24 @@ def noise(train: Split, val: Split) -> list[Finding]:
         known, elsewhere, separates = learnt(train, task), bool(well - {task.name}), bool(begun and begun.low > 0.5)
         if elsewhere and separates and not learnt(train, task, by=0):
             right = [f"{1 - rate.value:.0%}" for rate in rates]
-            evidence = f"{right[0]} of the labels are right in train, {right[1]} in val, no more than if its commonest "
-            evidence += f"class were always predicted; but its logits separate val's classes, AUC {begun.text()}"
+            evidence = f"{right[0]} of the labels are right in train, {right[1]} in val, no more than by always "
+            evidence += f"predicting the most frequent class; but the logits separate the classes, AUC {begun.text()}"
             change = f"raise solver.max_iter, or the task's loss_weight ({task.loss_weight:g})"
             findings.append(Finding("too_few_steps", "warning", evidence, change, where))
             continue
         unrelated, words = _unrelated(seen, task, BOLD)
         apart = _separation(train, task)
         unrelated = unrelated and (known and apart is not None and apart.low > APART or elsewhere and not separates)
-        change = "check the task's labels: report/index.html lists the surest contradictions"
+        change = "check the task's labels: report/index.html lists the most certain contradictions"
         carried = known and learnt(val, task, by=0)  # else the images differ, not the labels
         if carried and rates[1].low > max(rates[0].high, NOISE):
             unrelated, words = _unrelated(seen[1:], task, BOLD if task.num_classes > 2 else BOLDER)
-            change = "val's labels differ from train's: report/index.html lists the surest contradictions"
+            change = "val's labels differ from train's: report/index.html lists the most certain contradictions"
         else:
             certain = min(rate.low for rate in rates) > NOISE
             unrelated = unrelated and certain or rates[0].low > max(rates[1].high, NOISE)
         if unrelated:
-            evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the objects found in train, "
+            evidence = f"labels contradict the model for {rates[0].text(0, 100)} % of the matched objects in train, "
             evidence += f"{rates[1].text(0, 100)} % in val"
             findings.append(Finding("label_noise", "warning", evidence + words, change, where))
     return findings
@@ -148,14 +148,14 @@ def _separation(split: Split, task: Task) -> Interval | None:
 
 
 def _unrelated(seen: Sequence[Pairs], task: Task, least: float) -> tuple[bool, str]:
-    """Whether the contradictions are unrelated to the model's own doubts; in words."""
+    """Whether the contradictions are unrelated to the model's uncertainty, and the evidence as text."""
     found = Pairs.concatenate(seen)
     if not found.wrong.any():
         return False, ""
     bold = proportion(found.sure[found.wrong] > np.median(found.sure))
     second = proportion(found.second[found.wrong])
     by_chance = 1 / max(task.num_classes - 1, 1)
-    words = f"; for {bold.text(0, 100)} % of these the model is surer than for most objects, "
+    words = f"; for {bold.text(0, 100)} % of these the model is more certain than for most objects, "
     words += f"for {second.value:.0%} the label is its second choice ({by_chance:.0%} by chance)"
     return bold.low > least and (task.num_classes < 3 or second.high < (1 + by_chance) / 2), words
 

@@ -1,5 +1,5 @@
-"""Was the model trained enough, too much, or at the wrong learning rate? From the loss curves and from what it predicts
-on images that it was trained on."""
+"""Diagnose the training from the loss curves and the predictions on train images: too short, too long, or with a wrong
+learning rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(path: Path | str) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro train` first") from None
     except ValueError as error:
-        raise UserError(f"{path} is no table ({error}): run `dvc repro train` again") from None
+        raise UserError(f"{path} is not a table ({error}): run `dvc repro train` again") from None
 
 
 def hits(split: Split) -> Interval | None:
@@ -71,14 +71,14 @@ def check(
     }
     findings = []
     if learnt and learnt.high < LEARNT and steps:
-        evidence = f"{learnt.text(0, 100)} % of the objects of train images are found with all labels right"
+        evidence = f"{learnt.text(0, 100)} % of the objects in train images are detected with all labels correct"
         if numbers["fallen"] is not None:
             evidence += f"; the loss has fallen by {numbers['fallen']:.0%}"
         reached, dead = float(curve["lr"].max()), train.collapsed
         cause, further, change = _untrained(solver, steps, epochs, reached, numbers, dead=dead)
         findings.append(Finding(cause, "error", evidence + further, change))
     elif learnt and transferred and transferred.high < learnt.low / 2:
-        evidence = f"{learnt.text(0, 100)} % of the objects are found with all labels right in train, "
+        evidence = f"{learnt.text(0, 100)} % of the objects are detected with all labels correct in train, "
         evidence += f"{transferred.text(0, 100)} % in val"
         change = f"add images (train has {images}), widen input.min_scale to max_scale, or lower solver.max_iter"
         findings.append(Finding("overtrained", "warning", evidence, change))
@@ -109,19 +109,19 @@ def _untrained(
     off, fallen, falling, risen = solver.lr / solver.rule_lr, *(numbers[key] for key in ("fallen", "falling", "risen"))
     lower = f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10"
     if not 1 / OFF <= off <= OFF:
-        further = f"; solver.base_lr {solver.lr:g} is {off:.3g} times what the rule for the batch size gives"
+        further = f"; solver.base_lr {solver.lr:g} is {off:.3g} times the lr of the linear scaling rule"
         return "lr_for_batch", further, "set solver.base_lr: auto"
     if dead:
-        return "lr_too_high", "; all queries of an image give the same logits: the network learns nothing more", lower
+        return "lr_too_high", "; all queries of an image give the same logits: the network has stopped learning", lower
     if steps < STEPS or epochs < EPOCHS:
-        further = f"; training had {steps} steps and showed each image {epochs:.1f} times"
+        further = f"; training had {steps} steps, or {epochs:.1f} epochs"
         return "too_few_steps", further, "raise solver.max_iter"
     if reached < solver.lr / OFF:
         change = f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})"
         return "lr_too_low", f"; the lr never went above {reached:.2g} of {solver.lr:.2g}", change
     if risen is not None and risen <= AGAIN and falling < 0.05 and fallen > CONVERGED:
-        further = f", {falling:.0%} of that in the last third: the network has learnt other images than these"
-        return "overtrained", further, "check that the loader (training_batches) gives all images, as annotated"
+        further = f", {falling:.0%} of that in the last third: the network was trained on other images"
+        return "overtrained", further, "check that the loader (training_batches) gives all images and annotations"
     if risen is not None and (risen > AGAIN or falling < 0.05):
         further = f", rose again by up to {risen:.0%} of that and fell by {falling:.0%} in the last third"
         return "lr_too_high", further, lower
@@ -154,8 +154,8 @@ def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detect
     then = float(column.max() if checkpoint == "best" else column.iloc[-1])
     if then - now <= max(1.0, FELL * then):
         return []
-    evidence = f"joint AP on val was {then:.1f} in training, the predictions have {now:.1f}"
-    change = "prediction has other weights, images, annotations or input.size than validation in training had: run "
+    evidence = f"joint AP on val was {then:.1f} in trainingand is {now:.1f} now"
+    change = "prediction uses other weights, images, annotations or input.size than validation in training: run "
     change += "`dvc repro predict`, check load_model and the Mapper"
     return [Finding("prediction_differs", "error", evidence, change)]
 

@@ -1,4 +1,4 @@
-"""Queries and detections: objects found twice, queries and detections that are too few or never of use."""
+"""Diagnose queries and detections: duplicates, too few or unused queries, missing annotations."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check(
     }
     findings = []
     if twice and twice.low > TWICE:
-        evidence = f"each object found has {twice.text()} further predictions, as confident as the first"
+        evidence = f"each matched object has {twice.text()} further confident predictions"
         change = "check the matching (one query an object) and loss.no_object; until then, filter.nms_iou removes them"
         findings.append(Finding("duplicates", "warning", evidence, change))
     limits = {"test.detections": detections, "the largest of test.max_dets": max(max_dets)}
     if low := {name: limit for name, limit in limits.items() if limit < most}:
-        evidence = f"{(objects > min(low.values())).sum()} val images have more objects (up to {most}) than are kept: "
+        evidence = f"{(objects > min(low.values())).sum()} val images have more objects (up to {most}) than the limit: "
         evidence += " and ".join(f"{name} is {limit}" for name, limit in low.items())
         change = f"raise {' and '.join(low)} to {most} or more"
         findings.append(Finding("detections_too_few", "warning", evidence, change))
@@ -57,8 +57,8 @@ def check(
             change = f"raise model.num_queries ({num_queries}) and train again"
             findings.append(Finding("queries_saturated", "warning", evidence, change))
     if 0 < active < 0.5:  # where nothing is found, that is the question
-        evidence = f"{active:.0%} of the {num_queries} queries find an object in any val image"
-        change = f"model.num_queries may be lower, to save time: images have up to {most} objects"
+        evidence = f"only {active:.0%} of the {num_queries} queries detect an object in any val image"
+        change = f"model.num_queries can be lowered to save time: images have up to {most} objects"
         findings.append(Finding("queries_empty", "note", evidence, change))
     return findings, numbers
 
@@ -98,7 +98,7 @@ def _false(split: Split, threshold: float, least: float = 1.0) -> Interval | Non
 
 def _missing(split: str, here: Interval, there: Interval) -> Finding:
     other = "val" if split == "train" else "train"
-    evidence = f"{here.text(0, 100)} % of the confident predictions in {split} images find no annotation, "
+    evidence = f"{here.text(0, 100)} % of the confident predictions in {split} images match no annotation, "
     evidence += f"{there.text(0, 100)} % in {other}"
-    change = f"annotate the objects of {split} that lack an annotation"
+    change = f"annotate the missing objects of {split}"
     return Finding("annotations_missing", "warning", evidence, change)

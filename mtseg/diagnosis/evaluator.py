@@ -1,5 +1,5 @@
-"""May the evaluator be trusted? It is given this data's own ground truth, which must score 100, and ground truth that
-is changed by a known amount, whose scores are computed here from the masks alone."""
+"""Test the evaluator on this data: the ground truth must score 100, and ground truth with a known change must have the
+score that is computed here from the masks alone."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def check(
 
     try:
         faults = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, numbers)]
-    except Exception as error:  # whatever it is: what cannot score the ground truth cannot score a model
+    except Exception as error:  # any failure on the ground truth is a fault of the evaluator
         faults = [f"it fails on the ground truth: {type(error).__name__}: {' '.join(str(error).split())[:100]}"]
-    change = "do not trust any score; look for what was changed in mtseg/evaluation"
+    change = "no score is reliable: check the changes in mtseg/evaluation"
     return [Finding("evaluator_wrong", "error", "; ".join(faults), change)] if faults else [], numbers
 
 
@@ -58,7 +58,7 @@ def _truth(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers: d
     worst = min(kinds, key=kinds.get)
     numbers["truth"] = kinds[worst]
     if kinds[worst] < 100 - EXACT:
-        yield f"the ground truth itself has a {worst} of {kinds[worst]:.1f}"
+        yield f"the ground truth has a {worst} of {kinds[worst]:.1f}, expected 100"
 
 
 def _changed(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers: dict[str, float]) -> Iterator[str]:
@@ -70,12 +70,12 @@ def _changed(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers:
         metrics = scored(predictions)
         numbers[name], numbers[f"{name}_expected"] = metrics["segm"]["AP"], expected(images, predictions, main)
         if abs(numbers[name] - numbers[f"{name}_expected"]) > NEAR:
-            yield f"{name} ground truth scores {numbers[name]:.1f}, not {numbers[f'{name}_expected']:.1f}"
+            yield f"{name} ground truth scores {numbers[name]:.1f}, expected {numbers[f'{name}_expected']:.1f}"
         true = _objects(images).labels[main.name]
         right = 100 * (predictions.labels[main.name] == true)[true != UNLABELLED].mean()
         accuracy = metrics["tasks"][main.name].get("accuracy", 0.0)
         if name == "relabelled" and abs(accuracy - right) > NEAR:
-            yield f"relabelled ground truth has an accuracy of {accuracy:.1f}, not {right:.1f}"
+            yield f"relabelled ground truth has an accuracy of {accuracy:.1f}, expected {right:.1f}"
 
 
 def as_predictions(images: Images, tasks: tuple[Task, ...], *, shift: float = 0.0, wrong: int = 0) -> Predictions:

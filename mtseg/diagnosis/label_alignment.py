@@ -1,8 +1,8 @@
-"""Do the labels belong to the image and to the mask they stand beside?
+"""Diagnose whether labels belong to their image and mask.
 
-Three kinds of evidence, the hardest first: what the file itself rules out (one query has one set of logits, and no two
-queries or images share one to the last digit); whether logits vary with the image beyond what queries alone explain;
-and whether the labels of another query or image fit the ground truth better than a prediction's own.
+Three kinds of evidence, the strongest first: contradictions in the file (a query has one set of logits, and no two
+queries or images have identical logits); whether logits vary between images beyond what queries explain; and whether
+the labels of another query or image fit the ground truth better than a prediction's own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def check(split: Split, *, combined: bool = False) -> tuple[list[Finding], dict[
 def _faults(split: Split, task: Task, own: Pairs, share: float | None, combined: bool) -> Faults:
     """The surest first."""
     if share is not None and share < SAME:
-        evidence = f"only {share:.2g} of the variance of the logits lies between images, the rest between queries: "
+        evidence = f"only {share:.2g} of the variance of the logits is between images, the rest between queries: "
         yield "labels_ignore_image", evidence + "a query gives the same logits for every image"
     yield from _of_other_task(split, task, own)
     yield from _of_the_file(split, task, combined)
@@ -75,7 +75,7 @@ def _of_other_task(split: Split, task: Task, own: Pairs) -> Faults:
         alike = split.images.instances.labels[other.name][own.instance] == own.true
         gain, beyond, fit = (split.mean(values, own) for values in (moved * 1.0 - right, moved * 1.0 - alike, moved))
         if gain.low > GAIN and beyond.low > GAIN and fit.low > 0.5:
-            evidence = f"{right.mean():.0%} of the labels are right on the objects found, {moved.mean():.0%} if taken "
+            evidence = f"{right.mean():.0%} of the labels are correct on matched objects, {moved.mean():.0%} if taken "
             yield "labels_of_other_task", f"{evidence}from task '{other.name}' (gain {gain.text(0, 100)} points)"
 
 
@@ -119,7 +119,7 @@ def _of_the_file(split: Split, task: Task, combined: bool) -> Faults:
     vector = vector.ravel()
     several = _repeated(image, query, beside=vector)
     if several.any():
-        evidence = f"{several.mean():.0%} of the queries have different logits beside one and the same mask"
+        evidence = f"{several.mean():.0%} of the queries have different logits for the same mask"
         yield "labels_of_other_query", evidence
     yield from _argmax(split, task, combined)
     free = task.num_outputs - combined  # those of a softmax over combinations have mean 0
@@ -127,13 +127,13 @@ def _of_the_file(split: Split, task: Task, combined: bool) -> Faults:
         return
     shared = _repeated(vector, beside=image)[vector]
     if shared.mean() > 0.01:
-        evidence = f"{shared.mean():.0%} of the logits are those of another image to the last digit"
+        evidence = f"{shared.mean():.0%} of the logits are identical to those of another image"
         yield "labels_of_other_image", evidence
     # copies of a prediction, mask and all, are duplicates: another question
     masks = np.unique(np.column_stack([image, split.predictions.box]), axis=0, return_inverse=True)[1].ravel()
     queries = _repeated(image, vector, beside=masks)
     if queries.mean() > 0.01:
-        evidence = f"{queries.mean():.0%} of the logits are those of another query of the image to the last digit"
+        evidence = f"{queries.mean():.0%} of the logits are identical to those of another query of the image"
         yield "labels_of_other_query", evidence
 
 
@@ -160,13 +160,13 @@ def _argmax(split: Split, task: Task, combined: bool) -> Faults:
         return
     counts = np.zeros((task.num_classes, task.num_classes))
     np.add.at(counts, (highest, label), 1)
-    evidence = f"{(highest != label).mean():.0%} of the labels are not those of their highest logit"
+    evidence = f"{(highest != label).mean():.0%} of the labels do not have the highest logit"
     if counts.max(1).sum() < 0.95 * len(first):
         yield "labels_of_other_query", evidence
         return
     seen = np.flatnonzero(counts.sum(1))
     shift = {int(step) for step in (counts.argmax(1)[seen] - seen) % task.num_classes}
-    names = ", ".join(f"{task.classes[c]} is given as {task.classes[counts[c].argmax()]}" for c in seen[:4])
+    names = ", ".join(f"{task.classes[c]} is predicted as {task.classes[counts[c].argmax()]}" for c in seen[:4])
     yield "labels_off_by_one" if len(shift) == 1 else "labels_permuted", f"{evidence}: {names}"
 
 
@@ -187,12 +187,12 @@ def _elsewhere(split: Split, own: Pairs, labels: np.ndarray) -> Faults:
     cause, way, moved, known = best
     gain = split.mean(moved - right[known], own[known])
     if gain.low > GAIN:
-        evidence = f"{right[known].mean():.0%} of the labels are right on the objects found, {moved.mean():.0%} if "
+        evidence = f"{right[known].mean():.0%} of the labels are correct on matched objects, {moved.mean():.0%} if "
         yield cause, f"{evidence}taken {way} (gain {gain.text(0, 100)} points)"
 
 
 def _ways(split: Split, own: Pairs) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(cause, in words, int [M]: the row to take the label from, -1 where there is none) of every other place."""
+    """For each other place: (cause, description, int [M]: row whose label is taken, or -1)."""
     best, image_of, query_of = split.best, split.image, split.predictions.query
     count, queries = len(split.images), int(query_of.max()) + 1
     row_of, at_place = np.full((2, count, queries), -1)
@@ -224,7 +224,7 @@ def _ways(split: Split, own: Pairs) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def _nowhere(split: Split, task: Task, own: Pairs) -> Faults:
-    """A head that is sure of its labels and right by chance alone: they are of other objects, no telling which."""
+    """A head that is certain of its labels but correct only by chance: they belong to other, unknown objects."""
     if len(own) < 20:
         return
     right, chance = own.label == own.true, by_chance(split, task, own)
@@ -232,9 +232,11 @@ def _nowhere(split: Split, task: Task, own: Pairs) -> Faults:
     if split.mean(right - chance, own).high > GAIN or split.mean(sure - right, own).low < 2 * GAIN:
         return
     overlap, shuffled = _same_mixture(_counts(split, task, own))
-    evidence = f"{right.mean():.0%} of the labels are right on the objects found, {chance:.0%} by chance, though their "
-    evidence += f"mean probability is {sure.mean():.0%}; in any order the labels of an image fit its objects to "
-    evidence += f"{overlap:.0%}, those of other images to {shuffled.mean():.0%}"
+    evidence = f"{right.mean():.0%} of the labels are correct on matched objects, {chance:.0%} by chance, but their "
+    evidence += (
+        f"mean probability is {sure.mean():.0%}; in any order, the labels of an image agree with its objects by "
+    )
+    evidence += f"{overlap:.0%}, those of other images by {shuffled.mean():.0%}"
     yield "labels_of_other_query" if overlap > shuffled.max() else "labels_of_other_image", evidence
 
 

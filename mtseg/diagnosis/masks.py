@@ -1,7 +1,7 @@
-"""Do the predicted masks lie where the objects are, are they of their size, and of their image?
+"""Diagnose the position and size of predicted masks, and whether they belong to their image.
 
-Every explanation is a change of the predicted boxes: shifted, scaled, mirrored, taken from another image. One is
-believed when undoing it brings the boxes onto the objects, on images on which it was not fitted.
+Each hypothesis is a change of the predicted boxes: shifted, scaled, mirrored, or taken from another image. It is
+accepted if undoing the change moves the boxes onto the objects, on images that were not used to fit it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check(split: Split) -> tuple[list[Finding], dict[str, float]]:
     severity = "error" if best and best.gain.low > 5 * GAIN else "warning"
     if best is None or best.gain.low < GAIN or best.fit < (ROUGH if severity == "error" else FIT):
         return _sized(split), numbers
-    evidence = f"{best.words}; undone, the mean box IoU rises by {best.gain.text()} to {best.fit:.2f}"
+    evidence = f"{best.words}; correcting this raises the mean box IoU by {best.gain.text()} to {best.fit:.2f}"
     return [Finding(best.cause, severity, evidence, best.change)], numbers
 
 
@@ -68,7 +68,7 @@ def boxes(split: Split) -> list[Finding]:
         return []
     one = int(other.argmax())
     shown = ["/".join(f"{value:.0f}" for value in values) for values in (sample.box[one], wanted[one])]
-    evidence = f"{other.mean():.0%} of the boxes are not those of their masks, such as {shown[0]} for {shown[1]}"
+    evidence = f"{other.mean():.0%} of the boxes do not fit their masks, such as {shown[0]} for {shown[1]}"
     change = "boxes must be x, y, width, height of the mask: check how mtseg/inference encodes predictions"
     return [Finding("boxes_not_of_masks", "error", evidence, change)]
 
@@ -98,7 +98,7 @@ def _sized(split: Split) -> list[Finding]:
     size = Interval(*(float(np.exp(value)) for value in (size.value, size.low, size.high)))
     if size.low <= LARGE and size.high >= 1 / LARGE:
         return []
-    evidence = f"masks of the objects found are {size.text()} times as long and wide as the objects"
+    evidence = f"masks of matched objects are {size.text()} times as long and wide as the objects"
     return [Finding("masks_scaled", "warning", evidence, SIZE)]
 
 
@@ -248,9 +248,9 @@ def _frame(view: _View, half: int) -> np.ndarray:
 def _paddings(sizes: np.ndarray) -> Iterator[tuple[str, str, Move]]:
     """An image fills its square up to the padding, a share of 1 along the longer side and of less along the other."""
     filled = np.tile(sizes / sizes.max(1, keepdims=True), 2)
-    words = "masks lie as if the padding of the square had been taken for a part of the image"
+    words = "the padding was treated as part of the image"
     yield "masks_displaced", words, lambda boxes, p: boxes / filled[p]
-    words = "masks lie as if the image had been squashed to the square and the padding cut off"
+    words = "the image was stretched to the square before the padding was cut off"
     yield "masks_displaced", words, lambda boxes, p: boxes * filled[p]
 
 

@@ -1,5 +1,5 @@
-"""The trained network under test: its weights, its predictions of samples of both splits, and whether these depend on
-the batch or get better with red and blue swapped. What a diagnosis needs and no file shows."""
+"""Test the trained network: its weights, its predictions on samples of both splits, and whether these depend on the
+batch or improve with red and blue swapped. The stored files do not contain this."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def probe(
         findings.append(_mixed(alone, moved, _place(run, few, ones)))
     stale = apart(own, found[np.isin(found.image_id, own.image_id)])
     if stale > NOISE and not findings:
-        evidence = f"{checkpoint} gives other logits than the stored predictions have, half by {stale:.2g} or more"
-        change = "the stored predictions are of other weights, images or params: run `dvc repro predict`"
+        evidence = f"{checkpoint} and the stored predictions have different logits (median difference {stale:.2g})"
+        change = "the stored predictions are from other weights, images or params: run `dvc repro predict`"
         findings.append(Finding("prediction_differs", "error", evidence, change))
     return samples[0], samples[1], findings
 
@@ -127,7 +127,7 @@ def _twins(one: Predictions, other: Predictions) -> tuple[np.ndarray, np.ndarray
 
 @contextmanager
 def _swapped(network: Mask2Former) -> Iterator[None]:
-    """The network sees red for blue."""
+    """Swap red and blue in the network's input."""
 
     def swap(module: torch.nn.Module, inputs: tuple) -> tuple:
         batch, *rest = inputs
@@ -165,7 +165,7 @@ def _blind(recorded: Sequence[dict[str, torch.Tensor]], tasks: Sequence[Task]) -
         within, whole = ((logits_IQK - logits_IQK.mean(dim, keepdim=True)).square().sum() for dim in (0, (0, 1)))
         if whole > 0 and within < SAME * whole:
             cause, share = "labels_ignore_image", within / whole
-            evidence = f"only {share:.2g} of the variance of its head's logits lies between images, the rest between "
+            evidence = f"only {share:.2g} of the variance of its head's logits is between images, the rest between "
             yield Finding(cause, "error", f"{evidence}queries", CHANGES[cause], f"task '{task.name}'")
 
 

@@ -1,4 +1,4 @@
-"""Where AP is lost, whether another ranking gives more, and whether probabilities are the shares that are right."""
+"""Diagnose where AP is lost, whether another ranking gives a higher AP, and whether probabilities are calibrated."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     if gains[best].low <= GAIN:
         return [], numbers
     muted = len(split.trained) < len(split.tasks)  # its probabilities are noise, and that is known
-    evidence = f"by {best} precision is {gains[best].text(1, 100)} points higher than by {ranking}, at IoU 0.5 over "
-    evidence += f"all recalls; joint AP is {numbers[best]:.1f}, not {numbers[ranking]:.1f}"
+    evidence = f"by {best} precision is {gains[best].text(1, 100)} points higher than by {ranking} at IoU 0.5; "
+    evidence += f"joint AP would be {numbers[best]:.1f} instead of {numbers[ranking]:.1f}"
     return [Finding("ranking", "note" if muted else "warning", evidence, f"set test.ranking: {best}")], numbers
 
 
@@ -165,9 +165,9 @@ def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
             continue
         if split.mean(loss[now] - loss[best], own).low > NATS:
             sure = split.predictions.probabilities[task.name][own.prediction].max(1).mean()
-            evidence = f"{(own.label == own.true).mean():.0%} of the labels of the objects found are right, their mean "
+            evidence = f"{(own.label == own.true).mean():.0%} of the labels of matched objects are correct, their mean "
             evidence += f"probability is {sure:.0%}: the logits are {max(temperature, 1 / temperature):.0f} times too "
             evidence += "large" if temperature > 1 else "small"
-            change = "check the task's head; until then, thresholds of filter are not probabilities"
+            change = "check the task's head; its probabilities are not usable as thresholds of filter"
             findings.append(Finding("miscalibrated", "warning", evidence, change, f"task '{task.name}'"))
     return findings, numbers

@@ -1,4 +1,4 @@
-"""All questions about one trained model, and the findings in order: what explains the others is reported alone."""
+"""Run the whole diagnosis of a trained model. Findings that follow from others are not reported."""
 
 from __future__ import annotations
 
@@ -116,20 +116,20 @@ def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
         reached.append([part.value if (part := curves.hits(split)) else 0.0 for split in splits])
     if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # that would explain nothing
         return []
-    evidence = f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are found with all "
-    change = "the image files of val have red and blue swapped, those of train have not"
+    evidence = f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are detected with all "
+    change = "red and blue are swapped in the image files of val but not of train"
     if gains[1] is not None and gains[1].low > 0.02:
-        change = "prediction reads images in another order of channels than training did: it must be RGB"
-    return [Finding("channels_swapped", "error", f"{evidence}labels right", change)]
+        change = "prediction and training read different channel orders: both must be RGB"
+    return [Finding("channels_swapped", "error", f"{evidence}labels correct", change)]
 
 
 def _of_one_split(val: list[Finding], train: list[Finding]) -> list[Finding]:
     """The findings of val; where train lacks them, the annotations of one of the two are to blame."""
     same = {finding.cause for finding in train}
-    change = "train and val were annotated differently: compare the annotations and images of both"
+    change = "the annotations of train and val differ: compare annotations and images of both"
     return [
         finding if finding.cause in same
-        else Finding(finding.cause, finding.severity, f"{finding.evidence}; train has no such fault", change)
+        else Finding(finding.cause, finding.severity, f"{finding.evidence}; this does not occur in train", change)
         for finding in val
     ]  # fmt: skip
 
@@ -168,9 +168,9 @@ def text(diagnosis: Diagnosis) -> str:
     lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details.get("oracles")
     if oracles:
         gains = {name: value - oracles["AP"] for name, value in oracles.items() if name != "AP"}
-        words = {"labels": "right labels", "ranking": "the best ranking", "masks": "perfect masks",
+        words = {"labels": "correct labels", "ranking": "the best ranking", "masks": "perfect masks",
                  "all_found": "no missed object"}  # fmt: skip
         named = ", ".join(f"{words[name]} +{gains[name]:.1f}" for name in sorted(gains, key=gains.get, reverse=True))
-        lines.append(f"joint AP is {oracles['AP']:.1f}; it would gain by {named}")
+        lines.append(f"joint AP is {oracles['AP']:.1f}; potential gain: {named}")
     found = any(finding.severity in ("error", "warning") for finding in diagnosis.findings)
     return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix." if found else "No issues found."])

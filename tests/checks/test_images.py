@@ -52,7 +52,7 @@ def outlined(images, move):
 
 
 def changed(drawn, tmp_path, split, change):
-    """A copy of the raw folder in which `change(pixels)` was done to one split's pictures."""
+    """A copy of the raw folder in which `change(pixels)` was applied to the images of one split."""
     shutil.copytree(drawn[0], tmp_path / "raw")
     for path in (tmp_path / "raw" / split).glob("*.jpg"):
         pixels = np.ascontiguousarray(change(np.asarray(PIL.Image.open(path))))
@@ -71,8 +71,8 @@ def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, 
     shutil.copytree(root, tmp_path / "raw")
     renamed = [replace(image, file_name=f"val/copy{image.id}.jpg") for image in train[:copies]]
     for image, copy in zip(train, renamed, strict=False):
-        picture = PIL.Image.open(root / image.file_name)
-        picture.save(tmp_path / "raw" / copy.file_name, quality=60)
+        pixels = PIL.Image.open(root / image.file_name)
+        pixels.save(tmp_path / "raw" / copy.file_name, quality=60)
     found = check(drawn, val=[*val[copies:], *renamed], root=tmp_path / "raw")
     assert [finding.cause for finding in found] == ["split_leak"]
     assert found[0].evidence.startswith(f"{copies} of 40 val images")
@@ -121,7 +121,7 @@ def test_a_few_images_of_another_kind_are_no_difference_of_the_splits(drawn):
     pixels[:20] //= 3
     assert not list(checked.differ(train, replace(val, pixels=pixels))), "half of val"
     few = checked.Thumbnails(val.names[:4], val.pixels[:4] // 3)
-    assert not list(checked.differ(train, few)), "four pictures are dark by chance"
+    assert not list(checked.differ(train, few)), "four images can be dark by chance"
 
 
 def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
@@ -150,7 +150,7 @@ def test_of_many_images_a_sample_is_compared_and_reported(drawn):
 def test_a_image_that_is_missing_or_broken_is_named(drawn, tmp_path):
     shutil.copytree(drawn[0], tmp_path / "raw")
     path = Path(tmp_path / "raw" / drawn[1][0].file_name)
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=path.name):
         causes(drawn, root=tmp_path / "raw")
     path.unlink()

@@ -61,7 +61,7 @@ def test_a_label_out_of_range_is_found_with_its_image_and_annotation(count):
     tasks, train, val = healthy(count)
     bad = relabelled(train, tasks[-1], lambda label: len(tasks[-1].classes) if label == 1 else label)
     (found,) = (one for one in labels.check(bad, val, tasks=tasks, input=INPUT) if one.severity == "error")
-    assert found.cause == "label_range" and re.search(r"the first in \d+\.jpg, annotation", found.evidence)
+    assert found.cause == "label_range" and re.search(r"for example \d+\.jpg, annotation", found.evidence)
     assert tasks[-1].name in found.where
 
 
@@ -100,7 +100,7 @@ def test_a_flip_that_does_not_swap_the_sides_is_reported():
 def test_sides_are_known_by_whole_words(classes, pairs):
     task = make_tasks(1)[0].model_copy(update={"classes": classes})
     found = list(labels.unswapped(task, INPUT))
-    assert [pairs] * len(found) == [one.evidence.partition("lacks ")[2] for one in found]
+    assert [pairs] * len(found) == [one.evidence.partition("does not list ")[2] for one in found]
     assert len(found) == bool(pairs)
 
 

@@ -157,9 +157,7 @@ def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "ids, message", [((1, 1), "two categories have id 1"), ((1, [2]), r"a category has id \[2\]")]
-)
+@pytest.mark.parametrize("ids, message", [((1, 1), "two categories have id 1"), ((1, [2]), r"a category has id \[2\]")])
 def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, message):
     path = folders.coco(tmp_path / "raw", "all", [annotation(), annotation(category=2)])
     raw = json.loads(path.read_text())

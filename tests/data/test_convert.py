@@ -264,9 +264,7 @@ def test_a_split_that_would_be_empty_is_one_line(tmp_path, count):
     for number in range(count):
         path = folders.labelme(tmp_path / "raw", f"{number}", shape(FLAT))
         draw(tmp_path / "same.png").replace(path.with_suffix(".png"))
-    with pytest.raises(
-        UserError, match="train has no image: .*make train/ and val/ folders, or raise data.split"
-    ):
+    with pytest.raises(UserError, match="train has no image: .*make train/ and val/ folders, or raise data.split"):
         converted(tmp_path / "raw", tasks())
 
 

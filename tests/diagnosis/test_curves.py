@@ -79,5 +79,5 @@ def test_a_curve_that_is_missing_or_no_table(tmp_path):
     with pytest.raises(UserError, match="train.tsv is missing: run `dvc repro train` first"):
         curves.read(tmp_path / "train.tsv")
     (tmp_path / "train.tsv").write_text("")
-    with pytest.raises(UserError, match="is no table"):
+    with pytest.raises(UserError, match="is not a table"):
         curves.read(tmp_path / "train.tsv")
