@@ -17,7 +17,7 @@ def pick(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UserError(f"device: {name} is not there, PyTorch sees {count} CUDA devices; use auto or cpu")
+        raise UserError(f"device: {name} is not available, PyTorch finds {count} CUDA devices: use auto or cpu")
     return device
 
 

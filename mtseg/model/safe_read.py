@@ -32,9 +32,9 @@ def read(path: Path | str) -> dict[str, Tensor]:
         with path.open("rb") as file:
             state = _tensors(readers[path.suffix](file))
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file of weights") from None
+        raise UserError(f"{path}: there is no such weights file") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder, expected a file of weights") from None
+        raise UserError(f"{path} is a folder, expected a weights file") from None
     except Exception as error:  # an unpickler meets arbitrary bytes, and raises almost anything on them
         if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(f"{path} is refused: it wants to call {called[1]}; only tensors are ever read") from None
@@ -62,7 +62,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file of weights") from None
+        raise UserError(f"{path}: there is no such weights file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is broken, or no safetensors file ({_line(error)})") from None
 

@@ -175,7 +175,7 @@ def _check_backbone(
     if missing or misfits or unknown:
         fit = sum(BACKBONE + key in placed for key in ours)
         raise UserError(
-            f"{path} does not hold the weights of '{name}': {fit} of its {len(ours)} tensors fit, "
+            f"{path} does not contain the weights of '{name}': {fit} of its {len(ours)} tensors fit, "
             f"{len(missing)} are missing in the file{_brackets(missing)}; of the file's tensors {len(misfits)} have "
             f"another shape{_brackets(misfits)}, {len(unknown)} are unknown{_brackets(unknown)}; "
             "model.partial_weights: true loads those that fit"
@@ -190,8 +190,8 @@ def _check_rest(path: Path, own: Mapping, given: Mapping, placed: Mapping, misfi
         both = [key for key in SIZES if key in own and key in given]
         sizes = [f"{SIZES[key]} to {given[key].numel()}" for key in both if own[key].shape != given[key].shape]
         raise UserError(
-            f"{path} is of another network beyond the backbone: {fit} of {len(ours)} tensors fit, of the file's "
-            f"{len(theirs)}; {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
+            f"{path} is from another network: beyond the backbone, {fit} of {len(ours)} tensors fit (the file has "
+            f"{len(theirs)}); {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
             f"are missing{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
             "model.partial_weights: true loads those that fit"
         )
@@ -202,7 +202,7 @@ def _check_attention(path: Path, ours: Tensor | None, theirs: Tensor | None) -> 
     if ours is not None and theirs is not None and ours.shape != theirs.shape:
         raise UserError(
             f"{path} has another number of attention heads, {theirs.numel()} outputs for {len(ours)}: "
-            "set model.num_heads to its own"
+            "set model.num_heads to the value of that network"
         )
 
 

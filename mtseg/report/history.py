@@ -81,7 +81,7 @@ def baseline() -> Baseline:
     try:
         held = load("HEAD")
     except UserError as error:  # the report is written all the same
-        return Baseline(commit, why=f"Nothing is compared: {error}.")
+        return Baseline(commit, why=f"There is no comparison: {error}.")
     if why := _other_data(commit):
         return Baseline(commit, held.params, why=f"Scores are not compared with those of that commit: {why}.")
     return Baseline(commit, held.params, held.metrics)
@@ -92,7 +92,7 @@ def load(rev: str) -> Revision:
     have the name, and where a file is broken, as the marks of a merge conflict leave it."""
     commit = None if rev == WORKSPACE else resolve(rev)
     if rev != WORKSPACE and commit is None:
-        raise UserError(f"{rev}: is no commit, branch, tag or experiment: see `dvc exp show -A`")
+        raise UserError(f"{rev} is not a commit, branch, tag or experiment: see `dvc exp show -A`")
     held = {}
     for path in (PARAMS, *METRICS.values(), *TABLES.values()):
         if (text := _text(commit, path)) is not None:
@@ -102,7 +102,7 @@ def load(rev: str) -> Revision:
                 raise UserError(f"{rev}: {path} cannot be read ({' '.join(str(error).split())})") from None
     for path in (PARAMS, METRICS["evaluate"], METRICS["filter"]):
         if not isinstance(held.get(path), dict):
-            raise UserError(f"{rev}: holds no {path}" + ("" if commit else ": run `dvc repro`"))
+            raise UserError(f"{rev} has no {path}" + ("" if commit else ": run `dvc repro`"))
     metrics, own_tables = ({name: held[path] for name, path in of.items() if path in held} for of in (METRICS, TABLES))
     return Revision(rev, commit, held[PARAMS], metrics, own_tables)
 

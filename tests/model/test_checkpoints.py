@@ -233,7 +233,7 @@ def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
         ({"num_heads": 8}, "another number of attention heads, 48 outputs for 96: set model.num_heads"),
         (
             {"backbone": "mobilenetv3_large"},
-            "does not hold the weights of 'mobilenetv3_large': 0 of its .* tensors fit",
+            "does not contain the weights of 'mobilenetv3_large': 0 of its .* tensors fit",
         ),
     ],
     ids=str,

@@ -125,9 +125,9 @@ def test_a_pkl_of_python_2_is_read(tmp_path):
 @pytest.mark.parametrize(
     "name, data, message",
     [
-        ("absent.pth", None, "there is no such file"),
-        ("absent.pkl", None, "there is no such file"),
-        ("absent.safetensors", None, "there is no such file"),
+        ("absent.pth", None, "there is no such weights file"),
+        ("absent.pkl", None, "there is no such weights file"),
+        ("absent.safetensors", None, "there is no such weights file"),
         ("weights.onnx", b"", "is not imagenet, null, or a .safetensors, .pth, .pt or .pkl file"),
         ("empty.pth", b"", "is refused: it is broken"),
         ("empty.pkl", b"", "is refused: it is broken"),

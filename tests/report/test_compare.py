@@ -256,11 +256,11 @@ def test_a_fresh_clone_has_no_cache_and_gets_a_note(repo, run, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_an_unknown_revision_is_an_error(repo, run):
-    with pytest.raises(UserError, match="nowhere: is no commit, branch, tag or experiment"):
+    with pytest.raises(UserError, match="nowhere is not a commit, branch, tag or experiment"):
         run("HEAD", "nowhere")
 
 
 def test_a_folder_without_results_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="workspace: holds no params.yaml: run `dvc repro`"):
+    with pytest.raises(UserError, match="workspace has no params.yaml: run `dvc repro`"):
         compare.load("workspace", tmp_path)

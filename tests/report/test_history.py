@@ -134,14 +134,14 @@ def test_without_git_a_revision_or_results_there_is_nothing_to_compare_with(tmp_
         return str(caught.value)
 
     monkeypatch.chdir(tmp_path)
-    assert "no commit" in load("HEAD") and "holds no params.yaml: run `dvc repro`" in load("workspace")
+    assert "not a commit" in load("HEAD") and "has no params.yaml: run `dvc repro`" in load("workspace")
     call(tmp_path, "git", "init", "--quiet")
     assert history.baseline() == Baseline(why="There is no commit to compare with.")
     (tmp_path / "params.yaml").write_text("a: 1")
     commit(tmp_path)
-    assert load("HEAD") == "HEAD: holds no metrics/evaluate.json"
+    assert load("HEAD") == "HEAD has no metrics/evaluate.json"
     for rev in ("nowhere", "--help", ""):
-        assert "is no commit, branch, tag or experiment" in load(rev)
+        assert "is not a commit, branch, tag or experiment" in load(rev)
     (tmp_path / "metrics").mkdir()
     for name in ("evaluate", "filter"):
         (tmp_path / f"metrics/{name}.json").write_text("<<<<<<< broken")

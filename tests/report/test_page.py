@@ -76,7 +76,7 @@ def test_params_and_scores_are_compared_with_the_last_commit(tmp_path):
     assert "<dd>1234567890</dd>" in text
     assert ">+1.0</i>" in text and ">±0.0</i>" in text
     assert 'class="better"' in text, "joint AP of 0 is outside the interval"
-    assert "All params equal" in report(1, params={"solver": {"max_iter": 9, "lr": 1}})
+    assert "No param differs" in report(1, params={"solver": {"max_iter": 9, "lr": 1}})
     assert "<details open>" in report(1) and "<details open>" not in report({str(place): 1 for place in range(13)})
     assert "nothing before" in (make_report(tmp_path, make_tasks(2)) / "index.html").read_text()
 
