@@ -1,7 +1,7 @@
 """`python -m stages.check`: check data, settings and the network's code before training. An error stops the pipeline.
 
-About 20 s for the embedded data on two cores. Expect a line a finding, data/check/findings.json (the same with every
-field), data/check/verdict.json (the errors alone, on which training depends) and metrics/check.json (counts).
+About 20 s for the embedded data on two cores. Expect one line per finding, data/check/findings.json (the same with all
+fields), data/check/verdict.json (errors only; training depends on it) and metrics/check.json (counts).
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def main() -> None:
             print(finding.line())
     if errors := of_severity(findings, "error"):
         raise UserError.many("fix these before training:", [finding.text() for finding in errors])
-    print("no error: training may start")
+    print("No errors: training can start.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m stages.compare REV_A REV_B`: two revisions on one page. No stage of the pipeline.
+"""`python -m stages.compare REV_A REV_B`: compare two revisions on one page. Not a stage of the pipeline.
 
 A revision is a commit, a branch, a tag, an experiment, or `workspace` for the files as they are. About 5 s for 100
 images with 80 predictions each. Expect compare/index.html: params, scores with intervals, and images.

@@ -1,9 +1,9 @@
 """`python -m stages.evaluate`: score the predictions on the validation split.
 
 About 3 s for 100 images with 60 predictions each on two cores. Expect metrics/evaluate.json (segm, bbox, tasks, joint,
-in percent; joint AP apart for combinations of labels that train lacks), plots/classes.csv, a row a class of each task,
-plots/rankings.csv, a row a ranking, plots/intervals.csv, a row a metric with its 95 % interval, and in data/evaluation
-pairs.parquet, which predictions overlap which instances, and analysis.json, what the report draws.
+in percent, with a separate joint AP of label combinations that do not occur in train), plots/classes.csv (one row per
+class), plots/rankings.csv (one row per ranking), plots/intervals.csv (one row per metric, with 95 % intervals), and in
+data/evaluation pairs.parquet (overlapping predictions and instances) and analysis.json (data of the report's figures).
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m stages.recipe recipes/NAME.yaml [DATA]`: lay a recipe over params.yaml. No stage of the pipeline.
+"""`python -m stages.recipe recipes/NAME.yaml [DATA]`: write a recipe into params.yaml. Not a stage of the pipeline.
 
 Under a second. Expect the recipe's values in params.yaml, and DATA, where given, as data.raw. `git checkout
 params.yaml` undoes it.

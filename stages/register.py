@@ -1,4 +1,4 @@
-"""`python -m stages.register`: what the data set holds, and the hashes of its files, to data/manifest.json.
+"""`python -m stages.register`: write data/manifest.json: contents of the data set and hashes of its files.
 
 Registers the splits in detectron2's catalogs, loads them back and compares counts: a check that other tools built on
 detectron2 will work on data/coco. About 6 s, most of it the import of detectron2. Expect a table of labels and sizes.

@@ -1,4 +1,4 @@
-"""A network and pictures so small that a test can train on them in a second."""
+"""A network and images so small that a test can train in a second."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def network(
 
 
 def example(tasks: tuple[Task, ...], count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> dict[str, Any]:
-    """A noise picture with `count` rectangles of random labels, as the loader hands it over."""
+    """An example of the loader: a noise image with `count` rectangles of random labels."""
     draw = torch.Generator().manual_seed(seed)
     masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     for mask in masks:

@@ -15,7 +15,7 @@ from mtseg.core.params import load
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 BASE = read_params(PARAMS)
-EVERY = [(name, scale) for name in studies.names() for scale in SCALES if read(name).count(scale)]
+CASES = [(name, scale) for name in studies.names() for scale in SCALES if read(name).count(scale)]
 
 
 def study(**keys) -> Study:
@@ -27,7 +27,7 @@ def expanded(**keys):
     return runs(study(**keys), "embedded", params=PARAMS)
 
 
-@pytest.mark.parametrize("name, scale", EVERY)
+@pytest.mark.parametrize("name, scale", CASES)
 def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, scale):
     found = runs(read(name), scale, params=PARAMS)
     assert found and len({run.name for run in found}) == len(found)
@@ -47,12 +47,12 @@ def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
         "tasks": [BASE["tasks"][0] | {"name": "part", "classes": ["door"]}],
     })  # fmt: skip
     YAML().dump(own, tmp_path / "params.yaml")
-    for name, scale in EVERY:
+    for name, scale in CASES:
         with_own = runs(read(name), scale, params=tmp_path / "params.yaml")
         assert [run.digest for run in with_own] == [run.digest for run in runs(read(name), scale, params=PARAMS)]
 
 
-@pytest.mark.parametrize("name, scale", EVERY)
+@pytest.mark.parametrize("name, scale", CASES)
 def test_params_yaml_becomes_that_of_a_run(name, scale, tmp_path):
     *_, run = runs(read(name), scale, params=PARAMS)
     file = Path(shutil.copy(PARAMS, tmp_path))

@@ -9,8 +9,8 @@ from benchmarks.memory import BUDGETS, NETWORKS, RESERVE, fitting
 
 PAGE = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
 MEASURED = {
-    (name, int(side), int(pictures), int(objects), recompute): (int(peak), int(stays))
-    for name, side, pictures, objects, recompute, peak, stays in re.findall(
+    (name, int(side), int(images), int(objects), recompute): (int(peak), int(stays))
+    for name, side, images, objects, recompute, peak, stays in re.findall(
         r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \|$", PAGE, re.M
     )
 }
@@ -24,7 +24,7 @@ def test_both_tables_are_there_and_the_second_is_called_an_estimate():
 
 
 @pytest.mark.parametrize("row", ESTIMATED, ids=" ".join)
-def test_every_estimate_follows_from_the_largest_measurement_of_one_picture(row):
+def test_every_estimate_follows_from_the_largest_measurement_of_one_image(row):
     name, wanted, recompute, *counts = row
     sides = [side for n, side, *rest in MEASURED if (n, *rest) == (name, 1, 8, recompute)]
     peak, stays = (2**20 * value for value in MEASURED[name, max(sides), 1, 8, recompute])
@@ -33,7 +33,7 @@ def test_every_estimate_follows_from_the_largest_measurement_of_one_picture(row)
 
 
 def test_memory_grows_with_the_pictures_and_no_faster_than_the_pixels():
-    """So the estimate for larger pictures errs on the safe side, with as many objects."""
+    """So the estimate for larger images with as many objects is on the safe side."""
     one, four, large = (MEASURED["coco_r50", *key, 8, "none"] for key in ((256, 1), (256, 4), (512, 1)))
     each, together, wide = (peak - stays for peak, stays in (one, four, large))
     assert together == pytest.approx(4 * each, rel=0.15)

@@ -142,11 +142,11 @@ def test_data_of_ones_own_added_to_dvc_is_seen_by_it(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     call(tmp_path, "git", "init", "--quiet")
     dvc(tmp_path, "init", "--quiet")
-    picture = tmp_path / "data/raw/mine/a.jpg"
-    picture.parent.mkdir(parents=True)
-    picture.write_text("one")
+    image = tmp_path / "data/raw/mine/a.jpg"
+    image.parent.mkdir(parents=True)
+    image.write_text("one")
     dvc(tmp_path, "add", "--quiet", "data/raw/mine")
     assert "data/raw/mine.dvc" in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
     assert "data/raw/mine/" not in call(tmp_path, "git", "status", "--porcelain", "--untracked-files=all")
-    picture.write_text("two")
+    image.write_text("two")
     assert "data/raw/mine.dvc" in dvc(tmp_path, "status")
