@@ -225,11 +225,11 @@ def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_dim": 64}, r"beyond the backbone: \d+ of \d+ .*another shape \(.*set model's hidden_dim to 32"),
+        ({"hidden_dim": 64}, r"beyond the backbone, \d+ of \d+ .*another shape \(.*set model's hidden_dim to 32"),
         ({"encoder_feedforward_dim": 48}, "3 have another shape .*set model's encoder_feedforward_dim to 32"),
         ({"decoder_feedforward_dim": 48}, "6 have another shape .*set model's decoder_feedforward_dim to 32"),
         ({"encoder_layers": 2}, "16 of the pixel decoder are missing"),
-        ({"decoder_layers": 12}, "of another network beyond the backbone"),
+        ({"decoder_layers": 12}, "from another network: beyond the backbone"),
         ({"num_heads": 8}, "another number of attention heads, 48 outputs for 96: set model.num_heads"),
         (
             {"backbone": "mobilenetv3_large"},
@@ -257,7 +257,7 @@ def test_a_file_of_which_less_than_half_is_used_is_refused(tmp_path):
     tasks = make_tasks(1)
     write(tmp_path / "best.safetensors", tasks, decoder_layers=12)
     change = {"decoder_layers": 1, "weights": str(tmp_path / "best.safetensors")}
-    with pytest.raises(UserError, match=r"(\d+) of \1 tensors fit, of the file's \d+; 0 have another shape"):
+    with pytest.raises(UserError, match=r"(\d+) of \1 tensors fit \(the file has \d+\); 0 have another shape"):
         tiny.network(tasks, model=change)
 
 
