@@ -228,7 +228,7 @@ FAULTS = (
           says=r"train/\d+\.json, shape 1: label .* has 2 parts, expected 3"),
     Fault("a loader that drops the further labels", failure="dropped_labels",
           coco=in_coco("train", lambda a, n: a.pop("labels")),
-          causes=("task_unlabelled",), says="does not load through detectron2 .*labels"),
+          causes=("task_unlabelled",), says="cannot be loaded by detectron2 .*labels"),
     Fault("a class is misspelt, classes listed", raw=first_label(lambda label: f"x{label}"),
           says=r"train/\d+\.json, shape 1: .*shape has no class 'x"),
     Fault("a class is misspelt, classes auto", raw=rare_typo, causes=("class_too_rare",)),

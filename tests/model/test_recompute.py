@@ -90,7 +90,7 @@ def test_a_copy_computes_with_its_own_weights():
 
 
 def test_batch_norm_that_learns_is_not_computed_twice():
-    with pytest.raises(ValidationError, match="recompute: both needs freeze_norm: true"):
+    with pytest.raises(ValidationError, match="recompute: both requires freeze_norm: true"):
         tiny.params(model={"recompute": "both", "freeze_norm": False})
 
 
