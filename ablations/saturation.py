@@ -36,7 +36,7 @@ from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
 from mtseg.core.params import Model, Task
 from mtseg.data.shapes import SHAPES, grid
-from mtseg.inference.predictor import load_model
+from mtseg.inference.torch_network import load_model
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 from mtseg.report.plotting import COLOURS, canvas, legend_above, style, svg

@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from mtseg.core.files import write_json
 from mtseg.core.params import load
-from mtseg.core.tables import Image, Instance, Predictions, softmax_columns
+from mtseg.core.tables import Image, Instance, Predictions, task_columns
 from mtseg.data import coco, manifest
 from mtseg.inference.export import coco as results
 
@@ -64,7 +64,7 @@ def draw(folder: Path, count: int) -> None:
     columns |= {"rle": np.array([rle["counts"] for rle in rles], dtype=object)[chosen]}
     columns |= dict.fromkeys(("height", "width"), np.full(size, SIDE))
     for task in tasks:
-        columns |= softmax_columns(task.name, labels[task.name].ravel(), rng.normal(0, 2, (size, task.num_outputs)))
+        columns |= task_columns(task.name, labels[task.name].ravel(), rng.normal(0, 2, (size, task.num_outputs)))
     predictions = Predictions.of(columns | {"score": (columns[f"probability.{tasks[0].name}"] * quality).round(5)})
     for split in manifest.SPLITS:
         coco.write(folder / f"data/coco/{split}.json", images, tasks)

@@ -15,7 +15,7 @@ def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key is reported at once
     from mtseg.data import manifest
     from mtseg.inference.export import coco, csv
-    from mtseg.inference.predictor import load_model, predict
+    from mtseg.inference.torch_network import load_model, predict
     from mtseg.model.device import keep_memory, pick
 
     keep_memory()

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from scipy.special import logit
 
 from mtseg.core.params import Filter, Ranking, Task
-from mtseg.core.tables import Image, Images, Instance, Predictions, softmax_columns
+from mtseg.core.tables import Image, Images, Instance, Predictions, task_columns
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 SIZE = 64
@@ -85,7 +85,7 @@ def table(rows: Sequence[Row], tasks: Sequence[Task]) -> Predictions:
     for task in tasks:
         labels = np.array([row.labels[task.name] for row in rows], dtype=int)
         logits = np.array([row.logits[task.name] for row in rows], dtype=float).reshape(-1, task.num_outputs)
-        columns |= softmax_columns(task.name, labels, logits)
+        columns |= task_columns(task.name, labels, logits)
         if rows and rows[0].probabilities:
             own = np.array([row.probabilities[task.name] for row in rows], dtype=float)
             columns |= {f"probability.{task.name}": own, f"logit.{task.name}": logit(own.clip(1e-7, 1 - 1e-7))}

@@ -17,7 +17,7 @@ from benchmarks.faults.inputs import bgr
 from benchmarks.faults.patches import Patch, changed
 from mtseg.core.tables import Predictions
 from mtseg.data import loader
-from mtseg.inference import predictor
+from mtseg.inference import torch_network
 from mtseg.model import mask2former
 from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.mask2former import Mask2Former
@@ -131,7 +131,7 @@ def answers(change: Callable[[Predictions, np.random.Generator], Predictions]) -
     def encode(real: Callable, found: Instances, image_id: int, heads: Any) -> Predictions:
         return change(real(found, image_id, heads), np.random.default_rng(image_id))
 
-    return changed(predictor, "encode", encode)
+    return changed(torch_network, "encode", encode)
 
 
 def each_mask(change: Callable[[np.ndarray], np.ndarray]) -> Patch:
@@ -208,9 +208,9 @@ FAULTS = (
     Fault("images read as BGR at prediction alone", since="predict", causes=("channels_swapped",),
           code=changed(loader, "read_image", bgr)),
     Fault("another normalisation at prediction alone", since="predict", causes=("normalisation",),
-          code=changed(predictor, "load_model", wrong_pixels)),
+          code=changed(torch_network, "load_model", wrong_pixels)),
     Fault("the trained weights are not loaded", since="predict", causes=("weights_not_loaded",),
-          code=changed(predictor, "load_model", no_checkpoint)),
+          code=changed(torch_network, "load_model", no_checkpoint)),
     Fault("main classes off by one at prediction", since="predict", causes=("labels_off_by_one", "labels_permuted"),
           code=detecting(main_rolled)),
     Fault("two tasks' logits swapped at prediction", since="predict", causes=("labels_of_other_task",),

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.faults.case import JOINED, Fault
 from benchmarks.faults.patches import Patch, changed, everywhere
-from mtseg.inference import predictor
+from mtseg.inference import torch_network
 from mtseg.model import weights
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
 from mtseg.model.heads.combinations import seen_combinations
@@ -56,7 +56,7 @@ def loaded(change: Callable[[Combinations], list[Head]]) -> Patch:
         network.heads = Heads(change(network.heads[0]))
         return network
 
-    return changed(predictor, "load_model", load_model)
+    return changed(torch_network, "load_model", load_model)
 
 
 HALF = JOINED | {"generate.unseen": 24}  # of the combinations train shows half: or else any order is the same

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.special import logit as log_odds
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
@@ -27,6 +28,8 @@ from mtseg.core.params import Task
 
 UNLABELLED = -1  # class index of an instance without a label of a task
 DECIMALS = 5  # of boxes, logits, scores and mask quality in predictions
+DIGITS = 6  # significant digits of a conditional probability; decimals would make the products of small ones equal
+CLIP = 1e-7  # log-odds are taken of probabilities at least this far from 0 and 1, so that they are finite
 
 Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main task first
 
@@ -319,15 +322,25 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def softmax_columns(task: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Prediction columns of a task whose head has its own softmax. labels: int [N]. logits: [N, K]."""
+def task_columns(
+    task: str, labels: np.ndarray, logits: np.ndarray, conditional: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Prediction columns of a task. labels: int [N]. logits: [N, K], whose softmax are the probabilities of all
+    outputs. conditional: [N], probability of each label given those of the preceding tasks, if the head has it; by
+    default a label's probability is that of the softmax, and its logit one of `logits`."""
     logits = np.round(np.asarray(logits, dtype=np.float64), DECIMALS)
     labels = np.asarray(labels, dtype=np.int64)
     probabilities, chosen = softmax(logits), labels[:, None]
+    if conditional is None:
+        probability = np.take_along_axis(probabilities, chosen, axis=1)[:, 0]
+        logit = np.take_along_axis(logits, chosen, axis=1)[:, 0]
+    else:
+        probability = np.array([float(f"{p:.{DIGITS}g}") for p in conditional.tolist()], dtype=np.float64)
+        logit = log_odds(probability.clip(CLIP, 1 - CLIP))
     return {
         f"labels.{task}": labels,
-        f"probability.{task}": np.take_along_axis(probabilities, chosen, axis=1)[:, 0],
-        f"logit.{task}": np.take_along_axis(logits, chosen, axis=1)[:, 0],
+        f"probability.{task}": probability,
+        f"logit.{task}": logit,
         f"probabilities.{task}": probabilities,
         f"logits.{task}": logits,
     }

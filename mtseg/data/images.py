@@ -1,4 +1,4 @@
-"""Read images from the raw data; they are never copied."""
+"""Read images from the raw data, which are never copied, and bring them to the network's size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from mtseg.core.tables import Image
 
 # exceptions of Pillow for an image that it cannot decode
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, PIL.Image.DecompressionBombError)
+
+
+PAD = 128  # grey value (0 to 255) of the padding, in training and prediction
+
+
+def square(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image as the network takes it in prediction: resized (bilinear) so that its longer side is `size`, and padded
+    with grey at the right and the bottom.
+
+    pixels: uint8 [height, width, 3]. Returns uint8 [size, size, 3], and height and width of the image in it.
+    """
+    height, width = (max(1, int(size * side / max(pixels.shape[:2]) + 0.5)) for side in pixels.shape[:2])
+    if (height, width) != pixels.shape[:2]:
+        pixels = np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BILINEAR))
+    padded = np.full((size, size, 3), PAD, dtype=np.uint8)
+    padded[:height, :width] = pixels
+    return padded, (height, width)
 
 
 def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Image.Image:

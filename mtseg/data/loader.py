@@ -22,10 +22,9 @@ from mtseg.core.errors import UserError
 from mtseg.core.masks import Segmentation, mask
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data.images import read_image
+from mtseg.data.images import PAD, read_image, square
 
 Example = dict[str, Any]
-PAD = 128.0  # grey value (0 to 255) of the padding, in training and prediction
 
 
 class Mapper:
@@ -37,41 +36,32 @@ class Mapper:
     """
 
     def __init__(self, tasks: Sequence[Task], input: Input, *, root: Path, training: bool):
-        self.tasks, self.root, self.training = tasks, root, training
+        self.tasks, self.size, self.root, self.training = tasks, input.size, root, training
         size = (input.size, input.size)
-        if training:
-            self.augmentations = [
-                T.ResizeScale(input.min_scale, input.max_scale, *size),
-                T.FixedSizeCrop(size, pad_value=PAD, seg_pad_value=0),
-                T.RandomFlip(prob=input.flip),
-            ]
-        else:
-            self.augmentations = [
-                T.ResizeShortestEdge(input.size, max_size=input.size),
-                T.FixedSizeCrop(size, pad_value=PAD, seg_pad_value=0),
-            ]
+        self.augmentations = [
+            T.ResizeScale(input.min_scale, input.max_scale, *size),
+            T.FixedSizeCrop(size, pad_value=float(PAD), seg_pad_value=0),
+            T.RandomFlip(prob=input.flip),
+        ]
         self.flipped = [np.array(task.flipped()) for task in tasks]
 
     def __call__(self, image: Image, seed: int = 0) -> Example:
         """Returns `image` uint8 [3, S, S] RGB, `image_size` (height, width) without padding, `height` and `width` of
         the original, `image_id`, `file_name`; in training `instances` with `gt_masks` and `gt_labels` [N, T] (-1 if
         unlabelled). Raises UserError when the image does not fit its record."""
-        np.random.seed(seed % 2**32)  # detectron2's augmentations use numpy's global generator
+        example = {name: getattr(image, name) for name in ("height", "width", "file_name")} | {"image_id": image.id}
         pixels = read_image(self.root, image)
-        augmented = T.AugInput(pixels)
-        transforms = T.AugmentationList(self.augmentations)(augmented)
-        resized = transforms.transforms[0]
-        example = {
-            "image": torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))).to(torch.uint8),
-            "image_size": (resized.new_h, resized.new_w),
-            "height": image.height,
-            "width": image.width,
-            "image_id": image.id,
-            "file_name": image.file_name,
-        }
         if self.training:
-            example["instances"] = self._instances(image, transforms, augmented.image.shape[:2])
-        return example
+            np.random.seed(seed % 2**32)  # detectron2's augmentations use numpy's global generator
+            augmented = T.AugInput(pixels)
+            transforms = T.AugmentationList(self.augmentations)(augmented)
+            pixels, resized = augmented.image, transforms.transforms[0]
+            content = (resized.new_h, resized.new_w)
+            example["instances"] = self._instances(image, transforms, pixels.shape[:2])
+        else:
+            pixels, content = square(pixels, self.size)
+        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(torch.uint8)
+        return example | {"image": planes, "image_size": content}
 
     def _instances(self, image: Image, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
         flip = any(isinstance(transform, HFlipTransform) for transform in transforms.transforms)

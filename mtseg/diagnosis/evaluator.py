@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from mtseg.checks.findings import Finding
 from mtseg.core import masks
 from mtseg.core.params import Ranking, Task
-from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, softmax_columns
+from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, task_columns
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 
@@ -95,7 +95,7 @@ def as_predictions(images: Images, tasks: tuple[Task, ...], *, shift: float = 0.
     quality = _ious(objects, Predictions.of(columns)) * np.where(false, 0.5, 1.0)
     for task in tasks:
         logits = (2 + 4 * quality)[:, None] * np.eye(task.num_outputs)[labels[task.name]]
-        columns |= softmax_columns(task.name, labels[task.name], logits)
+        columns |= task_columns(task.name, labels[task.name], logits)
     area = masks.areas(Predictions.of(columns).rles())
     return Predictions.of(columns | {"area": area, "mask_quality": quality, "score": quality})
 

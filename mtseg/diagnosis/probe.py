@@ -17,7 +17,7 @@ from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis.label_alignment import CHANGES, SAME
 from mtseg.diagnosis.masks import box_iou
 from mtseg.diagnosis.run import Sample
-from mtseg.inference import predictor
+from mtseg.inference import torch_network
 from mtseg.model import weights
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import pick
@@ -35,14 +35,14 @@ def probe(
     input: Input, root: Path, detections: int, batch: int, device: str,
 ) -> tuple[Sample, Sample, list[Finding]]:  # fmt: skip
     """Samples of train and val, and findings of the network. found: the predictions of val that are diagnosed."""
-    network = predictor.load_model(checkpoint, tasks=tasks, model=model, detections=detections)
+    network = torch_network.load_model(checkpoint, tasks=tasks, model=model, detections=detections)
     change = f"{checkpoint} was trained on other data, or load_model ignores the combinations stored in it: train again"
     findings = _weights(network, checkpoint) or combinations.check(network, train, model=model, change=change)
     findings += _normalisation(network)
     network.to(pick(device))
 
     def run(images: Images, batch: int = batch) -> Predictions:
-        return predictor.predict(network, images, root=root, input=input, batch=batch, progress=False)
+        return torch_network.predict(network, images, root=root, input=input, batch=batch, progress=False)
 
     samples = []
     for images in (spread(train, TRAIN), spread(val, VAL)):

@@ -1,54 +1,73 @@
-"""Detections of the network -> rows of the predictions table.
+"""Detections of one image -> rows of the predictions table. No PyTorch: every kind of network ends here.
 
-N detections of an image, Q queries among them, H x W its size.
+k detections of an image, Q distinct masks among them, T tasks, K outputs of a task, H x W size of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from mtseg.core.masks import areas
 from mtseg.core.params import Task
-from mtseg.core.tables import DECIMALS, Predictions
-from mtseg.model.heads import Heads
+from mtseg.core.tables import DECIMALS, Predictions, task_columns
 
 
-def encode(found: Instances, image_id: int, heads: Heads) -> Predictions:
-    """One image's detections, as `Mask2Former.detect` returns them, in their order. Box and area are those of the mask;
-    a detection whose mask is empty gives no row. Raises RuntimeError where a label is outside its task's classes."""
-    found = found.to("cpu")
-    _check(found.pred_labels, heads.tasks)
-    queries, first, own = np.unique(found.query.numpy(), return_index=True, return_inverse=True)
+@dataclass(frozen=True)
+class Detections:
+    """What a network finds in one image, the best first.
+
+    query: int [k]. labels: int [k, T], class indices. logits: {task: [k, K]}, whose softmax are the probabilities of
+    the classes, and of no-object, the last, if the task has it. probabilities: [k, T'], of the labels of the first T'
+    tasks, each given those of the preceding tasks, or None where each task has its own softmax. mask_quality: [k].
+    masks: bool [Q, H, W], in any memory layout. mask: int [k], index of each detection's mask.
+    """
+
+    query: np.ndarray
+    labels: np.ndarray
+    logits: Mapping[str, np.ndarray]
+    probabilities: np.ndarray | None
+    mask_quality: np.ndarray
+    masks: np.ndarray
+    mask: np.ndarray
+
+
+def encode(found: Detections, image_id: int, tasks: Sequence[Task]) -> Predictions:
+    """One image's detections in their order. Box and area are those of the mask; a detection whose mask is empty gives
+    no row. Raises RuntimeError where a label is outside its task's classes."""
+    _check(found.labels, tasks)
     # [Q, H, W] -> contiguous [Q, W, H]; its transpose is the Fortran-ordered [H, W, Q] that pycocotools takes
-    masks_QWH = found.pred_masks[first].transpose(1, 2).contiguous().numpy()
-    rles = coco_mask.encode(masks_QWH.view("uint8").T) if len(queries) else []
+    masks_QWH = np.ascontiguousarray(found.masks.transpose(0, 2, 1))
+    rles = coco_mask.encode(masks_QWH.view("uint8").T) if len(masks_QWH) else []
     texts = np.array([rle["counts"].decode() for rle in rles], dtype=object)
     boxes = coco_mask.toBbox(rles) if rles else np.zeros((0, 4))
-    sizes, (height, width) = areas(rles), found.image_size
+    sizes, (height, width), own = areas(rles), found.masks.shape[1:], found.mask
     columns = {
         "image_id": np.full(len(own), image_id),
-        "query": queries[own],
+        "query": found.query,
         "box": boxes[own].round(DECIMALS),
         "area": sizes[own],
         "rle": texts[own],
         "height": np.full(len(own), height),
         "width": np.full(len(own), width),
-        "mask_quality": found.mask_quality.numpy().astype(np.float64).round(DECIMALS),
+        "mask_quality": found.mask_quality.astype(np.float64).round(DECIMALS),
     }
-    columns |= heads.columns(found)
-    certainty = np.prod([columns[f"probability.{task.name}"] for task in heads[0].tasks], axis=0)
+    conditional = [] if found.probabilities is None else list(found.probabilities.T)
+    for t, task in enumerate(tasks):
+        given = conditional[t] if t < len(conditional) else None
+        columns |= task_columns(task.name, found.labels[:, t], found.logits[task.name], given)
+    ranked = tasks[: max(1, len(conditional))]  # whose labels the network ranks by
+    certainty = np.prod([columns[f"probability.{task.name}"] for task in ranked], axis=0)
     columns["score"] = (certainty * columns["mask_quality"]).round(DECIMALS)
     return Predictions.of(columns)[sizes[own] > 0]
 
 
-def _check(labels_NT: Tensor, tasks: Sequence[Task]) -> None:
-    for task, own in zip(tasks, labels_NT.T.tolist(), strict=True):
-        for label in own:
+def _check(labels_kT: np.ndarray, tasks: Sequence[Task]) -> None:
+    for task, column in zip(tasks, labels_kT.T.tolist(), strict=True):
+        for label in column:
             if not 0 <= label < task.num_classes:
                 valid = f"0..{task.num_classes - 1}"
-                raise RuntimeError(f"detect() returned label {label} for task '{task.name}' (valid: {valid})")
+                raise RuntimeError(f"the network returned label {label} for task '{task.name}' (valid: {valid})")

@@ -15,7 +15,7 @@ from mtseg.core.tables import Image
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
-from mtseg.inference.predictor import description, predict
+from mtseg.inference.torch_network import description, predict
 from mtseg.model.device import keep_memory, pick
 from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from ablations import saturation, studies
 from mtseg.core.errors import UserError
 from mtseg.data.shapes import grid
-from mtseg.inference.predictor import description
+from mtseg.inference.torch_network import description
 from mtseg.model import weights
 from tests import tiny
 

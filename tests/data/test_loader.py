@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import detectron2.data.transforms as T
 import numpy as np
 import PIL.Image
 import pytest
@@ -11,6 +12,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.masks import rle as packed
 from mtseg.core.params import Task
 from mtseg.core.tables import Image, Images, Instance
+from mtseg.data.images import square
 from mtseg.data.loader import Mapper, prediction_batches, training_batches
 from tests import tiny
 
@@ -100,6 +102,19 @@ def test_prediction_sees_the_whole_image_padded_to_the_square(tmp_path):
     assert example["image_size"] == (45, 64)
     assert (example["height"], example["width"]) == (70, 100)
     assert "instances" not in example
+
+
+@pytest.mark.parametrize("size", [(70, 100), (100, 70), (64, 64), (31, 64), (13, 200), (333, 257), (1, 900)])
+def test_the_square_is_that_of_detectron2s_transforms(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    padded, (height, width) = square(pixels, 64)
+    given = T.AugInput(pixels)
+    steps = [T.ResizeShortestEdge(64, max_size=64), T.FixedSizeCrop((64, 64), pad_value=128.0)]
+    if min(size) > 1:  # detectron2 would resize the other to nothing
+        resized = T.AugmentationList(steps)(given).transforms[0]
+        assert (height, width) == (resized.new_h, resized.new_w)
+        assert np.array_equal(padded, given.image)
+    assert padded.dtype == np.uint8 and padded.shape == (64, 64, 3) and max(height, width) == 64 and min(height, width)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtseg.diagnosis import probe
-from mtseg.inference import predictor
+from mtseg.inference import torch_network
 from mtseg.model import weights
 from tests.scenes import SIZE, make_tasks, scene
 from tests.tiny import network, params
@@ -26,8 +26,8 @@ def trained(tmp_path):
         PIL.Image.fromarray(noise).save(tmp_path / image.file_name, quality=95)
     model = network(TASKS)
     path = tmp_path / "best.safetensors"
-    weights.save(path, model, {**predictor.description(TASKS, GIVEN.model), "step": 1})
-    found = predictor.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
+    weights.save(path, model, {**torch_network.description(TASKS, GIVEN.model), "step": 1})
+    found = torch_network.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
     return tmp_path, path, images, found
 
 
@@ -53,14 +53,14 @@ def test_predictions_of_other_weights(trained):
 
 
 def changed(monkeypatch, change):
-    load = predictor.load_model
+    load = torch_network.load_model
 
     def other(*given, **named):
         model = load(*given, **named)
         change(model)
         return model
 
-    monkeypatch.setattr(predictor, "load_model", other)
+    monkeypatch.setattr(torch_network, "load_model", other)
 
 
 def test_weights_that_are_not_the_checkpoints(trained, monkeypatch):

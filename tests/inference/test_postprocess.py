@@ -6,6 +6,7 @@ import torch
 
 from mtseg.core.masks import mask
 from mtseg.inference.postprocess import encode
+from mtseg.inference.torch_network import as_detections
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -26,8 +27,12 @@ def found(network):
     return found
 
 
+def rows(found, network, image_id=1):
+    return encode(as_detections(found, network.tasks), image_id, network.tasks)
+
+
 def test_rows_are_the_detections_in_their_order(network, found):
-    table = encode(found, 7, network.heads)
+    table = rows(found, network, 7)
     assert len(table) == len(found) and set(table.image_id) == {7}
     assert table.query.tolist() == found.query.tolist()
     assert len({*table.rle}) == len({*table.query.tolist()})
@@ -40,7 +45,7 @@ def test_rows_are_the_detections_in_their_order(network, found):
 
 
 def test_the_score_is_that_of_the_network_rounded(network, found):
-    table = encode(found, 1, network.heads)
+    table = rows(found, network)
     assert table.score == pytest.approx(found.scores.numpy(), abs=2e-5)
     tasks = network.heads[0].tasks
     certainty = np.prod([table.probability[task.name] for task in tasks], axis=0)
@@ -50,15 +55,15 @@ def test_the_score_is_that_of_the_network_rounded(network, found):
 def test_an_empty_mask_gives_no_row(network, found):
     empty = found.query == found.query[0]
     found.pred_masks[empty] = False
-    table = encode(found, 1, network.heads)
+    table = rows(found, network)
     assert table.query.tolist() == found.query[~empty].tolist()
     found.pred_masks[:] = False
-    nothing = encode(found, 1, network.heads)
+    nothing = rows(found, network)
     assert len(nothing) == 0 and set(nothing.names) == set(table.names)
-    assert len(encode(found[[]], 1, network.heads)) == 0
+    assert len(rows(found[[]], network)) == 0
 
 
 def test_a_label_outside_the_task_is_a_bug_and_named(network, found):
     found.pred_labels[2, 1] = 2
-    with pytest.raises(RuntimeError, match=r"detect\(\) returned label 2 for task 'colour' \(valid: 0..1\)"):
-        encode(found, 1, network.heads)
+    with pytest.raises(RuntimeError, match=r"returned label 2 for task 'colour' \(valid: 0..1\)"):
+        rows(found, network)

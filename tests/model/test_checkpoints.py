@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks import reference as networks
 from mtseg.core.errors import UserError
-from mtseg.inference.predictor import description
+from mtseg.inference.torch_network import description
 from mtseg.model import checkpoints, weights
 from mtseg.model.weights import initialise, save
 from tests import tiny

@@ -16,6 +16,7 @@ from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.postprocess import encode
+from mtseg.inference.torch_network import as_detections
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from tests import tiny
@@ -80,7 +81,7 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     assert 5 * history[-1][last] < history[0][last]
     images, parts = [], []
     for example, found in zip(batch, network(batch), strict=True):
-        parts.append(encode(found, example["image_id"], network.heads))
+        parts.append(encode(as_detections(found, network.tasks), example["image_id"], network.tasks))
         rles = [packed(mask) for mask in example["instances"].gt_masks.tensor]
         labels = [dict(zip(("shape", "marks"), row, strict=True)) for row in example["instances"].gt_labels.tolist()]
         boxes, areas = coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()
@@ -125,7 +126,9 @@ def test_the_columns_stored_are_those_of_rounded_logits(seen):
     for layer in network.decoder.heads.values():
         nn.init.normal_(layer.weight)
     (found,) = network([tiny.example(tasks, 0)])
-    columns = network.heads.columns(found)
+    found.pred_masks[:] = True  # every detection has a row
+    table = encode(as_detections(found, tasks), 1, tasks)
+    columns = {name: table.column(name) for name in table.names}
     row = np.arange(len(found))
     for t, task in enumerate(tasks):
         label = found.pred_labels[:, t].numpy()

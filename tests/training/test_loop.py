@@ -14,7 +14,7 @@ from torch import nn
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, write_json
 from mtseg.data import convert, manifest, shapes
-from mtseg.inference.predictor import description, load_model, predict
+from mtseg.inference.torch_network import description, load_model, predict
 from mtseg.model import weights
 from mtseg.report import learning
 from mtseg.training import loop

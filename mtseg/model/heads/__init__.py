@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mtseg.core.params import Model, Task
@@ -52,13 +50,6 @@ class Heads(nn.ModuleList):
     def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
         pairs = zip(self, self._split(labels_T), strict=True)
         return {name: x for head, labels in pairs for name, x in head.logits_of(labels, strength).items()}
-
-    def columns(self, found: Instances) -> dict[str, np.ndarray]:
-        """Of detections on the CPU, as `Mask2Former.detect` returns them."""
-        columns = {}
-        for head, labels in zip(self, self._split(found.pred_labels), strict=True):
-            columns |= head.columns(found, labels.numpy())
-        return columns
 
     def _split(self, labels_T: Tensor) -> tuple[Tensor, ...]:
         return labels_T.split([len(head.tasks) for head in self], dim=-1)

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from mtseg.core.params import Task
-from mtseg.core.tables import UNLABELLED, softmax_columns
+from mtseg.core.tables import UNLABELLED
 
 Logits = Mapping[str, Tensor]  # task -> [..., K], the outputs of the linear layers of all tasks
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of a query of one image and labels: query [k], labels [k, T], probability of the labels [k]. `fields`,
-    [k, ...] each, are stored with the detections."""
+    """Pairs of a query of one image and labels: query [k], labels [k, T], probability of the labels [k].
+
+    fields: [k, ...] each, stored with the detections. `probabilities` [k, T], of each label given those of the
+    preceding tasks, replaces the probabilities that are the softmax of the class logits."""
 
     query: Tensor
     labels: Tensor
@@ -96,11 +96,3 @@ class Head(nn.Module):
             right = chosen.bool() if task.background else chosen.bool() & (label >= 0)[..., None]
             found[task.name] = torch.where(right, strength, -strength)
         return found
-
-    def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
-        """The tasks' columns of the predictions table (see `Predictions`), from detections on the CPU and their
-        labels."""
-        columns = {}
-        for task, label_N in zip(self.tasks, labels_NT.T, strict=True):
-            columns |= softmax_columns(task.name, label_N, found.get(f"logits_{task.name}").numpy())
-        return columns

@@ -17,10 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from detectron2.structures import Instances
-from scipy.special import logit
 from torch import Tensor
 
 from mtseg.core.errors import UserError
@@ -29,8 +26,6 @@ from mtseg.core.tables import UNLABELLED
 from mtseg.model.heads._base import Candidates, Head, Logits
 
 NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of -inf
-DIGITS = 6  # significant ones of a stored probability: the product of small ones still ranks
-SUREST = 1e-7  # log-odds are taken of probabilities clipped to this distance from 0 and 1, and stay finite
 
 
 class Combinations(Head):
@@ -83,15 +78,6 @@ class Combinations(Head):
         """Stronger by what the many combinations that are not seen weigh together, against one that is not seen."""
         others = sum(math.log(task.num_classes) for task in self.tasks) - math.log(self.unseen)
         return super().logits_of(labels_T, strength + others)
-
-    def columns(self, found: Instances, labels_NT: np.ndarray) -> dict[str, np.ndarray]:
-        """`probability` is given the labels before, and `logit` its log-odds; `probabilities` are marginal."""
-        columns = super().columns(found, labels_NT)
-        for t, task in enumerate(self.tasks):
-            rounded = [float(f"{p:.{DIGITS}g}") for p in found.probabilities[:, t].tolist()]
-            own = columns[f"probability.{task.name}"] = np.array(rounded, dtype=np.float64)
-            columns[f"logit.{task.name}"] = logit(own.clip(SUREST, 1 - SUREST))
-        return columns
 
 
 @dataclass(frozen=True)

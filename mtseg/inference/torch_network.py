@@ -1,4 +1,4 @@
-"""Checkpoint -> model -> predictions."""
+"""Checkpoint -> network in PyTorch -> detections, and the predictions of a whole data set."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from detectron2.structures import Instances
 from rich.progress import track
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Model, Task
 from mtseg.core.tables import Image, Predictions
-from mtseg.data.loader import Mapper, prediction_batches
-from mtseg.inference.postprocess import encode
+from mtseg.data.loader import Example, Mapper, prediction_batches
+from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 
@@ -43,6 +45,31 @@ def _keys(description: Mapping[str, Any]) -> dict[str, Any]:
     return {"tasks": description.get("tasks")} | {f"model.{k}": v for k, v in description.get("model", {}).items()}
 
 
+class TorchNetwork:
+    """A network in evaluation mode."""
+
+    def __init__(self, network: Mask2Former):
+        self.network = network.eval()
+
+    def detect(
+        self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
+        content: height and width of each image in its square. sizes: of the original images."""
+        planes = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
+        given = zip(planes, content, sizes, strict=True)
+        return detect(
+            self.network,
+            [{"image": x, "image_size": own, "height": size[0], "width": size[1]} for x, own, size in given],
+        )
+
+
+@torch.no_grad()
+def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
+    """The detections of each of the loader's examples."""
+    return [as_detections(found.to("cpu"), network.tasks) for found in network(batch)]
+
+
 @torch.no_grad()
 def predict(
     model: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int, progress: bool = True
@@ -56,8 +83,23 @@ def predict(
         found = []
         total = -(-len(images) // batch)
         for examples in track(batches, "predict", total=total, disable=not progress):
-            detected = zip(examples, model(examples), strict=True)
-            found += [encode(instances, example["image_id"], model.heads) for example, instances in detected]
+            detected = zip(examples, detect(model, examples), strict=True)
+            found += [encode(detections, example["image_id"], model.tasks) for example, detections in detected]
         return Predictions.concatenate(found)
     finally:
         model.train(training)
+
+
+def as_detections(found: Instances, tasks: Sequence[Task]) -> Detections:
+    """What `Mask2Former.detect` returns of an image, on the CPU. Each mask is kept once."""
+    _, first, mask = np.unique(found.query.numpy(), return_index=True, return_inverse=True)
+    masks_QWH = found.pred_masks[first].transpose(1, 2).contiguous()  # as the encoder of masks reads them
+    return Detections(
+        query=found.query.numpy(),
+        labels=found.pred_labels.numpy(),
+        logits={task.name: found.get(f"logits_{task.name}").numpy() for task in tasks},
+        probabilities=found.probabilities.numpy() if found.has("probabilities") else None,
+        mask_quality=found.mask_quality.numpy(),
+        masks=masks_QWH.numpy().transpose(0, 2, 1),
+        mask=mask,
+    )

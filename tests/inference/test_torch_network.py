@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from mtseg.core.errors import UserError
-from mtseg.inference.predictor import description, load_model, predict
+from mtseg.inference.torch_network import description, load_model, predict
 from mtseg.model import weights
 from tests import tiny
 from tests.scenes import SIZE, make_tasks, scene
