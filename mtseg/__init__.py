@@ -1,1 +1,26 @@
 """mtseg: Mask2Former in which every instance carries several labels, as a pipeline you can debug."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtseg.inference.predictor import Predictor
+
+__version__ = "0.1.0"
+
+
+def load(path: Path | str, *, device: str = "auto") -> Predictor:
+    """A trained model, from a `.safetensors` or `.onnx` file that `mtseg export` or the stage `export` wrote.
+
+    device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises `mtseg.core.errors.UserError` when the file
+    is missing, broken or no complete model, or the device is not there.
+
+        predictor = mtseg.load("export/segmenter.safetensors")
+        result = predictor.predict("shots/")        # a table of all predictions
+        result.to_dataframe()                       # or to_coco(), to_supervision(), plot()
+    """
+    from mtseg.inference.predictor import load  # here: `import mtseg` alone is fast
+
+    return load(path, device=device)

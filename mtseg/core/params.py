@@ -261,6 +261,12 @@ class Visualise(Section):
     size: Annotated[Whole, Field(ge=64)]
 
 
+class Export(Section):
+    licence: str | None
+    onnx: bool
+    precision: Literal["float32", "float16", "int8"]
+
+
 class Params(Section):
     seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -273,6 +279,7 @@ class Params(Section):
     loss: Loss
     test: Test
     filter: Filter
+    export: Export
     visualise: Visualise
 
     def _wrong(self) -> Iterator[str]:

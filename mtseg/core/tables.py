@@ -181,6 +181,17 @@ class Images(Table, Sequence):
         columns["file_name"] = _texts(image.file_name for image in images)
         return cls._with(columns, Instances.of(instances | labels), classes)
 
+    @classmethod
+    def join(cls, parts: Sequence[Images]) -> Images:
+        """Images of one or more tables with the same classes, whose ids ascend from one to the next."""
+        offsets = np.cumsum([0, *map(len, parts)])
+        instances = [
+            part.instances.replace(image=part.instances.image + offset)
+            for part, offset in zip(parts, offsets, strict=False)
+        ]
+        columns = {name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names}
+        return cls._with(columns, Instances.concatenate(instances), parts[0].classes)
+
     def __reduce__(self) -> tuple:
         return self._with, ({name: self.column(name) for name in self.names}, self.instances, self.classes)
 

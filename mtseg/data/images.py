@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -32,15 +33,20 @@ def square(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     return padded, (height, width)
 
 
+def decode(file: Path | BinaryIO, *, side: int | None = None) -> PIL.Image.Image:
+    """An image in RGB, rotated by its EXIF data. With `side`, a large JPEG is decoded faster, at 1/2, 1/4 or 1/8 of its
+    size, but with a shorter side of at least `side`. Raises FileNotFoundError, or one of DECODE_ERRORS."""
+    with PIL.Image.open(file) as opened:
+        if side:
+            opened.draft("RGB", (side, side))
+        return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+
+
 def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Image.Image:
-    """The image in RGB, rotated by its EXIF data. With `side`, a large JPEG is decoded faster, at 1/2, 1/4 or 1/8 of
-    its size, but with a shorter side of at least `side`. Raises UserError, which names the file."""
+    """The image of a record; see `decode`. Raises UserError, which names the file."""
     path = root / image.file_name
     try:
-        with PIL.Image.open(path) as opened:
-            if side:
-                opened.draft("RGB", (side, side))
-            return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+        return decode(path, side=side)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; is data.raw the folder that was converted?") from None
     except DECODE_ERRORS as error:

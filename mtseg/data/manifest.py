@@ -44,6 +44,12 @@ class Manifest:
             raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
         return Images.read(path)
 
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Of each split the SHA-256 of its annotations and what it counts, as a checkpoint records them."""
+        return {
+            name: {key: split[key] for key in ("sha256", "images", "instances")} for name, split in self.splits.items()
+        }
+
     def combinations(self, split: str) -> dict[tuple[int, ...], int]:
         """Number of instances of each combination of labels in a split. A combination is a tuple of class indices in
         the order of the tasks. Mirror images are not added; crowds and partly labelled instances are not counted."""

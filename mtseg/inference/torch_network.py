@@ -12,11 +12,13 @@ from detectron2.structures import Instances
 from rich.progress import track
 
 from mtseg.core.errors import UserError
-from mtseg.core.params import Input, Model, Task
+from mtseg.core.metadata import Metadata
+from mtseg.core.params import Input, Model, Section, Task
 from mtseg.core.tables import Image, Predictions
 from mtseg.data.loader import Example, Mapper, prediction_batches
 from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
+from mtseg.model.device import pick
 from mtseg.model.mask2former import Mask2Former
 
 
@@ -35,10 +37,17 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
     return network
 
 
-def description(tasks: Sequence[Task], model: Model) -> dict[str, Any]:
-    """What a checkpoint records: the tasks and the network, as JSON values."""
+def description(tasks: Sequence[Task], model: Model, **params: Any) -> dict[str, Any]:
+    """What a checkpoint records of settings, as JSON values: the tasks, the network, and further `params` of its
+    training, sections or values."""
     heads = [{"name": task.name, "classes": list(task.classes), "background": task.background} for task in tasks]
-    return {"tasks": heads, "model": model.model_dump(exclude={"weights", "partial_weights", "recompute"})}
+    network = model.model_dump(mode="json", exclude={"weights", "partial_weights", "recompute"})
+    settings = {
+        key: value.model_dump(mode="json", exclude={"workers"}) if isinstance(value, Section) else value
+        for key, value in params.items()
+    }
+    settings["tasks"] = [task.model_dump(mode="json") for task in tasks]
+    return {"tasks": heads, "model": network, "params": settings}
 
 
 def _keys(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +59,16 @@ class TorchNetwork:
 
     def __init__(self, network: Mask2Former):
         self.network = network.eval()
+
+    @classmethod
+    def load(cls, path: Path, metadata: Metadata, *, device: str = "auto") -> TorchNetwork:
+        """The network of a complete checkpoint. Raises UserError when the device is not there."""
+        where, tasks = pick(device), metadata.predicted_tasks()
+        state, _ = weights.load(path)
+        model = Model.model_validate({"weights": None, "partial_weights": False, "recompute": "none"} | metadata.model)
+        network = Mask2Former(tasks, model, detections=metadata.detections, seen=metadata.seen)
+        network.load_state_dict(state)
+        return cls(network.to(where))
 
     def detect(
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
+from mtseg.core.metadata import KEY
 from mtseg.core.params import Task
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
 
-METADATA = "mtseg"  # the one entry of a checkpoint's header: with two, their order would change from run to run
 COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them
 QUERIES = ("decoder.query_feature", "decoder.query_position")
 HEADS = "pixel_decoder.layers.0.attention.weight.bias"  # [heads x levels x points]
@@ -209,7 +209,12 @@ def _check_attention(path: Path, ours: Tensor | None, theirs: Tensor | None) -> 
 def save(path: Path | str, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write a model's state dict as safetensors with JSON-able `metadata` in the header; same input, same bytes."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    data = to_bytes(state, metadata={METADATA: json.dumps(metadata, sort_keys=True, allow_nan=False)})
+    write(path, state, json.dumps(metadata, sort_keys=True, allow_nan=False))
+
+
+def write(path: Path | str, state: dict[str, Tensor], metadata: str) -> None:
+    """Write tensors on the CPU as safetensors with the metadata, JSON text."""
+    data = to_bytes(state, metadata={KEY: metadata})
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -221,8 +226,8 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro train` first")
     state, header = read_safetensors(path)
-    if METADATA not in header:
-        raise UserError(f"{path} is not a checkpoint of this project: its header has no entry '{METADATA}'")
+    if KEY not in header:
+        raise UserError(f"{path} is not a checkpoint of this project: its header has no entry '{KEY}'")
     return state, _described(path, header)
 
 
@@ -242,12 +247,12 @@ class _Description(BaseModel):
 
 def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     """The metadata that `save` was given; empty in a foreign file. Raises UserError when it describes no network."""
-    text = header.get(METADATA, "{}")
+    text = header.get(KEY, "{}")
     try:
         _Description.model_validate_json(text)
         return json.loads(text)
     except (ValidationError, ValueError):
-        raise UserError(f"{path} is broken: the entry '{METADATA}' of its header does not describe a network") from None
+        raise UserError(f"{path} is broken: the entry '{KEY}' of its header does not describe a network") from None
 
 
 def _some(keys: Sequence[str], shown: int = 3) -> str:

@@ -29,7 +29,7 @@ class Run:
     """A training in memory and in its work folder, which is not one of DVC's outs: those it deletes before each run.
 
     tables: `train` (averages over each log period), `val` and `health`, a row a step. since: the values of the steps
-    after the last row of `train`. metadata: what a checkpoint states beside its step.
+    after the last row of `train`. metadata: what a checkpoint states besides step and scores.
     """
 
     def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any]):
@@ -68,7 +68,7 @@ class Run:
         self.tables["val"].append({"step": self.step, **scores})
         if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
             self.best = {"step": self.step, **scores}
-            weights.save(self.work / "best.safetensors", self.network, self.metadata | {"step": self.step})
+            self._save_weights(self.work / "best.safetensors")
         self.save()
 
     def save(self) -> None:
@@ -83,7 +83,7 @@ class Run:
         """Write the outs and remove the work folder."""
         with replace_folder(models) as folder:
             shutil.copyfile(self.work / "best.safetensors", folder / "best.safetensors")
-            weights.save(folder / "last.safetensors", self.network, self.metadata | {"step": self.step})
+            self._save_weights(folder / "last.safetensors")
         for name, rows in self.tables.items():
             with replace_file(curves / f"{name}.tsv") as path:
                 table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
@@ -95,6 +95,10 @@ class Run:
         for path in self.work.iterdir():
             path.unlink()
         self.work.rmdir()
+
+    def _save_weights(self, path: Path) -> None:
+        scores = {name: value for name, value in self.tables["val"][-1].items() if name != "step"}
+        weights.save(path, self.network, self.metadata | {"step": self.step, "scores": scores})
 
 
 def work_folder(settings: Any, *, files: Sequence[Path]) -> Path:

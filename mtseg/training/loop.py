@@ -44,7 +44,9 @@ def train(
     sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
     settings = [[section.model_dump() for section in sections], seed, root]
     work = work_folder(settings, files=[data, Path(model.weights or "")])
-    run = Run(network, solver, work=work, metadata=description(tasks, model) | {"seen": seen})
+    metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
+    metadata |= {"seen": seen, "data": records.summary()}
+    run = Run(network, solver, work=work, metadata=metadata)
     if run.step:
         console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
 

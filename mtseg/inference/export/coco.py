@@ -15,13 +15,26 @@ import numpy as np
 
 from mtseg.core.files import write_json_array
 from mtseg.core.params import Task
-from mtseg.core.tables import Predictions
+from mtseg.core.tables import Images, Predictions
 
 DIGITS = 6  # significant ones of a probability
 
 
 def write(path: Path, predictions: Predictions, tasks: Sequence[Task]) -> None:
     write_json_array(path, _records(predictions, tasks))
+
+
+def dataset(predictions: Predictions, images: Images, tasks: Sequence[Task]) -> dict[str, Any]:
+    """A data set in COCO's format, whose annotations are the records, as JSON values."""
+    names = ("id", "file_name", "height", "width")
+    rows = zip(*(images.column(name).tolist() for name in names), strict=True)
+    return {
+        "images": [dict(zip(names, row, strict=True)) for row in rows],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(tasks[0].classes, start=1)],
+        "annotations": [
+            {"id": i, "iscrowd": 0} | record for i, record in enumerate(_records(predictions, tasks), start=1)
+        ],
+    }
 
 
 def _records(predictions: Predictions, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,10 @@ from mtseg.core.tables import DECIMALS, Images, Predictions
 
 
 def write(path: Path, predictions: Predictions, images: Images, tasks: Sequence[Task]) -> None:
+    write_table(path, frame(predictions, images, tasks))
+
+
+def frame(predictions: Predictions, images: Images, tasks: Sequence[Task]) -> pd.DataFrame:
     columns = {
         "file_name": images.file_name[images.rows(predictions.image_id)],
         "image_id": predictions.image_id,
@@ -25,4 +29,4 @@ def write(path: Path, predictions: Predictions, images: Images, tasks: Sequence[
     for task in tasks:
         columns[task.name] = np.array(task.classes, dtype=object)[predictions.labels[task.name]]
         columns[f"{task.name}_probability"] = predictions.probability[task.name].round(DECIMALS)
-    write_table(path, pd.DataFrame(columns | {"rle": predictions.rle}))
+    return pd.DataFrame(columns | {"rle": predictions.rle})

@@ -1,0 +1,117 @@
+"""A trained model that predicts on any image. PyTorch is imported only for a file that needs it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtseg.core import metadata
+from mtseg.core.errors import UserError
+from mtseg.core.metadata import Metadata
+from mtseg.core.tables import Image, Images, Pairs, Predictions
+from mtseg.data.images import square
+from mtseg.evaluation import filter
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.inference import sources
+from mtseg.inference.postprocess import encode
+from mtseg.inference.result import Result
+from mtseg.inference.sources import Source
+
+Report = Callable[[str, UserError], None]
+
+
+def load(path: Path | str, *, device: str = "auto") -> Predictor:
+    """The model of a `.safetensors` or `.onnx` file, ready to predict.
+
+    device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises UserError when the file is missing, broken
+    or no complete model, when the device is not there, or when a package that the file needs is not installed.
+    """
+    path = Path(path)
+    known = metadata.read(path)
+    if path.suffix == ".onnx":
+        from mtseg.inference.onnx_network import OnnxNetwork
+
+        return Predictor(OnnxNetwork(path, device=device), known)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # fvcore, on import
+            from mtseg.inference.torch_network import TorchNetwork
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{path} needs {error.name}, which is not installed: see docs/install.md, or use the model as ONNX"
+        ) from None
+    return Predictor(TorchNetwork.load(path, known, device=device), known)
+
+
+class Predictor:
+    """network: with `detect(squares, content, sizes)`, as `TorchNetwork` and `OnnxNetwork` have it. metadata: what the
+    model's file says about itself; its filter decides which predictions are returned."""
+
+    def __init__(self, network: Any, metadata: Metadata):
+        self.network, self.metadata = network, metadata
+        self.tasks = metadata.predicted_tasks()
+
+    def predict(self, source: Any, *, score: float | None = None, batch: int = 8) -> Result:
+        """The predictions of every image of a source, in one table (see `Predictions`), image by image, the best first.
+
+        source: a path of an image, folder or video, a pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array
+        [height, width, 3] in RGB, or a list of these. score: smallest label probability x mask quality of the main
+        task, 0 to 1; by default as the model's filter has it. batch: images at a time. Raises UserError on an image
+        that cannot be read.
+        """
+        return Result.join(list(self.stream(source, score=score, batch=batch)))
+
+    def stream(
+        self, source: Any, *, score: float | None = None, batch: int = 8, on_error: Report | None = None
+    ) -> Iterator[Result]:
+        """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
+        error when it cannot be read, which is then left out; by default the error is raised."""
+        number = 0
+        for some in sources.batches(sources.find(source), batch):
+            read = list(self._read(some, on_error))
+            if read:
+                yield from self._results(*zip(*read, strict=True), first=number + 1, score=score)
+            number += len(read)
+
+    def _read(self, some: list[Source], on_error: Report | None) -> Iterator[tuple[Source, np.ndarray]]:
+        for one in some:
+            try:
+                yield one, one.read()
+            except UserError as error:
+                if on_error is None:
+                    raise
+                on_error(one.name, error)
+
+    def _results(
+        self, given: Sequence[Source], pixels: Sequence[np.ndarray], *, first: int, score: float | None
+    ) -> Iterator[Result]:
+        """first: id of the first image."""
+        squares, content = zip(*(square(image, self.metadata.input.size) for image in pixels), strict=True)
+        found = self.network.detect(np.stack(squares), content, [image.shape[:2] for image in pixels])
+        classes = [(task.name, task.classes) for task in self.tasks]
+        for number, (source, image, own) in enumerate(zip(given, pixels, found, strict=True), first):
+            images = Images.from_records([Image(number, source.name, *image.shape[:2])], classes)
+            kept = self.filtered(images, encode(own, number, self.tasks), score)
+            yield Result.of_table(kept, images, self.tasks, [source])
+
+    def filtered(self, images: Images, predictions: Predictions, score: float | None = None) -> Predictions:
+        """What the model's filter keeps."""
+        settings = self.metadata.filter
+        if score is not None:
+            main = self.tasks[0].name
+            limits = settings.min_score if isinstance(settings.min_score, dict) else {main: settings.min_score}
+            settings = settings.model_copy(update={"min_score": limits | {main: score}})
+        evaluation = Evaluation(
+            images, predictions, Pairs.of(NO_PAIRS), tasks=self.tasks, ranking=self.metadata.ranking
+        )
+        kept, _ = filter.apply(evaluation, settings).predictions
+        return kept
+
+
+NO_PAIRS = {
+    "prediction": np.zeros(0, int), "instance": np.zeros(0, int), "iou": np.zeros(0), "intersection": np.zeros(0)
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""Predictions on images that have no ground truth, and what other tools take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mtseg.core.masks import mask
+from mtseg.core.params import Task
+from mtseg.core.tables import Images, Predictions, Table
+from mtseg.inference.export import coco, csv
+from mtseg.inference.sources import Source
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Result(Predictions):
+    """A table of predictions (see `Predictions`) that knows its images and tasks.
+
+    images: `Images`, without instances; `image_id` of a prediction counts them from 1. sources: of each image, where
+    it is read. tasks: in their order, the main one first; `labels.TASK` are positions in its `classes`.
+    """
+
+    images: Images
+    tasks: tuple[Task, ...]
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def of_table(cls, table: Table, images: Images, tasks: Sequence[Task], sources: Sequence[Source]) -> Result:
+        result = cls(table.names, len(table), table.column)
+        result.images, result.tasks, result.sources = images, tuple(tasks), tuple(sources)
+        return result
+
+    @classmethod
+    def join(cls, results: Sequence[Result]) -> Result:
+        """One table of several, at least one, of the same tasks; their images in this order."""
+        images = Images.join([result.images for result in results])
+        table = Predictions.concatenate(results)
+        return cls.of_table(table, images, results[0].tasks, [one for result in results for one in result.sources])
+
+    def __getitem__(self, rows: Any) -> Result:
+        """A mask [N], indices or a slice; the images stay."""
+        return self.of_table(super().__getitem__(rows), self.images, self.tasks, self.sources)
+
+    def __reduce__(self) -> tuple:
+        return self.of_table, (Predictions(self.names, len(self), self.column), self.images, self.tasks, self.sources)
+
+    def by_image(self) -> Iterator[Result]:
+        """A result for each image, in order, also where nothing was found."""
+        rows = self.images.rows(self.image_id)
+        for i, source in enumerate(self.sources):
+            own = Predictions(self.names, len(self), self.column)[rows == i]
+            yield self.of_table(own, self.images[i : i + 1], self.tasks, [source])
+
+    def names_of(self, task: str) -> np.ndarray:
+        """Predicted class names of a task, str [N]."""
+        classes = {task.name: task.classes for task in self.tasks}[task]
+        return np.array(classes, dtype=object)[self.labels[task]]
+
+    def masks(self) -> np.ndarray:
+        """bool [N, height, width]. Raises ValueError when the images differ in size."""
+        sizes = {*zip(self.images.height.tolist(), self.images.width.tolist(), strict=True)}
+        if len(sizes) > 1:
+            raise ValueError("masks of images of several sizes do not fit one array: use by_image()")
+        height, width = sizes.pop()
+        found = np.zeros((len(self), height, width), dtype=bool)
+        for row, rle in enumerate(self.rles()):
+            found[row] = mask(rle, height, width)
+        return found
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each prediction: file_name, image_id, query, score, x, y, width, height, area, for each task the
+        class name and its probability, and the mask as compressed COCO RLE."""
+        return csv.frame(self, self.images, self.tasks)
+
+    def to_coco(self) -> dict[str, Any]:
+        """A COCO data set: images, categories (classes of the main task, from 1) and annotations with `score`, and of
+        every task `labels` and `probabilities`."""
+        return coco.dataset(self, self.images, self.tasks)
+
+    def to_supervision(self) -> supervision.Detections:
+        """For Roboflow's supervision, of one image: `xyxy`, `mask`, `confidence`, `class_id` of the main task, and in
+        `data` `class_name`, of each task its class names under its own name, and `TASK_probability`. Raises
+        ValueError when the result is of several images."""
+        import supervision  # here: an optional package
+
+        if len(self.images) != 1:
+            raise ValueError(f"supervision.Detections are of one image, this result of {len(self.images)}: by_image()")
+        box = self.box.astype(np.float32).reshape(-1, 4)
+        main, data = self.tasks[0].name, {}
+        for task in self.tasks:
+            data[task.name] = self.names_of(task.name).astype(str)
+            data[f"{task.name}_probability"] = self.probability[task.name]
+        return supervision.Detections(
+            xyxy=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1),
+            mask=self.masks(),
+            confidence=self.score.astype(np.float32),
+            class_id=self.labels[main],
+            data=data | {"class_name": data[main]},
+        )
