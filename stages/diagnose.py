@@ -7,7 +7,7 @@ figures), and a line for each finding.
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
-from mtseg.core.files import write_json
+from mtseg.core.files import read_table, write_json
 from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 
@@ -15,7 +15,7 @@ from mtseg.core.tables import Pairs, Predictions
 def main() -> None:
     params = load()
     from mtseg.data import manifest
-    from mtseg.diagnosis import curves, run
+    from mtseg.diagnosis import run
     from mtseg.diagnosis.probe import probe
     from mtseg.evaluation.ap.evaluation import Evaluation
 
@@ -23,7 +23,7 @@ def main() -> None:
     tasks, images = data.tasks(params.tasks), data.images("val")
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
-    curve, validated, health = map(curves.read, ("plots/train.tsv", "plots/val.tsv", "plots/health.tsv"))
+    curve, validated, health = (read_table(f"plots/{name}.tsv", "train") for name in ("train", "val", "health"))
     train, val, known = probe(
         Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,

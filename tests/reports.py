@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 import PIL.Image
 
-from mtseg.core.files import write_table
+from mtseg.core.files import read_table, write_table
 from mtseg.core.params import Task, Visualise
 from mtseg.core.tables import Images
 from mtseg.data import coco, manifest
 from mtseg.evaluation import analysis, intervals
 from mtseg.evaluation.ap import classes, scores
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.report import figures, page, tables
+from mtseg.report import figures, page
 from mtseg.report.history import Baseline
 from tests.scenes import SIZE, Row, box_instance, images_of, make_tasks, predict, scene, table
 
@@ -77,7 +77,7 @@ def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
     return {
         "evaluate": metrics | {"segm": {"AP": 50.0}, "bbox": {"AP": 49.0}},
         "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
-        "classes": tables.read(folder / "classes.csv", made_by="evaluate"),
+        "classes": read_table(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
         "intervals": pd.DataFrame(intervals.rows(evaluation), columns=intervals.COLUMNS),
         "rules": pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is written under a temporary name next to the target, then renamed.
+"""Read and write files. A file or folder is written under a temporary name next to the target, then renamed.
 
 The temporary name is fixed, so the next run overwrites what a killed run left behind.
 """
@@ -16,6 +16,8 @@ from typing import Any
 import pandas as pd
 
 from mtseg.core.errors import UserError
+
+TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
 
 
 @contextmanager
@@ -92,18 +94,39 @@ def uncollected() -> Iterator[None]:
 
 
 def read_json(path: Path | str, made_by: str | None = None) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or broken; the message names the stage `made_by`."""
-    path = Path(path)
-    remedy = f": run `dvc repro {made_by}`" if made_by else ""
+    """Read a JSON file. Raises UserError if it cannot be read or is not JSON; the message names the stage `made_by`."""
+    with _reading(path, "valid JSON", made_by), uncollected():
+        return json.loads(Path(path).read_bytes())
+
+
+def parse_table(source: Any, sep: str = ",") -> pd.DataFrame:
+    """A table from a path or an open file. Only an empty cell is NaN: a class may be called "none" or "NA". Raises
+    ValueError if it is not a table."""
+    table = pd.read_csv(source, sep=sep, keep_default_na=False, dtype=str)
+    numeric = [name for name in table if name not in TEXT_COLUMNS]
+    table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
+    return table
+
+
+def read_table(path: Path | str, made_by: str) -> pd.DataFrame:
+    """Read a .csv or .tsv file as `parse_table` does. Raises UserError if it cannot be read or is not a table; the
+    message names the stage `made_by`."""
+    with _reading(path, "a table", made_by):
+        return parse_table(path, "\t" if Path(path).suffix == ".tsv" else ",")
+
+
+@contextmanager
+def _reading(path: Path | str, kind: str, made_by: str | None) -> Iterator[None]:
+    """Report errors of reading a file as UserErrors."""
+    first, again = (f": run `dvc repro {made_by}` {when}" if made_by else "" for when in ("first", "again"))
     try:
-        with uncollected():
-            return json.loads(path.read_bytes())
+        yield
     except FileNotFoundError:
-        raise UserError(f"{path} is missing{remedy and remedy + ' first'}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, expected a JSON file") from None
-    except (ValueError, RecursionError) as error:  # broken JSON, bytes that are not text, nested too deep
-        raise UserError(f"{path} is not valid JSON ({error}){remedy and remedy + ' again'}") from None
+        raise UserError(f"{path} is missing{first}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # broken contents, bytes that are not text, nested too deep
+        raise UserError(f"{path} is not {kind} ({' '.join(str(error).split())}){again}") from None
 
 
 def _names(path: Path | str) -> tuple[Path, Path]:

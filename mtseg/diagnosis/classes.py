@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import norm, rankdata
 
 from mtseg.checks.findings import Finding
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation.bootstrap import SURE, Interval, mean, proportion
+from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion
 
 FEWEST = 20  # labelled objects, below which a task is not judged
 GAIN = 0.1  # of accuracy, with confidence, that other names of the classes must bring
@@ -179,15 +178,3 @@ def _contradictions(split: Split, task: Task) -> Pairs:
     others[np.arange(len(others)), own.label] = -np.inf
     sure = split.predictions.probabilities[task.name][own.prediction, own.label]
     return own.replace(wrong=own.label != own.true, sure=sure, second=others.argmax(1) == own.true)
-
-
-def auc(scores: np.ndarray, hits: np.ndarray) -> Interval | None:
-    """Probability that a hit scores above a miss, with the interval of Hanley & McNeil 1982. None without both."""
-    above, below = int(hits.sum()), int((~hits).sum())
-    if above < 5 or below < 5:
-        return None
-    area = (rankdata(scores)[hits].sum() - above * (above + 1) / 2) / (above * below)
-    one, two = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = (area * (1 - area) + (above - 1) * (one - area**2) + (below - 1) * (two - area**2)) / (above * below)
-    half = norm.ppf((1 + SURE) / 2) * np.sqrt(max(variance, 0))
-    return Interval(float(area), float(area - half), float(area + half))

@@ -4,13 +4,11 @@ learning rate."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mtseg.checks.findings import Finding
-from mtseg.core.errors import UserError
 from mtseg.core.params import Solver, Task
 from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis.split import Split
@@ -22,16 +20,6 @@ STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
 CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
 AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
 FELL = 0.1  # share of the joint AP in training that predictions may lack: logits of another scale alone rank otherwise
-
-
-def read(path: Path | str) -> pd.DataFrame:
-    """A table that train wrote. Raises UserError when it is missing or no table."""
-    try:
-        return pd.read_csv(path, sep="\t")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro train` first") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a table ({error}): run `dvc repro train` again") from None
 
 
 def hits(split: Split) -> Interval | None:

@@ -8,10 +8,9 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
-from mtseg.diagnosis.classes import auc
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import Interval, ratio
+from mtseg.evaluation.bootstrap import Interval, auc, ratio
 
 TWICE = 0.8  # of the objects found, with confidence, from which they are reported: a short training leaves 0.4 to 0.7
 FULL = 0.5  # share of the queries above which DETR starts to lose objects (its section 4.3)

@@ -15,8 +15,8 @@ from mtseg.checks.findings import Finding
 from mtseg.core.params import Input, Model, Task
 from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis.label_alignment import CHANGES, SAME
-from mtseg.diagnosis.masks import box_iou
 from mtseg.diagnosis.run import Sample
+from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.inference import torch_network
 from mtseg.model import weights
 from mtseg.model.decoder import QueryOutput
@@ -107,7 +107,7 @@ def shifted(one: Predictions, other: Predictions) -> float:
     """Median of 1 - IoU of the boxes of masks, between predictions of the same image and query; 0 where none is."""
     rows, twins = _twins(one, other)
     both = zip(one.box[rows], other.box[twins], strict=True)
-    changes = [1 - box_iou(box[None], twin[None]).item() for box, twin in both]
+    changes = [1 - box_overlaps(box[None], twin[None])[0].item() for box, twin in both]
     return float(np.median(changes)) if changes else 0.0
 
 

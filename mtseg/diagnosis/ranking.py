@@ -10,13 +10,13 @@ from scipy.stats import spearmanr
 from mtseg.checks.findings import Finding
 from mtseg.core import masks
 from mtseg.core.tables import UNLABELLED, Pairs, Predictions
-from mtseg.diagnosis.classes import auc, learnt
+from mtseg.diagnosis.classes import learnt
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap import average_precision, pairs
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import SURE, SURE_REPLICATES, Interval, drawn
+from mtseg.evaluation.bootstrap import SURE, SURE_REPLICATES, Interval, auc, drawn
 
 GAIN = 0.01  # of the average precision, with confidence, that another ranking must bring
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)

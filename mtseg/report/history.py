@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
-from mtseg.report import tables
+from mtseg.core.files import parse_table
 
 WORKSPACE = "workspace"  # the files as they are, as DVC calls them
 VAL = "data/coco/val.parquet"  # scores on another one are of other images, annotations or tasks
@@ -173,4 +173,4 @@ def _parse(path: str, text: str) -> Any:
         return YAML(typ="safe").load(text)
     if path.endswith(".json"):
         return json.loads(text)
-    return tables.parse(io.StringIO(text))
+    return parse_table(io.StringIO(text))

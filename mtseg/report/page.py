@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from mtseg.core.files import read_json, replace_folder
+from mtseg.core.files import read_json, read_table, replace_folder
 from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.report import breakdowns, gallery, html, overlays, suspects, tables
+from mtseg.report import breakdowns, gallery, html, overlays, suspects
 from mtseg.report.history import Baseline
 
 JPEG = {"quality": 85, "optimize": True}
@@ -27,7 +27,7 @@ def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tupl
     if all(Path(path).exists() for path, _ in curves.values()):
         files = {**files, **curves}
     numbers = {
-        name: (read_json if path.endswith(".json") else tables.read)(Path(path), made_by=stage)
+        name: (read_json if path.endswith(".json") else read_table)(Path(path), made_by=stage)
         for name, (path, stage) in files.items()
     }
     main_first, own = [task["name"] for task in numbers["manifest"]["tasks"]], numbers["analysis"]["tasks"]
@@ -37,7 +37,7 @@ def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tupl
 
 def read_removed(path: Path) -> list[str | None]:
     """For each raw prediction the rule of the filter that removed it, or None. Raises UserError as `read_numbers`."""
-    return [rule or None for rule in tables.read(path, made_by="filter")["rule"]]
+    return [rule or None for rule in read_table(path, made_by="filter")["rule"]]
 
 
 def write(

@@ -1,7 +1,7 @@
 import pytest
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, replace_file, replace_folder, write_json, write_json_array
+from mtseg.core.files import read_json, read_table, replace_file, replace_folder, write_json, write_json_array
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -59,10 +59,31 @@ def test_nan_is_refused_and_the_old_file_stays(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_one_line_with_the_stage_that_makes_it(tmp_path, content):
-    path = tmp_path / "a.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match="a.json.*dvc repro register") as caught:
-        read_json(path, made_by="register")
-    assert "\n" not in str(caught.value)
+def test_a_missing_or_broken_file_is_one_line_with_the_stage_that_makes_it(tmp_path, content):
+    for read, name in ((read_json, "a.json"), (read_table, "a.csv")):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content if read is read_json else content[:1] + b'\n"')
+        with pytest.raises(UserError, match=f"{name}.*dvc repro register") as caught:
+            read(path, made_by="register")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_json, read_table])
+def test_a_file_without_permission_or_a_folder_is_a_user_error(tmp_path, monkeypatch, read):
+    with pytest.raises(UserError, match="cannot be read .*directory"):
+        read(tmp_path, made_by="register")
+
+    def denied(*given, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)  # the superuser may read every file
+    monkeypatch.setattr("io.open", denied)
+    with pytest.raises(UserError, match="a.csv cannot be read .*Permission denied"):
+        read(tmp_path / "a.csv", made_by="register")
+
+
+def test_a_table_has_numbers_and_names_and_empty_cells_are_undefined(tmp_path):
+    (tmp_path / "a.tsv").write_text("class\tAP\nNA\t0.5\nnone\t\n")
+    table = read_table(tmp_path / "a.tsv", made_by="evaluate")
+    assert table["class"].tolist() == ["NA", "none"] and table["AP"][0] == 0.5 and table["AP"].isna().tolist()[1]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mtseg.diagnosis import classes
-from mtseg.evaluation.bootstrap import mean, ratio
 from tests.diagnosis.answers import healthy, relabelled, split
 from tests.scenes import make_tasks
 
@@ -157,20 +156,3 @@ def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names, hint, caus
     blind = split(images, predictions, tasks)
     findings = classes.noise(blind, blind)
     assert [(f.cause, f.where) for f in findings] == [(cause, "task 'fill'")] * (len(names) == 1)
-
-
-def test_auc_is_the_share_of_pairs_in_order():
-    scores, hits = np.array([0.1, 0.4, 0.35, 0.8, 0.7] * 4), np.array([False, False, True, True, True] * 4)
-    pairs = [(a > b) + (a == b) / 2 for a in scores[hits] for b in scores[~hits]]
-    area = classes.auc(scores, hits)
-    assert area.value == pytest.approx(np.mean(pairs)) and area.low < area.value < area.high
-    assert classes.auc(scores, np.ones(20, dtype=bool)) is None
-
-
-def test_intervals_widen_with_the_likeness_of_a_images_objects():
-    rng = np.random.default_rng(0)
-    images = np.repeat(np.arange(50), 10)
-    apart, alike = rng.random(500) < 0.5, np.repeat(rng.random(50) < 0.5, 10)
-    narrow, wide = (mean(values.astype(float), images, 50) for values in (apart, alike))
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
-    assert ratio(np.zeros(3), np.zeros(3)) is None

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtseg.core.errors import UserError
 from mtseg.diagnosis import curves
 from tests.diagnosis.answers import healthy, split
 from tests.scenes import make_tasks
@@ -73,11 +72,3 @@ def test_a_part_that_no_gradient_reaches_any_more():
     assert (found.cause, found.where) == ("gradient_missing", "head fill") and "after step 100" in found.evidence
     muted = [task.model_copy(update={"loss_weight": 0.0}) if task.name == "fill" else task for task in TASKS]
     assert not curves.starved(table, muted) and not curves.starved(table[:2], TASKS)
-
-
-def test_a_curve_that_is_missing_or_no_table(tmp_path):
-    with pytest.raises(UserError, match="train.tsv is missing: run `dvc repro train` first"):
-        curves.read(tmp_path / "train.tsv")
-    (tmp_path / "train.tsv").write_text("")
-    with pytest.raises(UserError, match="is not a table"):
-        curves.read(tmp_path / "train.tsv")

@@ -111,3 +111,20 @@ def test_intervals_of_a_diagnosis():
     )
     none = bootstrap.proportion(np.zeros(0, dtype=bool))
     assert none.value == 0 and 0 <= none.low < none.high <= 1
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    scores, hits = np.array([0.1, 0.4, 0.35, 0.8, 0.7] * 4), np.array([False, False, True, True, True] * 4)
+    pairs = [(a > b) + (a == b) / 2 for a in scores[hits] for b in scores[~hits]]
+    area = bootstrap.auc(scores, hits)
+    assert area.value == pytest.approx(np.mean(pairs)) and area.low < area.value < area.high
+    assert bootstrap.auc(scores, np.ones(20, dtype=bool)) is None
+
+
+def test_an_interval_is_wider_if_the_objects_of_an_image_are_alike():
+    rng = np.random.default_rng(0)
+    images = np.repeat(np.arange(50), 10)
+    apart, alike = rng.random(500) < 0.5, np.repeat(rng.random(50) < 0.5, 10)
+    narrow, wide = (bootstrap.mean(values.astype(float), images, 50) for values in (apart, alike))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    assert bootstrap.ratio(np.zeros(3), np.zeros(3)) is None

@@ -46,15 +46,20 @@ def of_boxes(images: Images, predictions: Predictions) -> Pairs:
     """The same of boxes; `intersection` is of the boxes."""
     parts = []
     for mine, theirs in _by_image(images, check(images, predictions)):
-        one, other = predictions.box[mine][:, None], images.instances.box[theirs][None]
-        low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(_corner(one), _corner(other))
-        both = np.clip(high - low, 0, None).prod(-1)
-        row, column = np.nonzero(both)
-        both = both[row, column]
-        union = predictions.box[mine[row], 2:].prod(1) + images.instances.box[theirs[column], 2:].prod(1) - both
-        parts.append((mine[row], theirs[column], both / union, both))
+        iou, intersection = box_overlaps(predictions.box[mine], images.instances.box[theirs])
+        row, column = np.nonzero(intersection)
+        parts.append((mine[row], theirs[column], iou[row, column], intersection[row, column]))
     names = ("prediction", "instance", "iou", "intersection")
     return Pairs.of(dict(zip(names, _joined(parts, 4), strict=True)))
+
+
+def box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and intersection (square pixels), [A, B] each, of boxes [A, 4] and [B, 4] (x, y, width, height)."""
+    one, other = one[:, None], other[None]
+    low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(_corner(one), _corner(other))
+    intersection = np.clip(high - low, 0, None).prod(-1)
+    union = one[..., 2:].prod(-1) + other[..., 2:].prod(-1) - intersection
+    return intersection / np.maximum(union, 1e-9), intersection
 
 
 def _by_image(images: Images, row_of: np.ndarray):
