@@ -13,8 +13,12 @@ from mtseg.core.params import load
 
 def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key shows at once
-    if errors := read_json(Path("data/check/verdict.json"), made_by="check")["errors"]:
-        listed = [": ".join(filter(None, error)) for error in errors]
+    verdict = read_json(path := Path("data/check/verdict.json"), made_by="check")
+    try:
+        listed = [": ".join(filter(None, error)) for error in verdict["errors"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not a verdict of the stage check: run `dvc repro check` again") from None
+    if listed:
         raise UserError.many("the last check found errors: fix them and run `dvc repro check`", listed)
     from mtseg.training.loop import train
 

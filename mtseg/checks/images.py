@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from scipy.stats import rankdata
 
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
@@ -20,16 +19,17 @@ from mtseg.core.params import Task
 from mtseg.core.tables import Images
 from mtseg.data.duplicates import SIDE, groups
 from mtseg.data.images import open_image
+from mtseg.evaluation.bootstrap import auc
 
-MOST = {"train": 4000, "val": 1000}  # images that are read of each split; of large ones,
-PIXELS, FEWEST_READ = 600_000_000, 300  # fewer large images, by total pixels, but at least 300
+MOST = {"train": 4000, "val": 1000}  # images that are read of each split
+PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
-SURE = 3.0  # standard errors, root mean square over classes and channels
-APART = 0.9  # splits differ if this share of image pairs (train, val) has the same order
-CERTAIN = 5.0  # standard errors of that share
-STEP = 8.0  # and the medians of the splits differ by at least this many grey levels
-MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of pixels [N, SIDE, SIDE, 3], one number each [N]
+SURE = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
+APART = 0.9  # AUC of a measure, train against val, above which the splits differ
+CERTAIN = 5.0  # standard errors by which that AUC must be above 0.5
+STEP = 8.0  # grey levels by which the medians of the splits must differ as well
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, SIDE, 3] -> [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
     "saturation": lambda pixels: np.ptp(pixels, axis=3).mean((1, 2)),
@@ -46,12 +46,13 @@ class Thumbnails:
 
 def check(train: Images, val: Images, *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
     """Warnings and notes. Raises UserError for an image that does not decode."""
-    small = {name: thumbnails(images, root, MOST[name]) for name, images in (("train", train), ("val", val))}
-    found = [*leaks(train, val, **small), *(list(dark(small["train"])) or differ(**small))]
-    looked = {name: alignment.sample(images, root=root) for name, images in (("train", train), ("val", val))}
-    for name, outlines in looked.items():
-        found += alignment.check(outlines, name)
-    return [*found, *swapped(**looked, tasks=tasks)]
+    splits = {"train": train, "val": val}
+    small = {name: thumbnails(images, root, MOST[name]) for name, images in splits.items()}
+    findings = [*leaks(train, val, **small), *(list(dark(small["train"])) or differ(**small))]
+    outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
+    for name, sample in outlines.items():
+        findings += alignment.check(sample, name)
+    return [*findings, *swapped(**outlines, tasks=tasks)]
 
 
 def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
@@ -84,7 +85,7 @@ def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbna
 
 
 def dark(train: Thumbnails) -> Iterator[Finding]:
-    """Images whose values 0..1 were stored as bytes."""
+    """Images that are nearly black, because values 0..1 were stored as bytes."""
     brightest = np.median(train.pixels.reshape(len(train.pixels), -1).max(1))
     if brightest < DARK:
         evidence = f"half of the train images have no pixel brighter than {brightest:.0f} of 255"
@@ -93,15 +94,17 @@ def dark(train: Thumbnails) -> Iterator[Finding]:
 
 def differ(train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
     """Nearly all images of val differ from nearly all of train in brightness, contrast or saturation."""
-    sides = len(train.names), len(val.names)
-    error = ((sum(sides) + 1) / (12 * sides[0] * sides[1])) ** 0.5  # of the share, were there no difference
+    of_val = np.arange(len(train.names) + len(val.names)) >= len(train.names)
+    # standard error of the AUC if there is no difference (Mann & Whitney 1947)
+    error = ((len(of_val) + 1) / (12 * len(train.names) * len(val.names))) ** 0.5
     differences = []
     for name, measure in MEASURES.items():
         ours, theirs = (measure(sample.pixels.astype(np.float32)) for sample in (train, val))
-        ranks = rankdata(np.concatenate([ours, theirs]))[sides[0] :]
-        share = (ranks.mean() - (sides[1] + 1) / 2) / sides[0]  # the area under the ROC curve, as of Mann and Whitney
+        separation = auc(np.concatenate([ours, theirs]), of_val)
         medians = np.median(ours), np.median(theirs)
-        if max(share, 1 - share) > APART and abs(share - 0.5) > CERTAIN * error and abs(np.diff(medians)[0]) > STEP:
+        if separation is None or abs(np.diff(medians)[0]) <= STEP:
+            continue
+        if abs(separation.value - 0.5) > max(APART - 0.5, CERTAIN * error):
             differences.append(f"{name} {medians[1]:.0f}, in train {medians[0]:.0f}")
     if differences:
         evidence = f"val images differ from train images (medians, 0 to 255): {'; '.join(differences)}"
@@ -112,7 +115,7 @@ def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequen
     """Classes have the same colours in val as in train only after red and blue are swapped."""
     gaps = []  # squared differences in standard errors: unchanged, and with red and blue swapped
     for task in tasks:
-        ours, theirs = (colours(looked, task.name) for looked in (train, val))
+        ours, theirs = (colours(sample, task.name) for sample in (train, val))
         for one, other in ((ours[label], theirs[label]) for label in ours.keys() & theirs.keys()):
             if min(len(one), len(other)) >= FEWEST:
                 error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (one, other))) + 1.0
@@ -127,14 +130,14 @@ def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequen
         yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", "val")
 
 
-def colours(looked: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
+def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
     """Mean colours [n, 3] of the instances of each class."""
-    found: dict[int, list[np.ndarray]] = {}
-    for one in looked:
-        for colour, labels in zip(one.colours, one.labels, strict=True):
+    by_class: dict[int, list[np.ndarray]] = {}
+    for image in sample:
+        for colour, labels in zip(image.colours, image.labels, strict=True):
             if labels[task] is not None:
-                found.setdefault(labels[task], []).append(colour)
-    return {label: np.array(own) for label, own in found.items()}
+                by_class.setdefault(labels[task], []).append(colour)
+    return {label: np.array(values) for label, values in by_class.items()}
 
 
 def thumbnails(images: Images, root: Path, most: int) -> Thumbnails:

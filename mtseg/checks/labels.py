@@ -12,21 +12,21 @@ from mtseg.core.masks import iou
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import UNLABELLED, Images
 
-TWIN = 0.95  # mask IoU above which two instances are the same object
+TWIN = 0.95  # mask IoU above which two instances are copies
 MANY = 0.01  # share of duplicate instances above which the finding is a warning
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lhs": "rhs", "rhs": "lhs"}
-# the short ones as whole words
+# `l`, `r`, `lhs` and `rhs` only as whole words
 SIDE = re.compile(r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGNORECASE)
 RARE = 10  # smallest number of examples that a class needs to be learnt
 
 
 def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) -> list[Finding]:
     """Errors for an empty split, a label out of range and a task without labels; otherwise warnings and notes."""
-    found = [*empty(train, "train"), *empty(val, "val")]
+    findings = [*empty(train, "train"), *empty(val, "val")]
     for task in tasks:
-        found += [*out_of_range(train, task), *out_of_range(val, task)]
-        found += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unswapped(task, input)]
-    return [*found, *twice(train, "train"), *twice(val, "val")]
+        findings += [*out_of_range(train, task), *out_of_range(val, task)]
+        findings += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unswapped(task, input)]
+    return [*findings, *duplicates(train, "train"), *duplicates(val, "val")]
 
 
 def empty(images: Images, split: str) -> Iterator[Finding]:
@@ -37,12 +37,12 @@ def empty(images: Images, split: str) -> Iterator[Finding]:
 
 def out_of_range(images: Images, task: Task) -> Iterator[Finding]:
     """Labels outside the classes. On CUDA they would cause a device-side assert without a cause."""
-    own = images.instances
-    label = own.labels[task.name]
-    bad = np.flatnonzero(~own.crowd & (label != UNLABELLED) & ((label < 0) | (label >= len(task.classes))))
+    instances = images.instances
+    label = instances.labels[task.name]
+    bad = np.flatnonzero(~instances.crowd & (label != UNLABELLED) & ((label < 0) | (label >= len(task.classes))))
     if len(bad):
         first = bad[0]
-        example = f"{images.file_name[own.image[first]]}, annotation {own.id[first]}: {label[first]}"
+        example = f"{images.file_name[instances.image[first]]}, annotation {instances.id[first]}: {label[first]}"
         evidence = f"{len(bad)} instances have a label outside 0..{len(task.classes) - 1}, for example {example}"
         yield Finding("label_range", "error", evidence, "run `dvc repro convert register`", f"task '{task.name}'")
 
@@ -89,22 +89,28 @@ def unswapped(task: Task, input: Input) -> Iterator[Finding]:
         yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
-def twice(images: Images, split: str) -> Iterator[Finding]:
+def duplicates(images: Images, split: str) -> Iterator[Finding]:
     """Instances of one image with the same box and nearly the same mask."""
-    own = images.instances[~images.instances.crowd]
-    pairs = []
-    for rows in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own.image)) + 1):
-        box = own.box[rows]
-        near = np.abs(box[:, None] - box[None]).max(-1) <= np.maximum(0.02 * box[:, 2:].max(-1), 1)[:, None]
-        for pair in rows[np.argwhere(np.triu(near, 1))]:
-            one, other = own[pair].rles()
-            if iou([one], [other])[0, 0] > TWIN:
-                pairs.append(pair)
-    if pairs:
-        first, second = pairs[0]
-        example = f"{images.file_name[own.image[first]]}, annotations {own.id[first]} and {own.id[second]}"
-        evidence = f"{len(pairs)} of {len(own)} instances in {split} are duplicates (mask IoU above {TWIN}): {example}"
-        severity = "warning" if len(pairs) > len(own) * MANY else "note"
+    instances = images.instances[~images.instances.crowd]
+    original: dict[int, int] = {}  # row of a copy -> row of the first instance of the same object
+    for rows in np.split(np.arange(len(instances)), np.flatnonzero(np.diff(instances.image)) + 1):
+        box = instances.box[rows]
+        tolerance = np.maximum(0.02 * box[:, 2:].max(-1), 1)
+        for i, row in enumerate(rows.tolist()):  # not all pairs at once: memory for images with thousands of objects
+            if row in original:
+                continue
+            near = rows[i + 1 :][np.abs(box[i + 1 :] - box[i]).max(-1) <= tolerance[i]]
+            near = [other for other in near.tolist() if other not in original]
+            if near:
+                overlap = iou(instances[near].rles(), instances[[row]].rles())[:, 0]
+                original |= {other: row for other, value in zip(near, overlap, strict=True) if value > TWIN}
+    if original:
+        copy, first = next(iter(original.items()))
+        name = images.file_name[instances.image[first]]
+        example = f"{name}, annotations {instances.id[first]} and {instances.id[copy]}"
+        count = f"{len(original)} of {len(instances)} instances in {split}"
+        evidence = f"{count} are duplicates (mask IoU above {TWIN}): {example}"
+        severity = "warning" if len(original) > len(instances) * MANY else "note"
         yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 
 

@@ -37,8 +37,8 @@ class Side:
 
     @property
     def root(self) -> Path:
-        """The folder of its images: another revision's may be another."""
-        return Path(self.revision.params.get("data", {}).get("raw") or ".")
+        """The folder of its images, which may differ between revisions."""
+        return Path(str(self.revision.section("data").get("raw") or "."))
 
 
 def load(rev: str, scratch: Path) -> Side:
@@ -47,8 +47,12 @@ def load(rev: str, scratch: Path) -> Side:
     Raises UserError where there is no such revision or it holds no results.
     """
     revision = history.load(rev)
-    test = revision.params.get("test", {})
-    ranking = test.get("ranking") if test.get("ranking") in get_args(Ranking) else "product_quality"
+    test = revision.section("test")
+    ranking, max_dets = test.get("ranking"), test.get("max_dets")
+    if ranking not in get_args(Ranking):
+        ranking = "product_quality"
+    if not (isinstance(max_dets, list) and max_dets and all(isinstance(n, int) and n > 0 for n in max_dets)):
+        max_dets = [100]
     try:
         images = Images.read(revision.fetch(history.VAL, scratch))
         # what else the params say of the tasks may be of older code
@@ -59,7 +63,7 @@ def load(rev: str, scratch: Path) -> Side:
             predictions = Predictions.read(table, tasks, made_by=made_by)
             pairs = revision.fetch(f"data/{folder}/pairs.parquet", scratch)
             found.append((predictions, Pairs.read(pairs, images, predictions)))
-        options = {"tasks": tasks, "ranking": ranking, "max_dets": test.get("max_dets") or (100,)}
+        options = {"tasks": tasks, "ranking": ranking, "max_dets": tuple(max_dets)}
         return Side(revision, *(Evaluation(images, *own, **options) for own in found))
     except UserError as error:
         return Side(revision, lacks=str(error).replace(f"{scratch}/", ""))

@@ -38,6 +38,11 @@ class Revision:
     metrics: Mapping[str, Any]
     tables: Mapping[str, Any]
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the params; empty if it is missing or not a mapping."""
+        section = self.params.get(name)
+        return section if isinstance(section, Mapping) else {}
+
     def fetch(self, path: str, folder: Path) -> Path:
         """A file that DVC caches, copied into `folder`; of the workspace, the file itself. Raises UserError when it is
         nowhere."""

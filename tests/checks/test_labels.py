@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mtseg.checks import labels, settings
-from mtseg.core.tables import UNLABELLED
+from mtseg.core.tables import UNLABELLED, Image
 from tests import tiny
-from tests.scenes import images_of, make_tasks, scene
+from tests.scenes import box_instance, images_of, make_tasks, scene
 
 INPUT = tiny.params(input={"flip": 0.5}).input
 
@@ -115,10 +116,23 @@ def test_a_weight_that_drowns_the_masks_is_reported(count):
 def test_objects_annotated_twice_are_counted():
     tasks, train, val = healthy(3)
     doubled = images_of([replace(image, instances=image.instances * 2) for image in train], tasks)
-    (found,) = labels.twice(doubled, "train")
+    (found,) = labels.duplicates(doubled, "train")
     assert found.cause == "annotated_twice" and found.severity == "warning"
     assert found.evidence.startswith("116 of 232")
-    assert not list(labels.twice(train, "train"))
+    assert not list(labels.duplicates(train, "train"))
+
+
+@pytest.mark.parametrize("copies", [1, 5000])
+def test_duplicates_in_an_image_of_many_objects_need_little_memory(copies):
+    task = make_tasks(1)[0]
+    objects = [box_instance((i % 60, i // 60 % 60, 3, 3), {task.name: 0}) for i in range(5000 // copies)] * copies
+    crowded = images_of([Image(1, "1.jpg", 64, 64, tuple(objects))], (task,))
+    tracemalloc.start()
+    (found,) = labels.duplicates(crowded, "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.evidence.startswith("1400 of 5000" if copies == 1 else "4999 of 5000")
+    assert peak < 20e6, "all pairs at once take 200 MB or more"
 
 
 def test_lr_follows_the_batch_and_a_mismatch_is_reported():

@@ -66,6 +66,13 @@ def test_an_error_stops_the_check_and_the_training(folder):
         train.main()
 
 
+@pytest.mark.parametrize("verdict", [[], {}, {"errors": 3}, {"errors": [3]}, {"errors": [["cause", 3]]}])
+def test_training_refuses_a_verdict_of_another_form(folder, verdict):
+    write_json(folder / "data/check/verdict.json", verdict)
+    with pytest.raises(UserError, match=r"verdict\.json.*run `dvc repro check` again"):
+        train.main()
+
+
 def test_a_check_that_cannot_finish_leaves_no_verdict(folder):
     check.main()
     next((folder / "raw").rglob("*.jpg")).write_bytes(b"no image")

@@ -166,6 +166,35 @@ def test_one_image_has_changes_without_an_interval(tmp_path):
     assert "nan" not in (tmp_path / "compare/index.html").read_text().partition("<script>")[0].lower()
 
 
+def write_results(folder, evaluation):
+    """The files of a pipeline run that are compared."""
+    for part in ("data/coco", "data/predictions", "data/evaluation", "data/filtered", "metrics", "plots"):
+        (folder / part).mkdir(parents=True)
+    evaluation.images.write(folder / "data/coco/val.parquet")
+    for part in ("predictions", "filtered"):
+        evaluation.predictions.write(folder / f"data/{part}/val.parquet", evaluation.tasks)
+    for part in ("evaluation", "filtered"):
+        evaluation.pairs.write(folder / f"data/{part}/pairs.parquet", evaluation.images, evaluation.predictions)
+    write_table(folder / "plots/classes.csv", classes.table(evaluation))
+    write_json(folder / "metrics/evaluate.json", scores.metrics(evaluation))
+    write_json(folder / "metrics/filter.json", {})
+
+
+@pytest.mark.parametrize(
+    "params",
+    ["test:\ndata:\n", "test: []\ndata: raw\n", "test: {ranking: old, max_dets: many}\ndata: {raw: 3}\n", "{}"],
+)
+def test_params_of_other_versions_fall_back_to_the_defaults(tmp_path, monkeypatch, params):
+    tasks = make_tasks(2)
+    images = make_images(tmp_path / "raw", tasks)
+    write_results(tmp_path / "run", evaluated(images, predicted(images, tasks), tasks))
+    (tmp_path / "run/params.yaml").write_text(params)
+    monkeypatch.chdir(tmp_path / "run")
+    loaded = compare.load("workspace", tmp_path)
+    assert loaded.lacks is None and loaded.raw.ranking == "product_quality" and loaded.raw.max_dets == (100,)
+    assert isinstance(loaded.root, Path)
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory) -> Path:
     """A repository with a commit and an experiment, `better`, whose predictions DVC holds."""
@@ -174,17 +203,7 @@ def repo(tmp_path_factory) -> Path:
     images = make_images(repo / "raw", tasks)
     good, bad = predict_all(images, tasks), predicted(images, tasks)
     for name, rows in (("good", good), ("bad", bad)):
-        folder, evaluation = repo / "made" / name, evaluated(images, rows, tasks)
-        for part in ("data/coco", "data/predictions", "data/evaluation", "data/filtered", "metrics", "plots"):
-            (folder / part).mkdir(parents=True)
-        images.write(folder / "data/coco/val.parquet")
-        for part in ("predictions", "filtered"):
-            evaluation.predictions.write(folder / f"data/{part}/val.parquet", tasks)
-        for part in ("evaluation", "filtered"):
-            evaluation.pairs.write(folder / f"data/{part}/pairs.parquet", images, evaluation.predictions)
-        write_table(folder / "plots/classes.csv", classes.table(evaluation))
-        write_json(folder / "metrics/evaluate.json", scores.metrics(evaluation))
-        write_json(folder / "metrics/filter.json", {})
+        write_results(repo / "made" / name, evaluated(images, rows, tasks))
     for name in ("params.yaml", ".gitignore"):
         shutil.copy(ROOT / name, repo)
     params = (repo / "params.yaml").read_text().replace("data/raw/shapes", "raw")
