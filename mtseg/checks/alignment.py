@@ -19,9 +19,9 @@ from mtseg.core.masks import Segmentation
 from mtseg.core.tables import Image, Images
 from mtseg.data.images import open_image
 
-MOST = 120  # images that are read
-LONGER = 192  # pixels, their longer side
-REACH = 10  # of those pixels: shifts up to it are tried
+MOST = 120  # largest number of images that are read
+LONGER = 192  # longer side in pixels to which they are resized
+REACH = 10  # largest shift that is tried, in pixels of the resized image
 FEWEST = 20  # images below which nothing is reported
 SURE = 5.0  # standard errors by which a shift must improve the fit; high, since the best of 441 shifts is chosen
 FAINT = 0.1  # smallest difference of edge strength, in standard deviations, between own and other images
@@ -34,8 +34,9 @@ TURNED = {  # cause -> function that corrects the points (y, x), given the image
 
 @dataclass(frozen=True)
 class Outlines:
-    """edges: of one image [H, W], mean 0, standard deviation 1. points [N, 2]: (y, x) of its instances' outlines.
-    colours [I, 3]: mean RGB inside each instance that has a pixel; labels: theirs."""
+    """Outlines of the instances of one image. edges [H, W]: gradient magnitude, mean 0, standard deviation 1.
+    points [N, 2]: (y, x) on the outlines. colours [I, 3]: mean RGB (0 to 255) inside each instance that has a pixel.
+    labels: of the same instances."""
 
     edges: np.ndarray
     points: np.ndarray
@@ -43,7 +44,7 @@ class Outlines:
     labels: list[dict[str, int | None]]
 
     def sharpness(self, points: np.ndarray) -> float:
-        """Mean edge under the points inside the image."""
+        """Mean edge strength at the points that are inside the image."""
         inside = points[((points >= 0) & (points < self.edges.shape)).all(1)]
         return float(self.edges[tuple(inside.T)].mean()) if len(inside) else 0.0
 
@@ -52,38 +53,43 @@ def sample(images: Images, *, root: Path) -> list[Outlines]:
     """Outlines of up to `MOST` images with instances, evenly spread. Raises UserError if an image does not decode."""
     rows = np.unique(images.instances.image[~images.instances.crowd])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int))]
-    return [found for row in rows if (found := outlines(images[row], root)) is not None]
+    drawn = (outlines(images[row], root) for row in rows)
+    return [image for image in drawn if image is not None]
 
 
-def check(looked: Sequence[Outlines], split: str) -> list[Finding]:
+def check(images: Sequence[Outlines], split: str) -> list[Finding]:
     """At most one warning: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_image."""
-    if len(looked) < FEWEST:
+    if len(images) < FEWEST:
         return []
-    count, change = f"{len(looked)} images", "compare the raw annotations with their images"
-    (x, y), gain = best_shift(looked)
+    count, change = f"{len(images)} images", "compare the raw annotations with their images"
+    (x, y), gain = best_shift(images)
     if max(abs(x), abs(y)) > MISSED and gain.mean() > SURE * standard_error(gain):
         evidence = (
             f"outlines fit the edges of their images best when shifted by ({x:+d}, {y:+d}) pixels in images "
-            f"{looked[0].edges.shape[1]} pixels wide (edge strength {figure(gain)}, {count})"
+            f"{images[0].edges.shape[1]} pixels wide (edge strength {with_interval(gain)}, {count})"
         )
         return [Finding("masks_displaced", "warning", evidence, f"{change}: was the image size different?", split)]
-    own = np.array([one.sharpness(one.points) for one in looked])
+    own = np.array([image.sharpness(image.points) for image in images])
     for cause, turned in TURNED.items():
-        gain = np.array([one.sharpness(turned(one.points, one.edges.shape[1])) for one in looked]) - own
+        gain = np.array([image.sharpness(turned(image.points, image.edges.shape[1])) for image in images]) - own
         if gain.mean() > SURE * standard_error(gain):
-            evidence = f"after correction, outlines fit the image edges better: edge strength {figure(gain)}, {count}"
+            evidence = (
+                f"after correction, outlines fit the image edges better: edge strength {with_interval(gain)}, {count}"
+            )
             return [Finding(cause, "warning", evidence, change, split)]
-    steps = [len(looked) // 4, len(looked) // 2, 3 * len(looked) // 4]
-    other = [np.mean([looked[i - step].sharpness(one.points) for step in steps]) for i, one in enumerate(looked)]
+    steps = [len(images) // 4, len(images) // 2, 3 * len(images) // 4]
+    other = [np.mean([images[i - step].sharpness(image.points) for step in steps]) for i, image in enumerate(images)]
     gap = own - np.array(other)
     if gap.mean() + 2 * standard_error(gap) < FAINT:
-        evidence = f"outlines fit their own images no better than other images: edge strength {figure(gap)}, {count}"
+        evidence = (
+            f"outlines fit their own images no better than other images: edge strength {with_interval(gap)}, {count}"
+        )
         return [Finding("masks_of_other_image", "warning", evidence, f"{change}: are the pairs correct?", split)]
     return []
 
 
-def figure(values: np.ndarray) -> str:
-    """The mean with its 95 % confidence interval."""
+def with_interval(values: np.ndarray) -> str:
+    """The mean with its 95 % confidence interval, as text."""
     return f"{values.mean():+.2f} +- {2 * standard_error(values):.2f} standard deviations"
 
 
@@ -91,19 +97,19 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def best_shift(looked: Sequence[Outlines]) -> tuple[tuple[int, int], np.ndarray]:
+def best_shift(images: Sequence[Outlines]) -> tuple[tuple[int, int], np.ndarray]:
     """The shift (x, y) that fits all outlines best, and the gain of each image."""
-    table = np.array([shifted(one) for one in looked])
+    table = np.array([shifted(image) for image in images])
     y, x = np.unravel_index(table.mean(0).argmax(), table.shape[1:])
     return (int(x) - REACH, int(y) - REACH), table[:, y, x] - table[:, REACH, REACH]
 
 
-def shifted(one: Outlines) -> np.ndarray:
+def shifted(image: Outlines) -> np.ndarray:
     """`sharpness` of the outlines for every shift (y, x) in -REACH..REACH: the correlation with the edges, divided by
     the number of points inside (the correlation with an image of ones)."""
-    drawn = np.zeros(one.edges.shape)
-    np.add.at(drawn, tuple(one.points.T), 1)
-    planes = [np.pad(plane, REACH) for plane in (one.edges, np.ones(one.edges.shape))]
+    drawn = np.zeros(image.edges.shape)
+    np.add.at(drawn, tuple(image.points.T), 1)
+    planes = [np.pad(plane, REACH) for plane in (image.edges, np.ones(image.edges.shape))]
     total, inside = (fftconvolve(plane, drawn[::-1, ::-1], mode="valid") for plane in planes)
     return np.where(inside > 0.5, total / np.maximum(inside, 1), 0.0)
 

@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, exception_text
 from mtseg.checks.mapper import pattern
 from mtseg.core.params import Input, Task
 from mtseg.data import loader
 
-SIDE = 128  # pixels, of the images
+SIDE = 128  # pixels, height of the images
 IMAGES, BATCH, BATCHES = 8, 2, 8  # each image occurs twice, in different batches
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CHANGE = "fix training_batches in mtseg/data/loader.py"
@@ -22,44 +22,43 @@ CHANGE = "fix training_batches in mtseg/data/loader.py"
 
 def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
     """Errors if targets belong to other images. Augmentation is off, so that each image has exactly one example."""
-    still = input.model_copy(update={"size": SIDE, "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0})
+    unaugmented = input.model_copy(update={"size": SIDE, "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0})
     with TemporaryDirectory() as folder:
         records = [pattern(Path(folder), tasks, side=SIDE, number=number) for number in range(IMAGES)]
-        mapper = loader.Mapper(tasks, still, root=Path(folder), training=True)
-        wanted = [mapper(record) for record in records]
+        mapper = loader.Mapper(tasks, unaugmented, root=Path(folder), training=True)
+        expected = [mapper(record) for record in records]
         try:
             batches = loader.training_batches(
                 records, mapper, batch=BATCH, start=0, stop=BATCHES, seed=0, workers=0
             )  # fmt: skip
-            return list(exchanged([example for batch in batches for example in batch], wanted, tasks))
+            return list(exchanged([example for batch in batches for example in batch], expected, tasks))
         except FAILURES as error:
-            evidence = f"batches of synthetic images: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            return [Finding("step_fails", "error", evidence, CHANGE)]
+            return [Finding("step_fails", "error", f"batches of synthetic images: {exception_text(error)}", CHANGE)]
 
 
 def exchanged(
-    found: Sequence[loader.Example], wanted: Sequence[loader.Example], tasks: Sequence[Task]
+    examples: Sequence[loader.Example], expected: Sequence[loader.Example], tasks: Sequence[Task]
 ) -> Iterator[Finding]:
     """Compare with the expected examples. Images are identified by their pixels; instances may have any order."""
-    pixels = np.stack([example["image"].numpy() for example in wanted]).astype(int)
+    pixels = np.stack([example["image"].numpy() for example in expected]).astype(int)
     masks, labels = 0, Counter()
-    for example in found:
-        own = wanted[int(np.abs(pixels - example["image"].numpy().astype(int)).mean((1, 2, 3)).argmin())]
-        given, right = targets(example), targets(own)
-        masks += given.keys() != right.keys()
+    for example in examples:
+        same = expected[int(np.abs(pixels - example["image"].numpy().astype(int)).mean((1, 2, 3)).argmin())]
+        actual, wanted = targets(example), targets(same)
+        masks += actual.keys() != wanted.keys()
         for i, task in enumerate(tasks):
-            labels[task.name] += any(given[mask][i] != right[mask][i] for mask in given.keys() & right.keys())
+            labels[task.name] += any(actual[mask][i] != wanted[mask][i] for mask in actual.keys() & wanted.keys())
     if masks:
-        evidence = f"{masks} of {len(found)} synthetic images in batches have masks of other images or no masks"
+        evidence = f"{masks} of {len(examples)} synthetic images in batches have masks of other images or no masks"
         yield Finding("masks_of_other_image", "error", evidence, CHANGE)
         return
     for name in (name for name in labels if labels[name]):
-        evidence = f"{labels[name]} of {len(found)} synthetic images in batches have labels of other images"
+        evidence = f"{labels[name]} of {len(examples)} synthetic images in batches have labels of other images"
         yield Finding("labels_of_other_image", "error", evidence, CHANGE, f"task '{name}'")
 
 
 def targets(example: loader.Example) -> dict[bytes, list[int]]:
-    """The labels of each mask."""
+    """Labels [T] of each mask. The keys are the bytes of the masks."""
     instances = example["instances"]
     masks = [mask.tobytes() for mask in instances.gt_masks.tensor.numpy()]
     return dict(zip(masks, instances.gt_labels.tolist(), strict=True))

@@ -12,24 +12,26 @@ from mtseg.model.mask2former import Mask2Former
 
 
 def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change: str) -> list[Finding]:
-    """An error if the combinations of weight 1 are not those of the train images and their mirror images."""
+    """An error if the combinations of weight 1 are not those of the train images and their mirror images. change: the
+    fix that the finding suggests."""
     tasks, head = network.tasks, network.heads[0]
-    every = (tuple(i.labels[task.name] for task in tasks) for image in train for i in image.instances if not i.crowd)
-    shown = {labels for labels in every if None not in labels}
-    flipped = [task.flipped() for task in tasks]
-    shown |= {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in shown}
+    instances = (instance for image in train for instance in image.instances if not instance.crowd)
+    in_train = {tuple(instance.labels[task.name] for task in tasks) for instance in instances}
+    in_train = {labels for labels in in_train if None not in labels}
+    flips = [task.flipped() for task in tasks]
+    in_train |= {tuple(flip[label] for flip, label in zip(flips, labels, strict=True)) for labels in in_train}
     if not isinstance(head, Combinations):
-        if len(tasks) == 1 or model.unseen_combinations == 1 or not shown:
+        if len(tasks) == 1 or model.unseen_combinations == 1 or not in_train:
             return []
         evidence = f"model.unseen_combinations is {model.unseen_combinations:g}, but every task has its own softmax"
     elif head.unseen != model.unseen_combinations:
         evidence = f"unseen combinations have weight {head.unseen:g}, expected {model.unseen_combinations:g}"
     else:
         seen = {tuple(labels) for labels in head.seen.tolist()}
-        if seen == shown:
+        if seen == in_train:
             return []
         evidence = (
-            f"{len(shown - seen)} of the {len(shown)} combinations of labels in train (with mirror images) count as "
-            f"unseen; {len(seen - shown)} of the {len(seen)} that count as seen are not in train"
+            f"{len(in_train - seen)} of the {len(in_train)} combinations of labels in train (with mirror images) count "
+            f"as unseen; {len(seen - in_train)} of the {len(seen)} that count as seen are not in train"
         )
     return [Finding("prior_wrong", "error", evidence, change)]

@@ -112,5 +112,10 @@ class Finding:
         return asdict(self) | {"title": CAUSES[self.cause]}
 
 
+def exception_text(error: Exception) -> str:
+    """The type of an exception and the first line of its message, such as `KeyError: 'image'`."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def of_severity(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
     return [finding for finding in findings if finding.severity == severity]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, exception_text
 from mtseg.core.params import Loss, Task
 from mtseg.core.tables import UNLABELLED
 from mtseg.model import losses, matching
@@ -29,7 +29,7 @@ BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, a
 SIZE = (48, 64)  # height and width of the part of the square that is the image
 ENLARGED = 2  # size of the original image as a multiple of SIZE
 OVERLAP = 0.75  # smallest IoU of a box and its mask, which is upsampled from STRIDE and has round corners
-LOW, HIGH = 0.05, 1.0  # label loss / its weight: at most LOW for correct labels, at least HIGH for wrong ones
+LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
 
@@ -48,10 +48,10 @@ def check(network: Mask2Former) -> list[Finding]:
     """Errors. The sizes of the heads must have been checked."""
     loss = network.loss.model_copy(update={"num_points": max(network.loss.num_points, 256)})
     with network.device:
-        given = two_images(network)
-        findings = list(matched(given, loss)) or list(untold(network, loss))
-        findings = findings or list(empty(network, loss)) or list(trained(given, loss))
-        return findings + list(detected(network, given))
+        perfect = two_images(network)
+        findings = list(matched(perfect, loss)) or list(matched_by_label(network, loss))
+        findings = findings or list(empty_images(network, loss)) or list(loss_values(perfect, loss))
+        return findings + list(detections_match(network, perfect))
 
 
 def two_images(network: Mask2Former) -> Scene:
@@ -59,13 +59,14 @@ def two_images(network: Mask2Former) -> Scene:
     neighbouring tasks."""
     masks = torch.stack([box(*corners) for corners in BOXES])
     classes = torch.tensor([task.num_classes for task in network.tasks])
-    # with two classes, too, the labels change when they are read backwards
+    # the order of the labels is no palindrome, also with two classes: instances in reverse order are noticed
     labels = torch.stack([torch.zeros_like(classes), torch.ones_like(classes), classes - 1])
     labels = (labels + torch.arange(len(classes))) % classes
     return scene(network, [Target(masks, labels), Target(masks, (labels + 1) % classes)])
 
 
 def scene(network: Mask2Former, targets: list[Target]) -> Scene:
+    """A perfect output for these targets. The queries of the instances differ between layers and images."""
     most = max(len(target.labels) for target in targets)
     owner = torch.full((LAYERS, len(targets), QUERIES), -1)
     for layer in range(LAYERS):
@@ -73,8 +74,8 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
             for i in range(count := len(target.labels)):
                 place = count - 1 - i if b % 2 else i
                 owner[layer, b, (3 * place + 3 * b + layer + 1) % QUERIES] = i
-    nothing_1T = torch.full((1, len(network.tasks)), UNLABELLED)  # the last row, which the owner -1 picks
-    labels = [torch.cat([target.labels, nothing_1T])[owner[:, b]] for b, target in enumerate(targets)]
+    no_object_1T = torch.full((1, len(network.tasks)), UNLABELLED)  # the last row, which the owner -1 picks
+    labels = [torch.cat([target.labels, no_object_1T])[owner[:, b]] for b, target in enumerate(targets)]
     labels_LBQT = torch.stack(labels, dim=1)
     embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
     features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
@@ -85,36 +86,36 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
     return Scene(QueryOutput(logits, embed, features), targets, owner, labels_LBQT, network.heads)
 
 
-def matched(given: Scene, loss: Loss) -> Iterator[Finding]:
+def matched(perfect: Scene, loss: Loss) -> Iterator[Finding]:
     """The matching must assign each instance to the query that predicts it, in every layer and image."""
     loss = loss.model_copy(update={"mask": loss.mask or 1.0})
     try:
-        found = matching.match(given.output, given.targets, heads=given.heads, loss=loss)
-        right = given.owner[found.layer, found.image, found.query] == found.instance
+        pairs = matching.match(perfect.output, perfect.targets, heads=perfect.heads, loss=loss)
+        right = perfect.owner[pairs.layer, pairs.image, pairs.query] == pairs.instance
     except (IndexError, RuntimeError, ValueError) as error:
-        evidence = f"the matching fails on a perfect output: {str(error).splitlines()[0]}"
+        evidence = f"the matching fails on a perfect output: {exception_text(error)}"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
         return
-    wanted, own = int((given.owner >= 0).sum()), int(right.sum())
-    if not len(right) == own == wanted:
-        evidence = f"only {own} of {wanted} perfect outputs are matched to their object, in {len(right)} pairs"
+    expected, correct = int((perfect.owner >= 0).sum()), int(right.sum())
+    if not len(right) == correct == expected:
+        evidence = f"only {correct} of {expected} perfect outputs are matched to their object, in {len(right)} pairs"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
 
 
-def untold(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
+def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     """Two instances with the same mask differ in the label of one task. Each must be matched to the query with its
     label. Two images have the queries in opposite order, so that equal costs give an error in one of them."""
     mask = box(*BOXES[0])
     for t, task in enumerate(network.tasks):
         labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
         labels[1, t] = 1
-        counts = loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1
-        if counts and list(matched(scene(network, [Target(torch.stack([mask, mask]), labels)] * 2), loss)):
+        used = loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1
+        if used and list(matched(scene(network, [Target(torch.stack([mask, mask]), labels)] * 2), loss)):
             evidence = "of two objects with the same mask, the matching ignores which query has the correct label"
             yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, f"task '{task.name}'")
 
 
-def empty(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
+def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     """In an image without objects, the correct label is no-object, the last output."""
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
     values = last_losses(scene(network, [nothing] * 2), loss)
@@ -124,16 +125,16 @@ def empty(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
             yield Finding("no_object_slot", "error", evidence, LOSSES, f"task '{task.name}'")
 
 
-def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
+def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:
     """The losses of a perfect output must be near 0. Those of a wrong output must not, and must have a gradient."""
-    right = last_losses(given, loss)
-    for t, task in enumerate(given.heads.tasks):
+    right = last_losses(perfect, loss)
+    for t, task in enumerate(perfect.heads.tasks):
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
         low, where = float(right[task.name]) / task.loss_weight, f"task '{task.name}'"
-        wrong = given.heads.logits_of(following(given.labels_LBQT, t, task), SURE)[task.name].requires_grad_()
-        output = replace(given.output, logits=given.output.logits | {task.name: wrong})
-        relabelled = last_losses(replace(given, output=output), loss)[task.name]
+        wrong = perfect.heads.logits_of(with_next_class(perfect.labels_LBQT, t, task), SURE)[task.name].requires_grad_()
+        output = replace(perfect.output, logits=perfect.output.logits | {task.name: wrong})
+        relabelled = last_losses(replace(perfect, output=output), loss)[task.name]
         high = float(relabelled.detach()) / task.loss_weight
         if low > LOW or (high < HIGH and task.num_outputs > 1):
             evidence = f"the loss is {low:.3g} for correct labels and {high:.3g} for wrong ones: its targets are wrong"
@@ -143,36 +144,36 @@ def trained(given: Scene, loss: Loss) -> Iterator[Finding]:
         ):
             evidence = f"the loss of wrong labels is {high:.3g}, but its gradient is 0"
             yield Finding("gradient_missing", "error", evidence, LOSSES, where)
-    shifted = replace(given.output, mask_features_BCHW=given.output.mask_features_BCHW.roll(4, dims=-1))
-    moved = last_losses(replace(given, output=shifted), loss)
+    shifted = replace(perfect.output, mask_features_BCHW=perfect.output.mask_features_BCHW.roll(4, dims=-1))
+    moved = last_losses(replace(perfect, output=shifted), loss)
     for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
         if weight and right[name] > 0.6 * moved[name]:
             evidence = f"loss_{name} is {right[name]:.3g} for perfect masks, {moved[name]:.3g} {4 * STRIDE} pixels off"
             yield Finding("loss_targets", "error", evidence, LOSSES)
 
 
-def following(labels_T: Tensor, t: int, task: Task) -> Tensor:
+def with_next_class(labels_T: Tensor, t: int, task: Task) -> Tensor:
     """Labels [..., T] with each class of one task replaced by the next, cyclic, no-object included."""
-    labels_T, own = labels_T.clone(), labels_T[..., t]
-    after = torch.where(own + 1 == task.num_classes, UNLABELLED, own + 1)
-    labels_T[..., t] = after if task.background else torch.where(own < 0, own, (own + 1) % task.num_classes)
+    labels_T, old = labels_T.clone(), labels_T[..., t]
+    after = torch.where(old + 1 == task.num_classes, UNLABELLED, old + 1)
+    labels_T[..., t] = after if task.background else torch.where(old < 0, old, (old + 1) % task.num_classes)
     return labels_T
 
 
-def last_losses(given: Scene, loss: Loss) -> dict[str, Tensor]:
+def last_losses(perfect: Scene, loss: Loss) -> dict[str, Tensor]:
     """Losses of the last layer: {mask, dice or task: loss}."""
-    labels = [target.labels for target in given.targets]
-    norm = losses.normaliser(labels, tasks=given.heads.tasks, num_queries=QUERIES, loss=loss)
-    values = losses.losses(given.output, given.targets, heads=given.heads, loss=loss, norm=norm)
+    labels = [target.labels for target in perfect.targets]
+    norm = losses.normaliser(labels, tasks=perfect.heads.tasks, num_queries=QUERIES, loss=loss)
+    values = losses.losses(perfect.output, perfect.targets, heads=perfect.heads, loss=loss, norm=norm)
     return {
-        name: values[f"loss_{name}_{LAYERS - 1}"] for name in ("mask", "dice", *(t.name for t in given.heads.tasks))
+        name: values[f"loss_{name}_{LAYERS - 1}"] for name in ("mask", "dice", *(t.name for t in perfect.heads.tasks))
     }
 
 
-def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
+def detections_match(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
     """The detections of a perfect output must have its masks, each with the labels of its query. The logits of the
     further tasks are highest for no-object; their labels must still be the best class."""
-    logits = dict(given.output.logits)
+    logits = dict(perfect.output.logits)
     for task in network.tasks[1:]:
         if task.background and network.heads.outputs()[task.name] == task.num_outputs:
             logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=SURE + 1)
@@ -182,16 +183,17 @@ def detected(network: Mask2Former, given: Scene) -> Iterator[Finding]:
     classes = torch.tensor([task.num_classes for task in network.tasks])
     number, worst, offsets = 0, 1.0, []
     wrong, no_object = torch.zeros_like(classes), torch.zeros_like(classes)
-    of_other = torch.ones_like(classes, dtype=torch.bool)  # an image with wrong labels has all those of the other image
-    for b, found in enumerate(network.detect(replace(given.output, logits=logits), [example] * len(given.targets))):
-        found = found[: len(BOXES)]
-        masks, labels_kT = found.pred_masks[:, None], found.pred_labels
+    of_other = torch.ones_like(classes, dtype=torch.bool)  # all wrong labels of the task are those of the other image
+    detected = network.detect(replace(perfect.output, logits=logits), [example] * len(perfect.targets))
+    for b, detections in enumerate(detected):
+        detections = detections[: len(BOXES)]
+        masks, labels_kT = detections.pred_masks[:, None], detections.pred_labels
         iou, instance = ((masks & truth).sum((2, 3)) / (masks | truth).sum((2, 3)).clamp(min=1)).max(1)
-        worst, number = min(worst, *iou.tolist()), number + len(found)
-        offsets += [centre(mask) - centre(truth[i]) for mask, i in zip(found.pred_masks, instance, strict=True)]
-        right_kT = labels_kT == given.targets[b].labels[instance]
-        other = given.owner[-1, 1 - b, found.query]
-        as_other_kT = (labels_kT == given.targets[1 - b].labels[other.clamp(min=0)]) | (other < 0)[:, None]
+        worst, number = min(worst, *iou.tolist()), number + len(detections)
+        offsets += [centre(mask) - centre(truth[i]) for mask, i in zip(detections.pred_masks, instance, strict=True)]
+        right_kT = labels_kT == perfect.targets[b].labels[instance]
+        other = perfect.owner[-1, 1 - b, detections.query]
+        as_other_kT = (labels_kT == perfect.targets[1 - b].labels[other.clamp(min=0)]) | (other < 0)[:, None]
         wrong += (~right_kT).sum(0)
         no_object += (labels_kT >= classes).sum(0)
         of_other &= right_kT.all(0) | as_other_kT.all(0)

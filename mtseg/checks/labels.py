@@ -25,7 +25,7 @@ def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) ->
     findings = [*empty(train, "train"), *empty(val, "val")]
     for task in tasks:
         findings += [*out_of_range(train, task), *out_of_range(val, task)]
-        findings += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unswapped(task, input)]
+        findings += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unpaired(task, input)]
     return [*findings, *duplicates(train, "train"), *duplicates(val, "val")]
 
 
@@ -59,11 +59,11 @@ def unlabelled(train: Images, task: Task) -> Iterator[Finding]:
 
 
 def missing(train: Images, val: Images, task: Task) -> Iterator[Finding]:
-    shown, wanted = count(train, task), count(val, task)
-    absent = np.flatnonzero((shown == 0) & (wanted > 0))
-    if shown.any() and len(absent):
+    in_train, in_val = count(train, task), count(val, task)
+    absent = np.flatnonzero((in_train == 0) & (in_val > 0))
+    if in_train.any() and len(absent):
         names = ", ".join(sorted(task.classes[label] for label in absent))
-        evidence = f"in val but not in train: {names} ({wanted[absent].sum() / wanted.sum():.1%} of val's labels)"
+        evidence = f"in val but not in train: {names} ({in_val[absent].sum() / in_val.sum():.1%} of val's labels)"
         change = "move examples into train, or split with another data.seed"
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
 
@@ -76,15 +76,15 @@ def rare(train: Images, task: Task) -> Iterator[Finding]:
         yield Finding("class_too_rare", "warning", evidence, change, f"task '{task.name}'")
 
 
-def unswapped(task: Task, input: Input) -> Iterator[Finding]:
+def unpaired(task: Task, input: Input) -> Iterator[Finding]:
     """Labels such as left and right are wrong after a horizontal flip unless flip_pairs swaps them."""
     known = {name.lower(): name for name in task.classes}
     mirrored = {name: SIDE.sub(lambda side: SIDES[side[0].lower()], name).lower() for name in task.classes}
     pairs = {tuple(sorted((name, known[other]))) for name, other in mirrored.items() if other in known}
     swapped = {name for pair in task.flip_pairs for name in pair}
-    forgotten = [f"[{a}, {b}]" for a, b in sorted(pairs) if a != b and not swapped & {a, b}]
-    if input.flip and forgotten:
-        evidence = f"images are flipped (input.flip {input.flip:g}) but flip_pairs does not list {', '.join(forgotten)}"
+    unlisted = [f"[{a}, {b}]" for a, b in sorted(pairs) if a != b and not swapped & {a, b}]
+    if input.flip and unlisted:
+        evidence = f"images are flipped (input.flip {input.flip:g}) but flip_pairs does not list {', '.join(unlisted)}"
         change = "add the pairs to the task's flip_pairs, or set input.flip: 0"
         yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 

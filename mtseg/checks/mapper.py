@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, exception_text
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import loader
@@ -27,8 +27,8 @@ SIDES = (128, 256)  # pixels, smallest and largest input size for the pattern
 TRIALS = 12  # random draws of scale, position and flip
 OVERLAP = 0.8  # smallest IoU of a patch and its mask; an error of one pixel at 12 x 12 pixels gives 0.85
 SMALLEST = 144  # pixels; smaller masks are not compared
-SHIFT = 1.0  # largest distance of the centres in pixels
-TONE = 12  # largest colour change in grey levels by resizing
+SHIFT = 1.0  # largest distance of the centres of a patch and its mask in pixels
+TONE = 12  # largest colour change by resizing in grey levels
 FIX = "fix mtseg/data/loader.py"
 COLOUR_FIX = f"{FIX} or images.py: RGB, 0..255 (the network itself scales and normalises)"
 
@@ -45,7 +45,7 @@ class Reading:
 
 
 def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
-    """Errors of the mapper in training and prediction. Each fault is reported once, with its worst case."""
+    """Errors of the mapper in training and prediction, each reported once."""
     side = min(max(input.size, SIDES[0]), SIDES[1])
     input = input.model_copy(update={"size": side, "workers": 0})
     with TemporaryDirectory() as folder:
@@ -55,19 +55,20 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             examples = [mapper(record, seed) for seed in range(TRIALS)]
             predicted = loader.Mapper(tasks, input, root=Path(folder), training=False)(record)
         except (ValueError, RuntimeError, IndexError, AssertionError) as error:  # shapes that do not fit
-            evidence = f"it fails on a synthetic image: {str(error).splitlines()[0]}"
-            return [Finding("mapper_displaces", "error", evidence, FIX)]
+            return [
+                Finding("mapper_displaces", "error", f"it fails on a synthetic image: {exception_text(error)}", FIX)
+            ]
     shapes = {tuple(example["image"].shape) for example in (*examples, predicted)}
     if shapes != {(3, side, side)}:
         evidence = f"it returns images of shape {sorted(shapes)}, expected (3, {side}, {side}): check crop and padding"
         return [Finding("mapper_displaces", "error", evidence, FIX)]
-    for use, own in (("training", examples), ("prediction", [predicted])):
-        if (change := float(np.nanmedian([tone(pixels_of(example)) for example in own]))) > TONE:
+    for use, mapped in (("training", examples), ("prediction", [predicted])):
+        if (change := float(np.nanmedian([tone(pixels_of(example)) for example in mapped]))) > TONE:
             evidence = f"the colours of a synthetic image change by {change:.0f} grey levels for {use}"
             return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # patches are found by colour
     readings = [read(example) for example in examples]
-    found = list(moved(readings)) or list(relabelled(readings, examples, tasks, record))
-    return [*found, *misplaced(predicted, record)]
+    findings = list(displaced(readings)) or list(relabelled(readings, examples, tasks, record))
+    return [*findings, *misplaced(predicted, record)]
 
 
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
@@ -93,12 +94,12 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) 
     return Image(number, f"{number}.png", height, width, tuple(instances))
 
 
-def moved(readings: Sequence[Reading]) -> Iterator[Finding]:
+def displaced(readings: Sequence[Reading]) -> Iterator[Finding]:
     """Every mask must be on a patch, and every patch must have a mask."""
-    overlaps, shifts, shown, lost, small = [], [], 0, 0, 0
+    overlaps, shifts, total, lost, small = [], [], 0, 0, 0
     for one in readings:
         visible = [patch for patch in one.patches if patch.sum() >= SMALLEST]
-        shown += len(visible)
+        total += len(visible)
         lost += sum(not (one.masks & patch).any() for patch in visible)
         for mask, patch, iou in zip(one.masks, one.patch, one.iou, strict=True):
             if mask.sum() < SMALLEST:
@@ -122,7 +123,7 @@ def moved(readings: Sequence[Reading]) -> Iterator[Finding]:
         )
         yield Finding("mapper_displaces", "error", evidence, f"{FIX}: image and masks must have the same transform")
     elif lost:
-        evidence = f"{lost} of {shown} visible instances of a synthetic image have lost their mask"
+        evidence = f"{lost} of {total} visible instances of a synthetic image have lost their mask"
         yield Finding("mapper_displaces", "error", evidence, f"{FIX}: only empty masks may be dropped")
 
 
@@ -133,14 +134,14 @@ def relabelled(
     wrong, count = dict.fromkeys((task.name for task in tasks), 0), 0
     for one, example in zip(readings, examples, strict=True):
         x = {i: centre(patch)[0] for i, patch in enumerate(one.patches) if patch.sum() >= SMALLEST / 4}
-        right = next((x[i] for i in (1, 3) if i in x), None)  # of patch 0 in the pattern
+        right = next((x[i] for i in (1, 3) if i in x), None)  # a patch that is to the right of patch 0 unless flipped
         if 0 not in x or right is None:
             continue
-        for patch, given in zip(one.patch, example["instances"].gt_labels.tolist(), strict=True):
+        for patch, labels in zip(one.patch, example["instances"].gt_labels.tolist(), strict=True):
             count += 1
-            for task, label in zip(tasks, given, strict=True):
-                own = record.instances[patch].labels[task.name]
-                wrong[task.name] += label != (task.flipped()[own] if x[0] > right else own)
+            for task, label in zip(tasks, labels, strict=True):
+                original = record.instances[patch].labels[task.name]
+                wrong[task.name] += label != (task.flipped()[original] if x[0] > right else original)
     for name in (name for name in wrong if wrong[name]):
         evidence = f"{wrong[name]} of {count} instances of a synthetic image have a wrong label"
         yield Finding("mapper_labels", "error", evidence, FIX, f"task '{name}'")
@@ -171,7 +172,7 @@ def read(example: loader.Example) -> Reading:
         patches.append((along > 0.5) & (across < 60))
     masks = example["instances"].gt_masks.tensor.numpy() if "instances" in example else np.zeros((0, 1, 1), bool)
     ious = [[(mask & patch).sum() / max((mask | patch).sum(), 1) for patch in patches] for mask in masks]
-    return Reading(patches, masks, [int(np.argmax(own)) for own in ious], [max(own) for own in ious])
+    return Reading(patches, masks, [int(np.argmax(row)) for row in ious], [max(row) for row in ious])
 
 
 def pixels_of(example: loader.Example) -> np.ndarray:

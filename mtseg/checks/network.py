@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from mtseg.checks import combinations, known_answers, step
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, exception_text
 from mtseg.core.params import Input, Model, Solver
 from mtseg.core.tables import Image
 from mtseg.data.loader import Example, Mapper
 from mtseg.model.mask2former import Mask2Former
 
 LARGEST = 256  # pixels: the network is checked on small images
-IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and standard deviation of its images' pixels
-SAME = 1e-2  # largest change of logits by a batch (rounding), relative to their standard deviation
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and standard deviation of its pixels, RGB
+SAME = 1e-2  # largest change of logits by the other images of a batch (rounding), over their standard deviation
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -28,23 +28,24 @@ def check(
 ) -> list[Finding]:
     """Errors. The network is not changed."""
     change = "build the network with the combinations of labels of train, in the order of tasks"
-    if found := list(heads(network)) or combinations.check(network, train, model=model, change=change):
-        return found  # the other checks would fail, too, on CUDA with an assert
+    if findings := list(heads(network)) or combinations.check(network, train, model=model, change=change):
+        return findings  # the other checks would fail as well, on CUDA with a device-side assert
     torch.manual_seed(seed)
-    still = {"size": min(input.size, LARGEST), "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0}
-    mapper = Mapper(network.tasks, input.model_copy(update=still), root=root, training=True)
-    batch, findings = [mapper(image) for image in chosen(network, train)], []
+    unaugmented = {"size": min(input.size, LARGEST), "min_scale": 1.0, "max_scale": 1.0, "flip": 0.0, "workers": 0}
+    mapper = Mapper(network.tasks, input.model_copy(update=unaugmented), root=root, training=True)
+    batch, findings = [mapper(image) for image in choose(network, train)], []
     try:
         findings += known_answers.check(network)
         findings += normalisation(network, batch, model)
-        findings = findings or list(answers(network, batch))
+        findings = findings or list(dependence(network, batch))
         return findings + step.check(network, batch, solver=solver)
     except torch.OutOfMemoryError:
         raise
     except FAILURES as error:
         frames = traceback.extract_tb(error.__traceback__)
-        last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]  # ours, not torch's
-        evidence = f"a training step raises {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        # the last line of this project, not of PyTorch
+        last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
+        evidence = f"a training step raises {exception_text(error)}"
         return [*findings, Finding("step_fails", "error", evidence, f"fix {last.filename}:{last.lineno}")]
 
 
@@ -56,29 +57,29 @@ def heads(network: Mask2Former) -> Iterator[Finding]:
             yield Finding("head_size", "error", evidence, "fix mtseg/model/decoder.py or heads", f"task '{name}'")
 
 
-def chosen(network: Mask2Former, train: Sequence[Image]) -> list[Image]:
-    """Two images with labels of most tasks and the largest objects, and one more for each task that they do not have.
-    Few images keep the step small; two are needed to compare their outputs."""
+def choose(network: Mask2Former, train: Sequence[Image]) -> list[Image]:
+    """The two images with labels of most tasks and the largest objects, and one more for each task without a label in
+    these. Few images keep the step small; two are needed to compare their outputs."""
 
     def labelled(image: Image) -> set[str]:
-        own = (instance for instance in image.instances if not instance.crowd)
-        return {name for instance in own for name, label in instance.labels.items() if label is not None}
+        labels = (instance.labels.items() for instance in image.instances if not instance.crowd)
+        return {name for items in labels for name, label in items if label is not None}
 
     def largest(image: Image) -> float:
         return max((one.area for one in image.instances if not one.crowd), default=0.0) / (image.height * image.width)
 
-    found = nlargest(2, train, key=lambda image: (len(labelled(image)), largest(image)))
+    images = nlargest(2, train, key=lambda image: (len(labelled(image)), largest(image)))
     for task in network.tasks:
-        if not any(task.name in labelled(image) for image in found):
-            found += islice((image for image in train if task.name in labelled(image)), 1)
-    return found
+        if not any(task.name in labelled(image) for image in images):
+            images += islice((image for image in train if task.name in labelled(image)), 1)
+    return images
 
 
 def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) -> Iterator[Finding]:
     """The backbone must get images that are normalised as its file states, from values 0..255."""
     mean, std = (torch.tensor(getattr(network.backbone, name)) for name in ("pixel_mean", "pixel_std"))
     centre, spread = (torch.tensor(IMAGENET[0]) - mean) / std, torch.tensor(IMAGENET[1]) / std
-    least = 0.2 if model.backbone.startswith("timm/") else 0.4  # some of timm's take 0..1
+    least = 0.2 if model.backbone.startswith("timm/") else 0.4  # some timm models take images scaled to 0..1 only
     if centre.abs().max() > 0.7 or spread.min() < least or spread.max() > 1.6:
         evidence = (
             f"ImageNet images normalised for '{model.backbone}' have means {_listed(centre)} and standard deviations "
@@ -103,15 +104,15 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
         yield Finding("normalisation", "error", evidence, change)
 
 
-def answers(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
+def dependence(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
     """The labels of an image must depend on it, and on no other image of the batch."""
     first, *others = batch
-    if not others or torch.equal(first["image"], others[0]["image"]):  # a copy, or there is only one image
+    if not others or torch.equal(first["image"], others[0]["image"]):  # a copy, or the only image
         others = [first | {"image": 255 - first["image"]}]
     together, alone = logits(network, [first, *others]), logits(network, [first])
     for task in network.tasks:
         both_BQK, own_QK = together[task.name], alone[task.name][0]
-        if not both_BQK.isfinite().all():  # random weights and frozen norms, which have a warning of their own
+        if not both_BQK.isfinite().all():  # random weights with frozen norms, reported by random_frozen_norm
             continue
         where, spread = f"task '{task.name}'", both_BQK.std() + 1e-12
         changed = ((both_BQK[0] - own_QK).abs().amax(-1) > SAME * spread).float().mean()

@@ -29,15 +29,15 @@ def run(
     if of_severity(findings, "error"):
         return findings
     findings += settings.check(train, tasks=tasks, model=model, input=input, solver=solver, loss=loss)
-    # a fault of the mapper would be reported again for its batches
+    # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, val, root=root, tasks=tasks)
     if of_severity(findings, "error") or not solver.max_iter:
         return findings
     torch.manual_seed(seed)
     seen = seen_combinations(records.combinations("train"), tasks, model)
-    given = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
-    return findings + network.check(given, train, root=root, model=model, input=input, solver=solver, seed=seed)
+    built = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
+    return findings + network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
 
 
 def verdict(findings: Sequence[Finding]) -> dict[str, list]:

@@ -11,27 +11,27 @@ from mtseg.checks.labels import count
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import Images
 
-LR_TOLERANCE = 2.0  # times the rule's lr, up or down, that needs no remark
-SCALE_TOLERANCE = 1.25  # of the scale that prediction uses, beyond the range of training
-NO_OBJECT = (0.01, 1.0)  # the paper: 0.1
-DROWNED = 10.0  # times the weights of both mask losses; the paper: 0.2
-FAST = 2.0  # times the lr of all else; the paper: a backbone at 0.1
-LOPSIDED = 100.0  # class weights, against those inverse to the frequency
+LR_TOLERANCE = 2.0  # factor, up or down, by which the lr may differ from the linear scaling rule
+SCALE_TOLERANCE = 1.25  # factor by which the scale of prediction may be outside the range of training
+NO_OBJECT = (0.01, 1.0)  # usual range of loss.no_object; the paper: 0.1
+LARGE_WEIGHT = 10.0  # largest label weight relative to both mask losses together; the paper: 0.2
+FAST_BACKBONE = 2.0  # largest lr of the backbone relative to the other parts; the paper: 0.1
+UNEQUAL = 100.0  # largest ratio of the classes' shares of the loss, unless their frequencies alone give it
 
 
 def check(
     train: Images, *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
 ) -> list[Finding]:
-    """The findings of all checks here, warnings and notes."""
+    """Warnings and notes."""
     return [
-        *lr(solver), *course(solver), *scales(input), *norms(model, solver), *queries(train, model),
-        *muted(tasks, loss), *no_object(tasks, loss), *drowned(train, tasks),
-        *unmatched(tasks, loss), *heavy(tasks, loss),
+        *lr(solver), *schedule(solver), *scales(input), *norms(model, solver), *queries(train, model),
+        *muted(tasks, loss), *no_object(tasks, loss), *class_weights(train, tasks),
+        *unmatched(tasks, loss), *label_weights(tasks, loss),
     ]  # fmt: skip
 
 
 def lr(solver: Solver) -> Iterator[Finding]:
-    """Against the lr that the rule gives for this batch size."""
+    """Compare the lr with the linear scaling rule for this batch size."""
     ratio = solver.lr / solver.rule_lr
     if not 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         evidence = (
@@ -42,11 +42,11 @@ def lr(solver: Solver) -> Iterator[Finding]:
         yield Finding("lr_for_batch", "warning", evidence, "set solver.base_lr: auto")
 
 
-def course(solver: Solver) -> Iterator[Finding]:
+def schedule(solver: Solver) -> Iterator[Finding]:
     if solver.max_iter and 2 * solver.warmup > solver.max_iter:
         evidence = f"the warm-up takes {solver.warmup} of {solver.max_iter} steps"
         yield Finding("warmup_too_long", "warning", evidence, "lower solver.warmup or raise solver.max_iter")
-    if solver.backbone_multiplier > FAST:
+    if solver.backbone_multiplier > FAST_BACKBONE:
         evidence = (
             f"solver.backbone_multiplier {solver.backbone_multiplier:g} gives the backbone a higher lr than the rest"
         )
@@ -56,18 +56,18 @@ def course(solver: Solver) -> Iterator[Finding]:
         yield Finding("weight_decay", "warning", evidence, "set it to 0.05 (paper)")
 
 
-def heavy(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    """Weights so large that they dominate the loss or the matching."""
+def label_weights(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
+    """Label weights so large that they dominate the loss or the matching."""
     masks = loss.mask + loss.dice
-    given = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
-    for key, value, where in (*given, ("loss.labels", loss.labels, "")):
-        if value > DROWNED * masks > 0:
+    weights = [("loss_weight", task.loss_weight, f"task '{task.name}'") for task in tasks]
+    for key, value, where in (*weights, ("loss.labels", loss.labels, "")):
+        if value > LARGE_WEIGHT * masks > 0:
             evidence = f"{key} {value:g} is {value / masks:.3g} times loss.mask and loss.dice together ({masks:g})"
             yield Finding("task_weight", "warning", evidence, f"lower {key} to about 2", where)
 
 
 def scales(input: Input) -> Iterator[Finding]:
-    """Prediction resizes the longer side to input.size: scale 1."""
+    """Compare with the scale of prediction, which is 1: the longer side is resized to input.size."""
     if input.min_scale > SCALE_TOLERANCE or input.max_scale * SCALE_TOLERANCE < 1:
         evidence = f"the scale is {input.min_scale:g} to {input.max_scale:g} in training and 1 in prediction"
         yield Finding("scale_mismatch", "warning", evidence, "choose input.min_scale below 1 and max_scale above 1")
@@ -84,8 +84,8 @@ def norms(model: Model, solver: Solver) -> Iterator[Finding]:
 
 
 def queries(train: Images, model: Model) -> Iterator[Finding]:
-    own = train.instances
-    counts = np.bincount(own.image[~own.crowd], minlength=len(train))
+    instances = train.instances
+    counts = np.bincount(instances.image[~instances.crowd], minlength=len(train))
     over = counts[counts > model.num_queries]
     if len(over):
         lost = (over - model.num_queries).sum() / counts.sum()
@@ -120,20 +120,20 @@ def no_object(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
         yield Finding("no_object_weight", "warning", evidence, "set it to 0.1 (paper)")
 
 
-def drowned(train: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
-    """A class's weight times its number of examples is its share of the loss."""
+def class_weights(train: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
+    """The share of the loss that a class has is proportional to its weight times its number of examples."""
     for task in tasks:
         counts, where = count(train, task), f"task '{task.name}'"
-        shown = {name: (n, weight) for name, n, weight in zip(task.classes, counts, task.weights, strict=True) if n}
-        muted = [f"'{name}' ({n} examples)" for name, (n, weight) in shown.items() if not weight]
+        present = {name: (n, weight) for name, n, weight in zip(task.classes, counts, task.weights, strict=True) if n}
+        muted = [f"'{name}' ({n} examples)" for name, (n, weight) in present.items() if not weight]
         if muted and task.loss_weight and any(task.weights):
             evidence = f"classes with weight 0 are not learnt: {', '.join(sorted(muted))}"
             yield Finding("class_weights", "warning", evidence, "set them above 0", where)
-        shares = {name: n * weight for name, (n, weight) in shown.items() if weight}
+        shares = {name: n * weight for name, (n, weight) in present.items() if weight}
         if task.class_weights and len(shares) > 1:
             most, least = max(shares, key=shares.get), min(shares, key=shares.get)
-            ratio, plain = shares[most] / shares[least], counts.max() / counts[counts > 0].min()
-            if ratio > max(LOPSIDED, plain):  # more unequal than the frequencies alone
+            ratio, by_frequency = shares[most] / shares[least], counts.max() / counts[counts > 0].min()
+            if ratio > max(UNEQUAL, by_frequency):  # more unequal than the frequencies alone
                 evidence = f"'{most}' has {ratio:.0f} times the share of the loss of '{least}' (class_weights x counts)"
                 yield Finding("class_weights", "warning", evidence, "set class_weights: auto", where)
 

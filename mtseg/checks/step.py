@@ -13,7 +13,7 @@ from mtseg.data.loader import Example
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import NotFinite, Stepper
 
-STEPS = 2  # in the first, weights that start at 0 (deformable attention) block gradients
+STEPS = 2  # in the first, weights that are initialised to 0 (deformable attention) block gradients
 EPSILON = 1e-8  # of AdamW
 LR = 1e-4  # of these steps: large enough to change float32 weights, small enough to be stable
 
@@ -25,16 +25,16 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
     required = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     gradients = dict.fromkeys(required, 0.0)
 
-    def note(*_: object) -> None:
+    def record(*_: object) -> None:
         for name, parameter in network.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = max(gradients[name], float(parameter.grad.abs().max()))
 
     try:
-        if findings := list(unnamed(network, batch)):
+        if findings := list(malformed_losses(network, batch)):
             return findings
         stepper = Stepper(network, solver.model_copy(update={"amp": False, "warmup": 0, "base_lr": LR}))
-        stepper.optimizer.register_step_pre_hook(note)
+        stepper.optimizer.register_step_pre_hook(record)
         for step in range(STEPS):
             stepper([list(batch)], step)
             stepper.settle()
@@ -44,8 +44,8 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         if not any(rates.values()):
             evidence = f"the schedule sets the lr of all parts to 0, expected {LR:g}"
             return [Finding("lr_too_low", "error", evidence, "fix the schedule in mtseg/training/optimizer.py")]
-        found = list(unreached(network, batch, gradients))
-        return found or list(unmoved(network, gradients, moved, rates, clip=solver.clip))
+        findings = list(without_gradient(network, batch, gradients))
+        return findings or list(not_updated(network, gradients, moved, rates, clip=solver.clip))
     except NotFinite as error:
         change = f"the lr of this step was {LR:g}, not that of solver: check these images and mtseg/model"
         return [Finding(error.cause, "error", error.names, change, error.where)]
@@ -59,9 +59,9 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
 
 
 @torch.no_grad()
-def unnamed(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
-    """In training the network returns a dict of named scalar losses: each kind, of each layer, none negative. One that
-    is not finite is left to the steps."""
+def malformed_losses(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]:
+    """In training the network must return a dict of named scalar losses: of each kind and layer, none negative. Losses
+    that are not finite are reported by the steps."""
     network.train()
     try:
         losses = network(list(batch), network.normaliser(batch))
@@ -85,13 +85,13 @@ def unnamed(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Finding]
         yield Finding("loss_targets", "error", f"losses are negative: {', '.join(negative[:5])}", change)
 
 
-def unreached(network: Mask2Former, batch: Sequence[Example], gradients: dict[str, float]) -> Iterator[Finding]:
-    """Blocks that the losses do not reach. Single parameters of a block may have no gradient (a bias of keys never
+def without_gradient(network: Mask2Former, batch: Sequence[Example], gradients: dict[str, float]) -> Iterator[Finding]:
+    """Blocks without any gradient. A single parameter of a block may have none (the bias of attention keys never
     has)."""
     labels = torch.cat([example["instances"].gt_labels for example in batch])
-    if not (network.loss.mask or network.loss.dice) or not len(labels):  # no mask is trained: reported elsewhere
+    if not (network.loss.mask or network.loss.dice) or not len(labels):  # no mask is trained: settings.muted reports it
         return
-    excused = {
+    exempt = {
         f"decoder.heads.head_{task.name}"
         for i, task in enumerate(network.tasks)
         if not task.loss_weight or not (task.background or (labels[:, i] >= 0).any()) or not any(task.weights)
@@ -100,8 +100,8 @@ def unreached(network: Mask2Former, batch: Sequence[Example], gradients: dict[st
     without = [
         name
         for name, own in blocks(gradients).items()
-        if not any(gradients[one] for one in own) and name not in excused
-        and not (network.num_queries == 1 and ".self_attention." in name)  # one query has nothing to choose from
+        if not any(gradients[one] for one in own) and name not in exempt
+        and not (network.num_queries == 1 and ".self_attention." in name)  # attention to a single query is constant
     ]  # fmt: skip
     if without:
         required = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -111,33 +111,33 @@ def unreached(network: Mask2Former, batch: Sequence[Example], gradients: dict[st
         yield Finding("gradient_missing", "error", evidence, "fix mtseg/model: is a part frozen, detached, or unused?")
 
 
-def unmoved(
+def not_updated(
     network: Mask2Former, gradients: dict[str, float], moved: set[str], rates: dict[int, float], *, clip: float
 ) -> Iterator[Finding]:
-    """Blocks that have a gradient and stay as they were, though their lr is not 0."""
+    """Blocks that have a gradient and an lr above 0 but do not change."""
     parameters = dict(network.named_parameters())
-    still = {
+    unchanged = {
         name: own
         for name, own in blocks(gradients).items()
         if any(gradients[one] for one in own) and moved.isdisjoint(own)
         and any(rates.get(id(parameters[one]), 1.0) for one in own)
     }  # fmt: skip
-    listed = f"{', '.join(list(still)[:5])}{' ...' * (len(still) > 5)}"
-    if still and 0 < clip < EPSILON:
+    listed = f"{', '.join(list(unchanged)[:5])}{' ...' * (len(unchanged) > 5)}"
+    if unchanged and 0 < clip < EPSILON:
         evidence = f"gradients clipped to a norm of {clip:g} are lost in AdamW's rounding: {listed} do not change"
         yield Finding("weights_frozen", "error", evidence, "set solver.clip to 0.01 (paper), or to 0 for no clipping")
-    elif still:
-        inside = any(id(parameters[one]) in rates for own in still.values() for one in own)
-        why = f"at an lr of {max(rates.values()):.3g}" if inside else "the optimiser does not have them"
-        evidence = f"{len(still)} blocks have a gradient but do not change ({why}): {listed}"
+    elif unchanged:
+        in_optimiser = any(id(parameters[one]) in rates for own in unchanged.values() for one in own)
+        why = f"at an lr of {max(rates.values()):.3g}" if in_optimiser else "the optimiser does not contain them"
+        evidence = f"{len(unchanged)} blocks have a gradient but do not change ({why}): {listed}"
         yield Finding("weights_frozen", "error", evidence, "fix mtseg/training/optimizer.py")
 
 
 def blocks(names: Sequence[str]) -> dict[str, list[str]]:
-    """The parameters by layer, and in the backbone, some of whose layers may be unused, by stage."""
-    found: dict[str, list[str]] = {}
+    """The parameters of each layer; in the backbone, of each stage, since single layers of it may be unused."""
+    by_block: dict[str, list[str]] = {}
     for name in names:
         parts = name.split(".")
         depth = min(3, len(parts) - 1) if parts[0] == "backbone" else max(len(parts) - 1, 2)
-        found.setdefault(".".join(parts[:depth]), []).append(name)
-    return found
+        by_block.setdefault(".".join(parts[:depth]), []).append(name)
+    return by_block

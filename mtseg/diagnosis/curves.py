@@ -14,40 +14,40 @@ from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.bootstrap import Interval, ratio
 
-LEARNT = 0.25  # share of the train images' objects, surely below which nothing was learnt
-OFF = 2.0  # times the rule's lr, up or down
-STEPS, EPOCHS = 200, 3  # below either, there were too few to judge the lr by
-CONVERGED = 0.75  # share of the first loss, above which a loss that is flat at the end has been learnt
-AGAIN = 0.1  # share of what the loss had fallen by, that it rises again
-FELL = 0.1  # share of the joint AP in training that predictions may lack: logits of another scale alone rank otherwise
+LEARNT = 0.25  # share of the objects in train images: nothing was learnt if the 99 % interval of `hits` is below
+OFF = 2.0  # factor, up or down, by which the lr may differ from the linear scaling rule
+STEPS, EPOCHS = 200, 3  # with fewer of either, training was too short to judge the lr
+CONVERGED = 0.75  # share of its first value by which the loss must fall for a flat end to mean that it was learnt
+RISE = 0.1  # share of its fall by which the loss may rise again
+LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
 
 
 def hits(split: Split) -> Interval | None:
-    """Share of the objects found by a confident prediction with all labels right."""
-    return ratio(_found(split), split.objects)
+    """Share of the objects that are matched by a confident prediction with all labels correct."""
+    return ratio(_hits(split), split.objects)
 
 
 def difference(one: Split, other: Split) -> Interval | None:
-    """That share by `one` minus that by `other`, of the same images."""
-    return ratio(_found(one) - _found(other), one.objects)
+    """`hits` of `one` minus that of `other`, with predictions for the same images."""
+    return ratio(_hits(one) - _hits(other), one.objects)
 
 
-def _found(split: Split) -> np.ndarray:
-    """Objects found by a confident prediction with all labels right, [I]."""
-    own = split.matches
-    right = np.isin(own.prediction, split.confident())
+def _hits(split: Split) -> np.ndarray:
+    """int [I]: number of objects that are matched by a confident prediction with all labels correct."""
+    matches = split.matches
+    right = np.isin(matches.prediction, split.confident())
     for task in split.trained:
-        true = split.images.instances.labels[task.name][own.instance]
-        right &= (true == UNLABELLED) | (true == split.predictions.labels[task.name][own.prediction])
-    return split.per_image(own.prediction[right])
+        true = split.images.instances.labels[task.name][matches.instance]
+        right &= (true == UNLABELLED) | (true == split.predictions.labels[task.name][matches.prediction])
+    return split.per_image(matches.prediction[right])
 
 
 def check(
     train: Split, val: Split, *, curve: pd.DataFrame, validated: pd.DataFrame, solver: Solver, images: int,
     checkpoint: str,
 ) -> tuple[list[Finding], dict[str, float]]:  # fmt: skip
-    """Findings, an error if it is what explains a model that has learnt nothing, and numbers: train_hits, val_hits,
-    epochs, and those of `shape`. curve: plots/train.tsv; validated: plots/val.tsv; images: of the train split."""
+    """Findings (an error if the model has learnt nothing), and numbers: train_hits and val_hits (`hits`), epochs, and
+    those of `loss_shape`. curve: plots/train.tsv; validated: plots/val.tsv; images: number of train images."""
     learnt, transferred = hits(train), hits(val)
     steps = int(curve["step"].max()) if len(curve) else 0
     epochs = steps * solver.ims_per_batch * solver.accumulate / max(images, 1)
@@ -55,7 +55,7 @@ def check(
         "train_hits": learnt.value if learnt else None,
         "val_hits": transferred.value if transferred else None,
         "epochs": epochs,
-        **shape(curve),
+        **loss_shape(curve),
     }
     findings = []
     if learnt and learnt.high < LEARNT and steps:
@@ -70,19 +70,19 @@ def check(
         evidence += f"{transferred.text(0, 100)} % in val"
         change = f"add images (train has {images}), widen input.min_scale to max_scale, or lower solver.max_iter"
         findings.append(Finding("overtrained", "warning", evidence, change))
-    return findings + _past_its_best(validated, checkpoint, transferred), numbers
+    return findings + _decline(validated, checkpoint, transferred), numbers
 
 
-def shape(curve: pd.DataFrame) -> dict[str, float | None]:
-    """Of the loss. fallen: share of its first value that is gone at the end. falling: share of the
-    fall that came in the last third of the lr spent. risen: the most that it rose above its lowest so far, as a share
-    of the fall."""
+def loss_shape(curve: pd.DataFrame) -> dict[str, float | None]:
+    """fallen: fall of the loss from first to last value, over the first. falling: fall in the last third of training
+    (by the sum of the lr), over the whole fall. risen: largest rise above the lowest value so far, over the whole fall.
+    None with fewer than 3 points."""
     if len(curve) < 3:
         return {"fallen": None, "falling": None, "risen": None}
     loss = curve["loss"].to_numpy(dtype=np.float64)
-    spent = np.cumsum(curve["lr"].to_numpy(dtype=np.float64) * np.diff(curve["step"], prepend=0))
+    lr_sum = np.cumsum(curve["lr"].to_numpy(dtype=np.float64) * np.diff(curve["step"], prepend=0))
     fall = max(loss[0] - loss.min(), 1e-9)
-    late = np.interp(spent[-1] * 2 / 3, spent, loss) - loss[-1]
+    late = np.interp(lr_sum[-1] * 2 / 3, lr_sum, loss) - loss[-1]
     return {
         "fallen": float(1 - loss[-1] / loss[0]) if loss[0] else None,
         "falling": float(late / fall),
@@ -93,7 +93,8 @@ def shape(curve: pd.DataFrame) -> dict[str, float | None]:
 def _untrained(
     solver: Solver, steps: int, epochs: float, reached: float, numbers: dict[str, float], *, dead: bool
 ) -> tuple[str, str, str]:
-    """(cause, further evidence, change) for a model that has learnt nothing."""
+    """(cause, further evidence, change) for a model that has learnt nothing. reached: highest lr. numbers: of
+    `loss_shape`. dead: whether all queries of an image give the same logits."""
     off, fallen, falling, risen = solver.lr / solver.rule_lr, *(numbers[key] for key in ("fallen", "falling", "risen"))
     lower = f"lower solver.reference_lr ({solver.reference_lr:g}) by a factor of 10"
     if not 1 / OFF <= off <= OFF:
@@ -107,22 +108,22 @@ def _untrained(
     if reached < solver.lr / OFF:
         change = f"lower solver.warmup ({solver.warmup}) below solver.max_iter ({solver.max_iter})"
         return "lr_too_low", f"; the lr never went above {reached:.2g} of {solver.lr:.2g}", change
-    if risen is not None and risen <= AGAIN and falling < 0.05 and fallen > CONVERGED:
+    if risen is not None and risen <= RISE and falling < 0.05 and fallen > CONVERGED:
         further = f", {falling:.0%} of that in the last third: the network was trained on other images"
         return "overtrained", further, "check that the loader (training_batches) gives all images and annotations"
-    if risen is not None and (risen > AGAIN or falling < 0.05):
+    if risen is not None and (risen > RISE or falling < 0.05):
         further = f", rose again by up to {risen:.0%} of that and fell by {falling:.0%} in the last third"
         return "lr_too_high", further, lower
     change = f"raise solver.reference_lr ({solver.reference_lr:g}) by a factor of 10, or solver.max_iter"
     return "lr_too_low", f", {falling or 0:.0%} of that in the last third, and smoothly", change
 
 
-def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interval | None) -> list[Finding]:
-    """A val AP that falls, by more than the choice of images explains, while training goes on."""
+def _decline(validated: pd.DataFrame, checkpoint: str, transferred: Interval | None) -> list[Finding]:
+    """A val AP that falls during training by more than its uncertainty."""
     if len(validated) < 2 or transferred is None or "joint_AP" not in validated:
         return []
     best, last = validated["joint_AP"].max(), validated["joint_AP"].iloc[-1]
-    spread = (transferred.high - transferred.low) / max(transferred.value, 1e-9) / 2  # of AP too, roughly
+    spread = (transferred.high - transferred.low) / max(transferred.value, 1e-9) / 2  # about that of AP, too
     if best - last <= max(spread * best, 1.0):
         return []
     step = int(validated["step"].iloc[int(validated["joint_AP"].to_numpy().argmax())])
@@ -133,31 +134,31 @@ def _past_its_best(validated: pd.DataFrame, checkpoint: str, transferred: Interv
     return [Finding("overtrained", "warning", evidence, f"{change}, set test.checkpoint: best")]
 
 
-def as_validated(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
-    """Whether the predictions score what the same weights scored in training (joint AP by the product of probabilities
-    and mask quality): if not, weights, images, annotations or what is done with them differ."""
+def below_validation(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
+    """An error if the predictions score less than the same weights did in training: then weights, images, annotations
+    or their processing differ. now: joint AP by the product of probabilities and mask quality, percent."""
     if not len(validated) or "joint_AP" not in validated or detections < 100:
         return []
     column = validated["joint_AP"]
     then = float(column.max() if checkpoint == "best" else column.iloc[-1])
-    if then - now <= max(1.0, FELL * then):
+    if then - now <= max(1.0, LOSS_OF_AP * then):
         return []
-    evidence = f"joint AP on val was {then:.1f} in trainingand is {now:.1f} now"
+    evidence = f"joint AP on val was {then:.1f} in training and is {now:.1f} now"
     change = "prediction uses other weights, images, annotations or input.size than validation in training: run "
     change += "`dvc repro predict`, check load_model and the Mapper"
     return [Finding("prediction_differs", "error", evidence, change)]
 
 
-def starved(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:
-    """Heads and decoders that got no gradient at all in the last third of the training. health: plots/health.tsv"""
+def without_gradient(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:
+    """Heads and decoders whose gradient was 0 in the last third of the training. health: plots/health.tsv"""
     parts = [f"head_{task.name}" for task in tasks if task.loss_weight] + ["decoder", "pixel_decoder"]
     findings = []
     for name in parts:
         norms = health.get(f"gradient_{name}", pd.Series(dtype=float)).to_numpy(dtype=np.float64)
         if len(norms) < 3 or (norms[-(len(norms) // 3) :] != 0).any():
             continue
-        given = np.flatnonzero(norms != 0)
-        since = f"after step {health['step'].iloc[given[-1]]:.0f}" if len(given) else "throughout the training"
+        nonzero = np.flatnonzero(norms != 0)
+        since = f"after step {health['step'].iloc[nonzero[-1]]:.0f}" if len(nonzero) else "throughout the training"
         evidence = f"the norm of its gradient is 0 {since} (plots/health.tsv)"
         change = "look for detach, no_grad or requires_grad between it and the losses"
         findings.append(Finding("gradient_missing", "error", evidence, change, name.replace("_", " ")))

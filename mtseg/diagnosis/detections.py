@@ -12,30 +12,31 @@ from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval, auc, ratio
 
-TWICE = 0.8  # of the objects found, with confidence, from which they are reported: a short training leaves 0.4 to 0.7
-FULL = 0.5  # share of the queries above which DETR starts to lose objects (its section 4.3)
-BESIDE = 0.1  # mask IoU, below which a prediction is of none of the objects
-SEPARATE = 0.8  # AUC of hits by the score, surely below which those beside all objects are as confident
-LEVEL = 0.001  # of the test that crowded images lose more
+DUPLICATES = 0.8  # per matched object: reported if the 99 % interval is above; a short training leaves 0.4 to 0.7
+CROWDED = 0.5  # objects over queries, above which DETR starts to miss objects (its section 4.3)
+APART = 0.1  # mask IoU below which a prediction belongs to none of the objects
+SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all objects have about the same scores
+LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
 def check(
     split: Split, *, num_queries: int, detections: int, max_dets: Sequence[int]
 ) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and numbers: duplicates (further predictions for each object found), missed (share of objects no mask
-    fits), active_queries (share that finds an object in any image), most_objects (in an image)."""
-    objects, found, twice = split.objects, split.per_image(split.matches.prediction), duplicates(split)
+    """Findings, and numbers: duplicates (further confident predictions per matched object), missed (share of the
+    objects without a match), active_queries (share of the queries with a match in any image), most_objects (in an
+    image). num_queries, detections, max_dets: of model and test in params.yaml."""
+    objects, matched, repeated = split.objects, split.per_image(split.matches.prediction), duplicates(split)
     most = int(objects.max(initial=0))
     active = len(np.unique(split.predictions.query[split.matches.prediction])) / num_queries
     numbers = {
-        "duplicates": twice.value if twice else None,
+        "duplicates": repeated.value if repeated else None,
         "missed": split.missed,
         "active_queries": active,
         "most_objects": most,
     }
     findings = []
-    if twice and twice.low > TWICE:
-        evidence = f"each matched object has {twice.text()} further confident predictions"
+    if repeated and repeated.low > DUPLICATES:
+        evidence = f"each matched object has {repeated.text()} further confident predictions"
         change = "check the matching (one query an object) and loss.no_object; until then, filter.nms_iou removes them"
         findings.append(Finding("duplicates", "warning", evidence, change))
     limits = {"test.detections": detections, "the largest of test.max_dets": max(max_dets)}
@@ -44,18 +45,18 @@ def check(
         evidence += " and ".join(f"{name} is {limit}" for name, limit in low.items())
         change = f"raise {' and '.join(low)} to {most} or more"
         findings.append(Finding("detections_too_few", "warning", evidence, change))
-    crowded = objects > FULL * num_queries
-    table = [[(objects - found)[part].sum(), found[part].sum()] for part in (crowded, ~crowded)]
+    crowded = objects > CROWDED * num_queries
+    table = [[(objects - matched)[part].sum(), matched[part].sum()] for part in (crowded, ~crowded)]
     if crowded.any() and (~crowded & (objects > 0)).any():
         missed = [lost / max(lost + kept, 1) for lost, kept in table]
         level = fisher_exact(table, alternative="greater").pvalue
         numbers |= {"missed_crowded": missed[0], "missed_else": missed[1]}
         if level < LEVEL and missed[0] > 2 * missed[1] and missed[0] > 0.5:
-            evidence = f"{missed[0]:.0%} of the objects are missed in images with over {FULL * num_queries:.0f}, "
+            evidence = f"{missed[0]:.0%} of the objects are missed in images with over {CROWDED * num_queries:.0f}, "
             evidence += f"{missed[1]:.0%} in the others (p = {level:.1g})"
             change = f"raise model.num_queries ({num_queries}) and train again"
             findings.append(Finding("queries_saturated", "warning", evidence, change))
-    if 0 < active < 0.5:  # where nothing is found, that is the question
+    if 0 < active < 0.5:  # 0: nothing is detected at all, for other reasons
         evidence = f"only {active:.0%} of the {num_queries} queries detect an object in any val image"
         change = f"model.num_queries can be lowered to save time: images have up to {most} objects"
         findings.append(Finding("queries_empty", "note", evidence, change))
@@ -63,36 +64,37 @@ def check(
 
 
 def duplicates(split: Split) -> Interval | None:
-    """Confident predictions that fit an object found by another and find none of their own, for each object found."""
-    sure = split.confident()
-    own = np.isin(sure, split.matches.prediction)
-    more = sure[~own & (split.nearest[sure] >= HIT)]
-    return ratio(split.per_image(more), split.per_image(sure[own]))
+    """Confident predictions without a match that overlap an object with IoU >= 0.5, per matched object."""
+    rows = split.confident()
+    matched = np.isin(rows, split.matches.prediction)
+    further = rows[~matched & (split.best_iou[rows] >= HIT)]
+    return ratio(split.per_image(further), split.per_image(rows[matched]))
 
 
 def unannotated(train: Split, val: Split) -> list[Finding]:
-    """Confident predictions of one split that find nothing, where those of the other do: objects that were not
-    annotated. A model is no worse on what it was trained on; on val it is, so there they have to lie beside all
-    annotations and be as confident as those that find one."""
-    here, there = (_false(split, val.threshold) for split in (train, val))
-    if here and there and here.low >= there.high + 0.05:
-        return [_missing("train", here, there)]
-    there, here = (_false(split, train.threshold, BESIDE) for split in (train, val))
-    if here and there and here.low >= there.high + 0.1:
+    """A warning if more confident predictions are false in one split than in the other: objects are not annotated
+    there. Since a model is worse on val anyway, false predictions of val count only if they overlap no annotation, and
+    only if their scores are about those of the hits."""
+    in_train, in_val = (_false(split, val.threshold) for split in (train, val))
+    if in_train and in_val and in_train.low >= in_val.high + 0.05:
+        return [_missing("train", in_train, in_val)]
+    in_train, in_val = (_false(split, train.threshold, APART) for split in (train, val))
+    if in_train and in_val and in_val.low >= in_train.high + 0.1:
         rows = val.confident(train.threshold)
-        own = np.isin(rows, val.matches.prediction)
-        asked = own | (val.nearest[rows] < BESIDE)
-        separate = auc(val.score[rows][asked], own[asked])
-        if separate and separate.high < SEPARATE:
-            return [_missing("val", here, there)]
+        matched = np.isin(rows, val.matches.prediction)
+        compared = matched | (val.best_iou[rows] < APART)
+        separation = auc(val.score[rows][compared], matched[compared])
+        if separation and separation.high < SEPARATE:
+            return [_missing("val", in_val, in_train)]
     return []
 
 
-def _false(split: Split, threshold: float, least: float = 1.0) -> Interval | None:
-    """Share of the predictions as confident as that which find nothing and overlap every object by less."""
+def _false(split: Split, threshold: float, overlap: float = 1.0) -> Interval | None:
+    """Share of the predictions with scores from `threshold` that match no object and overlap each with IoU below
+    `overlap`."""
     rows = split.confident(threshold)
-    lost = rows[~np.isin(rows, split.matches.prediction) & (split.nearest[rows] < least)]
-    return ratio(split.per_image(lost), split.per_image(rows))
+    false = rows[~np.isin(rows, split.matches.prediction) & (split.best_iou[rows] < overlap)]
+    return ratio(split.per_image(false), split.per_image(rows))
 
 
 def _missing(split: str, here: Interval, there: Interval) -> Finding:

@@ -1,5 +1,5 @@
 """Test the evaluator on this data: the ground truth must score 100, and ground truth with a known change must have the
-score that is computed here from the masks alone."""
+score that is computed here, independently, from the masks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, exception_text
 from mtseg.core import masks
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, task_columns
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 
-IMAGES = 100  # at most: the test is of the evaluator, and all images go the same way through it
-SHIFT = 0.1  # of each object's width
-WRONG = 3  # one object in so many gets the next class
-EXACT = 0.1  # AP points by which 100 may be missed: rounding
-NEAR = 3.0  # AP points: changed masks may also match a neighbour
+IMAGES = 100  # largest number of images: the evaluator treats all of them alike
+SHIFT = 0.1  # shift of each mask, as a share of its width
+WRONG = 3  # one object in this many gets the next class
+EXACT = 0.1  # AP points by which the ground truth may miss 100 (rounding)
+NEAR = 3.0  # AP points by which a score may differ: changed masks may also match a neighbour
 IOUS = np.linspace(0.5, 0.95, 10)
 
 Score = Callable[[Evaluation], dict[str, Any]]
@@ -29,13 +29,13 @@ Score = Callable[[Evaluation], dict[str, Any]]
 def check(
     images: Images, *, tasks: tuple[Task, ...], ranking: Ranking, score: Score = scores.metrics
 ) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and numbers: truth (AP of the ground truth, the least of all kinds), shifted and relabelled (AP of the
-    main task) beside shifted_expected and relabelled_expected."""
+    """Findings, and numbers in percent: truth (the lowest score of the ground truth), shifted and relabelled (AP of the
+    main task after the change), shifted_expected and relabelled_expected. score: the evaluator to test."""
     instances = images.instances
     images = images[np.unique(instances.image[~instances.crowd])[:IMAGES]]
     if not len(images):
         return [], {}
-    # more detections than any image holds objects: what max_dets cuts off is no fault of the evaluator
+    # at least as many detections as any image has objects: losses by max_dets are not errors of the evaluator
     most = max(100, *np.bincount(images.instances.image))
     numbers: dict[str, float] = {}
 
@@ -43,11 +43,11 @@ def check(
         return score(Evaluation(images, predictions, tasks=tasks, ranking=ranking, max_dets=(1, 10, most)))
 
     try:
-        faults = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, numbers)]
-    except Exception as error:  # any failure on the ground truth is a fault of the evaluator
-        faults = [f"it fails on the ground truth: {type(error).__name__}: {' '.join(str(error).split())[:100]}"]
+        errors = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, numbers)]
+    except Exception as error:  # any exception on the ground truth is an error of the evaluator
+        errors = [f"it fails on the ground truth: {exception_text(error)[:100]}"]
     change = "no score is reliable: check the changes in mtseg/evaluation"
-    return [Finding("evaluator_wrong", "error", "; ".join(faults), change)] if faults else [], numbers
+    return [Finding("evaluator_wrong", "error", "; ".join(errors), change)] if errors else [], numbers
 
 
 def _truth(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers: dict[str, float]) -> Iterator[str]:
@@ -79,8 +79,8 @@ def _changed(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers:
 
 
 def as_predictions(images: Images, tasks: tuple[Task, ...], *, shift: float = 0.0, wrong: int = 0) -> Predictions:
-    """The ground truth, crowds left out, as a model would give it: every mask moved to the right by a share of its
-    width, every `wrong`-th main class the next one. The better the mask and the label, the higher every score."""
+    """The ground truth without crowds as predictions. shift: share of its width by which each mask is moved to the
+    right. wrong: every `wrong`-th object gets the next main class. Better masks and labels have higher scores."""
     objects, main = _objects(images), tasks[0]
     columns = {"image_id": images.id[objects.image], "query": np.arange(len(objects)), "box": objects.box}
     columns |= {name: objects.column(name) for name in ("rle", "height", "width")}
@@ -105,13 +105,13 @@ def _objects(images: Images) -> Instances:
 
 
 def _ious(objects: Instances, predictions: Predictions) -> np.ndarray:
-    """[N], of each prediction and the object it was made of."""
+    """[N]: mask IoU of each prediction with the object from which it was made."""
     both = zip(predictions.rles(), objects.rles(), strict=True)
-    return np.array([masks.iou([found], [true])[0, 0] for found, true in both])
+    return np.array([masks.iou([predicted], [true])[0, 0] for predicted, true in both])
 
 
 def _moved(rle: dict[str, Any], step: int) -> dict[str, Any]:
-    """The mask, `step` pixels to the right; as it is where it would leave the image."""
+    """The mask moved `step` pixels to the right; unchanged if it would leave the image."""
     mask = coco_mask.decode(rle)
     moved = np.zeros_like(mask)
     moved[:, step:] = mask[:, :-step]
@@ -120,8 +120,8 @@ def _moved(rle: dict[str, Any], step: int) -> dict[str, Any]:
 
 
 def expected(images: Images, predictions: Predictions, task: Task) -> float:
-    """COCO's AP, worked out for one prediction an object whose scores sort by its IoU: at each threshold precision is 1
-    up to the recall reached. Percent."""
+    """COCO's AP in percent for one prediction per object, ranked by IoU: at each IoU threshold, precision is 1 up to
+    the recall reached."""
     objects = _objects(images)
     true = objects.labels[task.name]
     right = predictions.labels[task.name] == true

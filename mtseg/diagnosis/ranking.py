@@ -18,11 +18,11 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import SURE, SURE_REPLICATES, Interval, auc, drawn
 
-GAIN = 0.01  # of the average precision, with confidence, that another ranking must bring
+GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above which it is reported (99 % interval)
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
-OFF = 3.0  # times too large or too small that logits may be
-UNRELATED = 0.3  # rank correlation of mask quality with IoU, where sound models have 0.7 to 0.9
-NATS = 0.1  # of the mean log-likelihood that the right temperature must bring
+OFF = 3.0  # factor by which logits may be too large or too small
+UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
+NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
 
 def joint_ap(evaluation: Evaluation, labels: dict[str, np.ndarray] | None = None, **options) -> float:
@@ -32,8 +32,8 @@ def joint_ap(evaluation: Evaluation, labels: dict[str, np.ndarray] | None = None
 
 
 def losses(split: Split) -> dict[str, float]:
-    """Joint AP, and what it would be if one thing were perfect: labels (of the objects found), ranking (false
-    predictions below all others), masks (of the objects found), all_found (the objects that no mask fits)."""
+    """AP: joint AP in percent. The others: joint AP with one kind of error corrected: labels (of matches), ranking
+    (false predictions ranked last), masks (of matches), all_found (objects without a match added as predictions)."""
     evaluation, matches, instances = split.evaluation, split.matches, split.images.instances
     if not len(split.predictions) or not split.objects.sum():
         return {}
@@ -76,14 +76,15 @@ def losses(split: Split) -> dict[str, float]:
 
 
 def _with_masks(split: Split, rows: np.ndarray, objects: np.ndarray) -> Predictions:
-    """These predictions with the masks of objects."""
+    """The predictions `rows` [n] with the masks of the instances `objects` [n]."""
     own = split.images.instances[objects]
     columns = {"rle": own.rle, "height": own.height, "width": own.width, "box": own.box}
     return split.predictions[rows].replace(**columns, area=masks.areas(own.rles()))
 
 
 def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and joint AP by every ranking, and auc: of the score in use separating hits from misses."""
+    """Findings, and numbers: joint AP in percent of every ranking; auc of the score in use for hits; quality, the rank
+    correlation of mask quality and IoU."""
     evaluation, ranking = split.evaluation, split.evaluation.ranking
     if not len(split.matches):
         return [], {}
@@ -105,38 +106,38 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     best = max(gains, key=lambda name: gains[name].value)
     if gains[best].low <= GAIN:
         return [], numbers
-    muted = len(split.trained) < len(split.tasks)  # its probabilities are noise, and that is known
+    muted = len(split.trained) < len(split.tasks)  # then the probabilities of a task are known to be random
     evidence = f"by {best} precision is {gains[best].text(1, 100)} points higher than by {ranking} at IoU 0.5; "
     evidence += f"joint AP would be {numbers[best]:.1f} instead of {numbers[ranking]:.1f}"
     return [Finding("ranking", "note" if muted else "warning", evidence, f"set test.ranking: {best}")], numbers
 
 
 def _quality(split: Split) -> float | None:
-    """Rank correlation of mask quality and the best IoU with an object, over all queries of images with objects; None
-    of fewer than 100."""
+    """Rank correlation of mask quality and the best IoU with an object, over the queries of images with objects. None
+    with fewer than 100 queries."""
     rows = split.best[split.objects[split.image[split.best]] > 0]
     if len(rows) < 100:
         return None
-    return float(spearmanr(split.predictions.mask_quality[rows], split.nearest[rows]).statistic)
+    return float(spearmanr(split.predictions.mask_quality[rows], split.best_iou[rows]).statistic)
 
 
 def _gains(split: Split) -> dict[str, Interval]:
-    """What each other ranking gains over the one in use: of the AP at IoU 0.5 of predictions with all labels right,
-    pooled over the combinations of labels. COCO's mean over combinations depends on a few rare ones."""
-    evaluation, given = split.evaluation, split.evaluation.candidates
-    right = ~given.crowd[given.instance]
+    """Gain in AP of each other ranking over the one in use: AP at IoU 0.5 with all labels correct, pooled over the
+    combinations of labels. (COCO's mean over combinations depends on a few rare ones.)"""
+    evaluation, candidates = split.evaluation, split.evaluation.candidates
+    right = ~candidates.crowd[candidates.instance]
     for task in split.tasks:
-        true = split.images.instances.labels[task.name][given.instance]
-        right &= (true == UNLABELLED) | (true == split.predictions.labels[task.name][given.prediction])
-    columns = {name: getattr(given, name)[right] for name in ("prediction", "instance", "iou", "inside")}
-    right = replace(given, **columns)
-    one, other = np.zeros(len(right.crowd), dtype=int), np.zeros(len(split.image), dtype=int)
-    options = {"categories": 1, "most": len(other), "thresholds": np.array([HIT]), "given": right}
+        true = split.images.instances.labels[task.name][candidates.instance]
+        right &= (true == UNLABELLED) | (true == split.predictions.labels[task.name][candidates.prediction])
+    columns = {name: getattr(candidates, name)[right] for name in ("prediction", "instance", "iou", "inside")}
+    candidates = replace(candidates, **columns)
+    one_class = [np.zeros(len(table), dtype=int) for table in (candidates.crowd, split.image)]
+    options = {"categories": 1, "most": len(split.image), "thresholds": np.array([HIT]), "given": candidates}
     count = len(split.images)
     weights = np.vstack([np.ones(count), drawn(count, SURE_REPLICATES)])
     precision = {}
     for name, scores in evaluation.all_scores.items():
-        matches = evaluation.match(one, other, rank=evaluation.rank_by(scores), **options)
+        matches = evaluation.match(*one_class, rank=evaluation.rank_by(scores), **options)
         precision[name] = np.nan_to_num(evaluation.average_precision(matches, weights)[:, 0, 0])
     gains = {}
     for name in [name for name in precision if name != evaluation.ranking]:
@@ -146,7 +147,7 @@ def _gains(split: Split) -> dict[str, Interval]:
 
 
 def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and for each task the temperature: what its logits should be divided by (Guo et al., ICML 2017)."""
+    """Findings, and for each task the temperature by which its logits should be divided (Guo et al., ICML 2017)."""
     findings, numbers = [], {}
     for task in split.trained:
         own = split.labelled(task)
@@ -159,7 +160,7 @@ def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
         temperature = numbers[task.name] = float(TEMPERATURES[best])
         bound = int(np.abs(np.log(TEMPERATURES / np.clip(temperature, 1 / OFF, OFF))).argmin())
         now = int(np.abs(np.log(TEMPERATURES)).argmin())
-        if not learnt(split, task, by=0):  # a head that guesses has no right temperature
+        if not learnt(split, task, by=0):  # a head that has learnt nothing cannot be calibrated
             continue
         if best == bound or split.mean(loss[bound] - loss[best], own).low <= 0:
             continue

@@ -1,4 +1,4 @@
-"""Run the whole diagnosis of a trained model. Findings that follow from others are not reported."""
+"""Run the whole diagnosis of a trained model. Findings that other findings explain are not reported."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 SEVERITIES = ("error", "warning", "note")
-OF_BATCH = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
-FALLEN = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # as in worse predictions
+BATCH_CAUSES = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
+DECLINE_CAUSES = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # explained by a fall of AP
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images of a split, the model's predictions of them, and those of some of them with red and blue swapped."""
+    """Images of a split, predictions for all of them, and for some of them with red and blue swapped."""
 
     images: Images
     predictions: Predictions
@@ -32,7 +32,7 @@ class Sample:
 
 @dataclass
 class Diagnosis:
-    """findings: errors first. metrics: few flat numbers. details: all of them, by question."""
+    """findings: errors first. metrics: the main numbers. details: all numbers, by part of the diagnosis."""
 
     findings: list[Finding]
     metrics: dict[str, Any]
@@ -43,78 +43,80 @@ def diagnose(
     evaluation: Evaluation, *, train: Sample, val: Sample, known: Sequence[Finding], curve: pd.DataFrame,
     validated: pd.DataFrame, health: pd.DataFrame, model: Model, solver: Solver, test: Test, images: int,
 ) -> Diagnosis:  # fmt: skip
-    """evaluation: of the val split. train, val: fresh predictions of a sample of each split. known: findings of the
-    network itself. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: of the train split."""
+    """evaluation: of the stored predictions of val. train, val: new predictions of a sample of each split. known:
+    findings of `probe`. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: number of train
+    images."""
     tasks, details = evaluation.tasks, {}
-    faulty, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
-    if faulty:  # all further figures come from the evaluator
-        return Diagnosis(faulty, metrics(faulty, details), details)
+    wrong, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
+    if wrong:  # all further numbers depend on the evaluator
+        return Diagnosis(wrong, metrics(wrong, details), details)
 
     split, trained = Split(evaluation), _split(train.images, train.predictions, tasks)
     combined = model.unseen_combinations < 1 and len(tasks) > 1
     misaligned, details["labels"] = label_alignment.check(split, combined=combined)
     causes = {finding.cause for finding in misaligned}
-    if "labels_of_other_image" in causes:  # then a prediction depends on its batch
-        known = [finding for finding in known if finding.cause not in OF_BATCH]
-    elif "labels_of_other_query" in causes:  # and a batch's rounding changes the queries' order
-        known = [finding for finding in known if finding.cause not in OF_BATCH - {"labels_of_other_image"}]
-    fed = [*known, *curves.starved(health, tasks), *masks.boxes(split), *colours(val, train, tasks)]
-    moved, details["masks"] = masks.check(split)
+    if "labels_of_other_image" in causes:  # then predictions depend on the batch
+        known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
+    elif "labels_of_other_query" in causes:  # then as well: rounding in another batch changes the order of the queries
+        known = [finding for finding in known if finding.cause not in BATCH_CAUSES - {"labels_of_other_image"}]
+    inputs = [*known, *curves.without_gradient(health, tasks), *masks.boxes(split), *colours(val, train, tasks)]
+    displaced, details["masks"] = masks.check(split)
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
-    placed = [*misaligned, *_of_one_split(moved, masks.check(trained)[0]), *renamed]
+    alignment = [*misaligned, *_blame_annotations(displaced, masks.check(trained)[0]), *renamed]
 
     learning, details["training"] = curves.check(
         trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
     )
-    answers, details["answers"] = classes.collapses(split)
+    collapsed, details["answers"] = classes.collapses(split)
     counted, details["detections"] = detections.check(
         split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
     )
     calibrated, details["temperature"] = ranking.calibration(split)
     order, details["rankings"] = ranking.rankings(split)
     details["oracles"] = ranking.losses(split)
-    if order or calibrated:  # of a wrong score also the confident ones are the wrong ones
+    if order or calibrated:  # duplicates are counted among confident predictions, which a wrong score selects
         counted = [finding for finding in counted if finding.cause != "duplicates"]
     noisy = [*classes.noise(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
     now = details["rankings"].get("product_quality", 0.0)
-    fallen = curves.as_validated(validated, now, test.checkpoint, detections=test.detections)
-    findings = settle(fed, placed, learning, [*order, *answers, *noisy], fallen)
+    decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
+    findings = unexplained(inputs, alignment, learning, [*order, *collapsed, *noisy], decline)
     return Diagnosis(findings, metrics(findings, details), details)
 
 
 def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Split:
-    """Of the predictions that are of these images."""
+    """The images with those of the predictions that belong to them."""
     own = predictions[images.rows(predictions.image_id) >= 0]
     return Split(Evaluation(images, own, tasks=tasks, ranking="product_quality"))
 
 
-def settle(
-    fed: list[Finding], placed: list[Finding], learning: list[Finding], answers: list[Finding], fallen: list[Finding]
-) -> list[Finding]:
-    """The findings without those that follow from another, errors first. What the network is and is fed with explains
-    where labels and masks are; that, what it seems to have learnt; that, all else. A model that was good in training
-    has learnt something: a fall of AP since then explains what follows from worse predictions (`FALLEN`)."""
-    untrained = [finding for finding in learning if finding.severity == "error" and not fallen]
-    rest = [*answers, *(finding for finding in learning if finding.severity != "error")]
-    last = [finding for finding in rest if finding.cause in FALLEN]
-    first = [finding for finding in rest if finding.cause not in FALLEN]
+def unexplained(
+    inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[Finding],
+    decline: list[Finding],
+) -> list[Finding]:  # fmt: skip
+    """The findings that no other finding explains, errors first. Each group explains all that follow: network and
+    inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
+    training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something."""
+    untrained = [finding for finding in learning if finding.severity == "error" and not decline]
+    rest = [*outputs, *(finding for finding in learning if finding.severity != "error")]
+    last = [finding for finding in rest if finding.cause in DECLINE_CAUSES]
+    first = [finding for finding in rest if finding.cause not in DECLINE_CAUSES]
     kept: list[Finding] = []
-    for tier in (fed, placed, untrained, first, fallen, last):
+    for tier in (inputs, alignment, untrained, first, decline, last):
         explained = any(finding.severity != "note" for finding in kept)
         kept += [finding for finding in tier if not explained or finding.severity == "note"]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
-    """Whether the model does better on images whose red and blue are swapped."""
+    """An error if more objects are detected after red and blue of the images are swapped."""
     gains, reached = [], []
     for sample in (val, train):
         images = sample.images[np.isin(sample.images.id, sample.swapped.image_id)]
         splits = [_split(images, predictions, tasks) for predictions in (sample.swapped, sample.predictions)]
         gains.append(curves.difference(*splits))
         reached.append([part.value if (part := curves.hits(split)) else 0.0 for split in splits])
-    if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # that would explain nothing
+    if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # not the main problem
         return []
     evidence = f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are detected with all "
     change = "red and blue are swapped in the image files of val but not of train"
@@ -123,8 +125,8 @@ def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
     return [Finding("channels_swapped", "error", f"{evidence}labels correct", change)]
 
 
-def _of_one_split(val: list[Finding], train: list[Finding]) -> list[Finding]:
-    """The findings of val; where train lacks them, the annotations of one of the two are to blame."""
+def _blame_annotations(val: list[Finding], train: list[Finding]) -> list[Finding]:
+    """The findings of val about masks. For those that do not occur in train, the change names the annotations."""
     same = {finding.cause for finding in train}
     change = "the annotations of train and val differ: compare annotations and images of both"
     return [
@@ -135,7 +137,7 @@ def _of_one_split(val: list[Finding], train: list[Finding]) -> list[Finding]:
 
 
 def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, Any]:
-    """Few, stable numbers for `dvc metrics diff`."""
+    """The main numbers, with the same keys in every run, for `dvc metrics diff`."""
     counts = {f"{severity}s": sum(f.severity == severity for f in findings) for severity in SEVERITIES}
     kept = {"masks": ("dx", "dy", "scale"), "detections": ("duplicates", "missed"),
             "training": ("train_hits", "val_hits")}  # fmt: skip
@@ -149,13 +151,13 @@ def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, A
 
 
 def record(diagnosis: Diagnosis) -> dict[str, Any]:
-    """For data/diagnosis.json: findings as records, errors first, and every figure, by question."""
+    """For data/diagnosis.json: findings as records, errors first, and all numbers, by part of the diagnosis."""
     findings = [finding.as_record() for finding in diagnosis.findings]
     return {"findings": findings, "figures": _plain(diagnosis.details)}
 
 
 def _plain(value: Any) -> Any:
-    """JSON's types, floats with 5 digits, NaN as null."""
+    """As JSON types: floats rounded to 5 significant digits, NaN as None."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (float, np.floating)):
@@ -164,7 +166,7 @@ def _plain(value: Any) -> Any:
 
 
 def text(diagnosis: Diagnosis) -> str:
-    """A line for each finding, then where AP is lost."""
+    """A line for each finding, then one with the joint AP lost to each kind of error."""
     lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details.get("oracles")
     if oracles:
         gains = {name: value - oracles["AP"] for name, value in oracles.items() if name != "AP"}

@@ -1,6 +1,6 @@
-"""What a diagnosis asks of one split: the best prediction of each query, and the objects that these match.
+"""The predictions of one split matched with its objects, as all parts of the diagnosis use them.
 
-I images, by id; N predictions; G instances; M matches of a prediction and an object; K outputs of a task's head.
+I images, by id; N predictions; M matches of a prediction and an object. An object is an instance that is no crowd.
 """
 
 from __future__ import annotations
@@ -18,59 +18,63 @@ from mtseg.evaluation.bootstrap import Interval
 
 
 class Split:
+    """Predictions and ground truth of a split, class-agnostic matches, and the most used figures."""
+
     def __init__(self, evaluation: Evaluation):
         self.evaluation = evaluation
         self.images, self.predictions, self.tasks = evaluation.images, evaluation.predictions, evaluation.tasks
         self.image = evaluation.image  # int [N], row of the image
-        self.trained = tuple(task for task in self.tasks if task.loss_weight)  # a muted task learns nothing
+        self.trained = tuple(task for task in self.tasks if task.loss_weight)  # a task of weight 0 is not trained
         self.score = evaluation.all_scores["main_quality"]
         instances = self.images.instances
-        self.objects = np.bincount(instances.image[~instances.crowd], minlength=len(self.images))  # [I]
+        self.objects = np.bincount(
+            instances.image[~instances.crowd], minlength=len(self.images)
+        )  # number of objects [I]
 
     @cached_property
     def best(self) -> np.ndarray:
-        """int, ascending: the rows of the best prediction of each query."""
+        """int, ascending: rows of the best prediction of each query."""
         rank = self.evaluation.rank_by(self.evaluation.all_scores["product_quality"])
         return np.flatnonzero(self.evaluation.best_of_query(rank))
 
     @cached_property
     def matches(self) -> Pairs:
-        """The objects found: greedily by score at mask IoU >= 0.5, class-agnostic. A column `image` beside those of
-        `Pairs`."""
-        true, found = (np.zeros(len(table), dtype=int) for table in (self.images.instances, self.predictions))
-        kept = np.isin(np.arange(len(found)), self.best)
-        rank, at = self.evaluation.rank_by(self.score), np.array([HIT])
-        options = {"most": len(found), "kept": kept, "rank": rank, "thresholds": at}
-        hit = self.evaluation.match(true, found, categories=1, **options).hit[0]
+        """`best` predictions matched with objects, greedily by score at mask IoU >= 0.5, class-agnostic. Columns of
+        `Pairs`, and `image`, the row of the image."""
+        one_class = [np.zeros(len(table), dtype=int) for table in (self.images.instances, self.predictions)]
+        count = len(self.predictions)
+        kept = np.isin(np.arange(count), self.best)
+        options = {"kept": kept, "rank": self.evaluation.rank_by(self.score), "thresholds": np.array([HIT])}
+        hit = self.evaluation.match(*one_class, categories=1, most=count, **options).hit[0]
         pairs = self.evaluation.pairs
-        own = pairs[hit[pairs.prediction] == pairs.instance]
-        return own.replace(image=self.image[own.prediction])
+        matches = pairs[hit[pairs.prediction] == pairs.instance]
+        return matches.replace(image=self.image[matches.prediction])
 
     def labelled(self, task: Task) -> Pairs:
-        """The matches whose object has a label of the task: columns `label`, the predicted one, and `true` beside."""
+        """The matches whose object has a label of the task, with columns `label` (predicted) and `true` (annotated)."""
         true = self.images.instances.labels[task.name][self.matches.instance]
+        label = self.predictions.labels[task.name][self.matches.prediction]
         kept = true != UNLABELLED
-        found = self.predictions.labels[task.name][self.matches.prediction]
-        return self.matches[kept].replace(label=found[kept], true=true[kept])
+        return self.matches[kept].replace(label=label[kept], true=true[kept])
 
     def mean(self, values: np.ndarray, of: Pairs) -> Interval:
-        """Mean of values [M] of matches."""
+        """Mean of values [M], one of each match in `of`, with its interval."""
         return bootstrap.mean(values, of.image, len(self.images))
 
     def per_image(self, rows: np.ndarray) -> np.ndarray:
-        """int [I]: how many of these predictions each image has."""
+        """int [I]: number of these predictions in each image. rows: int, of the predictions."""
         return np.bincount(self.image[rows], minlength=len(self.images))
 
     @cached_property
-    def nearest(self) -> np.ndarray:
-        """[N]: the greatest mask IoU with an object that is no crowd."""
+    def best_iou(self) -> np.ndarray:
+        """[N]: the largest mask IoU of each prediction with an object."""
         pairs, greatest = self.evaluation.pairs, np.zeros(len(self.predictions))
         np.maximum.at(greatest, pairs.prediction, np.where(self.images.instances.crowd[pairs.instance], 0, pairs.iou))
         return greatest
 
     @cached_property
     def threshold(self) -> float:
-        """The score at which the best predictions of the queries have the best F1, class-agnostic."""
+        """The score threshold with the highest class-agnostic F1 of the best predictions; 0.5 without matches."""
         rows = self.best[np.argsort(-self.score[self.best], kind="stable")]
         hit = np.isin(rows, self.matches.prediction)
         if not hit.any():
@@ -79,12 +83,12 @@ class Split:
         return float(self.score[rows[f1.argmax()]])
 
     def confident(self, threshold: float | None = None) -> np.ndarray:
-        """int: the best rows whose score is at least the threshold, by default `self.threshold`."""
+        """int: those of `best` whose score is at least the threshold, by default `self.threshold`."""
         return self.best[self.score[self.best] >= (self.threshold if threshold is None else threshold)]
 
     @cached_property
     def collapsed(self) -> bool:
-        """Whether in most images all queries give the same logits: a network that learns nothing any more."""
+        """Whether all queries give the same logits in most images: the network has stopped learning."""
         logits = np.column_stack([self.predictions.logits[task.name] for task in self.tasks])[self.best]
         parts = [logits[own] for own in by_image(self.image[self.best], len(self.images))]
         same = [float(np.ptp(part, axis=0).max()) < 1e-3 for part in parts if len(part) > 1]
@@ -92,11 +96,11 @@ class Split:
 
     @property
     def missed(self) -> float:
-        """Share of the objects that no mask fits."""
+        """Share of the objects without a match."""
         return 1 - len(self.matches) / max(int(self.objects.sum()), 1)
 
 
 def by_image(images: np.ndarray, count: int, rank: np.ndarray | None = None) -> list[np.ndarray]:
-    """For each of `count` images: places in `images`, int [n], in their order or that of `rank` [n]."""
+    """For each of `count` images the indices, int [n], at which `images` holds its row: ascending, or by `rank`."""
     order = np.argsort(images, kind="stable") if rank is None else np.lexsort((rank, images))
     return np.split(order, np.searchsorted(images[order], np.arange(1, count))) if count else []

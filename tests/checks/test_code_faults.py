@@ -50,7 +50,7 @@ def test_a_fault_of_the_network_its_losses_or_the_optimiser_is_named(fault):
         given = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01 if combined else 1.0})
         try:
             found = list(network.heads(given)) or known_answers.check(given)
-            found = found or [*network.normalisation(given, batch, params.model), *network.answers(given, batch)]
+            found = found or [*network.normalisation(given, batch, params.model), *network.dependence(given, batch)]
             found = found or step.check(given, batch, solver=params.solver)
         except ValueError as error:  # reported by `network.check`
             assert "step_fails" in fault.causes, error

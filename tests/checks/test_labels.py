@@ -81,10 +81,10 @@ def test_what_a_task_lacks_is_named(count):
 def test_a_flip_that_does_not_swap_the_sides_is_reported():
     task = make_tasks(4)[3]
     still = tiny.params(input={"flip": 0.0}).input
-    (found,) = labels.unswapped(task, INPUT)
+    (found,) = labels.unpaired(task, INPUT)
     assert found.cause == "flip_without_pairs" and "[left, right]" in found.evidence
-    assert not list(labels.unswapped(task, still))
-    assert not list(labels.unswapped(task.model_copy(update={"flip_pairs": (("left", "right"),)}), INPUT))
+    assert not list(labels.unpaired(task, still))
+    assert not list(labels.unpaired(task.model_copy(update={"flip_pairs": (("left", "right"),)}), INPUT))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_flip_that_does_not_swap_the_sides_is_reported():
 )
 def test_sides_are_known_by_whole_words(classes, pairs):
     task = make_tasks(1)[0].model_copy(update={"classes": classes})
-    found = list(labels.unswapped(task, INPUT))
+    found = list(labels.unpaired(task, INPUT))
     assert [pairs] * len(found) == [one.evidence.partition("does not list ")[2] for one in found]
     assert len(found) == bool(pairs)
 
@@ -196,5 +196,5 @@ def test_a_class_of_weight_0_is_reported_by_name():
     (task, *rest), train, _ = healthy(3)
     given = task.model_copy(update={"class_weights": {task.classes[0]: 0.0}})
     assert params(train, (given, *rest)) == {("class_weights", "warning")}
-    (found,) = settings.drowned(train, (given,))
+    (found,) = settings.class_weights(train, (given,))
     assert f"'{task.classes[0]}' (" in found.evidence and task.name in found.where

@@ -26,7 +26,7 @@ def look(given, tasks, solver=SOLVER):
     if found := list(network.heads(given)):
         return found
     found = known_answers.check(given) + list(network.normalisation(given, batch(tasks), tiny.params().model))
-    found = found or list(network.answers(given, batch(tasks)))
+    found = found or list(network.dependence(given, batch(tasks)))
     return found + step.check(given, batch(tasks), solver=solver)
 
 
@@ -75,7 +75,7 @@ def test_one_image_or_two_copies_are_no_fault():
     tasks = make_tasks(3)
     given, (first, second) = tiny.network(tasks), batch(tasks)
     for few in ([first], [first, first | {"file_name": "copy.jpg"}], [first, second]):
-        assert not list(network.answers(given, few))
+        assert not list(network.dependence(given, few))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -114,13 +114,13 @@ def test_labels_that_ignore_the_image_are_named(count):
     given = tiny.network(tasks)
     head = given.decoder.heads[f"head_{tasks[-1].name}"]
     spoilt(given, tasks[-1], lambda logits: head(given.decoder.query_feature).expand_as(logits))
-    assert causes(network.answers(given, batch(tasks))) == {("labels_ignore_image", tasks[-1].name)}
+    assert causes(network.dependence(given, batch(tasks))) == {("labels_ignore_image", tasks[-1].name)}
 
 
 def test_labels_that_depend_on_the_batch_are_named():
     tasks = make_tasks(3)
     given = spoilt(tiny.network(tasks), tasks[1], lambda logits: logits + logits.mean(1, keepdim=True) * len(logits[0]))
-    assert causes(network.answers(given, batch(tasks))) == {("answer_depends_on_batch", tasks[1].name)}
+    assert causes(network.dependence(given, batch(tasks))) == {("answer_depends_on_batch", tasks[1].name)}
 
 
 def test_a_part_that_is_frozen_and_a_clip_to_nothing_are_named():

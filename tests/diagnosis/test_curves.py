@@ -57,18 +57,20 @@ def test_a_val_ap_that_falls_while_training_goes_on():
 
 
 def test_predictions_that_score_less_than_the_weights_did():
-    (finding,) = curves.as_validated(VALIDATED, 1.0, "best", detections=100)
+    (finding,) = curves.below_validation(VALIDATED, 1.0, "best", detections=100)
     assert finding.cause == "prediction_differs"
-    assert not curves.as_validated(VALIDATED, 5.9, "best", detections=100)
-    assert not curves.as_validated(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
+    assert not curves.below_validation(VALIDATED, 5.9, "best", detections=100)
+    assert not curves.below_validation(VALIDATED, 1.0, "best", detections=3), (
+        "fewer detections score less by themselves"
+    )
 
 
 def test_a_part_that_no_gradient_reaches_any_more():
     steps, alive = np.arange(20, 420, 20), np.linspace(3, 1, 20)
     table = pd.DataFrame({"step": steps, "gradient_head_fill": alive, "gradient_decoder": alive, "stability": 0.0})
-    assert not curves.starved(table, TASKS)
+    assert not curves.without_gradient(table, TASKS)
     table["gradient_head_fill"] = np.where(steps > 100, 0.0, alive)
-    (found,) = curves.starved(table, TASKS)
+    (found,) = curves.without_gradient(table, TASKS)
     assert (found.cause, found.where) == ("gradient_missing", "head fill") and "after step 100" in found.evidence
     muted = [task.model_copy(update={"loss_weight": 0.0}) if task.name == "fill" else task for task in TASKS]
-    assert not curves.starved(table, muted) and not curves.starved(table[:2], TASKS)
+    assert not curves.without_gradient(table, muted) and not curves.without_gradient(table[:2], TASKS)

@@ -42,8 +42,8 @@ def run(trained, found=None):
 def test_a_sound_network_is_left_alone(trained):
     train, val, findings = run(trained)
     assert not findings and len(train.images) == len(val.images) == 8
-    assert probe.apart(val.predictions, trained[3]) == 0
-    assert probe.apart(val.swapped, val.predictions) > 0, "the network sees other colours"
+    assert probe.logit_change(val.predictions, trained[3]) == 0
+    assert probe.logit_change(val.swapped, val.predictions) > 0, "the network sees other colours"
 
 
 def test_predictions_of_other_weights(trained):
@@ -134,7 +134,7 @@ def test_predictions_that_share_a_query_are_compared_one_by_one(trained):
     rows = np.arange(len(trained[3]), dtype=float)[:, None]
     found = trained[3].replace(**{f"logits.{name}": logits + rows for name, logits in trained[3].logits.items()})
     assert len(np.unique(np.column_stack([found.image_id, found.query]), axis=0)) < len(found)
-    assert probe.apart(found, found) == probe.shifted(found, found) == 0
+    assert probe.logit_change(found, found) == probe.box_change(found, found) == 0
 
 
 def test_a_sample_is_spread_over_all():

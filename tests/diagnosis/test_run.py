@@ -68,14 +68,14 @@ def finding(cause, severity="error"):
 def test_what_follows_from_a_cause_is_not_reported_beside_it():
     few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
     fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
-    assert run.settle([], [], [few], [collapsed, note], []) == [few, note]
-    assert run.settle([], [moved], [few], [collapsed], [fallen]) == [moved]
-    assert run.settle([fed], [moved], [], [collapsed], []) == [fed]
-    assert run.settle([], [], [few], [], [fallen]) == [fallen], "it was good in training"
+    assert run.unexplained([], [], [few], [collapsed, note], []) == [few, note]
+    assert run.unexplained([], [moved], [few], [collapsed], [fallen]) == [moved]
+    assert run.unexplained([fed], [moved], [], [collapsed], []) == [fed]
+    assert run.unexplained([], [], [few], [], [fallen]) == [fallen], "it was good in training"
     noise = finding("label_noise", "warning")
-    assert run.settle([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
-    assert run.settle([], [], [], [noise], []) == [noise]
-    assert run.settle([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
+    assert run.unexplained([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
+    assert run.unexplained([], [], [], [noise], []) == [noise]
+    assert run.unexplained([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
 
 
 def test_every_cause_has_its_section_in_the_guide():

@@ -11,7 +11,7 @@ from scipy import special
 from torch import nn
 
 from mtseg.checks import known_answers, step
-from mtseg.checks.network import answers, heads
+from mtseg.checks.network import dependence, heads
 from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
@@ -94,7 +94,7 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
 
 def test_the_checks_before_training_accept_it(trained):
     network, batch, _ = trained
-    findings = [*heads(network), *known_answers.check(network), *answers(network, batch)]
+    findings = [*heads(network), *known_answers.check(network), *dependence(network, batch)]
     assert findings + step.check(network, batch, solver=tiny.params().solver) == []
 
 
