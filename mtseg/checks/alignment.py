@@ -23,9 +23,11 @@ MOST = 120  # largest number of images that are read
 LONGER = 192  # longer side in pixels to which they are resized
 REACH = 10  # largest shift that is tried, in pixels of the resized image
 FEWEST = 20  # images below which nothing is reported
-SURE = 5.0  # standard errors by which a shift must improve the fit; high, since the best of 441 shifts is chosen
+STANDARD_ERRORS = (
+    5.0  # standard errors by which a shift must improve the fit; high, since the best of 441 shifts is chosen
+)
 FAINT = 0.1  # smallest difference of edge strength, in standard deviations, between own and other images
-MISSED = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
+SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
 TURNED = {  # cause -> function that corrects the points (y, x), given the image width
     "masks_mirrored": lambda points, width: np.stack([points[:, 0], width - 1 - points[:, 1]], axis=1),
     "masks_transposed": lambda points, width: points[:, ::-1],
@@ -63,7 +65,7 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         return []
     count, change = f"{len(images)} images", "compare the raw annotations with their images"
     (x, y), gain = best_shift(images)
-    if max(abs(x), abs(y)) > MISSED and gain.mean() > SURE * standard_error(gain):
+    if max(abs(x), abs(y)) > SMALL_SHIFT and gain.mean() > STANDARD_ERRORS * standard_error(gain):
         evidence = (
             f"outlines fit the edges of their images best when shifted by ({x:+d}, {y:+d}) pixels in images "
             f"{images[0].edges.shape[1]} pixels wide (edge strength {with_interval(gain)}, {count})"
@@ -72,7 +74,7 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
     own = np.array([image.sharpness(image.points) for image in images])
     for cause, turned in TURNED.items():
         gain = np.array([image.sharpness(turned(image.points, image.edges.shape[1])) for image in images]) - own
-        if gain.mean() > SURE * standard_error(gain):
+        if gain.mean() > STANDARD_ERRORS * standard_error(gain):
             evidence = (
                 f"after correction, outlines fit the image edges better: edge strength {with_interval(gain)}, {count}"
             )

@@ -25,7 +25,7 @@ MOST = {"train": 4000, "val": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
-SURE = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
+COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
 APART = 0.9  # AUC of a measure, train against val, above which the splits differ
 CERTAIN = 5.0  # standard errors by which that AUC must be above 0.5
 STEP = 8.0  # grey levels by which the medians of the splits must differ as well
@@ -62,19 +62,17 @@ def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbna
     group = groups(np.concatenate(grey)).tolist()
     first = dict(zip(group, train.names, strict=False))
     as_is, mirrored = (group[len(train.names) :][: len(val.names)], group[-len(val.names) :])
-    twins = {
+    copies = {
         name: first.get(own) or f"{first[turned]}, mirrored"
         for name, own, turned in zip(val.names, as_is, mirrored, strict=True)
         if own in first or turned in first
     }
-    twins |= {name: name for name in by_name}
+    copies |= {name: name for name in by_name}
     sampled = len(val.names) < len(all_val) or len(train.names) < len(all_train)
-    if twins:
+    if copies:
         compared = f" (compared: {len(val.names)} of val, {len(train.names)} of train)" if sampled else ""
-        name, twin = min(twins.items())
-        evidence = (
-            f"{len(twins)} of {len(all_val)} val images have copies or near-copies in train{compared}: {name} as {twin}"
-        )
+        name, copy = min(copies.items())
+        evidence = f"{len(copies)} of {len(all_val)} val images have copies or near-copies in train{compared}: {name} as {copy}"
         yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split")
     elif sampled:
         evidence = (
@@ -122,7 +120,7 @@ def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequen
                 mean = other.mean(0)
                 gaps.append([(((one.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1])])
     as_is, as_swapped = np.mean(gaps, axis=0) if gaps else (0.0, 0.0)
-    if as_is > SURE**2 and as_swapped < as_is / 4:
+    if as_is > COLOUR_ERRORS**2 and as_swapped < as_is / 4:
         evidence = (
             f"the colours of {len(gaps)} classes differ between val and train by {as_is**0.5:.1f} standard errors, "
             f"and by {as_swapped**0.5:.1f} with red and blue swapped"

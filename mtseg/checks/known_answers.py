@@ -24,7 +24,7 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Target
 
 SIDE, STRIDE, QUERIES, LAYERS = 64, 4, 8, 2
-SURE = 12.0  # logit of a correct label
+LOGIT = 12.0  # logit of a correct label
 BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, above row 48
 SIZE = (48, 64)  # height and width of the part of the square that is the image
 ENLARGED = 2  # size of the original image as a multiple of SIZE
@@ -78,11 +78,11 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
     labels = [torch.cat([target.labels, no_object_1T])[owner[:, b]] for b, target in enumerate(targets)]
     labels_LBQT = torch.stack(labels, dim=1)
     embed = F.one_hot(torch.where(owner < 0, most, owner), most + 1).float()
-    features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -SURE)
+    features = torch.full((len(targets), most + 1, SIDE // STRIDE, SIDE // STRIDE), -LOGIT)
     for b, target in enumerate(targets):
         inside = F.avg_pool2d(target.masks[:, None].float(), STRIDE)[:, 0] > 0.5
-        features[b, : len(inside)] = torch.where(inside, SURE, -SURE)
-    logits = network.heads.logits_of(labels_LBQT, SURE)
+        features[b, : len(inside)] = torch.where(inside, LOGIT, -LOGIT)
+    logits = network.heads.logits_of(labels_LBQT, LOGIT)
     return Scene(QueryOutput(logits, embed, features), targets, owner, labels_LBQT, network.heads)
 
 
@@ -132,7 +132,9 @@ def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:
         if not task.loss_weight or min(task.weights) < 0.01:
             continue
         low, where = float(right[task.name]) / task.loss_weight, f"task '{task.name}'"
-        wrong = perfect.heads.logits_of(with_next_class(perfect.labels_LBQT, t, task), SURE)[task.name].requires_grad_()
+        wrong = perfect.heads.logits_of(with_next_class(perfect.labels_LBQT, t, task), LOGIT)[
+            task.name
+        ].requires_grad_()
         output = replace(perfect.output, logits=perfect.output.logits | {task.name: wrong})
         relabelled = last_losses(replace(perfect, output=output), loss)[task.name]
         high = float(relabelled.detach()) / task.loss_weight
@@ -176,7 +178,7 @@ def detections_match(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
     logits = dict(perfect.output.logits)
     for task in network.tasks[1:]:
         if task.background and network.heads.outputs()[task.name] == task.num_outputs:
-            logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=SURE + 1)
+            logits[task.name] = F.pad(logits[task.name][..., :-1], (0, 1), value=LOGIT + 1)
     height, width = (ENLARGED * side for side in SIZE)
     example = {"image": torch.zeros(3, SIDE, SIDE), "image_size": SIZE, "height": height, "width": width}
     truth = torch.stack([box(*(ENLARGED * x for x in corners), height, width) for corners in BOXES])

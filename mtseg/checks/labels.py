@@ -12,7 +12,7 @@ from mtseg.core.masks import iou
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import UNLABELLED, Images
 
-TWIN = 0.95  # mask IoU above which two instances are copies
+COPY_IOU = 0.95  # mask IoU above which two instances are copies
 MANY = 0.01  # share of duplicate instances above which the finding is a warning
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lhs": "rhs", "rhs": "lhs"}
 # `l`, `r`, `lhs` and `rhs` only as whole words
@@ -103,13 +103,13 @@ def duplicates(images: Images, split: str) -> Iterator[Finding]:
             near = [other for other in near.tolist() if other not in original]
             if near:
                 overlap = iou(instances[near].rles(), instances[[row]].rles())[:, 0]
-                original |= {other: row for other, value in zip(near, overlap, strict=True) if value > TWIN}
+                original |= {other: row for other, value in zip(near, overlap, strict=True) if value > COPY_IOU}
     if original:
         copy, first = next(iter(original.items()))
         name = images.file_name[instances.image[first]]
         example = f"{name}, annotations {instances.id[first]} and {instances.id[copy]}"
         count = f"{len(original)} of {len(instances)} instances in {split}"
-        evidence = f"{count} are duplicates (mask IoU above {TWIN}): {example}"
+        evidence = f"{count} are duplicates (mask IoU above {COPY_IOU}): {example}"
         severity = "warning" if len(original) > len(instances) * MANY else "note"
         yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 

@@ -87,8 +87,8 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
         )
         yield Finding("normalisation", "error", evidence, "fix its PIXEL_MEAN and PIXEL_STD (scale 0..255)")
         return
-    seen = []
-    handle = network.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().cpu()))
+    inputs = []
+    handle = network.backbone.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach().cpu()))
     try:
         logits(network, batch)
     finally:
@@ -96,10 +96,10 @@ def normalisation(network: Mask2Former, batch: Sequence[Example], model: Model) 
     images = torch.stack([example["image"] for example in batch]).float()
     wanted, swapped = ((x - mean.view(3, 1, 1)) / std.view(3, 1, 1) for x in (images, images.flip(1)))
     change = "fix mtseg/model/mask2former.py"
-    if (seen[0] - swapped).abs().max() < 1e-3 < (seen[0] - wanted).abs().max():
+    if (inputs[0] - swapped).abs().max() < 1e-3 < (inputs[0] - wanted).abs().max():
         yield Finding("channels_swapped", "error", "the backbone gets BGR images", change)
-    elif (seen[0] - wanted).abs().max() > 1e-3:
-        off = _listed((seen[0] - wanted).mean((0, 2, 3)))
+    elif (inputs[0] - wanted).abs().max() > 1e-3:
+        off = _listed((inputs[0] - wanted).mean((0, 2, 3)))
         evidence = f"the backbone's input is off by {off} standard deviations in red, green, blue"
         yield Finding("normalisation", "error", evidence, change)
 

@@ -61,9 +61,9 @@ def _background(task: Task, share: Interval, where: str, *, main: bool) -> Findi
     return Finding("collapse_to_background", "error", evidence, change, where)
 
 
-def permutations(split: Split, elsewhere: Split | None = None) -> list[Finding]:
-    """Tasks whose predicted labels are correct after renaming the classes. `elsewhere`: the train split, which shows
-    whether the annotations of `split` or the classes of the model are renamed."""
+def permutations(split: Split, train: Split | None = None) -> list[Finding]:
+    """Tasks whose predicted labels are correct after renaming the classes. train: if given, shows whether the
+    annotations of `split` or the classes of the model are renamed."""
     findings = []
     for task in split.trained:
         if (better := _renamed(split, task)) is None:
@@ -76,7 +76,7 @@ def permutations(split: Split, elsewhere: Split | None = None) -> list[Finding]:
         evidence = f"{before:.0%} of the labels are right, {gain.text(0, 100)} points more with renamed classes: "
         evidence += named + " ..." * (len(changed) > 6)
         change = "the model has another order of classes than the task: train again, or set the task's `classes`"
-        if elsewhere is not None and _renamed(elsewhere, task) is None:
+        if train is not None and _renamed(train, task) is None:
             change = "train and val number classes differently: correct the annotations of val"
         findings.append(Finding(cause, "error", evidence, change, f"task '{task.name}'"))
     return findings

@@ -168,9 +168,9 @@ def _argmax(split: Split, task: Task, combined: bool) -> Evidence:
     if counts.max(1).sum() < 0.95 * len(first):
         yield "labels_of_other_query", evidence
         return
-    seen = np.flatnonzero(counts.sum(1))
-    shift = {int(step) for step in (counts.argmax(1)[seen] - seen) % task.num_classes}
-    names = ", ".join(f"{task.classes[c]} is predicted as {task.classes[counts[c].argmax()]}" for c in seen[:4])
+    used = np.flatnonzero(counts.sum(1))
+    shift = {int(step) for step in (counts.argmax(1)[used] - used) % task.num_classes}
+    names = ", ".join(f"{task.classes[c]} is predicted as {task.classes[counts[c].argmax()]}" for c in used[:4])
     yield "labels_off_by_one" if len(shift) == 1 else "labels_permuted", f"{evidence}: {names}"
 
 

@@ -165,9 +165,11 @@ def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
         if best == bound or split.mean(loss[bound] - loss[best], own).low <= 0:
             continue
         if split.mean(loss[now] - loss[best], own).low > NATS:
-            sure = split.predictions.probabilities[task.name][own.prediction].max(1).mean()
+            probability = split.predictions.probabilities[task.name][own.prediction].max(1).mean()
             evidence = f"{(own.label == own.true).mean():.0%} of the labels of matched objects are correct, their mean "
-            evidence += f"probability is {sure:.0%}: the logits are {max(temperature, 1 / temperature):.0f} times too "
+            evidence += (
+                f"probability is {probability:.0%}: the logits are {max(temperature, 1 / temperature):.0f} times too "
+            )
             evidence += "large" if temperature > 1 else "small"
             change = "check the task's head; its probabilities are not usable as thresholds of filter"
             findings.append(Finding("miscalibrated", "warning", evidence, change, f"task '{task.name}'"))

@@ -1,4 +1,5 @@
-"""Two revisions side by side: what differs in params and scores, how surely, and in which images it shows."""
+"""Compare two revisions on one page: params, scores with intervals of their change, and the images that changed
+most."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from mtseg.evaluation.ap.matching import Matches
 from mtseg.report import breakdowns, history, html, overlays, page
 from mtseg.report.history import Revision
 
-SIZE = 384  # pixels, longer side of an image
-SHOWN = 6  # images that became better, and as many that became worse
+SIZE = 384  # longer side of the images in pixels
+SHOWN = 6  # largest number of improved images, and of worse ones
 
 
 @dataclass(frozen=True)
 class Side:
-    """A revision with its raw and its filtered predictions on val. lacks: why there are none, None where there are."""
+    """A revision with its raw and its filtered predictions on val. lacks: the reason if there are no predictions."""
 
     revision: Revision
     raw: Evaluation | None = None
@@ -42,9 +43,9 @@ class Side:
 
 
 def load(rev: str, scratch: Path) -> Side:
-    """A revision with its predictions, as far as DVC's cache has them. scratch: a folder for copies.
+    """A revision with its predictions, if DVC's cache has them. scratch: a folder for copies.
 
-    Raises UserError where there is no such revision or it holds no results.
+    Raises UserError if there is no such revision or it has no results.
     """
     revision = history.load(rev)
     test = revision.section("test")
@@ -55,22 +56,22 @@ def load(rev: str, scratch: Path) -> Side:
         max_dets = [100]
     try:
         images = Images.read(revision.fetch(history.VAL, scratch))
-        # what else the params say of the tasks may be of older code
+        # the other settings of tasks in its params may be those of an older version
         tasks = tuple(Task.predicted(name=name, classes=own, background=True) for name, own in images.classes)
-        found = []
+        results = []
         for kind, made_by, folder in (("predictions", "predict", "evaluation"), ("filtered", "filter", "filtered")):
             table = revision.fetch(f"data/{kind}/val.parquet", scratch)
             predictions = Predictions.read(table, tasks, made_by=made_by)
             pairs = revision.fetch(f"data/{folder}/pairs.parquet", scratch)
-            found.append((predictions, Pairs.read(pairs, images, predictions)))
+            results.append((predictions, Pairs.read(pairs, images, predictions)))
         options = {"tasks": tasks, "ranking": ranking, "max_dets": tuple(max_dets)}
-        return Side(revision, *(Evaluation(images, *own, **options) for own in found))
+        return Side(revision, *(Evaluation(images, *result, **options) for result in results))
     except UserError as error:
         return Side(revision, lacks=str(error).replace(f"{scratch}/", ""))
 
 
 def write(folder: Path, a: Side, b: Side) -> list[str]:
-    """Write `folder`: index.html and the images that changed most. Returns what could not be compared, as lines."""
+    """Write `folder`: index.html and the images that changed most. Returns notes on what could not be compared."""
     notes = [side.lacks for side in (a, b) if side.lacks]
     both = None if notes else common(a, b, notes)
     leading, of_class, costs, groups = [], {}, [], {}
@@ -99,7 +100,8 @@ def write(folder: Path, a: Side, b: Side) -> list[str]:
 
 
 def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
-    """Both with the tasks and the images that they share, under the ids of `a`; None where there are none."""
+    """Both sides reduced to their common tasks and images, with the image ids of `a`; None if nothing is common. Adds
+    to notes."""
     theirs = {task.name: task.classes for task in b.raw.tasks}
     shared = tuple(task for task in a.raw.tasks if theirs.get(task.name) == task.classes)
     if not shared or shared[0] != a.raw.tasks[0] or shared[0].name != b.raw.tasks[0].name:
@@ -137,9 +139,10 @@ def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
 def paired(
     a: Side, b: Side
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[str, float]], list[dict[str, Any]]]:
-    """The leading numbers of both on the same images, the AP of each (task, class), and what errors cost, as
-    `error_rows`: in percent a, b, their difference `delta` and, except for kinds of errors, its 95 % interval, low and
-    high, NaN where there is none. Both are scored on the same draws of images (a paired bootstrap).
+    """The main scores, the AP of each (task, class), and `error_rows`, of both sides on the same images.
+
+    Rows have in percent: a, b, their difference `delta` and, except in `error_rows`, its 95 % interval, low and high
+    (NaN if undefined). Both sides are scored on the same draws of images (a paired bootstrap).
     """
     weights = bootstrap.draws(len(a.raw.images), max(len(a.raw.predictions), len(b.raw.predictions)))
     one, other = (intervals.samples(side.raw, weights) | _f1(side.filtered, weights) for side in (a, b))
@@ -156,8 +159,8 @@ def paired(
 
 
 def error_rows(a: Evaluation, b: Evaluation) -> list[dict[str, Any]]:
-    """Of both, a and b, and their `delta`: the AP50 that each `kind` of error costs, `of` each task and of all labels
-    together; and the joint AP that the labels of each task cost. What either lacks is left out."""
+    """Rows with of, kind, a, b and delta: AP50 in percent that each `kind` of error costs, `of` each task and of all
+    labels together; and joint AP that wrong labels of each task cost. Only what both sides have."""
     one, other = _costs(a), _costs(b)
     return [
         {"of": of, "kind": kind, "a": was, "b": other[of, kind], "delta": other[of, kind] - was}
@@ -167,10 +170,10 @@ def error_rows(a: Evaluation, b: Evaluation) -> list[dict[str, Any]]:
 
 
 def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Images whose filtered predictions became better, and worse, by joint F1, the greatest change first."""
+    """Images whose filtered predictions improved, and those that became worse, by joint F1, largest change first."""
     rows, images = [], a.filtered.images
     for row, counts in enumerate(zip(f1.counts(a.filtered), f1.counts(b.filtered), strict=True)):
-        # an image without objects is all correct where nothing is predicted
+        # without objects and predictions, an image is all correct
         was, now = (f1.summary(own).get("joint_f1", 100.0) for own in counts)
         rows.append({"row": row, "id": int(images.id[row]), "name": images.file_name[row], "a": was, "b": now})
         rows[-1]["delta"] = now - was
@@ -180,7 +183,7 @@ def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
-    """Every metric that either has, as the files have it, with the intervals of plots/intervals.csv."""
+    """Every metric that either side has, as in the files, with the intervals of plots/intervals.csv."""
     one, other = (page.flat(side.metrics) for side in (a, b))
     ranges = [(side, _records(own, "intervals", "metric")) for side, own in (("a", a), ("b", b))]
     rows = []
@@ -195,7 +198,7 @@ def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
 
 
 def task_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
-    """AP, accuracy, f1 and ece of each task that both have, (a, b, difference) each."""
+    """AP, accuracy, f1 and ece of each task that both sides have, each as (a, b, difference)."""
     one, other = (side.metrics["evaluate"].get("tasks", {}) for side in (a, b))
     rows = []
     for name in (name for name in other if name in one):
@@ -205,7 +208,7 @@ def task_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
 
 
 def class_rows(a: Revision, b: Revision, of_class: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
-    """A row a class that either has: AP and accuracy of both and the differences, AP's with its interval."""
+    """One row per class that either side has: AP and accuracy of both with differences, for AP with the interval."""
     one, other = (_records(side, "classes", "task", "class") for side in (a, b))
     rows = []
     for key in dict.fromkeys([*other, *one]):
@@ -219,7 +222,7 @@ def class_rows(a: Revision, b: Revision, of_class: Mapping[tuple[str, str], Any]
 
 
 def _records(revision: Revision, table: str, *keys: str) -> dict[tuple, dict[str, Any]]:
-    """The rows of a table by these columns; none where the revision has no such table."""
+    """The rows of a table by the values of the columns `keys`; empty if the revision has no such table."""
     rows = revision.tables[table].to_dict("records") if table in revision.tables else ()
     return {tuple(row[key] for key in keys): row for row in rows}
 
@@ -229,7 +232,7 @@ def _delta(was: float | None, now: float | None) -> float | None:
 
 
 def _shared(evaluation: Evaluation, images: Images, own: np.ndarray, tasks: Sequence[Task]) -> Evaluation:
-    """The same on `images` and `tasks` alone. own: int, the row that each of `images` has in the evaluation's."""
+    """The evaluation reduced to `images` and `tasks`. own: int, row in the evaluation of each of `images`."""
     place = np.full(len(evaluation.images), -1)
     place[own] = np.arange(len(own))
     at = place[evaluation.image]
@@ -253,7 +256,7 @@ def _shared(evaluation: Evaluation, images: Images, own: np.ndarray, tasks: Sequ
 
 
 def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
-    """What each (of, kind) of error costs, in percent; empty without ground truth."""
+    """Percent that each (of, kind) of `error_rows` costs; empty without ground truth."""
     several = len(evaluation.tasks) > 1
     matched = evaluation.matches | ({breakdowns.ALL_LABELS: evaluation.joint} if several else {})
     costs = {
@@ -272,7 +275,7 @@ def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
-    """None where either is undefined. one, other: [1 + B], 0 to 1, the first of the data as they are."""
+    """Row of `paired`; None if either is undefined. one, other: [1 + B], 0 to 1, the first without resampling."""
     if np.isnan([one[0], other[0]]).any():
         return None
     delta, low, high = bootstrap.interval(other - one, least=-1)
@@ -280,7 +283,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
 
 
 def _f1(filtered: Evaluation, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 and joint F1 of the filtered predictions, of each draw."""
+    """F1 and joint F1 of the filtered predictions, [1 + B] each."""
     shares = f1.shares(weights @ f1.counts(filtered))
     return {f"filtered.{name}": shares[name] for name in ("f1", "joint_f1")}
 
@@ -290,8 +293,8 @@ def _range(row: Mapping[str, Any] | None) -> tuple[float, float] | None:
 
 
 def _draw(folder: Path, group: list[dict[str, Any]], a: Side, b: Side, notes: list[str]) -> list[dict[str, Any]]:
-    """ID.jpg of each image; the entries that could be drawn, with width, height and `panels`: (title, SVG) of ground
-    truth, a and b. Images that cannot be read are noted."""
+    """Write ID.jpg of each image. Returns the entries that could be drawn, with width, height and `panels`: (title,
+    SVG) of ground truth, a and b. Images that cannot be read are added to notes."""
     drawn, tasks = [], a.raw.tasks
     for entry in group:
         row, images = entry["row"], a.raw.images
@@ -318,7 +321,7 @@ def _draw(folder: Path, group: list[dict[str, Any]], a: Side, b: Side, notes: li
 
 
 def _pixels(image: Image, a: Side, b: Side) -> np.ndarray:
-    """The image from the data of B, or else of A. Raises UserError where neither can be read."""
+    """The image from the data of `b`, otherwise of `a`. Raises UserError if neither can be read."""
     try:
         return read_image(b.root, image)
     except UserError:

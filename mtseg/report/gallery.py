@@ -1,4 +1,4 @@
-"""The report's images: which are shown, and the objects that the page's script draws over them."""
+"""Select the images of the report, and collect the objects that the page's script draws over them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Entry = dict[str, Any]
 def collect(
     raw: Evaluation, filtered: Evaluation, *, settings: Visualise, removed: Sequence[str | None]
 ) -> list[Entry]:
-    """What the page needs of each image it shows, lowest joint F1 first.
+    """One entry for each image shown, lowest joint F1 first.
 
-    removed: for each raw prediction the rule of the filter that removed it, or None. Of each image: id, name, width,
-    height (of the thumbnail), joint_f1 (None where undefined), truth, raw, filtered: lists of objects. An object has
-    path and area (in pixels of the thumbnail), labels (class indices, None without a label), and, if predicted, score
-    (0 to 1), chances (percent, of its labels), kind, truth (its place in the list, or None) and wrong (places of tasks)
-    as in `errors.verdicts`, and, if raw, removed.
+    removed: for each raw prediction the rule of the filter that removed it, or None. An entry has id, name, width and
+    height (of the thumbnail), joint_f1 (percent, None if undefined), and the lists of objects truth, raw and filtered.
+    An object has path and area (in pixels of the thumbnail) and labels (class indices, None if unlabelled); a
+    prediction also score (0 to 1), chances (probabilities of its labels in percent), and kind, truth (index in the
+    list, or None) and wrong (indices of tasks) as in `errors.verdicts`; a raw prediction also removed.
     """
-    # the page's slider is a threshold on the score, and verdicts hold at every threshold on what they were ranked by
+    # the slider is a threshold on the stored score; verdicts hold at every threshold only if ranked by that score
     raw = Evaluation(raw.images, raw.predictions, raw.pairs, tasks=raw.tasks, ranking=_stored(raw))
     images, scores = raw.images, [f1.summary(counts).get("joint_f1") for counts in f1.counts(filtered)]
     of_raw = _predicted(raw, raw.scores >= settings.min_score)
@@ -56,8 +56,8 @@ def collect(
 
 
 def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
-    """Up to `count` ids, lowest score first, undefined ones last, equal ones by id: a third each of the worst, of the
-    middle and of the best where there are more."""
+    """Up to `count` ids, lowest score first, undefined ones last, equal ones by id. If there are more, a third each
+    with the lowest, the middle and the highest scores."""
     ordered = sorted(scores, key=lambda key: (scores[key] is None, scores[key] or 0.0, key))
     defined = [key for key in ordered if scores[key] is not None]
     if len(defined) <= count:
@@ -69,13 +69,13 @@ def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
 
 
 def _stored(evaluation: Evaluation) -> Ranking:
-    """The ranking whose scores the column `score` holds."""
+    """The ranking of the stored column `score`."""
     scores, own = evaluation.all_scores, evaluation.predictions.score
     return min(scores, key=lambda ranking: np.abs(scores[ranking] - own).max(initial=0))
 
 
 def _predicted(evaluation: Evaluation, shown: np.ndarray):
-    """A function (row of an image, scale) -> {row: object} of its predictions that are `shown`, best first."""
+    """A function (row of an image, scale) -> {row: object} of its predictions with `shown` [N], best first."""
     kind, instance, wrong = errors.verdicts(evaluation)
     scores = evaluation.all_scores[_stored(evaluation)].round(3)
     order = np.argsort(evaluation.rank)

@@ -1,6 +1,6 @@
-"""What a commit, branch, tag, DVC experiment or the workspace holds: params, metrics, tables, files of DVC's cache.
+"""Read params, metrics, tables and cached files of a commit, branch, tag, DVC experiment or the workspace.
 
-What git keeps is read with git itself: it takes milliseconds, where the import of DVC takes seconds, and no lock.
+Files in git are read with git: that takes milliseconds and no lock, while importing DVC takes seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ruamel.yaml.error import YAMLError
 from mtseg.core.errors import UserError
 from mtseg.core.files import parse_table
 
-WORKSPACE = "workspace"  # the files as they are, as DVC calls them
-VAL = "data/coco/val.parquet"  # scores on another one are of other images, annotations or tasks
+WORKSPACE = "workspace"  # DVC's name for the files in the working folder
+VAL = "data/coco/val.parquet"  # scores are comparable only if this file is the same
 PARAMS = "params.yaml"
 METRICS = {"evaluate": "metrics/evaluate.json", "filter": "metrics/filter.json", "training": "metrics/train.json"}
 TABLES = {"classes": "plots/classes.csv", "intervals": "plots/intervals.csv"}
@@ -29,8 +29,8 @@ TABLES = {"classes": "plots/classes.csv", "intervals": "plots/intervals.csv"}
 
 @dataclass(frozen=True)
 class Revision:
-    """name: as it was asked for. commit: None of the workspace. params: as written, unchecked. metrics: `evaluate`,
-    `filter` and, if it exists, `training`. tables: `classes` and `intervals`, if they exist."""
+    """name: as given by the user. commit: None for the workspace. params: as written, not validated. metrics:
+    `evaluate`, `filter` and, if it exists, `training`. tables: `classes` and `intervals`, if they exist."""
 
     name: str
     commit: str | None
@@ -44,15 +44,15 @@ class Revision:
         return section if isinstance(section, Mapping) else {}
 
     def fetch(self, path: str, folder: Path) -> Path:
-        """A file that DVC caches, copied into `folder`; of the workspace, the file itself. Raises UserError when it is
-        nowhere."""
+        """Copy a file from DVC's cache into `folder` and return its path; for the workspace, the path of the file
+        itself. Raises UserError if the file is missing."""
         if self.commit is None:
             if not Path(path).exists():
                 raise UserError(f"{path} is missing: run `dvc repro` first")
             return Path(path)
         from dvc.api import DVCFileSystem  # slow to import
         from dvc.exceptions import DvcException
-        from dvc_data.index import DataIndexError  # of a folder that was never here; no DvcException
+        from dvc_data.index import DataIndexError  # for a folder that was never cached; not a DvcException
 
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ class Revision:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the report is compared with. commit: None without one. params: as written, None where it holds no results.
-    metrics: by file; empty where they are of other data. why: the reason for what is missing, "" without."""
+    """The results with which the report is compared. commit: None if there is none. params: as written; None if it has
+    no results. metrics: by file; empty if they are of other data. why: the reason if something is missing."""
 
     commit: str | None = None
     params: Mapping[str, Any] | None = None
@@ -85,7 +85,7 @@ def baseline() -> Baseline:
         return Baseline(why="There is no commit to compare with.")
     try:
         held = load("HEAD")
-    except UserError as error:  # the report is written all the same
+    except UserError as error:  # the report is written without a comparison
         return Baseline(commit, why=f"There is no comparison: {error}.")
     if why := _other_data(commit):
         return Baseline(commit, held.params, why=f"Scores are not compared with those of that commit: {why}.")
@@ -93,8 +93,8 @@ def baseline() -> Baseline:
 
 
 def load(rev: str) -> Revision:
-    """Raises UserError where there is no such revision, no git, or no params and metrics, where several experiments
-    have the name, and where a file is broken, as the marks of a merge conflict leave it."""
+    """Raises UserError if there is no such revision, no git, or no params or metrics, if several experiments have the
+    name, or if a file is broken, for example by a merge conflict."""
     commit = None if rev == WORKSPACE else resolve(rev)
     if rev != WORKSPACE and commit is None:
         raise UserError(f"{rev} is not a commit, branch, tag or experiment: see `dvc exp show -A`")
@@ -113,32 +113,33 @@ def load(rev: str) -> Revision:
 
 
 def resolve(rev: str) -> str | None:
-    """The commit that a revision or the name of an experiment stands for; None where there is none, or no git.
+    """The commit of a revision or of an experiment's name; None if there is none, or no git.
 
-    Of experiments with one name the one that started from HEAD is taken. Raises UserError where several could be.
+    If several experiments have the name, the one that started from HEAD is taken. Raises UserError if that does not
+    decide.
     """
     if commit := _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"):
         return commit.decode().strip()
     listed = (_git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps") or b"").decode().splitlines()
     named = [line.split() for line in listed]
     # refs/exps/12/34567890.../NAME, where 1234567890... is the commit it started from
-    found = {"".join(ref.split("/")[2:4]): commit for ref, commit in named if ref.split("/")[4:] == [rev]}
+    by_start = {"".join(ref.split("/")[2:4]): commit for ref, commit in named if ref.split("/")[4:] == [rev]}
     here = (_git("rev-parse", "--verify", "--quiet", "HEAD") or b"").decode().strip()
-    if here not in found and len(found) > 1:
+    if here not in by_start and len(by_start) > 1:
         raise UserError(
-            f"{len(found)} experiments are called {rev}: name one by its commit, which `dvc exp show -A` lists"
+            f"{len(by_start)} experiments are called {rev}: name one by its commit, which `dvc exp show -A` lists"
         )
-    return found.get(here) or next(iter(found.values()), None)
+    return by_start.get(here) or next(iter(by_start.values()), None)
 
 
 def code(a: str | None, b: str | None) -> str:
-    """How the code of two commits differs, as git counts it; None stands for the workspace."""
+    """Summary of the changes of code between two commits, by `git diff --shortstat`. None means the workspace."""
     commits = [commit for commit in (a, b) if commit]
     return (_git("diff", "--shortstat", *commits, "--", "mtseg", "stages") or b"").decode().strip() if commits else ""
 
 
 def _other_data(commit: str) -> str:
-    """Why the scores of a commit are of other data than those here, "" where they are not."""
+    """The reason why the scores of a commit are of other data than the workspace; "" if they are of the same."""
     then = _locked(commit, VAL)
     if then is None:
         return f"its dvc.lock does not record {VAL}"
@@ -147,10 +148,10 @@ def _other_data(commit: str) -> str:
 
 
 def _locked(commit: str, path: str) -> str | None:
-    """The MD5 of a file that the stages of a commit read, by its dvc.lock; None where it is not recorded."""
+    """The MD5 of an input of the stages of a commit, from its dvc.lock; None if it is not recorded."""
     try:
         stages = YAML(typ="safe").load(_text(commit, "dvc.lock") or "")["stages"].values()
-    except (TypeError, KeyError, AttributeError, YAMLError):  # none, or not DVC's
+    except (TypeError, KeyError, AttributeError, YAMLError):  # no such file, or not written by DVC
         return None
     deps = [dep for stage in stages for dep in stage.get("deps", ())]
     return next((dep.get("md5") for dep in deps if dep.get("path") == path), None)
@@ -165,9 +166,11 @@ def _git(*arguments: str) -> bytes | None:
 
 
 def _text(commit: str | None, path: str) -> str | None:
-    """A file of a commit, or of the folder where commit is None; None where there is none."""
+    """The text of a file of a commit, or of the workspace if commit is None; None if it does not exist."""
     if commit is not None:
-        content = _git("cat-file", "blob", f"{commit}:./{path}")  # from this folder, wherever in the repository it is
+        content = _git(
+            "cat-file", "blob", f"{commit}:./{path}"
+        )  # relative to this folder, which may be below the root of the repository
     else:
         content = Path(path).read_bytes() if Path(path).exists() else None
     return None if content is None else content.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Pages from the templates: one file each, with style and script inside it, and all values escaped."""
+"""Render the templates: one HTML file each, with style and script inside, and all values escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNDEFINED = "–"
 
 
 def render(template: str, **values: Any) -> str:
-    """The page as HTML. template: a file of templates/. Values are text; only a Markup is taken for HTML.
+    """The page as HTML. template: a file of templates/. All values are escaped except those of type Markup.
 
     Filters of the templates: `number`, `percent`, `delta`, `ranking`, `data`.
     """
@@ -25,17 +25,17 @@ def render(template: str, **values: Any) -> str:
 
 
 def number(value: float | None, decimals: int = 1) -> str:
-    """A number as the pages show it, a dash for None and NaN."""
+    """A number with fixed decimals; a dash for None and NaN."""
     return UNDEFINED if value is None or pd.isna(value) else f"{value:.{decimals}f}"
 
 
 def percent(share: float | None) -> str:
-    """A share of 0 to 1 as `number` in percent."""
+    """A share (0 to 1) in percent, as `number`."""
     return number(None if share is None else 100 * share)
 
 
 def delta(value: float | None, decimals: int = 1) -> str:
-    """A difference with its sign, +0.0 and -0.0 both as ±0.0; nothing where there is none."""
+    """A difference with its sign; zero as ±0.0; "" for None and NaN."""
     if value is None or pd.isna(value):
         return ""
     text = f"{value:+.{decimals}f}"
@@ -43,19 +43,19 @@ def delta(value: float | None, decimals: int = 1) -> str:
 
 
 def ranking(name: str) -> str:
-    """A ranking of predictions in words."""
+    """The readable name of a ranking of predictions."""
     return name.replace("_quality", " × mask quality")
 
 
 def text(value: Any) -> str:
-    """A value of params.yaml as it is written there."""
+    """A value of params.yaml as in YAML."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return ", ".join(map(text, value)) or "[]" if isinstance(value, list) else str(value)
 
 
 def data(value: Any) -> Markup:
-    """JSON that may stand inside a script element: packed, keys sorted, <, >, & and ' written as escapes."""
+    """JSON for a script element: compact, keys sorted, with <, >, & and ' escaped."""
     return htmlsafe_json_dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 

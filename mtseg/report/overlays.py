@@ -1,10 +1,10 @@
-"""Objects over an image: their outlines as SVG path data, and drawn with all their labels, as SVG or into a file.
+"""Draw objects on images: outlines as SVG path data, and outlines with all labels as SVG or JPEG.
 
-Not detectron2's Visualizer: at the size of a report it cuts labels off at the frame and puts them over each other.
-Coordinates are pixels of the thumbnail that the image is shown as.
+detectron2's Visualizer is not used: on small images it cuts labels off at the border and draws them over each other.
+Coordinates are pixels of the thumbnail.
 
-`python -m mtseg.report.overlays FILE ID...` draws images of the validation split: the ground truth of each beside its
-predictions after the filter. docs/result.jpg was made by it.
+`python -m mtseg.report.overlays FILE ID...` draws images of the validation split: ground truth on the left, predictions
+after the filter on the right. It made docs/result.jpg.
 """
 
 from __future__ import annotations
@@ -40,18 +40,17 @@ COLOURS = (  # of the main classes, in turn; each is visible on a photograph
     *("#2ec4c4", "#f08cc8", "#d3a27c", "#d6d64a", "#9db8d2"),
 )
 INK, PAPER = "#ffffff", "#14161a"  # of labels
-TOLERANCE = 0.75  # pixels of the thumbnail that an outline may lie off
+TOLERANCE = 0.75  # largest error of an outline in pixels of the thumbnail
 NO_LABEL = "–"
-LINE = 24  # characters of a label's line
-PAD = 3  # pixels round a label's text
-SPACING = 1.25  # of a label's lines
-WIDTH, GAP, BAR = 1200, 8, 26  # pixels: of a file, between its images, and of the titles above them
+LINE = 24  # largest number of characters in a line of a label
+PAD = 3  # pixels around the text of a label
+SPACING = 1.25  # line spacing of labels
+WIDTH, GAP, BAR = 1200, 8, 26  # pixels: width of a file, gap between its images, height of the titles
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One object. rings: its outline, int [n, 2] each, holes included; none of an empty mask. text: its labels, in
-    lines."""
+    """One object. rings: its outline as by `rings`. text: its labels, with line breaks."""
 
     rings: list[np.ndarray]
     colour: str
@@ -59,9 +58,10 @@ class Labelled:
 
 
 def rings(rle: dict, *, scale: float, corner: tuple[int, int] = (0, 0)) -> list[np.ndarray]:
-    """The outline of a mask, int [n, 2] each ring, holes included (fill rule evenodd); none of an empty mask.
+    """The outline of a mask as rings, int [n, 2] (x, y) each, including holes (fill rule evenodd). [] for an empty
+    mask.
 
-    scale: pixels of the thumbnail in a pixel of the image. corner: x, y of the thumbnail's origin in the image.
+    scale: size of the thumbnail over that of the image. corner: x, y of the thumbnail's origin in the image.
     """
     left, top, wide, high = (int(value) for value in coco_mask.toBbox(rle))
     if not wide:
@@ -70,10 +70,10 @@ def rings(rle: dict, *, scale: float, corner: tuple[int, int] = (0, 0)) -> list[
     contours, _ = cv2.findContours(cut, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     shift = np.array([left - corner[0], top - corner[1]])
     simple = (cv2.approxPolyDP(contour, TOLERANCE / scale, True)[:, 0] for contour in contours)
-    found = [np.round((points + shift + 0.5) * scale).astype(int) for points in simple]
-    found = [points[(points != np.roll(points, 1, axis=0)).any(axis=1)] for points in found]
-    found = [points for points in found if len(points) >= 3]
-    return found or [_box(shift * scale, (shift + [wide, high]) * scale)]
+    outline = [np.round((points + shift + 0.5) * scale).astype(int) for points in simple]
+    outline = [points[(points != np.roll(points, 1, axis=0)).any(axis=1)] for points in outline]
+    outline = [points for points in outline if len(points) >= 3]
+    return outline or [_box(shift * scale, (shift + [wide, high]) * scale)]
 
 
 def path(rle: dict, *, scale: float, corner: tuple[int, int] = (0, 0)) -> str:
@@ -87,20 +87,20 @@ def path(rle: dict, *, scale: float, corner: tuple[int, int] = (0, 0)) -> str:
 
 
 def thumbnail(pixels: np.ndarray, size: int) -> PIL.Image.Image:
-    """The image, uint8 [height, width, 3], its longer side at most `size` pixels."""
+    """The image, uint8 [height, width, 3], resized so that its longer side has at most `size` pixels."""
     image = PIL.Image.fromarray(pixels)
     image.thumbnail((size, size), PIL.Image.Resampling.LANCZOS)
     return image
 
 
 def labelled(objects: Instances | Predictions, tasks: Sequence[Task], *, scale: float) -> list[Labelled]:
-    """The objects of one image, a crowd marked as such, a prediction with its score in percent."""
+    """The objects of one image with their labels; a crowd is marked, a prediction has its score in percent."""
     notes = (
         [f"{100 * score:.0f} %" for score in objects.score]
         if isinstance(objects, Predictions)
         else ["crowd" if crowd else "" for crowd in objects.crowd]
     )
-    found = []
+    items = []
     for row, (rle, note) in enumerate(zip(objects.rles(), notes, strict=True)):
         labels = [int(objects.labels[task.name][row]) for task in tasks]
         main, *further = (
@@ -108,12 +108,12 @@ def labelled(objects: Instances | Predictions, tasks: Sequence[Task], *, scale: 
         )
         lines = (f"{main} {note}".strip(), ", ".join(further))
         text = "\n".join(part for line in lines for part in textwrap.wrap(line, LINE))
-        found.append(Labelled(rings(rle, scale=scale), COLOURS[max(labels[0], 0) % len(COLOURS)], text))
-    return found
+        items.append(Labelled(rings(rle, scale=scale), COLOURS[max(labels[0], 0) % len(COLOURS)], text))
+    return items
 
 
 def as_svg(objects: Sequence[Labelled], size: tuple[int, int], name: str, title: str) -> str:
-    """To lie over the thumbnail of that width and height. name: unlike that of any other SVG of the page."""
+    """SVG to place over a thumbnail of size (width, height). name: unique in the page."""
     with style():
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
         draw(figure.add_axes((0, 0, 1, 1)), objects, size)
@@ -121,7 +121,7 @@ def as_svg(objects: Sequence[Labelled], size: tuple[int, int], name: str, title:
 
 
 def draw(axes: Axes, objects: Sequence[Labelled], size: tuple[int, int], font: float = 11) -> None:
-    """Outlines and labels, of larger objects first, on axes of that many pixels. font: pixels."""
+    """Draw outlines and labels, larger objects first. size: width and height of the axes in pixels. font: pixels."""
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     axes.set_axis_off()
     masks = [_filled(item.rings, size) for item in objects]
@@ -149,7 +149,7 @@ def draw(axes: Axes, objects: Sequence[Labelled], size: tuple[int, int], font: f
 def save(
     file: Path, images: Images, predictions: Predictions, ids: Sequence[int], *, tasks: Sequence[Task], root: Path
 ) -> None:
-    """A JPEG with the ground truth of each image beside its predictions. root: folder of the images."""
+    """Write a JPEG with ground truth and predictions of each image side by side. root: folder of the images."""
     rows = images.rows(np.array(ids))
     if unknown := [key for key, row in zip(ids, rows, strict=True) if row < 0]:
         raise UserError(f"the validation split has no image {unknown[0]}")
@@ -184,7 +184,7 @@ def main() -> None:
 
 
 def _box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """What is too small for an outline is still shown: its box, at least 2 pixels wide."""
+    """Ring of a mask that is too small for an outline: its box, at least 2 pixels wide."""
     x0, y0, x1, y1 = np.round([*low, *high]).astype(int)
     x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
@@ -199,7 +199,7 @@ def _filled(outline: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def _innermost(mask: np.ndarray) -> np.ndarray:
-    """(x, y) of the pixel farthest from the mask's edge."""
+    """(x, y) of the pixel with the largest distance from the edge of the mask."""
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     return np.array([x, y])
@@ -215,7 +215,8 @@ def _extent(text: str, font: float) -> np.ndarray:
 def _place(
     centre: np.ndarray, extent: np.ndarray, taken: list[np.ndarray], others: list[np.ndarray], frame: tuple[int, int]
 ) -> np.ndarray:
-    """[x0, y0, x1, y1] inside the frame for a label of that extent: near the centre, off labels and others' centres."""
+    """[x0, y0, x1, y1] in the frame for a label of size `extent`: near the centre of its object, away from the labels
+    `taken` and the centres of other objects."""
     offsets = [(0.0, 0.0)]
     for radius in (0.7, 1.1, 1.6, 2.2, 3.0, 4.0):
         offsets += [(radius * np.cos(a), radius * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 16, endpoint=False)]

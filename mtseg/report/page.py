@@ -1,4 +1,4 @@
-"""The report: one page with the numbers, the figures, and a gallery of images to look through."""
+"""The report: one page with the numbers, the figures and a gallery of images."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ Numbers = dict[str, Any]
 
 
 def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tuple[str, str]]) -> Numbers:
-    """JSON files and tables by name; those of `curves` only if all exist. files, curves: (path, the stage that makes
-    it) by name. Raises UserError when a file is missing or broken."""
+    """JSON files and tables by name; those of `curves` only if all exist. files, curves: (path, stage that makes it) by
+    name. Raises UserError if a file is missing or broken."""
     if all(Path(path).exists() for path, _ in curves.values()):
         files = {**files, **curves}
     numbers = {
         name: (read_json if path.endswith(".json") else read_table)(Path(path), made_by=stage)
         for name, (path, stage) in files.items()
     }
-    main_first, own = [task["name"] for task in numbers["manifest"]["tasks"]], numbers["analysis"]["tasks"]
-    numbers["analysis"]["tasks"] = {name: own[name] for name in main_first}  # which the JSON file sorts by name
+    by_name = numbers["analysis"]["tasks"]  # sorted by name in the JSON file
+    numbers["analysis"]["tasks"] = {task["name"]: by_name[task["name"]] for task in numbers["manifest"]["tasks"]}
     return numbers
 
 
 def read_removed(path: Path) -> list[str | None]:
-    """For each raw prediction the rule of the filter that removed it, or None. Raises UserError as `read_numbers`."""
+    """For each raw prediction the rule of the filter that removed it, or None. Raises UserError if the
+    file is missing or broken."""
     return [rule or None for rule in read_table(path, made_by="filter")["rule"]]
 
 
@@ -56,8 +57,8 @@ def write(
     """Write `folder`: index.html, ID.jpg of each image shown and label-N.jpg of each suspected label error.
 
     root: folder of the images. drawn: figures as SVG by name. removed: for each raw prediction the rule that removed
-    it, or None. params: of the workspace, as written. The same input gives the same bytes. Raises UserError when an
-    image cannot be read.
+    it, or None. params: of the workspace, as written. The same input gives the same bytes. Raises UserError if an image
+    cannot be read.
     """
     images, tasks, analysis = raw.images, raw.tasks, numbers["analysis"]
     shown = gallery.collect(raw, filtered, settings=settings, removed=removed)
@@ -104,7 +105,7 @@ def write_figures(folder: Path, drawn: Mapping[str, str]) -> None:
 
 
 def header(numbers: Numbers, raw: Evaluation, *, name: str, baseline: Baseline) -> list[tuple[str, str]]:
-    """What the report is about, as (term, text). name: of the data's folder."""
+    """Facts about the run as (term, text). name: of the folder with the data."""
     val = numbers["manifest"]["splits"]["val"]
     return [
         ("data", f"{name}, val split ({val['sha256'][:12]})"),
@@ -116,7 +117,7 @@ def header(numbers: Numbers, raw: Evaluation, *, name: str, baseline: Baseline) 
 
 
 def picked(metrics: Mapping[str, Any], params: Mapping[str, Any]) -> list[str] | None:
-    """The thresholds that the filter picked, as text; None where they were given."""
+    """The thresholds that the filter chose, as text; None if params.yaml sets them."""
     if params.get("filter", {}).get("thresholds") != "auto":
         return None
     limits = metrics.get("picked", {})
@@ -124,14 +125,15 @@ def picked(metrics: Mapping[str, Any], params: Mapping[str, Any]) -> list[str] |
 
 
 def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, here, committed) of the params that differ, as text; a dash where one has no such key."""
+    """(key, here, committed) of the params that differ, as text; a dash if one side has no such key."""
     now, old, absent = flat(here), flat(committed), object()
     keys = sorted(key for key in {**now, **old} if now.get(key, absent) != old.get(key, absent))
     return [(key, *(html.text(side[key]) if key in side else html.UNDEFINED for side in (now, old))) for key in keys]
 
 
 def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name; members of a list of sections by their `name`, a list of plain values is a leaf."""
+    """Values by dotted key. Items of a list of sections are named by their `name`; a list of plain values is one
+    value."""
     if isinstance(nested, list) and nested and all(isinstance(item, dict) and "name" in item for item in nested):
         nested = {item["name"]: item for item in nested}
     if not isinstance(nested, Mapping) or not nested:
@@ -141,7 +143,7 @@ def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[str, Any]:
-    """Cards and tables for the template."""
+    """Cards and tables of the template: cards, classes, rankings, rules."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
     old = flat(baseline.metrics.get("evaluate", {})) | flat(baseline.metrics.get("filter", {}))
@@ -172,7 +174,7 @@ def _card(
     value, old = metrics.get(key), before.get(key)
     delta = None if value is None or old is None else value - old
     low, high = (interval[end] for end in ("low", "high")) if interval else (math.nan, math.nan)
-    ranged = not math.isnan(low + high)  # too few images have no interval
+    ranged = not math.isnan(low + high)  # undefined for too few images
     outside = ranged and old is not None and not low <= old <= high
     return {
         "title": title,

@@ -1,4 +1,4 @@
-"""Suspected label errors as the page shows them: a part of the image with the outlines of annotation and prediction."""
+"""Cut-outs of suspected label errors: a part of the image with the outlines of annotation and prediction."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from mtseg.core.tables import Images, Predictions
 from mtseg.report import overlays
 
-SIZE = 240  # pixels, longer side of a cut-out
-MARGIN = 0.4  # of its objects' longer side, on every side: context
+SIZE = 240  # longer side of a cut-out in pixels
+MARGIN = 0.4  # margin on each side, over the longer side of the objects
 
 
 def collect(
     suspects: Sequence[Mapping[str, Any]], images: Images, raw: Predictions, *, count: int
 ) -> list[dict[str, Any]]:
-    """The first `count` of `evaluation.label_errors`, which come surest first.
+    """The first `count` of `evaluation.label_errors`, the most certain ones.
 
-    Each as it stands there, with: number (from 1), name of the image, window (x, y, width, height in the image, for
-    `cut`), width and height of the cut-out, and in its pixels the outlines `truth` and `found`, "" where there is none.
+    Each has, in addition: number (from 1), name of the image, window (x, y, width, height in the image, for `cut`),
+    width and height of the cut-out, and in its pixels the outlines `truth` and `found` as SVG paths ("" if missing).
     """
     return [_place(number, suspect, images, raw) for number, suspect in enumerate(suspects[:count], 1)]
 
 
 def cut(pixels: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-    """The window (x, y, width, height) of uint8 [height, width, 3]."""
+    """The window (x, y, width, height) of an image, uint8 [height, width, 3]."""
     x, y, width, height = window
     return pixels[y : y + height, x : x + width]
 
@@ -57,7 +57,7 @@ def _place(number: int, suspect: Mapping[str, Any], images: Images, raw: Predict
 
 
 def _window(boxes: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """Round the boxes [n, 4] (x, y, width, height), with a margin, inside the image."""
+    """(x, y, width, height) in pixels: around the boxes [n, 4] (x, y, width, height), with a margin, in the image."""
     low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     margin = max(12.0, MARGIN * float((high - low).max()))
     size = np.array([width, height])

@@ -139,7 +139,7 @@ def test_the_share_of_background_and_the_stability_are_those_of_a_known_answer(c
     kept = given.owner.clone()
     kept[0] = kept[1]
     assert watched(kept)["stability"] == 1
-    given.output.logits[tasks[-1].name][..., -1] = 2 * known_answers.SURE
+    given.output.logits[tasks[-1].name][..., -1] = 2 * known_answers.LOGIT
     row = watched(kept)
     assert row[f"background_{tasks[-1].name}"] == 1
     assert all(row[f"background_{task.name}"] == 0 for task in tasks[:-1])
