@@ -1,9 +1,11 @@
-"""Masks as RLE."""
+"""Masks as RLE and as polygons."""
 
+import cv2
 import numpy as np
+import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.core.masks import areas, iou, mask, rle
+from mtseg.core.masks import areas, iou, joined, mask, polygons, rle
 
 
 def test_masks_of_every_kind_of_segmentation_agree():
@@ -28,3 +30,50 @@ def test_iou_of_none_is_an_empty_matrix():
     half = rle([[0, 0, 1, 0, 1, 2, 0, 2]], 4, 4)
     assert iou([one], [one, half]).tolist() == [[1.0, 0.5]]
     assert iou([], [one]).shape == (0, 1) and iou([one], []).shape == (1, 0)
+
+
+def shapes():
+    """Masks with holes, islands in holes, parts, lines a pixel wide, corners that touch, and noise."""
+    rng = np.random.default_rng(0)
+    for side in (12, 40, 90):
+        noise = rng.random((side, side + 3))
+        yield "noise", noise > 0.5
+        yield "blobs", cv2.GaussianBlur(noise, (0, 0), 3) > 0.5
+        ring = np.zeros((side, side), np.uint8)
+        for share, value in ((2, 1), (3, 0), (6, 1)):
+            cv2.circle(ring, (side // 2, side // 2), side // share - 1, value, -1)
+        yield "ring", ring
+        yield "line", cv2.line(np.zeros((side, side), np.uint8), (0, 0), (side - 1, side // 2), 1)
+        yield "checks", np.indices((side, side)).sum(axis=0) % 2
+        yield "full", np.ones((side, side))
+    yield "pixel", np.pad([[1]], 3)
+
+
+def encoded(pixels):
+    packed = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    return {"size": list(pixels.shape), "counts": packed["counts"].decode()}
+
+
+@pytest.mark.parametrize(("name", "pixels"), [*shapes()])
+@pytest.mark.parametrize("tolerance", [0.0, 0.5, 1.0, 3.0, 100.0])
+def test_polygons_rasterise_to_the_mask(name, pixels, tolerance):
+    wanted = encoded(pixels)
+    found = polygons(wanted, tolerance)
+    for polygon in found:
+        points = np.array(polygon).reshape(-1, 2)
+        assert len(points) >= 3
+        assert points.min() >= 0 and (points.max(axis=0) <= pixels.shape[::-1]).all()
+    agreement = iou([rle(found, *pixels.shape)], [wanted])[0, 0]
+    assert agreement == 1 if tolerance == 0 else agreement >= 0.95
+    whole = rle([joined(found)], *pixels.shape)
+    assert iou([whole], [wanted])[0, 0] >= agreement - 1e-9, "joined by slits they are the same"
+
+
+def test_a_simplified_polygon_has_fewer_points():
+    disc = encoded(cv2.circle(np.zeros((90, 90), np.uint8), (45, 45), 40, 1, -1))
+    exact, simple = polygons(disc, 0), polygons(disc, 1)
+    assert len(simple) == 1 and len(simple[0]) < len(exact[0]) / 3
+
+
+def test_an_empty_mask_has_no_polygon():
+    assert polygons(encoded(np.zeros((5, 8)))) == []
