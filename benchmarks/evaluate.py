@@ -69,7 +69,7 @@ def draw(folder: Path, count: int) -> None:
     for split in manifest.SPLITS:
         coco.write(folder / f"data/coco/{split}.json", images, tasks)
     predictions.write(folder / "data/predictions/val.parquet", tasks)
-    results.write(folder / "data/predictions/val.json", predictions, tasks)
+    results.write_results(folder / "data/predictions/val.json", predictions, tasks)
     with contextlib.chdir(folder):
         write_json("data/manifest.json", manifest.build(Path("data/coco")))
     params = YAML(typ="safe").load(ROOT / "params.yaml")

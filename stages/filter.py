@@ -38,7 +38,7 @@ def main() -> None:
     with replace_folder("data/filtered") as folder:
         kept.write(folder / "val.parquet", tasks)
         kept_pairs.write(folder / "pairs.parquet", images, kept)
-        coco.write(folder / "val.json", kept, tasks)
+        coco.write_results(folder / "val.json", kept, tasks)
         write_table(folder / "val.csv", filtered.removed)
     write_table("plots/filter.csv", steps)
     write_json("metrics/filter.json", metrics)

@@ -27,8 +27,8 @@ def main() -> None:
     found = predict(model, images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch)
     with replace_folder("data/predictions") as folder:
         found.write(folder / "val.parquet", tasks)
-        coco.write(folder / "val.json", found, tasks)
-        csv.write(folder / "val.csv", found, images, tasks)
+        coco.write_results(folder / "val.json", found, tasks)
+        csv.write(folder / "val.csv", images, found, tasks)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ class Result(Predictions):
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each prediction: file_name, image_id, query, score, x, y, width, height, area, for each task the
         class name and its probability, and the mask as compressed COCO RLE."""
-        return csv.frame(self, self.images, self.tasks)
+        return csv.frame(self.images, self, self.tasks)
 
     def to_coco(self) -> dict[str, Any]:
         """A COCO data set: images, categories (classes of the main task, from 1) and annotations with `score`, and of
         every task `labels` and `probabilities`."""
-        return coco.dataset(self, self.images, self.tasks)
+        return coco.dataset(self.images, self, self.tasks)
 
     def to_supervision(self) -> supervision.Detections:
         """For Roboflow's supervision, of one image: `xyxy`, `mask`, `confidence`, `class_id` of the main task, and in

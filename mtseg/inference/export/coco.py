@@ -1,8 +1,9 @@
-"""Predictions as COCO results in JSON, for other tools. The table beside it is what the pipeline reads.
+"""Predictions as a COCO data set in JSON: images, categories (the classes of the main task) and annotations.
 
-Beyond COCO's keys each record has `area`, `query`, `mask_quality`, and of every task `labels` (class names) and
+Beyond COCO's keys each annotation has `score`, `query`, `mask_quality`, and of every task `labels` (class names) and
 `logits`. Where a label's probability is not the softmax of its task's logits, as with one softmax over combinations,
-there are `probabilities` too: of each label, given the labels of the tasks before it.
+there are `probabilities` too: of each label, given the labels of the tasks before it. Masks are compressed RLE. Nothing
+is lost but the list of the further tasks' classes. `write_results` writes the annotations alone: COCO's results.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.core.files import write_json_array
+from mtseg.core.files import write_json, write_json_array
 from mtseg.core.params import Task
-from mtseg.core.tables import Images, Predictions
+from mtseg.core.tables import DIGITS, Images, Predictions
 
-DIGITS = 6  # significant ones of a probability
+NAME_IN_FOLDER = "predictions.coco.json"
 
 
-def write(path: Path, predictions: Predictions, tasks: Sequence[Task]) -> None:
+def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    write_json(path, dataset(images, predictions, tasks), indent=None)
+
+
+def write_results(path: Path, predictions: Predictions, tasks: Sequence[Task]) -> None:
     write_json_array(path, _records(predictions, tasks))
 
 
-def dataset(predictions: Predictions, images: Images, tasks: Sequence[Task]) -> dict[str, Any]:
+def dataset(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> dict[str, Any]:
     """A data set in COCO's format, whose annotations are the records, as JSON values."""
     names = ("id", "file_name", "height", "width")
     rows = zip(*(images.column(name).tolist() for name in names), strict=True)

@@ -1,4 +1,7 @@
-"""Predictions as CSV, a row each, for other tools: the label of each task and its probability, no logits."""
+"""Predictions as CSV, a row each: the label of each task and its probability, and the mask as compressed COCO RLE.
+
+Lost: logits, the probabilities of other classes, the mask quality, and images without predictions.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ from mtseg.core.files import write_table
 from mtseg.core.params import Task
 from mtseg.core.tables import DECIMALS, Images, Predictions
 
-
-def write(path: Path, predictions: Predictions, images: Images, tasks: Sequence[Task]) -> None:
-    write_table(path, frame(predictions, images, tasks))
+NAME_IN_FOLDER = "predictions.csv"
 
 
-def frame(predictions: Predictions, images: Images, tasks: Sequence[Task]) -> pd.DataFrame:
+def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    write_table(path, frame(images, predictions, tasks))
+
+
+def frame(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> pd.DataFrame:
+    """A task whose name is that of another column has the column `TASK_label`."""
     columns = {
         "file_name": images.file_name[images.rows(predictions.image_id)],
         "image_id": predictions.image_id,
@@ -27,6 +33,7 @@ def frame(predictions: Predictions, images: Images, tasks: Sequence[Task]) -> pd
         "area": predictions.area,
     }
     for task in tasks:
-        columns[task.name] = np.array(task.classes, dtype=object)[predictions.labels[task.name]]
+        name = f"{task.name}_label" if task.name in {*columns, "rle"} else task.name
+        columns[name] = np.array(task.classes, dtype=object)[predictions.labels[task.name]]
         columns[f"{task.name}_probability"] = predictions.probability[task.name].round(DECIMALS)
     return pd.DataFrame(columns | {"rle": predictions.rle})
