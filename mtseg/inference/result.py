@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 
 from mtseg.core.masks import mask
 from mtseg.core.params import Task
@@ -82,14 +83,21 @@ class Result(Predictions):
         every task `labels` and `probabilities`."""
         return coco.dataset(self.images, self, self.tasks)
 
+    def plot(self) -> PIL.Image.Image:
+        """One image with its predictions drawn over it, its longer side 640 to 2000 pixels. Reads the image again.
+        Raises ValueError when the result is of several images."""
+        from mtseg.inference.overlays import overlay  # here: matplotlib is slow to import
+
+        self._check_one_image()
+        return overlay(self.sources[0].read(), self, self.tasks)
+
     def to_supervision(self) -> supervision.Detections:
         """For Roboflow's supervision, of one image: `xyxy`, `mask`, `confidence`, `class_id` of the main task, and in
         `data` `class_name`, of each task its class names under its own name, and `TASK_probability`. Raises
         ValueError when the result is of several images."""
         import supervision  # here: an optional package
 
-        if len(self.images) != 1:
-            raise ValueError(f"supervision.Detections are of one image, this result of {len(self.images)}: by_image()")
+        self._check_one_image()
         box = self.box.astype(np.float32).reshape(-1, 4)
         main, data = self.tasks[0].name, {}
         for task in self.tasks:
@@ -102,3 +110,7 @@ class Result(Predictions):
             class_id=self.labels[main],
             data=data | {"class_name": data[main]},
         )
+
+    def _check_one_image(self) -> None:
+        if len(self.images) != 1:
+            raise ValueError(f"this result is of {len(self.images)} images, one is needed: use by_image()")

@@ -20,6 +20,7 @@ from mtseg.evaluation import bootstrap, errors, f1, intervals
 from mtseg.evaluation.ap.average_precision import mean
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
+from mtseg.inference.overlays import labelled
 from mtseg.report import breakdowns, history, html, overlays, page
 from mtseg.report.history import Revision
 
@@ -312,7 +313,7 @@ def _draw(folder: Path, group: list[dict[str, Any]], a: Side, b: Side, notes: li
             title = f"{side.revision.name}, joint F1 {entry[name]:.1f}"
             panels[name] = (title, side.filtered.predictions[side.filtered.image == row])
         drawings = [
-            (title, overlays.labelled(objects, tasks, scale=scale), f"{entry['id']}-{name}")
+            (title, labelled(objects, tasks, scale=scale), f"{entry['id']}-{name}")
             for name, (title, objects) in panels.items()
         ]
         svgs = [(title, Markup(overlays.as_svg(own, (width, height), name, title))) for title, own, name in drawings]

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from mtseg.report import overlays
+from mtseg.inference.overlays import COLOURS
 
 UNDEFINED = "–"
 
@@ -68,6 +68,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["colours"] = overlays.COLOURS
+    environment.globals["colours"] = COLOURS
     environment.filters |= {"number": number, "percent": percent, "delta": delta, "ranking": ranking, "data": data}
     return environment

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
+from mtseg.inference.overlays import draw, labelled
 from mtseg.report import overlays
 from tests.scenes import SIZE, box_instance, box_rle, images_of, make_tasks, predict, scene, table
 
@@ -23,7 +24,7 @@ def words(svg: str) -> list[str]:
 
 def drawn(instances, tasks) -> str:
     images = images_of([Image(1, "1.jpg", SIZE, SIZE, tuple(instances))], tasks)
-    return overlays.as_svg(overlays.labelled(images.instances, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
+    return overlays.as_svg(labelled(images.instances, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
@@ -56,13 +57,13 @@ def test_every_label_of_every_object_is_written(count):
     tasks = make_tasks(count)
     image = scene(tasks)[1]
     found = table([predict(i, tasks, image_id=image.id, quality=0.5) for i in image.instances], tasks)
-    svg = overlays.as_svg(overlays.labelled(found, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
+    svg = overlays.as_svg(labelled(found, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
     lines = words(svg)
     for instance in image.instances:
         main, *further = (task.classes[instance.labels[task.name]] for task in tasks)
         assert any(re.fullmatch(rf"{main} \d+ %", line) for line in lines)
         assert not further or ", ".join(further) in lines
-    assert svg == overlays.as_svg(overlays.labelled(found, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
+    assert svg == overlays.as_svg(labelled(found, tasks, scale=4), (4 * SIZE, 4 * SIZE), "test", "test")
 
 
 def test_a_missing_label_is_a_dash_and_a_crowd_is_named():
@@ -83,7 +84,7 @@ def test_labels_stay_in_the_frame_and_off_each_other(side):
     images = images_of([Image(1, "1.jpg", SIZE, SIZE, instances)], tasks)
     figure = overlays.Figure(figsize=(side / 72, side / 72), dpi=72)
     axes = figure.add_axes((0, 0, 1, 1))
-    overlays.draw(axes, overlays.labelled(images.instances, tasks, scale=side / SIZE), (side, side))
+    draw(axes, labelled(images.instances, tasks, scale=side / SIZE), (side, side))
     texts = [text.get_window_extent() for text in axes.texts]
     assert len(texts) == 8
     for number, one in enumerate(texts):
