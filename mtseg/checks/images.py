@@ -72,7 +72,8 @@ def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbna
     if copies:
         compared = f" (compared: {len(val.names)} of val, {len(train.names)} of train)" if sampled else ""
         name, copy = min(copies.items())
-        evidence = f"{len(copies)} of {len(all_val)} val images have copies or near-copies in train{compared}: {name} as {copy}"
+        count = f"{len(copies)} of {len(all_val)} val images"
+        evidence = f"{count} have copies or near-copies in train{compared}: {name} as {copy}"
         yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split")
     elif sampled:
         evidence = (

@@ -1,4 +1,4 @@
-"""Figures of scores and data in detail: confusion, calibration, errors, classes, labels and sizes."""
+"""Detailed figures of scores and data: confusion, calibration, errors, classes, labels and sizes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from mtseg.report.plotting import (
     canvas,
     columns,
     legend_above,
+    note,
     rows_axis,
     short,
 )
 
-MOST = 40  # rows and columns that are legible; of more classes the most informative ones
-ENOUGH = 10  # labels in a bin from which its share of correct ones is more than chance
+MOST = 40  # largest number of legible rows; of more classes, the most informative are shown
+ENOUGH = 10  # labels in a bin from which it is drawn opaque
 SIZES = ("small", "medium", "large")
 ALL_LABELS = "all labels"
-BACKGROUND = "(background)"  # in italics: a class may have that name
+BACKGROUND = "(background)"  # drawn in italics, since a class may have the same name
 
 
 def confusion(analysis: dict[str, Any], task: str) -> Figure | None:
-    """Counts, coloured by the share of their row: correct in blue, wrong in red; background apart."""
+    """Confusion matrix of a task: counts, coloured by their share of the row; correct in blue, wrong in red."""
     own = analysis["tasks"][task]
     counts, names = np.array(own["confusion"]["matrix"], dtype=int), [*own["classes"], BACKGROUND]
     if not counts.any():
@@ -62,7 +63,7 @@ def confusion(analysis: dict[str, Any], task: str) -> Figure | None:
     figure.suptitle("\n".join(lines), size=10, x=0.01, ha="left", linespacing=1.4)
     axes = figure.subplots()
     axes.set_anchor("W")
-    place = np.arange(size) + 0.18 * (np.arange(size) == size - 1)  # background stands off
+    place = np.arange(size) + 0.18 * (np.arange(size) == size - 1)  # a gap before background
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     digits = len(str(counts.max()))
     font = min(9, 72 * cell / (0.72 * max(digits, 2)))
@@ -87,27 +88,27 @@ def confusion(analysis: dict[str, Any], task: str) -> Figure | None:
 
 
 def calibration(analysis: dict[str, Any]) -> Figure | None:
-    """A reliability diagram of each task's labels and of the detection score, above the counts."""
+    """Reliability diagrams of the labels of each task and of the detection score, with the counts below."""
     panels = [(f"label: {short(task, 16)}", own.get("calibration")) for task, own in analysis["tasks"].items()]
     panels.append(("detection score", (analysis.get("score") or {}).get("calibration")))
-    panels = [(name, given) for name, given in panels if given and any(bin["count"] for bin in given["bins"])]
+    panels = [(name, curve) for name, curve in panels if curve and any(bin["count"] for bin in curve["bins"])]
     if not panels:
         return None
     across = min(4, len(panels))
     lines = -(-len(panels) // across)
     figure = canvas(2.35 * across + 0.3, 3.3 * lines)
     grid = figure.add_gridspec(2 * lines, across, height_ratios=[3, 0.8] * lines)
-    for number, (name, given) in enumerate(panels):
+    for number, (name, curve) in enumerate(panels):
         line, column = divmod(number, across)
         above, below = (figure.add_subplot(grid[2 * line + part, column]) for part in (0, 1))
-        _reliability(above, below, [bin for bin in given["bins"] if bin["count"]])
-        above.set_title(name if given.get("ece") is None else f"{name}\nECE {_percent(given['ece'])}", linespacing=1.4)
+        _reliability(above, below, [bin for bin in curve["bins"] if bin["count"]])
+        above.set_title(name if curve.get("ece") is None else f"{name}\nECE {_percent(curve['ece'])}", linespacing=1.4)
         if not column:
             above.set_ylabel("share correct")
             below.set_ylabel("count")
         below.set_xlabel("predicted probability")
-    note = f"Correct labels against predicted probability: red is overconfident; pale has fewer than {ENOUGH}"
-    figure.suptitle(note if across > 2 else note.partition(":")[0], size=10, x=0.01, ha="left")
+    title = f"Correct labels against predicted probability: red is overconfident; pale has fewer than {ENOUGH}"
+    figure.suptitle(title if across > 2 else title.partition(":")[0], size=10, x=0.01, ha="left")
     return figure
 
 
@@ -116,6 +117,7 @@ def _percent(share: float) -> str:
 
 
 def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
+    """Accuracy against confidence of the bins in `above`, their counts in `below`."""
     above.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (3, 3)))
     for bin in bins:
         x, y = bin["confidence"], bin["accuracy"]
@@ -135,7 +137,7 @@ def _reliability(above: Axes, below: Axes, bins: list[dict[str, Any]]) -> None:
 
 
 def costs(analysis: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`errors.errors` of each task and of all labels together, where there is any ground truth."""
+    """`errors.errors` of each task and of all labels together, if there is ground truth."""
     own = {name: task["errors"] for name, task in analysis["tasks"].items()}
     joint = (analysis.get("joint") or {}).get("errors")
     own |= {ALL_LABELS: joint} if joint and len(own) > 1 else {}
@@ -143,14 +145,14 @@ def costs(analysis: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def label_cost(analysis: dict[str, Any]) -> dict[str, float]:
-    """Joint AP lost to the labels of each task, where defined; nothing for a single task, whose AP is joint AP."""
+    """Joint AP lost by wrong labels of each task, if defined; empty for a single task, whose AP is joint AP."""
     own = (analysis.get("joint") or {}).get("label_cost") or {}
     return {name: own[name] for name in analysis["tasks"] if own.get(name) is not None and len(analysis["tasks"]) > 1}
 
 
 def errors(analysis: dict[str, Any]) -> Figure | None:
-    """What AP50 would gain if one kind of error were corrected: of each task, of all labels together, and of each
-    task's labels in joint AP."""
+    """Gain in AP50 if one kind of error were corrected, for each task and all labels together; below, gain in joint AP
+    with correct labels of one task."""
     panels, cost = costs(analysis), label_cost(analysis)
     if not panels:
         return None
@@ -179,7 +181,7 @@ def errors(analysis: dict[str, Any]) -> Figure | None:
 
 
 def classes(table: pd.DataFrame) -> Figure | None:
-    """AP of each class as a bar, AP50 as a tick; a panel a task."""
+    """AP of each class as a bar and AP50 as a tick, with one panel per task."""
     table = table.dropna(subset="AP")
     panels = list(table.groupby("task", sort=False))
     if not panels:
@@ -188,7 +190,7 @@ def classes(table: pd.DataFrame) -> Figure | None:
     figure = canvas(6.5, 0.6 + sum(0.6 + 0.22 * count for count in rows))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[count + 1.5 for count in rows])[:, 0]
     for number, (axes, (task, own)) in enumerate(zip(grid, panels, strict=True)):
-        note = f", the {MOST} lowest of {len(own)}" if len(own) > MOST else ""
+        most = f", the {MOST} lowest of {len(own)}" if len(own) > MOST else ""
         own = own.sort_values("AP", ascending=False, kind="stable").tail(MOST)
         names = [f"{short(name)} ({count:.0f})" for name, count in zip(own["class"], own["instances"], strict=True)]
         axes.barh(range(len(own)), own["AP"], height=0.68, color=COLOURS[number % len(COLOURS)], lw=0)
@@ -200,57 +202,54 @@ def classes(table: pd.DataFrame) -> Figure | None:
         axes.grid(axis="x")
         axes.tick_params(labelbottom=axes is grid[-1])
         axes.set_title(
-            f"{task}: AP (bar) and AP50 (tick) of each class, with its instances{note}"
+            f"{task}: AP (bar) and AP50 (tick) of each class, with its instances{most}"
             if not number
-            else f"{task}{note}"
+            else f"{task}{most}"
         )
     return figure
 
 
 def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     """Share of the instances that each class has, train above val, with counts."""
-    name, splits = task["name"], _beside(manifest, "instances")
+    name, splits = task["name"], _splits(manifest, "instances")
     if not splits:
         return None
-    greatest = {one: max(split["labels"][name].get(one, 0) for _, split, *_ in splits) for one in task["classes"]}
-    order = sorted(task["classes"], key=lambda one: -greatest[one])[:MOST]
-    figure = canvas(6.5, 1.1 + 0.34 * len(order))
-    axes = figure.subplots()
+    largest = {one: max(split["labels"][name].get(one, 0) for _, split, *_ in splits) for one in task["classes"]}
+    order = sorted(task["classes"], key=lambda one: -largest[one])[:MOST]
+    axes = canvas(6.5, 1.1 + 0.34 * len(order)).subplots()
     for key, split, colour, shift in splits:
         counts, rows = [split["labels"][name].get(one, 0) for one in order], np.arange(len(order)) + shift
         shares = 100 * np.array(counts) / split["instances"]
         axes.barh(rows, shares, height=0.37, color=colour, lw=0, label=f"{key}, {split['instances']:,} instances")
         for row, share, count in zip(rows, shares, counts, strict=True):
-            options = {"textcoords": "offset points", "va": "center", "size": 7.5, "color": QUIET if count else RED}
-            axes.annotate(f"{count:,}", (share, row), (4, 0), **options)
+            note(axes, f"{count:,}", (share, row), size=7.5, color=QUIET if count else RED)
     rows_axis(axes, order)
     axes.margins(x=0.1)
     axes.set_xlabel("percent of the split's instances")
     axes.grid(axis="x")
-    note = f", the {MOST} largest of {len(task['classes'])}" if len(task["classes"]) > MOST else ""
-    axes.set_title(f"{name}: classes in train and val{note}", pad=20)
+    most = f", the {MOST} largest of {len(task['classes'])}" if len(task["classes"]) > MOST else ""
+    axes.set_title(f"{name}: classes in train and val{most}", pad=20)
     legend_above(axes)
-    return figure
+    return axes.figure
 
 
 def images(manifest: dict[str, Any]) -> Figure | None:
     """Instances per image, and sizes of instances, as shares of each split."""
-    splits = _beside(manifest, "images")
+    splits = _splits(manifest, "images")
     if not splits:
         return None
     figure = canvas(9, 2.8)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     last = max([0, *(int(count) for _, split, *_ in splits for count in split["instances_per_image"])])
     for key, split, colour, shift in splits:
-        held = np.array([split["instances_per_image"].get(str(count), 0) for count in range(last + 1)])
+        per_image = np.array([split["instances_per_image"].get(str(count), 0) for count in range(last + 1)])
         look = {"width": 0.38, "color": colour, "lw": 0, "label": f"{key}, {split['images']:,} images"}
-        left.bar(np.arange(last + 1) + shift, 100 * held / split["images"], **look)
+        left.bar(np.arange(last + 1) + shift, 100 * per_image / split["images"], **look)
         counts = np.array([split["areas"][size] for size in SIZES])
         places, shares = np.arange(len(SIZES)) + shift, 100 * counts / max(counts.sum(), 1)
         right.bar(places, shares, **look)
         for place, share, count in zip(places, shares, counts, strict=True):
-            options = {"textcoords": "offset points", "ha": "center", "size": 8, "color": QUIET}
-            right.annotate(f"{count:,}", (place, share), (0, 3), **options)
+            note(right, f"{count:,}", (place, share), (0, 3), size=8, color=QUIET, ha="center", va="baseline")
     left.set(xlabel="instances per image", ylabel="percent")
     left.set_title("Instances per image", pad=20)
     left.xaxis.get_major_locator().set_params(integer=True)
@@ -263,8 +262,8 @@ def images(manifest: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def _beside(manifest: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any], str, float]]:
-    """Name, counts, colour and place of its bars, of each split that has any of a kind."""
+def _splits(manifest: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any], str, float]]:
+    """(name, counts, colour, offset of its bars) of each split with any `kind`: images or instances."""
     splits = [(key, split) for key, split in manifest["splits"].items() if split[kind]]
     shifts = 0.4 * (np.arange(len(splits)) - (len(splits) - 1) / 2)
     return [(*split, *look) for split, look in zip(splits, zip((BLUE, ORANGE), shifts, strict=False), strict=False)]

@@ -1,4 +1,4 @@
-"""The report's figures as SVG: in the page, and as files for `dvc plots show`. What is undefined is left out."""
+"""The figures of the report as SVG, for the page and for `dvc plots show`. Undefined values are left out."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from mtseg.report.plotting import (
 )
 
 Numbers = dict[str, Any]
-NAMED = 10  # classes told apart by colour; the rest are grey
+NAMED = 10  # number of classes with their own colour; the others are grey
 
 
 def figures(numbers: Numbers) -> dict[str, str]:
-    """SVG by name, of those figures whose numbers are given and not empty. Same bytes each time.
+    """SVG by name of all figures whose numbers exist and are not empty. The same numbers give the same bytes.
 
-    numbers: the tables `classes`, `rankings`, `intervals` and `rules` (of the filter), of training `train`, `val` and
-    `health`; the JSON files `analysis`, `manifest` and `diagnosis`.
+    numbers: the tables `classes`, `rankings`, `intervals`, `rules` (of the filter), `train`, `val` and `health`; the
+    JSON files `analysis`, `manifest` and `diagnosis`.
     """
-    drawings = [  # name, title, function, the numbers it takes
+    drawings = [  # name, title, function, names of its arguments in numbers
         ("training", "Losses and validation by training step", learning.training, "train", "val"),
         ("health", "Gradients, matching and background by training step", learning.health, "health"),
         ("lost", "Joint AP with one kind of error corrected", learning.lost, "diagnosis"),
@@ -106,7 +106,7 @@ def f1_by_score(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
 
 
 def _main(analysis: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, dict[str, float]]:
-    """The main task, its analysis, and AP50 of its classes, the class with most instances first."""
+    """The main task, its analysis, and AP50 of its classes, most frequent class first."""
     task = next(iter(analysis["tasks"]))
     rows = classes[classes["task"] == task].sort_values("instances", ascending=False, kind="stable")
     own = analysis["tasks"][task]
@@ -116,7 +116,8 @@ def _main(analysis: Numbers, classes: pd.DataFrame) -> tuple[str, Numbers, dict[
 def _class_lines(
     steps: np.ndarray, own: Numbers, key: str, named: list[str], others: list[str], texts: dict[str, str], note: str
 ) -> Axes:
-    """A new figure with a line a class over `steps` [101], some named with their texts, and one for all classes."""
+    """A new figure with a line for each class over `steps` [101] and one for all classes. named: classes with their own
+    colour and text; others: grey ones; note: text of all classes."""
     axes = canvas(6.5, 4).subplots()
     for name in others:
         axes.plot(steps, _values(own["curves"][name][key]), color=GREY, lw=0.7, alpha=0.6)
@@ -134,7 +135,7 @@ def _class_lines(
 
 
 def _values(values: list[float | None]) -> np.ndarray:
-    """null as NaN, and no line along zero past the last point that was reached."""
+    """Values with None as NaN, and without the zeros after the last positive value."""
     values = np.array(values, dtype=float)
     last = np.flatnonzero(values > 0)
     values[last[-1] + 1 if len(last) else 0 :] = np.nan
@@ -144,10 +145,9 @@ def _values(values: list[float | None]) -> np.ndarray:
 def intervals(table: pd.DataFrame) -> Figure | None:
     if table.empty:
         return None
-    figure = canvas(6.5, 0.75 + 0.24 * len(table))
-    axes = figure.subplots()
+    axes = canvas(6.5, 0.75 + 0.24 * len(table)).subplots()
     numbers = table[["value", "low", "high"]].to_numpy(dtype=float)
-    for row, (value, low, high) in enumerate(numbers):  # too few images have no interval
+    for row, (value, low, high) in enumerate(numbers):  # NaN without an interval
         axes.plot([low, high], [row, row], color=BLUE, lw=5, alpha=0.35, solid_capstyle="round")
         axes.plot(value, row, "o", color=BLUE, ms=5.5)
     texts = [(f"{v:.1f}", "" if np.isnan(a) else f"{a:.1f} to {b:.1f}") for v, a, b in numbers]
@@ -156,7 +156,7 @@ def intervals(table: pd.DataFrame) -> Figure | None:
     axes.grid(axis="x")
     axes.set_title("Scores with 95 % intervals over images")
     axes.set_xlabel("percent")
-    return figure
+    return axes.figure
 
 
 def rankings(table: pd.DataFrame) -> Figure | None:
@@ -168,8 +168,7 @@ def rankings(table: pd.DataFrame) -> Figure | None:
     if not kinds:
         return None
     table = table.sort_values(kinds[-1][0], ascending=False, kind="stable")
-    figure = canvas(6.5, 0.95 + 0.27 * len(table))
-    axes = figure.subplots()
+    axes = canvas(6.5, 0.95 + 0.27 * len(table)).subplots()
     for key, name, colour in kinds:
         axes.plot(table[key], range(len(table)), "o", color=colour, ms=6, label=name)
     for row, values in enumerate(table[[key for key, _, _ in kinds]].to_numpy(dtype=float)):
@@ -181,17 +180,16 @@ def rankings(table: pd.DataFrame) -> Figure | None:
     axes.margins(x=0.08)
     axes.set_title("AP when predictions are ranked by", pad=20)
     legend_above(axes)
-    return figure
+    return axes.figure
 
 
 def rules(table: pd.DataFrame) -> Figure | None:
-    """What each rule of the filter removes, and the scores after it."""
+    """Number of predictions that each rule of the filter removes, and the scores after it."""
     kinds = [("precision", BLUE), ("recall", ORANGE), ("f1", GREY), ("joint_f1", INK)]
     kinds = [(key, colour) for key, colour in kinds if table[key].notna().any()]
     if not kinds:
         return None
-    figure = canvas(max(6.5, 2 + 0.75 * len(table)), 3.2)
-    axes = figure.subplots()
+    axes = canvas(max(6.5, 2 + 0.75 * len(table)), 3.2).subplots()
     stages = range(len(table))
     for key, colour in kinds:
         axes.plot(stages, table[key], color=colour, marker="o", ms=4, lw=2 if key == "joint_f1" else 1.3, clip_on=False)
@@ -207,4 +205,4 @@ def rules(table: pd.DataFrame) -> Figure | None:
     axes.set_xticks(stages, texts)
     axes.grid(axis="y")
     axes.set_title(f"The filter removes {removed.sum():,} predictions, rule by rule")
-    return figure
+    return axes.figure

@@ -1,8 +1,8 @@
-"""Figures of the training, and of what costs joint AP."""
+"""Figures of the training, and of the kinds of error that cost joint AP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ ORACLES = {
 
 
 def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
-    """Losses on a logarithmic scale above the learning rate, beside the validations."""
+    """Left: losses on a logarithmic scale, and the learning rate below. Right: validation scores."""
     losses = [name for name in train if name.startswith("loss") and (train[name] > 0).any()]
     scores = [name for name in val if name != "step" and val[name].notna().any()]
     if not losses and not scores:
@@ -28,14 +28,9 @@ def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
     figure = canvas(9, 3.4)
     grid = figure.add_gridspec(2, 2, height_ratios=[4, 1])
     left, below, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
-    end = max([1, *train["step"], *val["step"]])
-    for axes in (left, below, right):
-        axes.set_xlim(0, end)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        axes.grid(axis="y")
+    _step_axes((left, below, right), [*train["step"], *val["step"]])
+    left.set_xlabel("")
     left.tick_params(labelbottom=False)
-    below.set_xlabel("step")
-    right.set_xlabel("step")
     if losses:
         left.set_yscale("log")
     left.set_title("Training losses, logarithmic")
@@ -51,9 +46,21 @@ def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
     return figure
 
 
+def _step_axes(panels: Iterable[Axes], steps: Iterable[int]) -> None:
+    """Training steps on the x axes, from 0 to the last one."""
+    end = max([1, *steps])
+    for axes in panels:
+        axes.set_xlim(0, end)
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+
+
 def _lines(
     axes: Axes, table: pd.DataFrame, names: list[str], text: Callable[[str, float], str], heavy: str, marker: str = ""
 ) -> None:
+    """A line for each column `names` of the table over its steps, with `text(name, last value)` at the end. heavy: the
+    column that is emphasised."""
     ends = []
     for number, name in enumerate(names):
         colour = INK if name == heavy else COLOURS[number % len(COLOURS)]
@@ -74,18 +81,14 @@ def _lines(
 
 
 def health(table: pd.DataFrame) -> Figure | None:
-    """Gradient norms, the share of matched queries that a task labels background, and how stable the matching is."""
+    """Left: gradient norms. Right: share of matched queries predicted as background, and stability of the matching."""
     gradients = [name for name in table if name.startswith("gradient_") and (table[name] > 0).any()]
     shares = [name for name in table if name == "stability" or name.startswith("background_")]
     if not gradients and not shares:
         return None
     figure = canvas(9, 3)
     left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        axes.set_xlim(0, max([1, *table["step"]]))
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        axes.set_xlabel("step")
-        axes.grid(axis="y")
+    _step_axes((left, right), table["step"])
     if gradients:
         left.set_yscale("log")
     left.set_title("Norm of the gradients, logarithmic")
@@ -98,14 +101,13 @@ def health(table: pd.DataFrame) -> Figure | None:
 
 
 def lost(diagnosis: dict[str, Any]) -> Figure | None:
-    """What joint AP would gain if an oracle corrected one kind of error."""
+    """Gain in joint AP if an oracle corrected one kind of error."""
     oracles = diagnosis["figures"].get("oracles")
     if not oracles:
         return None
     now = oracles["AP"]
     gains = sorted(((oracles[key] - now, name) for key, name in ORACLES.items() if key in oracles), reverse=True)
-    figure = canvas(6.5, 0.75 + 0.27 * len(gains))
-    axes = figure.subplots()
+    axes = canvas(6.5, 0.75 + 0.27 * len(gains)).subplots()
     bars(axes, [name for _, name in gains], [gain for gain, _ in gains], [f"+{gain:.1f}" for gain, _ in gains], ORANGE)
     axes.set_title(f"Joint AP, now {now:.1f}, would gain with")
-    return figure
+    return axes.figure

@@ -1,4 +1,4 @@
-"""Every fault of the benchmark that is put into the code before training is named by a check, on a tiny network.
+"""Every fault that the benchmark injects into the code before training is reported by a check, on a tiny network.
 
 `python -m benchmarks.faults` shows the same on whole pipelines.
 """
@@ -14,7 +14,7 @@ from mtseg.checks import batches, known_answers, mapper, network, step
 from tests import tiny
 from tests.scenes import make_tasks
 
-# named by mtseg/checks/combinations.py, which has tests of its own
+# reported by mtseg/checks/combinations.py, which test_combinations.py tests
 ELSEWHERE = ("combinations seen: every other is lost", "combinations seen: two tasks exchanged")
 LOADED = [fault for fault in inputs.FAULTS if fault.since == "convert"]
 BUILT = [

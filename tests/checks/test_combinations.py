@@ -1,4 +1,4 @@
-"""Which combinations of labels a network counts as seen, against those of its training data."""
+"""The combinations that a network counts as seen are compared with those of its training data."""
 
 from __future__ import annotations
 

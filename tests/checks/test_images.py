@@ -1,4 +1,4 @@
-"""Images against each other and against their annotations."""
+"""Images are compared with each other and with their annotations."""
 
 from __future__ import annotations
 

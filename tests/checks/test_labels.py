@@ -1,4 +1,4 @@
-"""Checks of labels and params: each fault is named, and sound data give no finding."""
+"""Checks of labels and params: each error is reported, and correct data give no finding."""
 
 from __future__ import annotations
 

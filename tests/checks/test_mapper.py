@@ -1,4 +1,4 @@
-"""A known pattern through the real mapper and the real loader: both are sound, whatever params say."""
+"""A synthetic pattern passes through mapper and loader without findings, for many params."""
 
 from __future__ import annotations
 

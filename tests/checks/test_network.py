@@ -1,4 +1,4 @@
-"""Checks of a network: a sound one gives no finding and stays as it was; one that is spoilt in a part is named."""
+"""Checks of a network: a correct one gives no finding and is not changed; each broken part is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def batch(tasks):
 
 
 def look(given, tasks, solver=SOLVER):
-    """All that is checked of a network, on two images of noise."""
+    """All checks of a network, on two images of noise."""
     if found := list(network.heads(given)):
         return found
     found = known_answers.check(given) + list(network.normalisation(given, batch(tasks), tiny.params().model))
@@ -54,7 +54,7 @@ def test_other_shapes_of_the_network_are_sound_too(model):
 
 @pytest.mark.parametrize("unseen", [0.5, 0.01, 1e-8])
 @pytest.mark.parametrize("step", [1, 3, 100])
-def test_one_softmax_over_combinations_is_sound_whatever_it_has_seen(unseen, step):
+def test_one_softmax_over_combinations_is_sound_for_any_combinations_seen(unseen, step):
     tasks = make_tasks(3, background=False)
     seen = list(itertools.product(*(range(task.num_classes) for task in tasks)))[::step]
     assert not look(tiny.network(tasks, seen=seen, model={"unseen_combinations": unseen}), tasks)
@@ -96,8 +96,8 @@ def test_a_wrong_normalisation_is_named():
     assert causes(look(given, tasks)) == {("normalisation", None)}
 
 
-def spoilt(given, task, change):
-    """A network whose queries answer `change(logits)` for a task."""
+def with_logits(given, task, change):
+    """The network with `change(logits)` as the logits of a task."""
     real = given.queries
 
     def queries(images):
@@ -113,13 +113,15 @@ def test_labels_that_ignore_the_image_are_named(count):
     tasks = make_tasks(count)
     given = tiny.network(tasks)
     head = given.decoder.heads[f"head_{tasks[-1].name}"]
-    spoilt(given, tasks[-1], lambda logits: head(given.decoder.query_feature).expand_as(logits))
+    with_logits(given, tasks[-1], lambda logits: head(given.decoder.query_feature).expand_as(logits))
     assert causes(network.dependence(given, batch(tasks))) == {("labels_ignore_image", tasks[-1].name)}
 
 
 def test_labels_that_depend_on_the_batch_are_named():
     tasks = make_tasks(3)
-    given = spoilt(tiny.network(tasks), tasks[1], lambda logits: logits + logits.mean(1, keepdim=True) * len(logits[0]))
+    given = with_logits(
+        tiny.network(tasks), tasks[1], lambda logits: logits + logits.mean(1, keepdim=True) * len(logits[0])
+    )
     assert causes(network.dependence(given, batch(tasks))) == {("answer_depends_on_batch", tasks[1].name)}
 
 

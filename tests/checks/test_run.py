@@ -1,4 +1,4 @@
-"""The stage check: its verdict holds errors alone, and training waits for it."""
+"""The stage check: its verdict contains only errors, and training depends on it."""
 
 from __future__ import annotations
 

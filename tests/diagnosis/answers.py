@@ -1,4 +1,4 @@
-"""What a sound model predicts of `scenes.scene`: right but for noise, a query an object, silent queries beside."""
+"""Predictions of a correct model for `scenes.scene`: one query per object with noise, the other queries no-object."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ QUERIES = 8
 def healthy(
     tasks: tuple[Task, ...], *, images: int = 40, seed: int = 0, scattered: bool = False
 ) -> tuple[list[Image], list[Row]]:
-    """Each object is found by a query of its own that changes from image to image; the others see nothing.
+    """Each object is detected by one query, another one in each image; the other queries predict no-object.
 
-    scattered: one to three objects an image, anywhere, in place of four in a grid.
+    scattered: one to three objects per image at random places, instead of four in a grid.
     """
     rng = np.random.default_rng(seed)
     records, rows = list(scene(tasks, count=images)), []
@@ -51,7 +51,7 @@ def anywhere(image: Image, rng: np.random.Generator) -> tuple[Instance, ...]:
 
 
 def jittered(row: Row, rng: np.random.Generator, quality: float) -> Row:
-    """With noise on every logit, and each label the class of the highest one."""
+    """The row with noise on every logit, and the labels with the highest logits."""
     logits = {
         name: tuple(float(value) for value in np.array(values) + rng.normal(0, 0.5, len(values)))
         for name, values in row.logits.items()
@@ -64,7 +64,7 @@ def highest(logits: dict[str, tuple[float, ...]]) -> dict[str, int]:
 
 
 def relabelled(row: Row, name: str, values: tuple[float, ...]) -> Row:
-    """Other logits of one task, and the label of the highest."""
+    """The row with other logits of one task, and the label with the highest."""
     logits = row.logits | {name: values}
     return replace(row, logits=logits, labels=highest(logits))
 
@@ -75,7 +75,8 @@ def split(images: Sequence[Image], rows: Sequence[Row], tasks: tuple[Task, ...],
 
 
 def combined(rows: Sequence[Row], tasks: tuple[Task, ...], seen: list[tuple[int, ...]], most: int = 4) -> list[Row]:
-    """What a softmax over combinations makes of the heads' logits: each query with its likeliest labels."""
+    """Predictions of a softmax over combinations: each query with its most probable labels. rows: logits of the
+    heads."""
     head, found = Combinations(tasks, seen, unseen=0.01), []
     logits = {task.name: torch.tensor([row.logits[task.name] for row in rows]) for task in tasks}
     own = {name: x.numpy().round(DECIMALS).tolist() for name, x in head.class_logits(logits).items()}

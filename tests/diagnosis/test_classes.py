@@ -1,4 +1,4 @@
-"""Collapsed, renamed and noisy classes are named; those of a sound model are left alone."""
+"""Collapsed, renamed and noisy classes are reported; a correct model gives no finding."""
 
 from dataclasses import replace
 
@@ -45,8 +45,8 @@ def test_one_class_for_all():
 
 @pytest.mark.parametrize("rare", [0.6, 0.05])
 def test_a_class_that_most_objects_have(rare):
-    """A sound model calls most objects by it, too: it has collapsed only if it calls the others so. rare: share of
-    these that it knows."""
+    """A correct model predicts it for most objects as well: it has collapsed only if it also predicts it for the
+    others. rare: share of these with a correct label."""
     tasks = make_tasks(3)
     images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_labels_of_val_alone_that_contradict_the_model(share):
 
 
 def test_a_model_that_knows_train_by_heart_errs_in_val():
-    """Where it is less sure, and its second choice is right: that is no noise."""
+    """If its probability is lower there and its second choice is right, that is no label noise."""
     tasks = make_tasks(3)
     images, predictions = healthy(tasks, images=120)
     rng, val = np.random.default_rng(0), []
@@ -130,7 +130,7 @@ def test_a_model_that_knows_train_by_heart_errs_in_val():
 
 
 def test_images_of_val_that_do_not_show_a_task_have_no_wrong_labels():
-    """As grey ones do not show colour: it is guessed there, though it was learnt."""
+    """For example, grey images do not show colour: it is guessed there although it was learnt."""
     tasks = make_tasks(3)
     images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)
@@ -141,8 +141,8 @@ def test_images_of_val_that_do_not_show_a_task_have_no_wrong_labels():
 @pytest.mark.parametrize(("hint", "cause"), [(0.0, "label_noise"), (0.2, "too_few_steps")])
 @pytest.mark.parametrize("names", [(2,), (0, 1, 2)])
 def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names, hint, cause):
-    """Unless the others were learnt well: then its labels are random. Or its logits begin to tell classes apart, if not
-    yet by the highest: then it needs more steps."""
+    """Unless the other tasks were learnt well: then its labels are random, or, if its logits separate the classes
+    already, training was too short."""
     tasks = make_tasks(3)
     images, predictions = healthy(tasks, images=120)
     rng = np.random.default_rng(0)

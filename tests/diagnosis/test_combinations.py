@@ -1,4 +1,4 @@
-"""A sound model with one softmax over combinations of labels is left alone, and its faults have their right names."""
+"""One softmax over combinations of labels: a correct model gives no finding, and errors have the right cause."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def test_a_sound_model_is_left_alone(count):
 
 
 def test_single_numbers_that_coincide_by_chance_are_no_fault():
-    """Logits of two classes are one number, of which queries share some to the last digit."""
+    """Logits of two classes have one degree of freedom: after rounding, some queries have the same."""
     tasks = make_tasks(2, background=False)
     images, predictions = healthy(tasks)
     weak = [{"colour": tuple(0.02 * v for v in p.logits["colour"])} for p in predictions]

@@ -1,4 +1,4 @@
-"""Why a model has learnt nothing is named."""
+"""The cause is reported if a model has learnt nothing."""
 
 import numpy as np
 import pandas as pd

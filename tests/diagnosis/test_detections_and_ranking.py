@@ -65,7 +65,8 @@ def test_objects_of_train_that_nobody_annotated():
 
 @pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
 def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
-    """Masks that miss their objects, and some of nothing that are less sure: more than in train, where all is known."""
+    """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on
+    val."""
     images, predictions = healthy(TASKS)
     rng, val = np.random.default_rng(0), []
     for p in predictions:

@@ -1,4 +1,4 @@
-"""The evaluator is given the ground truth before its scores are believed."""
+"""The evaluator is tested on the ground truth before its scores are used."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_sound_evaluator_passes(count, kinds):
 
 
 def changed(evaluation, **columns):
-    """Metrics of other predictions."""
+    """Metrics of the predictions with other columns."""
     given = {"tasks": evaluation.tasks, "ranking": evaluation.ranking, "max_dets": evaluation.max_dets}
     return scores.metrics(Evaluation(evaluation.images, evaluation.predictions.replace(**columns), **given))
 

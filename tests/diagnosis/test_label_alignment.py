@@ -1,4 +1,4 @@
-"""Labels that belong to another image or another mask are named; those of a sound model are left alone."""
+"""Labels of another image or mask are reported; a correct model gives no finding."""
 
 from dataclasses import replace
 
@@ -125,7 +125,7 @@ def test_labels_of_another_task_of_the_same_size():
 
 
 def test_tasks_that_go_together_are_not_mixed_up():
-    """fill is guessed, and is what shape is for most objects."""
+    """fill is guessed, and has the same label as shape for most objects."""
     tasks = make_tasks(3)
     images, predictions = healthy(tasks)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Masks that lie elsewhere are named with how far; those of a sound model are left alone."""
+"""Displaced masks are reported with their offset; a correct model gives no finding."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ TASKS = make_tasks(3)
 
 
 def moved(predictions, change):
-    """Predictions whose masks [H, W] went through `change`; those that leave the image are gone."""
+    """The predictions with `change(mask [H, W])` applied, without empty masks."""
     for prediction in predictions:
         mask = np.asfortranarray(change(coco_mask.decode(prediction.segmentation)))
         packed = coco_mask.encode(mask)
@@ -83,7 +83,7 @@ def test_masks_that_are_too_large_have_theirs():
 
 @pytest.mark.parametrize("by", [0.7, 1.0, 1.35])
 def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
-    """Undoing the growth is not believed; that the masks found are larger or smaller is measured all the same."""
+    """If no hypothesis is accepted, the size ratio of matched masks is still reported."""
     monkeypatch.setattr(masks, "FIT", 2.0)
     images, predictions = healthy(TASKS, scattered=True)
     other = []

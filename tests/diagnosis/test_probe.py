@@ -1,4 +1,4 @@
-"""The network in use is compared with its checkpoint, its backbone and its predictions elsewhere."""
+"""The network is compared with its checkpoint, its backbone, and its predictions in other batches."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ GIVEN = params()
 
 @pytest.fixture
 def trained(tmp_path):
-    """Pictures of val in colours of noise, a checkpoint, and what it predicts."""
+    """(folder, checkpoint, images of noise, predictions of the checkpoint for them)."""
     images, rng = scene(TASKS, count=8), np.random.default_rng(0)
     for image in images:
         noise = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)

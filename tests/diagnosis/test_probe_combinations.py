@@ -1,4 +1,5 @@
-"""The network of combinations put to the test: sound, blind in one head, with a prior of other data."""
+"""The probe of a network with one softmax over combinations: correct, with a head that ignores the image, and with
+combinations of other data."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ GIVEN = params(tasks=[task.model_dump() for task in TASKS], model={"unseen_combi
 
 
 def run(folder, seen, change=lambda model: None):
-    """Findings of a network of the images' combinations whose checkpoint holds `seen`, after `change`."""
+    """Findings of a network after `change`, whose checkpoint stores the combinations `seen(those of the images)`."""
     images, rng = scene(TASKS, count=8), np.random.default_rng(0)
     for image in images:
         noise = rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)

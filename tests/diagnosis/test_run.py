@@ -1,4 +1,4 @@
-"""All questions together: their order, and the record of the findings."""
+"""The whole diagnosis: which findings are reported, in which order, and how they are stored."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ TASKS = make_tasks(3)
 
 
 def diagnosed(change=lambda row: row):
-    """Of a sound model, but for what `change` makes of each prediction of val."""
+    """The diagnosis of a correct model with `change` applied to each prediction of val."""
     given = params(solver={"max_iter": 400})
     train = split(*healthy(TASKS, seed=1), TASKS)
     images, rows = healthy(TASKS)
@@ -32,7 +32,7 @@ def diagnosed(change=lambda row: row):
 
 
 def sample(of: Split) -> run.Sample:
-    """With red and blue swapped, the network finds nothing right."""
+    """A sample whose predictions are bad with red and blue swapped."""
     some = of.predictions[of.image < 20]
     return run.Sample(of.images, of.predictions, some.replace(mask_quality=0.1 * some.mask_quality))
 

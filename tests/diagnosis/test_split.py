@@ -1,4 +1,4 @@
-"""The objects found, class-agnostic."""
+"""Class-agnostic matches of predictions and objects."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ TASKS = make_tasks(3)
 
 
 def test_objects_are_matched_by_the_best_prediction_of_each_query():
-    """With any labels; a second one of a query, with the same mask, takes no part."""
+    """Labels do not matter; a second prediction of a query, with the same mask, is not matched."""
     images = scene(TASKS, count=2, crowds=True)
     objects = [instance for instance in images[1].instances if not instance.crowd]
     right = [predict(instance, TASKS, image_id=2, query=i) for i, instance in enumerate(objects)]

@@ -1,4 +1,4 @@
-"""The report in a real browser: controls by mouse and by keys, and that nothing else runs or loads."""
+"""The report in a browser: controls by mouse and keyboard; no foreign script or request."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def entries(report) -> list[dict]:
-    """The images as the page is given them, worst first."""
+    """The images in the order of the page, worst first."""
     html = (report / "index.html").read_text()
     return json.loads(re.search(r'id="gallery-data">(.*?)</script>', html, re.DOTALL)[1])["images"]
 
@@ -38,7 +38,7 @@ def browser():
 
 @pytest.fixture
 def page(request, browser, report):
-    """The open report. After every test: no message in the console, no alert, no request but of its own files."""
+    """The open report. Checks after every test: no console message, no alert, no request except for its own files."""
     context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 900}}))
     page = context.new_page()
     page.set_default_timeout(5000)

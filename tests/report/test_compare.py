@@ -1,4 +1,4 @@
-"""Two revisions on one page: what differs, how surely, and where; and notes on what cannot be compared."""
+"""Two revisions are compared on one page, with intervals and images, and notes on what cannot be compared."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ def side(tmp_path, images, rows, tasks, name="one") -> Side:
 
 
 def pair(tmp_path, tasks, name="two") -> tuple[Side, Side]:
-    """One side with every kind of mistake; the other finds everything."""
+    """One side with every kind of error, and one with perfect predictions."""
     images = make_images(tmp_path, tasks)
     found, truth = predicted(images, tasks), predict_all(images, tasks)
     return side(tmp_path, images, found, tasks), side(tmp_path, images, truth, tasks, name)
@@ -197,7 +197,7 @@ def test_params_of_other_versions_fall_back_to_the_defaults(tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory) -> Path:
-    """A repository with a commit and an experiment, `better`, whose predictions DVC holds."""
+    """A repository with a commit and an experiment `better`; DVC caches their predictions."""
     repo = tmp_path_factory.mktemp("compared")
     tasks = make_tasks(2)
     images = make_images(repo / "raw", tasks)
@@ -226,7 +226,7 @@ def repo(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(repo, monkeypatch, capsys):
-    """A function that runs the command on two revisions and returns what it printed."""
+    """A function that runs the command on two revisions and returns its output."""
 
     def command(*revisions: str, folder: Path = repo) -> str:
         monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""The figures: all that the numbers allow, well-formed, with text as text, reproducible, legible at any count."""
+"""The figures are complete, well-formed and reproducible SVGs with text as text, legible for any number of classes."""
 
 import re
 import xml.etree.ElementTree as ElementTree

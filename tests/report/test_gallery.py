@@ -1,4 +1,4 @@
-"""What the gallery shows of an image, the choice of images, and the cut-outs of suspected label errors."""
+"""The entries of the gallery, the selection of images, and the cut-outs of suspected label errors."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_an_entry_has_all_that_is_drawn(tmp_path, count):
 
 
 def test_raw_predictions_are_judged_by_the_score_that_the_slider_moves():
-    """By the product of all probabilities the second would come first, and the first would be a duplicate."""
+    """Ranked by the product of all probabilities, the second would be first and the first a duplicate."""
     tasks = make_tasks(2)
     instance = box_instance((2, 2, 20, 20), {"shape": 0, "colour": 0})
     unsure = predict(instance, tasks, quality=0.9, query=1)

@@ -1,4 +1,4 @@
-"""What revisions hold, read wherever DVC may run a stage: in the workspace under its lock, or in a temporary copy."""
+"""Revisions are read wherever DVC runs a stage: in the workspace, under DVC's lock, or in a temporary copy."""
 
 import json
 import time
@@ -47,7 +47,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Commits with value 1 and 2, and an experiment, `apart`, with value 3, in a folder of a repository."""
+    """Commits with value 1 and 2, and an experiment `apart` with value 3, in a subfolder of a repository."""
     repo = tmp_path_factory.mktemp("revisions") / "project"
     repo.mkdir()
     (repo / "stage.py").write_text(STAGE)
