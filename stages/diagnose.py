@@ -23,7 +23,9 @@ def main() -> None:
     tasks, images = data.tasks(params.tasks), data.images("val")
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
-    curve, validated, health = (read_table(f"plots/{name}.tsv", "train") for name in ("train", "val", "health"))
+    curve, validated, health = (
+        read_table(path, "train") for path in ("plots/train.tsv", "plots/val.tsv", "plots/health.tsv")
+    )
     train, val, known = probe(
         Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,
