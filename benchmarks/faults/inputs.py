@@ -68,7 +68,7 @@ def labels_of_next(real: Callable, *args: Any) -> Iterator[list[dict]]:
 
 
 def scaled(real: Callable, *args: Any) -> np.ndarray:
-    return (real(*args) / 255).astype(np.float32)
+    return (real(*args) / 255).astype(np.uint8)
 
 
 def bgr(real: Callable, *args: Any) -> np.ndarray:

@@ -54,7 +54,7 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             mapper = loader.Mapper(tasks, input, root=Path(folder), training=True)
             examples = [mapper(record, seed) for seed in range(TRIALS)]
             predicted = loader.Mapper(tasks, input, root=Path(folder), training=False)(record)
-        except (ValueError, RuntimeError, IndexError, AssertionError) as error:  # shapes that do not fit
+        except (TypeError, ValueError, RuntimeError, IndexError, AssertionError) as error:
             return [
                 Finding("mapper_displaces", "error", f"it fails on a synthetic image: {exception_text(error)}", FIX)
             ]
