@@ -1,1 +1,1 @@
-"""Faults put into the pipeline, one at a time: are they caught, when, and by their right name?"""
+"""Faults injected into the pipeline, one at a time, and what the pipeline reports about each."""

@@ -1,19 +1,22 @@
-"""What the benchmark runs: a healthy data set and params, or the same with one fault put in."""
+"""Cases: a run without a fault, or the same run with one fault in its data, params or code."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 from mtseg.core.params import Params, load, validate
 
 ROOT = Path(__file__).parents[2]
-FAILURES = (  # of docs/failures.md, in its order
+FAILURES = (  # the headings of docs/failures.md, in order
     "label_string", "dropped_labels", "loss_not_scalar", "mapper_displaces", "backbone_level", "lr_for_batch",
     "query_count", "no_object_slot", "zero_loss_weight", "task_untrained_in_matching", "labels_ignore_image",
     "label_readout", "ranking", "contradictory_predictions", "overlay_labels", "evaluator_wrong",
@@ -21,7 +24,8 @@ FAILURES = (  # of docs/failures.md, in its order
 PHASES = ("convert", "check", "training", "predict", "evaluate", "diagnosis")
 Phase = Literal["convert", "check", "training", "predict", "evaluate", "diagnosis"]
 
-TINY = {  # changes to params.yaml, to learn in a minute on one core
+Patch = Callable[[], AbstractContextManager]
+TINY = {  # changes to params.yaml, so that a training takes a minute on one core
     "generate": {"train": 300, "val": 60, "size": 64, "max_objects": 3},
     "model": {"num_queries": 10, "hidden_dim": 64, "encoder_feedforward_dim": 128, "decoder_layers": 2,
               "decoder_feedforward_dim": 128},
@@ -32,8 +36,8 @@ TINY = {  # changes to params.yaml, to learn in a minute on one core
 }  # fmt: skip
 TASK = {"classes": "auto", "loss_weight": 1.0, "match_weight": 1.0, "background": False, "class_weights": None}
 MAIN = TASK | {"loss_weight": 2.0, "background": True, "classes": ["circle", "square", "star", "triangle"]}
-APART = {"model.unseen_combinations": 1.0}  # a softmax for every head, whatever params.yaml says
-JOINED = {"model.unseen_combinations": 0.01}  # one over the combinations of labels
+SEPARATE = {"model.unseen_combinations": 1.0}  # a softmax for each task
+COMBINED = {"model.unseen_combinations": 0.01}  # one softmax over the combinations of labels
 
 
 @cache
@@ -43,24 +47,28 @@ def defaults() -> Params:
 
 @dataclass(frozen=True)
 class Case:
-    """A run from raw data to diagnosis. tasks: names, the first the main one. changes: `section.key` or
-    `tasks.NAME.key` -> value, on top of `TINY`. With heads apart further tasks have a no-object slot."""
+    """A run from raw data to diagnosis.
+
+    tasks: names, the main task first. With separate softmaxes the further tasks have a no-object slot. changes:
+    `section.key` or `tasks.NAME.key` -> value, applied after `TINY`. raw: edits the raw folder. plain: plain
+    backgrounds, which need fewer training steps.
+    """
 
     name: str
     tasks: tuple[str, ...] = ("shape", "colour", "fill")
     changes: dict[str, Any] = field(default_factory=dict)
-    raw: Callable[[Path], None] | None = None  # edits the raw folder
-    calm: bool = True  # plain backgrounds, learnt in fewer steps
+    raw: Callable[[Path], None] | None = None
+    plain: bool = True
 
     def params(self) -> Params:
-        """Checked as the file is."""
+        """The run's params, validated."""
         given = defaults().model_dump(mode="json")
         for section, values in TINY.items():
             given[section] = given[section] | values if isinstance(values, dict) else values
         given["data"]["raw"] = "raw"
-        apart = self.changes.get("model.unseen_combinations", given["model"]["unseen_combinations"]) == 1
+        separate = self.changes.get("model.unseen_combinations", given["model"]["unseen_combinations"]) == 1
         given["tasks"] = [
-            {"name": name, **(TASK | {"background": apart} if number else MAIN),
+            {"name": name, **(TASK | {"background": separate} if number else MAIN),
              "flip_pairs": [["left", "right"]] if name == "side" else []}
             for number, name in enumerate(self.tasks)
         ]  # fmt: skip
@@ -76,11 +84,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Fault(Case):
-    """One thing that is wrong. Its name tells what was done.
+    """A run with one fault, described by its name.
 
-    failure: its name in docs/failures.md, if it has one. causes: the right names, the best first. says: where a stage
-    refuses it with an error of its own, a regex of its text. coco: edits data/coco after convert. code: what is
-    patched, from the phase `since` on; a fault of a later phase than training meets a model that was trained well.
+    failure: its heading in docs/failures.md, empty if none. causes: the causes that count as correct. says: regex of
+    the error, if a stage is expected to reject the fault. coco: edits data/coco after convert. code: patches the code
+    from phase `since` on; if that is after training, the model of the fault-free run is used.
     """
 
     failure: str = ""
@@ -97,8 +105,11 @@ class Fault(Case):
 
 @dataclass(frozen=True)
 class Outcome:
-    """when: the first phase that reported something, None if none did. named: causes with their severity, errors first.
-    text: all that it printed. crash: it ended in a traceback. seconds: wall clock of the whole."""
+    """The result of a case.
+
+    when: the first phase that reported something, or None. named: (cause, severity), errors first. text: the output of
+    that phase. crash: whether an unexpected exception ended it. seconds: wall-clock time of the run.
+    """
 
     case: Case
     when: Phase | None
@@ -109,21 +120,55 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        """A stage stopped with an error of its own, with the text that the fault asks for."""
+        """Whether a stage rejected the fault with the expected error."""
         says = getattr(self.case, "says", None)
         return bool(says and self.when and not self.crash and re.search(says, self.text))
 
     @property
     def right(self) -> bool:
-        """Whether the gravest cause is right and no error beside it wrong, or the fault is refused as it must be."""
+        """Whether the most severe cause and all errors are correct, or the fault was rejected as expected."""
         first = [cause for cause, _ in self.named[:1]]
         reported = {*first, *(cause for cause, severity in self.named if severity == "error")}
         return self.refused or bool(first) and not self.crash and reported <= set(self.case.causes)
 
     @property
     def line(self) -> str:
-        """The line to show."""
+        """The line of the output that matters most."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
-        graver = [line for line in lines if re.match(r"(error|warning): ", line)]
+        severe = [line for line in lines if re.match(r"(error|warning): ", line)]
         named = [line for line in lines if self.named and f"{self.named[0][0]}: " in line]
-        return next(iter(named + graver + lines), "") if self.when else ""
+        return next(iter(named + severe + lines), "") if self.when else ""
+
+
+def changed(owner: Any, name: str, change: Callable) -> Patch:
+    """A patch: a call of `owner.name(...)` becomes `change(original, ...)`."""
+
+    def instead(original: Callable) -> Callable:
+        return lambda *args, **kwargs: change(original, *args, **kwargs)
+
+    return lambda: patch.object(owner, name, instead(getattr(owner, name)))
+
+
+def together(*patches: Patch) -> Patch:
+    @contextmanager
+    def fault() -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in patches:
+                stack.enter_context(one())
+            yield
+
+    return fault
+
+
+def everywhere(original: Callable, change: Callable) -> Patch:
+    """As `changed`, under every name by which a module of mtseg has imported the function."""
+
+    @contextmanager
+    def fault() -> Iterator[None]:
+        import_module("mtseg.training.loop"), import_module("mtseg.checks.run")  # so that their names exist
+        modules = [module for name, module in sys.modules.items() if name.startswith("mtseg")]
+        places = [(module, name) for module in modules for name, value in vars(module).items() if value is original]
+        with together(*(changed(module, name, change) for module, name in places))():
+            yield
+
+    return fault

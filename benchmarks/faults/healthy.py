@@ -1,11 +1,11 @@
-"""Runs without a fault, as different as possible: not one of them may raise an alarm."""
+"""Different runs without a fault. Nothing may be reported on any of them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from benchmarks.faults.case import APART, JOINED, Case
+from benchmarks.faults.case import COMBINED, SEPARATE, Case
 from benchmarks.faults.images import edit_labels
 from mtseg.core.files import write_json
 
@@ -15,12 +15,12 @@ FOUR = ("shape", "colour", "fill", "side")
 
 
 def some_unlabelled(raw: Path) -> None:
-    """A fifth of the objects have no label of the last task."""
+    """Remove the last task's label from a fifth of the objects."""
     edit_labels(raw, lambda parts, rng: [*parts[:-1], "-" if rng.random() < 0.2 else parts[-1]])
 
 
 def few_red(raw: Path) -> None:
-    """Objects are red or other; of the images with a red one, three in four are removed: 90 % are other."""
+    """Rename all colours but red to `other`, and remove images with red objects until 90 % are `other`."""
     edit_labels(raw, lambda parts, rng: [parts[0], "red" if parts[1] == "red" else "other", *parts[2:]])
     red = 0
     for path in sorted(raw.rglob("*.json")):
@@ -32,7 +32,7 @@ def few_red(raw: Path) -> None:
 
 
 def as_coco(raw: Path) -> None:
-    """annotations/{train,val}.json and images/{train,val}: the first label the category, the others attributes."""
+    """Convert to COCO: annotations/*.json and images/*/; the main label is the category, others are attributes."""
     (raw / "annotations").mkdir()
     (raw / "images").mkdir()
     for split in ("train", "val"):
@@ -43,9 +43,9 @@ def as_coco(raw: Path) -> None:
             size = {"height": record["imageHeight"], "width": record["imageWidth"]}
             images.append({"id": number, "file_name": record["imagePath"], **size})
             joined: dict[tuple, list] = {}  # the parts of one object share a group
-            for alone, shape in enumerate(record["shapes"]):
+            for index, shape in enumerate(record["shapes"]):
                 group = shape["group_id"]
-                key = (shape["label"], f"alone {alone}" if group is None else group)
+                key = (shape["label"], f"ungrouped {index}" if group is None else group)
                 joined.setdefault(key, []).append([value for point in shape["points"] for value in point])
             for (label, _), polygons in joined.items():
                 main, *further = label.split(",")
@@ -71,17 +71,17 @@ HEALTHY = (
          changes={"seed": 7, "generate.seed": 7, "data.format": "coco"}),
     Case("one task", tasks=("shape",), changes={"generate.seed": 1}),
     Case("four tasks, left and right swapped by the flip", tasks=FOUR, changes={"generate.seed": 2}),
-    Case("colour is the main task, backgrounds of the embedded data", tasks=("colour", "shape"), calm=False,
+    Case("colour is the main task, backgrounds of the embedded data", tasks=("colour", "shape"), plain=False,
          changes={"generate.seed": 3, "tasks.colour.classes": "auto", "solver.max_iter": 800}),
     Case("two classes, found in the data", raw=two_classes,
          changes={"generate.seed": 4, "tasks.shape.classes": "auto", "tasks.colour.class_weights": "auto"}),
     Case("a fifth of one task without labels, no background slot", raw=some_unlabelled,
-         changes={"generate.seed": 5, **APART, "tasks.fill.background": False, "tasks.fill.loss_weight": 2.0}),
+         changes={"generate.seed": 5, **SEPARATE, "tasks.fill.background": False, "tasks.fill.loss_weight": 2.0}),
     Case("a fifth of one task without labels, one softmax over combinations", raw=some_unlabelled,
-         changes={"generate.seed": 10, **JOINED}),
-    Case("heads apart, each with a background slot", changes={"generate.seed": 11, **APART}),
+         changes={"generate.seed": 10, **COMBINED}),
+    Case("separate heads, each with a background slot", changes={"generate.seed": 11, **SEPARATE}),
     Case("nine in ten objects are of one colour", raw=few_red,
-         changes={"generate.seed": 12, "generate.train": 600, "generate.val": 160, **JOINED}),
+         changes={"generate.seed": 12, "generate.train": 600, "generate.val": 160, **COMBINED}),
     Case("MobileNetV3-Small from random weights", tasks=("colour", "fill"),
          changes={**MOBILE, "solver.max_iter": 1200}),
     Case("ResNet-50 from random weights", tasks=("colour",),

@@ -1,4 +1,4 @@
-"""The tiny data sets that faults are put into: the embedded shapes, calm backgrounds, 64 pixels, learnt in a minute."""
+"""The small data sets of the cases: the embedded shapes as LabelMe files, on plain backgrounds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from mtseg.core.files import write_json
 from mtseg.core.params import Generate
 from mtseg.data import shapes
 
-Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in place; the number counts the records
+Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in place, given its index
 
 
-def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], calm: bool) -> None:
-    """LabelMe files in `folder`/{train,val}; `tasks`: some of shape, colour, fill, and side, where the object lies.
-    Without `calm` on the backgrounds of the embedded data."""
-    with patch.object(shapes, "_background", _clouds if calm else shapes._background):
+def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool) -> None:
+    """Write LabelMe files into `folder`/{train,val}.
+
+    tasks: some of shape, colour, fill and side (left or right half of the image). plain: plain backgrounds instead of
+    those of the embedded data."""
+    with patch.object(shapes, "_background", _clouds if plain else shapes._background):
         shapes.generate(settings, folder, seed=settings.seed)
 
     def relabel(record: dict[str, Any], number: int) -> None:
@@ -53,6 +55,6 @@ def edit_labels(folder: Path, change: Callable[[list[str], np.random.Generator],
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Greyish clouds, float32 [height, width, 3] of 0 to 1, no two alike."""
+    """A random, nearly grey background, float32 [height, width, 3] of 0 to 1."""
     coarse = rng.uniform(0.1, 0.9, (4, 4, 1)) + rng.uniform(-0.08, 0.08, (4, 4, 3))
     return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Faults of the code between an image's file and the network, patched in from the check on."""
+"""Faults of the code that reads and augments images; tests/checks runs them on a tiny network as well."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.faults.case import Fault
-from benchmarks.faults.patches import Patch, changed
+from benchmarks.faults.case import Fault, Patch, changed
 from mtseg.data import loader
 
 
 def masks_by(change: Callable[[np.ndarray], np.ndarray]) -> Patch:
-    """Ground-truth masks of training, moved apart from their images."""
+    """Change the ground-truth masks and leave the images."""
     return changed(loader, "_moved_mask", lambda real, *args: np.ascontiguousarray(change(real(*args))))
 
 
 def mask_without(*kinds: str) -> Patch:
-    """Masks that some of the image's transforms leave alone."""
+    """Do not apply these transforms of the image to its masks."""
 
     def moved(real: Callable, segmentation: Any, image: Any, transforms: Any, size: tuple[int, int]) -> np.ndarray:
         kept = [t for t in transforms.transforms if type(t).__name__ not in kinds]
@@ -41,14 +40,14 @@ def flip_keeps_labels(real: Callable, self: loader.Mapper, image: Any, instance:
 
 
 def labels_rolled(real: Callable, self: loader.Mapper, *args: Any) -> Any:
-    """Of an image's instances, each gets the next one's labels."""
+    """Give each instance the labels of the image's next instance."""
     target = real(self, *args)
     target.gt_labels = target.gt_labels.roll(1, 0)
     return target
 
 
 def targets_of_next(real: Callable, *args: Any) -> Iterator[list[dict]]:
-    """In every batch, each image gets the next one's targets."""
+    """Give each image the targets of the batch's next image."""
     for batch in real(*args):
         targets = [example.get("instances") for example in batch]
         if None not in targets:
@@ -57,7 +56,7 @@ def targets_of_next(real: Callable, *args: Any) -> Iterator[list[dict]]:
 
 
 def labels_of_next(real: Callable, *args: Any) -> Iterator[list[dict]]:
-    """The same, of labels alone."""
+    """Give the instances of each image the labels of the batch's next image."""
     for batch in real(*args):
         targets = [example["instances"] for example in batch if "instances" in example]
         labels = [target.gt_labels for target in targets]

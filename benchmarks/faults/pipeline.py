@@ -1,4 +1,4 @@
-"""One case through the whole pipeline, its stages called in a scratch folder, until one reports something."""
+"""Run the stages of the pipeline on one case in a temporary folder, until one reports something."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ REMARK = re.compile(r"^\W*(warning|error): .*", re.M)
 
 
 def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase = "diagnosis") -> Outcome:
-    """Run `case` in the new `folder` until a phase names a cause, refuses or crashes, or `until` is through.
+    """Run `case` in the new `folder` until a phase names a cause, fails or crashes, or `until` is finished.
 
-    trained: the folder of a finished run of the same data, whose model and curves stand in for a training.
+    trained: folder of a finished run on the same data. Faults after training reuse its model and curves.
     """
     began = time.monotonic()
     folder.mkdir(parents=True)
@@ -47,7 +47,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     when, reported, crash = None, "", False
     with inside(folder), ExitStack() as patches:
         write_params(case)
-        images.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, calm=case.calm)
+        images.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, plain=case.plain)
         if case.raw:
             case.raw(Path("raw"))
         for name in TRAINED if trained and fault.after_training else ():
@@ -66,7 +66,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
 
 
 def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
-    """What the scripts of a phase printed, whether that was the end, and whether the end was a crash."""
+    """The output of a phase, whether the pipeline stopped in it, and whether that was a crash."""
     out = io.StringIO()
     for script, *arguments in SCRIPTS[phase]:
         try:
@@ -77,7 +77,7 @@ def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
         except SystemExit as end:
             if end.code:
                 return f"{out.getvalue()}\nerror: {end.code}", True, False
-        except Exception as error:  # any that a fault causes
+        except Exception as error:  # whichever the fault causes
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
             return f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:150]}", True, True
@@ -87,7 +87,7 @@ def perform(phase: Phase, fault: Fault) -> tuple[str, bool, bool]:
 
 
 def named(text: str) -> tuple[tuple[str, str], ...]:
-    """Causes with their severity, each once, errors first; a line without a severity is of an error."""
+    """(cause, severity), each cause once, errors first. A line without a severity is an error."""
     found: dict[str, str] = {}
     for severity, cause in NAMED.findall(text):
         found.setdefault(cause, severity or "error")
@@ -101,7 +101,7 @@ def write_params(case: Case) -> None:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """In that working folder, with the state of trainings."""
+    """Change the working folder; training states stay in it."""
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,4 +1,4 @@
-"""Every case by its name, and all of them run in two processes."""
+"""All cases by name, their run in two processes, and the table of the outcomes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.faults import answers, data, healthy, inputs, joined, pipeline, scoring, settings, training
-from benchmarks.faults.case import Case, Fault, Outcome
-from benchmarks.faults.table import row
+from ablations import page
+from benchmarks.faults import combinations, data, healthy, inputs, pipeline, prediction, settings, training
+from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
 
 PROCESSES = 2
-LISTS = (data, settings, inputs, training, joined, answers, scoring)
+RIGHT = 0.9  # share of all faults whose cause must be correct; for those of docs/failures.md it is 1
+LISTS = (data, settings, inputs, training, combinations, prediction)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
-SHORT = "25 steps"  # the fault whose model stands in for a trained one in the quick run
+SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training
 SMALL = {"generate.train": 40, "generate.val": 12}
 QUICK = (
     healthy.BASE.name, "a comma is missing in one label", "a loader that drops the further labels",
@@ -25,15 +26,16 @@ QUICK = (
     "a backbone's last level from the wrong block", "the lr of another batch size", "one query",
     "category ids off by one in train", "heads of N outputs, unmatched queries learn class N",
     "combinations seen: every other is lost", "combinations: the losses read two heads for each other",
-    "a loss weight of 0 makes 0/0", "the matcher ignores the further tasks", "images are not normalised",
-    "flip without flip_pairs", "val is train", "a head's loss is detached", "the matcher takes the cost transposed",
-    "predictions without one task's label", "evaluator: predicted classes off by one",
+    "a loss weight of 0 makes 0/0", "the matcher ignores the further tasks", "val is train",
+    "a head's loss is detached", "the matcher takes the cost transposed", "predictions without one task's label",
+    "evaluator: predicted classes off by one",
 )  # fmt: skip
 
 
 def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]:
-    """Outcomes in the order of `names`, printed as they come. The run whose model others use is the first. quick: on
-    fewer images, healthy runs up to the check alone."""
+    """Outcomes in the order of `names`, printed when finished. The case whose model others need starts first.
+
+    quick: use fewer images, and run healthy cases only up to the check."""
     base = SHORT if quick else healthy.BASE.name
     later = [name for name in names if after_training(name)]
     first = [base] * bool(later or base in names) + [name for name in names if name not in (base, *later)]
@@ -51,14 +53,14 @@ def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]
 
 
 def after_training(name: str) -> bool:
-    """Whether the model of the healthy run stands in for one of its own."""
+    """Whether a case can use the model of the healthy run."""
     case = CASES[name]
     alike = case.params().model == healthy.BASE.params().model
     return isinstance(case, Fault) and case.after_training and alike
 
 
 def work(name: str, folder: Path, trained: Path | None, quick: bool) -> Outcome:
-    """In a process of its own. Without the case, whose functions cannot be pickled."""
+    """Run a case by name and return its outcome without the case, whose functions cannot be pickled."""
     case = CASES[name]
     if quick:
         case = replace(case, changes=SMALL | case.changes)
@@ -74,3 +76,38 @@ def one_thread() -> None:
 
 def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name)
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    causes = ", ".join(cause for cause, _ in outcome.named)
+    named = f"crash: {outcome.line}" if outcome.crash else causes or ("refused" if outcome.when else "")
+    if not isinstance(outcome.case, Fault):
+        return (outcome.case.name, "healthy", outcome.when or "", named, "no" if outcome.when else "yes")
+    when, right = outcome.when or "not caught", "yes" if outcome.right else "no"
+    return (outcome.case.name, outcome.case.failure, when, named, right)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: faults of docs/failures.md in its order, other faults, healthy cases."""
+
+    def key(outcome: Outcome) -> tuple[bool, int]:
+        failure = getattr(outcome.case, "failure", "")
+        return not isinstance(outcome.case, Fault), FAILURES.index(failure) if failure else len(FAILURES)
+
+    rows = map(row, sorted(outcomes, key=key))
+    head = ("fault", "failure", "caught in", "named", "right")
+    return page.table(head, [[cell.replace("|", "/") for cell in cells] for cells in rows])
+
+
+def verdict(outcomes: Sequence[Outcome]) -> tuple[bool, str]:
+    """Whether all targets are met, and a line with the counts."""
+    faults = [outcome for outcome in outcomes if isinstance(outcome.case, Fault)]
+    listed = [outcome for outcome in faults if outcome.case.failure]
+    right, known = (sum(outcome.right for outcome in some) for some in (faults, listed))
+    caught, healthy = sum(outcome.when is not None for outcome in faults), len(outcomes) - len(faults)
+    alarms = sum(outcome.when is not None for outcome in outcomes) - caught
+    good = known == len(listed) and right >= RIGHT * len(faults) and not alarms
+    return good, (
+        f"cause named correctly: {right} of {len(faults)} faults ({right / max(len(faults), 1):.0%}; caught {caught}), "
+        f"{known} of {len(listed)} of docs/failures.md; false alarms on healthy runs: {alarms} of {healthy}"
+    )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks.faults import pipeline, runs, table
+from benchmarks.faults import pipeline, runs
 from benchmarks.faults.case import FAILURES, ROOT, Case, Fault, Outcome
 from mtseg.checks.findings import CAUSES
 
@@ -80,8 +80,8 @@ def test_a_target_that_is_missed_fails_the_run():
     refused = Outcome(listed, "convert", (), "error: 2 parts", False, 0.0)
     named = Outcome(other, "diagnosis", (("ranking", "warning"),), "", False, 0.0)
     silent = Outcome(healthy, None, (), "", False, 0.0)
-    assert table.verdict([refused, named, silent])[0]
-    assert not table.verdict([Outcome(listed, None, (), "", False, 0.0), named, silent])[0]
-    assert not table.verdict([refused, named, Outcome(healthy, "check", (), "warning: x", False, 0.0)])[0]
-    assert not table.verdict([refused, Outcome(other, "training", (), "KeyError", True, 0.0), silent])[0]
-    assert table.table([silent, named, refused]).splitlines()[2] == "| a | label_string | convert | refused | yes |"
+    assert runs.verdict([refused, named, silent])[0]
+    assert not runs.verdict([Outcome(listed, None, (), "", False, 0.0), named, silent])[0]
+    assert not runs.verdict([refused, named, Outcome(healthy, "check", (), "warning: x", False, 0.0)])[0]
+    assert not runs.verdict([refused, Outcome(other, "training", (), "KeyError", True, 0.0), silent])[0]
+    assert runs.table([silent, named, refused]).splitlines()[2] == "| a | label_string | convert | refused | yes |"

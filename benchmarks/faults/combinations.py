@@ -1,4 +1,4 @@
-"""Faults that one softmax over combinations of labels makes possible."""
+"""Faults of the softmax over combinations of labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults.case import JOINED, Fault
-from benchmarks.faults.patches import Patch, changed, everywhere
+from benchmarks.faults.case import COMBINED, Fault, Patch, changed, everywhere
 from mtseg.inference import torch_network
 from mtseg.model import weights
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
@@ -18,7 +17,7 @@ from mtseg.model.mask2former import Mask2Former
 
 
 def exchanged(real: Callable, *given: Any) -> list:
-    """The first two tasks, which have as many classes, are taken for each other."""
+    """Swap the first two tasks, which have equally many classes."""
     return sorted((b, a, *rest) for a, b, *rest in real(*given))
 
 
@@ -27,7 +26,7 @@ def every_other(real: Callable, *given: Any) -> list:
 
 
 def heads_exchanged(real: Callable, self: Combinations, logits: dict, *args: Any, **kwargs: Any) -> Any:
-    """The losses read the first two tasks' logits for each other; what is detected does not."""
+    """Swap the logits of the first two tasks in the losses, but not in detection."""
     one, other = (task.name for task in self.tasks[:2])
     no_object = logits[one][..., -1:]
     swapped = {one: torch.cat([logits[other], no_object], -1), other: logits[one][..., :-1]}
@@ -35,7 +34,7 @@ def heads_exchanged(real: Callable, self: Combinations, logits: dict, *args: Any
 
 
 def next_pair(real: Callable, self: Combinations, logits: dict, most: int) -> Any:
-    """The labels of a combination go to the mask of the next of the likeliest pairs."""
+    """Shift the labels of the candidates by one against their masks."""
     found = real(self, logits, most)
     return replace(found, labels=found.labels.roll(1, 0))
 
@@ -49,7 +48,7 @@ def every_third(head: Combinations) -> list[Head]:
 
 
 def loaded(change: Callable[[Combinations], list[Head]]) -> Patch:
-    """The trained network with other heads in place of those it was trained with."""
+    """Replace the heads of the trained network."""
 
     def load_model(real: Callable, *args: Any, **kwargs: Any) -> Mask2Former:
         network = real(*args, **kwargs)
@@ -59,25 +58,29 @@ def loaded(change: Callable[[Combinations], list[Head]]) -> Patch:
     return changed(torch_network, "load_model", load_model)
 
 
-HALF = JOINED | {"generate.unseen": 24}  # of the combinations train shows half: or else any order is the same
-SHORT = {"solver.max_iter": 10, "solver.eval_period": 10, "solver.warmup": 2}  # it is refused whatever was learnt
+HALF = COMBINED | {"generate.unseen": 24}  # with all combinations seen, exchanging tasks changes nothing
+FEW_STEPS = {
+    "solver.max_iter": 10,
+    "solver.eval_period": 10,
+    "solver.warmup": 2,
+}  # rejected when loaded, so a short training is enough
 PRIOR = ("prior_wrong",)
 OTHER_QUERY = ("labels_of_other_query",)
 FAULTS = (
     Fault("combinations seen: two tasks exchanged", changes=HALF, causes=PRIOR,
           code=everywhere(seen_combinations, exchanged)),
-    Fault("combinations seen: every other is lost", changes=JOINED, causes=PRIOR,
+    Fault("combinations seen: every other is lost", changes=COMBINED, causes=PRIOR,
           code=everywhere(seen_combinations, every_other)),
-    Fault("combinations: the losses read two heads for each other", changes=JOINED,
+    Fault("combinations: the losses read two heads for each other", changes=COMBINED,
           causes=("loss_targets", "labels_of_other_task"), code=changed(Combinations, "losses", heads_exchanged)),
-    Fault("combinations: labels go to the next mask, seen before training", failure="label_readout", changes=JOINED,
+    Fault("combinations: labels go to the next mask, seen before training", failure="label_readout", changes=COMBINED,
           causes=OTHER_QUERY, code=changed(Combinations, "candidates", next_pair)),
     Fault("combinations: labels go to the next mask at prediction", failure="label_readout", since="predict",
-          changes=JOINED, causes=OTHER_QUERY, code=changed(Combinations, "candidates", next_pair)),
-    Fault("combinations: the checkpoint does not say which were seen", since="training", changes=JOINED | SHORT,
+          changes=COMBINED, causes=OTHER_QUERY, code=changed(Combinations, "candidates", next_pair)),
+    Fault("combinations: the checkpoint does not say which were seen", since="training", changes=COMBINED | FEW_STEPS,
           says="does not record which combinations of labels", code=changed(weights, "save", not_recorded)),
-    Fault("combinations: prediction knows of none, heads are apart", since="predict", changes=JOINED, causes=PRIOR,
+    Fault("combinations: prediction uses separate heads", since="predict", changes=COMBINED, causes=PRIOR,
           code=loaded(lambda head: [Softmax([task]) for task in head.tasks])),
-    Fault("combinations: prediction has those of other data", since="predict", changes=JOINED, causes=PRIOR,
+    Fault("combinations: prediction has those of other data", since="predict", changes=COMBINED, causes=PRIOR,
           code=loaded(every_third)),
 )  # fmt: skip

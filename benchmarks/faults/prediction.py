@@ -1,0 +1,156 @@
+"""Faults of the code that predicts and evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+
+from benchmarks.faults.case import Fault, Patch, changed
+from benchmarks.faults.inputs import bgr
+from mtseg.core.tables import Images, Pairs, Predictions
+from mtseg.data import loader
+from mtseg.evaluation.ap import pairs
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.inference import torch_network
+from mtseg.model import mask2former
+from mtseg.model.decoder import QueryDecoder, QueryOutput
+from mtseg.model.mask2former import Mask2Former
+
+
+def query_weights(real: Callable, self: QueryDecoder, features: torch.Tensor, levels: list) -> QueryOutput:
+    """Feed the further heads the learned query embeddings instead of the decoder output."""
+    output = real(self, features, levels)
+    main, *further = output.logits
+    layers, images = output.logits[main].shape[:2]
+    states = self.norm(self.query_feature + self.query_position)
+    logits = {name: self.heads[f"head_{name}"](states).expand(layers, images, -1, -1) for name in further}
+    return replace(output, logits=output.logits | logits)
+
+
+def labels_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+    """Give every image the further labels of the batch's last image."""
+    _, *further = output.logits.items()
+    logits = {name: x_LBQK[:, -1:].expand_as(x_LBQK) for name, x_LBQK in further}
+    return real(self, replace(output, logits=output.logits | logits), batch)
+
+
+def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+    """Leave the further labels in the order of the queries, while masks are in the order of the detections."""
+    results = real(self, output, batch)
+    for b, found in enumerate(results):
+        for i, task in enumerate(self.tasks[1:], start=1):
+            logits = self.heads.class_logits(output.last())[task.name][b]
+            logits = logits[torch.arange(len(found)) % len(logits)]
+            found.set(f"logits_{task.name}", logits)
+            found.pred_labels[:, i] = logits[:, : task.num_classes].argmax(-1)
+    return results
+
+
+def half_the_size(
+    real: Callable, self: loader.Mapper, tasks: Any, input: Any, *, root: Any, training: bool
+) -> None:  # fmt: skip
+    smaller = input if training else input.model_copy(update={"size": input.size // 2})
+    real(self, tasks, smaller, root=root, training=training)
+
+
+def padding_kept(real: Callable, logits: Any, example: dict) -> Any:
+    """Resize the whole padded square to the size of the image."""
+    return real(logits, example | {"image_size": tuple(example["image"].shape[-2:])})
+
+
+def squashed(real: Callable, self: loader.Mapper, image: Any, seed: int = 0) -> dict:
+    """At prediction, resize images to the square without keeping their aspect ratio, and masks as if it was kept."""
+    example = real(self, image, seed)
+    if not self.training:
+        height, width = example["image_size"]
+        whole = example["image"][None, :, :height, :width].float()
+        example["image"] = torch.nn.functional.interpolate(whole, size=example["image"].shape[-2:])[0].byte()
+    return example
+
+
+def predictions_by(change: Callable[[Predictions], Predictions]) -> Patch:
+    """Change the predictions of each image."""
+    return changed(torch_network, "encode", lambda real, *args: change(real(*args)))
+
+
+def rolled(predictions: Predictions, by: int, axis: int) -> Predictions:
+    """The predictions with masks moved by some pixels, down (axis 0) or to the right (axis 1)."""
+    masks = (np.roll(coco_mask.decode(rle), by, axis=axis) for rle in predictions.rles())
+    rles = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+    box = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4)
+    return predictions.replace(rle=np.array([rle["counts"].decode() for rle in rles], dtype=object), box=box)
+
+
+def three_times(found: Predictions) -> Predictions:
+    return Predictions.concatenate([found.replace(query=found.query + 100 * copy) for copy in range(3)])
+
+
+def score_inverted(found: Predictions) -> Predictions:
+    quality = np.maximum(1e-3, 1 - found.mask_quality)
+    return found.replace(mask_quality=quality, score=found.score / found.mask_quality * quality)
+
+
+def without_label(real: Callable, self: Predictions, path: Any, tasks: Any) -> None:
+    """Write the file without the labels of the last task."""
+    names = [name for name in self.names if name != f"labels.{tasks[-1].name}"]
+    real(Predictions(names, len(self), self.column), path, tasks)
+
+
+def matched(change: Callable[[np.ndarray, int, dict], tuple[np.ndarray, dict]]) -> Patch:
+    """In evaluation, match predictions with other labels or options where there are several classes."""
+
+    def match(real: Callable, self: Evaluation, true: Any, found: Any, *, categories: int, **options: Any) -> Any:
+        if categories > 1:
+            found, options = change(found, categories, options)
+        return real(self, true, found, categories=categories, **options)
+
+    return changed(Evaluation, "match", match)
+
+
+def displaced(real: Callable, images: Images, predictions: Predictions) -> Pairs:
+    return real(images, rolled(predictions, 6, axis=1))
+
+
+OF_BATCH = ("labels_of_other_image", "answer_depends_on_batch")
+EVALUATOR = {"failure": "evaluator_wrong", "since": "evaluate", "causes": ("evaluator_wrong",)}
+FAULTS = (
+    Fault("heads fed the query weights at prediction", failure="labels_ignore_image", since="predict",
+          causes=("labels_ignore_image",), code=changed(QueryDecoder, "forward", query_weights)),
+    Fault("heads fed the query weights, in training too", failure="labels_ignore_image",
+          causes=("labels_ignore_image",), code=changed(QueryDecoder, "forward", query_weights)),
+    Fault("further labels in query order, masks in top-k order", failure="label_readout", since="predict",
+          causes=("labels_of_other_query",), code=changed(Mask2Former, "detect", query_order)),
+    Fault("further labels in query order, seen before training", failure="label_readout",
+          causes=("labels_of_other_query",), code=changed(Mask2Former, "detect", query_order)),
+    Fault("further labels of the batch's last image", failure="label_readout", since="predict",
+          causes=OF_BATCH, code=changed(Mask2Former, "detect", labels_of_last_image)),
+    Fault("further labels of the batch's last image, seen before training", failure="label_readout",
+          causes=OF_BATCH, code=changed(Mask2Former, "detect", labels_of_last_image)),
+    Fault("padding left in the masks that are brought to size", failure="mapper_displaces", since="predict",
+          causes=("masks_scaled", "masks_displaced"), code=changed(mask2former, "_to_original", padding_kept)),
+    Fault("masks 4 pixels off at prediction", failure="mapper_displaces", since="predict",
+          causes=("masks_displaced",), code=predictions_by(lambda found: rolled(found, 4, axis=1))),
+    Fault("images squashed to the square at prediction", since="predict", causes=("masks_scaled", "masks_displaced"),
+          code=changed(loader.Mapper, "__call__", squashed)),
+    Fault("images read as BGR at prediction alone", since="predict", causes=("channels_swapped",),
+          code=changed(loader, "read_image", bgr)),
+    Fault("images half the size at prediction", since="predict", causes=("prediction_differs", "scale_mismatch"),
+          code=changed(loader.Mapper, "__init__", half_the_size)),
+    Fault("each object predicted three times", failure="contradictory_predictions", since="predict",
+          causes=("duplicates",), code=predictions_by(three_times)),
+    Fault("scores inverted", failure="ranking", since="predict", causes=("ranking",),
+          code=predictions_by(score_inverted)),
+    Fault("predictions without one task's label", failure="overlay_labels", since="predict",
+          says="column labels.* is missing", code=changed(Predictions, "write", without_label)),
+    Fault("evaluator: predicted classes off by one", **EVALUATOR,
+          code=matched(lambda found, categories, options: ((found + 1) % categories, options))),
+    Fault("evaluator: true masks 6 pixels off", **EVALUATOR, code=changed(pairs, "of_masks", displaced)),
+    Fault("evaluator: one detection per image", **EVALUATOR,
+          code=matched(lambda found, categories, options: (found, options | {"most": 1}))),
+)  # fmt: skip
