@@ -1,1 +1,1 @@
-"""Studies of the system: each is a file in studies/, its runs are DVC experiments, its table is in docs/results.md."""
+"""Studies: each is a file in studies/, its runs are DVC experiments, its table is in docs/results.md."""

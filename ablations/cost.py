@@ -1,10 +1,10 @@
-"""`python -m ablations.cost`: processor time and memory of a training step, by backbone, for the study of backbones.
+"""`python -m ablations.cost`: processor time and memory of a training step for each backbone of the study `backbones`.
 
-Two minutes on one core at each scale; what is measured is skipped, --again repeats it. Each backbone has two processes
-of its own, of one thread, with the settings and tasks of its runs. One measures the median of 10 steps on 8 blank
-images with 4 objects each; the other, which frees memory at once, the peak of resident memory (VmHWM of /proc, so Linux
-alone) less what was resident before the network was built. Writes ablations/results/backbones_cost.csv and, from that
-file alone, the table in docs/results.md.
+Two minutes on one core at each scale, Linux only; existing measurements are kept, --again repeats them. Each backbone
+is measured with the settings of its runs, on blank images with 4 objects each, in two processes of one thread. One
+gives the median time of 10 steps. The other, which frees memory at once, gives the peak of resident memory (VmHWM of
+/proc) minus that before the network was built. Writes ablations/results/backbones_cost.csv and the table in
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from mtseg.core.errors import UserError, run_stage
 
 FILE = rows.RESULTS / "backbones_cost.csv"
 COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table
-FILED = (*COLUMNS, "params", "commit")  # of the file
+FILED = (*COLUMNS, "params", "commit")  # of the csv file
 STEPS, OBJECTS = 10, 4
-CLASSES = tuple("abcd")  # of a task whose classes are found in the data: the embedded data have up to 4
+CLASSES = tuple("abcd")  # for tasks with `classes: auto`: the embedded data have up to 4
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors are returned at once: no gaps are counted, but it is slow
+PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc returns freed memory at once: exact, but slow
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.cost", description=__doc__.partition("\n")[0])
     parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)  # for each of the processes
-    parser.add_argument("--again", action="store_true", help="also repeat what is measured")
+    parser.add_argument("--again", action="store_true", help="also repeat existing measurements")
     arguments = parser.parse_args()
     runs = planned()
     if not Path("/proc/self/status").exists():
-        print("nothing measured: the peak of memory is read from /proc/self/status, which Linux alone has")
+        print("nothing measured: peak memory is read from /proc/self/status, which only Linux has")
         return
     if arguments.one:
         if arguments.one not in runs:
-            raise UserError(f"--one {arguments.one}: there is no such run; there are: {', '.join(runs)}")
+            raise UserError(f"--one {arguments.one}: no such run, valid: {', '.join(runs)}")
         print(*measure(runs[arguments.one]))
         return
     known = {} if arguments.again else {row["params"]: row for row in rows.read(FILE)}
@@ -53,18 +53,18 @@ def main() -> None:
         found.append(row)
     rows.write(FILE, FILED, found)
     if old := experiments.other_code([row["commit"] for row in found]):
-        print(f"{FILE}: {old} of {len(found)} measured by other code than the last commit's: --again repeats them")
+        print(f"{FILE}: {old} of {len(found)} measured with other code than the last commit's: --again repeats them")
     publish()
 
 
 def planned() -> dict[str, Run]:
-    """The study's runs at each scale, of one seed, by name."""
+    """The runs of the study with seed 0 at each scale, by name."""
     study, params = studies.read("backbones"), Path("params.yaml")
     return {run.name: run for scale in SCALES for run in studies.runs(study, scale, params=params) if run.seed == 0}
 
 
 def _measured(name: str) -> tuple[str, str]:
-    """Time and memory, each measured in a process of its own. Raises UserError."""
+    """Time and memory, each from its own process. Raises UserError if one fails."""
     results = []
     for environment in (ONE_THREAD, ONE_THREAD | PROMPT):
         command = [sys.executable, "-W", "ignore", "-m", "ablations.cost", "--one", name]
@@ -77,13 +77,13 @@ def _measured(name: str) -> tuple[str, str]:
 
 
 def publish() -> None:
-    """The table of the csv alone, if there is one."""
+    """Write the table, if there are measurements."""
     if found := rows.read(FILE):
         page.write(page.PAGE, {"backbones cost": table(found)})
 
 
 def measure(run: Run) -> tuple[str, str]:
-    """Processor seconds of a training step and the peak of memory in MiB. Once a process: a peak never falls."""
+    """Processor seconds of a training step and peak memory in MiB. Only once per process, as a peak never falls."""
     from benchmarks.memory import train
 
     params = run.checked
@@ -97,7 +97,7 @@ def measure(run: Run) -> tuple[str, str]:
 
 
 def table(found: list[rows.Row]) -> str:
-    """Markdown, and the commits of its rows."""
+    """Markdown, followed by the commits of the rows."""
     text = page.table(COLUMNS, [[row[name].replace("_", " ") for name in COLUMNS] for row in found])
     return f"{text}\n\n{page.commits(row['commit'] for row in found)}"
 

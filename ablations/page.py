@@ -1,4 +1,4 @@
-"""docs/results.md: what stands between the marks of a study, `<!-- NAME -->` and `<!-- /NAME -->`, is written anew."""
+"""Tables in a Markdown page: the text between the marks `<!-- NAME -->` and `<!-- /NAME -->` is replaced."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ FIGURES = Path("docs/figures")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def commits(of: Iterable[str]) -> str:
-    """A line that names them."""
-    names = sorted({*of})
+def commits(names: Iterable[str]) -> str:
+    """A line that lists the commits, each once."""
+    names = sorted({*names})
     return f"Commit{'s' * (len(names) > 1)} {', '.join(names)}."
 
 
 def write(page: Path, blocks: Mapping[str, str]) -> None:
-    """Put each block between its marks; one without marks yet comes at the end. What else stands there stays."""
+    """Put each block between its marks, or at the end of the page. Raises UserError if the closing mark is missing."""
     text = page.read_text(encoding="utf-8")
     for name, content in blocks.items():
         opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"

@@ -1,5 +1,5 @@
-"""A study's plot: a column over one factor, one line per level of another; or, where the study names none, its first
-column by level. Bars are the 95 % intervals."""
+"""The plot of a study: a metric over one factor, one line per level of another; by default its first metric by level.
+Error bars are 95 % intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ablations import means
+from ablations import rows
 from ablations.studies import Study
 from mtseg.report.plotting import COLOURS, canvas, end_labels, style, svg
 
@@ -16,7 +16,7 @@ Groups = Mapping[tuple[str, ...], Mapping[str, Mapping[int, float]]]
 
 
 def plot(study: Study, scale: str, groups: Groups) -> str:
-    """SVG. Same bytes each time."""
+    """An SVG, deterministic."""
     return _lines(study, scale, groups) if study.plot else _levels(study, scale, groups)
 
 
@@ -33,7 +33,7 @@ def _levels(study: Study, scale: str, groups: Groups) -> str:
         figure = canvas(5.6, 0.8 + 0.26 * len(found))
         axes = figure.subplots()
         for place, (_, values) in enumerate(found):
-            axes.errorbar(np.mean(values), -place, xerr=means.half_interval(values), color=COLOURS[0], marker="o", ms=5,
+            axes.errorbar(np.mean(values), -place, xerr=rows.half_interval(values), color=COLOURS[0], marker="o", ms=5,
                           elinewidth=1, capsize=3, clip_on=False)  # fmt: skip
         axes.set_yticks([-place for place in range(len(found))], [name for name, _ in found])
         axes.minorticks_off()
@@ -52,14 +52,14 @@ def _lines(study: Study, scale: str, groups: Groups) -> str:
         figure = canvas(5.6, 3.2)
         axes = figure.subplots()
         ends = []
-        apart = 0.015 * (max(places.values()) - min(places.values()))  # or else bars would hide each other
+        apart = 0.015 * (max(places.values()) - min(places.values()))  # so that error bars do not overlap
         for number, (line, colour) in enumerate(zip(levels[series], COLOURS, strict=False)):
             points, shift = [], apart * (number - (len(levels[series]) - 1) / 2)
             for key, columns in groups.items():
                 chosen = dict(zip(factors, key, strict=True))
                 if chosen[series] == line and columns[y]:
                     values = [*columns[y].values()]
-                    points.append((places[chosen[x]] + shift, np.mean(values), means.half_interval(values)))
+                    points.append((places[chosen[x]] + shift, np.mean(values), rows.half_interval(values)))
             if points:
                 at, mean, half = zip(*sorted(points), strict=True)
                 axes.errorbar(at, mean, half, color=colour, marker="o", ms=4, lw=1.6, elinewidth=1, capsize=3)
@@ -81,7 +81,7 @@ def _caption(axes: Axes, scale: str, seeds: Sequence[Sequence[float]]) -> None:
 
 
 def positions(levels: list[str]) -> dict[str, float]:
-    """Where each level stands: by the logarithm of a positive number, else one after the other."""
+    """The position of each level: its logarithm if all are positive numbers, else its index."""
     try:
         numbers = [float(level) for level in levels]
         if min(numbers) > 0:

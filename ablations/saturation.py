@@ -1,15 +1,13 @@
-"""`python -m ablations.saturation [MODEL...]`: how many objects of one image a model finds, by how many there are.
+"""`python -m ablations.saturation`: how many of the objects in an image the model finds, depending on their number.
 
-DETR's study (arXiv 2005.12872, appendix "Increasing the number of instances", figure 12): one object is repeated on a
-grid of 10 x 10 cells of which k random ones are shown, 100 times for each k; drawn is the share that is missed. Each
-repeat has an object and a background of its own, the same for every k and model, so that no result depends on how hard
-one is. Beside the copies stand grids of different objects: where training shows no two alike, queries may learn to
-separate objects by their looks alone and take copies for one, which is no lack of queries. Without MODEL the networks
-are those of studies/saturation.yaml, from DVC (ablations.run trains them).
+After DETR's study (arXiv 2005.12872, appendix "Increasing the number of instances", figure 12): one object is repeated
+on k random cells of a grid of 10 x 10, 100 times for each k, and the share of missed objects is plotted. A repeat has
+its own object and background, the same for every k and model. The same is measured with grids of different objects,
+because queries may have learned to separate objects by their appearance and then find only one of several copies, which
+is no lack of queries. The networks are those of studies/saturation.yaml, from DVC (`ablations.run` trains them).
 
-Some two minutes a model on one core; what is measured is skipped, --again repeats it. Writes
-ablations/results/saturation.csv and, from that file alone, the table in docs/results.md and
-docs/figures/saturation.svg. With MODEL the table is printed, no more.
+About two minutes per model on one core; existing measurements are kept, --again repeats them. Writes
+ablations/results/saturation.csv, the table in docs/results.md and docs/figures/saturation.svg.
 """
 
 from __future__ import annotations
@@ -26,16 +24,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from rich.progress import track
 
 from ablations import experiments, page, studies
-from ablations.means import mean_and_half
+from ablations.rows import mean_and_half
 from ablations.studies import Run
 from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
 from mtseg.core.params import Model, Task
-from mtseg.data.shapes import SHAPES, grid
+from mtseg.data.shapes import grid
 from mtseg.inference.torch_network import load_model
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
@@ -47,11 +44,11 @@ SIDE = 10  # cells
 SHOWN = tuple(range(10, 101, 10))
 REPEATS = 100
 OBJECTS = ("copies", "different")
-SIZE = 192  # pixels, side of the image: that of the training
-SCORE = 0.4  # least probability of the main class x mask quality: filter.min_score of params.yaml
+SIZE = 192  # side of the image in pixels, as in training
+SCORE = 0.4  # minimum of main class probability x mask quality, as filter.min_score in params.yaml
 HIT = 0.5  # mask IoU above which an object is found
 BATCH = 8
-KEY = {"params": str, "model": str, "measure": str, "commit": str}  # columns of text: one of digits alone is no number
+KEY = {"params": str, "model": str, "measure": str, "commit": str}  # columns that are text, even if only of digits
 
 
 @dataclass(frozen=True)
@@ -63,25 +60,23 @@ class Scene:
     masks: np.ndarray
 
 
-def scenes(shown: int, *, alike: bool, repeats: int, size: int) -> Iterator[Scene]:
-    if size < 32 or size % 32:
-        raise UserError(f"size {size} must be a multiple of 32, the model's stride")
-    for repeat in range(repeats):
+def scenes(shown: int, *, alike: bool) -> Iterator[Scene]:
+    """REPEATS scenes with `shown` objects, copies of one if `alike`."""
+    for repeat in range(REPEATS):
         cells = np.random.default_rng([repeat, shown]).permutation(SIDE**2)[:shown]
-        image, labels, masks = grid(repeat, size, SIDE, cells.tolist(), alike=alike)
+        image, labels, masks = grid(repeat, SIZE, SIDE, cells.tolist(), alike=alike)
         yield Scene(image, [label.split(",")[0] for label in labels], masks)
 
 
 @torch.no_grad()
 def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
-    """Shares missed, [scenes, 2]: of objects that no prediction of the right main class and of score >= SCORE has at
-    mask IoU > 0.5; and of those that no query's mask has, whatever its class. One mask cannot match two objects: they
-    do not overlap."""
+    """Shares of objects, [scenes, 2], that no prediction with mask IoU > HIT matches: with the correct main class and
+    score >= SCORE, and with any class and score. Objects do not overlap, so a mask matches at most one."""
     examples = [_example(number, scene.image) for number, scene in enumerate(shown)]
     shares = []
     for scene, found in zip(shown, model.eval()(examples), strict=True):
         truth = torch.from_numpy(scene.masks).flatten(1).float()
-        queries, query = torch.unique(found.query, return_inverse=True)  # of several detections, with one mask
+        queries, query = torch.unique(found.query, return_inverse=True)  # detections of a query share its mask
         first = torch.zeros(len(queries), dtype=torch.long).scatter_(0, query, torch.arange(len(query)))
         masks = found.pred_masks[first].flatten(1).float()
         both = masks @ truth.T  # [queries, k]
@@ -103,44 +98,46 @@ def _example(number: int, image: np.ndarray) -> dict:
     }  # fmt: skip
 
 
-def measure(
-    path: Path, *, seed: int, params: str, commit: str, size: int, repeats: int, shown: Iterable[int] = SHOWN
-) -> pd.DataFrame:
-    """A row for copies and for different objects, and a k: the mean of both shares `missed` over the repeats, in
-    percent, and the ends of the 95 % interval of the first (normal, over the repeats; 0 to 100)."""
+def measure(path: Path, run: Run, *, commit: str) -> pd.DataFrame:
+    """Measure the checkpoint of a run: a row for each of OBJECTS and SHOWN, with the means of both shares `missed` over
+    the repeats, in percent, and the 95 % interval of the first (normal, clipped to 0 to 100)."""
     model, rows = read_model(path), []
-    first = {"queries": model.num_queries, "seed": seed, "params": params}
-    last = {"model": hashlib.sha256(path.read_bytes()).hexdigest()[:12], "measure": digest(size, repeats)}
-    for objects, k in track([*itertools.product(OBJECTS, shown)], f"{model.num_queries} queries"):
-        images = list(scenes(k, alike=objects == "copies", repeats=repeats, size=size))
-        parts = [missed(model, images[at : at + BATCH]) for at in range(0, repeats, BATCH)]
-        shares = 100 * np.concatenate(parts)
+    first = {"queries": model.num_queries, "seed": run.seed, "params": run.digest}
+    model_hash = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    last = {"model": model_hash, "measure": digest(), "commit": commit}
+    for objects, k in track([*itertools.product(OBJECTS, SHOWN)], f"{model.num_queries} queries"):
+        images = list(scenes(k, alike=objects == "copies"))
+        shares = 100 * np.concatenate([missed(model, images[at : at + BATCH]) for at in range(0, REPEATS, BATCH)])
         mean, masks = shares.mean(axis=0)
-        margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(repeats) if repeats > 1 else 0.0
+        margin = 1.96 * shares[:, 0].std(ddof=1) / np.sqrt(REPEATS)
         low, high = np.clip([mean - margin, mean + margin], 0, 100)
         row = {"objects": objects, "shown": k, "missed": mean, "low": low, "high": high, "missed_masks": masks}
-        rows.append(first | row | last | {"commit": commit})
+        rows.append(first | row | last)
     return pd.DataFrame(rows)
 
 
+def _checkpoint(run: Run, folder: Path) -> Path:
+    """The model of a run, fetched from DVC. Raises UserError if its experiment is missing."""
+    ref = experiments.find(run)
+    if ref is None:
+        raise UserError(f"experiment {run.name} is missing: run `python -m ablations.run {NAME} --again` first")
+    path, revision = folder / "model.safetensors", experiments.git("rev-parse", ref).strip()
+    source = f"models/{run.checked.test.checkpoint}.safetensors"
+    experiments.dvc("get", ".", source, "--rev", revision, "--out", str(path))
+    return path
+
+
 def read_model(path: Path) -> Mask2Former:
-    """The model of a checkpoint, built from its own metadata, not from params.yaml, and with no limit on the
-    detections, so that only the queries bound what is found. Raises UserError where its classes are not those drawn."""
+    """The model of a checkpoint, built from its metadata, without a limit on the number of detections."""
     _, metadata = weights.load(path)
     tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
-    if lacking := [shape for shape in SHAPES if shape not in tasks[0].classes]:
-        found = f"{path}: its main task, '{tasks[0].name}', has no class {', '.join(lacking)}; the images show"
-        raise UserError(f"{found} {', '.join(SHAPES)}: give a model of the embedded data, shape first")
-    try:
-        model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
-    except (KeyError, ValidationError):
-        raise UserError(f"{path} does not describe its whole network, as this version needs: train again") from None
+    model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
     return load_model(path, tasks=tasks, model=model, detections=sys.maxsize)
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Markdown, a row a k, and the commits that measured them. Of one training with a number of queries: the interval
-    over the images; of several: their mean, and half its interval over the trainings."""
+    """Markdown, and the commits of the rows. Intervals are over the images, or over the trainings if several have the
+    same number of queries."""
     trainings = rows.groupby(["queries", "objects", "shown"])
     parts = ("missed, ", "found, ", "no matching mask, ")
     head = ["queries", "shown", *(f"{part}{name}" for name in OBJECTS for part in parts)]
@@ -154,12 +151,11 @@ def table(rows: pd.DataFrame) -> str:
             cells += [one if len(own) == 1 else mean_and_half([*own["missed"]])]
             cells += [f"{k * (1 - own['missed'].mean() / 100):.0f}", f"{own['missed_masks'].mean():.1f}"]
         lines.append(cells)
-    named = [commit for commit in rows["commit"].unique() if commit]
-    return page.table(head, lines) + (f"\n\n{page.commits(named)}" if named else "")
+    return f"{page.table(head, lines)}\n\n{page.commits(rows['commit'])}"
 
 
 def figure(rows: pd.DataFrame) -> str:
-    """SVG as DETR's figure 12: share missed against the number shown; dashed, the least that so many queries miss."""
+    """SVG like figure 12 of DETR: share missed over the number shown. Dashed: the minimum with so many queries."""
     with style():
         drawing = canvas(6.8, 3.4)
         axes = drawing.subplots()
@@ -179,15 +175,15 @@ def figure(rows: pd.DataFrame) -> str:
         return svg(drawing, NAME, "Share of objects missed against the number in the image")
 
 
-def read(results: Path = RESULTS) -> pd.DataFrame:
-    """What was measured; no rows where there is no file."""
-    if not results.exists():
+def read() -> pd.DataFrame:
+    """The measurements, no rows if there is no file."""
+    if not RESULTS.exists():
         return pd.DataFrame(columns=[*KEY])
-    return pd.read_csv(results, dtype=KEY, keep_default_na=False)
+    return pd.read_csv(RESULTS, dtype=KEY, keep_default_na=False)
 
 
 def publish() -> None:
-    """Table and figure of the csv alone, if there is one."""
+    """Write table and figure, if there are measurements."""
     if (rows := read()).empty:
         return
     page.FIGURES.mkdir(parents=True, exist_ok=True)
@@ -198,68 +194,43 @@ def publish() -> None:
     page.write(page.PAGE, {NAME: f"{table(rows)}\n\n{shown}"})
 
 
-def update(runs: Sequence[Run], *, again: bool, results: Path = RESULTS) -> None:
-    """Bring the csv up to date with the networks of these runs, writing it anew after each. What was measured in the
-    same way of the same params is not measured again, unless `again`. Raises UserError where a network is missing."""
-    before = read(results)
-    same = before[before["measure"] == digest(SIZE, REPEATS)]
+def update(runs: Sequence[Run], *, again: bool) -> None:
+    """Measure the networks of these runs and write the csv file after each. Rows of other runs are removed.
+
+    Existing measurements of the same params and of the same kind are kept, unless `again`."""
+    before = read()
+    same = before[before["measure"] == digest()]
     known = {} if again else dict([*same.groupby("params")])
     for run in runs:
         if run.digest not in known:
             with tempfile.TemporaryDirectory() as folder:
-                path, own = _checkpoint(run, Path(folder)), {"seed": run.seed, "params": run.digest}
-                commit = experiments.head()[:7]
-                known[run.digest] = measure(path, **own, commit=commit, size=SIZE, repeats=REPEATS)
-            _write(known.values(), results)
-    if known:
-        _write([known[run.digest] for run in runs], results)  # rows of other runs are removed
+                path = _checkpoint(run, Path(folder))
+                known[run.digest] = measure(path, run, commit=experiments.head()[:7])
+            _write(known.values())
+    _write([known[run.digest] for run in runs])
 
 
-def _checkpoint(run: Run, folder: Path) -> Path:
-    ref = experiments.find(run)
-    if ref is None:
-        raise UserError(f"experiment {run.name} is missing: `python -m ablations.run {NAME} --again` first")
-    path, revision = folder / "model.safetensors", experiments.git("rev-parse", ref).strip()
-    source = f"models/{run.checked.test.checkpoint}.safetensors"
-    experiments.dvc("get", ".", source, "--rev", revision, "--out", str(path))
-    return path
-
-
-def digest(size: int, repeats: int) -> str:
-    """Short, of what decides a measurement besides the model: numbers, and a scene of each kind as it is drawn."""
-    found = hashlib.sha256(repr((size, repeats, SHOWN, SCORE, HIT)).encode())
+def digest() -> str:
+    """Hash of what a measurement depends on besides the model: the constants, and a drawn scene of each kind."""
+    found = hashlib.sha256(repr((SIZE, REPEATS, SHOWN, SCORE, HIT)).encode())
     for objects in OBJECTS:
-        (scene,) = scenes(SIDE**2, alike=objects == "copies", repeats=1, size=size)
+        scene = next(scenes(SIDE**2, alike=objects == "copies"))
         for part in (scene.image.tobytes(), scene.masks.tobytes(), ",".join(scene.labels).encode()):
             found.update(part)
     return found.hexdigest()[:12]
 
 
-def _write(parts: Iterable[pd.DataFrame], results: Path) -> None:
+def _write(parts: Iterable[pd.DataFrame]) -> None:
     ordered = pd.concat(parts).sort_values(["queries", "seed", "objects", "shown"])
-    with replace_file(results) as temporary:
+    with replace_file(RESULTS) as temporary:
         ordered.round(3).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.saturation", description=__doc__.partition("\n")[0])
-    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="checkpoints; default: DVC's experiments")
-    parser.add_argument("--size", type=int, default=SIZE, help="of the images, pixels")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--again", action="store_true", help="also repeat what is measured")
-    arguments = parser.parse_args()
-    asked = {"size": arguments.size, "repeats": arguments.repeats}
-    if asked != {"size": SIZE, "repeats": REPEATS} and not arguments.models:
-        raise UserError("--size and --repeats go with MODEL: what is committed is measured in one way")
-    if arguments.repeats < 1:
-        raise UserError(f"--repeats {arguments.repeats} must be 1 or more")
-    if missing := [str(path) for path in arguments.models if not path.is_file()]:
-        raise UserError(f"no file {', '.join(missing)}")
-    if arguments.models:
-        models = enumerate(arguments.models)
-        print(table(pd.concat(measure(path, seed=seed, params="", commit="", **asked) for seed, path in models)))
-        return
-    update(studies.runs(studies.read(NAME), studies.SCALES[0], params=Path("params.yaml")), again=arguments.again)
+    parser.add_argument("--again", action="store_true", help="also repeat existing measurements")
+    again = parser.parse_args().again
+    update(studies.runs(studies.read(NAME), studies.SCALES[0], params=Path("params.yaml")), again=again)
     publish()
 
 

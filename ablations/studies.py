@@ -1,22 +1,23 @@
-"""A study as a file, and the runs it stands for.
+"""Study files and the runs that they define.
 
-ablations/studies/NAME.yaml:
+ablations/studies/NAME.yaml has these keys:
   question  what the study asks
-  params    of all its runs, laid over the scale's; `at`: {scale: params} of all its runs there
-  vary      {factor: {level: params}}, `at` among them as above: the runs are the product of the factors' levels
-  seeds     how many, or {scale: how many}; 0: not run at that scale
-  only      {scale: {factor: [levels]}}: the levels run there; all by default
-  metrics   {column: FILE:key} of what a run left, FILE a file of metrics/, whose stage is run then, `*` in the key the
-            mean over all that stand there
-  against   {factor: level, or levels}: what the others are compared with, seed by seed, a column each (optional)
-  plot      {x: factor, series: factor, y: column}; by default the first column by level (optional)
+  params    changes to the params of all runs
+  at        {scale: params}, further changes at a scale (optional)
+  vary      {factor: {level: params}}; the runs are the product of all levels. The params of a level may contain `at`
+  seeds     the number of seeds, or {scale: number}; 0: not run at that scale
+  only      {scale: {factor: [levels]}}, the levels that are run at a scale (default: all)
+  metrics   {column: FILE:key}, a key of metrics/FILE.json; `*` in the key is the mean over all keys at that place. The
+            stage that writes the file is part of the run
+  against   {factor: level or levels}, the reference levels; each adds a column of differences (optional)
+  plot      {x: factor, series: factor, y: column} (default: the first column by level)
 
-ablations/scales/NAME.yaml: what all runs of that scale share, laid over recipes/`recipe`.yaml where it names one, and
-that over embedded.yaml, which sets all but device, input.workers and visualise: no result of a study depends on what
-params.yaml holds for one's own data.
+ablations/scales/NAME.yaml has the params that all runs of a scale share. They are applied in this order: params.yaml,
+embedded.yaml, recipes/`recipe`.yaml (if the scale names one), the scale, the study, the level. embedded.yaml sets all
+params but device, input.workers, export and visualise, so edits of params.yaml for other data do not change studies.
 
-Params are sections of params.yaml, as in a recipe, and two things more: `tasks` may be {index: {key: value}}, which
-sets keys of those tasks, and `main: index` puts that task first, with the weights of the one that was.
+Params are sections of params.yaml, as in a recipe, with two additions: `tasks` may be {index: {key: value}}, which
+changes keys of those tasks, and `main: index` makes that task the first, with the weights of the previous first task.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
 SCALES = ("embedded", "carparts")
 STAGES = {"diagnosis": "diagnose", "evaluate": "evaluate", "filter": "filter", "train": "train"}  # by file of metrics/
-SCORED = ("evaluate", "filter")  # stages of every run
-NOT_TRAINED = ("test", "filter", "visualise")  # sections that training does not depend on
+SCORED = ("evaluate", "filter")  # stages that every run needs
+NOT_TRAINED = ("test", "filter", "export", "visualise")  # sections that training does not depend on
 Overlay = dict[str, Any]
 
 
 class Level(BaseModel):
-    """Params of a level, and `at`: {scale: params} that it has there besides."""
+    """Params of a level, and `at`: {scale: params}, further params at a scale."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -80,7 +81,7 @@ class Study(BaseModel):
     at: dict[Literal[SCALES], Overlay] = {}
 
     def levels(self, scale: str) -> dict[str, list[str]]:
-        """The levels of each factor that are run at a scale, in the order of the file."""
+        """{factor: levels} that are run at a scale, in the order of the file."""
         chosen = self.only.get(scale, {})
         return {
             factor: [str(level) for level in levels if str(level) in map(str, chosen.get(factor, levels))]
@@ -89,15 +90,15 @@ class Study(BaseModel):
 
     @property
     def stages(self) -> list[str]:
-        """Those that a run has to reach."""
+        """The stages that a run needs."""
         return sorted({*SCORED, *(STAGES[source.partition(":")[0]] for source in self.metrics.values())})
 
     def count(self, scale: str) -> int:
-        """Of seeds."""
+        """The number of seeds at a scale."""
         return self.seeds if isinstance(self.seeds, int) else self.seeds.get(scale, 0)
 
     def references(self, scale: str) -> list[tuple[str, str]]:
-        """The levels that others are compared with, each with its factor, as far as they are run at a scale."""
+        """(factor, reference level) pairs, as far as they are run at a scale."""
         given = [
             (factor, level) for factor, at in self.against.items() for level in (at if isinstance(at, list) else [at])
         ]
@@ -107,8 +108,7 @@ class Study(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment. stages: those it has to reach. factors: {factor: level}. params: the whole of params.yaml that it
-    runs with."""
+    """One experiment. stages: those that are run. factors: {factor: level}. params: the whole params.yaml."""
 
     study: str
     stages: list[str]
@@ -119,19 +119,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the experiment."""
+        """The name of the experiment."""
         mark = "" if self.scale == SCALES[0] else f"{self.scale}-"
         return f"{self.study}-{mark}{'-'.join(self.factors.values())}-s{self.seed}".replace("_", "-")
 
     @property
     def training(self) -> str:
-        """The same for runs that share a training. A mapping names the labels and does not change them."""
+        """A key that is equal for runs with the same training. data.mapping does not change labels here."""
         trained = {key: self.params[key] for key in sorted(self.params) if key not in NOT_TRAINED}
         return json.dumps(trained | {"data": trained["data"] | {"mapping": None}})
 
     @cached_property
     def checked(self) -> Params:
-        """Raises UserError that names the run."""
+        """The validated params. Raises UserError, which names the run."""
         return validate(copy.deepcopy(self.params), Path(self.name))
 
     @property
@@ -140,9 +140,9 @@ class Run:
 
 
 def digest(params: Params) -> str:
-    """Short, of all that decides a result: where the data lie, on which device and how they are shown does not."""
-    aside = {"data": {"raw"}, "device": True, "input": {"workers"}, "visualise": True}
-    found = params.model_dump(mode="json", exclude=aside)
+    """Hash of the params that affect results, 8 hex digits: without data folder, device, export and visualise."""
+    excluded = {"data": {"raw"}, "device": True, "input": {"workers"}, "export": True, "visualise": True}
+    found = params.model_dump(mode="json", exclude=excluded)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -151,7 +151,7 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Study:
-    """A study by name. Raises UserError."""
+    """A study by name. Raises UserError for a name, key, level or metric that does not exist."""
     if name not in names():
         raise UserError(f"there is no study '{name}'; there are: {', '.join(names())}")
     try:
@@ -166,17 +166,18 @@ def read(name: str) -> Study:
             there = f"level {wrong[0]} of {factor}; there are: {', '.join(levels)}" if levels else f"factor {factor}"
             raise UserError(f"ablations/studies/{name}.yaml: there is no {there}")
     if (plot := study.plot) and not ({plot.x, plot.series} <= {*study.vary} and plot.y in study.metrics):
-        raise UserError(f"ablations/studies/{name}.yaml: plot names what is neither factor nor column")
+        raise UserError(f"ablations/studies/{name}.yaml: plot names an unknown factor or column")
     for column, source in study.metrics.items():
         if source.partition(":")[0] not in STAGES or source.count(":") != 1:
             there = ", ".join(f"{known}:key" for known in STAGES)
-            raise UserError(f"ablations/studies/{name}.yaml: metric '{column}' is {source}; may be: {there}")
+            raise UserError(f"ablations/studies/{name}.yaml: metric '{column}' is {source}; valid: {there}")
     return study
 
 
 def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> list[Run]:
-    """Every run of a study at a scale, over the params.yaml at `params`, seed by seed: what is stopped early compares
-    all levels. raw: the data's folder, if it is another."""
+    """All runs of a study at a scale, given the path of params.yaml. raw: folder of the raw data, if not the scale's.
+
+    They are ordered by seed, so that a study that is stopped early has all levels of the first seeds."""
     first, own = (read_params(HERE / "scales" / f"{name}.yaml") for name in (SCALES[0], scale))
     recipe = own.pop("recipe", None)
     base = read_params(params)
@@ -184,7 +185,7 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
     for overlay in (first, below, own, study.params, study.at.get(scale, {})):
         base = merged(base, overlay)
     if raw:
-        base["data"]["raw"] = str(raw.resolve())  # experiments run in another folder
+        base["data"]["raw"] = str(raw.resolve())  # experiments run in other folders
     found = []
     levels = study.levels(scale)
     overlays = {
@@ -203,21 +204,22 @@ def runs(study: Study, scale: str, *, params: Path, raw: Path | None = None) -> 
 
 
 def _drawn(seed: int, scale: str) -> Overlay:
-    """A seed draws the data too, so that intervals cover what they happen to show; runs of one seed share them."""
+    """Params that a seed sets. The data depend on it, so that intervals include the variance of the data."""
     drawn: Overlay = {"seed": seed, "data": {"seed": seed}}
     return drawn | {"generate": {"seed": seed}} if scale == SCALES[0] else drawn
 
 
 def merged(base: Overlay, overlay: Overlay, *, top: bool = True) -> Overlay:
-    """`overlay` laid over `base`, key by key, neither changed; a list as a whole, but at the top tasks by index too.
-    Raises UserError for a task that is not there."""
+    """A copy of `base` with the values of `overlay`, section by section. Lists are replaced as a whole.
+
+    At the top, tasks may be given by index, and `main`. Raises UserError for a task that does not exist."""
     result = copy.deepcopy(base)
     for key, value in overlay.items():
         if top and key == "main":
-            result["tasks"] = _with_main(_having(result["tasks"], value), int(value))
+            result["tasks"] = _with_main(_checked(result["tasks"], value), int(value))
         elif top and key == "tasks" and isinstance(value, dict):
             for index, keys in value.items():
-                task = _having(result["tasks"], index)[int(index)]
+                task = _checked(result["tasks"], index)[int(index)]
                 if not isinstance(keys, dict):
                     raise UserError(f"task {index} is given {keys!r}: expected keys, such as 'loss_weight: 1.0'")
                 task |= keys
@@ -228,9 +230,9 @@ def merged(base: Overlay, overlay: Overlay, *, top: bool = True) -> Overlay:
     return result
 
 
-def _having(tasks: list[Overlay], index: int | str) -> list[Overlay]:
+def _checked(tasks: list[Overlay], index: int | str) -> list[Overlay]:
     if str(index) not in map(str, range(len(tasks))):
-        raise UserError(f"there is no task {index}: params.yaml, recipe and scale have tasks 0 to {len(tasks) - 1}")
+        raise UserError(f"no task {index}: params.yaml, recipe and scale have tasks 0 to {len(tasks) - 1}")
     return tasks
 
 
@@ -242,11 +244,11 @@ def _with_main(tasks: list[Overlay], index: int) -> list[Overlay]:
 
 
 def read_params(path: Path) -> Overlay:
-    """A file of params as it stands, unchecked. Raises UserError where there is none, or nothing of the kind in it."""
+    """The content of a YAML file, not validated. Raises UserError if it cannot be read or is no mapping."""
     try:
         found = YAML(typ="safe").load(path)
     except (OSError, YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected keys and what they hold, found {type(found).__name__}")
+        raise UserError(f"{path}: expected a mapping, found {type(found).__name__}")
     return found

@@ -1,12 +1,12 @@
-"""`python -m ablations.tables`: tables and plots of the studies, anew.
+"""`python -m ablations.tables`: write the tables and plots of all studies.
 
-Seconds. From ablations/results/STUDY_SCALE.csv alone come the tables of docs/results.md, between `<!-- STUDY SCALE -->`
-and `<!-- /STUDY SCALE -->`, and docs/figures/STUDY_SCALE.svg; so do those of ablations.cost and ablations.saturation,
-from what they last measured. Rows of runs that a study no longer has, or has with other params, are removed.
+Takes seconds. ablations/results/STUDY_SCALE.csv gives the table between `<!-- STUDY SCALE -->` and `<!-- /STUDY SCALE
+-->` in docs/results.md, and docs/figures/STUDY_SCALE.svg. The tables of ablations.cost and ablations.saturation are
+written too. Rows of runs that a study no longer has, or has with other params, are removed.
 
-A table gives the mean over seeds and half the 95 % interval of that mean, by Student's t. A difference is taken seed by
-seed, then treated in the same way: runs with the same seed see the same data. Where fewer seeds than the row's have a
-value, their number follows it.
+A table gives the mean over seeds and half its 95 % interval, by Student's t. Differences are taken between runs of the
+same seed, which see the same data, and then averaged. The number of seeds is added in brackets if a value has fewer
+than its row.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations import cost, experiments, page, plots, rows, studies
-from ablations.means import groups, mean_and_half
-from ablations.rows import Row
+from ablations.rows import Row, groups, mean_and_half
 from ablations.studies import SCALES, Study
 from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_file
@@ -26,7 +25,7 @@ from mtseg.core.files import replace_file
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ablations.tables", description=__doc__.partition("\n")[0])
     parser.parse_args()
-    from ablations import saturation  # imports torch, whose warnings are silenced by now
+    from ablations import saturation  # imports torch, whose warnings run_stage has silenced
 
     blocks = {}
     for study in map(studies.read, studies.names()):
@@ -53,15 +52,14 @@ def _remarks(study: Study, before: int, found: Sequence[Row]) -> str:
     empty = [column for column in study.metrics if not any(row[column] for row in found)]
     remarks = [
         f"; {before - len(found)} rows fewer than before" * (len(found) < before),
-        f"; {old} by other code than the last commit's" * bool(old),
+        f"; {old} with other code than the last commit's" * bool(old),
         f"; no value of {', '.join(empty)}" * bool(found and empty),
     ]
     return "".join(remarks)
 
 
 def block(study: Study, scale: str, found: Sequence[Row], figures: Path) -> str:
-    """A study's part of the page: its table, the commits that its runs started from and, written into `figures`, its
-    plot."""
+    """The table of a study, the commits of its runs, and a link to its plot, which is written into `figures`."""
     text = table(study, scale, found)
     file = figures / f"{study.name}_{scale}.svg"
     figures.mkdir(parents=True, exist_ok=True)
@@ -72,7 +70,7 @@ def block(study: Study, scale: str, found: Sequence[Row], figures: Path) -> str:
 
 
 def table(study: Study, scale: str, found: Sequence[Row]) -> str:
-    """Markdown: a row for each combination of levels; the first metric's differences last, where the study compares."""
+    """Markdown: a row for each combination of levels; differences of the first metric are the last columns."""
     by_levels = groups(study, scale, found)
     metrics = [name for name in study.metrics if any(columns[name] for columns in by_levels.values())]
     headline = next(iter(metrics), None)
@@ -88,8 +86,8 @@ def table(study: Study, scale: str, found: Sequence[Row]) -> str:
             reference = tuple(level if name == factor else own for name, own in zip(study.vary, levels, strict=True))
             other = by_levels.get(reference, {}).get(headline, {})
             own = columns[headline]
-            apart = [own[seed] - other[seed] for seed in own if seed in other]
-            cells.append("" if reference == levels else _of(seeds, apart, signed=True))
+            differences = [own[seed] - other[seed] for seed in own if seed in other]
+            cells.append("" if reference == levels else _of(seeds, differences, signed=True))
         lines.append(cells)
     return page.table(head, lines)
 

@@ -30,12 +30,12 @@ def test_what_was_measured_with_the_same_params_is_not_measured_again(folder, ca
     cost.main()
     assert cost.FILE.read_bytes() == before
     assert f"\n\n{cost.table(rows.read(cost.FILE))}\n\n" in page.PAGE.read_text()
-    assert "8 of 8 measured by other code" in capsys.readouterr().out
+    assert "8 of 8 measured with other code" in capsys.readouterr().out
 
 
 def test_a_run_that_does_not_exist(folder):
     sys.argv += ["--one", "nonesuch"]
-    with pytest.raises(UserError, match="--one nonesuch: there is no such run; there are: backbones-efficientnet"):
+    with pytest.raises(UserError, match="--one nonesuch: no such run, valid: backbones-efficientnet"):
         cost.main()
 
 

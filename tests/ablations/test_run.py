@@ -1,5 +1,6 @@
 """Studies run for real, in a small repository whose pipeline takes no time."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -103,10 +104,11 @@ def test_a_failed_run_is_reported_and_the_next_call_makes_what_is_missing(repo):
 def test_stopped_it_ends_what_runs_and_keeps_what_is_done(repo):
     command = [sys.executable, "-m", "ablations.run", "--jobs", "2"]
     environment = ENVIRONMENT | {"SLOW": "1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=repo, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=repo, env=environment, **options) as process:
         while not (line := process.stdout.readline()).endswith("tiny-2-s0\n"):
             assert line, "it ended before"
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         assert process.wait(timeout=20)
     assert len((repo / "ablations/results/tiny_embedded.csv").read_text().splitlines()) == 2
     clones = [path for path in (repo / ".dvc/tmp/ablations").iterdir() if path.is_dir()]
@@ -123,7 +125,7 @@ def test_code_that_is_not_committed_is_not_run(repo):
     ("arguments", "message"),
     [
         (["--scale", "carparts"], "needs --data"),
-        (["--data", "."], "--data goes with --scale carparts"),
+        (["--data", "."], "--data requires --scale carparts"),
         (["--scale", "carparts", "--data", "lost"], "no folder lost"),
         (["saturation", "--scale", "carparts", "--data", "."], "saturation: not run at the scale 'carparts'"),
         (["nonesuch"], "no study 'nonesuch'"),

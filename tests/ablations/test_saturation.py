@@ -15,6 +15,7 @@ from mtseg.model import weights
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
+COMMITTED = pd.read_csv(ROOT / saturation.RESULTS, dtype=saturation.KEY, keep_default_na=False)
 ROWS = pd.DataFrame(
     [
         {"queries": q, "seed": 0, "objects": objects, "shown": k, "commit": "abc1234"}
@@ -26,7 +27,7 @@ ROWS = pd.DataFrame(
 
 
 class Finder:
-    """In the place of a model: finds the first `most` of the objects of a scene, with these scores and classes."""
+    """In the place of a model: predicts the first `most` objects of a scene, with this score and class."""
 
     def __init__(self, tasks, most, *, score=0.9, label=None):
         self.tasks, self.most, self.score, self.label, self.scenes = tasks, most, score, label, {}
@@ -54,7 +55,7 @@ def tasks():
 
 
 def missed(finder, shown, repeats=3, alike=False):
-    found = list(saturation.scenes(shown, alike=alike, repeats=repeats, size=192))
+    found = list(itertools.islice(saturation.scenes(shown, alike=alike), repeats))
     finder.scenes = dict(enumerate(found))
     return saturation.missed(finder, found)
 
@@ -85,25 +86,21 @@ def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
 def test_a_wrong_class_or_a_low_score_is_a_miss_though_the_mask_is_there(tasks):
     low = missed(Finder(tasks, 100, score=saturation.SCORE - 0.01), 20)
     assert (low[:, 0] == 1).all() and (low[:, 1] == 0).all()
-    labels = {scene.labels[0] for scene in saturation.scenes(1, alike=True, repeats=3, size=192)}
+    labels = {scene.labels[0] for scene in itertools.islice(saturation.scenes(1, alike=True), 3)}
     wrong = next(name for name in tasks[0].classes if name not in labels)
     other = missed(Finder(tasks, 100, label=wrong), 20, alike=True)
     assert (other[:, 0] == 1).all() and (other[:, 1] == 0).all()
 
 
-def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path):
-    network = tiny.network(tasks)
-    given = tiny.params()
-    weights.save(tmp_path / "last.safetensors", network, description(tasks, given.model))
-    model = saturation.read_model(tmp_path / "last.safetensors")
-    assert model.num_queries == 6
-    own = {"seed": 1, "params": "", "commit": ""}
-    rows = saturation.measure(tmp_path / "last.safetensors", size=192, shown=(5, 100), repeats=3, **own)
+def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(saturation, "SHOWN", (5, 100))
+    monkeypatch.setattr(saturation, "REPEATS", 3)
+    run = studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml")[1]
+    weights.save(tmp_path / "last.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
+    rows = saturation.measure(tmp_path / "last.safetensors", run, commit="abc1234")
     assert [*zip(rows["objects"], rows["shown"], strict=True)] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert (rows["low"] <= rows["missed"]).all() and (rows["missed"] <= rows["high"]).all()
-    assert (rows["missed"] > 90).all() and {*rows["seed"]} == {1} and {*rows["queries"]} == {6}
-    with pytest.raises(UserError, match="multiple of 32"):
-        saturation.measure(tmp_path / "last.safetensors", size=100, repeats=1, **own)
+    assert (rows["missed"] > 90).all() and {*rows["params"]} == {run.digest} and {*rows["queries"]} == {6}
 
 
 def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
@@ -112,24 +109,9 @@ def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
     network = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01})
     built = tiny.params().model.model_copy(update={"unseen_combinations": 0.01})
     weights.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
-    (scene,) = saturation.scenes(3, alike=True, repeats=1, size=64)
+    scene = next(saturation.scenes(3, alike=True))
     (found,) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.image)])
     assert found.query.bincount(minlength=6).tolist() == [36] * 6
-
-
-def test_a_model_of_other_classes_is_reported(tmp_path):
-    tasks = [tiny.params().tasks[0].model_copy(update={"name": "part", "classes": ("square", "door")})]
-    weights.save(tmp_path / "own.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
-    with pytest.raises(UserError, match="main task, 'part', has no class circle, star, triangle"):
-        saturation.read_model(tmp_path / "own.safetensors")
-
-
-def test_a_model_that_does_not_describe_its_network_is_reported(tasks, tmp_path):
-    own = description(tasks, tiny.params().model)
-    del own["model"]["unseen_combinations"]
-    weights.save(tmp_path / "old.safetensors", tiny.network(tasks), own)
-    with pytest.raises(UserError, match="does not describe its whole network"):
-        saturation.read_model(tmp_path / "old.safetensors")
 
 
 @pytest.fixture
@@ -143,38 +125,18 @@ def planned(tmp_path, monkeypatch):
 
 def test_what_is_measured_is_kept_and_rows_of_other_runs_are_removed(planned):
     committed = (ROOT / saturation.RESULTS).read_bytes()
-    other = saturation.read(ROOT / saturation.RESULTS).assign(params="0123abcd", queries=7)
-    pd.concat([saturation.read(ROOT / saturation.RESULTS), other]).to_csv(saturation.RESULTS, index=False)
+    other = COMMITTED.assign(params="0123abcd", queries=7)
+    pd.concat([COMMITTED, other]).to_csv(saturation.RESULTS, index=False)
     saturation.update(planned, again=False)
     assert saturation.RESULTS.read_bytes() == committed
 
 
 @pytest.mark.parametrize("changed", ["params", "measure", "again"])
-def test_what_was_measured_of_other_params_or_in_another_way_needs_its_network(planned, changed):
-    rows = saturation.read(ROOT / saturation.RESULTS)
-    (rows if changed == "again" else rows.assign(**{changed: "0"})).to_csv(saturation.RESULTS, index=False)
-    with pytest.raises(UserError, match="experiment saturation-20-s0 is missing: `python -m ablations.run saturation"):
+def test_a_new_measurement_needs_the_experiment(planned, changed):
+    rows = COMMITTED if changed == "again" else COMMITTED.assign(**{changed: "0"})
+    rows.to_csv(saturation.RESULTS, index=False)
+    with pytest.raises(UserError, match="experiment saturation-20-s0 is missing"):
         saturation.update(planned, again=changed == "again")
-
-
-def test_a_model_of_ones_own_leaves_the_study_as_it_is(tasks, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    weights.save(tmp_path / "mine.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
-    monkeypatch.setattr("sys.argv", ["ablations.saturation", "mine.safetensors", "--size", "64", "--repeats", "1"])
-    saturation.main()
-    assert "| 6 | 50 | 100.0" in capsys.readouterr().out and len([*tmp_path.iterdir()]) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["lost.safetensors"], "no file lost"), (["a", "--repeats", "0"], "must be 1"),
-     (["--repeats", "7"], "go with MODEL")],
-)  # fmt: skip
-def test_what_cannot_be_measured_is_one_line(words, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["ablations.saturation", *words])
-    with pytest.raises(UserError, match=message):
-        saturation.main()
 
 
 def test_table_and_figure_come_from_the_csv_alone(planned):
@@ -198,7 +160,7 @@ def test_of_several_trainings_the_interval_is_theirs():
 
 
 def test_the_committed_table_and_figure_are_those_of_the_committed_csv():
-    rows = saturation.read(ROOT / saturation.RESULTS)
+    rows = COMMITTED
     assert saturation.table(rows) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
     assert saturation.figure(rows) == (ROOT / "docs/figures/saturation.svg").read_text(encoding="utf-8")
     assert set(rows["shown"]) == set(saturation.SHOWN)

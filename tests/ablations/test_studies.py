@@ -43,6 +43,7 @@ def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
         "generate": {"unseen": 3, "alike": 0.2, "seed": 7}, "seed": 8,
         "model": {"unseen_combinations": 0.01, "hidden_dim": 64},
         "device": "cuda", "loss": {"dice": 1.0}, "input": {"workers": 3, "flip": 0.0}, "visualise": {"size": 99},
+        "export": {"onnx": True},
         "solver": {"clip": 0.0}, "filter": {"min_score": {"part": 0.3}, "min_logit": {}},
         "tasks": [BASE["tasks"][0] | {"name": "part", "classes": ["door"]}],
     })  # fmt: skip
@@ -158,8 +159,8 @@ def test_a_misspelt_key_names_the_run():
         ("plot: {x: c, series: b, y: AP}", "plot names"),
         ("plot: {x: a, series: b, y: AR}", "plot names"),
         ("plot: {x: a}", "plot.series Field required"),
-        ("metrics: {AP: evalute:segm.AP}", "metric 'AP' is evalute:segm.AP; may be: diagnosis:key, evaluate:key"),
-        ("metrics: {AP: evaluate}", "metric 'AP' is evaluate; may be"),
+        ("metrics: {AP: evalute:segm.AP}", "metric 'AP' is evalute:segm.AP; valid: diagnosis:key, evaluate:key"),
+        ("metrics: {AP: evaluate}", "metric 'AP' is evaluate; valid"),
         ("seeds: 1\nseeds: 2", 'duplicate key "seeds"'),
         ("metrics: [", "mine.yaml: "),
         ("vary: {a: {x: {at: {nowhere: }}}}", r"mine.yaml: vary.a.x.at.nowhere.\[key\] .* 'embedded' or 'carparts'"),
