@@ -1,11 +1,11 @@
-"""`python -m benchmarks.evaluate [--quick]`: the evaluate stage's time and memory, beside those of pycocotools.
+"""`python -m benchmarks.evaluate [--quick]`: time and memory of the stage evaluate, compared with pycocotools.
 
-Draws data sets of 500, 1,000 and 5,000 images, with 100 predictions and 10 instances an image and three tasks; runs
-the stage whole, reading and writing included, and pycocotools' COCOeval of the masks alone, each in a process of its
-own. Expect a table. About 3 minutes on two cores; --quick, 500 and 1,000 images, half a minute. Linux alone.
+Generates data sets of 500, 1,000 and 5,000 images with three tasks, 10 instances and 100 predictions per image. Runs the
+whole stage, with reading and writing, and COCOeval of pycocotools on the masks, each in its own process, and prints a
+table. About 3 minutes on two cores; --quick, 500 and 1,000 images, half a minute. Linux only.
 
-Target: 60 s and 4 GB at 5,000 images on two cores; exits 1 when it is missed. The shorter of wall and processor time
-counts, as an idle machine takes no longer than the latter.
+Target: 60 s and 4 GB at 5,000 images on two cores; the exit code is 1 if it is missed. The lower of wall-clock and
+processor time counts, because wall-clock time is longer on a busy machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSES = {
 
 
 def draw(folder: Path, count: int) -> None:
-    """A folder as it stands before evaluate. Of the ellipses a fifth is missed; the other predictions are anywhere."""
+    """Write the inputs of evaluate. A fifth of the instances, ellipses, is missed; other predictions are at random."""
     rng, size = np.random.default_rng(0), count * DETECTIONS
     template = load(ROOT / "params.yaml").tasks[0]
     tasks = tuple(template.model_copy(update={"name": name, "classes": CLASSES[name]}) for name in CLASSES)
@@ -88,7 +88,7 @@ def _ellipse(rng: np.random.Generator) -> tuple[dict, tuple[float, ...], float]:
 
 
 def plain() -> None:
-    """pycocotools on the files in this folder, as its users run it."""
+    """Run COCOeval on the files in the working folder."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO("data/coco/val.json")
         evaluation = COCOeval(truth, truth.loadRes("data/predictions/val.json"), "segm")
@@ -105,7 +105,7 @@ print(used.ru_utime + used.ru_stime, re.search(r"VmHWM:\\s+([0-9]+)", open("/pro
 
 
 def measure(folder: Path, code: str) -> tuple[float, float, float]:
-    """Wall and processor time in seconds, and peak memory in GB, of a process that runs the code in `folder`."""
+    """Wall-clock and processor time in seconds and peak memory in GB of a process that runs `code` in `folder`."""
     started, environment = time.perf_counter(), os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code + REPORT]
     process = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)

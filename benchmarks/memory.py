@@ -1,9 +1,9 @@
-"""`python -m benchmarks.memory [--quick]`: peak memory of training steps on a CPU, and what fits into a GPU from it.
+"""`python -m benchmarks.memory [--quick]`: peak memory of training steps on a CPU, and an estimate for GPUs.
 
-Two steps of each setting in a process of its own; its peak resident memory (VmHWM of /proc/self/status, so Linux
-alone), less what it held before the network was built. Some minutes on two cores, a minute with --quick. Expect the two
-tables of docs/memory.md: what was measured, and what is estimated from it; the last line is the largest ResNet-50
-setting's peak with everything recomputed, as a share of the peak without.
+Each setting trains for two steps in its own process. Measured is peak resident memory (VmHWM of /proc/self/status, so
+Linux only) minus that before the network was built. Some minutes on two cores, a minute with --quick. Prints the two
+tables of docs/memory.md, measurements and estimates. The last line is the peak of the largest ResNet-50 setting with
+everything recomputed, as a share of the peak without.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAPER = {  # recipes/coco_r50.yaml
     "num_queries": 100, "hidden_dim": 256, "encoder_layers": 6, "encoder_feedforward_dim": 1024, "decoder_layers": 9,
     "decoder_feedforward_dim": 2048,
 }  # fmt: skip
-# name -> backbone, what else differs from params.yaml in `model`, points of a mask
+# {name: (backbone, further changes to `model` in params.yaml, points per mask)}
 NETWORKS = {
     "default": ("efficientnet_lite0", {}, 1024),
     "mobilenetv3_large": ("mobilenetv3_large", {}, 1024),
@@ -41,7 +41,7 @@ NETWORKS = {
 SETTING = ("NETWORK", "SIDE", "IMAGES", "OBJECTS", "RECOMPUTE")
 RECOMPUTE = ("none", "backbone", "pixel_decoder", "both")
 BUDGETS = (8, 16, 24)  # GiB of a GPU
-PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc returns every freed tensor at once: no gaps are counted
+PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc returns freed memory at once, so that peaks are exact
 RESERVE = 1.0  # GiB: the CUDA context, workspaces of its libraries, fragmentation
 QUICK = [("default", 128, 8, 8, "none"), ("coco_r50", 256, 1, 8, "none"), ("coco_r50", 256, 1, 8, "both")]
 WHOLE = [
@@ -56,8 +56,8 @@ WHOLE = [
 
 @dataclass(frozen=True)
 class Used:
-    """Median processor time of a training step in seconds; peak of memory, and of that what stays whatever the images
-    (weights and AdamW's moments; the gradients grow as the activations are freed), in bytes."""
+    """seconds: median processor time of a training step. peak: peak memory in bytes. stays: the part of it that does not
+    depend on the images: weights and AdamW's moments (gradients are allocated while activations are freed)."""
 
     seconds: float
     peak: int
@@ -68,7 +68,7 @@ def train(
     tasks: Sequence[Task], params: Params, *, side: int, images: int, objects: int, steps: int,
     seen: Sequence[tuple[int, ...]] = (),
 ) -> Used:  # fmt: skip
-    """Train a network for some steps on blank images of equal objects. Once a process: a peak never falls."""
+    """Train a network for some steps on blank images. Only once per process, as a peak never falls."""
     before = _status("VmRSS")
     network = Mask2Former(tuple(tasks), params.model, loss=params.loss, seen=seen).train()
     adam = optimizer(network, params.solver)
@@ -78,7 +78,7 @@ def train(
     target = Instances((side, side), gt_masks=BitMasks(masks), gt_labels=labels)
     batch = [{"image": torch.zeros(3, side, side, dtype=torch.uint8), "instances": target}] * images
     seconds = []
-    for _ in range(steps):  # from the second on, the optimiser's moments are there
+    for _ in range(steps):  # the first step allocates the moments of the optimiser
         began = time.process_time()
         sum(network(batch).values()).backward()
         adam.step()
@@ -89,7 +89,7 @@ def train(
 
 
 def _status(key: str) -> int:
-    """A figure of /proc/self/status, in bytes."""
+    """A value of /proc/self/status in bytes."""
     return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
 
 
@@ -105,8 +105,9 @@ def measure(name: str, side: int, images: int, objects: int, recompute: str) -> 
 
 
 def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> int:
-    """Estimate of how many images of side `wanted` fit into `budget` GiB, from one image's peak at `side`: what
-    does not stay grows with the pixels, and nothing is taken off for mixed precision."""
+    """Estimate how many images of side `wanted` fit into `budget` GiB, given the peak of one image of side `side`.
+
+    All memory but `stays` is taken to grow with the number of pixels, and mixed precision is not considered."""
     each = (peak - stays) * (wanted / side) ** 2
     return max(int(((budget - RESERVE) * 2**30 - stays) / each), 0)
 
@@ -114,7 +115,7 @@ def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three settings")
-    parser.add_argument("--one", nargs=5, metavar=SETTING, help="one, in bytes")
+    parser.add_argument("--one", nargs=5, metavar=SETTING, help="measure one setting, in bytes")
     arguments = parser.parse_args()
     if arguments.one:
         name, *counts, recompute = arguments.one
@@ -135,7 +136,7 @@ def main() -> None:
             single[name, recompute] = (peaks[setting], stays, side)
     print(f"\nestimated: images in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
     for (name, recompute), (peak, stays, side) in single.items():
-        for wanted in (size for size in (512, 1024) if size <= 2 * side):  # further it would be a guess
+        for wanted in (size for size in (512, 1024) if size <= 2 * side):  # larger sizes would be a guess
             counts = [fitting(peak, stays, side=side, wanted=wanted, budget=budget) for budget in BUDGETS]
             print(f"{name:<20}{wanted:>6}{'':>19}  {recompute:<15}" + "".join(f"{count:>6}" for count in counts))
     side = max(side for name, side, *_ in peaks if name == "coco_r50")

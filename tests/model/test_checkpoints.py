@@ -16,7 +16,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from pydantic import ValidationError
 from torch import nn
 
-from benchmarks import reference as networks
+from benchmarks import parity as networks
 from mtseg.core.errors import UserError
 from mtseg.inference.torch_network import description
 from mtseg.model import checkpoints, weights
