@@ -1,6 +1,6 @@
 """`python -m benchmarks.evaluate [--quick]`: time and memory of the stage evaluate, compared with pycocotools.
 
-Generates data sets of 500, 1,000 and 5,000 images with three tasks, 10 instances and 100 predictions per image. Runs the
+Draws data sets of 500, 1,000 and 5,000 images with three tasks, 10 instances and 100 predictions per image. Runs the
 whole stage, with reading and writing, and COCOeval of pycocotools on the masks, each in its own process, and prints a
 table. About 3 minutes on two cores; --quick, 500 and 1,000 images, half a minute. Linux only.
 

@@ -56,8 +56,8 @@ WHOLE = [
 
 @dataclass(frozen=True)
 class Used:
-    """seconds: median processor time of a training step. peak: peak memory in bytes. stays: the part of it that does not
-    depend on the images: weights and AdamW's moments (gradients are allocated while activations are freed)."""
+    """seconds: median processor time of a training step. peak: peak memory in bytes. stays: bytes of it that do not
+    depend on the images, the weights and AdamW's moments (gradients are allocated while activations are freed)."""
 
     seconds: float
     peak: int

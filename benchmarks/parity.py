@@ -219,8 +219,8 @@ def compare(setting: Setting, dtype: torch.dtype) -> list[Difference]:
 def run_theirs(
     network: Mask2FormerForUniversalSegmentation, batch: list[dict[str, Any]], *, mean: Tensor, std: Tensor
 ) -> tuple[Groups, list[tuple[Tensor, Tensor]]]:
-    """The groups of the reference, and (attention mask, mask logits) of each decoder layer. The masks are bool [B, Q, S],
-    True where a query attends."""
+    """The groups of the reference, and (attention mask, mask logits) of each decoder layer. The masks are bool
+    [B, Q, S], True where a query attends."""
     masks = [image["instances"].gt_masks.tensor.float() for image in batch]
     labels = [image["instances"].gt_labels[:, 0] for image in batch]
     attention, costs = [], []
