@@ -47,7 +47,7 @@ def test_a_step_takes_time_and_memory():
     assert used.seconds > 0 and used.peak >= 0 and used.stays > 2**16  # an earlier test may have had the higher peak
 
 
-def test_the_committed_table_is_of_the_committed_csv_and_this_of_todays_settings(monkeypatch):
+def test_the_committed_csv_is_of_the_current_params_and_gives_the_committed_table(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = rows.read(cost.FILE)
     assert f"<!-- backbones cost -->\n\n{cost.table(found)}\n\n<!--" in page.PAGE.read_text(encoding="utf-8")

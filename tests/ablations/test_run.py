@@ -1,4 +1,4 @@
-"""Studies run for real, in a small repository whose pipeline takes no time."""
+"""Runs of a study, in a small repository whose stages finish at once."""
 
 import os
 import shutil
@@ -101,7 +101,7 @@ def test_a_failed_run_is_reported_and_the_next_call_makes_what_is_missing(repo):
 
 
 @pytest.mark.slow
-def test_stopped_it_ends_what_runs_and_keeps_what_is_done(repo):
+def test_an_interrupt_stops_the_runs_and_keeps_finished_ones(repo):
     command = [sys.executable, "-m", "ablations.run", "--jobs", "2"]
     environment = ENVIRONMENT | {"SLOW": "1", "PYTHONUNBUFFERED": "1"}
     options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}

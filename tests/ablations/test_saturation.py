@@ -60,22 +60,16 @@ def missed(finder, shown, repeats=3, alike=False):
     return saturation.missed(finder, found)
 
 
-def test_a_repeat_is_one_object_in_k_cells_whatever_k():
-    few, many = (grid(3, 192, 10, cells, alike=True) for cells in ([7, 42], range(100)))
-    assert {*few[1]} == {*many[1]} and len({*many[1]}) == 1 and len(few[2]) == 2 and len(many[2]) == 100
-    assert many[2].sum(axis=0).max() == 1  # none overlaps another
-    assert len({mask.sum() for mask in many[2]}) == 1
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_object_of_a_cell_does_not_depend_on_the_other_cells(alike):
+    few, many = (grid(3, 192, 10, cells, alike=alike) for cells in ([7, 42], range(100)))
+    assert few[1] == [many[1][cell] for cell in (7, 42)] and len(few[2]) == 2 and len(many[2]) == 100
+    assert (len({*many[1]}) == 1) == alike == (len({mask.sum() for mask in many[2]}) == 1)
+    assert many[2].sum(axis=0).max() == 1  # no overlap
     for mask, cell in zip(few[2], (7, 42), strict=True):
         assert (mask == many[2][cell]).all()
         assert np.abs(few[0][mask].astype(int) - many[0][mask]).max() <= 2  # the same colours there
     assert (few[0] != many[0]).any()
-
-
-def test_different_objects_differ_by_cell_and_stay_when_others_come():
-    few, many = (grid(3, 192, 10, cells, alike=False) for cells in ([7, 42], range(100)))
-    assert len({*many[1]}) > 20 and few[1] == [many[1][cell] for cell in (7, 42)]
-    for mask, cell in zip(few[2], (7, 42), strict=True):
-        assert (mask == many[2][cell]).all()
 
 
 def test_the_share_missed_is_that_of_the_objects_without_a_hit(tasks):
@@ -116,7 +110,7 @@ def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """The study's runs; csv and page of an empty folder."""
+    """The runs of the study, in a working folder without csv file and page."""
     monkeypatch.chdir(tmp_path)
     for folder in (saturation.page.PAGE.parent, saturation.RESULTS.parent):
         folder.mkdir(parents=True)
@@ -154,7 +148,7 @@ def test_table_and_figure_come_from_the_csv_alone(planned):
     assert "\n\nCommit abc1234.\n\n" in page
 
 
-def test_of_several_trainings_the_interval_is_theirs():
+def test_the_interval_is_over_the_trainings_if_there_are_several():
     other = ROWS.assign(seed=1, missed=ROWS["missed"] + 2, missed_masks=0.0)
     assert "| 20 | 50 | 63.0 ± 12.7 | 18 | 15.5 |" in saturation.table(pd.concat([ROWS, other]))
 
@@ -172,5 +166,5 @@ def test_the_study_trains_on_images_like_those_it_is_measured_on():
     for run in studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml"):
         params = run.checked
         assert params.input.size == params.generate.size == saturation.SIZE
-        assert params.generate.max_objects <= params.model.num_queries  # every image can be found whole
+        assert params.generate.max_objects <= params.model.num_queries  # so all objects of an image can be found
         assert saturation.SCORE == params.filter.min_score

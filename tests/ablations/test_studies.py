@@ -1,4 +1,4 @@
-"""Studies and what they expand to: every run's params are valid, and params.yaml can be changed into them."""
+"""Studies and their runs: the params of every run are valid and can be written into params.yaml."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_every_run_of_every_study_has_valid_params_and_a_name_of_its_own(name, s
         assert scale != "embedded" or run.checked.generate.seed == run.seed
 
 
-def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
+def test_params_for_other_data_do_not_change_the_studies(tmp_path):
     own = merged(BASE, {
         "data": {"raw": "data/raw/mine", "format": "coco", "mapping": "recipes/mappings/carparts.yaml", "share": 0.5,
                  "seed": 9},
@@ -54,7 +54,7 @@ def test_params_of_ones_own_data_neither_break_nor_change_the_studies(tmp_path):
 
 
 @pytest.mark.parametrize("name, scale", CASES)
-def test_params_yaml_becomes_that_of_a_run(name, scale, tmp_path):
+def test_the_params_of_a_run_can_be_written_into_params_yaml(name, scale, tmp_path):
     *_, run = runs(read(name), scale, params=PARAMS)
     file = Path(shutil.copy(PARAMS, tmp_path))
     write_params(file, run.params)

@@ -1,4 +1,4 @@
-"""Tables, plots and the page, from rows alone; rows, from experiments that git alone has made."""
+"""Tables and plots from rows, and rows from experiments, which are made with git alone."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ ROWS = [
 def test_the_table_gives_means_intervals_and_differences_by_seed():
     lines = tables.table(STUDY, "embedded", ROWS).splitlines()
     assert lines[0] == "| kind | share | seeds | joint AP | Δ joint AP vs kind flat |"
-    # 12.706 = t of one degree of freedom; both seeds differ by 13, however far apart they are
+    # 12.706 is t for one degree of freedom; the difference is 13 for both seeds
     assert lines[2] == "| flat | 0.1 | 2 | 30.0 ± 127.1 |  |"
     assert lines[3] == "| flat | 1 | 1 | 50.0 |  |"
     assert lines[4] == "| two heads | 0.1 | 2 | 43.0 ± 127.1 | +13.0 ± 0.0 |"
@@ -54,7 +54,7 @@ def test_a_seed_without_its_counterpart_is_not_compared():
     assert lines[3] == "| two heads | 1 | 1 | 60.0 |  |"
 
 
-def test_a_cell_of_fewer_seeds_than_its_row_says_so():
+def test_a_cell_with_fewer_seeds_than_its_row_has_their_number():
     given = [row("flat", "1", seed, 50.0 + seed) | {"F1": "4.0" if seed else ""} for seed in range(3)]
     given += [row("two_heads", "1", seed, 60.0) for seed in range(1, 3)] + [row("two_heads", "1", 4, 60.0)]
     head, _, flat, heads = tables.table(STUDY, "embedded", given).splitlines()
@@ -79,7 +79,7 @@ COMMITTED = [
 
 
 @pytest.mark.parametrize("study, scale", COMMITTED, ids=lambda value: getattr(value, "name", value))
-def test_page_and_figure_are_those_of_the_committed_rows_and_these_of_todays_runs(study, scale, tmp_path):
+def test_committed_rows_are_of_the_current_params_and_give_the_committed_page_and_figure(study, scale, tmp_path):
     file = rows.path(study, scale, ROOT / rows.RESULTS)
     found, planned = rows.read(file), runs(study, scale, params=ROOT / "params.yaml")
     assert [*rows.done(study, planned, file).values()] == found
@@ -110,7 +110,7 @@ def test_a_block_without_marks_comes_at_the_end_once(tmp_path):
 
 @pytest.fixture
 def leave(tmp_path, monkeypatch):
-    """In a repository with params.yaml: leaves an experiment of a run, as DVC would."""
+    """A function that adds an experiment of a run to a repository, as DVC would."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     call(tmp_path, "git", "init", "--quiet")
     commit(tmp_path)
@@ -142,7 +142,7 @@ def test_a_row_holds_the_numbers_of_an_experiment(leave):
     assert [rows.number(ref, f"evaluate:{key}") for key in keys] == ["65.75", "71.5", "5.0", "", "", "65.75", ""]
 
 
-def test_an_experiment_is_found_by_its_name_and_params_wherever_its_data_lay(leave, tmp_path):
+def test_an_experiment_is_found_by_name_and_params_for_any_data_folder(leave, tmp_path):
     elsewhere = runs(STUDY, "embedded", params=ROOT / "params.yaml", raw=tmp_path)[0]
     leave(elsewhere)
     assert PLANNED[0].params["data"]["raw"] != elsewhere.params["data"]["raw"]

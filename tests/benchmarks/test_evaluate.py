@@ -1,4 +1,4 @@
-"""The benchmark of evaluate draws what the stage reads and pycocotools understands."""
+"""The data of the benchmark of evaluate can be read by the stage and by pycocotools."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The benchmark of faults: its lists hold together, and a few of its cheapest faults are caught."""
+"""The benchmark of faults: its cases are valid, and a few fast ones are found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.faults import pipeline, runs
 from benchmarks.faults.case import FAILURES, ROOT, Case, Fault, Outcome
 from mtseg.checks.findings import CAUSES
 
-SMALL = {"generate.train": 60, "generate.val": 20}  # fewer, and the check misses examples of some class
+SMALL = {"generate.train": 60, "generate.val": 20}  # with fewer images the check reports rare classes
 REFUSED = (
     "a comma is missing in one label", "a loader that drops the further labels", "category ids off by one in train",
 )  # fmt: skip
@@ -29,19 +29,19 @@ def test_every_case_has_valid_params_and_a_name_of_its_own():
         assert case.params()
 
 
-def test_every_failure_of_the_catalogue_is_put_in():
+def test_every_failure_of_the_catalogue_has_a_fault():
     assert {fault.failure for fault in runs.FAULTS} - {""} == {*FAILURES}
     catalogue = re.findall(r"^## (\w+)$", (ROOT / "docs/failures.md").read_text(encoding="utf-8"), re.M)
     assert [*FAILURES] == [name for name in catalogue if name != "untestable_parts"]
 
 
-def test_every_cause_expected_can_be_named():
+def test_every_expected_cause_exists():
     for fault in runs.FAULTS:
         assert set(fault.causes) <= set(CAUSES), fault.name
         assert fault.causes or fault.says, fault.name
 
 
-def test_what_the_quick_run_takes_exists():
+def test_the_cases_of_the_quick_run_exist():
     assert set(runs.QUICK) | {runs.SHORT} <= set(runs.CASES)
 
 
@@ -52,29 +52,18 @@ def test_bad_records_are_refused_by_convert_with_the_place_named(name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "cause"),
-    [("masks are not flipped with the image", "mapper_displaces"), ("one query", "queries_too_few")],
-)
-def test_the_check_names_what_training_would_hide(name, cause, tmp_path):
-    outcome = run(name, tmp_path, until="check")
-    assert outcome.when == "check" and outcome.right
-    assert cause in dict(outcome.named)
-
-
-@pytest.mark.slow
 def test_a_patch_is_gone_when_the_run_is_over(tmp_path):
     name = "training returns the losses as a list"
     assert run(name, tmp_path / "a", until="check").named == (("loss_not_scalar", "error"),)
     assert pipeline.run(Case("healthy", changes=SMALL), tmp_path / "b", until="check").when is None
 
 
-def test_causes_are_read_from_the_output_errors_first_and_notes_are_none():
+def test_causes_are_read_from_the_output_errors_first_without_notes():
     text = "warning: ranking: 3 points\nnote: queries_empty: 2\n  lr_too_low: x; y\nerror: fix these before training\n"
     assert pipeline.named(text) == (("lr_too_low", "error"), ("ranking", "warning"))
 
 
-def test_a_target_that_is_missed_fails_the_run():
+def test_a_missed_target_fails_the_run():
     listed = Fault("a", failure="label_string", says="2 parts")
     other, healthy = Fault("b", causes=("ranking",)), Case("c")
     refused = Outcome(listed, "convert", (), "error: 2 parts", False, 0.0)

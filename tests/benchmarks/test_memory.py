@@ -1,4 +1,4 @@
-"""docs/memory.md: what it estimates follows from what it measured, and is called an estimate."""
+"""docs/memory.md: its estimates follow from its measurements and are called estimates."""
 
 import re
 from pathlib import Path
@@ -32,8 +32,8 @@ def test_every_estimate_follows_from_the_largest_measurement_of_one_image(row):
     assert [str(count) for count in found] == counts
 
 
-def test_memory_grows_with_the_pictures_and_no_faster_than_the_pixels():
-    """So the estimate for larger images with as many objects is on the safe side."""
+def test_memory_grows_with_the_images_and_no_faster_than_the_pixels():
+    """So estimates for larger images with as many objects are upper bounds."""
     one, four, large = (MEASURED["coco_r50", *key, 8, "none"] for key in ((256, 1), (256, 4), (512, 1)))
     each, together, wide = (peak - stays for peak, stays in (one, four, large))
     assert together == pytest.approx(4 * each, rel=0.15)

@@ -1,4 +1,4 @@
-"""Tables: what is written is read, columns are read when used, rows stay together."""
+"""Tables: written and read back, columns that are read on first use, selection of rows."""
 
 import copy
 import pickle
@@ -98,7 +98,7 @@ def test_rows_are_kept_together(predictions, tasks):
         assert np.array_equal(part.column(name), predictions.column(name)[rows])
     mask = np.arange(len(predictions)) % 2 == 0
     half = predictions[mask]
-    mask[:] = False  # the caller's array may change
+    mask[:] = False  # the table has a copy
     assert half.query.tolist() == predictions.query[::2].tolist()
     assert same(Predictions.concatenate([predictions[:4], predictions[4:4], predictions[4:]]), predictions)
 

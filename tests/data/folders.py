@@ -1,4 +1,4 @@
-"""Raw folders for the tests: small images of coloured clouds, no two alike, with annotations beside them."""
+"""Raw folders for tests: small images of coloured noise, each different, and their annotations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SQUARE = [[4, 4], [14, 4], [14, 14], [4, 14]]
 
 
 def tasks(**classes: Any) -> tuple[Task, ...]:
-    """Tasks by name, with a list of classes or auto; shape, colour and fill, found in the data, if none is named."""
+    """Tasks by name, with a list of classes or auto. Default: shape, colour and fill, with `auto`."""
     named = classes or dict.fromkeys(("shape", "colour", "fill"), "auto")
     return tuple(
         Task(
@@ -32,7 +32,7 @@ def tasks(**classes: Any) -> tuple[Task, ...]:
 
 
 def draw(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) -> Path:
-    """Clouds that depend on the path's last two names alone."""
+    """Noise that depends only on the last two names of the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = zlib.crc32("/".join(path.parts[-2:]).encode())
     colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -41,7 +41,7 @@ def draw(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **save: Any) -> Pa
 
 
 def png_of_size(path: Path, width: int, height: int) -> None:
-    """What Pillow reads of a PNG to know its size, and no pixels."""
+    """Write the header of a PNG, from which Pillow reads its size, without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -55,7 +55,7 @@ def shape(label: Any, points: Any = SQUARE, **keys: Any) -> dict[str, Any]:
 
 
 def labelme(folder: Path, name: str, *shapes: dict[str, Any], **keys: Any) -> Path:
-    """An image and its .json; `keys` overrides what the .json says."""
+    """Write an image and its .json; `keys` overrides values of the .json."""
     path = draw(folder / f"{name}.png")
     raw = {"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": path.name, "imageData": None}
     path.with_suffix(".json").write_text(json.dumps(raw | {"imageHeight": HEIGHT, "imageWidth": WIDTH} | keys))
@@ -63,7 +63,7 @@ def labelme(folder: Path, name: str, *shapes: dict[str, Any], **keys: Any) -> Pa
 
 
 def coco(folder: Path, split: str, annotations: list[dict[str, Any]], count: int = 2, names: Any = ("a", "b")) -> Path:
-    """annotations/SPLIT.json with images images/SPLIT/N.png of ids 1, 2, ... and categories of ids 1, 2, ..."""
+    """Write annotations/SPLIT.json, with images images/SPLIT/N.png and categories, both with ids from 1."""
     images = []
     for number in range(1, count + 1):
         path = draw(folder / "images" / split / f"{number}.png")
@@ -93,7 +93,7 @@ def converted(
     mapping: Path | None = None,
     flatten: bool = False,
 ) -> dict[str, Record]:
-    """Convert beside the raw folder, into `coco`; the images of both splits by file name."""
+    """Convert into the folder `coco` next to the raw folder; returns the images of both splits by file name."""
     out = raw.parent / "coco"
     settings = {"format": format, "mapping": mapping, "on_error": on_error, "flatten": flatten}
     convert(Data(raw=raw, split=0.5, share=1, seed=0, **settings), tasks, out, seed=0)

@@ -18,7 +18,7 @@ def tasks():
 
 @pytest.fixture
 def raw(tmp_path):
-    """Train shows three combinations, val another; in both is an object whose side nobody knows."""
+    """Train has three combinations, val another one; both have an object without a label of `side`."""
     labels = {"train/a": ("door,front,left", "hood,none,none", "door,-,left"), "train/b": ("hood,none,none",)}
     labels |= {"val/a": ("door,back,left", "door,front,-")}
     for name, own in labels.items():

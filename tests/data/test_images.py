@@ -1,4 +1,4 @@
-"""An image's pixels, or one clear line."""
+"""Reading the pixels of an image, and errors of one line."""
 
 import numpy as np
 import PIL.Image

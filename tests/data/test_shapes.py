@@ -89,7 +89,7 @@ def test_objects_that_are_alike_are_copies_of_one():
         whole = [np.asarray(shape["points"]) for shape in shapes if shape["group_id"] is None]
         inside = [p for p in whole if (p > 1).all() and (p < np.array(image.shape[1::-1]) - 1).all()]
         sizes = [np.ptp(points, axis=0) for points in inside]
-        lone = sizes and max(sizes, key=np.prod)  # one that none hides
+        lone = sizes and max(sizes, key=np.prod)  # not covered by others
         assert sum(np.allclose(size, lone, atol=1.5) for size in sizes) >= len(sizes) / 2
     drawn = [draw(np.random.default_rng(seed), 64, 6, 0.5, alike=0.5)[1] for seed in range(40)]
     several = [len({shape["label"] for shape in shapes}) > 1 for shapes in drawn if len(shapes) > 1]
@@ -97,7 +97,7 @@ def test_objects_that_are_alike_are_copies_of_one():
 
 
 def shown(folder):
-    """The labels that train and val show."""
+    """The labels in train and in val."""
     texts = ([json.loads(path.read_bytes()) for path in folder.glob(f"{split}/*.json")] for split in ("train", "val"))
     return [{shape["label"] for raw in split for shape in raw["shapes"]} for split in texts]
 
@@ -127,7 +127,7 @@ def test_every_class_is_left_whatever_is_kept_from_train(seed):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_the_colour_of_a_pixel_does_not_tell_object_from_background():
-    """What share of pixels of each coarse colour are an object's, learnt on some images, tried on others."""
+    """Guess from a pixel's coarse colour whether it is an object, learned on some images and tested on others."""
     counts = np.zeros((2, 2, 8, 8, 8))
     for number, (image, _, packed) in enumerate(scenes(90)):
         mask = coco_mask.decode(coco_mask.merge(packed)) if packed else np.zeros(image.shape[:2], np.uint8)

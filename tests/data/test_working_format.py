@@ -1,4 +1,4 @@
-"""The working format, read by COCO's and detectron2's own tools and as a table."""
+"""The working format, read by pycocotools, by detectron2 and as a table."""
 
 import numpy as np
 import pytest

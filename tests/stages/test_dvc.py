@@ -1,4 +1,4 @@
-"""What DVC does with params.yaml: every way to set a value, and how a stage receives it. On a pipeline of one stage."""
+"""Ways to set a value of params.yaml in DVC, and what a stage receives. The pipeline has a single stage."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory) -> Path:
-    """A repository with params.yaml and the reading of it, and a stage that writes down what it was given."""
+    """A repository with params.yaml and a stage that writes the values it received."""
     repo = tmp_path_factory.mktemp("repo")
     shutil.copytree(ROOT / "mtseg", repo / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", ".dvcignore"):
@@ -62,7 +62,7 @@ def clean(repo):
 
 
 def experiments(repo: Path) -> dict[str, dict]:
-    """name -> metrics of every experiment that has ended: one that runs shows what lies in its folder."""
+    """{name: metrics} of the finished experiments. DVC also lists running ones, with metrics that are not theirs."""
     (baseline,) = (row for row in json.loads(dvc(repo, "exp", "show", "--json")) if row["rev"] != "workspace")
     ended = [
         one
@@ -77,7 +77,7 @@ def experiments(repo: Path) -> dict[str, dict]:
 
 
 def ended_since(repo: Path, before: dict[str, dict]) -> dict[str, dict]:
-    """Experiments that were not there before. `dvc exp show` fails while a worker removes the file of its run."""
+    """The experiments finished since. `dvc exp show` can fail while a worker removes the file of its run."""
     try:
         return {name: row for name, row in experiments(repo).items() if name not in before}
     except AssertionError:
@@ -95,7 +95,7 @@ def test_a_value_set_for_an_experiment_reaches_the_stage_as_a_number(clean, text
 
 
 @pytest.mark.slow
-def test_an_experiment_apart_runs_its_own_copy_of_the_code(clean):
+def test_an_experiment_in_a_copy_runs_its_own_copy_of_the_code(clean):
     dvc(clean, "exp", "run", "--quiet", "--temp", "--name", "apart", "-S", "solver.base_lr=1.0e-5")
     assert experiments(clean)["apart"] == {"lr": 1e-5, "is_float": True, "own_code": True}
     assert load(clean / "params.yaml").solver.base_lr == "auto", "the workspace stays as it was"
@@ -116,7 +116,7 @@ def test_a_sweep_is_queued_run_and_shown(clean):
 
 
 @pytest.mark.slow
-def test_a_misspelt_key_never_reaches_a_stage_and_a_bad_value_dies_in_the_first(clean):
+def test_a_misspelt_key_never_reaches_a_stage_and_a_bad_value_stops_the_first(clean):
     assert "base_lrr" in dvc(clean, "exp", "run", "-S", "solver.base_lrr=1e-4", fails=True)
     printed = dvc(clean, "exp", "run", "-S", "solver.base_lr=fast", fails=True)
     assert "solver.base_lr: should be 'auto' or a valid number, got 'fast'" in printed
@@ -145,7 +145,7 @@ def test_a_threshold_of_each_task_is_set_for_an_experiment_as_one_of_all_is(tmp_
 
 
 def test_data_of_ones_own_added_to_dvc_is_seen_by_it(tmp_path):
-    """DVC reads .gitignore in its own way: a pattern may hide every .dvc file from it, though not from git."""
+    """DVC interprets .gitignore differently from git: a pattern can hide .dvc files from DVC only."""
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, tmp_path)
     call(tmp_path, "git", "init", "--quiet")

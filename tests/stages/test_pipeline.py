@@ -1,4 +1,4 @@
-"""The whole pipeline, as a user runs it, on a data set and a network as small as they get."""
+"""The whole pipeline, run by DVC, on a very small data set and network."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> tuple[Path, str]:
-    """A copy of the working tree with tiny params, after its first `dvc repro`, and what that printed."""
+    """A copy of the working tree with tiny params after `dvc repro`, and the output of that."""
     repo = tmp_path_factory.mktemp("pipeline")
     listed = call(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
@@ -44,7 +44,7 @@ def repo(first) -> Path:
 
 
 def run(printed: str) -> list[str]:
-    """The stages that DVC says it ran."""
+    """The stages that DVC ran, from its output."""
     return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
 
 
@@ -67,7 +67,7 @@ def test_metrics_are_numbers_that_dvc_can_compare(repo):
     for path in (repo / "metrics").iterdir():
         values = leaves(json.loads(path.read_text(), parse_constant=refuse))
         assert values and all(isinstance(value, int | float) for value in values), path.name
-        assert path.stem == "diagnosis" or min(values) >= 0, path.name  # masks may lie to the left
+        assert path.stem == "diagnosis" or min(values) >= 0, path.name  # the mean offset of masks may be negative
     assert "Traceback" not in dvc(repo, "metrics", "show")
 
 
@@ -87,7 +87,7 @@ def test_another_lr_trains_anew_and_the_metrics_show_it(repo):
     assert not call(repo, "git", "status", "--porcelain")
 
 
-def test_another_threshold_in_a_copy_apart_runs_no_network(repo):
+def test_another_threshold_in_a_copy_runs_no_network(repo):
     printed = dvc(repo, "exp", "run", "--temp", "--name", "filter", "-S", "filter.min_score=0.5")
     assert run(printed) == ["filter", "visualise"]
     assert not call(repo, "git", "status", "--porcelain")

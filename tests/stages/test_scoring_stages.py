@@ -1,4 +1,4 @@
-"""evaluate, filter and visualise as DVC runs them: files in, files out, and one line when something is missing."""
+"""The stages evaluate, filter and visualise on the files of the stages before them."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ COUNTS = pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
 
 @pytest.fixture
 def project(request, tmp_path, monkeypatch):
-    """A folder as it stands after predict, with predictions that are right but doubled."""
+    """A folder with the inputs of evaluate. Each object is predicted correctly, twice."""
     params = YAML(typ="safe").load(request.config.rootpath / "params.yaml")
     template = params["tasks"][0]
     names = list(CLASSES)[: request.param]
@@ -110,7 +110,7 @@ def test_thresholds_picked_on_val_are_reported_as_such(project, capsys):
     run("evaluate", "filter")
     metrics = json.loads((project / "metrics/filter.json").read_text())
     task, least = min(metrics["picked"]["min_score"].items())
-    assert task in CLASSES and 0.5 < least < 0.95, "what lies between the true ones and their doubles"
+    assert task in CLASSES and 0.5 < least < 0.95, "between the predictions and their duplicates"
     assert metrics["filtered"]["joint_f1"] == 100
     printed = capsys.readouterr().out
     assert "optimistic" in printed and task in printed
