@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtseg.checks.findings import Finding
-from mtseg.core.params import Model
+from mtseg.core.params import Model, with_flips
 from mtseg.core.tables import Image
 from mtseg.model.heads import Combinations
 from mtseg.model.mask2former import Mask2Former
@@ -16,10 +16,8 @@ def check(network: Mask2Former, train: Sequence[Image], *, model: Model, change:
     fix that the finding suggests."""
     tasks, head = network.tasks, network.heads[0]
     instances = (instance for image in train for instance in image.instances if not instance.crowd)
-    in_train = {tuple(instance.labels[task.name] for task in tasks) for instance in instances}
-    in_train = {labels for labels in in_train if None not in labels}
-    flips = [task.flipped() for task in tasks]
-    in_train |= {tuple(flip[label] for flip, label in zip(flips, labels, strict=True)) for labels in in_train}
+    labels = (tuple(instance.labels[task.name] for task in tasks) for instance in instances)
+    in_train = with_flips((each for each in labels if None not in each), tasks)
     if not isinstance(head, Combinations):
         if len(tasks) == 1 or model.unseen_combinations == 1 or not in_train:
             return []

@@ -13,6 +13,8 @@ from scipy.spatial import cKDTree
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the original image
 # polygons [x0, y0, x1, y1, ...] in pixels, or a COCO RLE {"size": [height, width], "counts": str or list}
 Segmentation = list[list[float]] | dict[str, Any]
+# COCO's area ranges in square pixels; its AP counts both ends
+AREA_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 AGREEMENT = 0.97  # smallest IoU of a mask with the polygons made of it
 
 

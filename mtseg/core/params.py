@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,10 +146,20 @@ class Task(Section):
             raise ValueError(f"task '{self.name}' has no class {name!r}, valid: {', '.join(self.classes)}")
         return self.classes.index(name)
 
+    def flip(self, name: str) -> str:
+        """The class that a class becomes after a horizontal flip of the image."""
+        swap = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
+        return swap.get(name, name)
+
     def flipped(self) -> tuple[int, ...]:
         """For each class index, the index after a horizontal flip of the image."""
-        swap = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
-        return tuple(self.index(swap.get(name, name)) for name in self.classes)
+        return tuple(self.index(self.flip(name)) for name in self.classes)
+
+
+def with_flips(combinations: Iterable[Sequence[int]], tasks: Sequence[Task]) -> set[tuple[int, ...]]:
+    """Combinations of class indices, one of each task, and what a horizontal flip makes of them."""
+    given, flipped = {tuple(labels) for labels in combinations}, [task.flipped() for task in tasks]
+    return given | {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in given}
 
 
 class Model(Section):

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from mtseg.core.errors import UserError
-from mtseg.core.params import Task
+from mtseg.core.params import Task, with_flips
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco
 
@@ -41,8 +41,11 @@ def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
     weights = main.class_weights
     if isinstance(weights, dict):
         weights = {flat: weights[own] for flat in classes if (own := flat.split(SEPARATOR)[0]) in weights}
-    mirrored = {flat: _mirrored(flat.split(SEPARATOR), tasks) for flat in classes}
-    pairs = {tuple(sorted(pair)) for pair in mirrored.items() if pair[0] != pair[1]}
+    flipped = {
+        flat: SEPARATOR.join(task.flip(part) for task, part in zip(tasks, flat.split(SEPARATOR), strict=True))
+        for flat in classes
+    }
+    pairs = {tuple(sorted(pair)) for pair in flipped.items() if pair[0] != pair[1]}
     update = {"classes": "auto", "class_weights": weights, "flip_pairs": tuple(sorted(pairs))}
     return main.model_copy(update={"name": name(tasks), **update})
 
@@ -61,9 +64,7 @@ def flatten(
     found = {labels for labels in found if None not in labels}
     if not found:
         raise UserError("data.flatten requires an object with labels of all tasks; there is none")
-    mirror = [task.flipped() for task in tasks]
-    found |= {tuple(to[label] for to, label in zip(mirror, labels, strict=True)) for labels in found}
-    ordered = sorted(found)
+    ordered = sorted(with_flips(found, tasks))
     classes = [SEPARATOR.join(t.classes[i] for t, i in zip(tasks, labels, strict=True)) for labels in ordered]
     (flat,) = coco.resolve([task(tasks, classes)], {name(tasks): classes})
     report = {"classes": classes, "ignored": 0, "left_out": 0}
@@ -94,9 +95,3 @@ def _labels(instance: Instance, tasks: Sequence[Task]) -> tuple[int | None, ...]
 
 def _fit(known: Sequence[int | None], labels: Sequence[int]) -> bool:
     return all(a in (None, b) for a, b in zip(known, labels, strict=True))
-
-
-def _mirrored(parts: Sequence[str], tasks: Sequence[Task]) -> str:
-    """The flat class after a horizontal flip of the image."""
-    swaps = [{a: b for pair in task.flip_pairs for a, b in (pair, pair[::-1])} for task in tasks]
-    return SEPARATOR.join(swap.get(part, part) for swap, part in zip(swaps, parts, strict=True))

@@ -13,12 +13,12 @@ import numpy as np
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json
+from mtseg.core.masks import AREA_RANGES
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED, Classes, Images
 from mtseg.data import coco, flatten
 
 SPLITS = ("train", "val")
-SIZES = {"small": 32**2, "medium": 96**2, "large": float("inf")}  # COCO's size ranges: upper ends, square pixels
 COUNTED = ("images", "empty_images", "crowds", "instances")
 
 
@@ -119,7 +119,7 @@ def table(manifest: dict[str, Any]) -> str:
     rows = [("", SPLITS)]
     rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
     rows.append(("  per image", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
-    rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in SIZES]
+    rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in AREA_RANGES]
     absent = {split: [] for split in SPLITS}
     for task in manifest["tasks"]:
         rows.append((task["name"], [""] * len(splits)))
@@ -143,7 +143,9 @@ def _counts(images: Images) -> dict[str, Any]:
     labels = {task: Counter(column) for task, column in columns.items()}
     combinations = Counter(zip(*columns.values(), strict=True))
     whole = sorted((own, count) for own, count in combinations.items() if UNLABELLED not in own)
-    sizes = Counter(next(size for size, end in SIZES.items() if area < end) for area in instances.area.tolist())
+    sizes = Counter(
+        next(size for size, (_, end) in AREA_RANGES.items() if area < end) for area in instances.area.tolist()
+    )
     return {
         "images": len(images),
         "empty_images": len(images) - len(np.unique(images.instances.image)),
@@ -153,7 +155,7 @@ def _counts(images: Images) -> dict[str, Any]:
         "unlabelled": {task: count[UNLABELLED] for task, count in labels.items()},
         "combinations": [{"labels": _named(own, images.classes), "count": count} for own, count in whole],
         "instances_per_image": {str(number): count for number, count in sorted(Counter(per_image.tolist()).items())},
-        "areas": {size: sizes[size] for size in SIZES},
+        "areas": {size: sizes[size] for size in AREA_RANGES},
     }
 
 

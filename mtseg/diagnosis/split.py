@@ -15,6 +15,7 @@ from mtseg.evaluation import bootstrap
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval
+from mtseg.evaluation.curves import best_f1
 
 
 class Split:
@@ -77,10 +78,8 @@ class Split:
         """The score threshold with the highest class-agnostic F1 of the best predictions; 0.5 without matches."""
         rows = self.best[np.argsort(-self.score[self.best], kind="stable")]
         hit = np.isin(rows, self.matches.prediction)
-        if not hit.any():
-            return 0.5
-        f1 = 2 * np.cumsum(hit) / (np.arange(1, len(rows) + 1) + self.objects.sum())
-        return float(self.score[rows[f1.argmax()]])
+        _, score = best_f1(hit, self.score[rows], int(self.objects.sum()))
+        return 0.5 if score is None else score
 
     def confident(self, threshold: float | None = None) -> np.ndarray:
         """int: those of `best` whose score is at least the threshold, by default `self.threshold`."""

@@ -83,7 +83,9 @@ def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[s
 def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:
     precision = curves.precisions(matches.hit[0, rows] >= 0, matches.ignored[0, rows], objects)
     rows = rows[~matches.ignored[0, rows]]
-    f1, best_f1, best_score = curves.f1_by_score(matches.hit[0, rows] >= 0, scores[rows], objects, axis)
+    hit, scores = matches.hit[0, rows] >= 0, scores[rows]
+    best_f1, best_score = curves.best_f1(hit, scores, objects)
+    f1 = curves.f1_by_score(hit, scores, objects, axis)
     return {"precision": precision, "f1": f1, "best_f1": best_f1, "best_score": best_score}
 
 

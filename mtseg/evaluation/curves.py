@@ -24,23 +24,28 @@ def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray
     return np.append(precision, 0.0)[np.searchsorted(true / objects, RECALLS)]
 
 
-def f1_by_score(
-    hit: np.ndarray, scores: np.ndarray, objects: int, at: np.ndarray
-) -> tuple[np.ndarray, float, float] | tuple[None, None, None]:
-    """F1 of the predictions with at least each score of `at`, the best F1 there is, and the score that takes it.
+def f1_by_score(hit: np.ndarray, scores: np.ndarray, objects: int, thresholds: np.ndarray) -> np.ndarray | None:
+    """F1 of the predictions that reach each threshold: [len(thresholds)], 0 to 1; None without ground truth.
 
-    hit: bool [n], scores: [n], best first. objects: ground truths there are; F1 is None without. The best score is None
-    when there is no hit; of equal F1s the highest score is taken.
+    hit: bool [n], scores: [n], highest score first. objects: number of ground-truth objects.
     """
-    if not objects:
-        return None, None, None
-    f1 = np.append(0.0, 2 * np.cumsum(hit) / (np.arange(1, len(hit) + 1) + objects))  # of the first 0, 1, ...
-    sampled = f1[np.searchsorted(-scores, -at, side="right")]
-    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of equal scores all are taken or none
-    if not hit.any():
-        return sampled, 0.0, None
-    best = last[np.argmax(f1[1 + last])]
-    return sampled, float(f1[1 + best]), float(scores[best])
+    return _f1(hit, objects)[np.searchsorted(-scores, -thresholds, side="right")] if objects else None
+
+
+def best_f1(hit: np.ndarray, scores: np.ndarray, objects: int) -> tuple[float, float] | tuple[float | None, None]:
+    """The highest F1, and the highest threshold that gives it: (None, None) without ground truth, (0, None) without a
+    hit. Arguments as in `f1_by_score`."""
+    if not objects or not hit.any():
+        return (0.0 if objects else None), None
+    f1 = _f1(hit, objects)[1:]
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold keeps all predictions of a score or none
+    best = last[np.argmax(f1[last])]
+    return float(f1[best]), float(scores[best])
+
+
+def _f1(hit: np.ndarray, objects: int) -> np.ndarray:
+    """F1 of the first 0, 1, ..., n predictions: [n + 1]."""
+    return np.append(0.0, 2 * np.cumsum(hit) / (np.arange(1, len(hit) + 1) + objects))
 
 
 def score_axis(scores: np.ndarray, *, probable: bool) -> np.ndarray:

@@ -10,16 +10,15 @@ could lie badly on, as they are for hotcoco.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mtseg.evaluation import f1
-from mtseg.evaluation.ap.average_precision import percent
+from mtseg.evaluation.ap.average_precision import mean, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches
-from mtseg.evaluation.curves import precisions
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
@@ -35,23 +34,20 @@ def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
     or the object missed. matches: at IoU 0.5 first. `ap50` is None and `cost` empty without ground truth.
     """
     kind, target = _kinds(evaluation.candidates, matches)
-    rank = evaluation.rank
     counts = [int((kind == error).sum()) for error in range(MISSED)]
-    objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)
     used = np.zeros(len(matches.true), dtype=bool)
     used[matches.hit[0][matches.hit[0] >= 0]] = True
     missed = matches.objects & ~used
     missed[target[target >= 0]] = False
     counts.append(int(missed.sum()))
 
-    before = _ap50(matches.found, matches.hit[0] >= 0, matches, rank, objects)
-    if before is None:
+    before = _ap50(evaluation, matches)
+    if np.isnan(before):
         return {"ap50": None, "cost": {}, "counts": dict(zip(KINDS, counts, strict=True))}
-    after = [_repaired(error, kind, target, used, matches, rank, objects) for error in range(MISSED)]
-    left = objects - np.bincount(matches.true[missed], minlength=matches.categories)
-    found_all = _ap50(matches.found, matches.hit[0] >= 0, matches, rank, left)
-    after.append(1.0 if found_all is None else found_all)
-    cost = {name: percent(max(0.0, repaired - before)) for name, repaired in zip(KINDS, after, strict=True)}
+    after = [_corrected(error, kind, target, used, matches, evaluation) for error in range(MISSED)]
+    none_missed = _ap50(evaluation, replace(matches, objects=matches.objects & ~missed))
+    after.append(1.0 if np.isnan(none_missed) else none_missed)
+    cost = {name: percent(max(0.0, ap50 - before)) for name, ap50 in zip(KINDS, after, strict=True)}
     return {"ap50": percent(before), "cost": cost, "counts": dict(zip(KINDS, counts, strict=True))}
 
 
@@ -84,29 +80,28 @@ def _nearest(given: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarr
     return greatest, which
 
 
-def _repaired(error, kind, target, used, matches: Matches, rank, objects) -> float:
-    """AP50 with one kind of error put right."""
-    these = np.flatnonzero(kind == error)
-    hit, gone, found = matches.hit[0] >= 0, kind == error, matches.found
+def _corrected(
+    error: int, kind: np.ndarray, target: np.ndarray, used: np.ndarray, matches: Matches, evaluation: Evaluation
+) -> float:
+    """AP50 with one kind of error corrected. kind, target: int [N], of `_kinds`. used: bool [G], matched objects."""
+    rows, rank = np.flatnonzero(kind == error), evaluation.rank
+    hit, removed, found = matches.hit[:1].copy(), kind == error, matches.found.copy()
     if error in (CLASS, LOCALISATION):
-        these = these[~used[target[these]]]
-        these = these[np.argsort(rank[these])]
-        first = these[np.unique(target[these], return_index=True)[1]]
-        found = found.copy()
+        rows = rows[~used[target[rows]]]
+        rows = rows[np.argsort(rank[rows])]
+        first = rows[np.unique(target[rows], return_index=True)[1]]
         found[first] = matches.true[target[first]]
-        hit[first], gone[first] = True, False
-    return _ap50(found, hit, matches, rank, objects, gone)
+        hit[0, first], removed[first] = target[first], False
+    scored = matches.scored[np.lexsort((rank[matches.scored], found[matches.scored]))]
+    starts = np.searchsorted(found[scored], np.arange(matches.categories + 1))
+    ignored = matches.ignored[:1] | removed
+    return _ap50(evaluation, replace(matches, found=found, scored=scored, starts=starts, hit=hit, ignored=ignored))
 
 
-def _ap50(found, hit, matches: Matches, rank, objects, gone=False) -> float | None:
-    """Mean AP at IoU 0.5 over the categories with objects. found: int [N]; hit, gone: bool [N]."""
-    ignored = matches.ignored[0] | gone
-    rows = matches.scored[np.lexsort((rank[matches.scored], found[matches.scored]))]
-    ends = np.searchsorted(found[rows], np.arange(matches.categories + 1))
-    own = [rows[low:high] for low, high in pairwise(ends)]
-    curves = [precisions(hit[r], ignored[r], count) for r, count in zip(own, objects, strict=True)]
-    defined = [float(curve.mean()) for curve in curves if curve is not None]
-    return float(np.mean(defined)) if defined else None
+def _ap50(evaluation: Evaluation, matches: Matches) -> float:
+    """Mean AP at IoU 0.5 over the categories with objects, 0 to 1; NaN without objects."""
+    matches = replace(matches, hit=matches.hit[:1], ignored=matches.ignored[:1])
+    return float(mean(evaluation.average_precision(matches))[0])
 
 
 def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

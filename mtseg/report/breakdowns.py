@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mtseg.core.masks import AREA_RANGES
 from mtseg.evaluation.errors import KINDS
 from mtseg.report.html import ranking
 from mtseg.report.plotting import (
@@ -31,7 +32,7 @@ from mtseg.report.plotting import (
 
 MOST = 40  # largest number of legible rows; of more classes, the most informative are shown
 ENOUGH = 10  # labels in a bin from which it is drawn opaque
-SIZES = ("small", "medium", "large")
+SIZES = tuple(AREA_RANGES)
 ALL_LABELS = "all labels"
 BACKGROUND = "(background)"  # drawn in italics, since a class may have the same name
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mtseg.core.masks import AREA_RANGES
 from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.average_precision import average_precision, mean, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Candidates, Matches
 
-SIZES = {"": None, "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}  # COCO's, square pixels
+SIZES = {"": None} | {name[0]: limits for name, limits in AREA_RANGES.items()}  # suffixes of AP and AR
 
 
 def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mtseg.core.errors import UserError
-from mtseg.core.params import Model, Task
+from mtseg.core.params import Model, Task, with_flips
 from mtseg.core.tables import UNLABELLED
 from mtseg.model.heads._base import Candidates, Head, Logits
 
@@ -192,13 +192,11 @@ def seen_combinations(counted: Iterable[Sequence[int]], tasks: Sequence[Task], m
     Empty where each task has a softmax of its own. Raises UserError when none was counted."""
     if len(tasks) == 1 or model.unseen_combinations == 1:
         return []
-    flipped = [task.flipped() for task in tasks]
-    given = {tuple(labels) for labels in counted}
-    mirrored = {tuple(flip[label] for flip, label in zip(flipped, labels, strict=True)) for labels in given}
-    if not given:
+    seen = with_flips(counted, tasks)
+    if not seen:
         raise UserError(
             "no object in train has a label of every task, and model.unseen_combinations: "
             f"{model.unseen_combinations:g} needs such objects: set it to 1 (a softmax for each task), or give some "
             "objects a label of every task"
         )
-    return sorted(given | mirrored)
+    return sorted(seen)
