@@ -16,7 +16,7 @@ from mtseg.evaluation.ap import average_precision, pairs
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import SURE, SURE_REPLICATES, Interval, auc, drawn
+from mtseg.evaluation.bootstrap import DIAGNOSIS_LEVEL, DIAGNOSIS_REPLICATES, Interval, auc, resamples
 
 GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above which it is reported (99 % interval)
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
@@ -53,7 +53,7 @@ def losses(split: Split) -> dict[str, float]:
     area = split.predictions.area.copy()
     area[matches.prediction] = perfect.area
     given = evaluation.candidates_of(Pairs.concatenate([kept, moved]), area)
-    numbers["masks"] = joint_ap(evaluation, given=given)
+    numbers["masks"] = joint_ap(evaluation, candidates=given)
 
     best_first = overlap - 1e-6 * evaluation.rank / len(overlap)
     numbers["ranking"] = joint_ap(evaluation, rank=evaluation.rank_by(best_first))
@@ -132,9 +132,9 @@ def _gains(split: Split) -> dict[str, Interval]:
     columns = {name: getattr(candidates, name)[right] for name in ("prediction", "instance", "iou", "inside")}
     candidates = replace(candidates, **columns)
     one_class = [np.zeros(len(table), dtype=int) for table in (candidates.crowd, split.image)]
-    options = {"categories": 1, "most": len(split.image), "thresholds": np.array([HIT]), "given": candidates}
+    options = {"categories": 1, "max_dets": len(split.image), "thresholds": np.array([HIT]), "candidates": candidates}
     count = len(split.images)
-    weights = np.vstack([np.ones(count), drawn(count, SURE_REPLICATES)])
+    weights = np.vstack([np.ones(count), resamples(count, DIAGNOSIS_REPLICATES)])
     precision = {}
     for name, scores in evaluation.all_scores.items():
         matches = evaluation.match(*one_class, rank=evaluation.rank_by(scores), **options)
@@ -142,7 +142,9 @@ def _gains(split: Split) -> dict[str, Interval]:
     gains = {}
     for name in [name for name in precision if name != evaluation.ranking]:
         gain = precision[name] - precision[evaluation.ranking]
-        gains[name] = Interval(float(gain[0]), *map(float, np.quantile(gain[1:], [(1 - SURE) / 2, (1 + SURE) / 2])))
+        gains[name] = Interval(
+            float(gain[0]), *map(float, np.quantile(gain[1:], [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2]))
+        )
     return gains
 
 

@@ -46,7 +46,7 @@ class Split:
         count = len(self.predictions)
         kept = np.isin(np.arange(count), self.best)
         options = {"kept": kept, "rank": self.evaluation.rank_by(self.score), "thresholds": np.array([HIT])}
-        hit = self.evaluation.match(*one_class, categories=1, most=count, **options).hit[0]
+        hit = self.evaluation.match(*one_class, categories=1, max_dets=count, **options).hit[0]
         pairs = self.evaluation.pairs
         matches = pairs[hit[pairs.prediction] == pairs.instance]
         return matches.replace(image=self.image[matches.prediction])

@@ -1,4 +1,4 @@
-"""Where the scores come from: confusions, calibration, kinds of errors, curves, and annotations that look wrong."""
+"""Analysis of the scores: confusion, calibration, kinds of errors, curves, and suspected annotation errors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,30 @@ DECIMALS = 4
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
-    """What data/evaluation/analysis.json holds. AP in percent with 3 decimals, shares and scores with 4; None where
-    undefined.
+    """The content of data/evaluation/analysis.json. AP is in percent with 3 decimals, fractions and scores have 4; None
+    where undefined.
 
-    ranking; scores: the 101 scores at which `f1` is given, 0 to 1, or lowest to highest where the ranking sums logits.
-    tasks.NAME: classes; confusion (`confusion`, from the score with the main task's best F1, its `min_score`);
-    calibration (`calibration`, of the label's probability on matched objects, no-object left out); errors (TIDE,
-    `errors.errors`); curves, by class, and overall, all classes together: precision at 101 recalls and IoU 0.5, f1
-    at `scores`, best_f1 and its best_score. score: calibration of the detection score, a hit being right in place and
-    main class; None where the ranking sums logits. joint: ap; label_cost, by task: joint AP gained if what is matched
-    had that task's labels right; errors, of all labels as one. label_errors: `label_errors`.
+    | key                           | value                                                                      |
+    |-------------------------------|----------------------------------------------------------------------------|
+    | ranking                       | name of the ranking                                                        |
+    | scores                        | the 101 thresholds of `f1`: 0 to 1, or lowest to highest sum of logits     |
+    | tasks.NAME.classes            | class names                                                                |
+    | tasks.NAME.confusion          | `confusion` at `min_score`, the score with the main task's best F1         |
+    | tasks.NAME.calibration        | `calibration` of label probabilities (without no-object) on matched objects |
+    | tasks.NAME.errors             | `errors.errors` (TIDE)                                                     |
+    | tasks.NAME.curves, overall    | of each class and of all: `precision` at 101 recalls and IoU 0.5, `f1` at  |
+    |                               | `scores`, `best_f1` and its threshold `best_score`                         |
+    | score.calibration             | of the score as the probability of a match by main class; None if the      |
+    |                               | ranking sums logits                                                        |
+    | joint.ap, joint.errors        | joint AP, and `errors.errors` with combinations of labels as categories    |
+    | joint.label_cost              | of each task: joint AP gained if matched objects had its correct labels    |
+    | label_errors                  | `label_errors`                                                             |
     """
-    probable = not evaluation.ranking.startswith("sum")
-    axis = curves.score_axis(evaluation.scores, probable=probable)
-    own_curves = {task.name: _curves(evaluation, task, axis) for task in evaluation.tasks}
+    is_probability = not evaluation.ranking.startswith("sum")
+    axis = curves.score_axis(evaluation.scores, is_probability=is_probability)
+    task_curves = {task.name: _curves(evaluation, task, axis) for task in evaluation.tasks}
     main = evaluation.tasks[0].name
-    best = own_curves[main][-1]["best_score"]
+    best = task_curves[main][-1]["best_score"]
     min_score = float(axis[0]) if best is None else best
     tasks = {
         task.name: {
@@ -43,8 +51,8 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "confusion": {"min_score": _round(min_score), "matrix": confusion(evaluation, task, min_score).tolist()},
             "calibration": _label_calibration(evaluation, task),
             "errors": errors(evaluation, evaluation.matches[task.name]),
-            "curves": dict(zip(task.classes, map(_rounded, own_curves[task.name]), strict=False)),
-            "overall": _rounded(own_curves[task.name][-1]),
+            "curves": dict(zip(task.classes, map(_rounded, task_curves[task.name]), strict=False)),
+            "overall": _rounded(task_curves[task.name][-1]),
         }
         for task in evaluation.tasks
     }
@@ -52,7 +60,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "ranking": evaluation.ranking,
         "scores": _round(axis),
         "tasks": tasks,
-        "score": {"calibration": _score_calibration(evaluation, evaluation.matches[main]) if probable else None},
+        "score": {"calibration": _score_calibration(evaluation, evaluation.matches[main]) if is_probability else None},
         "joint": _joint(evaluation),
         "label_errors": label_errors(evaluation),
     }
@@ -60,9 +68,9 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
 
 def _label_calibration(evaluation: Evaluation, task: Task) -> dict[str, Any]:
     rows, objects = evaluation.labelled(task)
-    found = evaluation.predictions.labels[task.name][rows]
-    confidence = evaluation.class_probabilities(task)[rows, found]
-    return calibration(confidence, found == evaluation.images.instances.labels[task.name][objects])
+    predicted = evaluation.predictions.labels[task.name][rows]
+    confidence = evaluation.class_probabilities(task)[rows, predicted]
+    return calibration(confidence, predicted == evaluation.images.instances.labels[task.name][objects])
 
 
 def _score_calibration(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def _score_calibration(evaluation: Evaluation, matches: Matches) -> dict[str, An
 
 
 def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
-    """A curve a class, and as the last that of all together."""
+    """The curves of each class, then those of all classes together."""
     matches, scores = evaluation.matches[task.name], evaluation.scores
     true = matches.true[matches.objects]
     rows = [matches.of(index) for index in range(task.num_classes)]
@@ -91,13 +99,13 @@ def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int,
 
 def _joint(evaluation: Evaluation) -> dict[str, Any]:
     ap = _ap(evaluation, evaluation.joint)
-    right = {task.name: _ap(evaluation, evaluation.joint_with_right(task)) for task in evaluation.tasks}
-    cost = {name: None if value is None else percent(value - ap) for name, value in right.items()}
+    corrected = {task.name: _ap(evaluation, evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
+    cost = {name: None if value is None else percent(value - ap) for name, value in corrected.items()}
     return {"ap": percent(ap), "label_cost": cost, "errors": errors(evaluation, evaluation.joint)}
 
 
 def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """A row each ranking: ranking, segm_AP, joint_AP in percent, None where undefined."""
+    """One row for each ranking: ranking, segm_AP, joint_AP; percent, None where undefined."""
     rows = []
     for ranking, values in evaluation.all_scores.items():
         rank = evaluation.rank_by(values)
@@ -113,7 +121,7 @@ def _ap(evaluation: Evaluation, matches: Matches) -> float | None:
 
 
 def _rounded(curve: dict[str, Any]) -> dict[str, Any]:
-    """Rounded; the f1 and precision of a class without ground truth are None at every place."""
+    """The curve rounded; f1 and precision of a class without ground truth become 101 x None."""
     return {
         name: [None] * 101 if value is None and name in ("precision", "f1") else _round(value)
         for name, value in curve.items()

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: expected calibration error (Guo et al., ICML 2017), by hotcoco."""
+"""Calibration of probabilities: expected calibration error (Guo et al., ICML 2017), by hotcoco."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BINS = 10
 DECIMALS = 4
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """`ece`, 0 to 1, and 10 `bins` of equal width: lower, upper, confidence, accuracy and count.
+def calibration(confidence: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """`ece`, 0 to 1, and 10 `bins` of equal width with lower, upper, confidence, accuracy and count.
 
-    confidence [n], 0 to 1. right: bool [n]. None where there is nothing: the ECE, a bin's confidence and accuracy.
+    confidence: [n], 0 to 1. correct: bool [n]. The ECE is None if n is 0, confidence and accuracy of an empty bin too.
     """
     bins = [
         {
@@ -24,7 +24,7 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
             "accuracy": round(each["avg_accuracy"], DECIMALS) if each["count"] else None,
             "count": each["count"],
         }
-        for each in metrics.calibration_curve(confidence, right, BINS)
+        for each in metrics.calibration_curve(confidence, correct, BINS)
     ]
-    error = round(metrics.calibration_error(confidence, right, BINS)[0], DECIMALS) if len(right) else None
+    error = round(metrics.calibration_error(confidence, correct, BINS)[0], DECIMALS) if len(correct) else None
     return {"ece": error, "bins": bins}

@@ -1,4 +1,4 @@
-"""What the labels of found objects are taken for, background included."""
+"""Confusion matrix of a task's labels, with background."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mtseg.evaluation.ap.matching import HIT
 
 
 def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarray:
-    """int [classes + 1, classes + 1]: rows truth, columns predicted; the last of both is background.
+    """int [classes + 1, classes + 1]: rows true, columns predicted; the last row and column are background.
 
-    Objects that no prediction of at least `min_score` matches are predicted as background; such predictions that match
-    none are background taken for something. An object without a label of the task and what lies on it count nowhere, as
-    with crowds.
+    Predictions with a score of at least `min_score` are counted at their class-agnostic matches. An object without a
+    match is predicted as background; a prediction without a match has background as the true class. Crowds, objects
+    without a label of the task, and predictions on either are not counted.
     """
-    given, matches, classes = evaluation.candidates, evaluation.class_agnostic, task.num_classes
-    true, found = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
-    taken = np.zeros(len(found), dtype=bool)
+    candidates, matches, classes = evaluation.candidates, evaluation.class_agnostic, task.num_classes
+    true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
+    taken = np.zeros(len(predicted), dtype=bool)
     taken[matches.scored] = True
     taken &= evaluation.scores >= min_score
-    unlabelled = (true[given.instance] == UNLABELLED) & (given.inside >= HIT)
-    on_unlabelled = np.zeros(len(found), dtype=bool)
-    on_unlabelled[given.prediction[unlabelled]] = True
+    unlabelled = (true[candidates.instance] == UNLABELLED) & (candidates.inside >= HIT)
+    on_unlabelled = np.zeros(len(predicted), dtype=bool)
+    on_unlabelled[candidates.prediction[unlabelled]] = True
 
     objects = matches.objects & (true != UNLABELLED)
     matched = taken & (matches.hit[0] >= 0)
@@ -35,7 +35,7 @@ def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarra
     alone = taken & ~matched & ~matches.ignored[0] & ~on_unlabelled
 
     rows = np.concatenate([true[hit[labelled]], true[missed], np.full(alone.sum(), classes)])
-    columns = np.concatenate([found[matched][labelled], np.full(missed.sum(), classes), found[alone]])
+    columns = np.concatenate([predicted[matched][labelled], np.full(missed.sum(), classes), predicted[alone]])
     matrix = np.zeros((classes + 1, classes + 1), dtype=int)
     np.add.at(matrix, (rows, columns), 1)
     return matrix

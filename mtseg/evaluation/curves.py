@@ -1,4 +1,4 @@
-"""Precision over recall, and F1 over the score, from matches of one category."""
+"""Precision against recall, and F1 against the score threshold, of one category."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mtseg.evaluation.ap.average_precision import RECALLS
 
 
 def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray | None:
-    """Precision at the 101 recalls: [101]; None where there is no ground truth.
+    """Precision at COCO's 101 recalls: [101], 0 to 1; None without ground truth.
 
-    hit, ignored: bool [n], of predictions with the best score first. objects: ground truths there are.
+    hit, ignored: bool [n], highest score first. objects: number of ground-truth objects.
     """
     if not objects:
         return None
@@ -20,7 +20,7 @@ def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray
     true = np.arange(1, len(at) + 1)
     precision = true / np.cumsum(~ignored)[at]
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    # past the last recall reached, the precision is 0
+    # precision is 0 at recalls that are not reached
     return np.append(precision, 0.0)[np.searchsorted(true / objects, RECALLS)]
 
 
@@ -48,7 +48,7 @@ def _f1(hit: np.ndarray, objects: int) -> np.ndarray:
     return np.append(0.0, 2 * np.cumsum(hit) / (np.arange(1, len(hit) + 1) + objects))
 
 
-def score_axis(scores: np.ndarray, *, probable: bool) -> np.ndarray:
-    """101 scores at which curves are drawn: 0 to 1 for scores that are probabilities, else lowest to highest."""
-    low, high = (0.0, 1.0) if probable or not len(scores) else (scores.min(), scores.max())
+def score_axis(scores: np.ndarray, *, is_probability: bool) -> np.ndarray:
+    """The 101 score thresholds of a curve: 0 to 1 for probabilities, else the lowest to the highest score."""
+    low, high = (0.0, 1.0) if is_probability or not len(scores) else (scores.min(), scores.max())
     return np.linspace(low, high, 101)

@@ -1,11 +1,13 @@
-"""What kinds of errors there are, and how much AP50 each kind costs: TIDE.
+"""Kinds of errors, and how much AP50 each kind costs (TIDE).
 
 Follows Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020 (upstream:
-tidecv/quantify.py). Three things differ from upstream, which hotcoco follows. An error is put right for itself alone,
-as the paper says; upstream the best error of any kind holds its object, and putting right another then does nothing. A
-class that is missed altogether is left out of the mean once its objects are taken out, as COCO leaves out classes
-without ground truth; upstream it stays as 0, and missing it costs nothing. And crowds are no objects that a prediction
-could lie badly on, as they are for hotcoco.
+tidecv/quantify.py, which hotcoco follows too). Differences from upstream:
+
+- Each kind of error is corrected independently of the others, as in the paper. Upstream, the best error of any kind
+  reserves its object, so that correcting another error of that object has no effect.
+- A class whose objects are all missed is left out of the mean AP once these are removed, as COCO leaves out classes
+  without ground truth. Upstream its AP stays 0, so that missing all of a class costs nothing.
+- Predictions that overlap a crowd by less than half are not localisation errors, as they are in hotcoco.
 """
 
 from __future__ import annotations
@@ -22,16 +24,24 @@ from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
-NONE = -1  # the kind of a prediction that is a hit or ignored
+NONE = -1  # kind of a prediction that is a hit or ignored
 
 
 def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
-    """TIDE's six kinds: `ap50`, `cost` (AP50 gained, were this kind of error put right) and `counts`; percent.
+    """`ap50`, `counts` of TIDE's six kinds of errors, and `cost`: AP50 gained if a kind were corrected; AP in percent.
 
-    Of predictions: class (IoU >= 0.5 with an object of another class), localisation (0.1 to 0.5 with one of its own),
-    both at once, duplicate, background (IoU <= 0.1 with everything). Of objects: missed, and no error above is of it.
-    To put right is to give the first error of an object its class or its place, and to take out the other predictions,
-    or the object missed. matches: at IoU 0.5 first. `ap50` is None and `cost` empty without ground truth.
+    | kind         | error                                                                                   |
+    |--------------|-----------------------------------------------------------------------------------------|
+    | class        | IoU >= 0.5 with an object of another class                                              |
+    | localisation | IoU 0.1 to 0.5 with an object of its class                                              |
+    | both         | IoU 0.1 to 0.5 with an object of another class                                          |
+    | duplicate    | IoU >= 0.5 with an object of its class that has a match                                 |
+    | background   | IoU <= 0.1 with all objects                                                             |
+    | missed       | an object without a match and without a prediction that has a class or localisation error |
+
+    To correct class or localisation errors, the best such prediction of each unmatched object becomes its match and the
+    others are removed; of the other kinds, the predictions or objects are removed. matches: with IoU threshold 0.5
+    first. `ap50` is None and `cost` empty without ground truth.
     """
     kind, target = _kinds(evaluation.candidates, matches)
     counts = [int((kind == error).sum()) for error in range(MISSED)]
@@ -51,14 +61,15 @@ def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
     return {"ap50": percent(before), "cost": cost, "counts": dict(zip(KINDS, counts, strict=True))}
 
 
-def _kinds(given: Candidates, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """The kind of error of each prediction, int [N], and the object it would be right for, int [N], or -1."""
-    pairs = np.flatnonzero(matches.objects[given.instance] & (given.iou >= NEAR))
-    same = matches.true[given.instance[pairs]] == matches.found[given.prediction[pairs]]
-    own, own_object = _nearest(given, pairs[same], len(matches.found))
-    other, other_object = _nearest(given, pairs[~same], len(matches.found))
+def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """Kind of error of each prediction, int [N], and the object that a class or localisation error belongs to, int [N],
+    else -1."""
+    pairs = np.flatnonzero(matches.objects[candidates.instance] & (candidates.iou >= NEAR))
+    same = matches.true[candidates.instance[pairs]] == matches.predicted[candidates.prediction[pairs]]
+    own, own_object = _nearest(candidates, pairs[same], len(matches.predicted))
+    other, other_object = _nearest(candidates, pairs[~same], len(matches.predicted))
 
-    wrong = np.zeros(len(matches.found), dtype=bool)
+    wrong = np.zeros(len(matches.predicted), dtype=bool)
     wrong[matches.scored] = True
     wrong &= (matches.hit[0] < 0) & ~matches.ignored[0]
     kind = np.full(len(wrong), BOTH)
@@ -71,12 +82,12 @@ def _kinds(given: Candidates, matches: Matches) -> tuple[np.ndarray, np.ndarray]
     return kind, target
 
 
-def _nearest(given: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each prediction, the greatest IoU among these pairs, 0 without, and the object, -1 without: [N] each."""
-    found, true, iou = given.prediction[pairs], given.instance[pairs], given.iou[pairs]
-    order = np.lexsort((-true, iou, found))  # the last of a prediction stays; of equal IoUs the first object
+def _nearest(candidates: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Highest IoU of each prediction among these pairs (0 without any) and its object (-1 without any): [N] each."""
+    predicted, true, iou = candidates.prediction[pairs], candidates.instance[pairs], candidates.iou[pairs]
+    order = np.lexsort((-true, iou, predicted))  # the last pair of a prediction is kept: of equal IoUs the first object
     greatest, which = np.zeros(count), np.full(count, -1)
-    greatest[found[order]], which[found[order]] = iou[order], true[order]
+    greatest[predicted[order]], which[predicted[order]] = iou[order], true[order]
     return greatest, which
 
 
@@ -85,17 +96,19 @@ def _corrected(
 ) -> float:
     """AP50 with one kind of error corrected. kind, target: int [N], of `_kinds`. used: bool [G], matched objects."""
     rows, rank = np.flatnonzero(kind == error), evaluation.rank
-    hit, removed, found = matches.hit[:1].copy(), kind == error, matches.found.copy()
+    hit, removed, predicted = matches.hit[:1].copy(), kind == error, matches.predicted.copy()
     if error in (CLASS, LOCALISATION):
         rows = rows[~used[target[rows]]]
         rows = rows[np.argsort(rank[rows])]
         first = rows[np.unique(target[rows], return_index=True)[1]]
-        found[first] = matches.true[target[first]]
+        predicted[first] = matches.true[target[first]]
         hit[0, first], removed[first] = target[first], False
-    scored = matches.scored[np.lexsort((rank[matches.scored], found[matches.scored]))]
-    starts = np.searchsorted(found[scored], np.arange(matches.categories + 1))
+    scored = matches.scored[np.lexsort((rank[matches.scored], predicted[matches.scored]))]
+    starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
     ignored = matches.ignored[:1] | removed
-    return _ap50(evaluation, replace(matches, found=found, scored=scored, starts=starts, hit=hit, ignored=ignored))
+    return _ap50(
+        evaluation, replace(matches, predicted=predicted, scored=scored, starts=starts, hit=hit, ignored=ignored)
+    )
 
 
 def _ap50(evaluation: Evaluation, matches: Matches) -> float:
@@ -105,26 +118,33 @@ def _ap50(evaluation: Evaluation, matches: Matches) -> float:
 
 
 def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What became of every prediction: kind, str [N]; the instance it found or -1, int [N]; which of its labels are
-    wrong, bool [N, T].
+    """Kind of each prediction, str [N]; the instance it matches or -1, int [N]; which of its labels are wrong, bool
+    [N, T].
 
-    TIDE's kinds, given in turn, best rank first, so that a verdict never depends on a worse prediction and holds at
-    every threshold of the score. right: IoU >= 0.5 and every label right. class: some label wrong. duplicate: IoU
-    >= 0.5 with an object that a better one has found. localisation: IoU >= 0.1 with an object of its class. crowd: on
-    a crowd, not counted. background: all else. `right` and the hits among `class` are those that `f1.counts` counts.
+    | kind         | prediction                                             |
+    |--------------|--------------------------------------------------------|
+    | right        | IoU >= 0.5 with an object, all labels correct          |
+    | class        | IoU >= 0.5 with an object, some label wrong            |
+    | duplicate    | IoU >= 0.5 with an object that a better one matches    |
+    | localisation | IoU >= 0.1 with an object of its class                 |
+    | crowd        | on a crowd of its class, not counted                   |
+    | background   | all others                                             |
+
+    Kinds are assigned best rank first: the kind of a prediction does not depend on worse ones, and so holds at every
+    score threshold. The hits that `f1.counts` counts are `right` or `class`.
     """
-    given, crowd = evaluation.candidates, evaluation.images.instances.crowd
+    candidates, crowd = evaluation.candidates, evaluation.images.instances.crowd
     main = evaluation.tasks[0].name
-    true, found = evaluation.images.instances.labels[main], evaluation.predictions.labels[main]
-    same = true[given.instance] == found[given.prediction]
+    true, predicted = evaluation.images.instances.labels[main], evaluation.predictions.labels[main]
+    same = true[candidates.instance] == predicted[candidates.prediction]
     matches = f1.main_matches(evaluation)
-    on_crowd = np.zeros(len(found), dtype=bool)
-    on_crowd[given.prediction[same & crowd[given.instance] & (given.inside >= HIT)]] = True
-    objects = np.flatnonzero(~crowd[given.instance])
-    overlap, nearest = _nearest(given, objects, len(found))
-    own, _ = _nearest(given, objects[same[objects]], len(found))
+    on_crowd = np.zeros(len(predicted), dtype=bool)
+    on_crowd[candidates.prediction[same & crowd[candidates.instance] & (candidates.inside >= HIT)]] = True
+    objects = np.flatnonzero(~crowd[candidates.instance])
+    overlap, nearest = _nearest(candidates, objects, len(predicted))
+    own, _ = _nearest(candidates, objects[same[objects]], len(predicted))
 
-    kinds, instances = np.full(len(found), "background", dtype=object), matches.hit[0].astype(int)
+    kinds, instances = np.full(len(predicted), "background", dtype=object), matches.hit[0].astype(int)
     kinds[own >= NEAR] = "localisation"
     taken: set[int] = set()
     for row in np.argsort(evaluation.rank):
@@ -137,7 +157,7 @@ def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray
             kinds[row] = "crowd"
         elif overlap[row] >= HIT:
             kinds[row] = "duplicate"
-    wrong = np.zeros((len(found), len(evaluation.tasks)), dtype=bool)
+    wrong = np.zeros((len(predicted), len(evaluation.tasks)), dtype=bool)
     hits = np.flatnonzero(instances >= 0)
     wrong[hits] = f1.wrong_labels(evaluation, hits, instances[hits])
     kinds[wrong.any(axis=1)] = "class"

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of predictions as they stand, at no score: what a reader of overlays sees."""
+"""Precision, recall and F1 of a set of predictions, such as the filtered ones, without a score threshold."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from mtseg.evaluation.ap.matching import HIT, Matches
 
 
 def main_matches(evaluation: Evaluation, kept: np.ndarray | None = None) -> Matches:
-    """Matches at IoU 0.5 by the main class, of all predictions or of those `kept`, bool [N]."""
+    """Matches at IoU 0.5 by main class. kept: bool [N], the predictions that take part, by default all."""
     main, count = evaluation.tasks[0], len(evaluation.predictions)
-    true, found = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
-    options = {"most": count, "kept": kept, "thresholds": np.array([HIT])}
-    return evaluation.match(true, found, categories=main.num_classes, **options)
+    true, predicted = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
+    options = {"max_dets": count, "kept": kept, "thresholds": np.array([HIT])}
+    return evaluation.match(true, predicted, categories=main.num_classes, **options)
 
 
 def counts(evaluation: Evaluation, kept: np.ndarray | None = None) -> np.ndarray:
-    """int [I, 4] of each image: predictions, instances, hits, hits with every label right. kept: bool [N].
+    """int [I, 4], for each image: predictions, instances, hits, hits with all labels correct. kept: bool [N], the
+    predictions that count, by default all.
 
-    A hit has IoU >= 0.5 and the main class. Where an instance has no label of a further task, any is right. Crowds are
-    no instances, and a prediction half inside a crowd of its class is not counted unless it is a hit.
+    A hit has IoU >= 0.5 and the main class of its instance. A label that the instance lacks counts as correct. Crowds
+    are not counted, nor predictions without a hit that lie at least half inside a crowd of their class.
     """
     matches, images = main_matches(evaluation, kept), len(evaluation.images)
     hits = np.flatnonzero(matches.hit[0] >= 0)
@@ -37,20 +38,22 @@ def counts(evaluation: Evaluation, kept: np.ndarray | None = None) -> np.ndarray
 
 
 def wrong_labels(evaluation: Evaluation, rows: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """bool [n, T]: which labels of predictions differ from those of the objects, where these have one."""
+    """bool [n, T]: whether labels of predictions (`rows`) differ from those of `objects`; False where an object has
+    none."""
     true = np.stack([evaluation.images.instances.labels[task.name][objects] for task in evaluation.tasks], axis=1)
-    found = np.stack([evaluation.predictions.labels[task.name][rows] for task in evaluation.tasks], axis=1)
-    return (true != UNLABELLED) & (true != found)
+    predicted = np.stack([evaluation.predictions.labels[task.name][rows] for task in evaluation.tasks], axis=1)
+    return (true != UNLABELLED) & (true != predicted)
 
 
 def summary(counts: np.ndarray) -> dict[str, float]:
-    """Precision, recall, f1 and joint_f1 over the counts of some images: percent, 3 decimals, undefined left out."""
+    """precision, recall, f1 and joint_f1 of images with these counts [..., 4]: percent, 3 decimals, undefined left
+    out."""
     parts = fractions(np.reshape(counts, (-1, 4)).sum(axis=0))
     return {name: round(100 * int(part) / int(whole), 3) for name, (part, whole) in parts.items() if whole}
 
 
 def shares(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The same of each draw, 0 to 1, NaN where undefined: [B] each. counts: [B, 4]."""
+    """precision, recall, f1 and joint_f1 of each row of counts [B, 4]: [B] each, 0 to 1, NaN where undefined."""
     return {
         name: np.divide(part, whole, out=np.full(len(counts), np.nan), where=whole > 0)
         for name, (part, whole) in fractions(counts).items()
@@ -58,11 +61,11 @@ def shares(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def fractions(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Numerator and denominator of each. counts: [..., 4], as of `counts`."""
-    found, true, hit, right = np.moveaxis(counts, -1, 0)
+    """{metric: (numerator, denominator)}. counts: [..., 4], as `counts` returns them."""
+    predicted, true, hit, right = np.moveaxis(counts, -1, 0)
     return {
-        "precision": (hit, found),
+        "precision": (hit, predicted),
         "recall": (hit, true),
-        "f1": (2 * hit, found + true),
-        "joint_f1": (2 * right, found + true),
+        "f1": (2 * hit, predicted + true),
+        "joint_f1": (2 * right, predicted + true),
     }

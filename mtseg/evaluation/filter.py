@@ -1,9 +1,9 @@
-"""The post-filter: rules that turn the model's predictions, with their contradictions and duplicates, into one answer.
+"""Post-processing: rules that remove background, low scores, small masks and duplicates from the predictions.
 
-A rule takes what is left and returns what it keeps. Their order: first what judges a prediction by itself, so that none
-is dropped because of another that is dropped anyway (a mask whose label is background must not suppress its sound
-twin). Masks are cleaned before they are measured and compared, and only where labels and scores have passed, since that
-is slow. At the end come the rules that weigh predictions against each other: duplicates, and of what is left the best.
+A rule takes the predictions that are left and returns those it keeps. Rules that judge each prediction alone come
+first, so that a prediction which is dropped anyway suppresses no other. Masks are cleaned before they are measured and
+compared, and only after the rules on labels and scores, since cleaning is slow. Rules that compare predictions come
+last: duplicates, then the best `most`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mtseg.evaluation.bootstrap import draws, interval
 
 @dataclass(frozen=True)
 class Kept:
-    """Predictions that are left. rows: int [n], image by image, the best first. overlap: sparse [n, n], mask IoU of
-    each with those before it in its image; None until `compared`."""
+    """The predictions that are left. rows: int [n], sorted by image, then best first. overlap: sparse [n, n], mask IoU
+    of each prediction with the better ones of its image; None until `with_overlap` is called."""
 
     evaluation: Evaluation
     rows: np.ndarray
@@ -44,7 +44,7 @@ class Kept:
         return len(self.rows)
 
     def __getitem__(self, kept: np.ndarray) -> Kept:
-        """kept: bool [n], or int, ascending."""
+        """The predictions `kept`: bool [n], or int in ascending order."""
         overlap = None if self.overlap is None else self.overlap[kept][:, kept]
         return replace(self, rows=self.rows[kept], overlap=overlap)
 
@@ -56,28 +56,28 @@ class Kept:
     def image(self) -> np.ndarray:
         return self.evaluation.image[self.rows]
 
-    def compared(self) -> Kept:
-        """The same with `overlap`. A mask is compared once, however many predictions share it."""
+    def with_overlap(self) -> Kept:
+        """The same predictions with `overlap`. Masks that several predictions share are compared once."""
         if self.overlap is not None or not len(self):
             return self
         blocks, every = [], self.predictions.rles()
         for own in np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.image)) + 1):
             distinct = {every[row]["counts"]: every[row] for row in own}
-            place = {counts: i for i, counts in enumerate(distinct)}
-            which = [place[every[row]["counts"]] for row in own]
+            index = {counts: i for i, counts in enumerate(distinct)}
+            which = [index[every[row]["counts"]] for row in own]
             iou = masks.iou(list(distinct.values()), list(distinct.values()))
             blocks.append(csr_array(np.tril(iou[np.ix_(which, which)], -1)))  # mostly zeros
         return replace(self, overlap=csr_array(block_diag(blocks, format="csr")))
 
     def as_mask(self) -> np.ndarray:
-        """bool [N], of all predictions."""
+        """bool [N]: which of all predictions are left."""
         mask = np.zeros(len(self.evaluation.predictions), dtype=bool)
         mask[self.rows] = True
         return mask
 
 
 def background(kept: Kept, settings: Filter) -> Kept:
-    """Drop what a further task calls background: its likeliest output is the no-object slot."""
+    """Drop predictions whose most probable output of a further task is the no-object slot."""
     if not settings.drop_background:
         return kept
     predictions, dropped = kept.predictions, np.zeros(len(kept), dtype=bool)
@@ -87,21 +87,22 @@ def background(kept: Kept, settings: Filter) -> Kept:
 
 
 def low_score(kept: Kept, settings: Filter) -> Kept:
-    """Keep label probability x mask quality >= min_score, of the main task or of each that is named."""
+    """Keep predictions with label probability x mask quality >= min_score, a number for the main task or one for each
+    task named."""
     values = label_scores(kept.predictions)
     main, *_ = values
     return kept[_reach(values, settings.min_score, [main])]
 
 
 def low_logit(kept: Kept, settings: Filter) -> Kept:
-    """Keep what has labels with logits >= min_logit, of every further task or of each that is named."""
+    """Keep predictions with label logits >= min_logit, a number for all further tasks or one for each task named."""
     values = kept.predictions.logit
     _, *further = values
     return kept[_reach(values, settings.min_logit, further)]
 
 
 def largest_component(kept: Kept, settings: Filter) -> Kept:
-    """Of each mask keep the largest part whose pixels touch, by side or corner; its box and area follow. Drops none."""
+    """Reduce each mask to its largest component (8-connected), and box and area accordingly. Drops no prediction."""
     if not settings.largest_component:
         return kept
     evaluation, predictions = kept.evaluation, kept.evaluation.predictions
@@ -125,15 +126,18 @@ def small(kept: Kept, settings: Filter) -> Kept:
 
 
 def duplicate(kept: Kept, settings: Filter) -> Kept:
-    """Mask NMS: of two masks that overlap by more than nms_iou the one with the better ranking score stays.
+    """Mask NMS: of two masks with IoU > nms_iou, keep the one with the higher ranking score.
 
-    agnostic: of any classes, and so one class a mask; class: of the same main class; matrix: of the same main class
-    too, by Matrix NMS (SOLOv2, arXiv 2003.10152, its linear decay), which lets a mask go less easily when what overlaps
-    it is overlapped itself. SOLOv2 multiplies scores by that decay; here it is compared with 1 - nms_iou.
+    | nms      | masks compared                                                                             |
+    |----------|--------------------------------------------------------------------------------------------|
+    | agnostic | of all classes                                                                             |
+    | class    | of the same main class                                                                     |
+    | matrix   | of the same main class, by Matrix NMS (SOLOv2, arXiv 2003.10152) with linear decay: a mask |
+    |          | is kept if its decay is at least 1 - nms_iou (SOLOv2 multiplies scores by the decay)       |
     """
     if settings.nms == "none" or not len(kept):
         return kept
-    kept = kept.compared()
+    kept = kept.with_overlap()
     pairs = kept.overlap.tocoo()
     if settings.nms != "agnostic":
         main = next(iter(kept.predictions.labels.values()))
@@ -146,7 +150,7 @@ def surplus(kept: Kept, settings: Filter) -> Kept:
     """Keep the best `most` of each image."""
     if settings.most is None:
         return kept
-    first = np.searchsorted(kept.image, kept.image)  # row of each image's best
+    first = np.searchsorted(kept.image, kept.image)  # index of each image's best prediction
     return kept[np.arange(len(kept)) - first < settings.most]
 
 
@@ -155,13 +159,13 @@ RULES = (background, low_score, low_logit, largest_component, small, duplicate, 
 
 @dataclass(frozen=True)
 class Filtered:
-    """steps: what was there at first, `raw`, and what each rule left, by the rule's name."""
+    """steps: {name: predictions}, first `raw`, then those left after each rule, by the rule's name."""
 
     steps: dict[str, Kept]
 
     @property
     def predictions(self) -> tuple[Predictions, Pairs]:
-        """What is left at the end, in the order given, and its pairs with the ground truth."""
+        """The filtered predictions in their original order, and their overlaps with the ground truth."""
         *_, last = self.steps.values()
         kept = last.as_mask()
         pairs = last.evaluation.pairs[kept[last.evaluation.pairs.prediction]]
@@ -169,7 +173,7 @@ class Filtered:
 
     @property
     def removed(self) -> pd.DataFrame:
-        """A row for each prediction given: prediction, its place from 0, and rule, the one that removed it or None."""
+        """One row for each raw prediction: prediction (its row), and rule (that removed it, or None)."""
         rules = np.full(len(self.steps["raw"]), None, dtype=object)
         for (_, before), (rule, after) in pairwise(self.steps.items()):
             rules[np.setdiff1d(before.rows, after.rows)] = rule
@@ -177,7 +181,7 @@ class Filtered:
 
 
 def apply(evaluation: Evaluation, settings: Filter) -> Filtered:
-    """Every rule in turn."""
+    """Apply all rules in order."""
     steps = {"raw": Kept.all(evaluation)}
     for rule in RULES:
         *_, last = steps.values()
@@ -186,41 +190,41 @@ def apply(evaluation: Evaluation, settings: Filter) -> Filtered:
 
 
 def table(filtered: Filtered) -> pd.DataFrame:
-    """A row a step, `raw` first: stage, removed (by it), precision, recall, f1, joint_f1 (after it), low, high.
+    """One row for each step, `raw` first: stage, removed (predictions), then precision, recall, f1, joint_f1 of those
+    left, in percent, and low, high: the 95 % interval of joint F1, on the same bootstrap samples as in `intervals`.
 
-    low and high: the ends of joint F1's 95 % interval, of the same draws of images as in `intervals`; NaN: undefined,
-    or below 5 images.
+    NaN: undefined; low and high also below 5 images.
     """
     rows, before = [], len(filtered.steps["raw"])
-    drawn = draws(len(filtered.steps["raw"].evaluation.images), before)
+    weights = draws(len(filtered.steps["raw"].evaluation.images), before)
     for stage, kept in filtered.steps.items():
         counts = f1.counts(kept.evaluation, kept.as_mask())
-        low, high = _interval(drawn @ counts)
+        low, high = _interval(weights @ counts)
         rows.append({"stage": stage, "removed": before - len(kept), **f1.summary(counts), "low": low, "high": high})
         before = len(kept)
     return pd.DataFrame(rows, columns=["stage", "removed", "precision", "recall", "f1", "joint_f1", "low", "high"])
 
 
 def sum_up(steps: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of `table`: the scores of the first row, raw, and of the last, filtered, and what each rule removed."""
+    """{"raw", "filtered": scores of the first and last row of `table`; "removed": {rule: number of predictions}}."""
     scores = steps[["precision", "recall", "f1", "joint_f1"]]
     ends = {"raw": scores.iloc[0].dropna().to_dict(), "filtered": scores.iloc[-1].dropna().to_dict()}
     return ends | {"removed": dict(zip(steps["stage"][1:], steps["removed"][1:].tolist(), strict=True))}
 
 
 def label_scores(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Of each task, [N]: probability of the label x mask quality."""
+    """{task: [N]}: probability of the predicted label x mask quality."""
     return {task: own * predictions.mask_quality for task, own in predictions.probability.items()}
 
 
 def _interval(counts: np.ndarray) -> tuple[float, float]:
-    """Of joint F1 in percent. counts: [1 + draws, 4], as `f1.counts` has them, the first of the data as they are."""
+    """95 % interval of joint F1 in percent. counts: [1 + B, 4], as of `f1.counts`, the original sample first."""
     joint_f1 = f1.shares(counts)["joint_f1"]
     return (np.nan, np.nan) if np.isnan(joint_f1[0]) else interval(joint_f1)[1:]
 
 
 def _reach(values: Mapping[str, np.ndarray], least: float | Mapping[str, float], tasks: Sequence[str]) -> np.ndarray:
-    """bool [N]: whether all values reach `least`, a number for these tasks or {task: number}."""
+    """bool [N]: whether values reach `least`, a number for all of `tasks` or {task: number}."""
     least = least if isinstance(least, Mapping) else dict.fromkeys(tasks, least)
     reached = np.ones(len(next(iter(values.values()))), dtype=bool)
     for task, number in least.items():
@@ -229,21 +233,21 @@ def _reach(values: Mapping[str, np.ndarray], least: float | Mapping[str, float],
 
 
 def _largest_component(rle: dict) -> tuple[str, list[float], float] | None:
-    """RLE, box and area of the largest part; None when there is no other."""
+    """RLE, box and area of the largest component; None if there is only one."""
     whole = masks.mask(rle, *rle["size"])
     x, y, width, height = map(int, coco_mask.toBbox(rle))
-    part = np.s_[y : y + height, x : x + width]  # an image is mostly background
+    part = np.s_[y : y + height, x : x + width]  # only the box: an image is mostly background
     parts, count = label(whole[part], structure=np.ones((3, 3)))
     if count < 2:
         return None
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1  # of equal ones the first by rows
+    largest = np.bincount(parts.ravel())[1:].argmax() + 1  # of equal ones the topmost
     whole[part] = parts == largest
     packed = coco_mask.encode(np.asfortranarray(whole, dtype=np.uint8))
     return packed["counts"].decode(), coco_mask.toBbox(packed).tolist(), float(coco_mask.area(packed))
 
 
 def _with_masks(evaluation: Evaluation, predictions: Predictions, changed: np.ndarray) -> Evaluation:
-    """The evaluation of predictions some of whose masks have changed; only these are compared anew."""
+    """An evaluation of `predictions`, whose masks in rows `changed` are new: only their overlaps are computed again."""
     unchanged = evaluation.pairs[~np.isin(evaluation.pairs.prediction, changed)]
     anew = overlapping.of_masks(evaluation.images, predictions[changed])
     anew = anew.replace(prediction=changed[anew.prediction])
@@ -255,20 +259,20 @@ def _with_masks(evaluation: Evaluation, predictions: Predictions, changed: np.nd
     )  # fmt: skip
 
 
-def _greedy(pairs: coo_array, most: float) -> np.ndarray:
-    """bool [N]: no better one that stays overlaps it by more than `most`. pairs: IoU of (worse, better)."""
-    close = csr_array(pairs > most)
+def _greedy(pairs: coo_array, max_iou: float) -> np.ndarray:
+    """bool [N]: whether no better mask that is kept has IoU > `max_iou`. pairs: IoU at (worse, better)."""
+    close = csr_array(pairs > max_iou)
     kept = np.ones(pairs.shape[0], dtype=bool)
     for row in np.flatnonzero(np.diff(close.indptr)):
         kept[row] = not kept[close.indices[close.indptr[row] : close.indptr[row + 1]]].any()
     return kept
 
 
-def _matrix(pairs: coo_array, most: float) -> np.ndarray:
-    """bool [N]: the decay is at least 1 - `most`. pairs: IoU of (worse, better)."""
+def _matrix(pairs: coo_array, max_iou: float) -> np.ndarray:
+    """bool [N]: whether the decay is at least 1 - `max_iou`. pairs: IoU at (worse, better)."""
     hidden, decay = np.zeros(pairs.shape[0]), np.ones(pairs.shape[0])
     np.maximum.at(hidden, pairs.row, pairs.data)
-    # who is wholly hidden hides nobody but its own copies, which what hides it hides too
+    # a mask with IoU 1 with a better one suppresses only its copies, which the better one suppresses too
     visible = np.maximum(1 - hidden[pairs.col], np.finfo(float).tiny)
     np.minimum.at(decay, pairs.row, (1 - pairs.data) / visible)
-    return decay >= 1 - most
+    return decay >= 1 - max_iou

@@ -1,15 +1,15 @@
-"""Annotations that look wrong: where a sure prediction and the annotation contradict each other.
+"""Suspected annotation errors: places where a confident prediction contradicts the annotation.
 
-Four kinds, each with how sure it is, 0 to 1, so that the surest of all can be looked at first:
+Each suspect has a kind and a confidence, 0 to 1, by which suspects are sorted:
 
-label     the mask fits the annotation (IoU >= 0.75) and the model knows another label: mask quality x (probability of
-          its label - probability of the annotated one), the self-confidence margin of confident learning
+label     A prediction matches the annotation (IoU >= 0.75) but has another label. Confidence: mask quality x
+          (probability of the predicted label - probability of the annotated label), the margin of confident learning
           (Northcutt et al., JAIR 2021).
-outline   one object, as the main class and where they lie say, but the masks differ (IoU 0.1 to 0.5), nothing else
-          fits it and the prediction lies on nothing else: score x share of the smaller mask inside the larger.
-missing   an object that nothing annotated lies on: its score.
-spurious  an annotation that no prediction lies on, of whatever class or score: the share of its class, no larger than
-          it, that was found; for where the model finds all but a few, those few are odd.
+outline   Prediction and annotation have the same main class and IoU 0.1 to 0.5; no prediction matches the annotation,
+          and the prediction overlaps no other one. Confidence: score x fraction of the smaller mask inside the larger.
+missing   A prediction overlaps no annotation. Confidence: its score.
+spurious  No prediction of any class or score overlaps the annotation. Confidence: fraction of the annotations of its
+          class, no larger than it, that are matched.
 """
 
 from __future__ import annotations
@@ -26,124 +26,130 @@ from mtseg.core.tables import UNLABELLED
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT, NEAR
 
-FITS = 0.75  # IoU from which a mask and an annotation are one object beyond doubt
-SURE = 0.5  # below this nothing is suspected
-MOST = 200
+SAME_OBJECT_IOU = 0.75  # minimum IoU of a suspect of kind `label`
+MIN_SCORE = 0.5  # minimum confidence of a suspect
+MAX_SUSPECTS = 200
 DECIMALS = 4
 
 
 def label_errors(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """At most 200 suspects, surest first: image_id, instance (its place in the image, or None), prediction (its row, or
-    None), task, annotated, predicted (class names or None), score (how sure), iou, kind.
+    """At most 200 suspects, highest confidence first: image_id, instance (index in the image, or None), prediction
+    (row, or None), task, annotated, predicted (class names or None), score (the confidence), iou, kind.
 
-    Crowds are not suspected, nor is what lies on one missing. Scores are main class probability x mask quality.
+    Crowds are not suspected, nor predictions on crowds. The score of a prediction is that of the ranking main_quality.
     """
     suspects = [
         *_other_label(evaluation),
         *_outline(evaluation),
-        *islice(_missing(evaluation), MOST),  # surest first
+        *islice(_missing(evaluation), MAX_SUSPECTS),  # sorted by confidence
         *_spurious(evaluation),
     ]
-    suspects.sort(key=lambda s: (-s["score"], s["kind"], s["true"], s["found"], s["task"]))  # ends no other way
-    return [_row(suspect, evaluation) for suspect in suspects[:MOST]]
+    suspects.sort(key=lambda s: (-s["score"], s["kind"], s["object_row"], s["prediction_row"], s["task"]))
+    return [_row(suspect, evaluation) for suspect in suspects[:MAX_SUSPECTS]]
 
 
 def _other_label(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for task in evaluation.tasks:
         rows, objects = evaluation.labelled(task)
         overlap, own = _iou(evaluation, rows, objects), evaluation.class_probabilities(task)[rows]
-        place = np.arange(len(rows))
-        true, found = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
-        margin = own[place, found[rows]] - own[place, true[objects]]
-        sure = evaluation.predictions.mask_quality[rows] * margin
-        for at in np.flatnonzero((overlap >= FITS) & (sure >= SURE)):
-            yield _suspect(evaluation, "label", sure[at], rows[at], objects[at], task, overlap[at])
+        index = np.arange(len(rows))
+        true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
+        margin = own[index, predicted[rows]] - own[index, true[objects]]
+        confidence = evaluation.predictions.mask_quality[rows] * margin
+        for at in np.flatnonzero((overlap >= SAME_OBJECT_IOU) & (confidence >= MIN_SCORE)):
+            yield _suspect(evaluation, "label", confidence[at], rows[at], objects[at], task, overlap[at])
 
 
 def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    given, matches, main = evaluation.candidates, evaluation.class_agnostic, evaluation.tasks[0]
+    candidates, matches, main = evaluation.candidates, evaluation.class_agnostic, evaluation.tasks[0]
     scores = evaluation.all_scores["main_quality"]
-    true, found = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
+    true, predicted = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
     free = matches.objects.copy()
-    free[given.instance[given.iou >= HIT]] = False  # something fits
-    one = np.bincount(given.prediction, minlength=len(scores)) == 1
-    near = (_takes_part(evaluation) & one)[given.prediction] & free[given.instance] & (given.iou >= NEAR)
-    near &= true[given.instance] == found[given.prediction]
+    free[candidates.instance[candidates.iou >= HIT]] = False  # they have a match
+    one = np.bincount(candidates.prediction, minlength=len(scores)) == 1
+    near = (_takes_part(evaluation) & one)[candidates.prediction] & free[candidates.instance] & (candidates.iou >= NEAR)
+    near &= true[candidates.instance] == predicted[candidates.prediction]
     pairs = np.flatnonzero(near)
-    both = given.inside[pairs]  # intersection and areas, in units of the predicted area
-    true_area = both / given.iou[pairs] + both - 1
-    sure = scores[given.prediction[pairs]] * both / np.minimum(1, true_area)
-    order = np.lexsort((given.prediction[pairs], -sure))
-    order = order[sure[order] >= SURE]
-    for at in order[np.sort(np.unique(given.instance[pairs[order]], return_index=True)[1])]:
+    both = candidates.inside[pairs]  # intersection; areas in units of the predicted area
+    true_area = both / candidates.iou[pairs] + both - 1
+    confidence = scores[candidates.prediction[pairs]] * both / np.minimum(1, true_area)
+    order = np.lexsort((candidates.prediction[pairs], -confidence))
+    order = order[confidence[order] >= MIN_SCORE]
+    for at in order[np.sort(np.unique(candidates.instance[pairs[order]], return_index=True)[1])]:
         pair = pairs[at]
         yield _suspect(
-            evaluation, "outline", sure[at], given.prediction[pair], given.instance[pair], main, given.iou[pair]
+            evaluation,
+            "outline",
+            confidence[at],
+            candidates.prediction[pair],
+            candidates.instance[pair],
+            main,
+            candidates.iou[pair],
         )
 
 
 def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     scores, alone = evaluation.all_scores["main_quality"], _takes_part(evaluation)
     alone[evaluation.candidates.prediction] = False
-    rows = np.flatnonzero(alone & (scores >= SURE))
+    rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
     rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
-    found = dict(zip(rows.tolist(), evaluation.predictions[rows].rles(), strict=True))
-    kept: dict[int, list[int]] = {}  # one suspect an object: of masks that overlap the surest
-    for row in found:
+    rles = dict(zip(rows.tolist(), evaluation.predictions[rows].rles(), strict=True))
+    kept: dict[int, list[int]] = {}  # image -> rows: of overlapping predictions only the one of highest score
+    for row in rles:
         others = kept.setdefault(int(evaluation.image[row]), [])
-        if not (masks.iou([found[row]], [found[other] for other in others]) >= HIT).any():
+        if not (masks.iou([rles[row]], [rles[other] for other in others]) >= HIT).any():
             others.append(row)
             yield _suspect(evaluation, "missing", scores[row], row, -1, evaluation.tasks[0], 0.0)
 
 
 def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     matches, main, instances = evaluation.class_agnostic, evaluation.tasks[0], evaluation.images.instances
-    true, met, found = instances.labels[main.name], *np.zeros((2, len(instances)), dtype=bool)
-    met[evaluation.candidates.instance] = True
-    found[matches.hit[0][matches.hit[0] >= 0]] = True
-    for index in np.flatnonzero(matches.objects & ~met & (true != UNLABELLED)):
+    true, overlapped, matched = instances.labels[main.name], *np.zeros((2, len(instances)), dtype=bool)
+    overlapped[evaluation.candidates.instance] = True
+    matched[matches.hit[0][matches.hit[0] >= 0]] = True
+    for index in np.flatnonzero(matches.objects & ~overlapped & (true != UNLABELLED)):
         alike = matches.objects & (true == true[index]) & (instances.area <= instances.area[index])
-        if (sure := found[alike].mean()) >= SURE:
-            yield _suspect(evaluation, "spurious", sure, -1, index, main, 0.0)
+        if (confidence := matched[alike].mean()) >= MIN_SCORE:
+            yield _suspect(evaluation, "spurious", confidence, -1, index, main, 0.0)
 
 
 def _takes_part(evaluation: Evaluation) -> np.ndarray:
-    """bool [N]: the best of each query."""
+    """bool [N]: the best prediction of each query."""
     takes_part = np.zeros(len(evaluation.predictions), dtype=bool)
     takes_part[evaluation.class_agnostic.scored] = True
     return takes_part
 
 
-def _iou(evaluation: Evaluation, found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """IoU of pairs that overlap."""
-    given, count = evaluation.candidates, len(evaluation.images.instances)
-    key = given.prediction * count + given.instance
+def _iou(evaluation: Evaluation, predictions: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """IoU [n] of predictions and objects, int [n] each, that overlap."""
+    candidates, count = evaluation.candidates, len(evaluation.images.instances)
+    key = candidates.prediction * count + candidates.instance
     order = np.argsort(key)
-    return given.iou[order[np.searchsorted(key[order], found * count + true)]]
+    return candidates.iou[order[np.searchsorted(key[order], predictions * count + objects)]]
 
 
 def _suspect(
-    evaluation: Evaluation, kind: str, sure: float, found: int, true: int, task: Task, overlap: float
+    evaluation: Evaluation, kind: str, confidence: float, prediction: int, instance: int, task: Task, overlap: float
 ) -> dict[str, Any]:
     annotated, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
     return {
         "kind": kind,
-        "score": round(float(sure), DECIMALS),
-        "found": int(found),
-        "true": int(true),
+        "score": round(float(confidence), DECIMALS),
+        "prediction_row": int(prediction),
+        "object_row": int(instance),
         "task": task.name,
-        "annotated": task.classes[annotated[true]] if true >= 0 else None,
-        "predicted": task.classes[predicted[found]] if found >= 0 else None,
+        "annotated": task.classes[annotated[instance]] if instance >= 0 else None,
+        "predicted": task.classes[predicted[prediction]] if prediction >= 0 else None,
         "iou": round(float(overlap), DECIMALS),
     }
 
 
 def _row(suspect: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:
-    found, true = suspect.pop("found"), suspect.pop("true")
+    prediction, instance = suspect.pop("prediction_row"), suspect.pop("object_row")
     of_instance = evaluation.images.instances.image
-    image = of_instance[true] if true >= 0 else evaluation.image[found]
+    image = of_instance[instance] if instance >= 0 else evaluation.image[prediction]
     return suspect | {
         "image_id": int(evaluation.images.id[image]),
-        "instance": int(true - np.searchsorted(of_instance, image)) if true >= 0 else None,
-        "prediction": found if found >= 0 else None,
+        "instance": int(instance - np.searchsorted(of_instance, image)) if instance >= 0 else None,
+        "prediction": prediction if prediction >= 0 else None,
     }

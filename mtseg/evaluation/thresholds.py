@@ -1,4 +1,4 @@
-"""The filter's thresholds, picked on predictions with known ground truth: `filter.thresholds: auto`."""
+"""Thresholds of the filter tuned on predictions with ground truth: `filter.thresholds: auto`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mtseg.evaluation import f1
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.filter import apply, duplicate, label_scores, surplus
 
-LEVELS = 50  # quantiles tried of each task's scores and logits
+LEVELS = 50  # quantiles of each task's scores and logits that are tried
 DECIMALS = 3  # of a threshold
-LEAST_GAIN = 0.05  # points of joint F1 that a threshold has to bring
+LEAST_GAIN = 0.05  # percentage points of joint F1 that a threshold must gain
 Thresholds = dict[str, dict[str, float]]  # min_score and min_logit, each {task: number}
-Limits = dict[tuple[str, str], float]  # the same by (min_score or min_logit, task)
+Limits = dict[tuple[str, str], float]  # {(min_score or min_logit, task): number}
 
 
 def pick(evaluation: Evaluation, settings: Filter) -> Thresholds:
-    """min_score and min_logit of each task that bring joint F1 to its highest, the other rules as in `settings`.
+    """min_score and min_logit of each task that maximise joint F1, with the other rules as in `settings`.
 
-    Coordinate search: one threshold after the other takes the quantile that is best with the rest as they are, until
-    none gains. It starts without any, and one that gains nothing is left out. Joint F1 of the predictions that they
-    were picked on is optimistic.
+    Coordinate ascent from no threshold at all: each threshold in turn is set to the quantile with the highest joint F1,
+    until none improves. Thresholds that gain less than 0.05 points are left out. Joint F1 of the predictions that the
+    thresholds were tuned on is optimistic.
     """
     bare = settings.model_copy(update={"min_score": {}, "min_logit": {}, "nms": "none", "most": None})
     *_, left = apply(evaluation, bare).steps.values()
-    left = left.compared()  # the thresholds decide which masks meet, not how much they overlap
+    left = left.with_overlap()  # overlaps do not depend on the thresholds: computed once
     values = {("min_score", task): scores for task, scores in label_scores(left.predictions).items()}
     values |= {("min_logit", task): logits for task, logits in left.predictions.logit.items()}
 
@@ -52,9 +52,8 @@ def _levels(column: np.ndarray) -> list[float]:
 
 
 def ascend(value: Callable[[Limits], float], levels: Mapping[tuple[str, str], Sequence[float]]) -> Limits:
-    """Of each key the level, or none, so that no other level of a single key gives a higher value.
-
-    Then those go, one after the other, without which less than 0.05 is lost.
+    """One level, or none, for each key, such that changing a single key does not increase `value`. Then each level
+    whose removal costs less than 0.05 is removed.
     """
     limits: Limits = {}
     best, last = value(limits), -1.0

@@ -1,4 +1,4 @@
-"""Joint AP of the combinations of labels that training never showed, and of the others."""
+"""Joint AP of combinations of labels that are not in the training data, and of the others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mtseg.evaluation.ap.evaluation import Evaluation, combined
 
 
 def metrics(evaluation: Evaluation, trained: Collection[tuple[int, ...]]) -> dict[str, Any]:
-    """`unseen`, how many combinations in the ground truth `trained` lacks; `unseen_AP` and `seen_AP`, in percent,
-    joint AP over those and over the others, left out where there is none. Empty where training showed all.
+    """`unseen`: number of combinations in the ground truth that are not in `trained`; `unseen_AP` and `seen_AP`: joint
+    AP over those and over the others, in percent, left out if there are none. Empty if all are in `trained`.
 
-    trained: class indices of all tasks, in their order; mirror images that a flip makes are not added.
+    trained: class indices, one of each task; combinations that a flip makes are not added.
     """
     _, _, names = combined(evaluation.images, evaluation.predictions.labels, evaluation.tasks)
     known = {tuple(task.classes[i] for task, i in zip(evaluation.tasks, own, strict=True)) for own in trained}

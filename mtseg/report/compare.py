@@ -270,7 +270,7 @@ def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
         return 100 * float(mean(evaluation.average_precision(matches))[0])
 
     if several and not np.isnan(now := ap(evaluation.joint)):
-        corrected = {task.name: ap(evaluation.joint_with_right(task)) for task in evaluation.tasks}
+        corrected = {task.name: ap(evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
         costs |= {("joint AP", f"labels of {name}"): value - now for name, value in corrected.items()}
     return costs
 
@@ -279,7 +279,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:
     """Row of `paired`; None if either is undefined. one, other: [1 + B], 0 to 1, the first without resampling."""
     if np.isnan([one[0], other[0]]).any():
         return None
-    delta, low, high = bootstrap.interval(other - one, least=-1)
+    delta, low, high = bootstrap.interval(other - one, minimum=-1)
     return {"a": 100 * float(one[0]), "b": 100 * float(other[0]), "delta": delta, "low": low, "high": high}
 
 

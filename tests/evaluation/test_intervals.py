@@ -83,7 +83,7 @@ def test_draws_that_run_high_do_not_move_the_interval_off_its_value():
 
 def test_there_are_fewer_draws_where_they_cost_more():
     assert bootstrap.draws(100, 10_000).shape == (1 + bootstrap.REPLICATES, 100)
-    assert bootstrap.draws(100, 100 * bootstrap.WORK).shape == (1 + bootstrap.FEWEST, 100)
+    assert bootstrap.draws(100, 100 * bootstrap.MAX_WORK).shape == (1 + bootstrap.MIN_REPLICATES, 100)
     assert (bootstrap.draws(7, 1).sum(axis=1) == 7).all() and (bootstrap.draws(7, 1)[0] == 1).all()
 
 

@@ -25,7 +25,7 @@ def test_each_takes_the_best_that_is_free_and_higher_thresholds_decide_for_thems
     assert own.hit[:, 1].tolist() == [0] * 9 + [-1], "the surer one takes the first as long as it fits"
     expected = np.where(THRESHOLDS < 17 / 23, 1, -1)
     assert own.hit[:, 0].tolist() == expected.tolist(), "the other is left the second"
-    assert not own.ignored.any() and own.place.tolist() == [1, 0]
+    assert not own.ignored.any() and own.position.tolist() == [1, 0]
 
 
 def test_crowds_and_unlabelled_objects_are_neither_hit_nor_miss():

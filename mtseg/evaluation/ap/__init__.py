@@ -1,1 +1,1 @@
-"""Matching and average precision: what validation during training needs. A change here trains anew."""
+"""Matching and average precision, which validation during training uses: a change here makes DVC train again."""

@@ -1,4 +1,4 @@
-"""Class by class: what the labels of found objects are, and the table of AP and accuracy of every class."""
+"""Scores of each class: confusion of labels on matched objects, and a table of AP and accuracy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 
 
 def label_confusion(evaluation: Evaluation, task: Task) -> np.ndarray:
-    """int [true, predicted] of the labelled objects that were matched."""
+    """int [classes, classes], rows true, columns predicted: labels of the matched objects that have a label."""
     rows, objects = evaluation.labelled(task)
     counts = np.zeros((task.num_classes, task.num_classes), dtype=int)
-    true, found = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
-    np.add.at(counts, (true[objects], found[rows]), 1)
+    true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
+    np.add.at(counts, (true[objects], predicted[rows]), 1)
     return counts
 
 
 def label_scores(confusion: np.ndarray) -> dict[str, float]:
-    """Accuracy, and F1 averaged over the classes that occur; nothing when nothing was matched."""
+    """Accuracy, and F1 averaged over the classes that occur, in percent; empty if nothing was matched."""
     if not confusion.any():
         return {}
     right, occurring = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
@@ -30,8 +30,8 @@ def label_scores(confusion: np.ndarray) -> dict[str, float]:
 
 
 def table(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """A row a class of every task: label (task and class), task, class, instances, AP, AP50, accuracy; percent with 3
-    decimals, None where undefined."""
+    """One row for each class of each task: label (task and class), task, class, instances, AP, AP50, accuracy; percent
+    with 3 decimals, None where undefined."""
     rows = []
     for task in evaluation.tasks:
         matches, confusion = evaluation.matches[task.name], label_confusion(evaluation, task)

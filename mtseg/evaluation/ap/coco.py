@@ -16,37 +16,40 @@ SIZES = {"": None} | {name[0]: limits for name, limits in AREA_RANGES.items()}  
 
 
 def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """`segm` and `bbox`, each with AP, AP50, AP75, AR1, ..., and APs, ARs, ... by size, in percent with 3 decimals.
+    """{"segm" or "bbox": {name: number}} with AP, AP50, AP75, AR1, ..., and by size APs, ARs, ...; percent, 3 decimals.
 
-    What has no ground truth is left out. AP is at the largest of max_dets.
+    Numbers without ground truth are left out. AP is at the largest of `max_dets`.
     """
     boxes = pairs.of_boxes(evaluation.images, evaluation.predictions)
     of_boxes = evaluation.candidates_of(boxes, evaluation.predictions.box[:, 2:].prod(1))
     found = {}
-    for kind, given in (("segm", evaluation.candidates), ("bbox", of_boxes)):
+    for kind, candidates in (("segm", evaluation.candidates), ("bbox", of_boxes)):
         main = evaluation.tasks[0]
-        by_size = {size: evaluation.of_task(main, given=given, sizes=limits) for size, limits in SIZES.items()}
-        found[kind] = _numbers(by_size, given, evaluation.max_dets)
+        by_size = {
+            size: evaluation.of_task(main, candidates=candidates, sizes=limits) for size, limits in SIZES.items()
+        }
+        found[kind] = _numbers(by_size, candidates, evaluation.max_dets)
     return found
 
 
-def _numbers(by_size: Mapping[str, Matches], given: Candidates, max_dets: Sequence[int]) -> dict[str, float]:
-    once, numbers = np.ones((1, 1 + max(given.image.max(initial=0), given.true_image.max(initial=0)))), {}
+def _numbers(by_size: Mapping[str, Matches], candidates: Candidates, max_dets: Sequence[int]) -> dict[str, float]:
+    once, numbers = np.ones((1, 1 + max(candidates.image.max(initial=0), candidates.true_image.max(initial=0)))), {}
     for size, matches in by_size.items():
-        scored = average_precision(matches, given, once)
+        scored = average_precision(matches, candidates, once)
         numbers[f"AP{size}"] = mean(scored)[0]
         if not size:
             numbers |= {"AP50": mean(scored[:, :, :1])[0], "AP75": mean(scored[:, :, 5:6])[0]}
-            numbers |= {f"AR{most}": _recall(matches, most) for most in max_dets}
+            numbers |= {f"AR{count}": _recall(matches, count) for count in max_dets}
         else:
             numbers[f"AR{size}"] = _recall(matches, max(max_dets))
     return {name: percent(value) for name, value in numbers.items() if not np.isnan(value)}
 
 
-def _recall(matches: Matches, most: int) -> float:
-    """Mean over categories and thresholds, with the best `most` predictions of each image and category."""
+def _recall(matches: Matches, max_dets: int) -> float:
+    """Recall of the `max_dets` best predictions of each image and category: mean over categories and IoU thresholds, 0
+    to 1; NaN without ground truth."""
     objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)[: matches.categories]
     rows = matches.scored[: matches.starts[-1]]
-    hits = (matches.hit[:, rows] >= 0) & (matches.place[rows] < most)
-    found = np.stack([np.bincount(matches.found[rows], own, minlength=matches.categories) for own in hits])
-    return float((found[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan
+    hits = (matches.hit[:, rows] >= 0) & (matches.position[rows] < max_dets)
+    counts = np.stack([np.bincount(matches.predicted[rows], own, minlength=matches.categories) for own in hits])
+    return float((counts[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan

@@ -1,4 +1,4 @@
-"""Predictions beside the ground truth, matched in every way that is asked about: what all figures are computed from."""
+"""Predictions, ground truth and their matches: all metrics are computed from an `Evaluation`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, match
 
 
 class Evaluation:
-    """Predictions beside the ground truth of their images, matched in every way that is asked about, each once.
+    """Predictions and the ground truth of their images. Matches are computed on first use and cached.
 
-    pairs: of `evaluation.pairs`, computed here unless given. ranking: the score that orders predictions. max_dets: a
-    category's predictions in an image that count in AP, the largest of them. Raises UserError on predictions for images
-    that are not among `images`.
+    pairs: as `ap.pairs.of_masks` returns them; computed if None. ranking: the score that predictions are sorted by.
+    max_dets: COCO's maxDets; AP counts the largest number of predictions per image and category. Raises UserError if
+    the image of a prediction is not among `images`.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Evaluation:
 
     @cached_property
     def candidates(self) -> Candidates:
-        """The pairs of masks that lie near each other: IoU >= 0.1, or half of the prediction inside the object."""
+        """The pairs of masks with IoU >= 0.1, or with half of the prediction inside the object."""
         return self.candidates_of(self.pairs, self.predictions.area)
 
     def candidates_of(self, pairs: Pairs, area: np.ndarray) -> Candidates:
-        """The same of other pairs, such as of boxes. area: [N], of the predictions."""
+        """Candidates of other pairs, such as of boxes. area: [N], of the predictions."""
         true, inside = self.images.instances, pairs.intersection / area[pairs.prediction]
         near = (pairs.iou >= NEAR) | (inside >= HIT)
         prediction, instance = pairs.prediction[near], pairs.instance[near]
@@ -49,29 +49,30 @@ class Evaluation:
 
     @cached_property
     def all_scores(self) -> dict[Ranking, np.ndarray]:
-        """The score of every ranking, [N] each."""
+        """{ranking: scores [N]}."""
         return rankings.scores(self.predictions)
 
     @property
     def scores(self) -> np.ndarray:
-        """[N], of the ranking."""
+        """The scores [N] of this evaluation's ranking."""
         return self.all_scores[self.ranking]
 
     @cached_property
     def ties(self) -> np.ndarray:
+        """int [N]: the order of predictions with equal scores, see `rankings.order`."""
         return rankings.order(self.predictions)
 
     @cached_property
     def rank(self) -> np.ndarray:
-        """int [N], 0 the best."""
+        """int [N]: rank of each prediction, 0 the best."""
         return self.rank_by(self.scores)
 
     def rank_by(self, scores: np.ndarray) -> np.ndarray:
         return rankings.ranks(scores, self.ties)
 
     def best_of_query(self, rank: np.ndarray | None = None, task: Task | None = None) -> np.ndarray:
-        """bool [N]: the best of the predictions that share a query, hence a mask; of a task, that share its label
-        too."""
+        """bool [N]: whether a prediction is the best of its query, hence of its mask; with `task`, the best of its
+        query and its label of that task."""
         shared = [self.predictions.query, self.image]
         if task:
             shared.insert(0, self.predictions.labels[task.name])
@@ -82,62 +83,63 @@ class Evaluation:
         best[order[first]] = True
         return best
 
-    def match(self, true: np.ndarray, found: np.ndarray, *, categories: int, **options: Any) -> Matches:
-        """`matching.match` of these predictions, by `rank` unless another is given."""
-        options = {"most": max(self.max_dets), "rank": self.rank} | options
-        return match(options.pop("given", self.candidates), true, found, categories=categories, **options)
+    def match(self, true: np.ndarray, predicted: np.ndarray, *, categories: int, **options: Any) -> Matches:
+        """`matching.match` of these predictions; by default with `candidates`, `rank` and the largest of `max_dets`."""
+        options = {"max_dets": max(self.max_dets), "rank": self.rank} | options
+        return match(options.pop("candidates", self.candidates), true, predicted, categories=categories, **options)
 
     def of_task(self, task: Task, rank: np.ndarray | None = None, **options: Any) -> Matches:
-        """Matches of one task. Of a query, hence mask, the best prediction counts; of the main task the best of each
-        class."""
+        """Matches by the labels of one task. Only the best prediction of a query counts, of the main task the best of a
+        query and class."""
         rank = self.rank if rank is None else rank
         kept = self.best_of_query(rank, task if task is self.tasks[0] else None)
-        true, found = self.images.instances.labels[task.name], self.predictions.labels[task.name]
-        return self.match(true, found, categories=task.num_classes, rank=rank, kept=kept, **options)
+        true, predicted = self.images.instances.labels[task.name], self.predictions.labels[task.name]
+        return self.match(true, predicted, categories=task.num_classes, rank=rank, kept=kept, **options)
 
     @cached_property
     def matches(self) -> dict[str, Matches]:
-        """By task."""
+        """{task: matches}."""
         return {task.name: self.of_task(task) for task in self.tasks}
 
     @cached_property
     def class_agnostic(self) -> Matches:
-        """At IoU 0.5, masks alone, the best prediction of each query."""
-        true, found = (np.zeros(len(table), dtype=int) for table in (self.images.instances, self.predictions))
-        options = {"most": len(found), "kept": self.best_of_query(), "thresholds": np.array([HIT])}
-        return self.match(true, found, categories=1, **options)
+        """Matches at IoU 0.5 without regard to labels, of the best prediction of each query."""
+        true, predicted = (np.zeros(len(table), dtype=int) for table in (self.images.instances, self.predictions))
+        options = {"max_dets": len(predicted), "kept": self.best_of_query(), "thresholds": np.array([HIT])}
+        return self.match(true, predicted, categories=1, **options)
 
     @cached_property
     def joint(self) -> Matches:
-        """All labels as one category: the combinations in the ground truth."""
+        """Matches with combinations of labels as categories: those in the ground truth."""
         return self.joint_with({})
 
     def joint_with(self, labels: dict[str, np.ndarray], **options: Any) -> Matches:
-        """The same with other predicted labels of some tasks, int [N] each."""
-        true, found, names = combined(self.images, self.predictions.labels | labels, self.tasks)
-        return self.match(true, found, categories=len(names), **options)
+        """`joint` with other predicted labels of some tasks: {task: int [N]}."""
+        true, predicted, names = combined(self.images, self.predictions.labels | labels, self.tasks)
+        return self.match(true, predicted, categories=len(names), **options)
 
-    def joint_with_right(self, task: Task) -> Matches:
-        """The same, had every matched prediction the right label of one task."""
+    def joint_with_true_labels(self, task: Task) -> Matches:
+        """`joint` if every prediction of `class_agnostic` that matches an object had the object's label of one task."""
         true, hit = self.images.instances.labels[task.name], self.class_agnostic.hit[0]
         rows = np.flatnonzero(hit >= 0)
         rows = rows[true[hit[rows]] != UNLABELLED]
-        found = self.predictions.labels[task.name].copy()
-        found[rows] = true[hit[rows]]
-        return self.joint_with({task.name: found})
+        predicted = self.predictions.labels[task.name].copy()
+        predicted[rows] = true[hit[rows]]
+        return self.joint_with({task.name: predicted})
 
     def average_precision(self, matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
-        """AP [B, categories, thresholds], 0 to 1, NaN without ground truth. weights: [B, images], default ones."""
+        """AP [B, categories, IoU thresholds], 0 to 1, NaN without ground truth. weights: [B, images], default ones."""
         weights = np.ones((1, len(self.images))) if weights is None else weights
         return average_precision(matches, self.candidates, weights)
 
     def class_probabilities(self, task: Task) -> np.ndarray:
-        """[N, classes], the no-object slot left out: they are asked of objects, which are there."""
+        """Probabilities [N, classes], normalised without the no-object slot."""
         probabilities = self.predictions.probabilities[task.name][:, : task.num_classes]
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def labelled(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the predictions that match an object with a label of the task, class-agnostic, and of the objects."""
+        """The class-agnostic matches whose object has a label of the task: rows of predictions and rows of instances,
+        int [n] each."""
         hit = self.class_agnostic.hit[0]
         rows = np.flatnonzero(hit >= 0)
         rows = rows[self.images.instances.labels[task.name][hit[rows]] != UNLABELLED]
@@ -147,10 +149,12 @@ class Evaluation:
 def combined(
     images: Images, labels: dict[str, np.ndarray], tasks: Sequence[Task]
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, ...]]]:
-    """All labels as one category: int [G], int [N], and the combinations of class names in the ground truth, sorted.
+    """Combinations of all labels as categories: of instances, int [G]; of predictions, int [N]; and their class names,
+    sorted.
 
-    An object that lacks a label is UNLABELLED. A prediction of a combination that the ground truth lacks has the number
-    past the last, as with classes that COCO's ground truth lacks.
+    The categories are the combinations in the ground truth. An instance without a label of some task is UNLABELLED. A
+    prediction of any other combination gets the number of categories, and is ignored as COCO ignores classes without
+    ground truth.
     """
     shape = [task.num_classes for task in tasks]
     true = np.column_stack([images.instances.labels[task.name] for task in tasks])
@@ -160,8 +164,8 @@ def combined(
     true_number = np.full(len(true), UNLABELLED)
     true_number[whole] = numbers
     code = np.ravel_multi_index([labels[task.name] for task in tasks], shape)
-    place = np.searchsorted(codes, code)
-    known = np.append(codes, -1)[place] == code
+    position = np.searchsorted(codes, code)
+    known = np.append(codes, -1)[position] == code
     combinations = zip(*np.unravel_index(codes, shape), strict=True)
     names = [tuple(task.classes[i] for task, i in zip(tasks, own, strict=True)) for own in combinations]
-    return true_number, np.where(known, place, len(codes)), names
+    return true_number, np.where(known, position, len(codes)), names

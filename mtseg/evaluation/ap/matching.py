@@ -1,6 +1,6 @@
-"""COCO's greedy matching of predictions to instances, of all images, categories and IoU thresholds at once.
+"""COCO's greedy matching of predictions to instances, for all images, categories and IoU thresholds together.
 
-The rules are those of `COCOeval.evaluateImg` of pycocotools, against which tests hold the numbers.
+The rules are those of `COCOeval.evaluateImg` of pycocotools, with which tests compare the numbers.
 N predictions, G instances, E pairs, T IoU thresholds.
 """
 
@@ -14,15 +14,18 @@ import numpy as np
 from mtseg.core.tables import UNLABELLED
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
-HIT = 0.5  # mask IoU from which an object is found
-NEAR = 0.1  # and from which it is the object meant, but badly placed (TIDE)
+HIT = 0.5  # minimum mask IoU of a match
+NEAR = 0.1  # minimum mask IoU of a localisation error (TIDE)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be matched. image: int [N], of the predictions. area: [N]. true_image: int [G]. true_area: [G]. crowd:
-    bool [G]. Pairs: prediction, instance: int [E]; iou [E]; inside [E], intersection over the prediction's area, by
-    which COCO measures crowds."""
+    """The pairs that may be matched, with the images and areas of predictions and instances.
+
+    Predictions: image int [N] (row of the image), area [N] in pixels. Instances: true_image int [G], true_area [G],
+    crowd bool [G]. Pairs: prediction and instance int [E], iou [E], inside [E] (intersection over the prediction's
+    area, which COCO uses for crowds).
+    """
 
     image: np.ndarray
     area: np.ndarray
@@ -37,18 +40,24 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Matches:
-    """true: int [G], category or UNLABELLED. found: int [N], category. scored: int, the predictions that count, by
-    category, best first. starts: int [categories + 1], where in `scored` each category starts; past the last come those
-    of none. place: int [N], how many of the same image and category are better. objects: bool [G], instances that
-    count: labelled, no crowds, of the right size. hit: int [T, N], the instance or -1. ignored: bool [T, N], neither
-    right nor wrong: no hit, but on a crowd, on an unlabelled object, or of another size."""
+    """Predictions matched to instances of their category.
+
+    true: int [G], category or UNLABELLED. predicted: int [N], category. categories: their number.
+    scored: int, rows of the predictions that count, by category, best first.
+    starts: int [categories + 1], where each category starts in `scored`; predictions of no category come last.
+    position: int [N], number of better predictions of the same image and category.
+    objects: bool [G], instances that count: labelled, no crowd, within the area limits.
+    hit: int [T, N], the matched instance or -1.
+    ignored: bool [T, N], neither true nor false positive: without a hit, and on a crowd, on an unlabelled instance or
+    outside the area limits.
+    """
 
     true: np.ndarray
-    found: np.ndarray
+    predicted: np.ndarray
     categories: int
     scored: np.ndarray
     starts: np.ndarray
-    place: np.ndarray
+    position: np.ndarray
     objects: np.ndarray
     hit: np.ndarray
     ignored: np.ndarray
@@ -59,53 +68,56 @@ class Matches:
 
 
 def match(
-    given: Candidates,
+    candidates: Candidates,
     true: np.ndarray,
-    found: np.ndarray,
+    predicted: np.ndarray,
     rank: np.ndarray,
     *,
     categories: int,
-    most: int,
+    max_dets: int,
     kept: np.ndarray | None = None,
     thresholds: np.ndarray = THRESHOLDS,
     sizes: tuple[float, float] | None = None,
 ) -> Matches:
-    """Match predictions to instances of their category, best first, each to the best that is free.
+    """Match predictions to instances of their category, best prediction first, each to the free one of highest IoU.
 
-    true: int [G], category or UNLABELLED, which is neither hit nor miss in any category. found: int [N]; a number past
-    the last category is of none. rank: int [N], 0 the best. most: predictions that count in an image and category.
-    kept: bool [N], those that take part; default all. sizes: least and greatest area of what counts.
+    true: int [G], category or UNLABELLED; a prediction on an unlabelled instance is ignored. predicted: int [N]; a
+    number >= `categories` is no category. rank: int [N], 0 the best. max_dets: predictions that count per image and
+    category. kept: bool [N], predictions that take part, by default all. sizes: smallest and largest area, in pixels,
+    of the instances that count.
     """
-    order = np.lexsort((rank, found))
+    order = np.lexsort((rank, predicted))
     order = order if kept is None else order[kept[order]]
-    place = np.zeros(len(found), dtype=int)
-    place[order] = _places(given.image[order], found[order])
-    scored = order[place[order] < most]
-    reusable = given.crowd | (true == UNLABELLED)
-    objects, outside = ~reusable, np.zeros(len(found), dtype=bool)
+    position = np.zeros(len(predicted), dtype=int)
+    position[order] = _positions(candidates.image[order], predicted[order])
+    scored = order[position[order] < max_dets]
+    reusable = candidates.crowd | (true == UNLABELLED)
+    objects, outside = ~reusable, np.zeros(len(predicted), dtype=bool)
     if sizes:
-        objects &= (given.true_area >= sizes[0]) & (given.true_area <= sizes[1])
-        outside = (given.area < sizes[0]) | (given.area > sizes[1])
+        objects &= (candidates.true_area >= sizes[0]) & (candidates.true_area <= sizes[1])
+        outside = (candidates.area < sizes[0]) | (candidates.area > sizes[1])
 
-    takes_part = np.zeros(len(found), dtype=bool)
+    takes_part = np.zeros(len(predicted), dtype=bool)
     takes_part[scored] = True
-    value = np.where(reusable[given.instance], given.inside, given.iou)
-    wanted = true[given.instance]
-    usable = takes_part[given.prediction] & (value >= thresholds[0])
-    usable &= (wanted == UNLABELLED) | (wanted == found[given.prediction])
-    row, column, value = given.prediction[usable], given.instance[usable], value[usable]
-    turn = _turns(given.image, found, scored, row)
-    # COCO prefers what counts to what is ignored, then the greater IoU, and of equal ones takes the last
+    value = np.where(reusable[candidates.instance], candidates.inside, candidates.iou)
+    wanted = true[candidates.instance]
+    usable = takes_part[candidates.prediction] & (value >= thresholds[0])
+    usable &= (wanted == UNLABELLED) | (wanted == predicted[candidates.prediction])
+    row, column, value = candidates.prediction[usable], candidates.instance[usable], value[usable]
+    turn = _turns(candidates.image, predicted, scored, row)
+    # COCO prefers instances that count to ignored ones, then the higher IoU, then the later instance
     order = np.lexsort((column, value, objects[column], row, turn[row]))
-    hit = _greedy(row[order], column[order], value[order], turn, reusable, (len(thresholds), len(found)), thresholds)
+    hit = _greedy(
+        row[order], column[order], value[order], turn, reusable, (len(thresholds), len(predicted)), thresholds
+    )
     ignored = np.where(hit < 0, outside, ~objects[hit] if len(true) else False)
     hit[ignored] = -1
-    starts = np.searchsorted(found[scored], np.arange(categories + 1))
-    return Matches(true, found, categories, scored, starts, place, objects, hit, ignored)
+    starts = np.searchsorted(predicted[scored], np.arange(categories + 1))
+    return Matches(true, predicted, categories, scored, starts, position, objects, hit, ignored)
 
 
-def _places(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """For predictions listed best first, how many of the same image and category come before each: int [n]."""
+def _positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """int [n]: for predictions sorted best first, how many of the same image and category precede each."""
     order = np.lexsort((np.arange(len(images)), categories, images))
     new = np.ones(len(order), dtype=bool)
     new[1:] = (np.diff(images[order]) != 0) | (np.diff(categories[order]) != 0)
@@ -115,19 +127,21 @@ def _places(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
     return places
 
 
-def _turns(images: np.ndarray, found: np.ndarray, scored: np.ndarray, choosers: np.ndarray) -> np.ndarray:
-    """int [N]: when each prediction that has a choice chooses, in its image and category."""
-    chooses = np.zeros(len(found), dtype=bool)
+def _turns(images: np.ndarray, predicted: np.ndarray, scored: np.ndarray, choosers: np.ndarray) -> np.ndarray:
+    """int [N]: the round in which each prediction with candidates (rows `choosers`) is matched, which is its position
+    among those of its image and category."""
+    chooses = np.zeros(len(predicted), dtype=bool)
     chooses[choosers] = True
     ordered = scored[chooses[scored]]
-    turns = np.zeros(len(found), dtype=int)
-    turns[ordered] = _places(images[ordered], found[ordered])
+    turns = np.zeros(len(predicted), dtype=int)
+    turns[ordered] = _positions(images[ordered], predicted[ordered])
     return turns
 
 
 def _greedy(row, column, value, turn, reusable, shape, thresholds) -> np.ndarray:
-    """int [T, N]. The n-th of all images and categories choose at once, since they do not compete; of its pairs each
-    takes the last that is free. row, column, value: of the pairs, by turn and prediction, the best last."""
+    """hit, int [T, N] (`shape`). In round n the n-th prediction of every image and category is matched, all together,
+    since they do not compete; each takes its last pair whose instance is free. row, column, value: prediction,
+    instance and IoU of the pairs, sorted by round and prediction, the best pair last."""
     hit = np.full(shape, -1, dtype=np.int32)
     taken = np.zeros((len(thresholds), len(reusable)), dtype=bool)
     for low, high in pairwise(np.flatnonzero(np.diff(turn[row], prepend=-1, append=-1))):

@@ -1,4 +1,4 @@
-"""Which predictions overlap which instances. Computed once, by the stage `evaluate`, and stored."""
+"""Overlaps of predictions and instances. The stage `evaluate` computes them once and stores them."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from mtseg.core.tables import Images, Pairs, Predictions
 
 
 def check(images: Images, predictions: Predictions) -> np.ndarray:
-    """The row of each prediction's image, int [N]. Raises UserError on a prediction whose image is not among `images`
-    or has another size."""
+    """int [N]: the row of each prediction's image. Raises UserError if an image is not among `images`, or has another
+    size there."""
     rows = images.rows(predictions.image_id)
-    wrong, there = rows < 0, rows >= 0
+    wrong, known = rows < 0, rows >= 0
     sizes = ((images.height, predictions.height), (images.width, predictions.width))
-    wrong[there] = np.any([own[rows[there]] != theirs[there] for own, theirs in sizes], axis=0)
+    wrong[known] = np.any([expected[rows[known]] != given[known] for expected, given in sizes], axis=0)
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         row, number = rows[first], int(predictions.image_id[first])
         size = f"{predictions.width[first]} x {predictions.height[first]}"
-        known = "is not in the data" if row < 0 else f"is {images.width[row]} x {images.height[row]} in the data"
-        raise UserError(f"a prediction is for image {number} of {size} pixels, which {known}: run `dvc repro predict`")
+        fault = "is not in the data" if row < 0 else f"is {images.width[row]} x {images.height[row]} in the data"
+        raise UserError(f"a prediction is for image {number} of {size} pixels, which {fault}: run `dvc repro predict`")
     return rows
 
 
 def of_masks(images: Images, predictions: Predictions) -> Pairs:
-    """Every prediction and instance of one image whose masks share a pixel, by prediction, then instance. Raises
-    UserError as `check` does."""
-    row_of, found, true, parts = check(images, predictions), predictions.rles(), images.instances.rles(), []
-    for mine, theirs in _by_image(images, row_of):
-        distinct = {found[row]["counts"]: row for row in mine}  # a query's mask serves several predictions
-        place = {counts: i for i, counts in enumerate(distinct)}
-        iou = masks.iou([found[row] for row in distinct.values()], [true[column] for column in theirs])
-        iou = iou[[place[found[row]["counts"]] for row in mine]]
+    """All pairs of a prediction and an instance of the same image whose masks overlap, sorted by prediction, then
+    instance. Raises UserError as `check` does."""
+    row_of, predicted, true, parts = check(images, predictions), predictions.rles(), images.instances.rles(), []
+    for rows, columns in _by_image(images, row_of):
+        distinct = {predicted[row]["counts"]: row for row in rows}  # a query's mask serves several predictions
+        index = {counts: i for i, counts in enumerate(distinct)}
+        iou = masks.iou([predicted[row] for row in distinct.values()], [true[column] for column in columns])
+        iou = iou[[index[predicted[row]["counts"]] for row in rows]]
         row, column = np.nonzero(iou)
-        parts.append((mine[row], theirs[column], iou[row, column]))
+        parts.append((rows[row], columns[column], iou[row, column]))
     prediction, instance, iou = _joined(parts)
     area, true_area = predictions.area[prediction], masks.areas(true)[instance]
-    intersection = np.rint(iou * (area + true_area) / (1 + iou))  # whole pixels, exact again
+    intersection = np.rint(iou * (area + true_area) / (1 + iou))  # exact, since areas are whole pixels
     return Pairs.of({"prediction": prediction, "instance": instance, "iou": iou, "intersection": intersection})
 
 
 def of_boxes(images: Images, predictions: Predictions) -> Pairs:
-    """The same of boxes; `intersection` is of the boxes."""
+    """The pairs whose boxes overlap; `iou` and `intersection` are those of the boxes."""
     parts = []
-    for mine, theirs in _by_image(images, check(images, predictions)):
-        iou, intersection = box_overlaps(predictions.box[mine], images.instances.box[theirs])
+    for rows, columns in _by_image(images, check(images, predictions)):
+        iou, intersection = box_overlaps(predictions.box[rows], images.instances.box[columns])
         row, column = np.nonzero(intersection)
-        parts.append((mine[row], theirs[column], iou[row, column], intersection[row, column]))
+        parts.append((rows[row], columns[column], iou[row, column], intersection[row, column]))
     names = ("prediction", "instance", "iou", "intersection")
     return Pairs.of(dict(zip(names, _joined(parts, 4), strict=True)))
 
@@ -63,7 +63,7 @@ def box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _by_image(images: Images, row_of: np.ndarray):
-    """(rows of predictions, rows of instances), int arrays, of every image that has both."""
+    """Yield (rows of predictions, rows of instances), int arrays, for each image that has both."""
     order = np.argsort(row_of, kind="stable")
     ends = np.searchsorted(row_of[order], np.arange(len(images) + 1))
     true = np.searchsorted(images.instances.image, np.arange(len(images) + 1))
@@ -72,7 +72,7 @@ def _by_image(images: Images, row_of: np.ndarray):
 
 
 def _joined(parts: list[tuple[np.ndarray, ...]], count: int = 3) -> list[np.ndarray]:
-    """The parts' columns, the first two whole numbers, sorted by them."""
+    """Columns of the parts joined and sorted by the first two (prediction, instance), which are int."""
     empty = [np.zeros(0, dtype=int if column < 2 else float) for column in range(count)]
     columns = [np.concatenate(own) for own in zip(empty, *parts, strict=True)]
     order = np.lexsort((columns[1], columns[0]))

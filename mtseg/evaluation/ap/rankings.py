@@ -1,4 +1,4 @@
-"""The scores that predictions may be ranked by."""
+"""The scores that predictions can be ranked by."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from mtseg.core.tables import Predictions
 
 
 def scores(predictions: Predictions) -> dict[Ranking, np.ndarray]:
-    """The score of every ranking, float64 [N] each.
+    """{ranking: float64 [N]}.
 
-    main: probability of the main class. sum: the labels' logits added up. product: their probabilities multiplied.
-    main_quality, product_quality: the same times the mask quality. sum_quality: the sum plus the logarithm of the mask
-    quality, which orders as exp(sum) x quality does. Mask2Former ranks by main_quality.
+    | ranking         | score                                                                   |
+    |-----------------|-------------------------------------------------------------------------|
+    | main            | probability of the main class                                           |
+    | sum             | sum of the logits of all labels                                         |
+    | product         | product of the probabilities of all labels                              |
+    | main_quality    | main x mask quality, as in Mask2Former                                  |
+    | sum_quality     | sum + log(mask quality), which has the order of exp(sum) x mask quality |
+    | product_quality | product x mask quality                                                  |
     """
     probabilities, quality = list(predictions.probability.values()), predictions.mask_quality
     plain = {
@@ -21,7 +26,7 @@ def scores(predictions: Predictions) -> dict[Ranking, np.ndarray]:
         "sum": np.sum(list(predictions.logit.values()), axis=0),
         "product": np.prod(probabilities, axis=0),
     }
-    logarithm = np.log(np.maximum(quality, np.finfo(float).tiny))  # finite, as an axis needs it
+    logarithm = np.log(np.maximum(quality, np.finfo(float).tiny))  # finite: figures have an axis of scores
     return plain | {
         "main_quality": plain["main"] * quality,
         "sum_quality": plain["sum"] + logarithm,
@@ -30,15 +35,15 @@ def scores(predictions: Predictions) -> dict[Ranking, np.ndarray]:
 
 
 def order(predictions: Predictions) -> np.ndarray:
-    """int [N]: the predictions by image and query, the likeliest labels of a query first. Equal scores are ranked in
-    this order, so that no number depends on the order in a file."""
+    """int [N]: the predictions sorted by image and query, the most probable labels of a query first. Equal scores are
+    ranked in this order, so that no metric depends on the order of rows in a file."""
     likeliest = -np.prod(list(predictions.probability.values()), axis=0)
     labels = list(predictions.labels.values())
     return np.lexsort((*reversed(labels), likeliest, predictions.query, predictions.image_id))
 
 
 def ranks(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """int [N]: rank of each score, 0 the highest; equal scores in the order `ties` of `order`."""
+    """int [N]: rank of each score, 0 the highest. ties: int [N], of `order`, ranks equal scores."""
     ranked = np.empty(len(values), dtype=int)
     ranked[ties[np.argsort(-values[ties], kind="stable")]] = np.arange(len(values))
     return ranked

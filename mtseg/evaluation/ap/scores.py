@@ -1,4 +1,4 @@
-"""How good predictions are: COCO AP of every task and of all labels together, and label accuracy on what was found."""
+"""Metrics: COCO AP of each task and of all labels together, and label accuracy on matched objects."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from mtseg.evaluation.ap.matching import Matches
 
 
 def metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """In percent with 3 decimals; what is undefined is left out.
+    """Metrics in percent with 3 decimals; undefined ones are left out.
 
-    `segm` and `bbox`, COCO's 12 numbers of the main task; `tasks.NAME.AP|accuracy|f1`; `joint.AP|AP50`, whose
-    categories are the combinations of labels in the ground truth.
+    | key                         | metric                                                                   |
+    |-----------------------------|--------------------------------------------------------------------------|
+    | `segm`, `bbox`              | COCO's 12 numbers of the main task                                       |
+    | `tasks.NAME.AP`             | mask AP with the labels of a task as categories                          |
+    | `tasks.NAME.accuracy`, `f1` | accuracy and macro-F1 of labels on class-agnostic matches (IoU >= 0.5)   |
+    | `joint.AP`, `AP50`          | mask AP with the combinations of labels in the ground truth as categories |
 
-    AP is at the largest of `max_dets`. An object without a task's label is ignored in that task's AP and in the joint
-    one, as a crowd is. Accuracy and macro-F1 are of the labels on objects matched at mask IoU >= 0.5, class-agnostic.
+    AP is at the largest of `max_dets`. An object without a label of a task is ignored, as crowds are, in the AP of that
+    task and in joint AP.
     """
-    found: dict[str, Any] = {"joint": summary(evaluation, evaluation.joint, "AP", "AP50"), "tasks": {}}
+    numbers: dict[str, Any] = {"joint": summary(evaluation, evaluation.joint, "AP", "AP50"), "tasks": {}}
     for task in evaluation.tasks:
         labels = label_scores(label_confusion(evaluation, task))
-        found["tasks"][task.name] = summary(evaluation, evaluation.matches[task.name], "AP") | labels
-    return found | coco.numbers(evaluation)
+        numbers["tasks"][task.name] = summary(evaluation, evaluation.matches[task.name], "AP") | labels
+    return numbers | coco.numbers(evaluation)
 
 
 def headline(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> dict[str, float]:
-    """What training reports of its validation, in percent: segm_AP, joint_AP, TASK_accuracy. By COCO's 100 detections
-    and the product of probabilities, not by the params of the test section, which may change without training anew."""
+    """Metrics of validation during training, in percent: segm_AP, joint_AP, TASK_accuracy. With COCO's 100 detections
+    and the ranking `product_quality`: the section `test` of params.yaml can change without a new training."""
     evaluation = Evaluation(images, predictions, tasks=tasks, ranking="product_quality")
     matches = {"segm_AP": evaluation.matches[evaluation.tasks[0].name], "joint_AP": evaluation.joint}
     row = {name: summary(evaluation, own, "AP").get("AP", 0.0) for name, own in matches.items()}
@@ -43,7 +47,7 @@ def headline(images: Images, predictions: Predictions, tasks: Sequence[Task]) ->
 
 
 def summary(evaluation: Evaluation, matches: Matches, *names: str) -> dict[str, float]:
-    """AP and AP50, those that are asked for and defined."""
+    """AP and AP50 in percent: those in `names` that are defined."""
     scored = evaluation.average_precision(matches)
     numbers = {"AP": mean(scored)[0], "AP50": mean(scored[:, :, :1])[0]}
     return {name: percent(numbers[name]) for name in names if not np.isnan(numbers[name])}
