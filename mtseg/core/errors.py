@@ -19,6 +19,11 @@ class UserError(Exception):
         return cls("\n  ".join([headline, *faults[:shown], *rest]))
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`; a `UserError` becomes its text on stderr and exit code 1."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import

@@ -1,4 +1,5 @@
-"""A training's checkpoint -> a file that predicts anywhere: the same weights, with all settings in its metadata."""
+"""Write a training checkpoint as a complete model file: the same weights, with all settings of inference in
+metadata."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ def complete(
     checkpoint: Path, out: Path, *, size: int, test: Test, filter: Filter, licence: str | None,
     scores: Mapping[str, Any] | None = None,
 ) -> Metadata:  # fmt: skip
-    """Write `out` (`.safetensors`). size, test, filter: of params.yaml; `filter` with thresholds that are numbers.
-    scores: besides those of the training. Raises UserError when the checkpoint is none, or was trained with other
+    """Write `out` (`.safetensors`). size, test, filter: of params.yaml; thresholds of `filter` must be numbers. scores:
+    added to those of the training. Raises UserError if `checkpoint` is no checkpoint, or was trained with other
     settings."""
     state, known = weights.load(checkpoint)
     if filter.thresholds == "auto":

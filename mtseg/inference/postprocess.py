@@ -1,4 +1,4 @@
-"""Detections of one image -> rows of the predictions table. No PyTorch: every kind of network ends here.
+"""From the detections of one image to rows of the predictions table, for all kinds of networks; without PyTorch.
 
 k detections of an image, Q distinct masks among them, T tasks, K outputs of a task, H x W size of the image.
 """
@@ -18,11 +18,11 @@ from mtseg.core.tables import DECIMALS, Predictions, task_columns
 
 @dataclass(frozen=True)
 class Detections:
-    """What a network finds in one image, the best first.
+    """The detections of a network in one image, best first.
 
-    query: int [k]. labels: int [k, T], class indices. logits: {task: [k, K]}, whose softmax are the probabilities of
-    the classes, and of no-object, the last, if the task has it. probabilities: [k, T'], of the labels of the first T'
-    tasks, each given those of the preceding tasks, or None where each task has its own softmax. mask_quality: [k].
+    query: int [k]. labels: int [k, T], class indices. logits: {task: [k, K]}; their softmax is the probability of each
+    class, and of no-object, the last, if the task has it. probabilities: [k, T'], of the labels of the first T' tasks,
+    each given the labels of the preceding tasks; None if each task has its own softmax. mask_quality: [k], 0 to 1.
     masks: bool [Q, H, W], in any memory layout. mask: int [k], index of each detection's mask.
     """
 
@@ -36,8 +36,8 @@ class Detections:
 
 
 def encode(found: Detections, image_id: int, tasks: Sequence[Task]) -> Predictions:
-    """One image's detections in their order. Box and area are those of the mask; a detection whose mask is empty gives
-    no row. Raises RuntimeError where a label is outside its task's classes."""
+    """The detections of one image as rows, in the same order, with box and area of the mask; detections with an empty
+    mask are dropped. Raises RuntimeError if a label is outside the classes of its task."""
     _check(found.labels, tasks)
     # [Q, H, W] -> contiguous [Q, W, H]; its transpose is the Fortran-ordered [H, W, Q] that pycocotools takes
     masks_QWH = np.ascontiguousarray(found.masks.transpose(0, 2, 1))
@@ -59,7 +59,7 @@ def encode(found: Detections, image_id: int, tasks: Sequence[Task]) -> Predictio
     for t, task in enumerate(tasks):
         given = conditional[t] if t < len(conditional) else None
         columns |= task_columns(task.name, found.labels[:, t], found.logits[task.name], given)
-    ranked = tasks[: max(1, len(conditional))]  # whose labels the network ranks by
+    ranked = tasks[: max(1, len(conditional))]  # tasks whose labels the network ranks by
     certainty = np.prod([columns[f"probability.{task.name}"] for task in ranked], axis=0)
     columns["score"] = (certainty * columns["mask_quality"]).round(DECIMALS)
     return Predictions.of(columns)[sizes[own] > 0]

@@ -1,4 +1,4 @@
-"""Predictions on images that have no ground truth, and what other tools take."""
+"""Predictions on images without ground truth, and their conversion to formats of other tools."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Result(Predictions):
-    """A table of predictions (see `Predictions`) that knows its images and tasks.
+    """A table of predictions (see `Predictions`) with its images and tasks.
 
-    images: `Images`, without instances; `image_id` of a prediction counts them from 1. sources: of each image, where
-    it is read. tasks: in their order, the main one first; `labels.TASK` are positions in its `classes`.
+    images: `Images` without instances; `image_id` of a prediction is their number from 1. sources: of each image, where
+    it is read from. tasks: the main one first; `labels.TASK` are indices into its `classes`.
     """
 
     images: Images
@@ -51,7 +51,7 @@ class Result(Predictions):
         return self.of_table, (Predictions(self.names, len(self), self.column), self.images, self.tasks, self.sources)
 
     def by_image(self) -> Iterator[Result]:
-        """A result for each image, in order, also where nothing was found."""
+        """A result for each image, in order, also for images without predictions."""
         rows = self.images.rows(self.image_id)
         for i, source in enumerate(self.sources):
             own = Predictions(self.names, len(self), self.column)[rows == i]
@@ -63,10 +63,10 @@ class Result(Predictions):
         return np.array(classes, dtype=object)[self.labels[task]]
 
     def masks(self) -> np.ndarray:
-        """bool [N, height, width]. Raises ValueError when the images differ in size."""
+        """bool [N, height, width]. Raises ValueError if the images differ in size."""
         sizes = {*zip(self.images.height.tolist(), self.images.width.tolist(), strict=True)}
         if len(sizes) > 1:
-            raise ValueError("masks of images of several sizes do not fit one array: use by_image()")
+            raise ValueError("masks of images of different sizes do not fit in one array: use by_image()")
         height, width = sizes.pop()
         found = np.zeros((len(self), height, width), dtype=bool)
         for row, rle in enumerate(self.rles()):
@@ -74,13 +74,13 @@ class Result(Predictions):
         return found
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row for each prediction: file_name, image_id, query, score, x, y, width, height, area, for each task the
-        class name and its probability, and the mask as compressed COCO RLE."""
+        """One row for each prediction: file_name, image_id, query, score, x, y, width, height, area, for each task TASK
+        (class name) and TASK_probability, and rle (the mask as compressed COCO RLE)."""
         return csv.frame(self.images, self, self.tasks)
 
     def to_coco(self) -> dict[str, Any]:
-        """A COCO data set: images, categories (classes of the main task, from 1) and annotations with `score`, and of
-        every task `labels` and `probabilities`."""
+        """A COCO data set: images, categories (classes of the main task, from 1), and annotations with the further keys
+        of `mtseg.inference.export.coco`."""
         return coco.dataset(self.images, self, self.tasks)
 
     def plot(self) -> PIL.Image.Image:
@@ -92,10 +92,10 @@ class Result(Predictions):
         return overlay(self.sources[0].read(), self, self.tasks)
 
     def to_supervision(self) -> supervision.Detections:
-        """For Roboflow's supervision, of one image: `xyxy`, `mask`, `confidence`, `class_id` of the main task, and in
-        `data` `class_name`, of each task its class names under its own name, and `TASK_probability`. Raises
-        ValueError when the result is of several images."""
-        import supervision  # here: an optional package
+        """Detections of one image for Roboflow's supervision: `xyxy`, `mask`, `confidence`, `class_id` of the main
+        task, and in `data` `class_name` of the main task, and for each task TASK (class names) and TASK_probability.
+        Raises ValueError if the result is of several images."""
+        import supervision  # an optional package
 
         self._check_one_image()
         box = self.box.astype(np.float32).reshape(-1, 4)

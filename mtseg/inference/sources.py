@@ -1,4 +1,4 @@
-"""What a model predicts on: files, folders, patterns, videos, images in memory. Each is read when its turn comes."""
+"""Inputs of a model: files, folders, glob patterns, videos, images in memory. Each image is read when it is needed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from mtseg.data.images import DECODE_ERRORS, decode
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
-NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # Pillow lists them and decodes none by itself
+NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # formats that Pillow lists but cannot decode
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image that is not read yet. name: of a file its path, relative to the folder that was given; of a frame
-    `video.mp4#7`, counted from 0; of an array `image0`. `read()` returns RGB pixels, uint8 [height, width, 3], rotated
-    by EXIF data, and raises UserError when it cannot. path: of a file."""
+    """An image that is not read yet.
+
+    name: the path of a file relative to the given folder, `video.mp4#7` for frame 7 (from 0) of a video, `image0` for
+    the first image in memory. read(): returns RGB pixels, uint8 [height, width, 3], rotated by EXIF data; raises
+    UserError if the image cannot be read. path: of a file, else None.
+    """
 
     name: str
     read: Callable[[], np.ndarray]
@@ -34,9 +37,9 @@ class Source:
 
 
 def find(source: Any) -> Iterator[Source]:
-    """The images of a source: a path of an image, a video or a folder (searched with its subfolders, sorted by name), a
-    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] in RGB or [height, width] in grey,
-    or an iterable of these. Raises UserError for what is none of them, and for a path without an image."""
+    """Yield the images of a source: the path of an image, a video or a folder (recursive, sorted by name), a pattern
+    such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB) or [height, width] (grey), or an
+    iterable of these. Raises UserError for any other type, and for a path without images."""
     return _numbered(source, count())
 
 
@@ -65,7 +68,7 @@ def _of_path(source: str | Path) -> Iterator[Source]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _suffixes() and file.is_file())
         if not files:
-            raise UserError(f"{path}: no image in this folder or below it")
+            raise UserError(f"{path}: no image in this folder or its subfolders")
         for file in files:
             yield _of_file(file, file.relative_to(path).as_posix())
     elif path.exists():
@@ -79,7 +82,7 @@ def _of_pattern(pattern: str) -> Iterator[Source]:
         raise UserError(f"{pattern}: no such file or folder")
     files = sorted(Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
     if not files:
-        raise UserError(f"{pattern}: no file fits this pattern")
+        raise UserError(f"{pattern}: no file matches this pattern")
     root = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     for file in files:
         name = file.relative_to(root).as_posix()
@@ -118,13 +121,13 @@ def _of_array(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _frames(path: Path, name: str | None = None) -> Iterator[Source]:
-    """The frames of a video, each decoded as it is reached."""
+    """Yield the frames of a video, decoded one at a time."""
     video = cv2.VideoCapture(str(path))
     try:
         number = 0
         while True:
-            there, pixels = video.read()
-            if not there:
+            decoded, pixels = video.read()
+            if not decoded:
                 break
             yield Source(f"{name or path.name}#{number}", partial(cv2.cvtColor, pixels, cv2.COLOR_BGR2RGB))
             number += 1
@@ -142,7 +145,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def batches(sources: Iterable[Source], size: int) -> Iterator[Sequence[Source]]:
-    """Lists of `size` sources, the last possibly shorter."""
+    """Yield lists of `size` sources; the last can be shorter."""
     batch = []
     for source in sources:
         batch.append(source)

@@ -1,4 +1,4 @@
-"""Checkpoint -> network in PyTorch -> detections, and the predictions of a whole data set."""
+"""Networks in PyTorch: loaded from a checkpoint, detections of a batch, and predictions of a whole data set."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mtseg.model.mask2former import Mask2Former
 
 
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
-    """The trained model of a checkpoint. Raises UserError when it was trained for other tasks or another network."""
+    """The trained model of a checkpoint. Raises UserError if it was trained for other tasks or with another `model`."""
     state, metadata = weights.load(path)
-    theirs, ours = _keys(metadata), _keys(description(tasks, model))
-    if other := sorted(key for key in ours if theirs.get(key) != ours[key]):
-        trained = f"{other[0]} {theirs.get(other[0], 'unknown')}, params.yaml has {ours[other[0]]}"
-        raise UserError(f"{path} was trained with {trained}: train again")
+    trained, expected = _keys(metadata), _keys(description(tasks, model))
+    if other := sorted(key for key in expected if trained.get(key) != expected[key]):
+        difference = f"{other[0]} {trained.get(other[0], 'unknown')}, params.yaml has {expected[other[0]]}"
+        raise UserError(f"{path} was trained with {difference}: train again")
     if "seen" not in metadata and model.unseen_combinations < 1:
         raise UserError(f"{path} does not record which combinations of labels it was trained with: train again")
     seen = [tuple(labels) for labels in metadata.get("seen", ())]
@@ -38,8 +38,8 @@ def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections:
 
 
 def description(tasks: Sequence[Task], model: Model, **params: Any) -> dict[str, Any]:
-    """What a checkpoint records of settings, as JSON values: the tasks, the network, and further `params` of its
-    training, sections or values."""
+    """The settings that a checkpoint records, as JSON values: tasks, network, and the `params` (sections or values) of
+    its training."""
     heads = [{"name": task.name, "classes": list(task.classes), "background": task.background} for task in tasks]
     network = model.model_dump(mode="json", exclude={"weights", "partial_weights", "recompute"})
     settings = {
@@ -62,7 +62,7 @@ class TorchNetwork:
 
     @classmethod
     def load(cls, path: Path, metadata: Metadata, *, device: str = "auto") -> TorchNetwork:
-        """The network of a complete checkpoint. Raises UserError when the device is not there."""
+        """The network of a complete model file. Raises UserError if the device is not available."""
         where, tasks = pick(device), metadata.predicted_tasks()
         state, _ = weights.load(path)
         model = Model.model_validate({"weights": None, "partial_weights": False, "recompute": "none"} | metadata.model)
@@ -74,7 +74,7 @@ class TorchNetwork:
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
-        content: height and width of each image in its square. sizes: of the original images."""
+        content: height and width of each image within its square. sizes: height and width of the original images."""
         planes = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
         given = zip(planes, content, sizes, strict=True)
         return detect(
@@ -85,7 +85,7 @@ class TorchNetwork:
 
 @torch.no_grad()
 def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
-    """The detections of each of the loader's examples."""
+    """The detections of each example of the loader."""
     return [as_detections(found.to("cpu"), network.tasks) for found in network(batch)]
 
 
@@ -93,7 +93,8 @@ def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
 def predict(
     model: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int, progress: bool = True
 ) -> Predictions:
-    """The predictions of every image, in the images' order, each image's best first. `root`: folder of the images."""
+    """The predictions of all images, in the order of `images`, best first. root: folder of the images. batch: images
+    per batch."""
     mapper = Mapper(model.tasks, input, root=root, training=False)
     batches = prediction_batches(images, mapper, batch=batch, workers=input.workers)
     training = model.training
@@ -110,9 +111,9 @@ def predict(
 
 
 def as_detections(found: Instances, tasks: Sequence[Task]) -> Detections:
-    """What `Mask2Former.detect` returns of an image, on the CPU. Each mask is kept once."""
+    """Convert the instances that `Mask2Former.detect` returns for an image, on the CPU. Equal masks are stored once."""
     _, first, mask = np.unique(found.query.numpy(), return_index=True, return_inverse=True)
-    masks_QWH = found.pred_masks[first].transpose(1, 2).contiguous()  # as the encoder of masks reads them
+    masks_QWH = found.pred_masks[first].transpose(1, 2).contiguous()  # the memory layout of `encode`
     return Detections(
         query=found.query.numpy(),
         labels=found.pred_labels.numpy(),

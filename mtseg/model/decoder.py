@@ -1,9 +1,9 @@
-"""Masked-attention transformer decoder of Mask2Former (arXiv 2112.01527, section 3.2), a linear layer for every task.
+"""Masked-attention transformer decoder of Mask2Former (arXiv 2112.01527, section 3.2) with a linear layer per task.
 
-Follows `MultiScaleMaskedTransformerDecoder` of facebookresearch/Mask2Former (MIT). What differs: any number of tasks;
-full-size masks of all queries are never formed, since interpolation and point sampling are linear in the mask
+Follows `MultiScaleMaskedTransformerDecoder` of facebookresearch/Mask2Former (MIT). Differences: any number of tasks;
+full-size masks of all queries are never computed, since interpolation and point sampling are linear in the mask
 features: interpolate(E F) = E interpolate(F).
-L decoder layers + 1 (the learnt queries themselves predict too), B batch, Q queries, C channels, S pixels of a level,
+L decoder layers + 1 (the learned queries make a prediction too), B batch, Q queries, C channels, S pixels of a level,
 K outputs of a task's linear layer.
 """
 
@@ -21,8 +21,8 @@ from mtseg.model.layers import Attention, FeedForward, sine_position
 
 @dataclass(frozen=True)
 class QueryOutput:
-    """Labels and masks of every layer, both from the same query states. In float32 under autocast too, since costs,
-    losses and scores are computed from it."""
+    """Label logits and mask embeddings of every layer, from the same query states. float32 also under autocast, since
+    matching costs, losses and scores are computed from them."""
 
     logits: dict[str, Tensor]  # task -> [L, B, Q, K]
     mask_embed_LBQC: Tensor
@@ -33,12 +33,12 @@ class QueryOutput:
         return {name: x_LBQK[-1] for name, x_LBQK in self.logits.items()}
 
     def masks(self, layer: int = -1) -> Tensor:
-        """Mask logits [B, Q, H, W] of one layer, at stride 4. For comparisons: the network never forms them all."""
+        """Mask logits [B, Q, H, W] of one layer, at stride 4. For tests: the network does not compute them all."""
         return torch.einsum("bqc,bchw->bqhw", self.mask_embed_LBQC[layer], self.mask_features_BCHW)
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; each with a residual and a norm behind it."""
+    """Masked cross-attention, self-attention and feed-forward network, each with residual connection and post-norm."""
 
     def __init__(self, dim: int, *, heads: int, feedforward_dim: int):
         super().__init__()
@@ -57,7 +57,7 @@ class DecoderLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """outputs: of each task's linear layer."""
+    """outputs: {task: outputs of its linear layer}. levels: number of feature levels."""
 
     def __init__(
         self, outputs: Mapping[str, int], *, dim: int, heads: int, layers: int, feedforward_dim: int, num_queries: int,
@@ -100,6 +100,6 @@ class QueryDecoder(nn.Module):
 
     @torch.no_grad()
     def _attention_mask(self, state_BQC: Tensor, features_BCS: Tensor) -> Tensor:
-        """True [B, Q, S] where the query's own mask is foreground; a query with an empty mask looks everywhere."""
+        """bool [B, Q, S], True where attended to: the foreground of the query's mask, or every pixel if it is empty."""
         inside = self.mask_embed(state_BQC) @ features_BCS >= 0
         return inside | ~inside.any(-1, keepdim=True)

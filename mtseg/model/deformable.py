@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159), in plain PyTorch.
 
-Follows the formula of `ms_deform_attn` (fundamentalvision/Deformable-DETR); one `grid_sample` a level is the
-fastest form without a compiled kernel, and the same code runs on CPU and CUDA.
-B batch, Q queries, S pixels of all levels together, C channels, M heads, D channels a head, L levels, P points.
+Follows the formula of `ms_deform_attn` (fundamentalvision/Deformable-DETR). One `grid_sample` per level is the fastest
+form without a compiled kernel, and the same code runs on CPU and CUDA.
+B batch, Q queries, S pixels of all levels together, C channels, M heads, D channels per head, L levels, P points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Shapes = list[tuple[int, int]]  # (height, width) of each level
 
 
 def deformable_attention(value_BSMD: Tensor, shapes: Shapes, location_BQMLP2: Tensor, weight_BQMLP: Tensor) -> Tensor:
-    """Weighted sum [B, Q, C] of values read at `location` (x, y in 0..1 of each level, bilinear, zero outside)."""
+    """Weighted sum [B, Q, C] of values sampled at `location` (x, y in 0..1 of each level; bilinear, zeros outside)."""
     B, _, M, D = value_BSMD.shape
     Q = location_BQMLP2.shape[1]
     grid = (2 * location_BQMLP2 - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L, B M, Q, P, 2]
@@ -31,7 +31,7 @@ def deformable_attention(value_BSMD: Tensor, shapes: Shapes, location_BQMLP2: Te
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads `points` places a level around its own position, at learnt offsets."""
+    """Each query samples `points` locations per head and level, at learned offsets from its own position."""
 
     def __init__(self, dim: int, *, heads: int, levels: int, points: int):
         super().__init__()
@@ -40,7 +40,7 @@ class DeformableAttention(nn.Module):
         self.weight = nn.Linear(dim, heads * levels * points)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        # At the start each head looks in a direction of its own, the p-th point p pixels away.
+        # initially the p-th point of a head lies p pixels away in a direction that differs between heads
         angle = torch.arange(heads) * (2 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -59,7 +59,7 @@ class DeformableAttention(nn.Module):
         B, Q, _ = query_BQC.shape
         M, L, P = self.heads, self.levels, self.points
         size = torch.tensor([(w, h) for h, w in shapes], device=query_BQC.device, dtype=query_BQC.dtype)
-        offset = self.offset(query_BQC).view(B, Q, M, L, P, 2) / size[:, None]  # offsets are learnt in pixels
+        offset = self.offset(query_BQC).view(B, Q, M, L, P, 2) / size[:, None]  # offsets are learned in pixels
         weight = self.weight(query_BQC).view(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)
         value = self.value(memory_BSC).unflatten(-1, (M, -1))
         location = reference_Q2.view(1, Q, 1, 1, 1, 2) + offset

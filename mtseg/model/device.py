@@ -1,4 +1,4 @@
-"""Which device to compute on, and in which precision."""
+"""Device, precision and memory settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mtseg.core.errors import UserError
 
 
 def pick(name: str) -> torch.device:
-    """`auto`: CUDA when there is one, else the CPU. Raises UserError when a CUDA device is named that is not there."""
+    """The device of this name; `auto` is CUDA if available, else the CPU. Raises UserError for a CUDA device that does
+    not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -22,15 +23,16 @@ def pick(name: str) -> torch.device:
 
 
 def amp_dtype(device: torch.device) -> torch.dtype | None:
-    """Mixed precision on CUDA: bfloat16 where supported, else float16; None on a CPU, where it only slows."""
+    """Data type of mixed precision on CUDA: bfloat16 where supported, else float16. None on a CPU, where mixed
+    precision is slower."""
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of handing each tensor's pages back and faulting them in again: on a CPU
-    half of a training step's time went there. Elsewhere than on glibc this does nothing."""
+    """Make glibc keep freed memory for later tensors instead of returning it to the system: page faults took half of
+    the time of a training step on a CPU. Does nothing with other C libraries."""
     if "glibc" not in platform.libc_ver():
         return
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Batch norm that keeps its statistics and its affine part."""
+"""Batch norm with fixed statistics and a fixed affine transform."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class FrozenNormAct(FrozenBatchNorm2d):
-    """detectron2's frozen batch norm with what timm fuses into a norm layer: drop-out and activation.
+    """detectron2's frozen batch norm followed by the dropout and activation that timm puts into its norm layers.
 
-    detectron2's own conversion takes timm's BatchNormAct2d for a plain batch norm and loses its activation; timm's
-    and torchvision's frozen layers turn half precision back into float32.
+    detectron2's own conversion treats timm's BatchNormAct2d as a plain batch norm and so loses its activation; the
+    frozen layers of timm and torchvision convert half precision to float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ class FrozenNormAct(FrozenBatchNorm2d):
 
 
 def freeze(network: nn.Module) -> None:
-    """Put a frozen layer in the place of every batch norm below `network`; state-dict keys stay the same."""
+    """Replace every batch norm in `network` by a frozen one; the keys of the state dict stay the same."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
             frozen = FrozenNormAct.convert_frozen_batchnorm(child)

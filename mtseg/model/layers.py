@@ -1,6 +1,6 @@
-"""Blocks that the pixel decoder and the query decoder share.
+"""Layers that the pixel decoder and the query decoder share.
 
-B batch, Q queries or pixels that ask, S pixels that answer, C channels.
+B batch, Q queries of an attention, S keys, C channels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention; the mask [B, Q, S] (True: look here) is shared by the heads and never copied for each.
-    Weights start in the range of `nn.MultiheadAttention`'s, whose query, key and value are one matrix [3C, C]."""
+    """Multi-head attention. mask: bool [B, Q, S], True where attended to, shared by all heads without a copy.
+
+    Weights are initialised in the range of `nn.MultiheadAttention`, where query, key and value are one matrix [3C, C].
+    """
 
     def __init__(self, dim: int, *, heads: int):
         super().__init__()

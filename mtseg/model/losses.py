@@ -1,6 +1,7 @@
-"""The training losses of Mask2Former (arXiv 2112.01527, section 3.3), one label loss for every task, all decoder
-layers at once. Follows `SetCriterion` of facebookresearch/Mask2Former (MIT); the layers are batched and the
-normalisers are those of the whole step, so that accumulated gradients equal those of the large batch.
+"""Training losses of Mask2Former (arXiv 2112.01527, section 3.3) with a label loss for each task.
+
+Follows `SetCriterion` of facebookresearch/Mask2Former (MIT). Differences: all decoder layers are computed together; the
+normalisers are those of a whole step, so that accumulated gradients equal those of one large batch.
 
 L layers, B images, Q queries, T tasks, N ground-truth instances of an image, M matched pairs, P points.
 """
@@ -26,18 +27,17 @@ Watch = Callable[[QueryOutput, list[Target], Matches], None]
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What a step's sums are divided by: masks, and for each task the summed weights of its targets."""
+    """Divisors of a step's losses. masks: number of instances. labels: {task: sum of the weights of its targets}."""
 
     masks: float
     labels: dict[str, float]
 
 
 def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: int, loss: Loss) -> Normaliser:
-    """Of the labels [N, T] of every image of a step, however many batches it is computed in."""
+    """The normaliser of a step. labels: int [N, T] of each image, of all batches of the step."""
     masks = sum(len(image) for image in labels)
     empty = sum(max(num_queries - len(image), 0) for image in labels)
-    # Of more instances than queries only a share is matched, and only the matching decides which: each counts as that
-    # share of a target.
+    # with more instances than queries, only num_queries of them are matched, unknown which: each counts as a fraction
     matched = [min(1, num_queries / max(len(image), 1)) for image in labels]
     weights = {}
     for i, task in enumerate(tasks):
@@ -55,10 +55,10 @@ def losses(
     output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss, norm: Normaliser,
     watch: Watch | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Named scalars, weights included: `loss_mask_0`, `loss_dice_0`, `loss_TASK_0`, ... of each layer; their sum is
-    trained. `watch` is called with what they are computed from.
+    """Weighted scalar losses of each layer: `loss_mask_0`, `loss_dice_0`, `loss_TASK_0`, ...; training minimises their
+    sum. `watch` is called with the outputs, targets and matches.
 
-    Raises FloatingPointError (see `match`). Every loss stays attached to the graph, on images without objects too.
+    Raises FloatingPointError (see `match`). Images without objects give losses with a gradient too.
     """
     matches = match(output, targets, heads=heads, loss=loss)
     if watch:
@@ -73,7 +73,7 @@ def losses(
 
 
 def _matched(labels: list[Tensor], matches: Matches) -> Tensor:
-    """[M, ...]: of every image's labels [N, ...], those of the matched instances."""
+    """Labels [M, ...] of the matched instances. labels: [N, ...] of each image."""
     start = torch.tensor([0, *(len(image) for image in labels)], device=matches.image.device).cumsum(0)
     return torch.cat(labels)[start[matches.image] + matches.instance]
 
@@ -84,7 +84,7 @@ def mask_losses(
     """Point-sampled binary cross-entropy and dice of the matched masks: {"loss_mask": [L], "loss_dice": [L]}."""
     L, _, Q, _ = output.mask_embed_LBQC.shape
     embed_MC = output.mask_embed_LBQC[matches.layer, matches.image, matches.query]
-    counts = [L * min(Q, len(target.labels)) for target in targets]  # of each image's pairs
+    counts = [L * min(Q, len(target.labels)) for target in targets]  # pairs of each image
     pairs = zip(embed_MC.split(counts), output.mask_features_BCHW, strict=True)
     logits_MHW = torch.cat([torch.einsum("mc,chw->mhw", embed, features) for embed, features in pairs])
     points_MP2 = uncertain_points(logits_MHW, loss) if len(logits_MHW) else logits_MHW.new_zeros(0, loss.num_points, 2)
@@ -105,8 +105,8 @@ def mask_losses(
 
 @torch.no_grad()
 def _inside(target: Target, points_MP2: Tensor, instance: Tensor, layer: Tensor, *, layers: int) -> Tensor:
-    """Whether the points lie in their instance's mask [M, P]. A layer matches an instance once at most, so that each
-    mask is read once, at the points of all layers: no copy of it for each, and no wait for the device."""
+    """Mask values [M, P] at the points of each matched instance. A layer matches an instance at most once, so that each
+    mask is sampled once at the points of all layers, without copies and without synchronising with the device."""
     N, P = len(target.masks), points_MP2.shape[1]
     grid = points_MP2.new_zeros(N, layers, P, 2)
     grid[instance, layer] = points_MP2

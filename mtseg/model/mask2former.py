@@ -1,4 +1,4 @@
-"""Multi-task Mask2Former: images in; a dict of losses out in training, instances with all their labels otherwise.
+"""Multi-task Mask2Former: from images to a dict of losses in training, or to instances with labels of all tasks.
 
 B images, Q queries, K outputs of a task's linear layer, k detections of an image, T tasks.
 """
@@ -25,11 +25,13 @@ from mtseg.model.weights import initialise
 
 
 class Mask2Former(nn.Module):
-    """`forward(batch)` takes the loader's dicts: `image` uint8 [3, S, S], and in training `instances` with `gt_masks`
-    and `gt_labels`; at inference `image_size` (height, width: the part of S x S that is the image) and `height`,
-    `width` of the original. `loss` is needed only to train. `detections` is the most an image can have; COCO's limit
-    is 100. `heads` are by default those that `heads.build` makes of `seen`, the combinations of labels in the training
-    data."""
+    """`forward(batch)` takes a list of the loader's dicts: `image`, uint8 [3, S, S]; in training also `instances` with
+    `gt_masks` and `gt_labels`; at inference also `image_size` (height and width of the unpadded part of S x S) and
+    `height`, `width` of the original image.
+
+    loss: required for training only. detections: maximum per image (COCO evaluates 100). seen: combinations of labels
+    in the training data, see `heads.build`. heads: by default those of `heads.build`.
+    """
 
     def __init__(
         self, tasks: tuple[Task, ...], model: Model, *, loss: Loss | None = None, detections: int = 100,
@@ -39,7 +41,9 @@ class Mask2Former(nn.Module):
         self.heads = build(tasks, model, seen) if heads is None else Heads(heads)
         if self.heads.tasks != tuple(tasks):
             served = [task.name for task in self.heads.tasks]
-            raise ValueError(f"heads serve {served}, in place of {[task.name for task in tasks]} in this order")
+            raise ValueError(
+                f"heads are for the tasks {served}, expected {[task.name for task in tasks]} in this order"
+            )
         self.loss, self.detections, self.num_queries = loss, detections, model.num_queries
         self.watch: Watch | None = None  # called with outputs, targets and matches of each training batch
         self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
@@ -75,7 +79,7 @@ class Mask2Former(nn.Module):
     def forward(
         self, batch: list[dict[str, Any]], norm: Normaliser | None = None
     ) -> dict[str, Tensor] | list[Instances]:
-        """`norm`: that of the whole step, where the batch is a part of it; by default that of the batch."""
+        """norm: the normaliser of the step that the batch is a part of; by default that of the batch."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
         output = self.queries(batch)
         if not self.training:
@@ -86,7 +90,7 @@ class Mask2Former(nn.Module):
         ]
         if norm is None:
             norm = self.normaliser(batch)
-        with torch.autocast(self.device.type, enabled=False):  # in float32, as the output is
+        with torch.autocast(self.device.type, enabled=False):  # losses in float32
             return losses(output, targets, heads=self.heads, loss=self.loss, norm=norm, watch=self.watch)
 
     def normaliser(self, batch: list[dict[str, Any]]) -> Normaliser:
@@ -94,28 +98,29 @@ class Mask2Former(nn.Module):
         return normaliser(labels, tasks=self.tasks, num_queries=self.num_queries, loss=self.loss)
 
     def queries(self, batch: list[dict[str, Any]]) -> QueryOutput:
-        """The outputs of all queries of all layers."""
+        """The outputs of all queries in all decoder layers."""
         images = torch.stack([example["image"].to(self.device) for example in batch])
         images = (images.float() - self.pixel_mean) / self.pixel_std
-        features = self.backbone(images.contiguous(memory_format=torch.channels_last))  # a fifth faster on a CPU
-        # As the official code does: in bfloat16 the locations that attention reads are off by up to a quarter pixel.
+        features = self.backbone(images.contiguous(memory_format=torch.channels_last))  # 20 % faster on a CPU
+        # float32 as in the official code: in bfloat16 sampling locations are off by up to a quarter of a pixel
         with torch.autocast(self.device.type, enabled=False):
             mask_features, levels = self.pixel_decoder({name: x.float() for name, x in features.items()})
         return self.decoder(mask_features, levels)
 
     @torch.no_grad()
     def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[Instances]:
-        """The k most probable pairs of a query and labels in each image, best first by score = probability x mask
-        quality. ONE index, `query`, slices masks, scores and the labels of all tasks, image by image. Fields: `query`
-        [k], `scores` [k], `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, classes] of each task (see
-        `Head.class_logits`), `mask_quality` [k], `pred_masks` bool [k, height, width] of the original image, and the
-        fields of the main head's `Candidates`."""
+        """The k most probable pairs of a query and labels in each image, sorted by score = probability x mask quality.
+
+        Masks, scores and the labels of all tasks are indexed by the same `query`. Fields: `query` [k], `scores` [k],
+        `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, classes] of each task (see `Head.class_logits`),
+        `mask_quality` [k], `pred_masks` bool [k, height, width] of the original image, and the fields of the main
+        head's `Candidates`."""
         last, results = output.last(), []
         class_logits = self.heads.class_logits(last)
         for b, example in enumerate(batch):
             found = self.heads.candidates({name: x_BQK[b] for name, x_BQK in last.items()}, self.detections)
 
-            kept, position = found.query.unique(return_inverse=True)  # each mask is brought to full size once
+            kept, position = found.query.unique(return_inverse=True)  # each mask is resized once
             embed = output.mask_embed_LBQC[-1, b, kept]
             mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])
             mask_logits = _to_original(mask_logits, example)
@@ -137,7 +142,7 @@ class Mask2Former(nn.Module):
 
 
 def _to_original(logits_QHW: Tensor, example: dict[str, Any]) -> Tensor:
-    """Mask logits at stride 4 -> at the original size: enlarged to the square, the padding cut off, then resized."""
+    """Mask logits [Q, h, w] at stride 4 -> at the original size: upsampled to the input square, cropped, resized."""
     side = example["image"].shape[-2:]
     height, width = example["image_size"]
     square = F.interpolate(logits_QHW[None], size=side, mode="bilinear", align_corners=False)

@@ -1,5 +1,5 @@
-"""Hungarian matching of queries to ground truth (DETR; Mask2Former, arXiv 2112.01527, section 3.3), for every
-decoder layer and image in one pass and with one transfer to the host.
+"""Hungarian matching of queries to ground truth (DETR; Mask2Former, arXiv 2112.01527, section 3.3), for all decoder
+layers and images together, with one transfer to the CPU.
 
 L layers, B images, Q queries, N ground-truth instances (padded to the batch's largest), P points, T tasks,
 M matched pairs.
@@ -33,7 +33,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Matches:
-    """M pairs, sorted by image: layer, image and query of the prediction, index of the image's instance."""
+    """M pairs, sorted by image, int [M] each: layer, image, query, and index among the image's instances."""
 
     layer: Tensor
     image: Tensor
@@ -43,7 +43,7 @@ class Matches:
 
 @torch.no_grad()
 def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Matches:
-    """Cheapest assignment for each layer and image. Raises FloatingPointError when a cost is not finite."""
+    """The assignment of minimum cost for each layer and image. Raises FloatingPointError if a cost is not finite."""
     device = output.mask_embed_LBQC.device
     counts = [len(target.labels) for target in targets]
     cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss).cpu().numpy()
@@ -58,11 +58,13 @@ def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Los
 
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Tensor:
-    """Costs [L, B, Q, N]: binary cross-entropy and dice at points shared by an image's masks, and minus the geometric
-    mean of the probabilities of the instance's labels, by match weights: a query with all of them goes before one with
-    some, and more labels do not make the mean smaller, as they would a product. A label has no part in it where it is
-    missing, or where its task has no weight in the loss and is not trained. Columns past an image's own instances mean
-    nothing."""
+    """Costs [L, B, Q, N]: weighted sum of binary cross-entropy and dice of masks, at random points that are the same
+    for all masks of an image, minus the mean probability of the instance's labels.
+
+    The mean is geometric and weighted by `match_weight`: it is high only if all labels are probable, and, unlike a
+    product, does not shrink with the number of tasks. Missing labels and tasks of loss weight 0 are left out. Columns
+    past the number of an image's instances are undefined.
+    """
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)

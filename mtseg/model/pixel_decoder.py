@@ -1,8 +1,8 @@
-"""Pixel decoder of Mask2Former (arXiv 2112.01527, section 3.2.1): deformable encoder over strides 8, 16, 32, then
-one feature-pyramid step up to stride 4.
+"""Pixel decoder of Mask2Former (arXiv 2112.01527, section 3.2.1): deformable encoder over strides 8, 16 and 32, then
+one feature-pyramid step to stride 4.
 
-Follows `MSDeformAttnPixelDecoder` of facebookresearch/Mask2Former (MIT); no padding masks, since every image of a
-batch fills the same square. B batch, C channels, S pixels of the three levels together.
+Follows `MSDeformAttnPixelDecoder` of facebookresearch/Mask2Former (MIT), without padding masks: all images of a batch
+have the same size. B batch, C channels, S pixels of the three levels together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features -> (mask features [B, C, H/4, W/4], the three encoded levels [B, C, h, w], coarse first)."""
+    """Backbone features -> (mask features [B, C, H/4, W/4], three encoded levels [B, C, h, w], coarse to fine)."""
 
     def __init__(self, inputs: dict[str, ShapeSpec], *, dim: int, heads: int, layers: int, feedforward_dim: int):
         super().__init__()
@@ -77,7 +77,7 @@ class PixelDecoder(nn.Module):
 
 
 def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(x, y) in 0..1 of every pixel's centre, row by row: [height * width, 2]."""
+    """(x, y) in 0..1 of the pixel centres, row by row: [height * width, 2]."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
     return torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), dim=-1).flatten(0, 1)

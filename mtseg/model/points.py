@@ -1,6 +1,6 @@
-"""Masks at points instead of pixels (PointRend, arXiv 1912.08193; Mask2Former, section 3.3).
+"""Point sampling of masks by detectron2 (PointRend, arXiv 1912.08193; Mask2Former, section 3.3).
 
-Point coordinates are (x, y) in 0..1 of the image. P points; the sampling itself is detectron2's.
+Point coordinates are (x, y) in 0..1 of the image. P points.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(logits_NHW: Tensor, loss: Loss) -> Tensor:
-    """Points [N, P, 2]: a share `loss.importance` where the logit is nearest to 0, the rest uniform."""
+    """Points [N, P, 2]: the fraction `loss.importance` where logits are closest to 0, the rest uniform."""
     return get_uncertain_point_coords_with_randomness(
         logits_NHW[:, None], lambda logits: -logits.abs(), loss.num_points, loss.oversample, loss.importance
     )

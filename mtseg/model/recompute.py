@@ -1,5 +1,5 @@
-"""Activation checkpointing (Chen et al., arXiv 1604.06174): a block keeps its inputs alone, and computes the rest
-again in the backward pass. Outputs, gradients and keys stay the same to the bit; a step takes longer."""
+"""Activation checkpointing (Chen et al., arXiv 1604.06174): a block stores only its inputs and computes the rest again
+in the backward pass. Outputs, gradients and keys are bit-identical; a step takes longer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(block: nn.Module) -> None:
-    """Checkpoint a block. It must not change its state in the forward pass, as batch norm in training does."""
-    block.forward = MethodType(_forward, block)  # a method, not a closure: a deep copy then calls its own block
+    """Checkpoint a block, whose forward pass must not change its state, as batch norm does in training."""
+    block.forward = MethodType(
+        _forward, block
+    )  # a method rather than a closure, so that a deep copy runs its own weights
 
 
 def stages(network: nn.Module) -> Iterator[nn.Module]:
-    """A network's outermost sequences of modules, or their elements where these are sequences or a list of stages.
+    """Yield the stages of a network: its outermost `nn.Sequential` modules, or the elements of an outermost
+    `nn.ModuleList` or of a `nn.Sequential` of `nn.Sequential` modules.
 
-    Stages rather than blocks: of what a residual block with frozen norms keeps, two thirds are its own input.
+    Stages save more than single blocks: two thirds of what a residual block with frozen norms stores is its input.
     """
     for child in network.children():
         sequence = isinstance(child, nn.Sequential)

@@ -1,5 +1,8 @@
-"""Tensors from files of any origin. Nothing here runs a file's code: safetensors holds none, a .pth is read with
-`weights_only`, and a .pkl by an unpickler that knows arrays, tensors and plain containers alone."""
+"""Read tensors from untrusted files without executing code in them.
+
+.safetensors holds no code; .pth is read with `torch.load(weights_only=True)`. That cannot read the .pkl files of
+detectron2 and FAIR, which are plain pickles of NumPy arrays or tensors: for these there is a restricted unpickler.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 
 
 def read(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pth, .pt or .pkl file, on the CPU; one inside a `model` or `state_dict` entry
-    is taken out of it. Raises UserError when the file is missing, broken, or holds anything but tensors."""
+    """The state dict in a .safetensors, .pth, .pt or .pkl file, on the CPU, at the top level or in the entry `model` or
+    `state_dict`. Raises UserError if the file is missing, broken, or holds anything but tensors."""
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
@@ -35,7 +38,7 @@ def read(path: Path | str) -> dict[str, Tensor]:
         raise UserError(f"{path}: there is no such weights file") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, expected a weights file") from None
-    except Exception as error:  # an unpickler meets arbitrary bytes, and raises almost anything on them
+    except Exception as error:  # unpickling arbitrary bytes can raise anything
         if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(f"{path} is refused: it wants to call {called[1]}; only tensors are ever read") from None
         raise UserError(f"{path} is refused: it is broken, or holds more than tensors") from None
@@ -45,26 +48,26 @@ def read(path: Path | str) -> dict[str, Tensor]:
 
 
 def _tensors(state: Any) -> dict[str, Tensor] | None:
-    """The state dict in what a file held. Its mappings may be made to raise on any use."""
+    """The state dict in an unpickled object; None if it is none. A hostile mapping may raise on any use."""
     for entry in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(entry), Mapping):
             state = state[entry]
     if not isinstance(state, Mapping):
         return None
     state = {key: value.tensor if isinstance(value, _Array) else value for key, value in dict(state).items()}
-    fine = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
-    return state if state and fine else None
+    valid = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    return state if state and valid else None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header's metadata. Raises UserError."""
+    """The tensors and the header's metadata. Raises UserError if the file is missing or broken."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such weights file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is broken, or no safetensors file ({_line(error)})") from None
+        raise UserError(f"{path} is broken, or no safetensors file ({first_line(error)[:160]})") from None
 
 
 def _torch(file: BinaryIO) -> Any:
@@ -72,19 +75,21 @@ def _torch(file: BinaryIO) -> Any:
 
 
 def _storage(data: bytes) -> Any:
-    """As torch.storage._load_from_bytes, which unpickles anything."""
+    """Replaces torch.storage._load_from_bytes, which unpickles without restrictions."""
     storage = _torch(io.BytesIO(data))
-    if not isinstance(storage, torch.TypedStorage | torch.UntypedStorage):  # a function of torch, to be changed
+    if not isinstance(
+        storage, torch.TypedStorage | torch.UntypedStorage
+    ):  # such as a function of torch, which BUILD would change
         raise pickle.UnpicklingError("expected a storage")
     return storage
 
 
 def _pickle(file: BinaryIO) -> Any:
-    return _ArraysOnly(file, encoding="latin1").load()  # detectron2's oldest files were written by Python 2
+    return _ArraysOnly(file, encoding="latin1").load()  # detectron2's oldest files are of Python 2
 
 
 class _Kind:
-    """Stands in for numpy.dtype: numbers only."""
+    """Replaces numpy.dtype: numbers only."""
 
     def __init__(self, code: str, *_: Any):
         self.dtype = np.dtype(code)
@@ -96,7 +101,7 @@ class _Kind:
 
 
 class _Array:
-    """Stands in for numpy.ndarray: its own way to take up a pickled state trusts the file."""
+    """Replaces numpy.ndarray, whose __setstate__ trusts the file."""
 
     def __init__(self, *_: Any):
         self.tensor = torch.empty(0)
@@ -111,42 +116,22 @@ class _Array:
         return self
 
 
-class _Function:
-    """A function that a pickle may call but not change, as it could by setting attributes of what it gets by name."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[..., Any]):
-        self.call = call
-
-    def __call__(self, *values: Any) -> Any:
-        return self.call(*values)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a function has no state")
-
-
 class _ArraysOnly(pickle.Unpickler):
-    """Each name that a pickle may ask for, with what it gets: harmless itself, or a harmless stand-in."""
-
-    ALLOWED = {
-        "collections.OrderedDict": OrderedDict,
-        "numpy.ndarray": None,  # named as a kind of array, never called
-        "numpy.dtype": _Kind,
-        "numpy.core.multiarray._reconstruct": _Array,
-        "numpy.core.numeric._frombuffer": _Function(lambda *state: _Array().fill(*state)),
-        "torch._utils._rebuild_tensor_v2": _Function(torch._utils._rebuild_tensor_v2),
-        "torch._utils._rebuild_parameter": _Function(lambda tensor, *_: tensor),
-        "torch.storage._load_from_bytes": _Function(_storage),
-        "_codecs.encode": _Function(lambda text, _: text.encode("latin1")),  # how Python 3 writes bytes for Python 2
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module.replace('numpy._core.', 'numpy.core.')}.{name}"  # numpy 2 has the underscore
-        if full not in self.ALLOWED:
+        """The object that a pickle gets for a name: harmless itself, or a harmless replacement. The functions are new
+        objects at each call, since the opcode BUILD can set their attributes."""
+        allowed = {
+            "collections.OrderedDict": OrderedDict,
+            "numpy.ndarray": None,  # an argument of _reconstruct, never called
+            "numpy.dtype": _Kind,
+            "numpy.core.multiarray._reconstruct": _Array,
+            "numpy.core.numeric._frombuffer": lambda *state: _Array().fill(*state),
+            "torch._utils._rebuild_tensor_v2": lambda *state: torch._utils._rebuild_tensor_v2(*state),
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch.storage._load_from_bytes": lambda data: _storage(data),
+            "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes that Python 3 wrote for Python 2
+        }
+        full = f"{module.replace('numpy._core.', 'numpy.core.')}.{name}"  # numpy 2 renamed it
+        if full not in allowed:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return self.ALLOWED[full]
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        return allowed[full]

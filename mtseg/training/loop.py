@@ -1,5 +1,5 @@
-"""Training: steps, validation, checkpoints. A step depends on the weights, the optimiser's state, the seed and its
-number alone: a training that was interrupted and resumed ends with the same bytes as an unbroken one."""
+"""Training: steps, validation, checkpoints. A step depends only on the weights, the optimiser's state, the seed and its
+number, so that an interrupted and resumed training gives the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def train(
     data: Path, *, models: Path, metrics: Path, curves: Path, root: Path, tasks: Sequence[Task], model: Model,
     input: Input, solver: Solver, loss: Loss, device: str, seed: int,
 ) -> None:  # fmt: skip
-    """Train on the train split of the manifest `data`, validate on val; write the checkpoints to the folder `models`,
-    the figures to `metrics` and the tables to the folder `curves`.
+    """Train on the split train of the manifest `data` and validate on val. Write checkpoints to the folder `models`,
+    final scores to the file `metrics` and tables to the folder `curves`. root: folder of the images.
 
-    Raises UserError for a loss or gradient that is not finite, or an interruption (which keeps the state).
+    Raises UserError for a loss or gradient that is not finite, and on interruption, after which a run can be resumed.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     where, records = pick(device), manifest.load(data)
@@ -40,7 +40,7 @@ def train(
     torch.manual_seed(seed)
     seen = seen_combinations(records.combinations("train"), tasks, model)
     network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
-    # neither device nor workers: a training may resume on others
+    # without device and workers, which may change when a training is resumed
     sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
     settings = [[section.model_dump() for section in sections], seed, root]
     work = work_folder(settings, files=[data, Path(model.weights or "")])
@@ -67,7 +67,7 @@ def train(
                 run.save()
                 raise UserError(f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there")
             step = [next(batches) for _ in range(solver.accumulate)]
-            torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which draws too
+            torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which uses random numbers too
             averages = run.log(run.stepper(step, run.step))
             progress.step(run.step, averages)
     run.finish(models=models, metrics=metrics, curves=curves)
@@ -76,6 +76,7 @@ def train(
 def validate(
     network: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int
 ) -> dict[str, float]:
-    """Headline scores in percent, independent of the section `test`, which may thus change without a new training."""
+    """Validation scores in percent (see `headline`). They do not depend on the section `test` of params.yaml, which can
+    change without a new training."""
     found = predict(network, images, root=root, input=input, batch=batch, progress=False)
     return headline(images, found, network.tasks)

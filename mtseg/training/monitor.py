@@ -1,4 +1,4 @@
-"""What a training shows while it runs: health figures and a progress bar.
+"""Progress of a training run: health statistics and a progress bar.
 
 L layers, B images, Q queries, N instances of an image, T tasks.
 """
@@ -24,12 +24,13 @@ Row = dict[str, float]
 
 
 class Health:
-    """Figures of the training, summed on the device and fetched once a log period:
+    """Health statistics, summed on the device and fetched once per log period:
 
-    background_TASK  share of the matched queries with a label of the task that nevertheless predict no-object
-    stability        share of the instances that the last two decoder layers match to the same query
-    gradient_PART    mean norm of the gradient before clipping, of each head and of the other parts without the heads
-    memory           peak of the CUDA device in MiB (left out on a CPU, where no two runs agree)
+    background_TASK  fraction of the matched queries with a label of the task that predict no-object
+    stability        fraction of the instances that the last two decoder layers match to the same query
+    gradient_PART    mean gradient norm before clipping, of each head and of backbone, pixel decoder and (the rest of
+                     the) decoder
+    memory           peak memory of the CUDA device in MiB; left out on a CPU, where it differs between runs
     """
 
     def __init__(self, network: Mask2Former):
@@ -40,11 +41,11 @@ class Health:
             self.parts[name] = [one for one in getattr(network, name).parameters() if id(one) not in inside]
         shares = [*(f"background_{task.name}" for task in self.tasks if task.background), "stability"]
         self.names = [*shares, *(f"gradient_{part}" for part in self.parts)]
-        self.sums = torch.zeros(len(self.names), 2, device=self.device)  # of a figure, and what it is divided by
+        self.sums = torch.zeros(len(self.names), 2, device=self.device)  # numerator and denominator of each statistic
 
     @torch.no_grad()
     def watch(self, output: QueryOutput, targets: list[Target], matches: Matches) -> None:
-        """Count a batch's matches. Does not wait for the device."""
+        """Add a batch's matches, without synchronising with the device."""
         labels_BNT = pad_sequence([target.labels for target in targets], batch_first=True, padding_value=UNLABELLED)
         labels_BNT = labels_BNT.to(self.device)
         B, N, _ = labels_BNT.shape
@@ -62,14 +63,14 @@ class Health:
 
     @torch.no_grad()
     def gradients(self) -> Tensor:
-        """Add a step's gradients, not yet clipped. Returns their norms [parts], on the device."""
+        """Add a step's gradients, before clipping. Returns their norms [parts], on the device."""
         gradients = ([p.grad for p in part if p.grad is not None] for part in self.parts.values())
         norms = torch.stack([get_total_norm(part) if part else self.sums.new_zeros(()) for part in gradients])
         self.sums[-len(norms) :] += torch.stack([norms, torch.ones_like(norms)], dim=1)
         return norms
 
     def fetch(self) -> Row:
-        """The figures since the last call, nan for a share of nothing."""
+        """The statistics since the last call, NaN where the denominator is 0."""
         sums = zip(self.names, self.sums.tolist(), strict=True)
         row = {name: value / count if count else float("nan") for name, (value, count) in sums}
         self.sums.zero_()
@@ -79,7 +80,7 @@ class Health:
 
 
 class Progress(rich.progress.Progress):
-    """A bar on a terminal, lines elsewhere; both with the losses by name and the time left."""
+    """A progress bar in a terminal, else lines of text, with the losses by name and the remaining time."""
 
     def __init__(self, console: Console, *, total: int, start: int):
         columns = ("train", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[losses]}")
@@ -88,7 +89,7 @@ class Progress(rich.progress.Progress):
         self.total, self.first, self.began = total, start, time.monotonic()
 
     def step(self, step: int, averages: Row | None) -> None:
-        """After a step; with averages when a log period is over."""
+        """Show a step. averages: losses and lr at the end of a log period, else None."""
         self.update(self.bar, completed=step)
         if averages is None:
             return

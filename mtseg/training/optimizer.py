@@ -9,18 +9,18 @@ from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamSc
 from mtseg.core.params import Solver
 from mtseg.model.mask2former import Mask2Former
 
-NO_DECAY = {  # beside norms: part of the network -> names of its parameters
+NO_DECAY = {  # part of the network -> its parameters without weight decay, besides norms
     "backbone": ("relative_position_bias_table",),
     "decoder": ("query_feature", "query_position", "level_embed"),
 }
 
 
 def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
-    """AdamW; the backbone at `backbone_multiplier` of the lr. Weight decay as in the official code: none for norms, the
-    decoder's embeddings and Swin's position biases; the pixel decoder's level embedding has it.
+    """AdamW. The lr of the backbone is multiplied by `backbone_multiplier`. Weight decay as in the official code: not
+    for norms, the decoder's embeddings and Swin's position biases, but for the pixel decoder's level embedding.
 
-    The head of a task of loss weight 0 stops requiring gradients: it would decay, and its zeros would still change the
-    last bits of the norm that gradients are clipped by.
+    The head of a task of loss weight 0 is set not to require gradients: weight decay would change it, and its zero
+    gradients would change the last bits of the norm that gradients are clipped by.
     """
     for task in network.tasks:
         network.decoder.heads[f"head_{task.name}"].requires_grad_(task.loss_weight > 0)
@@ -37,7 +37,7 @@ def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
 
 
 def schedule(solver: Solver) -> ParamScheduler:
-    """Share of training done -> factor of the lr."""
+    """The schedule: from the fraction of training done, 0 to 1, to the factor of the lr."""
     if solver.schedule == "cosine" or not solver.max_iter:
         return CosineParamScheduler(1.0, 0.0)
     values = [0.1**i for i in range(len(solver.steps) + 1)]

@@ -1,4 +1,5 @@
-"""One optimiser step. A loss or gradient that is not finite stops the training with its name, step and images."""
+"""Optimiser steps. A loss or gradient that is not finite stops the training, and is reported by name, step and
+images."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from mtseg.model.mask2former import Mask2Former
 from mtseg.training.monitor import Health
 from mtseg.training.optimizer import optimizer, schedule
 
-PATIENCE = 20  # steps in a row that float16 may skip: by then its scale is a millionth of what it was
+PATIENCE = 20  # successive steps that float16 may skip: its loss scale is then 2^-20 of the initial one
 
 
 class NotFinite(UserError):
-    """A loss or a gradient is infinite or not a number. cause: `loss_not_finite` or `gradient_not_finite`. names: the
-    losses, or the parts with such a gradient. where: the step and its images."""
+    """A loss or gradient is infinite or NaN. cause: `loss_not_finite` or `gradient_not_finite`. names: the losses, or
+    the parts of the network. where: the step and its images."""
 
     def __init__(self, cause: str, names: str, where: str, advice: str):
         super().__init__(f"{cause}: {where}: {names}; {advice}")
@@ -29,7 +30,7 @@ class NotFinite(UserError):
 
 
 class Stepper:
-    """Network and optimiser. broken: the file for a batch whose loss or gradient is not finite."""
+    """A network with its optimiser. broken: file to which a batch is saved if its loss or gradient is not finite."""
 
     def __init__(self, network: Mask2Former, solver: Solver, *, broken: Path | None = None):
         self.network, self.solver, self.broken = network, solver, broken
@@ -43,9 +44,9 @@ class Stepper:
         self._last: tuple[torch.Tensor, int, list[list[Example]]] | None = None
 
     def __call__(self, batches: list[list[Example]], step: int) -> dict[str, float]:
-        """Step number `step`, from 0, over the batches together. Returns lr, loss, and the losses by name, summed over
-        decoder layers. Raises NotFinite for a loss that is not finite, or a gradient of the step before: the device
-        has finished that one, so that reading it waits for nothing."""
+        """One step, number `step` from 0, with gradients accumulated over `batches`. Returns lr, loss, and the losses
+        by name, summed over decoder layers. Raises NotFinite if a loss of this step or a gradient of the previous step
+        is not finite (the gradients of this one are not read yet, since that would wait for the device)."""
         self.network.train()
         lr = self.schedule(min(step / max(self.solver.max_iter, 1), 1 - 1e-9))
         lr *= min(1.0, (step + 1) / max(self.solver.warmup, 1))
@@ -76,8 +77,8 @@ class Stepper:
         return values
 
     def settle(self) -> None:
-        """Raise NotFinite if the last step's gradient was not finite. In float16 it may be: the scaler then skips the
-        step and scales less, but not `PATIENCE` times in a row."""
+        """Raise NotFinite if a gradient of the last step is not finite; in float16, where the scaler skips such a step
+        and lowers its scale, only after `PATIENCE` successive steps."""
         if self._last is None:
             return
         (norms, step, batches), self._last = self._last, None
@@ -85,7 +86,7 @@ class Stepper:
         self._skipped = 0 if all(finite) else self._skipped + 1
         scaled = self.scaler.is_enabled()
         if self._skipped >= (PATIENCE if scaled else 1):
-            parts = ", ".join(part for part, fine in zip(self.health.parts, finite, strict=True) if not fine)
+            parts = ", ".join(part for part, ok in zip(self.health.parts, finite, strict=True) if not ok)
             if scaled:
                 parts += f", in {PATIENCE} skipped steps in a row; float16 is scaled by {self.scaler.get_scale():g}"
             raise self._stop("gradient_not_finite", parts, step, batches)
@@ -97,19 +98,20 @@ class Stepper:
         if self.broken:
             with replace_file(self.broken) as temporary:
                 torch.save([[plain(example) for example in batch] for batch in batches], temporary)
-            advice += f"; the batch as the network got it is in {self.broken}, for torch.load"
+            advice += f"; the batch is saved in {self.broken} (read it with torch.load)"
         return NotFinite(cause, names, f"step {step + 1}, {files}", advice)
 
 
 def plain(example: Example) -> dict:
-    """An example as tensors, text and numbers, which torch.load reads with weights_only=True."""
+    """An example as a dict of tensors, str and numbers, which torch.load(weights_only=True) can read."""
     target = example["instances"]
     rest = {name: value for name, value in example.items() if name != "instances"}
     return rest | {"gt_masks": target.gt_masks.tensor, "gt_labels": target.gt_labels}
 
 
 def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The losses as floats, by one transfer. Raises FloatingPointError with the names of those that are not finite."""
+    """The losses as floats, by one transfer to the CPU. Raises FloatingPointError that names those that are not
+    finite."""
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     if bad := [name for name, value in values.items() if not abs(value) < float("inf")]:
         raise FloatingPointError(", ".join(bad))

@@ -145,7 +145,7 @@ def test_half_precision_stays_half_through_frozen_norms(name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match="no 'resnet5'; there are efficientnet_lite0, .*, swin_t, and timm/NAME"):
+    with pytest.raises(UserError, match="unknown name 'resnet5', valid: efficientnet_lite0, .*, swin_t, timm/NAME"):
         backbones.build("resnet5", freeze_norm=True)
 
 
@@ -192,7 +192,7 @@ def test_an_experiment_may_name_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet50", "timm/resnet18"])
 def test_imagenet_only_where_a_package_carries_it(name):
-    with pytest.raises(UserError, match=f"no installed package carries ImageNet weights for '{name}'.*path.*null"):
+    with pytest.raises(UserError, match=f"no package has ImageNet weights for '{name}'.*path.*null"):
         backbones.imagenet(name)
 
 

@@ -150,7 +150,7 @@ def test_the_columns_stored_are_those_of_rounded_logits(seen):
 
 def test_heads_must_serve_the_tasks_in_their_order():
     tasks = make_tasks(2)
-    with pytest.raises(ValueError, match=r"heads serve \['colour', 'shape'\], .* \['shape', 'colour'\]"):
+    with pytest.raises(ValueError, match=r"heads are for the tasks \['colour', 'shape'\], .* \['shape', 'colour'\]"):
         Mask2Former(tasks, tiny.params().model, heads=[Softmax(tasks[::-1])])
 
 

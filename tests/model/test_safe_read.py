@@ -1,4 +1,4 @@
-"""Files of weights are data: nothing in them runs."""
+"""Weights files of any origin: code in them is never executed, and unreadable files give one line."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ class Hostile:
 
 
 class HostileStorage(Hostile):
-    """PyTorch's own way to pickle a storage, which unpickles its bytes."""
+    """A storage as PyTorch pickles it: the unpickler of the outer file unpickles its bytes too."""
 
     def __reduce__(self):
         torch.save(Hostile(self.path), self.path.with_suffix(".bytes"), _use_new_zipfile_serialization=False)
@@ -48,7 +48,7 @@ def test_a_hostile_pkl_is_refused_and_runs_nothing(hostile, protocol, tmp_path):
 
 
 def pickled(*pieces):
-    """A pickle of opcodes; what stands between them is bytes as they are, or pickled."""
+    """A pickle of opcodes (bytes) and of objects, which are pickled."""
     return b"\x80\x03" + b"".join(x if isinstance(x, bytes) else pickle.dumps(x, 3)[2:-1] for x in pieces)
 
 
@@ -56,9 +56,9 @@ def pickled(*pieces):
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("name", ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"])
 def test_a_pkl_that_is_refused_has_changed_no_function(name, nested, attributes, tmp_path, monkeypatch):
-    """The opcode BUILD sets attributes of the object before it, be it a function that comes out of inner bytes."""
+    """The opcode BUILD sets attributes of the preceding object, which can be a function."""
     function = getattr(torch._utils, name.rsplit(".", 1)[1])
-    monkeypatch.setattr(function, "__defaults__", function.__defaults__)  # put back should this test fail
+    monkeypatch.setattr(function, "__defaults__", function.__defaults__)  # restore it if this test fails
     before = function.__defaults__, dict(vars(function))
     if nested:
         torch.save(function, tmp_path / "inner.pth", _use_new_zipfile_serialization=False)
@@ -67,14 +67,14 @@ def test_a_pkl_that_is_refused_has_changed_no_function(name, nested, attributes,
     else:
         named = f"c{name.replace('._rebuild', chr(10) + '_rebuild')}\n".encode()
     (tmp_path / "weights.pkl").write_bytes(pickled(named, attributes, b"b."))
-    with pytest.raises(UserError, match="weights.pkl is refused"):
+    with pytest.raises(UserError, match="weights.pkl(: expected a state dict| is refused)"):
         read(tmp_path / "weights.pkl")
     assert (function.__defaults__, vars(function)) == before
 
 
 @pytest.mark.parametrize("hidden", ["get", "keys"])
 def test_a_mapping_made_to_raise_gives_one_line(hidden, tmp_path):
-    """An OrderedDict may have attributes of its own, which hide its methods."""
+    """BUILD can set attributes of an OrderedDict that shadow its methods."""
     odd = pickled(b"ccollections\nOrderedDict\n)R", "w", 1, b"s", {hidden: "text"}, b"b.")
     (tmp_path / "odd.pkl").write_bytes(odd)
     with pytest.raises(UserError, match="odd.pkl is refused"):
@@ -111,7 +111,7 @@ def test_arrays_and_tensors_come_back_from_a_pkl(protocol, tmp_path):
 
 
 def test_a_pkl_of_python_2_is_read(tmp_path):
-    """As detectron2's oldest files: protocol 2, raw bytes as strings."""
+    """As in detectron2's oldest files: protocol 2, bytes as strings."""
     data = (
         b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
         b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08"

@@ -95,7 +95,7 @@ def test_detectron2s_imagenet_pickle_loads(tmp_path, capsys):
 def test_msras_resnet_is_not_taken_for_torchvisions(tmp_path):
     model = {"conv1_w": np.zeros((64, 3, 7, 7), "f4"), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1), "f4")}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(model))
-    with pytest.raises(UserError, match="'res2_0_branch2a_w' is of MSRA's ResNet"):
+    with pytest.raises(UserError, match="'res2_0_branch2a_w' belongs to MSRA's ResNet"):
         build("resnet50", tmp_path / "R-50.pkl")
 
 
@@ -109,7 +109,7 @@ def test_a_detector_trained_from_msras_resnet_is_refused_too(partial, tmp_path):
             value.fill_(1 - 1e-5)
     torch.save({"model": state}, tmp_path / "model_final.pth")
     network = nn.ModuleDict({"backbone": network})
-    with pytest.raises(UserError, match="norms have no statistics of their own is of MSRA's ResNet"):
+    with pytest.raises(UserError, match="norms have initial statistics belongs to MSRA's ResNet"):
         initialise(network, str(tmp_path / "model_final.pth"), backbone="resnet50", tasks=(), partial=partial)
 
 

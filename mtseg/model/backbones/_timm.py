@@ -1,4 +1,4 @@
-"""Any convolutional or window-attention network of timm, by its name: `model.backbone: timm/convnext_tiny`."""
+"""Convolutional or window-attention networks of timm, by name: `model.backbone: timm/convnext_tiny`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 
 LEVELS = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
 class Features(Backbone):
-    """indices: which of the body's outputs are the four levels. Images are padded to multiples of 32 at the right
-    and the bottom, since many networks take no others; the outputs of the padding are cut off."""
+    """indices: of the four levels among the outputs of `body`. Images are padded at the right and bottom to multiples
+    of 32, which many networks require; outputs are cropped accordingly."""
 
     def __init__(self, body: nn.Module, *, indices: list[int], channels: dict[str, int], channels_last: bool):
         super().__init__()
@@ -39,8 +39,8 @@ class Features(Backbone):
 
 
 class Timm:
-    """What a backbone's file holds, of one network of timm. Raises UserError when there is no such network, or none
-    with a level at each of the strides 4, 8, 16 and 32 for images of any size."""
+    """A network of timm with the attributes of a backbone's file. Raises UserError if timm has no such network, or if
+    it has no levels of strides 4, 8, 16 and 32, or does not take images of any size."""
 
     STRIDES = {level: stride for stride, level in LEVELS.items()}
 
@@ -64,15 +64,14 @@ class Timm:
         self.PIXEL_MEAN, self.PIXEL_STD = (tuple(255 * value for value in given[key]) for key in ("mean", "std"))
 
     def _create(self) -> nn.Module:
-        """With size checks off where the network has them, as Swin does, which is built for one size."""
+        """The network, without checks of the image size where it has them, as Swin does."""
         for options in ({"strict_img_size": False}, {}):
             try:
                 return timm.create_model(self.name, features_only=True, **options)
             except TypeError:  # a network without such an option
                 continue
-            except Exception as error:  # a network of timm may raise anything
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"model.backbone: timm/{self.name} gives no features: {reason}") from None
+            except Exception as error:  # depends on the network
+                raise UserError(f"model.backbone: timm/{self.name} gives no features: {first_line(error)}") from None
         raise UserError(f"model.backbone: timm/{self.name} gives no features")
 
     def build(self) -> Backbone:
@@ -83,18 +82,19 @@ class Timm:
             with torch.no_grad():
                 network(torch.zeros(1, 3, 96, 64))
         except (AssertionError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise UserError(f"model.backbone: timm/{self.name} does not take images of any size: {reason}") from None
         return network.train()
 
     def rename(self, key: str) -> str | None:
-        """From a key of timm's classifier. Parts that the features do not have, its head and what lies behind the last
-        level, are left out; a tensor missing in a part that they have, as in a shallower network, is not."""
+        """Convert a key of timm's classifier; None for parts that the backbone does not have, such as the head. A
+        tensor that is missing in a part which the backbone has, as in a shallower network, keeps a key and is
+        reported."""
         places = (f"body.{key}", "body." + re.sub(r"\.(\d+)\.", r"_\1.", key, count=1), f"body.model.{key}")
         own = [place for place in places if _part(place) in self.parts]
         return next((place for place in own if place in self.keys), own[0] if own else None)
 
 
 def _part(place: str) -> str:
-    """The outermost module of a network of timm that a tensor belongs to."""
+    """The outermost module, of a network of timm, that contains a tensor."""
     return re.match(r"body\.(model\.)?[^.]+", place)[0]

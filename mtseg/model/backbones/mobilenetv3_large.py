@@ -11,8 +11,8 @@ __all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "rename"]
 
 CHANNELS = {"res2": 24, "res3": 40, "res4": 112, "res5": 160}
 
-# A stage ends before the next block of stride 2. res5 ends with the last BLOCK, 160 channels at stride 32; the 112
-# channels at index 12 are res4's and have stride 16. features[16], a convolution to 960, is the classifier's.
+# A stage ends before the next block of stride 2. res5 ends with the last block (160 channels, stride 32); index 12 (112
+# channels, stride 16) belongs to res4; features[16], a convolution to 960 channels, to the classifier.
 ENDS = {"res2": 4, "res3": 7, "res4": 13, "res5": 16}
 
 

@@ -11,7 +11,8 @@ __all__ = ["CHANNELS", "PIXEL_MEAN", "PIXEL_STD", "STRIDES", "build", "rename"]
 
 CHANNELS = {"res2": 16, "res3": 24, "res4": 48, "res5": 96}
 
-# A stage ends before the next block of stride 2; features[12], a convolution to 576, is the classifier's.
+# A stage ends before the next block of stride 2. features[12], a convolution to 576 channels, belongs to the
+# classifier.
 ENDS = {"res2": 2, "res3": 4, "res4": 9, "res5": 12}
 
 

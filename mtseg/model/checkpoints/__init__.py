@@ -1,11 +1,11 @@
-"""Checkpoints of whole networks, one file for each layout, found by file name.
+"""Layouts of checkpoints of whole networks, one per file, found by file name.
 
-A layout's file holds
-  matches(state)  whether a state dict is of that layout;
-  convert(state)  the same tensors under this project's keys, as they stand in `Mask2Former.state_dict()`: fused
-                  projections split, the backbone's keys below `backbone.` (what the backbone's own `rename` knows may
-                  stay as it is), and the one head of a network without tasks as `decoder.heads.main.weight` and
-                  `.bias`, whose rows `meaning` names. An unknown tensor keeps its key, and is reported as unused.
+The file of a layout defines:
+
+matches(state)  whether a state dict has the layout
+convert(state)  the tensors with the keys of `Mask2Former.state_dict()`: fused projections split, the backbone below
+                `backbone.` (with keys that its `rename` can convert), and the class head of a network without tasks as
+                `decoder.heads.main.weight` and `.bias`. Unknown tensors keep their keys, and are reported as unused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COCO = tuple(category["name"] for category in COCO_CATEGORIES if category["isthi
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The state dict of a whole network under this project's keys; None when it is of none that are known."""
+    """The state dict of a whole network with this project's keys; None if its layout is unknown."""
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         layout = importlib.import_module(f"{__name__}.{path.stem}")
         if layout.matches(state):
@@ -31,6 +31,6 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 
 
 def meaning(rows: int) -> list[str | None]:
-    """Names of the rows of a main head in a file without class names: COCO's 80 classes if it has as many, in the order
-    of the published networks; else "", which no class is called. The last is no-object, None."""
+    """Classes of the rows of `decoder.heads.main` in a file without class names: COCO's 80 classes in the order of
+    their ids if their number fits, else "" (no class has this name), then no-object, None."""
     return [*(COCO if rows == len(COCO) + 1 else [""] * (rows - 1)), None]

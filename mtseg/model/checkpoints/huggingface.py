@@ -1,8 +1,8 @@
-"""Checkpoints of Hugging Face transformers' `Mask2FormerForUniversalSegmentation` on a Swin or a ResNet: as its files
-have them (`facebook/mask2former-swin-*`), and as release 5 names them in memory, where Swin's names are new.
+"""Checkpoints of Hugging Face transformers' `Mask2FormerForUniversalSegmentation` with a Swin or ResNet backbone, with
+the keys of its files (`facebook/mask2former-swin-*`) or those of release 5 in memory, which differ for Swin.
 
-What differs there: cross-attention fuses its three input projections, Swin's attention does not; a Swin comes with
-its classifier's last norm, and the class weights of the loss are stored: both keep their keys, and are unused.
+Differences from this project: cross-attention has fused input projections, Swin's attention separate ones. The last
+norm of Swin's classifier and the class weights of the loss keep their keys, and so are unused.
 """
 
 from __future__ import annotations

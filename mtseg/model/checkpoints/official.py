@@ -1,9 +1,9 @@
 """Checkpoints of FAIR's Mask2Former (facebookresearch/Mask2Former, MIT), any backbone, multi-scale deformable pixel
 decoder: `MSDeformAttnPixelDecoder`, `MultiScaleMaskedTransformerDecoder`.
 
-What differs there: attention fuses its three input projections; projections are listed coarse level first; each
-kind of a decoder layer's blocks has a list of its own; queries were called `static_query` in the published files, and
-in the oldest (version 1, see `MaskFormerHead._load_from_state_dict`) the pixel decoder's keys had no prefix.
+Differences from this project: attention has fused input projections; levels are numbered coarse to fine; there is a
+list of all self-attention, cross-attention and feed-forward blocks each. Published files name queries `static_query`,
+and in the oldest (version 1, see `MaskFormerHead._load_from_state_dict`) keys of the pixel decoder have no prefix.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Heads, one file each: how a decoder's outputs for a query become labels, and how they are trained (see `Head`)."""
+"""Heads, one per file: losses and labels from the decoder's outputs for a query (see `Head`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Candidates", "Combinations", "Head", "Heads", "Softmax", "build"]
 
 
 class Heads(nn.ModuleList):
-    """The heads of a network, the main one first. Together they serve the tasks in their order; T counts them all, and
-    each method joins what the method of that name in `Head` returns."""
+    """The heads of a network, the main one first, for the tasks in their order. T is the number of all tasks; each
+    method joins the results of the method of the same name in `Head`."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -56,8 +56,8 @@ class Heads(nn.ModuleList):
 
 
 def build(tasks: Sequence[Task], model: Model, seen: Sequence[tuple[int, ...]] = ()) -> Heads:
-    """One softmax over combinations of labels where `seen` lists those of the training data (see `combinations`), else
-    a softmax for each task."""
+    """One softmax over combinations of labels if `seen`, those in the training data, is not empty (see `combinations`);
+    else a softmax for each task."""
     if seen:
         return Heads([Combinations(tasks, seen, unseen=model.unseen_combinations)])
     return Heads([Softmax([task]) for task in tasks])

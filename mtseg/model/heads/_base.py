@@ -1,4 +1,4 @@
-"""What the heads have in common.
+"""Base class of the heads.
 
 L decoder layers, B images, Q queries, N instances of an image, M matched pairs, T tasks of a head, K outputs of a
 task's linear layer, k detections of an image.
@@ -23,8 +23,9 @@ Logits = Mapping[str, Tensor]  # task -> [..., K], the outputs of the linear lay
 class Candidates:
     """Pairs of a query of one image and labels: query [k], labels [k, T], probability of the labels [k].
 
-    fields: [k, ...] each, stored with the detections. `probabilities` [k, T], of each label given those of the
-    preceding tasks, replaces the probabilities that are the softmax of the class logits."""
+    fields: [k, ...] each, stored with the detections. The field `probabilities` [k, T], of each label given the labels
+    of the preceding tasks, replaces those of the softmax of the class logits.
+    """
 
     query: Tensor
     labels: Tensor
@@ -35,9 +36,9 @@ class Candidates:
 class Head(nn.Module):
     """Turns the outputs of the linear layers of one task or several into losses, matching costs and labels.
 
-    A head must define `losses`. All else follows from `class_logits`, and is overridden where a head differs. The first
-    head of a network is the main one: its `candidates` are the detections, and the first of its tasks has a background
-    slot. The other heads label the queries detected.
+    A head must define `losses`; the other methods have defaults based on `class_logits`. The first head of a network is
+    the main one: its `candidates` are the detections, and its first task has a background slot. The other heads label
+    the detected queries.
     """
 
     def __init__(self, tasks: Sequence[Task]):
@@ -49,20 +50,20 @@ class Head(nn.Module):
         return task.num_outputs
 
     def class_logits(self, logits: Logits) -> dict[str, Tensor]:
-        """task -> [..., classes], with no-object as the last where the task has a background slot. Their softmax is the
-        probability of each class, whatever the labels of the other tasks."""
+        """task -> [..., classes], with no-object last if the task has a background slot. Their softmax is the marginal
+        probability of each class."""
         return {task.name: logits[task.name] for task in self.tasks}
 
     def losses(
         self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
     ) -> dict[str, Tensor]:
-        """task -> [L], summed over the queries of a layer: each matched query, at `matched` (layer, image, query),
-        weighs what its class does in `task.weights`, or 0 where unlabelled; each unmatched query of a task with a
-        background slot weighs `no_object`. The task's loss weight and the normaliser are applied by the caller."""
+        """task -> [L], summed over the queries of a layer. Matched queries, at `matched` (layer, image, query), have
+        the weight of their class in `task.weights`, 0 if unlabelled; unmatched queries of a task with a background slot
+        have the weight `no_object`. The caller applies the task's loss weight and the normaliser."""
         raise NotImplementedError
 
     def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
-        """T x [L, B, Q, N]: for the matching cost, the probability of each label of each image's instances; 1 where
+        """T x [L, B, Q, N], for the matching cost: probability of each label of each image's instances, 1 where
         unlabelled."""
         found = []
         for x_LBQK, label_BN in zip(self.class_logits(logits).values(), labels_BNT.unbind(-1), strict=True):
@@ -72,7 +73,8 @@ class Head(nn.Module):
         return found
 
     def candidates(self, logits: Logits, most: int) -> Candidates:
-        """Of the main head: the `most` probable pairs of a query and a main class, best first. logits: [Q, K]."""
+        """The at most `most` pairs of a query and a main class with the highest probability, best first; called on the
+        main head. logits: {task: [Q, K]}."""
         main = self.tasks[0]
         probability_QK = self.class_logits(logits)[main.name].softmax(-1)[:, : main.num_classes]
         probability, index = probability_QK.flatten().topk(min(most, probability_QK.numel()))
@@ -82,16 +84,16 @@ class Head(nn.Module):
         return Candidates(query, labels, probability)
 
     def labels(self, logits: Logits, query: Tensor) -> Tensor:
-        """[k, T]: the best class of each task for the given queries. logits: [Q, K]."""
+        """int [k, T]: the most probable class of each task for the queries [k]. logits: {task: [Q, K]}."""
         own = zip(self.tasks, self.class_logits(logits).values(), strict=True)
         return torch.stack([x[query, : task.num_classes].argmax(-1) for task, x in own], dim=1)
 
     def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
-        """task -> [..., K]: outputs that answer the labels [..., T] surely, no-object where there is none. Answers that
-        checks know."""
+        """task -> [..., K]: outputs +-`strength` that predict the labels [..., T], no-object where a label is negative.
+        Used by checks."""
         found = {}
         for task, label in zip(self.tasks, labels_T.unbind(-1), strict=True):
-            slot = task.num_classes if task.background else 0  # without that slot all classes are alike
+            slot = task.num_classes if task.background else 0  # without that slot all classes get -strength
             chosen = F.one_hot(torch.where(label < 0, slot, label), self.outputs(task))
             right = chosen.bool() if task.background else chosen.bool() & (label >= 0)[..., None]
             found[task.name] = torch.where(right, strength, -strength)

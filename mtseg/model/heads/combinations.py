@@ -1,12 +1,12 @@
-"""One softmax over the combinations of labels that the training data show, in place of one for each task.
+"""One softmax over combinations of labels, in place of one for each task.
 
-The logit of a combination is the sum of the tasks' logits for its labels, so that what is learnt of one label serves
-every combination with it; a single no-object, the main task's last output, stands against all combinations. A
-combination that training lacks has the weight `unseen`, one that it shows the weight 1. This prior holds in training
-and inference alike. It is a structured output layer as in label relation graphs (Deng et al., ECCV 2014), with a weight
-where those forbid.
+The logit of a combination is the sum of the tasks' logits of its labels, so that combinations share what is learned of
+a label. One no-object, the main task's last output, is an alternative to all combinations. In training and inference,
+the exponential of a logit is weighted with 1 for combinations in the training data ("seen") and with `unseen` for
+others: a structured output layer as in label relation graphs (Deng et al., ECCV 2014), with a weight instead of a
+prohibition.
 
-R: rows of any shape, M picked ones. T tasks, K_t classes of a task, S combinations seen, L decoder layers, B images,
+R rows of any shape, M selected rows, T tasks, K_t classes of a task, S seen combinations, L decoder layers, B images,
 Q queries, N instances, k detections.
 """
 
@@ -29,7 +29,7 @@ NEVER = -1e4  # a logit of probability 0 whose gradient is 0, not nan as that of
 
 
 class Combinations(Head):
-    """seen: class indices [S, T], distinct. unseen: weight of every other combination, above 0, at most 1."""
+    """seen: class indices [S, T], distinct. unseen: weight of other combinations, 0 < unseen <= 1."""
 
     def __init__(self, tasks: Sequence[Task], seen: Sequence[Sequence[int]], *, unseen: float):
         super().__init__(tasks)
@@ -43,16 +43,16 @@ class Combinations(Head):
         return Distribution(self.seen, self.unseen, classes, main[..., -1], sums_RS)
 
     def class_logits(self, logits: Logits) -> dict[str, Tensor]:
-        """Those of the marginal probabilities, with mean 0. They are read, not trained."""
+        """Logits of the marginal probabilities, with mean 0; not used by the losses."""
         marginals = self.distribution(logits).marginals()
         return {task.name: x for task, x in zip(self.tasks, marginals, strict=True)}
 
     def losses(
         self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
     ) -> dict[str, Tensor]:
-        """By the chain rule. Main task: -log p of the label, or of no-object for unmatched queries. Further tasks:
-        -log p of the label given those of the tasks before, over the matched queries alone. A missing label has no
-        term, and the next one is then given the others before it."""
+        """Negative log-probabilities by the chain rule. Main task: of the label, or of no-object for unmatched queries.
+        Further tasks: of the label given the labels of the preceding tasks, for matched queries. A missing label has no
+        loss, and is not conditioned on."""
         distribution = self.distribution(logits)
         total_LBQ = distribution.total
         terms_MT = distribution.conditional(matched, labels_MT)
@@ -66,25 +66,27 @@ class Combinations(Head):
         return found | {main: found[main] + no_object * unmatched_LBQ.flatten(1).sum(1)}
 
     def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
-        """Each given the labels before it, so that their product is the probability of all."""
+        """Probability of each label given the preceding ones: their product is the probability of all."""
         return self.distribution(logits).probabilities(labels_BNT)
 
     def candidates(self, logits: Logits, most: int) -> Candidates:
-        """The field `probabilities` [k, T] is that of each label given those before it."""
+        """With the field `probabilities` [k, T], of each label given the preceding ones."""
         query, labels, logarithms = self.distribution(logits).likeliest(most)
         return Candidates(query, labels, logarithms.sum(-1).exp(), {"probabilities": logarithms.exp()})
 
     def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
-        """Stronger by what the many combinations that are not seen weigh together, against one that is not seen."""
+        """With `strength` increased, so that an unseen combination too is more probable than all others together."""
         others = sum(math.log(task.num_classes) for task in self.tasks) - math.log(self.unseen)
         return super().logits_of(labels_T, strength + others)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Over combinations and no-object, for rows of logits. A mass is the logarithm of a weighted sum of exp(logit).
+    """Distribution over combinations and no-object, for rows of logits. A mass is the log of a weighted sum of
+    exp(logit).
 
-    classes: T x [R, K_t]. no_object: [R]. sums: of each combination seen [R, S]."""
+    classes: logits, T x [R, K_t]. no_object: logit [R]. sums_RS: logit of each seen combination.
+    """
 
     seen: Tensor
     unseen: float
@@ -94,22 +96,22 @@ class Distribution:
 
     @property
     def mass(self) -> Tensor:
-        """[R]: of all combinations."""
+        """[R]: mass of all combinations."""
         return self._mixed(self.sums_RS.logsumexp(-1), sum(x.logsumexp(-1) for x in self.classes))
 
     @cached_property
     def total(self) -> Tensor:
-        """[R]: of all combinations and no-object; what makes a mass a log-probability."""
+        """[R]: mass of all combinations and no-object. A mass minus `total` is a log-probability."""
         return torch.logaddexp(self.mass, self.no_object)
 
     def _mixed(self, seen: Tensor, every: Tensor) -> Tensor:
-        """Every combination has the weight `unseen`, one that is seen the rest up to 1 besides."""
+        """Mass from that of the seen combinations (added with weight 1 - unseen) and of all (with weight unseen)."""
         rest = 1 - self.unseen
         every = every + math.log(self.unseen)
         return torch.logaddexp(seen + math.log(rest), every) if rest else every
 
     def prefixes(self, labels_RT: Tensor) -> Tensor:
-        """[R, T + 1]: masses of the combinations with a row's first 0, 1, ... T labels. A missing one is any label."""
+        """[R, T + 1]: mass of the combinations with a row's first 0, 1, ... T labels; a missing label is any label."""
         agree_RS = torch.ones_like(self.sums_RS, dtype=torch.bool)
         every = sum(x.logsumexp(-1) for x in self.classes)
         masses = [self.mass]
@@ -123,15 +125,15 @@ class Distribution:
         return torch.stack(masses, dim=-1)
 
     def conditional(self, rows: Tensor | tuple[Tensor, ...], labels_MT: Tensor) -> Tensor:
-        """[M, T]: log-probabilities of the labels of M rows, picked as by indexing, each given those before it. That of
-        a missing label is 0."""
+        """[M, T]: log-probability of each label given the preceding ones; 0 for a missing label. rows: index of M
+        rows."""
         masses_MT = self[rows].prefixes(labels_MT)
         steps_MT = masses_MT.diff(dim=-1)
         return torch.cat([(masses_MT[:, 1] - self.total[rows])[:, None], steps_MT[:, 1:]], dim=-1)
 
     def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
-        """Of rows [L, B, Q] and the instances of each image: T x [L, B, Q, N], the probability of each label of an
-        instance given those before it."""
+        """T x [L, B, Q, N]: probability of each label of an image's instances given the preceding ones. Rows [L, B,
+        Q]."""
         total = self.total[..., None]
         seen_LBQS = (self.sums_RS - total).exp() * (1 - self.unseen)
         agree_BNS = torch.ones(*labels_BNT.shape[:2], len(self.seen), dtype=torch.bool, device=labels_BNT.device)
@@ -150,7 +152,7 @@ class Distribution:
         return found
 
     def marginals(self) -> list[Tensor]:
-        """T x [R, K_t], as logits of mean 0: of each task's labels, whatever the other tasks'; the main task has
+        """T x [R, K_t]: logits, with mean 0, of the marginal probabilities of each task's classes; the main task has
         no-object as the last."""
         highest = self.sums_RS.amax(-1, keepdim=True) if self.sums_RS.shape[-1] else self.no_object[..., None]
         seen_RS = (self.sums_RS - highest).exp()
@@ -166,9 +168,9 @@ class Distribution:
         return found
 
     def likeliest(self, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of rows [Q], the `most` probable pairs of a query and a combination, best first: query [k], labels [k, T],
-        log-probabilities [k, T], each of a label given those before it. Beside what was seen, each main class comes
-        with the likeliest labels of the further tasks."""
+        """The at most `most` pairs of a query (rows [Q]) and a combination with the highest probability, best first:
+        query [k], labels [k, T], log-probabilities [k, T] of each label given the preceding ones. Considered are the
+        seen combinations, and for each main class the one with the most probable labels of the further tasks."""
         Q, classes = self.classes[0].shape
         further = [x.argmax(-1, keepdim=True).expand(-1, classes) for x in self.classes[1:]]
         main = torch.arange(classes, device=self.no_object.device).expand(Q, -1)
@@ -188,8 +190,8 @@ class Distribution:
 
 
 def seen_combinations(counted: Iterable[Sequence[int]], tasks: Sequence[Task], model: Model) -> list[tuple[int, ...]]:
-    """The combinations of class indices counted in the training data and what a horizontal flip makes of them, sorted.
-    Empty where each task has a softmax of its own. Raises UserError when none was counted."""
+    """The combinations of class indices in the training data and those that a horizontal flip makes of them, sorted.
+    Empty if each task has its own softmax. counted: the combinations in train. Raises UserError if there are none."""
     if len(tasks) == 1 or model.unseen_combinations == 1:
         return []
     seen = with_flips(counted, tasks)

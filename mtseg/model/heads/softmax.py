@@ -1,5 +1,5 @@
-"""A softmax for each task by itself, as Mask2Former has for its classes: an output for each class and, where the task
-has a background slot, one for no-object. Matching, labels and stored columns are those of `Head`.
+"""A separate softmax for each task, as Mask2Former has for its classes: one output for each class and, if the task has
+a background slot, one for no-object.
 
 L decoder layers, B images, Q queries, K outputs, M matched pairs.
 """
@@ -18,7 +18,7 @@ class Softmax(Head):
     def losses(
         self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
     ) -> dict[str, Tensor]:
-        """Weighted cross-entropy. Unmatched queries: no-object, the last output, if the task has that slot."""
+        """Weighted cross-entropy. The target of unmatched queries is no-object, the last output, if the task has it."""
         found = {}
         for task, label_M in zip(self.tasks, labels_MT.unbind(-1), strict=True):
             L, B, Q, K = logits[task.name].shape
