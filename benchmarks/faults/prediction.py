@@ -152,5 +152,5 @@ FAULTS = (
           code=matched(lambda found, categories, options: ((found + 1) % categories, options))),
     Fault("evaluator: true masks 6 pixels off", **EVALUATOR, code=changed(pairs, "of_masks", displaced)),
     Fault("evaluator: one detection per image", **EVALUATOR,
-          code=matched(lambda found, categories, options: (found, options | {"most": 1}))),
+          code=matched(lambda found, categories, options: (found, options | {"max_dets": 1}))),
 )  # fmt: skip

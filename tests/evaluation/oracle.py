@@ -1,4 +1,4 @@
-"""COCO's AP by pycocotools and by detectron2, for the tests that hold the project's own against them."""
+"""COCO's AP by pycocotools and by detectron2, for tests that compare this project's with them."""
 
 import contextlib
 import io

@@ -60,7 +60,7 @@ def test_nothing_at_all_is_undefined_and_no_fault(count):
 
 
 def test_confusion_by_hand():
-    """Found right, found as another, not found, found where nothing is, found below the score."""
+    """A correct match, a wrong label, a missed object, a prediction on background, one below the threshold."""
     tasks = make_tasks(2)
     truth = [box_instance(box, {"shape": n % 3, "colour": n % 2}) for n, box in enumerate(BOXES)]
     rows = [predict(truth[0], tasks, query=0), predict(truth[1], tasks, query=1, colour=0, quality=0.85)]
@@ -96,7 +96,7 @@ def test_calibration_by_hand():
 
 @TASKS
 def test_labels_are_calibrated_on_matched_objects_without_no_object(count):
-    """Logits ln 4, 0 and, for no-object, much more: of the two classes the first has 4/5, and is right in 3 of 4."""
+    """Logits ln 4 and 0, and a high one of no-object: the first class has probability 4/5, and is correct in 3 of 4."""
     tasks = make_tasks(count)
     task = tasks[1] if count > 1 else tasks[0]
     logits = (np.log(4), 0.0, *[-50.0] * (task.num_classes - 2), 9.0)
@@ -118,7 +118,7 @@ def test_the_score_is_calibrated_on_place_and_main_class():
 
 
 def test_curves_by_hand():
-    """Scores .905 right, .705 wrong, .505 right, of three objects of one class: precision 1, 2/3; F1 1/2, 2/5, 2/3."""
+    """Three objects of one class; scores .905 (hit), .705 (miss), .505 (hit): precision 1, 2/3; F1 1/2, 2/5, 2/3."""
     tasks = make_tasks(1)
     truth = [box_instance(box, {"shape": 0}) for box in BOXES[:3]]
     order = [(truth[0], 0.905), (box_instance((40, 40, 9, 9), {"shape": 0}), 0.705), (truth[1], 0.505)]

@@ -39,8 +39,8 @@ def rectangle(x, y, width, height):
 
 @cache
 def all_sizes(tasks, seed):
-    """Objects of areas around the limits of COCO's sizes, some on others, some crowds, some unlabelled, and predictions
-    of other areas near them, whose boxes are not those of their masks."""
+    """Objects with areas near the limits of COCO's area ranges (some overlapping, crowds or unlabelled), and
+    predictions near them with other areas and with boxes that differ from those of their masks."""
     rng = np.random.default_rng(seed)
     crowds, moved = rng.choice([0, 0.2, 0.5]), rng.choice([0, 3, 10])
     images, found = [], []
@@ -49,10 +49,12 @@ def all_sizes(tasks, seed):
         for _ in range(rng.integers(1, 9)):
             width, height = SIDES[rng.integers(len(SIDES))] if rng.random() < 0.7 else rng.integers(8, 130, 2).tolist()
             x, y = rng.integers(0, SIDE - min(width, height), 2).tolist()
-            if instances and rng.random() < 0.4:  # on another
+            if instances and rng.random() < 0.4:  # overlapping
                 x, y = (max(0, int(side) + rng.integers(-3, 4)) for side in instances[-1].bbox[:2])
             rle, box, area = rectangle(x, y, width, height)
-            area = float(rng.choice(AREAS)) if rng.random() < 0.3 else area  # as annotated, whatever the mask has
+            area = (
+                float(rng.choice(AREAS)) if rng.random() < 0.3 else area
+            )  # annotated areas can differ from the mask's
             labels = {task.name: int(rng.integers(task.num_classes)) for task in tasks}
             known = labels | {task.name: None for task in tasks[1:] if rng.random() < 0.2}
             instances.append(Instance(rle, box, area, known, bool(rng.random() < crowds)))
@@ -69,7 +71,7 @@ def all_sizes(tasks, seed):
 
 
 def many_classes(count):
-    """More classes than objects; the other scenes have three."""
+    """A scene with more classes than objects."""
     main = make_tasks(1)[0].model_copy(update={"classes": tuple(f"c{n:02d}" for n in range(count))})
     tasks, rng = (main, *make_tasks(2)[1:]), np.random.default_rng(0)
     images = []
@@ -80,7 +82,7 @@ def many_classes(count):
     images = images_of(images, tasks)
     found = noisy(images, tasks, copies=3)
     truth = {image.id: image.instances for image in images}
-    for n, row in enumerate(found[::2]):  # noise of 60 classes hits none: these are right
+    for n, row in enumerate(found[::2]):  # correct ones, since random labels of 60 classes are all wrong
         instance = truth[row.image_id][row.query % len(truth[row.image_id])]
         found[2 * n] = predict(instance, tasks, image_id=row.image_id, query=row.query, quality=row.mask_quality)
     return images, found, tasks
@@ -97,11 +99,12 @@ def crowded(tasks):
 
 
 def equal_overlaps(tasks):
-    """Predictions midway between two objects, or on two that are the same, one of them a crowd."""
+    """Predictions with equal IoU with two objects: midway between them, or on identical ones of which one is a
+    crowd."""
     labels = {task.name: 0 for task in tasks}
     left, right = (box_instance((x, 2, 20, 20), labels) for x in (2, 8))
     twin = box_instance((34, 34, 20, 20), labels)
-    places = [(left, 3), (right, 4), (left, 3)]  # midway, near the right one alone
+    places = [(left, 3), (right, 4), (left, 3)]  # midway; nearer to the right one
     found = [predict(i, tasks, query=n, shift=k, quality=0.9 - n / 10) for n, (i, k) in enumerate(places)]
     found += [predict(twin, tasks, query=5 + n, quality=0.85 - n / 10) for n in range(4)]
     images = one_image(left, right, twin, replace(twin, crowd=True), twin)
@@ -139,7 +142,7 @@ NAMES = tuple(cases(1))
 
 
 def hold(own):
-    """Every number of an evaluation against pycocotools."""
+    """Compare all numbers of an evaluation with pycocotools."""
     main, numbers = own.tasks[0], coco.numbers(own)
     true = {task.name: [i.labels[task.name] for image in own.images for i in image.instances] for task in own.tasks}
     for kind in ("segm", "bbox"):

@@ -34,7 +34,7 @@ def combined(tasks):
 def test_the_likeliest_combination_of_a_query_is_its_answer(tasks, ranking):
     own, last = evaluation(*combined(tasks), tasks, ranking=ranking), tasks[-1].name
     metrics = scores.metrics(own)
-    assert metrics["segm"]["AP"] == 100  # the second of a query and a main class is no further detection of it
+    assert metrics["segm"]["AP"] == 100  # a second prediction of a query and main class is not counted
     assert metrics["tasks"][last]["accuracy"] == 100
     row = next(row for row in analysis.rankings(own) if row["ranking"] == ranking)
     assert (row["segm_AP"], row["joint_AP"]) == (metrics["segm"]["AP"], metrics["joint"]["AP"])

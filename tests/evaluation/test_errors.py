@@ -1,4 +1,4 @@
-"""TIDE's kinds of errors and their costs, by hand and as hotcoco finds them; what became of each prediction."""
+"""TIDE's kinds of errors and their costs, compared with hand-computed values and hotcoco; kinds of predictions."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def found_as(box, label=0, shift=0):
 
 
 def ranked(rows):
-    """Each of a query of its own, the first the best."""
+    """Predictions with a query each, in descending order of score."""
     return [replace(row, query=query, mask_quality=0.99 - 0.01 * query) for query, row in enumerate(rows)]
 
 
@@ -58,7 +58,8 @@ def test_an_object_that_an_error_is_of_is_not_missed_and_is_put_right_once():
 
 @pytest.mark.parametrize("rows", [[found_as(BOX, shift=8), found_as(BOX)], [found_as(BOX, shift=8)] * 2])
 def test_no_object_is_found_twice_by_putting_right(rows):
-    """Of two objects one is badly found, twice, or well besides: put right it is found once, the other stays missed."""
+    """Of two objects, one has two localisation errors, or one and a match: corrected it has one match, and the other
+    object stays missed."""
     result = broken_down([instance(BOX), instance(FAR)], rows)
     assert result["ap50"] + result["cost"]["localisation"] == pytest.approx(100 * 51 / 101, abs=2e-3)
 
@@ -81,7 +82,7 @@ def test_no_ground_truth_is_undefined():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_hotcoco_finds_the_same(seed):
-    """Without crowds, which hotcoco takes for objects that a prediction half on them is a bad localisation of."""
+    """Without crowds: hotcoco counts predictions that partly overlap a crowd as localisation errors."""
     images = scene((TASK,), count=10)
     rng = np.random.default_rng(seed)
     rows = []
@@ -100,7 +101,7 @@ def test_hotcoco_finds_the_same(seed):
     assert ours["ap50"] == pytest.approx(100 * theirs["ap_base"], abs=1e-3)
     for kind in ("both", "duplicate", "background", "missed"):
         assert ours["cost"][kind] == pytest.approx(100 * theirs["delta_ap"][names[kind]], abs=1e-3)
-    for kind in ("class", "localisation"):  # an object with an error of each kind: the better one alone holds it there
+    for kind in ("class", "localisation"):  # an object with errors of both kinds: in hotcoco only the better one counts
         assert ours["cost"][kind] >= 100 * theirs["delta_ap"][names[kind]] - 1e-3
     assert min(ours["counts"].values()) > 0
 

@@ -1,4 +1,4 @@
-"""Precision, recall and F1: what counts as a hit, and that any choice of predictions counts as if it had come alone."""
+"""Precision, recall and F1: what counts as a hit, and counts of a subset of the predictions."""
 
 from dataclasses import replace
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Each rule of the filter alone, and all of them in turn: what is kept, what removed the rest, what that did."""
+"""Rules of the filter, alone and in order: predictions kept, the rules that removed the others, and the scores."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def all_of(rows, tasks, ranking="product_quality"):
 
 
 def kept(rule, rows, tasks, ranking="product_quality", **settings):
-    """Which of the rows a rule keeps, by their places."""
+    """Indices of the rows that a rule keeps."""
     left = rule(Kept.all(all_of(rows, tasks, ranking)), FILTER.model_copy(update=settings))
     return sorted(left.rows.tolist())
 
@@ -88,7 +88,7 @@ def test_the_score_is_probability_times_mask_quality_of_the_main_task_or_of_thos
     both = predict(instance, tasks, quality=0.099), predict(instance, tasks, quality=0.11)
     assert kept(low_score, both, tasks) == [1] and kept(low_score, both, tasks, min_score={}) == [0, 1]
     for task in tasks:
-        unsure = [weaken(predict(instance, tasks, quality=1.0), task, 0)]  # every output alike: 1 / outputs
+        unsure = [weaken(predict(instance, tasks, quality=1.0), task, 0)]  # all outputs equal: 1 / outputs
         assert kept(low_score, unsure, tasks, min_score={task.name: 0.99 / task.num_outputs}) == [0]
         assert kept(low_score, unsure, tasks, min_score={task.name: 1.01 / task.num_outputs}) == []
         others = {other.name: 0.9 for other in tasks if other is not task}
@@ -131,7 +131,7 @@ def test_masks_below_the_least_area_go():
 @TASKS
 def test_of_two_predictions_on_one_mask_the_better_ranked_stays(count):
     tasks, instance = case(count)
-    worse = predict(instance, tasks, query=0, quality=0.5, shape=1)  # another class: NMS does not care
+    worse = predict(instance, tasks, query=0, quality=0.5, shape=1)  # another class, ignored by NMS
     better = predict(instance, tasks, query=1, quality=0.9, shift=3)  # IoU 17 / 23
     apart = predict(instance, tasks, query=2, quality=0.4, shift=10)  # IoU with the better one 13 / 27
     found = [worse, better, apart]

@@ -1,4 +1,4 @@
-"""Bootstrapped intervals: a draw is the AP of the images drawn, and the interval covers what it must."""
+"""Bootstrap intervals: values of samples are those of the images drawn, and intervals have the nominal coverage."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ TASKS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 def drawn(images, rows, tasks, counts):
-    """The images and predictions, each as often as it was drawn, under new ids."""
+    """The images and their predictions, repeated as often as drawn, with new ids."""
     again = [(1000 * n + i.id, i) for i, count in zip(images, counts, strict=True) for n in range(int(count))]
     copies = images_of([replace(image, id=number) for number, image in again], tasks)
     found = [replace(row, image_id=number) for number, image in again for row in rows if row.image_id == image.id]
@@ -29,7 +29,7 @@ def test_a_draw_has_the_ap_of_its_images_each_as_often_as_it_was_drawn(count, se
     rows = noisy(images, tasks, seed=seed)
     own = evaluation(images, rows, tasks)
     weights = np.bincount(np.random.default_rng(seed).integers(8, size=8), minlength=8)[None].astype(float)
-    # drawn twice, a hit is ranked beside itself: its precision is read after both copies here, after each there
+    # copies of a hit are adjacent in the ranking: its precision is taken after both here, after each there
     for given, difference in ((weights, 0.02), (np.minimum(weights, 1), 1e-12)):
         alone = drawn(images, rows, tasks, given[0])
         expected = mean(alone.average_precision(alone.joint))[0]
@@ -62,7 +62,7 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets():
         value, low, high = bootstrap.interval(ap50)
         values.append(value)
         widths.append(high - low)
-    assert 0.75 < np.mean(widths) / (2 * 1.96 * np.std(values)) < 1.3  # 0.68 were an image drawn twice to count once
+    assert 0.75 < np.mean(widths) / (2 * 1.96 * np.std(values)) < 1.3  # 0.68 if an image drawn twice counted once
 
 
 @TASKS

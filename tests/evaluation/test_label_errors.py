@@ -1,4 +1,4 @@
-"""Annotations spoilt on purpose are suspected, each as what was done to it, and no others are."""
+"""Suspected annotation errors: changed annotations are reported with the kind of the change, and no others."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def sure(images, tasks):
 
 
 def spoilt(images, tasks, change):
-    """The second object of image 3 changed: `change` gives the objects in place of the one."""
+    """The second object of image 3 replaced by the objects that `change` returns."""
     records = list(images)
     first, second, *rest = records[2].instances
     records[2] = replace(records[2], instances=(first, *change(second), *rest))
@@ -84,7 +84,7 @@ def test_spurious_where_the_class_is_mostly_found():
 
 
 def test_doubt_suspects_nothing():
-    """Unsure of the label, unsure of the object, no good fit, on a crowd: whatever is wrong, it may be the model."""
+    """Low confidence in the label or in the object, low IoU, on a crowd: these can be errors of the model."""
     tasks = make_tasks(2)
     truth = box_instance((2, 2, 20, 20), {"shape": 0, "colour": 0})
     crowd = box_instance((30, 2, 30, 60), truth.labels, crowd=True)

@@ -1,4 +1,4 @@
-"""Greedy matching: who takes which object, at each threshold, and what is neither hit nor miss."""
+"""Greedy matching: matched instances at each IoU threshold, and predictions that are ignored."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which predictions overlap which objects: as their pixels say, and the same read from disk as computed."""
+"""Overlaps of predictions and objects: compared with their pixels, and unchanged when read from a file."""
 
 from dataclasses import replace
 

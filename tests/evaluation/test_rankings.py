@@ -1,4 +1,4 @@
-"""The scores to rank by, by hand, and what follows from the order that they give."""
+"""Scores of the rankings, compared with hand-computed values, and AP with each ranking."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The scores, fed what is known: the ground truth scores 100, and each fault costs what it must, no more."""
+"""Metrics of known predictions: the ground truth scores 100, and each error lowers exactly the metrics it affects."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ BOXES = [(2, 2, 20, 20), (34, 2, 20, 20), (2, 34, 20, 20), (34, 34, 20, 20)]
 
 
 def numbers(metrics):
-    """Every number under its dotted name, those aside that a limit of one detection holds below 100."""
+    """{dotted name: metric}, without those that a limit of one detection keeps below 100."""
     flat = {}
     for key, value in metrics.items():
         if isinstance(value, dict):
@@ -43,7 +43,7 @@ def numbers(metrics):
 
 
 def average_precisions(images, rows, tasks):
-    """Every AP and AP50 that anything reports, by name."""
+    """{name: value} of all AP and AP50 in metrics and tables."""
     own = evaluation(images, rows, tasks)
     found, report = scores.metrics(own), analysis.report(own)
     aps = {"segm": found["segm"]["AP"], "segm50": found["segm"]["AP50"], "joint": found["joint"]["AP"]}
@@ -143,7 +143,7 @@ def test_an_unlabelled_instance_is_neither_hit_nor_miss_in_its_task():
 
 
 def test_a_second_class_of_the_same_query_is_no_duplicate_in_a_further_task():
-    """The second class of the sure query ranks above the unsure query, where a duplicate would cost its AP."""
+    """The second class of a confident query ranks above another query, where a duplicate would lower AP."""
     tasks = make_tasks(3)
     labels = {task.name: 0 for task in tasks}
     near = box_instance((4, 2, 20, 20), labels | {"colour": 1})

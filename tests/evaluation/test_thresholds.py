@@ -1,4 +1,4 @@
-"""Thresholds that are picked: the best there are, on what they were picked on, with the other rules as they are set."""
+"""Tuned thresholds: optimal on the predictions that they were tuned on, with the other rules as set."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ NOTHING = {"min_score": {}, "min_logit": {}}
 
 
 def mixed(tasks, seed=0):
-    """A scene, and predictions of it: right ones that are sure, wrong ones less so, with noise on both."""
+    """A scene and predictions: correct ones with high scores, wrong ones with lower scores, both with noise."""
     images, rng = scene(tasks, count=5, partial=True), np.random.default_rng(seed)
     rows = []
     for shift, sure in ((0, 4.0), (3, 2.5), (30, 1.5)):

@@ -1,4 +1,4 @@
-"""Joint AP of the combinations of labels that training never showed, and of the others."""
+"""Joint AP of combinations of labels that are not in the training data, and of the others."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ TASKS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 def metrics(images, tasks, trained, missed=()):
-    """Of the ground truth as predictions, but for objects whose labels are among `missed`."""
+    """Metrics of the ground truth as predictions, without objects whose labels are in `missed`."""
     rows = [
         predict(instance, tasks, image_id=image.id, query=query)
         for image in images
@@ -22,7 +22,7 @@ def metrics(images, tasks, trained, missed=()):
 
 
 def combinations(images):
-    """Of the objects that count: no crowds, every label there."""
+    """Combinations of the objects that count: not crowds, with all labels."""
     labels = {tuple(i.labels.values()) for image in images for i in image.instances if not i.crowd}
     return {own for own in labels if None not in own}
 

@@ -1,4 +1,4 @@
-"""Where attention and point sampling look, against coordinates worked out by hand."""
+"""Sampling locations of attention and point sampling, compared with hand-computed coordinates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_pixel_centres_are_x_then_y_row_by_row():
 
 
 def test_offsets_are_pixels_x_then_y():
-    """A pixel that reads one to its right gets that neighbour, and nothing at the right edge."""
+    """An offset of one pixel to the right gives the value of that neighbour, and 0 at the right edge."""
     attention = DeformableAttention(1, heads=1, levels=1, points=1)
     attention.offset.bias.data = torch.tensor([1.0, 0.0])
     for projection in (attention.value, attention.out):
@@ -82,7 +82,8 @@ def test_a_hidden_pixel_changes_nothing():
 
 
 def test_attention_starts_in_the_range_of_the_official_one():
-    """There xavier is drawn over every matrix of nn.MultiheadAttention, query, key and value being one [3C, C]."""
+    """The official code uses Xavier initialisation of nn.MultiheadAttention's matrix [3C, C] of query, key and
+    value."""
     torch.manual_seed(0)
     ours, official = Attention(64, heads=2), nn.MultiheadAttention(64, 2)
     for parameter in official.parameters():
@@ -106,7 +107,7 @@ def test_uncertain_points_of_a_disc_lie_near_its_edge():
 
 
 def test_autocast_moves_no_place_that_the_pixel_decoder_reads(monkeypatch):
-    """In bfloat16 places at a 1024 input would be off by a quarter of a pixel."""
+    """In bfloat16, locations in an input of 1024 pixels would be off by a quarter of a pixel."""
     tasks = make_tasks(1)
     network = tiny.network(tasks).eval()
     image = tiny.example(tasks, 0)

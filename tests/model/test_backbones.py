@@ -1,4 +1,4 @@
-"""Every file of mtseg/model/backbones, and what is cut from timm, keeps the contract that the package states."""
+"""The interface of all files of mtseg/model/backbones and of networks of timm."""
 
 import math
 import re
@@ -82,7 +82,7 @@ def test_a_wrong_declaration_does_not_build(name, table, wrong, monkeypatch):
 
 
 def test_mobilenet_cut_at_the_wrong_block_does_not_build(monkeypatch):
-    """The historical bug: 112 channels at stride 16 for the last feature, instead of 160 at 32."""
+    """A former bug: a last level of 112 channels at stride 16 instead of 160 at stride 32."""
     monkeypatch.setattr(find("mobilenetv3_large"), "ENDS", {"res2": 4, "res3": 7, "res4": 11, "res5": 13})
     with pytest.raises(UserError, match=r"'res5': \(160, 32\).*'res5': \(112, 16\)"):
         backbones.build("mobilenetv3_large", freeze_norm=False)

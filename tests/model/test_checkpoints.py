@@ -57,7 +57,7 @@ PAIRS = {  # of equal shapes, so that a mix-up would load
 
 
 def official(name):
-    """A state dict of FAIR's layout; each tensor has one value of its own, attention random ones."""
+    """A state dict with FAIR's layout; each tensor has a different constant value, attention has random ones."""
     shapes = json.loads((FIXTURES / f"official_{name}_keys.json").read_text(encoding="utf-8"))
     torch.manual_seed(0)
     return {
@@ -67,7 +67,7 @@ def official(name):
 
 
 def published(state):
-    """As the files have it: numpy arrays, queries under their older name."""
+    """The layout of published files: NumPy arrays, and the older name of queries."""
     return {key.replace("query_feat.", "static_query."): value.numpy() for key, value in state.items()}
 
 
@@ -119,7 +119,7 @@ def test_the_oldest_of_fairs_keys_lack_the_pixel_decoder(monkeypatch):
 
 
 def test_cocos_classes_land_by_name_in_any_order(tmp_path):
-    """Through a whole file of Hugging Face's; `classes: auto` sorts, COCO goes by id."""
+    """From a file of Hugging Face; `classes: auto` sorts by name, COCO by id."""
     setting = networks.TINY
     theirs = networks.reference(setting)
     theirs.save_pretrained(tmp_path)
@@ -157,7 +157,7 @@ def test_a_head_with_as_many_classes_of_other_names_gives_no_object_alone(monkey
 
 
 def test_fairs_weights_fill_a_network_of_other_tasks(monkeypatch):
-    """Of a head whose classes are others, no-object alone means the same; of 100 queries the first few are kept."""
+    """Of a head with other classes only no-object is copied; of 100 queries the first few."""
     state = official("r50")
     tasks = make_tasks(3)
     network = tiny.network(tasks, model=PUBLISHED | {"backbone": "resnet50", "num_queries": 30, "decoder_layers": 3})
@@ -178,7 +178,7 @@ def test_fairs_weights_fill_a_network_of_other_tasks(monkeypatch):
 
 
 def write(path, tasks, **model):
-    """A checkpoint as training leaves it; no norm or bias is left at its first value."""
+    """A checkpoint as saved by training, with norms and biases that differ from their initial values."""
     network = tiny.network(tasks, seed=1, model=model)
     with torch.no_grad():
         for parameter in network.parameters():

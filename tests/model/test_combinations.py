@@ -1,4 +1,4 @@
-"""One softmax over combinations of labels, against the sums over all of them written out."""
+"""One softmax over combinations of labels, compared with explicit sums over all combinations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEN = [(0, 0, 0), (0, 1, 2), (1, 0, 1), (2, 1, 0)]
 
 
 def written_out(logits, unseen):
-    """{combination or None: log-probability}, no-object being None, of one row of logits."""
+    """{combination, or None for no-object: log-probability} of one row of logits."""
     sizes = [len(logits[0]) - 1, *map(len, logits[1:])]
     values = {}
     for labels in product(*map(range, sizes)):
@@ -79,7 +79,7 @@ def test_the_likeliest_answers_are_those_seen_and_one_unseen_of_each_main_class(
     for q, own, steps in zip(query.tolist(), labels.tolist(), logarithms, strict=True):
         found.setdefault(q, {})[tuple(own)] = float(steps.sum())
         assert (steps <= 1e-9).all()
-    assert (logarithms.sum(-1).diff() <= 1e-9).all()  # the best first
+    assert (logarithms.sum(-1).diff() <= 1e-9).all()  # sorted, highest first
     for q in range(3):
         wanted = written_out([x[q] for x in logits.values()], 0.2)
         free = {(c, *(int(x[q].argmax()) for x in list(logits.values())[1:])) for c in range(3)}

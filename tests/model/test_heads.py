@@ -1,4 +1,4 @@
-"""Heads: what each stores, and a third one defined here, which nothing else knows of: several labels at once."""
+"""Heads: stored columns, and a head for multi-label attributes that is defined only here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Sigmoids(Head):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A softmax for the main task and sigmoids for another; the two images learnt, and the losses on the way."""
+    """A network with a softmax for the main task and sigmoids for another, trained on two images, and its losses."""
     main, further = make_tasks(2, background=False)
     marks = further.model_copy(update={"name": "marks", "classes": ("none", "bolt", "dent", "bolt and dent")})
     tasks, given = (main, marks), tiny.params(loss={"num_points": 256})

@@ -1,4 +1,4 @@
-"""Matching and losses against values worked out by hand, and the guards that live there."""
+"""Matching and losses, compared with hand-computed values, and errors for costs that are not finite."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def softmax_heads(tasks):
 
 
 def label_loss(logits, labels, matches, *, task):
-    """Of one image and one layer."""
+    """Matches of one image and one layer."""
     matched = matches.layer, matches.image, matches.query
     return Softmax([task]).losses({task.name: logits}, labels[:, None], matched, no_object=0.1)[task.name]
 
 
 def perfect(tasks, targets, queries=5, layers=2, flip=False):
-    """An output whose query `n` (counted from the end if `flip`) draws and names instance n; the rest is no-object."""
+    """An output whose query `n` (from the end if `flip`) predicts instance n; other queries predict no-object."""
     B, side = len(targets), tiny.SIDE // 4
     embed = torch.zeros(layers, B, queries, queries)
     features = torch.full((B, queries, side, side), -4.0)
@@ -90,7 +90,7 @@ def test_matching_does_not_depend_on_the_order_of_the_ground_truth(count):
 
 @COUNTS
 def test_every_task_enters_the_matching_cost(count):
-    """Queries that differ in one task's logits alone: the one with the right label must win."""
+    """Of queries that differ only in the logits of one task, the one with the correct label is matched."""
     tasks = tuple(task.model_copy(update={"match_weight": 1 / (1 + t)}) for t, task in enumerate(make_tasks(count)))
     for t, task in enumerate(tasks):
         targets = scene(tasks, [1])
@@ -150,7 +150,7 @@ def test_cost_follows_the_formula():
 
 
 def test_unmatched_queries_get_a_target_that_the_head_has():
-    """Background: the last output, with its own weight. Without that slot: nothing. Unlabelled: nothing."""
+    """With a background slot the last output, with its own weight; without it, or if unlabelled, no target."""
     none = torch.zeros(0, dtype=torch.long)
     empty = Matches(none, none, none, none)
     one = Matches(*(torch.zeros(1, dtype=torch.long) for _ in range(4)))
@@ -246,7 +246,7 @@ def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
 
 
 def test_mask_losses_never_wait_for_the_device():
-    """The device `meta` has no values, so that bringing one to the host raises."""
+    """Tensors on the device `meta` have no values: copying one to the CPU raises."""
     tasks = make_tasks(1)
     targets = scene(tasks, [3, 0, 5])
     output = perfect(tasks, targets, queries=4)

@@ -1,4 +1,4 @@
-"""The whole network: what it returns, and that its outputs depend on the image and on nothing else."""
+"""The whole network: its outputs, and that they depend only on the image."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_task_of_weight_0_leaves_every_other_loss_bit_identical():
 
 
 def test_a_further_head_of_weight_0_changes_nothing_from_the_first_weight_on():
-    """Heads are made last, so that one more draws nothing that another part would have drawn."""
+    """Heads are initialised last, so that a further head does not change the random weights of other parts."""
     tasks = make_tasks(3)
     muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
 
@@ -163,7 +163,7 @@ def test_labels_vary_with_the_image(count):
 
 
 def sharp(network):
-    """Random heads made decisive, so that no two scores tie and masks are neither full nor empty."""
+    """Random heads with large weights, so that no scores are equal and masks are neither full nor empty."""
     torch.manual_seed(3)
     for head in network.decoder.heads.values():
         nn.init.normal_(head.weight)

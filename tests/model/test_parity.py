@@ -29,7 +29,8 @@ def offline(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("setting", [parity.TINY, parity.TINY_SWIN], ids=lambda setting: setting.backbone)
 def test_every_tensor_equals_the_references(setting, dtype):
-    """Gradients are held to it in float64 alone: in float32 rounding puts some unit on the other side of its kink."""
+    """Gradients are compared in float64 only: in float32, rounding moves some units to the other side of a ReLU's
+    kink."""
     rows = parity.compare(setting, dtype)
     assert {row.what for row in rows} == GROUPS
     assert {row.what for row in rows if not row.held} == ({"gradients"} if dtype == torch.float32 else set())
@@ -46,7 +47,7 @@ def test_images_with_more_objects_than_queries_and_without_any():
 
 
 def test_the_weights_of_labels_are_those_of_params(monkeypatch):
-    """Ours has one in the loss and one in the matching cost, the reference one for both."""
+    """This project has separate weights for loss and matching cost, the reference has one for both."""
     loss = parity.PARAMS.loss.model_copy(update={"labels": 11.0})
     monkeypatch.setattr(parity, "PARAMS", parity.PARAMS.model_copy(update={"loss": loss}))
     monkeypatch.setattr(parity, "TASK", parity.TASK.model_copy(update={"loss_weight": 0.5}))
@@ -72,7 +73,7 @@ def test_a_cost_that_is_not_finite_stops_ours_and_not_the_reference():
 
 
 def test_differences_are_seen():
-    """Of every tensor the largest; what is no number is never near."""
+    """The largest difference of each tensor; NaN is never close."""
     theirs = {"a": torch.zeros(2), "b": torch.tensor([1.0, 2.0]), "empty": torch.zeros(0)}
     row = parity.difference(torch.float32, "losses", theirs, theirs | {"b": torch.tensor([1.0, 2.5])})
     assert (row.tensor, row.absolute, row.passes) == ("b", 0.5, False)

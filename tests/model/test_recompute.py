@@ -33,7 +33,7 @@ def trained(network, parts, norm=None, seed=1):
 @pytest.mark.parametrize("where", ["backbone", "pixel_decoder", "both"])
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_recomputing_keeps_losses_and_gradients_to_the_bit(backbone, where):
-    """Swin draws at random which paths to drop, and must draw the same again."""
+    """Swin drops random paths, and must drop the same ones when recomputed."""
     tasks = make_tasks(3)
     batch = [tiny.example(tasks, 3), tiny.example(tasks, 2, seed=1)]
     model = FROZEN | {"backbone": backbone, "encoder_layers": 2}
@@ -47,7 +47,7 @@ def test_recomputing_keeps_losses_and_gradients_to_the_bit(backbone, where):
 
 
 def kept(network, batch) -> int:
-    """Bytes that the backward pass finds waiting for it."""
+    """Bytes stored for the backward pass."""
     sizes = {}
 
     def pack(tensor):
@@ -97,7 +97,7 @@ def test_batch_norm_that_learns_is_not_computed_twice():
 @pytest.mark.parametrize("count", [1, 3, 4])
 @pytest.mark.parametrize("background", [True, False])
 def test_accumulated_gradients_equal_those_of_the_large_batch(count, background, monkeypatch):
-    """At the same points: where a point falls is drawn anew for each batch, and would hide what is to be seen."""
+    """With fixed points, since random points differ between batches."""
     tasks = tuple(
         task.model_copy(update={"class_weights": {task.classes[0]: 3.0}}) for task in make_tasks(count, background)
     )

@@ -15,7 +15,7 @@ from mtseg.model.weights import initialise, load, save
 
 
 def build(name, path):
-    """A backbone alone, filled from a file; the table is printed."""
+    """A backbone initialised from a file; prints the table."""
     network = nn.ModuleDict({"backbone": backbones.build(name, freeze_norm=False)})
     print(initialise(network, str(path), backbone=name, tasks=()))
     return network["backbone"].eval()
@@ -72,7 +72,7 @@ def test_published_layouts_load_and_give_the_same_features(name, classifier, suf
 
 
 def as_detectron2_has_it(key):
-    """What FAIR's convert-torchvision-to-d2.py makes of torchvision's keys."""
+    """torchvision's keys as FAIR's convert-torchvision-to-d2.py converts them."""
     key = key if "layer" in key else f"stem.{key}"
     for number in range(1, 5):
         key = key.replace(f"layer{number}", f"res{number + 1}").replace(f"bn{number}", f"conv{number}.norm")
@@ -101,7 +101,7 @@ def test_msras_resnet_is_not_taken_for_torchvisions(tmp_path):
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_detector_trained_from_msras_resnet_is_refused_too(partial, tmp_path):
-    """Its norms were frozen, and are scale and shift alone: as detectron2's FrozenBatchNorm2d begins."""
+    """Its norms are frozen, with scale and shift only and the initial statistics of FrozenBatchNorm2d."""
     network = backbones.build("resnet50", freeze_norm=False)
     state = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     for key, value in state.items():

@@ -52,7 +52,7 @@ def run(data, out, monkeypatch, **solver):
 
 
 def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None):
-    """Ctrl-C (or an error) right after the optimiser's update of a step, when the step is half done."""
+    """Ctrl-C (or an error) directly after the optimiser's update, within a step."""
     calls = []
 
     def update(self, *args, **kwargs):
@@ -155,7 +155,7 @@ def test_the_optimiser_gets_that_lr_and_the_backbone_its_share():
 
 
 def test_weight_decay_is_where_the_official_code_has_it():
-    """Its decoder's embeddings are nn.Embedding, without; its pixel decoder's level embedding is a plain parameter."""
+    """None for the decoder's embeddings (nn.Embedding there), but for the pixel decoder's level embedding."""
     network = tiny.network(make_tasks(2), model={"backbone": "swin_t"})
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     groups = optimizer(network, tiny.params(solver={"weight_decay": 0.05}).solver).param_groups
@@ -171,7 +171,7 @@ def test_weight_decay_is_where_the_official_code_has_it():
 
 
 def test_a_task_of_weight_0_changes_no_bit_of_a_step():
-    """Not through the norm that gradients are clipped by, either."""
+    """Nor of the gradient norm used for clipping."""
     tasks = make_tasks(2)
     muted = tasks[1].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
 

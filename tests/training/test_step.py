@@ -1,4 +1,4 @@
-"""A step: what is not finite stops it by name, and the health figures change nothing."""
+"""A step: losses and gradients that are not finite stop it, and health statistics do not change it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def batch(tasks, seed=0):
 
 
 def weigh(network, value):
-    """The last task's loss gets another weight."""
+    """Change the weight of the last task's loss."""
     head = network.heads[-1]
     head.tasks = tuple(task.model_copy(update={"loss_weight": value}) for task in head.tasks)
 
 
 def spoil_gradient(network, task):
-    """The loss stays finite, the gradient of the task's linear layer does not. Returns a handle to remove it."""
+    """Make the gradient of the task's linear layer infinite, with a finite loss. Returns a handle that removes it."""
     return network.decoder.heads[f"head_{task.name}"].weight.register_hook(lambda gradient: gradient * float("nan"))
 
 
@@ -80,7 +80,7 @@ def test_float16_skips_steps_but_not_for_ever(monkeypatch):
     for number in range(2):
         stepper([batch(tasks)], number)
     handle.remove()
-    stepper([batch(tasks)], 2)  # a sound one between starts the count anew
+    stepper([batch(tasks)], 2)  # a finite step resets the count
     spoil_gradient(network, tasks[1])
     for number in range(3, 6):
         stepper([batch(tasks)], number)
@@ -123,7 +123,7 @@ def test_health_figures_change_no_bit_of_the_losses(count):
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_the_share_of_background_and_the_stability_are_those_of_a_known_answer(count):
-    """Of a right answer no label is background; no query keeps its object from layer to layer."""
+    """In a correct output no label is background; no query keeps its object from layer to layer."""
     tasks = make_tasks(count)
     network = tiny.network(tasks)
     health, given = Health(network), known_answers.two_images(network)
