@@ -27,7 +27,8 @@ FLOORS = {
     "mtseg.training": 5,
     "mtseg.checks": 6,
     **dict.fromkeys(("mtseg.diagnosis", "mtseg.report"), 7),
-    "stages": 8,
+    **dict.fromkeys(("mtseg.cli", "stages"), 8),
+    "mtseg.__main__": 9,
 }
 TORCH = FLOORS["mtseg.model"]
 
@@ -263,7 +264,7 @@ def test_imports_print_nothing_and_register_nothing():
 
 def test_only_stages_read_params_yaml():
     readers = {module for module in LIBRARY if "mtseg.core.params.load" in imported(module)}
-    assert readers <= {"mtseg.core.recipe"}
+    assert readers <= {"mtseg.core.recipe", "mtseg.cli.export"}
 
 
 @pytest.mark.parametrize("module", MODULES)

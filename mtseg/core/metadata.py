@@ -7,6 +7,7 @@ scores. `export` adds it; only such a file is complete enough to predict with an
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,18 @@ def read(path: Path | str) -> Metadata:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path} cannot predict by itself ({key}: {first['msg'].lower()}): it is a checkpoint of a training, or of "
-            f"another version; complete it with `mtseg export {path} --params params.yaml`"
-        ) from None
+        reason = ".".join(map(str, first["loc"])) + ": " * bool(first["loc"]) + first["msg"].lower()
+        raise UserError(f"{path} cannot predict by itself ({reason}): {_remedy(path)}") from None
+
+
+def _remedy(path: Path) -> str:
+    if path.suffix == ".onnx":
+        return "it is of another version; export it again from its .safetensors file"
+    out = shlex.quote(f"{path.stem}-complete{path.suffix}")
+    return (
+        "it is a checkpoint of a training, or of another version; complete it with "
+        f"`mtseg export {shlex.quote(str(path))} --params params.yaml --out {out}`"
+    )
 
 
 def read_text(path: Path) -> str:

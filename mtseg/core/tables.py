@@ -82,7 +82,7 @@ class Table:
     @classmethod
     def concatenate(cls, parts: Sequence[Table]) -> Table:
         """Join one or more tables of the same columns."""
-        return cls.of({name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names})
+        return cls.of({name: _concatenate([part.column(name) for part in parts]) for name in parts[0].names})
 
     def __len__(self) -> int:
         return self._length
@@ -189,7 +189,7 @@ class Images(Table, Sequence):
             part.instances.replace(image=part.instances.image + offset)
             for part, offset in zip(parts, offsets, strict=False)
         ]
-        columns = {name: np.concatenate([part.column(name) for part in parts]) for name in parts[0].names}
+        columns = {name: _concatenate([part.column(name) for part in parts]) for name in parts[0].names}
         return cls._with(columns, Instances.concatenate(instances), parts[0].classes)
 
     def __reduce__(self) -> tuple:
@@ -355,6 +355,12 @@ def task_columns(
         f"probabilities.{task}": probabilities,
         f"logits.{task}": logits,
     }
+
+
+def _concatenate(columns: Sequence[np.ndarray | Polygons]) -> np.ndarray | Polygons:
+    if isinstance(columns[0], Polygons):
+        return Polygons(pa.concat_arrays([column.values for column in columns]))
+    return np.concatenate(columns)
 
 
 def _ints(values: Any) -> np.ndarray:

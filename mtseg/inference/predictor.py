@@ -66,11 +66,12 @@ class Predictor:
         return Result.join(list(self.stream(source, score=score, batch=batch)))
 
     def stream(
-        self, source: Any, *, score: float | None = None, batch: int = 8, on_error: Report | None = None
+        self, source: Any, *, score: float | None = None, batch: int = 8, on_error: Report | None = None, first: int = 1
     ) -> Iterator[Result]:
         """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
-        error when it cannot be read, which is then left out; by default the error is raised."""
-        number = 0
+        error when it cannot be read, which is then left out; by default the error is raised. first: id of the first
+        image."""
+        number = first - 1
         for some in sources.batches(sources.find(source), batch):
             read = list(self._read(some, on_error))
             if read:

@@ -36,6 +36,33 @@ class Source:
     path: Path | None = None
 
 
+@dataclass(frozen=True)
+class File:
+    """An image or a video on disk. name: of its image (see `Source`), or before `#` of its frames."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEOS
+
+    def images(self) -> Iterator[Source]:
+        if self.is_video:
+            return _frames(self.path, self.name)
+        return iter([Source(self.name, partial(_read, self.path), self.path)])
+
+    def count(self) -> int:
+        """Number of images; of a video what its header states, which is not always exact."""
+        if not self.is_video:
+            return 1
+        video = cv2.VideoCapture(str(self.path))
+        try:
+            return max(1, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        finally:
+            video.release()
+
+
 def find(source: Any) -> Iterator[Source]:
     """Yield the images of a source: the path of an image, a video or a folder (recursive, sorted by name), a pattern
     such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB) or [height, width] (grey), or an
@@ -46,8 +73,10 @@ def find(source: Any) -> Iterator[Source]:
 def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
     if isinstance(source, Source):
         yield source
+    elif isinstance(source, File):
+        yield from source.images()
     elif isinstance(source, str | Path):
-        yield from _of_path(source)
+        yield from _numbered(files(source), numbers)
     elif isinstance(source, PIL.Image.Image):
         yield Source(f"image{next(numbers)}", partial(_of_pil, source))
     elif isinstance(source, np.ndarray):
@@ -63,37 +92,32 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
         )
 
 
-def _of_path(source: str | Path) -> Iterator[Source]:
+def files(source: str | Path) -> list[File]:
+    """The images and videos of a path of an image, a video or a folder, or of a pattern; see `find`. None is opened.
+    Raises UserError when there is none."""
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _suffixes() and file.is_file())
-        if not files:
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _suffixes() and file.is_file())
+        if not found:
             raise UserError(f"{path}: no image in this folder or its subfolders")
-        for file in files:
-            yield _of_file(file, file.relative_to(path).as_posix())
-    elif path.exists():
-        yield from _frames(path) if path.suffix.lower() in VIDEOS else [_of_file(path, path.name)]
-    else:
-        yield from _of_pattern(str(source))
+        return [File(file, file.relative_to(path).as_posix()) for file in found]
+    if path.exists():
+        return [File(path, path.name)]
+    return _of_pattern(str(source))
 
 
-def _of_pattern(pattern: str) -> Iterator[Source]:
+def _of_pattern(pattern: str) -> list[File]:
     if not glob.has_magic(pattern):
         raise UserError(f"{pattern}: no such file or folder")
-    files = sorted(Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
-    if not files:
+    found = sorted(Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
+    if not found:
         raise UserError(f"{pattern}: no file matches this pattern")
     root = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        if file.suffix.lower() in VIDEOS:
-            yield from _frames(file, name)
-        else:
-            yield _of_file(file, name)
-
-
-def _of_file(path: Path, name: str) -> Source:
-    return Source(name, partial(_read, path), path)
+    names = (file.relative_to(root) for file in found)
+    return [
+        File(file, file.name if ".." in name.parts else name.as_posix())
+        for file, name in zip(found, names, strict=True)
+    ]
 
 
 def _read(path: Path) -> np.ndarray:
@@ -120,8 +144,9 @@ def _of_array(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
-def _frames(path: Path, name: str | None = None) -> Iterator[Source]:
-    """Yield the frames of a video, decoded one at a time."""
+def _frames(path: Path, name: str) -> Iterator[Source]:
+    """The frames of a video, each decoded as it is reached; of a video that does not decode one that raises the
+    error."""
     video = cv2.VideoCapture(str(path))
     try:
         number = 0
@@ -129,12 +154,16 @@ def _frames(path: Path, name: str | None = None) -> Iterator[Source]:
             decoded, pixels = video.read()
             if not decoded:
                 break
-            yield Source(f"{name or path.name}#{number}", partial(cv2.cvtColor, pixels, cv2.COLOR_BGR2RGB))
+            yield Source(f"{name}#{number}", partial(cv2.cvtColor, pixels, cv2.COLOR_BGR2RGB))
             number += 1
         if not number:
-            raise UserError(f"{path}: the video does not decode")
+            yield Source(name, partial(_broken, path), path)
     finally:
         video.release()
+
+
+def _broken(path: Path) -> np.ndarray:
+    raise UserError(f"{path}: the video does not decode")
 
 
 @cache

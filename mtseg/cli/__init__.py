@@ -1,0 +1,65 @@
+"""The command `mtseg`. A command is a file of this package with a function `command`; it imports what it needs when it
+runs, so that `mtseg --help` is fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import mtseg
+from mtseg.cli import export, info, predict
+from mtseg.core.errors import UserError
+
+app = typer.Typer(
+    name="mtseg",
+    help="Predict with a trained model whose instances carry several labels.",
+    epilog="Exit codes: 0 done, 1 an error, 130 interrupted; `mtseg predict` has 2 too.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict")(predict.command)
+app.command("info")(info.command)
+app.command("export")(export.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mtseg {mtseg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command of `sys.argv`, or of `arguments`, and exit. A mistake of the user is one line on stderr and exit
+    code 1."""
+    try:
+        code = app(arguments, prog_name="mtseg", standalone_mode=False)
+    except typer.TyperException as error:
+        if not error.format_message():  # `mtseg` alone has printed its help
+            sys.exit(1)
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message().rstrip('.')}: see `{context.command_path if context else 'mtseg'} --help`")
+    except UserError as error:
+        _fail(str(error))
+    except PermissionError as error:
+        _fail(f"{error.filename}: {error.strerror.lower()}")
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

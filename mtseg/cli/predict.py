@@ -1,0 +1,175 @@
+"""`mtseg predict`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mtseg.core.errors import UserError
+    from mtseg.inference.folder import Run
+    from mtseg.inference.sources import File
+
+EVERY = 10  # s, between lines of progress where there is no terminal
+SOME_SKIPPED, INTERRUPTED = 2, 130  # exit codes
+
+
+def command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE", show_default=False,
+            help="Images, videos, folders (with their subfolders), or patterns in quotes such as 'shots/**/*.jpg'.",
+        ),
+    ],
+    weights: Annotated[
+        Path,
+        typer.Option(metavar="FILE", show_default=False, help="The model: `.safetensors`, or `.onnx`."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the outputs: new, empty, or of the same run.")
+    ] = Path("predictions"),
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Any of coco, csv, cvat, jsonl, label-studio, labelme, parquet, yolo, with commas."
+        ),
+    ] = "coco,parquet",
+    save_images: Annotated[
+        bool, typer.Option("--save-images", help="Draw the predictions over every image, into DIR/images.")
+    ] = False,
+    score: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, show_default="as the model's filter has it",
+            help="Smallest label probability x mask quality of the main task.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the outputs of another run in DIR, and start again.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Predict on images and videos, and write the predictions in the formats of other tools.
+
+    Examples:
+
+        mtseg predict shots/ --weights segmenter.safetensors
+
+        mtseg predict 'shots/**/*.png' film.mp4 --weights segmenter.onnx --out found --format csv,labelme --save-images
+
+    The rules of the model's filter apply (see `mtseg info FILE`). Images are rotated by their EXIF data. Where images
+    of several sources have the same name, the names of all begin with the folders above. Images in DIR are left out.
+
+    Ctrl-C stops after the current batch; the same command continues there, and its outputs are those of an unbroken
+    run. A run that is finished is not repeated. DIR/run.json records its settings.
+
+    Images that cannot be read are reported, skipped, and listed in DIR/failed.csv.
+
+    Exit codes: 0 all images are predicted; 1 an error, or no image could be read; 2 some images were skipped; 130
+    interrupted.
+    """
+    from mtseg.core import metadata
+    from mtseg.core.errors import UserError
+    from mtseg.inference import export, folder
+
+    formats = [name.strip() for name in format.split(",") if name.strip()]
+    if unknown := [name for name in formats if name not in export.FORMATS]:
+        raise UserError(f"--format: there is no format '{unknown[0]}', valid: {', '.join(export.FORMATS)}")
+    if not formats and not save_images:
+        raise UserError(f"--format: name at least one of {', '.join(export.FORMATS)}")
+    known = metadata.read(weights)
+    files = folder.gather(sources, out)
+    settings = {"version": known.version, "score": score, "device": device, "batch": batch, "save_images": save_images}
+    run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
+    if run.finished and run.formats != formats:
+        raise UserError(
+            f"{out} holds a finished run with --format {','.join(run.formats)}: choose another folder, or start again "
+            "with --overwrite"
+        )
+    if run.finished:
+        print(f"{out} is finished already: nothing to do", file=sys.stderr)
+    else:
+        _predict(run, files, weights, formats, score=score, device=device, batch=batch, save_images=save_images)
+    if not run.images:
+        raise UserError(f"none of the {len(run.failed)} images could be read: see {out / folder.FAILED}")
+    skipped = f", {len(run.failed)} skipped (see {folder.FAILED})" if run.failed else ""
+    print(f"{run.images} images, {run.predictions} predictions{skipped}")
+    print(f"{out}: {', '.join(run.outputs + [folder.OVERLAYS] * save_images)}")
+    if run.failed:
+        raise typer.Exit(SOME_SKIPPED)
+
+
+def _predict(
+    run: Run, files: list[File], weights: Path, formats: list[str], *, score: float | None, device: str, batch: int,
+    save_images: bool,
+) -> None:  # fmt: skip
+    """What is left of the run. Raises typer.Exit when it is interrupted."""
+    import mtseg
+    from mtseg.core.errors import interrupts_held
+    from mtseg.inference import sources
+
+    predictor = mtseg.load(weights, device=device)
+    with _Progress(sum(file.count() for file in files), run.done) as progress, interrupts_held() as interrupted:
+
+        def skip(name: str, error: UserError) -> None:
+            run.fail(name, error)
+            progress.print(f"skipped: {' '.join(str(error).split())}")
+
+        for some in sources.batches(islice(sources.find(files), run.done, None), batch):
+            found = list(predictor.stream(some, score=score, batch=batch, first=run.next_id, on_error=skip))
+            run.add(found, overlays=save_images)
+            progress.advance(len(some))
+            if interrupted():
+                run.save()
+                progress.print(f"interrupted after {run.done} images: the same command continues there")
+                raise typer.Exit(INTERRUPTED)
+    run.finish(formats, predictor.tasks)
+
+
+class _Progress:
+    """Progress on stderr: a bar in a terminal, lines elsewhere. total: of images. done: of an earlier run."""
+
+    def __init__(self, total: int, done: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.total, self.before, self.done = total, done, done
+        self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.total, completed=self.done)
+        self.started = self.shown = time.monotonic()
+        self._line(f"{self.done}/{self.total} images")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+        if self.done > self.before:
+            self.print(f"{self.done}/{self.total} images, {self._rate()}")
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        self.bar.update(self.task, completed=self.done, description=self._rate())
+        if time.monotonic() - self.shown >= EVERY:
+            self.shown = time.monotonic()
+            self._line(f"{self.done}/{self.total} images, {self._rate()}")
+
+    def print(self, text: str) -> None:
+        self.console.print(text)
+
+    def _line(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.print(text)
+
+    def _rate(self) -> str:
+        return f"{(self.done - self.before) / max(time.monotonic() - self.started, 1e-9):.1f} images/s"

@@ -1,0 +1,203 @@
+"""Predictions of any number of images into a folder, in parts, so that an interrupted run continues where it stopped.
+
+In the folder are `run.json`, by which it is known again, and while a run is unfinished `.parts/`, with a folder of
+tables for each span of images. At the end all formats are written from the parts: it makes no difference to them how
+often a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mtseg.core.errors import UserError
+from mtseg.core.files import read_json, replace_file, replace_folder, write_json, write_table
+from mtseg.core.params import Task
+from mtseg.core.tables import Images, Predictions
+from mtseg.inference import export
+from mtseg.inference.result import Result
+from mtseg.inference.sources import File, files
+
+PART = 256  # images at least in a part, unless it is the last before an interruption
+RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
+HASHES = ("weights", "images")  # of the settings
+
+
+def gather(sources: Sequence[str], out: Path) -> list[File]:
+    """The files of all sources, in their order, without those in `out` and without repetition of a file.
+
+    Where two have the same name, the names of all are preceded by as many of the folders above as distinguish them.
+    Raises UserError for a source without an image.
+    """
+    found: dict[Path, File] = {}
+    for file in chain.from_iterable(map(files, sources)):
+        whole = file.path.resolve()
+        if not whole.is_relative_to(out.resolve()):
+            found.setdefault(whole, file)
+    if not found:
+        raise UserError(f"{', '.join(sources)}: all images are in {out}, the folder of outputs")
+    named = list(found.values())
+    depth = 0
+    while len({file.name for file in named}) < len(named):
+        depth += 1
+        named = [File(file.path, _name_with_folders(file, depth)) for file in found.values()]
+    return named
+
+
+def _name_with_folders(file: File, depth: int) -> str:
+    parts = Path(os.path.abspath(file.path)).parts[1:]
+    return "/".join(parts[-depth - file.name.count("/") - 1 :])
+
+
+def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, Any]:
+    """What the predictions depend on, as JSON values: hashes of the model and of the images' list, with their sizes and
+    times of change, and `others`."""
+    with weights.open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    listing = hashlib.sha256()
+    for one in files:
+        facts = one.path.stat()
+        listing.update(f"{one.path.resolve()}\t{one.name}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode())
+    return {"weights": model, "images": listing.hexdigest()} | others
+
+
+class Run:
+    """A run in its folder. done: number of images that are finished, the unreadable ones included. images: number of
+    those that were read. failed: name and error of the others. finished: whether all formats are written."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
+        """Start or continue. overwrite: delete the outputs of another run. Raises UserError when the folder holds a run
+        with other settings, unless `overwrite`, or anything but a run."""
+        self.out, self.settings, self.parts = out, dict(settings), out / PARTS
+        self._results: list[Result] = []
+        self._failed: list[dict[str, str]] = []
+        record = self._record()
+        if record and overwrite:
+            self._delete(record)
+        elif record and (other := list(_differences(record["settings"], self.settings))):
+            raise UserError(
+                f"{out} holds a run with {'; '.join(other)}: choose another folder, or start again with --overwrite"
+            )
+        self._load()
+
+    def _record(self) -> dict[str, Any] | None:
+        """The content of run.json; None when the folder is empty or does not exist."""
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"{self.out} is a file, expected a folder")
+        if not self.out.is_dir() or not any(self.out.iterdir()):
+            return None
+        record = read_json(self.out / RUN) if (self.out / RUN).is_file() else None
+        if not isinstance(record, dict) or not {"settings", "outputs"} <= {*record}:
+            raise UserError(f"{self.out} is not empty and holds no run of `mtseg predict`: choose another folder")
+        return record
+
+    def _delete(self, record: Mapping[str, Any]) -> None:
+        for name in [PARTS, OVERLAYS, *(record["outputs"] or ()), RUN]:
+            _remove(self.out / name)
+
+    def _load(self) -> None:
+        _remove(self.out / OLD)
+        record = self._record()
+        if not record:
+            record = {"settings": self.settings, "outputs": None}
+            write_json(self.out / RUN, record)
+        self.outputs = record["outputs"]
+        self.finished = self.outputs is not None and not self.parts.exists()
+        if self.finished:
+            self.images, self.failed = record["images"], record["failed"]
+            self.predictions, self.formats = record["predictions"], record["formats"]
+        else:
+            self.parts.mkdir(exist_ok=True)
+            spans = [read_json(part / "span.json") for part in self._spans()]
+            self.images = sum(span["images"] for span in spans)
+            self.failed = [one for span in spans for one in span["failed"]]
+        self.done = self.images + len(self.failed)
+
+    def _spans(self) -> list[Path]:
+        return sorted(self.parts.glob("[0-9]*"))
+
+    def fail(self, name: str, error: UserError) -> None:
+        self._failed.append({"file_name": name, "error": " ".join(str(error).split())})
+
+    def add(self, results: Sequence[Result], *, overlays: bool = False) -> None:
+        """Take the next images' results and the failures reported so far; on disk when a part is full, or by `save`.
+        overlays: also draw them."""
+        for result in results if overlays else ():
+            with replace_file(self.out / OVERLAYS / _jpeg(result.images.file_name[0])) as temporary:
+                result.plot().save(temporary, format="JPEG", quality=90)
+        self._results += results
+        if len(self._results) + len(self._failed) >= PART:
+            self.save()
+
+    @property
+    def next_id(self) -> int:
+        """Of the next image."""
+        return self.images + len(self._results) + 1
+
+    def save(self) -> None:
+        """Write what `add` took."""
+        count = len(self._results) + len(self._failed)
+        if not count:
+            return
+        with replace_folder(self.parts / f"{self.done:012}") as folder:
+            if self._results:
+                joined = Result.join(self._results)
+                joined.write(folder / "predictions.parquet", joined.tasks)
+                joined.images.write(folder / "images.parquet")
+            write_json(folder / "span.json", {"images": len(self._results), "failed": self._failed})
+        self.images += len(self._results)
+        self.failed += self._failed
+        self.done += count
+        self._results, self._failed = [], []
+
+    def finish(self, formats: Sequence[str], tasks: Sequence[Task]) -> None:
+        """Write all formats, then remove the parts. Raises UserError when a format cannot carry a name; the parts stay,
+        and the run can be finished with other formats."""
+        self.save()
+        spans = [part for part in self._spans() if (part / "images.parquet").exists()]
+        self.predictions, self.formats = 0, list(formats)
+        with replace_folder(self.parts / "outputs") as folder:
+            if spans:
+                images = Images.join([Images.read(part / "images.parquet") for part in spans])
+                found = Predictions.concatenate(
+                    [Predictions.read(part / "predictions.parquet", tasks) for part in spans]
+                )
+                self.predictions = len(found)
+                for format in formats:
+                    export.write(format, folder, images, found, tasks)
+            if self.failed:
+                write_table(folder / FAILED, self.failed)
+        written = sorted((self.parts / "outputs").iterdir())
+        self.outputs = [path.name for path in written]
+        record = {
+            name: getattr(self, name) for name in ("settings", "outputs", "images", "failed", "predictions", "formats")
+        }
+        write_json(self.out / RUN, record)
+        for path in written:
+            _remove(self.out / path.name)
+            path.rename(self.out / path.name)
+        old = self.parts.rename(self.out / OLD)  # at once: half of the parts would be taken for an earlier state
+        shutil.rmtree(old)
+        self.finished = True
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for key in new:
+        if old.get(key) != new[key]:
+            yield f"other {key}" if key in HASHES else f"{key} {old.get(key)}, not {new[key]}"
+
+
+def _jpeg(name: str) -> str:
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
