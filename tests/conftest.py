@@ -2,5 +2,15 @@
 
 import os
 
+import pytest
+
 # The tests' tensors are small: a second thread costs more than it gives, ten times more beside another busy process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory):
+    """A tiny model with random weights, complete."""
+    from tests import scenes, tiny  # here: tests that need no PyTorch do not wait for it
+
+    return tiny.segmenter(tmp_path_factory.mktemp("model") / "segmenter.safetensors", scenes.make_tasks(3))

@@ -10,6 +10,9 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from mtseg.core.params import Params, Task, load
+from mtseg.inference.checkpoint import complete
+from mtseg.inference.torch_network import description
+from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 
 SIDE = 64
@@ -21,6 +24,7 @@ SMALL = {
     "input": {"size": SIDE},
     "loss": {"num_points": 64},
 }  # fmt: skip
+FILTER = PARAMS.filter.model_copy(update={"drop_background": False, "min_score": 0.0, "min_logit": {}, "nms_iou": 0.9})
 
 
 def params(**changes: dict[str, Any]) -> Params:
@@ -56,3 +60,21 @@ def example(tasks: tuple[Task, ...], count: int, seed: int = 0, size: tuple[int,
         "image": image, "instances": target, "image_size": size, "height": 50, "width": 40, "image_id": seed,
         "file_name": f"{seed}.jpg",
     }  # fmt: skip
+
+
+def checkpoint(path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), **changes: Any) -> Path:
+    """Of a training that has not begun. seen: if given, one softmax serves all tasks."""
+    given = params(tasks=[task.model_dump() for task in tasks], **changes)
+    facts = description(tasks, given.model, input=given.input)
+    weights.save(path, network(tasks, seen=seen, **changes), facts | {"seen": [list(row) for row in seen], "step": 0})
+    return path
+
+
+def segmenter(path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), **changes: Any) -> Path:
+    """A complete model with a filter that keeps some predictions of random weights."""
+    given = params(**changes)
+    source = checkpoint(path.with_name(f"of-{path.name}"), tasks, seen, **changes)
+    test = given.test.model_copy(update={"detections": 12})
+    complete(source, path, size=SIDE, test=test, filter=FILTER, licence="CC0-1.0")
+    source.unlink()
+    return path

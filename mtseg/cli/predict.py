@@ -116,6 +116,7 @@ def _predict(
     from mtseg.inference import sources
 
     predictor = mtseg.load(weights, device=device)
+    run.start()
     with _Progress(sum(file.count() for file in files), run.done) as progress, interrupts_held() as interrupted:
 
         def skip(name: str, error: UserError) -> None:

@@ -71,19 +71,30 @@ class Run:
     those that were read. failed: name and error of the others. finished: whether all formats are written."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
-        """Start or continue. overwrite: delete the outputs of another run. Raises UserError when the folder holds a run
-        with other settings, unless `overwrite`, or anything but a run."""
+        """Find out how far the run is; nothing is changed before `start`. overwrite: then delete the outputs of another
+        run. Raises UserError when the folder holds a run with other settings, unless `overwrite`, or anything but a
+        run."""
         self.out, self.settings, self.parts = out, dict(settings), out / PARTS
         self._results: list[Result] = []
         self._failed: list[dict[str, str]] = []
         record = self._record()
-        if record and overwrite:
-            self._delete(record)
-        elif record and (other := list(_differences(record["settings"], self.settings))):
+        self._old = record if overwrite else None
+        if record and not overwrite and (other := list(_differences(record["settings"], self.settings))):
             raise UserError(
                 f"{out} holds a run with {'; '.join(other)}: choose another folder, or start again with --overwrite"
             )
-        self._load()
+        if overwrite or not record:
+            record = {"outputs": None}
+        self.outputs = record["outputs"]
+        self.finished = self.outputs is not None and not self.parts.exists()
+        if self.finished:
+            self.images, self.failed = record["images"], record["failed"]
+            self.predictions, self.formats = record["predictions"], record["formats"]
+        else:
+            spans = [] if overwrite else [read_json(part / "span.json") for part in self._spans()]
+            self.images = sum(span["images"] for span in spans)
+            self.failed = [one for span in spans for one in span["failed"]]
+        self.done = self.images + len(self.failed)
 
     def _record(self) -> dict[str, Any] | None:
         """The content of run.json; None when the folder is empty or does not exist."""
@@ -96,27 +107,14 @@ class Run:
             raise UserError(f"{self.out} is not empty and holds no run of `mtseg predict`: choose another folder")
         return record
 
-    def _delete(self, record: Mapping[str, Any]) -> None:
-        for name in [PARTS, OVERLAYS, *(record["outputs"] or ()), RUN]:
-            _remove(self.out / name)
-
-    def _load(self) -> None:
+    def start(self) -> None:
+        if self._old:
+            for name in [PARTS, OVERLAYS, *(self._old["outputs"] or ()), RUN]:
+                _remove(self.out / name)
         _remove(self.out / OLD)
-        record = self._record()
-        if not record:
-            record = {"settings": self.settings, "outputs": None}
-            write_json(self.out / RUN, record)
-        self.outputs = record["outputs"]
-        self.finished = self.outputs is not None and not self.parts.exists()
-        if self.finished:
-            self.images, self.failed = record["images"], record["failed"]
-            self.predictions, self.formats = record["predictions"], record["formats"]
-        else:
-            self.parts.mkdir(exist_ok=True)
-            spans = [read_json(part / "span.json") for part in self._spans()]
-            self.images = sum(span["images"] for span in spans)
-            self.failed = [one for span in spans for one in span["failed"]]
-        self.done = self.images + len(self.failed)
+        if not (self.out / RUN).exists():
+            write_json(self.out / RUN, {"settings": self.settings, "outputs": None})
+        self.parts.mkdir(exist_ok=True)
 
     def _spans(self) -> list[Path]:
         return sorted(self.parts.glob("[0-9]*"))
@@ -171,7 +169,7 @@ class Run:
                 for format in formats:
                     export.write(format, folder, images, found, tasks)
             if self.failed:
-                write_table(folder / FAILED, self.failed)
+                write_table(folder / FAILED, self.failed, ("file_name", "error"))
         written = sorted((self.parts / "outputs").iterdir())
         self.outputs = [path.name for path in written]
         record = {

@@ -11,11 +11,14 @@ from mtseg.core.errors import UserError
 
 
 def pick(name: str) -> torch.device:
-    """The device of this name; `auto` is CUDA if available, else the CPU. Raises UserError for a CUDA device that does
-    not exist."""
+    """`auto`: CUDA when there is one, else the CPU. Raises UserError when a CUDA device is named that is not there, and
+    for an unknown name."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: {name} is unknown: use auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(f"device: {name} is not available, PyTorch finds {count} CUDA devices: use auto or cpu")

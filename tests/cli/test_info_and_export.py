@@ -1,0 +1,165 @@
+"""`mtseg info`, `mtseg export`, the help pages, and how fast they start."""
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+import mtseg as library
+from mtseg.cli import app
+from mtseg.core import metadata
+from mtseg.model import weights
+from tests import tiny
+from tests.cli.conftest import ROOT, start
+from tests.scenes import make_tasks
+
+TASKS = make_tasks(3)
+SEEN = [(0, 0, 0), (1, 1, 2)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "models").mkdir()
+    return tiny.checkpoint(tmp_path / "models" / "best.safetensors", TASKS)
+
+
+@pytest.fixture
+def params(tmp_path):
+    """A params.yaml of that checkpoint, with keys of `filter`, `test` or other sections changed."""
+
+    def write(**changes):
+        raw = tiny.params(tasks=[task.model_dump() for task in TASKS], **changes).model_dump(mode="json")
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(raw, file)
+        return tmp_path / "params.yaml"
+
+    return write
+
+
+def test_info_prints_what_a_user_must_know(mtseg, segmenter):
+    done = mtseg("info", segmenter)
+    assert done.code == 0 and not done.err
+    for word in ("shape", "circle, square, star", "efficientnet_lite0", "64 x 64", "product_quality", "min_score"):
+        assert word in done.out
+    assert "CC0-1.0" in done.out and f"mtseg {library.__version__}" in done.out and "MB" in done.out
+
+
+def test_info_prints_the_metadata_as_json(mtseg, segmenter):
+    done = mtseg("info", segmenter, "--json")
+    assert json.loads(done.out) == json.loads(metadata.read(segmenter).text())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["info", "--help"], ["export", "--help"]])
+def test_help_pages_have_examples_and_exit_codes(arguments):
+    page = CliRunner().invoke(app, arguments)
+    assert page.exit_code == 0 and "Exit codes" in page.stdout
+    assert arguments == ["--help"] or f"mtseg {arguments[0]} " in page.stdout.partition("Example")[2]
+
+
+def test_the_version_is_printed_and_no_command_is_an_error(mtseg):
+    assert mtseg("--version").out == f"mtseg {library.__version__}\n"
+    assert mtseg().code == 1
+    unknown = mtseg("serv")
+    assert unknown.code == 1 and "serv" in unknown.err and unknown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["info", "FILE"], ["info", "FILE", "--json"]])
+def test_pages_load_no_heavy_package(arguments, segmenter):
+    code = (
+        "import atexit, sys\n"
+        "heavy = ('torch', 'torchvision', 'timm', 'detectron2', 'matplotlib', 'onnxruntime', 'scipy', 'cv2')\n"
+        "atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n"
+        "from mtseg.cli import main\n"
+        "main()\n"
+    )
+    given = [str(segmenter) if argument == "FILE" else argument for argument in arguments]
+    out, err = (process := start(*given, code=code)).communicate(timeout=60)
+    assert process.returncode == 0 and out and err == "[]\n"
+
+
+def test_a_checkpoint_is_completed_by_the_command_that_the_error_names(
+    mtseg, tmp_path, checkpoint, params, monkeypatch
+):
+    params(filter={"min_score": 0.25}, test={"ranking": "sum"}, export={"licence": "CC0-1.0"})
+    monkeypatch.chdir(tmp_path)
+    refused = mtseg("info", "models/best.safetensors")
+    assert refused.code == 1 and refused.err.count("\n") == 1
+    _, *command = shlex.split(re.search("`(mtseg export .*)`", refused.err)[1])
+    assert mtseg(*command).code == 0
+    done = metadata.read("best-complete.safetensors")
+    assert (done.filter.min_score, done.ranking, done.licence, done.input.size) == (0.25, "sum", "CC0-1.0", tiny.SIDE)
+    ours, theirs = load_file(checkpoint), load_file("best-complete.safetensors")
+    assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
+    library.load("best-complete.safetensors", device="cpu")
+
+
+def rewrite(path, change):
+    """Change the metadata of a checkpoint."""
+    state, known = weights.load(path)
+    weights.write(path, state, json.dumps(change(known)))
+
+
+def test_a_checkpoint_of_an_older_version_is_completed_from_the_params(mtseg, tmp_path, checkpoint, params):
+    def older(known):
+        model = {key: value for key, value in known["model"].items() if key not in ("unseen_combinations", "num_heads")}
+        return {"tasks": known["tasks"], "model": model}
+
+    rewrite(checkpoint, older)
+    assert mtseg("export", checkpoint, "--params", params(), "--out", tmp_path / "new.safetensors").code == 0
+    done = metadata.read(tmp_path / "new.safetensors")
+    assert done.model["num_heads"] == tiny.SMALL["model"]["num_heads"] and done.seen == () and done.step == 0
+    library.load(tmp_path / "new.safetensors", device="cpu")
+
+
+def test_what_cannot_be_completed_is_one_line(mtseg, tmp_path, checkpoint, params):
+    out = tmp_path / "new.safetensors"
+
+    def refused(*words, file=checkpoint, settings=None, out=out):
+        done = mtseg("export", file, "--params", settings or params(), "--out", out)
+        assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
+        assert all(str(word) in done.err for word in words), done.err
+        assert not (tmp_path / "new.safetensors").exists()
+
+    refused("best.safetensors", out=checkpoint)
+    refused(".safetensors", out=tmp_path / "new.bin")
+    refused("none.safetensors", file=tmp_path / "none.safetensors")
+    refused("none.yaml", settings=tmp_path / "none.yaml")
+    refused("input.size", 64, 96, settings=params(input={"size": 96}))
+    refused("thresholds", "dvc repro", settings=params(filter={"thresholds": "auto"}))
+    save_file(load_file(checkpoint), tmp_path / "foreign.safetensors")
+    refused("foreign.safetensors", "mtseg", file=tmp_path / "foreign.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(checkpoint.read_bytes()[:1000])
+    refused("broken.safetensors", file=tmp_path / "broken.safetensors")
+    for name, change, word in [
+        ("no_tasks", lambda known: known | {"tasks": []}, "tasks"),
+        ("other_network", lambda known: known | {"model": known["model"] | {"num_queries": 9}}, "num_queries"),
+        ("other_key", lambda known: known | {"model": known["model"] | {"blocks": 9}}, "model.blocks"),
+        ("no_seen", lambda known: {k: v for k, v in _combined(known).items() if k != "seen"}, "combinations"),
+    ]:
+        path = shutil.copy(checkpoint, tmp_path / f"{name}.safetensors")
+        rewrite(path, change)
+        refused(path, "query" if name == "other_network" else word, file=path)
+
+
+def _combined(known):
+    return known | {"model": known["model"] | {"unseen_combinations": 0.5}}
+
+
+def test_a_complete_model_is_completed_anew_with_other_settings(mtseg, tmp_path, checkpoint, params):
+    mtseg("export", checkpoint, "--params", params(), "--out", tmp_path / "one.safetensors")
+    settings = params(filter={"min_score": 0.9})
+    assert (
+        mtseg("export", tmp_path / "one.safetensors", "--params", settings, "--out", tmp_path / "two.safetensors").code
+        == 0
+    )
+    one, two = (metadata.read(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert two == one.model_copy(update={"filter": one.filter.model_copy(update={"min_score": 0.9})})
+
+
+def test_the_script_of_the_package_is_this_command():
+    assert 'mtseg = "mtseg.cli:main"' in (ROOT / "pyproject.toml").read_text()

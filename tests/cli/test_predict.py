@@ -1,0 +1,274 @@
+"""`mtseg predict`: what it writes, what it refuses, and that an interruption leaves no trace in the outputs."""
+
+import json
+import os
+import shutil
+import signal
+
+import cv2
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+import mtseg as library
+from mtseg.inference import export, folder
+from mtseg.inference.result import Result
+from tests.cli.conftest import content, start, write_images
+
+
+@pytest.fixture
+def predict(mtseg, segmenter, tmp_path):
+    def run(*arguments, out="out", batch=2):
+        given = ("--weights", segmenter, "--out", tmp_path / out, "--batch", batch, "--device", "cpu")
+        return mtseg("predict", *arguments, *given)
+
+    return run
+
+
+def names(out):
+    return [image["file_name"] for image in json.loads((out / "predictions.coco.json").read_bytes())["images"]]
+
+
+def test_every_format_has_the_predictions_of_the_python_interface(predict, tmp_path, shots, segmenter):
+    done = predict(shots, "--format", ",".join(export.FORMATS))
+    assert done.code == 0 and "5 images" in done.out and "5/5" in done.err and "images/s" in done.err
+    result = library.load(segmenter, device="cpu").predict(shots, batch=2)
+    assert len(result) and f"{len(result)} predictions" in done.out
+    for format in export.FORMATS:
+        export.write(format, tmp_path / "expected", result.images, result, result.tasks)
+    found = content(tmp_path / "out")
+    record = json.loads(found.pop("run.json"))
+    assert found == content(tmp_path / "expected")
+    assert {path.partition("/")[0] for path in found} == {*record["outputs"]}
+    assert record["images"] == 5 and record["predictions"] == len(result)
+
+
+def test_the_smallest_score_is_that_of_the_option(predict, tmp_path, shots):
+    predict(shots, "--format", "csv")
+    every = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    limit = float(every.score.median())
+    predict(shots, "--format", "csv", "--score", limit, out="few")
+    few = pd.read_csv(tmp_path / "few" / "predictions.csv")
+    assert 0 < len(few) < len(every) and few.score.min() >= limit
+
+
+def test_a_list_a_pattern_and_a_file_twice(predict, tmp_path, shots):
+    write_images(tmp_path / "more", ["a/x.png", "b/y.png", "b/z.jpg"])
+    assert predict(shots / "3.png", tmp_path / "more" / "*" / "*.png", shots).code == 0
+    assert names(tmp_path / "out") == ["3.png", "a/x.png", "b/y.png", "0.png", "1.png", "2.png", "4.png"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(predict, tmp_path):
+    for place in ("x/shots", "y/shots"):
+        write_images(tmp_path / place, ["1.png", "deep/2.png"])
+    write_images(tmp_path / "z", ["9.png"])
+    assert predict(tmp_path / "x/shots", tmp_path / "y/shots", tmp_path / "z", "--format", "coco,labelme").code == 0
+    two = [f"{place}/shots/{name}" for place in "xy" for name in ("1.png", "deep/2.png")]
+    assert names(tmp_path / "out") == [*two, f"{tmp_path.name}/z/9.png"]
+    assert (tmp_path / "out/labelme/y/shots/deep/2.json").is_file()
+
+
+def test_outputs_in_the_folder_of_images_are_no_images(predict, tmp_path, shots):
+    write_images(tmp_path, ["out/images/0.png"])
+    shutil.move(tmp_path / "out", tmp_path / "kept")
+    predict(shots, out="shots/out")
+    write_images(shots / "out", ["images/0.png"])
+    assert predict(shots, out="shots/out").code == 0, "the list of images is still the same"
+
+
+def video(path, frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("OpenCV has no encoder for video")
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), 30 * number, dtype=np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_is_its_frames(predict, tmp_path):
+    film = video(tmp_path / "film.avi", 5)
+    done = predict(film)
+    assert done.code == 0 and "0/5" in done.err
+    assert names(tmp_path / "out") == [f"film.avi#{number}" for number in range(5)]
+
+
+def test_bad_images_are_skipped_listed_and_counted(predict, tmp_path, shots):
+    (shots / "0.png").write_bytes(b"no image")
+    (shots / "3.png").write_bytes((shots / "3.png").read_bytes()[:200])
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"no video")
+    done = predict(shots, film)
+    assert done.code == 2 and "3 images" in done.out and "3 skipped" in done.out
+    lines = [line for line in done.err.splitlines() if line.startswith("skipped: ")]
+    assert len(lines) == 3 and "0.png" in lines[0] and "3.png" in lines[1] and "film.mp4" in lines[2]
+    failed = pd.read_csv(tmp_path / "out" / "failed.csv")
+    assert failed.file_name.tolist() == ["0.png", "3.png", "film.mp4"]
+    assert names(tmp_path / "out") == ["1.png", "2.png", "4.png"]
+    assert predict(shots, film).code == 2, "also when nothing is left to do"
+
+
+def test_bad_images_alone_are_an_error(predict, tmp_path, shots):
+    for path in shots.iterdir():
+        path.write_bytes(b"no image")
+    done = predict(shots)
+    assert done.code == 1 and "none of the 5 images" in done.err
+    assert len(pd.read_csv(tmp_path / "out" / "failed.csv")) == 5
+    assert not (tmp_path / "out" / "predictions.coco.json").exists()
+
+
+def test_exif_rotates(predict, tmp_path):
+    image, exif = PIL.Image.new("RGB", (40, 20)), PIL.Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    predict(tmp_path / "turned.jpg")
+    (one,) = json.loads((tmp_path / "out" / "predictions.coco.json").read_bytes())["images"]
+    assert (one["width"], one["height"]) == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--format", "coco,xml"), ["xml", "labelme", "parquet"]),
+        (("--format", ","), ["coco", "yolo"]),
+        (("--score", "1.5"), ["--score", "less than or equal to 1"]),
+        (("--batch", "0"), ["--batch", "greater than or equal to 1"]),
+        (("--weigths", "x"), ["--weigths", "--weights", "mtseg predict --help"]),
+        (("--device", "tpu"), ["tpu", "auto", "cpu", "cuda"]),
+    ],
+)
+def test_wrong_arguments_are_one_line(mtseg, segmenter, tmp_path, shots, arguments, words):
+    given = ("--weights", segmenter, "--out", tmp_path / "out")
+    done = mtseg("predict", shots, *given, *arguments)
+    assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert all(word in done.err for word in words), done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files_and_foreign_ones_are_one_line(mtseg, segmenter, tmp_path, shots):
+    for source, weights, word in [
+        (tmp_path / "none", segmenter, "none"),
+        (tmp_path / "*.gif", segmenter, "*.gif"),
+        (shots, tmp_path / "none.safetensors", "none.safetensors"),
+        (shots, shots / "0.png", ".safetensors or .onnx"),
+    ]:
+        done = mtseg("predict", source, "--weights", weights, "--out", tmp_path / "out")
+        assert done.code == 1 and word in done.err and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(predict, tmp_path, shots):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for arguments in ((), ("--overwrite",)):
+        done = predict(shots, *arguments)
+        assert done.code == 1 and "not empty" in done.err
+    (tmp_path / "out" / "run.json").write_text('{"mine": 1}')
+    assert predict(shots, "--overwrite").code == 1
+    assert content(tmp_path / "out") == {"notes.txt": b"mine", "run.json": b'{"mine": 1}'}
+    done = predict(shots, out="shots/0.png")
+    assert done.code == 1 and "is a file" in done.err
+
+
+def test_another_run_is_overwritten_on_request_only(predict, tmp_path, shots):
+    predict(shots, "--format", "csv,labelme")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = content(tmp_path / "out")
+    for arguments, batch, words in [
+        (("--format", "csv,labelme"), 3, ["batch 2", "3", "--overwrite"]),
+        (("--format", "csv,labelme", "--score", "0.5"), 2, ["score", "0.5"]),
+        (("--format", "coco"), 2, ["csv,labelme", "--overwrite"]),
+    ]:
+        done = predict(shots, *arguments, batch=batch)
+        assert done.code == 1 and done.err.count("\n") == 1 and all(word in done.err for word in words), done.err
+    write_images(shots, ["new.png"])
+    done = predict(shots, "--format", "csv,labelme")
+    assert done.code == 1 and "images" in done.err
+    assert content(tmp_path / "out") == before
+    assert predict(shots, "--format", "coco", "--overwrite").code == 0
+    assert {*content(tmp_path / "out")} == {"notes.txt", "run.json", "predictions.coco.json"}
+    assert len(names(tmp_path / "out")) == 6
+
+
+def test_a_finished_run_is_not_repeated(predict, tmp_path, shots):
+    first = predict(shots)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    again = predict(shots)
+    assert again.code == 0 and again.out == first.out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_ctrl_c_stops_after_the_batch_and_the_same_command_continues(predict, tmp_path, segmenter):
+    shots = write_images(tmp_path / "shots", [f"{i:03}.png" for i in range(60)])
+    (shots / "007.png").write_bytes(b"no image")
+    broken = start(
+        "predict", shots, "--weights", segmenter, "--out", tmp_path / "broken", "--batch", 2, "--device", "cpu"
+    )  # fmt: skip
+    assert "0/60" in broken.stderr.readline()
+    while not any("007.png" in line for line in iter(broken.stderr.readline, "")):
+        assert broken.poll() is None
+    broken.send_signal(signal.SIGINT)
+    _, errors = broken.communicate(timeout=60)
+    assert broken.returncode == 130 and "Traceback" not in errors
+    (span,) = (tmp_path / "broken" / ".parts").glob("*/span.json")
+    stopped = json.loads(span.read_bytes())
+    assert len(stopped["failed"]) == 1 and 7 <= stopped["images"] < 59
+    assert f"interrupted after {stopped['images'] + 1} images" in errors
+    other = predict(shots, out="broken", batch=4)
+    assert other.code == 1 and "batch 2, not 4" in other.err
+    continued = predict(shots, out="broken")
+    assert continued.code == 2 and f"{stopped['images'] + 1}/60" in continued.err
+    assert predict(shots, out="unbroken").code == 2
+    assert content(tmp_path / "broken") == content(tmp_path / "unbroken")
+
+
+def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segmenter, monkeypatch):
+    """In parts of other sizes the outputs are the same, and a format that fails at the end costs no prediction."""
+    predict(shots, "--format", "parquet,coco", out="whole")
+    monkeypatch.setattr(folder, "PART", 2)
+    found = folder.gather([str(shots)], tmp_path / "out")
+    settings = json.loads((tmp_path / "whole" / "run.json").read_bytes())["settings"]
+    predictor = library.load(segmenter, device="cpu")
+    run = folder.Run(tmp_path / "out", settings)
+    run.start()
+    for some in (found[:2], found[2:4], found[4:]):
+        run.add(list(predictor.stream(some, batch=2, first=run.next_id)))
+    del run  # without save()
+    assert folder.Run(tmp_path / "out", settings).done == 4
+    assert predict(shots, "--format", "parquet,coco").code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_a_format_that_cannot_carry_a_name_costs_no_prediction(predict, tmp_path, shots):
+    write_images(shots, ["0.jpg"])
+    done = predict(shots, "--format", "coco,labelme")
+    assert done.code == 1 and "0.jpg" in done.err and "0.png" in done.err
+    again = predict(shots, "--format", "coco")
+    assert again.code == 0 and "6/6" in again.err.splitlines()[0]
+
+
+@pytest.mark.skipif(not hasattr(Result, "plot"), reason="results cannot be drawn yet")
+def test_overlays_are_saved_of_every_image(predict, tmp_path, shots):
+    write_images(shots, ["deep/photo.jpg"])
+    done = predict(shots, "--save-images", "--format", "csv")
+    assert done.code == 0 and "images" in done.out
+    found = {path.relative_to(tmp_path / "out" / "images").as_posix() for path in (tmp_path / "out").rglob("*.jpg")}
+    assert found == {*(f"{i}.png.jpg" for i in range(5)), "deep/photo.jpg"}
+    with PIL.Image.open(tmp_path / "out" / "images" / "0.png.jpg") as image:
+        assert image.format == "JPEG"
+    predict(shots, "--format", "csv", "--overwrite")
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(predict, tmp_path, shots):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = predict(shots, out="locked/out")
+    assert done.code == 1 and "locked" in done.err and done.err.count("\n") == 1
+
+
+def test_a_large_run_says_in_lines_how_far_it_is(predict, tmp_path, shots, monkeypatch):
+    monkeypatch.setattr("mtseg.cli.predict.EVERY", 0)
+    assert [line.partition(" ")[0] for line in predict(shots).err.splitlines()] == ["0/5", "2/5", "4/5", "5/5", "5/5"]
