@@ -61,9 +61,12 @@ class Predictor:
         source: a path of an image, folder or video, a pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array
         [height, width, 3] in RGB, or a list of these. score: smallest label probability x mask quality of the main
         task, 0 to 1; by default as the model's filter has it. batch: images at a time. Raises UserError on an image
-        that cannot be read.
+        that cannot be read, and where there is none.
         """
-        return Result.join(list(self.stream(source, score=score, batch=batch)))
+        results = list(self.stream(source, score=score, batch=batch))
+        if not results:
+            raise UserError("there is no image to predict on: the source is empty")
+        return Result.join(results)
 
     def stream(
         self, source: Any, *, score: float | None = None, batch: int = 8, on_error: Report | None = None, first: int = 1

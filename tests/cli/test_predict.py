@@ -13,7 +13,6 @@ import pytest
 
 import mtseg as library
 from mtseg.inference import export, folder
-from mtseg.inference.result import Result
 from tests.cli.conftest import content, start, write_images
 
 
@@ -248,7 +247,6 @@ def test_a_format_that_cannot_carry_a_name_costs_no_prediction(predict, tmp_path
     assert again.code == 0 and "6/6" in again.err.splitlines()[0]
 
 
-@pytest.mark.skipif(not hasattr(Result, "plot"), reason="results cannot be drawn yet")
 def test_overlays_are_saved_of_every_image(predict, tmp_path, shots):
     write_images(shots, ["deep/photo.jpg"])
     done = predict(shots, "--save-images", "--format", "csv")

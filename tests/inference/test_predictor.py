@@ -1,0 +1,116 @@
+"""A complete model predicts as the pipeline does, whatever the source is."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import mtseg
+from mtseg.core.errors import UserError
+from mtseg.core.tables import Image, Images
+from mtseg.evaluation import filter
+from mtseg.evaluation.ap import pairs
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.inference.checkpoint import complete
+from mtseg.inference.torch_network import load_model, predict
+from tests import tiny
+from tests.scenes import make_tasks
+
+SIZES = [(64, 64), (90, 40), (33, 50), (128, 20), (64, 48)]  # width, height
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shots")
+    rng = np.random.default_rng(0)
+    for number, (width, height) in enumerate(SIZES):
+        blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        PIL.Image.fromarray(blocks).resize((width, height)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(segmenter):
+    return mtseg.load(segmenter, device="cpu")
+
+
+def equal(one, other):
+    return one.names == other.names and all(np.array_equal(one.column(name), other.column(name)) for name in one.names)
+
+
+@pytest.mark.parametrize("seen", [(), [(0, 0, 0), (1, 1, 2), (2, 0, 1)]], ids=["softmax", "combinations"])
+def test_a_complete_model_predicts_as_the_pipeline_does(tmp_path, shots, seen):
+    tasks = make_tasks(3, background=not seen)
+    changes = {"model": {"unseen_combinations": 0.5}} if seen else {}
+    given = tiny.params(tasks=[task.model_dump() for task in tasks], **changes)
+    rules = given.filter.model_copy(update={"min_score": 0.01, "min_logit": -9.0, "min_area": 20, "nms_iou": 0.7})
+    checkpoint = tiny.checkpoint(tmp_path / "best.safetensors", tasks, seen, **changes)
+
+    classes = [(task.name, task.classes) for task in tasks]
+    records = [Image(number, f"{number - 1}.png", height, width) for number, (width, height) in enumerate(SIZES, 1)]
+    images = Images.from_records(records, classes)
+    model = load_model(checkpoint, tasks=tasks, model=given.model, detections=given.test.detections)
+    raw = predict(model, images, root=shots, input=given.input, batch=3, progress=False)
+    evaluation = Evaluation(
+        images, raw, pairs.of_masks(images, raw), tasks=tasks, ranking=given.test.ranking
+    )  # fmt: skip
+    expected, _ = filter.apply(evaluation, rules).predictions
+    assert 0 < len(expected) < len(raw)
+
+    out = tmp_path / "segmenter.safetensors"
+    complete(checkpoint, out, size=given.input.size, test=given.test, filter=rules, licence=None)
+    result = mtseg.load(out, device="cpu").predict(shots, batch=3)
+    assert equal(result, expected)
+    assert result.images.file_name.tolist() == images.file_name.tolist()
+    assert result.images.height.tolist() == images.height.tolist()
+
+
+def test_a_path_an_image_and_an_array_give_the_same(predictor, shots):
+    path = shots / "1.png"
+    expected = predictor.predict(path)
+    assert len(expected) and expected.images.file_name.tolist() == ["1.png"]
+    with PIL.Image.open(path) as image:
+        for source in (str(path), str(shots / "1*"), image, np.asarray(image), [path]):
+            assert equal(predictor.predict(source), expected)
+        grey = np.asarray(image.convert("L"))
+    assert equal(predictor.predict(grey), predictor.predict(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_a_stream_gives_the_same_image_by_image(predictor, shots):
+    whole = predictor.predict(shots, batch=2)
+    parts = list(predictor.stream(shots, batch=2))
+    assert len(parts) == len(SIZES) and all(len(part.images) == 1 for part in parts)
+    assert equal(type(whole).join(parts), whole)
+    later = list(predictor.stream(shots, batch=2, first=11))
+    assert [part.images.id.tolist() for part in later] == [[11], [12], [13], [14], [15]]
+
+
+def test_the_smallest_score_of_the_main_task_can_be_given(predictor, shots):
+    every = predictor.predict(shots)
+    limit = float(np.median(every.probability["shape"] * every.mask_quality))
+    few = predictor.predict(shots, score=limit)
+    assert 0 < len(few) < len(every)
+    assert (few.probability["shape"] * few.mask_quality >= limit - 1e-9).all()
+    none = predictor.predict(shots, score=1.0)
+    assert len(none) == 0 and len(none.images) == len(SIZES)
+
+
+def test_a_bad_image_is_an_error_or_reported(tmp_path, predictor, shots):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    source = [shots / "0.png", tmp_path / "bad.png", shots / "1.png"]
+    with pytest.raises(UserError, match=r"bad\.png"):
+        predictor.predict(source)
+    reported = []
+    found = list(predictor.stream(source, batch=2, on_error=lambda name, error: reported.append(name)))
+    assert reported == ["bad.png"]
+    assert [part.images.file_name.tolist() for part in found] == [["0.png"], ["1.png"]]
+    assert [part.images.id.tolist() for part in found] == [[1], [2]]
+    assert not list(predictor.stream(tmp_path / "bad.png", on_error=lambda name, error: None))
+
+
+def test_an_empty_folder_an_empty_list_and_an_unknown_device_are_errors(tmp_path, predictor, segmenter):
+    with pytest.raises(UserError, match="no image"):
+        predictor.predict(tmp_path)
+    with pytest.raises(UserError, match="no image"):
+        predictor.predict([])
+    with pytest.raises(UserError, match="device: tpu is unknown"):
+        mtseg.load(segmenter, device="tpu")
