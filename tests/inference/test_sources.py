@@ -112,7 +112,7 @@ def test_what_holds_no_image_is_refused(tmp_path, shots):
     for source, words in [
         (tmp_path / "none.png", "none.png: no such file"),
         (tmp_path / "empty", "empty: no image"),
-        (str(shots / "*.gif"), "no file fits"),
+        (str(shots / "*.gif"), "no file matches"),
         (3, "cannot predict on a int"),
         ([shots, None], "cannot predict on a NoneType"),
         (b"bytes", "cannot predict on a bytes"),
