@@ -14,12 +14,11 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from pycocotools import mask as coco_mask
-from scipy.ndimage import label
-from scipy.sparse import block_diag, coo_array, csr_array
+from scipy.sparse import block_diag, coo_array, csr_array, tril
 
 from mtseg.core import masks
 from mtseg.core.params import Filter
+from mtseg.core.strips import Strips
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.evaluation import f1
 from mtseg.evaluation.ap import pairs as overlapping
@@ -60,13 +59,17 @@ class Kept:
         """The same predictions with `overlap`. Masks that several predictions share are compared once."""
         if self.overlap is not None or not len(self):
             return self
-        blocks, every = [], self.predictions.rles()
+        blocks, every, areas = [], self.predictions.rles(), self.predictions.area
         for own in np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.image)) + 1):
             distinct = {every[row]["counts"]: every[row] for row in own}
             index = {counts: i for i, counts in enumerate(distinct)}
             which = [index[every[row]["counts"]] for row in own]
-            iou = masks.iou(list(distinct.values()), list(distinct.values()))
-            blocks.append(csr_array(np.tril(iou[np.ix_(which, which)], -1)))  # mostly zeros
+            row, column, iou = masks.overlaps(list(distinct.values()))
+            same = np.unique(np.array(which)[areas[own] > 0])  # an empty mask overlaps nothing, not even itself
+            ends = np.concatenate([row, column, same]), np.concatenate([column, row, same])
+            values = np.concatenate([iou, iou, np.ones(len(same))])
+            each = csr_array((values, ends), shape=(len(distinct),) * 2)
+            blocks.append(tril(each[which][:, which], -1, format="csr"))
         return replace(self, overlap=csr_array(block_diag(blocks, format="csr")))
 
     def as_mask(self) -> np.ndarray:
@@ -234,16 +237,15 @@ def _reach(values: Mapping[str, np.ndarray], least: float | Mapping[str, float],
 
 def _largest_component(rle: dict) -> tuple[str, list[float], float] | None:
     """RLE, box and area of the largest component; None if there is only one."""
-    whole = masks.mask(rle, *rle["size"])
-    x, y, width, height = map(int, coco_mask.toBbox(rle))
-    part = np.s_[y : y + height, x : x + width]  # only the box: an image is mostly background
-    parts, count = label(whole[part], structure=np.ones((3, 3)))
-    if count < 2:
+    strips = Strips.of(rle)
+    part = strips.parts()
+    if not part.any():
         return None
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1  # of equal ones the topmost
-    whole[part] = parts == largest
-    packed = coco_mask.encode(np.asfortranarray(whole, dtype=np.uint8))
-    return packed["counts"].decode(), coco_mask.toBbox(packed).tolist(), float(coco_mask.area(packed))
+    size = np.bincount(part, weights=strips.bottom - strips.top)
+    by_rows = np.lexsort((strips.column, strips.top))
+    largest = part[by_rows[size[part[by_rows]].argmax()]]  # of equal ones the topmost
+    kept = strips[part == largest]
+    return kept.rle()["counts"], list(kept.box), float(kept.area)
 
 
 def _with_masks(evaluation: Evaluation, predictions: Predictions, changed: np.ndarray) -> Evaluation:
