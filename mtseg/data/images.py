@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -17,29 +18,63 @@ DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, PIL.Image.Decompre
 
 
 PAD = 128  # grey value (0 to 255) of the padding, in training and prediction
+AT_ONCE = 2**26  # pixels of an image that is resized at once: a copy of a larger one would take gigabytes
+STRIP = 2**22  # pixels at a time of a larger one
+_LIMIT = Lock()  # of Pillow's limit of pixels, which is global
 
 
 def square(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """An image as the network takes it in prediction: resized (bilinear) so that its longer side is `size`, and padded
     with grey at the right and the bottom.
 
-    pixels: uint8 [height, width, 3]. Returns uint8 [size, size, 3], and height and width of the image in it.
+    pixels: uint8 [height, width, 3]; of 67 million pixels or more, rounding may change a grey value by 1, as rows and
+    columns are resized one after the other. Returns uint8 [size, size, 3], and height and width of the image in it.
     """
     height, width = (max(1, int(size * side / max(pixels.shape[:2]) + 0.5)) for side in pixels.shape[:2])
     if (height, width) != pixels.shape[:2]:
-        pixels = np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BILINEAR))
+        if pixels.shape[0] * pixels.shape[1] > AT_ONCE:
+            rows = max(1, STRIP // pixels.shape[1])
+            strips = range(0, pixels.shape[0], rows)
+            pixels = np.concatenate([_resized(pixels[top : top + rows], width=width) for top in strips])
+        pixels = _resized(pixels[:], width=width, height=height)
     padded = np.full((size, size, 3), PAD, dtype=np.uint8)
     padded[:height, :width] = pixels
     return padded, (height, width)
 
 
-def decode(file: Path | BinaryIO, *, side: int | None = None) -> PIL.Image.Image:
+def _resized(pixels: np.ndarray, *, width: int, height: int | None = None) -> np.ndarray:
+    size = width, height or pixels.shape[0]
+    return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BILINEAR))
+
+
+def decode(file: Path | BinaryIO, *, side: int | None = None, most: int | None = None) -> PIL.Image.Image:
     """An image in RGB, rotated by its EXIF data. With `side`, a large JPEG is decoded faster, at 1/2, 1/4 or 1/8 of its
-    size, but with a shorter side of at least `side`. Raises FileNotFoundError, or one of DECODE_ERRORS."""
-    with PIL.Image.open(file) as opened:
+    size, but with a shorter side of at least `side`. most: pixels of an image that is read; by default Pillow's own
+    limit, 179 million, above which a file that is not one's own may be an attack. Raises FileNotFoundError, or one of
+    DECODE_ERRORS."""
+    with _open(file, most) as opened:
         if side:
             opened.draft("RGB", (side, side))
-        return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+        opened.load()
+        PIL.ImageOps.exif_transpose(opened, in_place=True)
+        return opened if opened.mode == "RGB" else opened.convert("RGB")
+
+
+def _open(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
+    if most is None:
+        return PIL.Image.open(file)
+    with _LIMIT:  # only while the header is read
+        before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            opened = PIL.Image.open(file)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+    if opened.width * opened.height > most:
+        opened.close()
+        raise PIL.Image.DecompressionBombError(
+            f"it has {opened.width} x {opened.height} pixels, and at most {most} are read: cut it into parts"
+        )
+    return opened
 
 
 def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Image.Image:

@@ -137,6 +137,31 @@ def grid(
     return _light(np.random.default_rng([seed, 2]), canvas), labels, masks
 
 
+def scattered(
+    rng: np.random.Generator, size: int, diameters: Sequence[float]
+) -> tuple[np.ndarray, list[tuple[str, int, int, np.ndarray]]]:
+    """A large image, uint8 [size, size, 3], of objects of these diameters in pixels, at random places where none
+    touches another: label, left, top and mask, bool [side, side], of each. One for which there is no place is left
+    out."""
+    canvas, objects, taken = _background(rng, size, size), [], []
+    for diameter in diameters:
+        radius = diameter / 2
+        reach = int(1.3 * radius) + 2  # a triangle's corner
+        for _ in range(TRIES):
+            centre = rng.integers(reach, size - reach, 2)
+            if all(np.hypot(*(centre - other)) > reach + theirs for other, theirs in taken):
+                break
+        else:
+            continue
+        taken.append((centre, reach))
+        label = ",".join((rng.choice(SHAPES), rng.choice(list(HUES)), rng.choice(FILLS)))
+        item = _placed(label, np.full(2, float(reach)), radius, rng.uniform(-0.4, 0.4), 2 * reach, 2 * reach)
+        left, top = (centre - reach).tolist()
+        _paint(rng, canvas[top : top + 2 * reach, left : left + 2 * reach], item)
+        objects.append((label, left, top, _shrink(item.mask, 2 * reach, 2 * reach)[..., 0] >= 0.5))
+    return _light(rng, canvas), objects
+
+
 def _copies(seed: int) -> Callable[[str], np.random.Generator]:
     """A source of random numbers that repeats the same numbers for each part of an object's look."""
     return lambda part: np.random.default_rng([seed, *part.encode()])

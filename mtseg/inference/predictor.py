@@ -16,7 +16,7 @@ from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import square
 from mtseg.evaluation import filter
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.inference import sources
+from mtseg.inference import sources, tiling
 from mtseg.inference.postprocess import encode
 from mtseg.inference.result import Result
 from mtseg.inference.sources import Source
@@ -55,36 +55,55 @@ class Predictor:
         self.network, self.metadata = network, metadata
         self.tasks = metadata.predicted_tasks()
 
-    def predict(self, source: Any, *, score: float | None = None, batch: int = 8) -> Result:
+    def predict(
+        self,
+        source: Any,
+        *,
+        score: float | None = None,
+        batch: int = 8,
+        tile: int | None = None,
+        overlap: float = 0.2,
+    ) -> Result:
         """The predictions of every image of a source, in one table (see `Predictions`), image by image, the best first.
 
         source: a path of an image, folder or video, a pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array
         [height, width, 3] in RGB, or a list of these. score: smallest label probability x mask quality of the main
-        task, 0 to 1; by default as the model's filter has it. batch: images at a time. Raises UserError on an image
-        that cannot be read, and where there is none.
+        task, 0 to 1; by default as the model's filter has it. batch: images at a time, or tiles. tile: cut larger
+        images into tiles of so many pixels a side, 32 or more, for objects that are small in them; the best size shows
+        objects about as large, compared with the tile, as they were in the training images. overlap: share of a tile,
+        0 to 0.9, that it has in common with the next at least; objects up to that size are seen whole. See
+        `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there is none, and on settings
+        out of range.
         """
-        results = list(self.stream(source, score=score, batch=batch))
+        results = list(self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap))
         if not results:
             raise UserError("there is no image to predict on: the source is empty")
         return Result.join(results)
 
     def stream(
-        self, source: Any, *, score: float | None = None, batch: int = 8, on_error: Report | None = None, first: int = 1
-    ) -> Iterator[Result]:
+        self, source: Any, *, score: float | None = None, batch: int = 8, tile: int | None = None, overlap: float = 0.2,
+        on_error: Report | None = None, first: int = 1,
+    ) -> Iterator[Result]:  # fmt: skip
         """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
         error when it cannot be read, which is then left out; by default the error is raised. first: id of the first
         image."""
+        tiling.check(tile, overlap)
         number = first - 1
-        for some in sources.batches(sources.find(source), batch):
-            read = list(self._read(some, on_error))
-            if read:
+        for some in sources.batches(sources.find(source), 1 if tile else batch):
+            read = list(self._read(some, on_error, Source.open if tile else lambda source: source.read()))
+            if read and tile:
+                yield self._tiled(*read.pop(), number + 1, score, batch=batch, tile=tile, overlap=overlap)
+                number += 1
+            elif read:
                 yield from self._results(*zip(*read, strict=True), first=number + 1, score=score)
-            number += len(read)
+                number += len(read)
 
-    def _read(self, some: list[Source], on_error: Report | None) -> Iterator[tuple[Source, np.ndarray]]:
+    def _read(
+        self, some: Sequence[Source], on_error: Report | None, read: Callable[[Source], Any]
+    ) -> Iterator[tuple[Source, Any]]:
         for one in some:
             try:
-                yield one, one.read()
+                yield one, read(one)
             except UserError as error:
                 if on_error is None:
                     raise
@@ -96,15 +115,33 @@ class Predictor:
         """first: id of the first image."""
         squares, content = zip(*(square(image, self.metadata.input.size) for image in pixels), strict=True)
         found = self.network.detect(np.stack(squares), content, [image.shape[:2] for image in pixels])
-        classes = [(task.name, task.classes) for task in self.tasks]
         for number, (source, image, own) in enumerate(zip(given, pixels, found, strict=True), first):
-            images = Images.from_records([Image(number, source.name, *image.shape[:2])], classes)
+            images = self._images(number, source, image)
             kept = self.filtered(images, encode(own, number, self.tasks), score)
             yield Result.of_table(kept, images, self.tasks, [source])
 
-    def filtered(self, images: Images, predictions: Predictions, score: float | None = None) -> Predictions:
-        """What the model's filter keeps."""
+    def _tiled(
+        self, source: Source, pixels: Any, number: int, score: float | None, *, batch: int, tile: int, overlap: float
+    ) -> Result:
+        images = self._images(number, source, pixels)
+        found = tiling.predict(
+            self.network, pixels, tasks=self.tasks, image_id=number, size=self.metadata.input.size, tile=tile,
+            overlap=overlap, batch=batch, select=lambda part: self.filtered(images, part, score, part=True),
+        )  # fmt: skip
+        return Result.of_table(self.filtered(images, found, score), images, self.tasks, [source])
+
+    def _images(self, number: int, source: Source, pixels: Any) -> Images:
+        """The table of one image."""
+        classes = [(task.name, task.classes) for task in self.tasks]
+        return Images.from_records([Image(number, source.name, *pixels.shape[:2])], classes)
+
+    def filtered(
+        self, images: Images, predictions: Predictions, score: float | None = None, *, part: bool = False
+    ) -> Predictions:
+        """What the model's filter keeps. part: of an image; only by the rules that hold there too."""
         settings = self.metadata.filter
+        if part:
+            settings = settings.model_copy(update={"largest_component": False, "min_area": 0, "most": None})
         if score is not None:
             main = self.tasks[0].name
             limits = settings.min_score if isinstance(settings.min_score, dict) else {main: settings.min_score}

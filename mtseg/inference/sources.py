@@ -19,6 +19,7 @@ from mtseg.data.images import DECODE_ERRORS, decode
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
+MOST_PIXELS = 10**9  # of an image that is read: Pillow needs 4 bytes for each, and COCO's RLE has 32 bits for an area
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # formats that Pillow lists but cannot decode
 
 
@@ -28,12 +29,28 @@ class Source:
 
     name: the path of a file relative to the given folder, `video.mp4#7` for frame 7 (from 0) of a video, `image0` for
     the first image in memory. read(): returns RGB pixels, uint8 [height, width, 3], rotated by EXIF data; raises
-    UserError if the image cannot be read. path: of a file, else None.
+    UserError if the image cannot be read, or has more than MOST_PIXELS. path: of a file, else None.
     """
 
     name: str
     read: Callable[[], np.ndarray]
     path: Path | None = None
+
+    def open(self) -> np.ndarray | Pixels:
+        """The same pixels, to be read in parts: of a file without a copy of the whole image."""
+        return self.read() if self.path is None else Pixels(_decoded(self.path))
+
+
+class Pixels:
+    """A decoded image of which parts are read, `pixels[rows]` or `pixels[rows, columns]`, as those of an array."""
+
+    def __init__(self, image: PIL.Image.Image):
+        self.image, self.shape = image, (image.height, image.width, 3)
+
+    def __getitem__(self, part: slice | tuple[slice, slice]) -> np.ndarray:
+        rows, columns = part if isinstance(part, tuple) else (part, slice(None))
+        (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+        return np.asarray(self.image.crop((left, top, right, bottom)))
 
 
 @dataclass(frozen=True)
@@ -121,8 +138,12 @@ def _of_pattern(pattern: str) -> list[File]:
 
 
 def _read(path: Path) -> np.ndarray:
+    return np.asarray(_decoded(path))
+
+
+def _decoded(path: Path) -> PIL.Image.Image:
     try:
-        return np.asarray(decode(path))
+        return decode(path, most=MOST_PIXELS)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except DECODE_ERRORS as error:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.core.masks import areas, iou, joined, mask, polygons, rle
+from mtseg.core.masks import areas, iou, joined, mask, overlaps, polygons, rle
 
 
 def test_masks_of_every_kind_of_segmentation_agree():
@@ -77,3 +77,17 @@ def test_a_simplified_polygon_has_fewer_points():
 
 def test_an_empty_mask_has_no_polygon():
     assert polygons(encoded(np.zeros((5, 8)))) == []
+
+
+def test_overlaps_are_those_of_every_two_masks():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(700):  # more than are compared at once
+        pixels = np.zeros((60, 900), dtype=np.uint8, order="F")
+        y, x = rng.integers(0, 60), rng.integers(0, 900)
+        pixels[y : y + rng.integers(0, 30), x : x + rng.integers(1, 300)] = 1
+        found.append(coco_mask.encode(pixels))
+    row, column, values = overlaps(found)
+    wanted = np.tril(iou(found, found), -1)
+    assert [row.tolist(), column.tolist()] == [axis.tolist() for axis in np.nonzero(wanted)]
+    assert np.array_equal(values, wanted[row, column])
+    assert [len(part) for part in overlaps([])] == [0, 0, 0]

@@ -6,6 +6,7 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
+from mtseg.data import images
 from mtseg.data.images import read_image
 from tests.data import folders
 
@@ -39,3 +40,17 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_image(tmp_path, Image(1, "cut.jpg", 100, 200))
     with pytest.raises(UserError, match="whole.jpg: the image is 200 x 100, but was converted as 20 x 10"):
         read_image(tmp_path, Image(1, "whole.jpg", 10, 20))
+
+
+@pytest.mark.parametrize("at_once", [2**26, 100])
+def test_a_square_is_the_resized_image_and_in_strips_the_same_but_for_rounding(monkeypatch, at_once):
+    monkeypatch.setattr(images, "AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    for height, width in [(300, 77), (77, 300), (64, 200), (200, 64), (20, 10), (1, 500), (64, 64)]:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        monkeypatch.setattr(images, "STRIP", 10 * width + 3)
+        found, (own_height, own_width) = images.square(pixels, 64)
+        wanted = PIL.Image.fromarray(pixels).resize((own_width, own_height), PIL.Image.Resampling.BILINEAR)
+        off = np.abs(found[:own_height, :own_width].astype(int) - np.asarray(wanted))
+        assert off.max() <= (0 if at_once > pixels.size else 1)
+        assert max(own_height, own_width) == 64 and (found[own_height:] == 128).all()

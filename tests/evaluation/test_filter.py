@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from scipy.ndimage import label
 
 from mtseg.core.tables import Predictions
 from mtseg.evaluation import f1
@@ -13,6 +14,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.filter import (
     RULES,
     Kept,
+    _largest_component,
     apply,
     background,
     duplicate,
@@ -270,3 +272,18 @@ def test_what_is_undefined_is_no_number():
     steps = table(apply(evaluation(scene(tasks)[:1], [], tasks, ranking="sum"), FILTER))
     assert steps[["precision", "f1", "low", "high"]].isna().all(axis=None)
     assert sum_up(steps) == {"raw": {}, "filtered": {}, "removed": {rule.__name__: 0 for rule in RULES}}
+
+
+def test_the_largest_component_is_that_of_the_pixels():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        pixels = rng.random(rng.integers(1, 25, 2)) < rng.choice([0.1, 0.3, 0.5, 0.8])
+        packed = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+        found = _largest_component({"size": [*pixels.shape], "counts": packed["counts"].decode()})
+        parts, count = label(pixels, structure=np.ones((3, 3)))
+        if count < 2:
+            assert found is None
+        else:
+            largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+            packed = coco_mask.encode(np.asfortranarray(largest, dtype=np.uint8))
+            assert found == (packed["counts"].decode(), coco_mask.toBbox(packed).tolist(), float(largest.sum()))
