@@ -87,7 +87,7 @@ class QueryDecoder(nn.Module):
             small = F.interpolate(mask_features_BCHW.detach(), size=(height, width), mode="bilinear")
             small_features.append(small.flatten(2))
 
-        x = self.query_feature.expand(len(mask_features_BCHW), -1, -1)
+        x = self.query_feature.expand(mask_features_BCHW.shape[0], -1, -1)
         states = [self.norm(x)]
         for i, layer in enumerate(self.layers):
             level = i % len(levels)

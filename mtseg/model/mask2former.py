@@ -100,6 +100,10 @@ class Mask2Former(nn.Module):
     def queries(self, batch: list[dict[str, Any]]) -> QueryOutput:
         """The outputs of all queries in all decoder layers."""
         images = torch.stack([example["image"].to(self.device) for example in batch])
+        return self.outputs(images)
+
+    def outputs(self, images: Tensor) -> QueryOutput:
+        """images: uint8 [B, 3, S, S], RGB."""
         images = (images.float() - self.pixel_mean) / self.pixel_std
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))  # 20 % faster on a CPU
         # float32 as in the official code: in bfloat16 sampling locations are off by up to a quarter of a pixel
@@ -116,10 +120,9 @@ class Mask2Former(nn.Module):
         `mask_quality` [k], `pred_masks` bool [k, height, width] of the original image, and the fields of the main
         head's `Candidates`."""
         last, results = output.last(), []
-        class_logits = self.heads.class_logits(last)
+        class_logits, candidates = self.heads.class_logits(last), self.heads.candidates(last, self.detections)
         for b, example in enumerate(batch):
-            found = self.heads.candidates({name: x_BQK[b] for name, x_BQK in last.items()}, self.detections)
-
+            found = candidates[b]
             kept, position = found.query.unique(return_inverse=True)  # each mask is resized once
             embed = output.mask_embed_LBQC[-1, b, kept]
             mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])

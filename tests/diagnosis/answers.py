@@ -81,7 +81,7 @@ def combined(rows: Sequence[Row], tasks: tuple[Task, ...], seen: list[tuple[int,
     logits = {task.name: torch.tensor([row.logits[task.name] for row in rows]) for task in tasks}
     own = {name: x.numpy().round(DECIMALS).tolist() for name, x in head.class_logits(logits).items()}
     for number, row in enumerate(rows):
-        likeliest = head.candidates({name: x[number : number + 1] for name, x in logits.items()}, most)
+        likeliest = head.candidates({name: x[None, number : number + 1] for name, x in logits.items()}, most)[0]
         for labels, steps in zip(likeliest.labels.tolist(), likeliest.fields["probabilities"].tolist(), strict=True):
             named = {task.name: label for task, label in zip(tasks, labels, strict=True)}
             chances = {task.name: step for task, step in zip(tasks, steps, strict=True)}

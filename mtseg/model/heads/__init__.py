@@ -45,7 +45,7 @@ class Heads(nn.ModuleList):
         main, *further = self
         found = main.candidates(logits, most)
         labels = [found.labels, *(head.labels(logits, found.query) for head in further)]
-        return Candidates(found.query, torch.cat(labels, dim=1), found.probability, found.fields)
+        return Candidates(found.query, torch.cat(labels, dim=-1), found.probability, found.fields)
 
     def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
         pairs = zip(self, self._split(labels_T), strict=True)

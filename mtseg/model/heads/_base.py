@@ -21,16 +21,21 @@ Logits = Mapping[str, Tensor]  # task -> [..., K], the outputs of the linear lay
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of a query of one image and labels: query [k], labels [k, T], probability of the labels [k].
+    """Pairs of a query and labels of each image: query [B, k], labels [B, k, T], probability of the labels [B, k].
 
-    fields: [k, ...] each, stored with the detections. The field `probabilities` [k, T], of each label given the labels
-    of the preceding tasks, replaces those of the softmax of the class logits.
+    fields: [B, k, ...] each, stored with the detections. The field `probabilities` [B, k, T], of each label given
+    the labels of the preceding tasks, replaces those of the softmax of the class logits.
     """
 
     query: Tensor
     labels: Tensor
     probability: Tensor
     fields: dict[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, image: int) -> Candidates:
+        """Those of one image, without the dimension B."""
+        fields = {name: x[image] for name, x in self.fields.items()}
+        return Candidates(self.query[image], self.labels[image], self.probability[image], fields)
 
 
 class Head(nn.Module):
@@ -73,20 +78,20 @@ class Head(nn.Module):
         return found
 
     def candidates(self, logits: Logits, most: int) -> Candidates:
-        """The at most `most` pairs of a query and a main class with the highest probability, best first; called on the
-        main head. logits: {task: [Q, K]}."""
+        """The at most `most` pairs of a query and a main class with the highest probability in each image, best first;
+        called on the main head. logits: {task: [B, Q, K]}."""
         main = self.tasks[0]
-        probability_QK = self.class_logits(logits)[main.name].softmax(-1)[:, : main.num_classes]
-        probability, index = probability_QK.flatten().topk(min(most, probability_QK.numel()))
+        probability_BQK = self.class_logits(logits)[main.name].softmax(-1)[..., : main.num_classes]
+        flat = probability_BQK.flatten(1)
+        probability, index = flat.topk(min(most, flat.shape[1]))
         query = index // main.num_classes
-        labels = self.labels(logits, query)
-        labels[:, 0] = index % main.num_classes
+        labels = torch.cat([(index % main.num_classes)[..., None], self.labels(logits, query)[..., 1:]], dim=-1)
         return Candidates(query, labels, probability)
 
     def labels(self, logits: Logits, query: Tensor) -> Tensor:
-        """int [k, T]: the most probable class of each task for the queries [k]. logits: {task: [Q, K]}."""
+        """int [B, k, T]: the most probable class of each task for the queries [B, k]. logits: {task: [B, Q, K]}."""
         own = zip(self.tasks, self.class_logits(logits).values(), strict=True)
-        return torch.stack([x[query, : task.num_classes].argmax(-1) for task, x in own], dim=1)
+        return torch.stack([x[..., : task.num_classes].argmax(-1).gather(1, query) for task, x in own], dim=-1)
 
     def logits_of(self, labels_T: Tensor, strength: float) -> dict[str, Tensor]:
         """task -> [..., K]: outputs +-`strength` that predict the labels [..., T], no-object where a label is negative.

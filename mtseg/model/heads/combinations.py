@@ -129,7 +129,7 @@ class Distribution:
         rows."""
         masses_MT = self[rows].prefixes(labels_MT)
         steps_MT = masses_MT.diff(dim=-1)
-        return torch.cat([(masses_MT[:, 1] - self.total[rows])[:, None], steps_MT[:, 1:]], dim=-1)
+        return torch.cat([(masses_MT[..., 1] - self.total[rows])[..., None], steps_MT[..., 1:]], dim=-1)
 
     def probabilities(self, labels_BNT: Tensor) -> list[Tensor]:
         """T x [L, B, Q, N]: probability of each label of an image's instances given the preceding ones. Rows [L, B,
@@ -168,21 +168,23 @@ class Distribution:
         return found
 
     def likeliest(self, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The at most `most` pairs of a query (rows [Q]) and a combination with the highest probability, best first:
-        query [k], labels [k, T], log-probabilities [k, T] of each label given the preceding ones. Considered are the
-        seen combinations, and for each main class the one with the most probable labels of the further tasks."""
-        Q, classes = self.classes[0].shape
-        further = [x.argmax(-1, keepdim=True).expand(-1, classes) for x in self.classes[1:]]
-        main = torch.arange(classes, device=self.no_object.device).expand(Q, -1)
-        free_QKT = torch.stack([main, *further], dim=-1)
-        value = sum(x.gather(-1, free_QKT[..., t]) for t, x in enumerate(self.classes)) + math.log(self.unseen)
-        known = (free_QKT[:, :, None] == self.seen).all(-1).any(-1)
-        value = torch.cat([self.sums_RS, value.masked_fill(known, -math.inf)], dim=-1) - self.total[:, None]
-        labels_QCT = torch.cat([self.seen.expand(Q, -1, -1), free_QKT], dim=1)
-        best, index = value.flatten().topk(min(most, int(value.isfinite().sum())))
-        query = index // value.shape[1]
-        labels_kT = labels_QCT.flatten(0, 1)[index]
-        return query, labels_kT, self.conditional(query, labels_kT)
+        """The at most `most` pairs of a query and a combination with the highest probability in each image, best first:
+        query [B, k], labels [B, k, T], log-probabilities [B, k, T] of each label given the preceding ones. Rows are
+        [B, Q]. Considered are the seen combinations, and for each main class the one with the most probable labels of
+        the further tasks. k: `most`, or as many as every image has."""
+        B, Q, classes = self.classes[0].shape
+        device = self.no_object.device
+        further = [x.argmax(-1, keepdim=True).expand(-1, -1, classes) for x in self.classes[1:]]
+        main = torch.arange(classes, device=device).expand(B, Q, -1)
+        free_BQKT = torch.stack([main, *further], dim=-1)
+        value = sum(x.gather(-1, free_BQKT[..., t]) for t, x in enumerate(self.classes)) + math.log(self.unseen)
+        known = (free_BQKT[..., None, :] == self.seen).all(-1).any(-1)
+        value = torch.cat([self.sums_RS, value.masked_fill(known, -math.inf)], dim=-1) - self.total[..., None]
+        labels_BQCT = torch.cat([self.seen.expand(B, Q, -1, -1), free_BQKT], dim=2)
+        index = value.flatten(1).topk(min(most, Q * max(len(self.seen), classes))).indices  # that many are finite
+        image, query = torch.arange(B, device=device)[:, None], index // value.shape[2]
+        labels_BkT = labels_BQCT.flatten(1, 2)[image, index]
+        return query, labels_BkT, self.conditional((image, query), labels_BkT)
 
     def __getitem__(self, rows: Tensor | tuple[Tensor, ...]) -> Distribution:
         classes = tuple(x[rows] for x in self.classes)

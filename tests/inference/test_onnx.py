@@ -1,0 +1,125 @@
+"""ONNX Runtime finds what PyTorch finds, with none of it installed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mtseg.core import metadata
+from mtseg.core.errors import UserError
+from mtseg.core.metadata import Metadata
+from mtseg.inference.onnx_export import export
+from mtseg.inference.onnx_network import OnnxNetwork
+from mtseg.inference.torch_network import TorchNetwork
+from tests import tiny
+from tests.scenes import make_tasks
+
+TASKS = make_tasks(3, background=False)
+SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
+HEADS = {"softmax": (), "combinations": SEEN}
+
+
+def make(backbone, seen):
+    """A network whose batch norm has seen images, and whose labels are as sure as trained ones."""
+    network = tiny.network(TASKS, seen=seen, model={"backbone": backbone, "unseen_combinations": 0.1 if seen else 1})
+    with torch.no_grad():
+        for head in network.decoder.heads.values():
+            head.weight *= 5
+        for seed in range(8):
+            network([tiny.example(TASKS, 1, seed=seed), tiny.example(TASKS, 1, seed=seed + 100)])
+    return network.eval()
+
+
+def described(network, seen):
+    square = {"size": tiny.SIDE, "pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std}
+    tasks = [{"name": task.name, "classes": task.classes, "background": task.background} for task in TASKS]
+    return Metadata(
+        version="1", licence=None, tasks=tasks, model={}, seen=seen, input=square, detections=network.detections,
+        ranking="product_quality", filter=tiny.PARAMS.filter, data={}, params={}, scores={}, step=0,
+    )  # fmt: skip
+
+
+def images(count):
+    squares = np.random.default_rng(count).integers(0, 256, (count, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8)
+    return squares, [(tiny.SIDE - 8 * i, tiny.SIDE - 5 * i) for i in range(count)], [(50 + i, 90) for i in range(count)]
+
+
+def by_label(found):
+    """The order of labels and queries: that by score may differ where scores are nearly equal."""
+    return np.lexsort((found.query, *found.labels.T))
+
+
+def assert_same(ours, theirs):
+    a, b = by_label(ours), by_label(theirs)
+    assert np.array_equal(ours.query[a], theirs.query[b]) and np.array_equal(ours.labels[a], theirs.labels[b])
+    assert np.abs(ours.mask_quality[a] - theirs.mask_quality[b]).max() < 1e-3
+    assert set(ours.logits) == set(theirs.logits)
+    for name, logits in ours.logits.items():
+        assert np.abs(logits[a] - theirs.logits[name][b]).max() < 1e-3
+    assert (ours.probabilities is None) == (theirs.probabilities is None)
+    if ours.probabilities is not None:
+        assert np.abs(ours.probabilities[a] - theirs.probabilities[b]).max() < 1e-3
+    one, other = ours.masks[ours.mask[a]], theirs.masks[theirs.mask[b]]
+    union = (one | other).sum((1, 2))
+    assert ((one & other).sum((1, 2)) >= 0.99 * union).all() and union.any()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    network = make("efficientnet_lite0", SEEN)
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export(network, path, described(network, SEEN))
+    return network, path
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
+    network, path = exported
+    given, found = images(count), OnnxNetwork(path, "cpu", threads=1)
+    for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_the_file_describes_itself_and_holds_no_trace_of_this_machine(exported):
+    network, path = exported
+    assert metadata.read(path) == described(network, SEEN)
+    assert not any(text in path.read_bytes() for text in (b"site-packages", b"/mtseg/", b"pytorch", b'.py"'))
+
+
+def test_predicting_imports_no_pytorch(exported):
+    code = (
+        "import sys, numpy as np\n"
+        "from mtseg.inference.onnx_network import OnnxNetwork\n"
+        f"OnnxNetwork({str(exported[1])!r}).detect(np.zeros((1, 64, 64, 3), 'uint8'), [(64, 64)], [(9, 9)])\n"
+        "print({'torch', 'torchvision', 'detectron2', 'timm', 'onnx'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], text=True, capture_output=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+def test_a_device_that_is_not_there_and_a_broken_file_are_refused(exported, tmp_path):
+    with pytest.raises(UserError, match="device: cuda is not available"):
+        OnnxNetwork(exported[1], "cuda")
+    with pytest.raises(UserError, match="device: gpu is unknown, allowed are"):
+        OnnxNetwork(exported[1], "gpu")
+    (tmp_path / "broken.onnx").write_bytes(exported[1].read_bytes()[:1000])
+    with pytest.raises(UserError, match="broken.onnx is broken"):
+        OnnxNetwork(tmp_path / "broken.onnx")
+
+
+@pytest.mark.slow  # 10 to 30 s each
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t"])
+def test_every_backbone_and_head_gives_the_detections_of_pytorch(tmp_path, backbone, heads):
+    seen = HEADS[heads]
+    network, given = make(backbone, seen), images(3)
+    contents = []
+    for name in ("one", "two"):
+        export(network, tmp_path / f"{name}.onnx", described(network, seen))
+        contents.append((tmp_path / f"{name}.onnx").read_bytes())
+    assert contents[0] == contents[1]
+    found = OnnxNetwork(tmp_path / "one.onnx", "cpu", threads=1)
+    for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
+        assert_same(ours, theirs)
