@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 
-from mtseg.core.files import replace_file
-from mtseg.core.metadata import KEY, Metadata
+from mtseg.core.metadata import Metadata
+from mtseg.inference.onnx_precision import write
 from mtseg.model.mask2former import Mask2Former
 
 OPSET = 18  # the lowest with all operators that are used: bilinear GridSample 16, LayerNormalization 17, ReduceMax 18
@@ -39,25 +38,6 @@ def export(network: Mask2Former, path: Path, metadata: Metadata) -> None:
             output_names=list(wrapped(images)), dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
         )  # fmt: skip
     write(program.model_proto, path, metadata)
-
-
-def write(model: onnx.ModelProto, path: Path, metadata: Metadata) -> None:
-    """Write a model without the exporter's notes, which hold paths of this machine; `metadata` is its only entry."""
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for values in (model.graph.input, model.graph.output, model.graph.value_info, model.graph.initializer):
-        for value in values:
-            value.ClearField("metadata_props")
-            value.ClearField("doc_string")
-    for field in ("producer_name", "producer_version", "doc_string", "metadata_props"):
-        model.ClearField(field)
-    for field in ("doc_string", "metadata_props"):
-        model.graph.ClearField(field)
-    model.metadata_props.add(key=KEY, value=metadata.text())
-    onnx.checker.check_model(model)
-    with replace_file(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class _Network(nn.Module):
