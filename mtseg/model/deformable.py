@@ -59,8 +59,9 @@ class DeformableAttention(nn.Module):
         B, Q, _ = query_BQC.shape
         M, L, P = self.heads, self.levels, self.points
         size = torch.tensor([(w, h) for h, w in shapes], device=query_BQC.device, dtype=query_BQC.dtype)
-        offset = self.offset(query_BQC).view(B, Q, M, L, P, 2) / size[:, None]  # offsets are learned in pixels
+        # offsets are learned in pixels; rows of all points, not of pairs: ONNX Runtime is slow on short last dimensions
+        offset = self.offset(query_BQC) / size[:, None].expand(M, L, P, 2).flatten()
         weight = self.weight(query_BQC).view(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)
         value = self.value(memory_BSC).unflatten(-1, (M, -1))
-        location = reference_Q2.view(1, Q, 1, 1, 1, 2) + offset
+        location = (reference_Q2.repeat(1, M * L * P) + offset).view(B, Q, M, L, P, 2)
         return self.out(deformable_attention(value, shapes, location, weight))
