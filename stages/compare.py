@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
-from mtseg.report import compare
+from mtseg.report import compare, data_changes
 
 
 def main() -> None:
@@ -18,7 +18,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pair = [compare.load(rev, Path(scratch) / name) for name, rev in zip("ab", arguments.revisions, strict=True)]
-        for note in compare.write(Path("compare"), *pair):
+        changes = data_changes.rows(*(side.revision for side in pair), Path(scratch))
+        for note in compare.write(Path("compare"), *pair, changes):
             print(f"note: {note}")
     print("open compare/index.html")
 

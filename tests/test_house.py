@@ -24,7 +24,7 @@ FLOORS = {
     "mtseg.evaluation": 2,
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 3),  # may import torch, as all above
     "mtseg.inference": 4,
-    "mtseg.training": 5,
+    **dict.fromkeys(("mtseg.training", "mtseg.relabel"), 5),
     "mtseg.checks": 6,
     **dict.fromkeys(("mtseg.diagnosis", "mtseg.report"), 7),
     **dict.fromkeys(("mtseg.cli", "stages"), 8),
@@ -264,7 +264,7 @@ def test_imports_print_nothing_and_register_nothing():
 
 def test_only_stages_read_params_yaml():
     readers = {module for module in LIBRARY if "mtseg.core.params.load" in imported(module)}
-    assert readers <= {"mtseg.core.recipe", "mtseg.cli.export"}
+    assert readers <= {"mtseg.core.recipe", "mtseg.cli.export", "mtseg.cli.relabel"}
 
 
 @pytest.mark.parametrize("module", MODULES)

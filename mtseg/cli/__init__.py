@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 import mtseg
-from mtseg.cli import export, info, predict
+from mtseg.cli import export, info, predict, relabel
 from mtseg.core.errors import UserError
 
 app = typer.Typer(
     name="mtseg",
     help="Predict with a trained model whose instances carry several labels.",
-    epilog="Exit codes: 0 done, 1 an error, 130 interrupted; `mtseg predict` has 2 too.",
+    epilog="Exit codes: 0 done, 1 an error, 130 interrupted; `mtseg predict` and `mtseg relabel` have 2 too.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("predict")(predict.command)
 app.command("info")(info.command)
 app.command("export")(export.command)
+app.command("relabel")(relabel.command)
 
 
 def _print_version(wanted: bool) -> None:

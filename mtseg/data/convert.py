@@ -145,14 +145,15 @@ def _check_objects(raw: RawData, image: Seen) -> int:
     clipped = 0
     for item in image.raw.objects:
         with raw.refusing(item.where):
-            instance, cut = _instance(item, image.height, image.width)
+            instance, cut = instance_of(item, image.height, image.width)
             image.objects.append((item, instance))
             clipped += cut
     return clipped
 
 
-def _instance(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
-    """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border."""
+def instance_of(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
+    """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border. Raises
+    BadRecord where it has no pixel in the image."""
     segmentation, cut = item.segmentation, False
     if isinstance(segmentation, list):
         cut = any(polygons.leaves(polygon, height, width) for polygon in segmentation)

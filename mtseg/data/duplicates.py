@@ -21,12 +21,17 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
-def groups(thumbnails: np.ndarray) -> np.ndarray:
-    """Group number [N] of thumbnails [N, SIDE x SIDE]. A group is a connected component of near-identical images."""
+def normalised(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails [N, SIDE x SIDE] as float32, such that the dot product of two is their correlation, -1 to 1."""
     values = thumbnails.astype(np.float32)
     values -= values.mean(1, keepdims=True)
     # contrast below one grey level is noise: such an image is not compared
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SIDE)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SIDE)
+
+
+def groups(thumbnails: np.ndarray) -> np.ndarray:
+    """Group number [N] of thumbnails [N, SIDE x SIDE]. A group is a connected component of near-identical images."""
+    values = normalised(thumbnails)
     group = np.arange(len(values))
     for start in range(0, len(values), BLOCK):  # merged block by block: with a fixed camera, all pairs may be similar
         left, right = group[np.argwhere(values[start : start + BLOCK] @ values[start:].T > ALIKE).T + start]

@@ -220,6 +220,13 @@ def label_scores(predictions: Predictions) -> dict[str, np.ndarray]:
     return {task: own * predictions.mask_quality for task, own in predictions.probability.items()}
 
 
+def reaches(predictions: Predictions, settings: Filter) -> np.ndarray:
+    """bool [N]: whether a prediction reaches the thresholds min_score and min_logit."""
+    scores, logits = label_scores(predictions), predictions.logit
+    main, *further = scores
+    return _reach(scores, settings.min_score, [main]) & _reach(logits, settings.min_logit, further)
+
+
 def _interval(counts: np.ndarray) -> tuple[float, float]:
     """95 % interval of joint F1 in percent. counts: [1 + B, 4], as of `f1.counts`, the original sample first."""
     joint_f1 = f1.shares(counts)["joint_f1"]

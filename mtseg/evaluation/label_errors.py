@@ -32,23 +32,26 @@ MAX_SUSPECTS = 200
 DECIMALS = 4
 
 
-def label_errors(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """At most 200 suspects, highest confidence first: image_id, instance (index in the image, or None), prediction
-    (row, or None), task, annotated, predicted (class names or None), score (the confidence), iou, kind.
+def label_errors(
+    evaluation: Evaluation, *, most: int | None = MAX_SUSPECTS, fits: float = SAME_OBJECT_IOU
+) -> list[dict[str, Any]]:
+    """At most `most` suspects (None: all), highest confidence first: image_id, instance (index in the image, or None),
+    prediction (row, or None), task, annotated, predicted (class names or None), score (the confidence), iou, kind.
 
-    Crowds are not suspected, nor predictions on crowds. The score of a prediction is that of the ranking main_quality.
+    fits: IoU, at least 0.5, from which the labels of a mask and an annotation are compared: lower finds more errors,
+    and suspects more correct labels. Crowds are not suspected, nor predictions on crowds. The score of a prediction is that of the ranking main_quality.
     """
     suspects = [
-        *_other_label(evaluation),
+        *_other_label(evaluation, fits),
         *_outline(evaluation),
-        *islice(_missing(evaluation), MAX_SUSPECTS),  # sorted by confidence
+        *islice(_missing(evaluation), most),  # sorted by confidence
         *_spurious(evaluation),
     ]
     suspects.sort(key=lambda s: (-s["score"], s["kind"], s["object_row"], s["prediction_row"], s["task"]))
-    return [_row(suspect, evaluation) for suspect in suspects[:MAX_SUSPECTS]]
+    return [_row(suspect, evaluation) for suspect in suspects[:most]]
 
 
-def _other_label(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+def _other_label(evaluation: Evaluation, fits: float) -> Iterator[dict[str, Any]]:
     for task in evaluation.tasks:
         rows, objects = evaluation.labelled(task)
         overlap, own = _iou(evaluation, rows, objects), evaluation.class_probabilities(task)[rows]
@@ -56,7 +59,7 @@ def _other_label(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
         margin = own[index, predicted[rows]] - own[index, true[objects]]
         confidence = evaluation.predictions.mask_quality[rows] * margin
-        for at in np.flatnonzero((overlap >= SAME_OBJECT_IOU) & (confidence >= MIN_SCORE)):
+        for at in np.flatnonzero((overlap >= fits) & (confidence >= MIN_SCORE)):
             yield _suspect(evaluation, "label", confidence[at], rows[at], objects[at], task, overlap[at])
 
 

@@ -71,8 +71,9 @@ def load(rev: str, scratch: Path) -> Side:
         return Side(revision, lacks=str(error).replace(f"{scratch}/", ""))
 
 
-def write(folder: Path, a: Side, b: Side) -> list[str]:
-    """Write `folder`: index.html and the images that changed most. Returns notes on what could not be compared."""
+def write(folder: Path, a: Side, b: Side, data: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Write `folder`: index.html and the images that changed most. data: of `data_changes.rows`. Returns notes on what
+    could not be compared."""
     notes = [side.lacks for side in (a, b) if side.lacks]
     both = None if notes else common(a, b, notes)
     leading, of_class, costs, groups = [], {}, [], {}
@@ -88,6 +89,7 @@ def write(folder: Path, a: Side, b: Side) -> list[str]:
             notes=notes,
             code=history.code(one.commit, other.commit),
             params=page.changes(one.params, other.params),
+            data=data,
             leading=leading,
             errors=costs,
             images=len(both[0].raw.images) if both else 0,

@@ -11,7 +11,7 @@ import pytest
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json, write_table
 from mtseg.evaluation.ap import classes, pairs, scores
-from mtseg.report import compare
+from mtseg.report import compare, data_changes
 from mtseg.report.compare import Side, common
 from mtseg.report.history import Revision
 from stages.compare import main
@@ -271,6 +271,27 @@ def test_a_fresh_clone_has_no_cache_and_gets_a_note(repo, run, tmp_path, monkeyp
     output = run("HEAD", "workspace", folder=clone)
     assert re.search(r"^note: HEAD: data/coco/val.parquet is not in DVC's cache: .*`dvc repro`", output, re.MULTILINE)
     assert "segm.AP" in (clone / "compare/index.html").read_text()
+
+
+def test_changed_annotations_are_counted_by_split_and_task(tmp_path, monkeypatch):
+    tasks = make_tasks(3)
+    images = make_images(tmp_path, tasks)
+    records = list(images)
+    first, *rest = records[2].instances
+    name = tasks[1].name
+    other = replace(first, labels=first.labels | {name: (first.labels[name] + 1) % tasks[1].num_classes})
+    records[2] = replace(records[2], instances=(other, *rest))
+    (change,) = data_changes.annotation_changes(images, images_of(records, tasks))
+    assert change == {"what": f"labels of {name}", "changed": 1, "added": 0, "removed": 0}
+    one, two = pair(tmp_path, tasks)
+    compare.write(tmp_path / "compare", one, two, [{"split": "train"} | change])
+    html = (tmp_path / "compare/index.html").read_text()
+    assert re.search(rf"train</th><td class=\"text\">labels of {name}</td><td>1</td><td>0</td><td>0</td>", html)
+    (tmp_path / "data/coco").mkdir(parents=True)
+    images.write(tmp_path / "data/coco/val.parquet")
+    monkeypatch.chdir(tmp_path)
+    workspace = replace(one.revision, commit=None)
+    assert data_changes.rows(workspace, workspace, tmp_path) == []
 
 
 @pytest.mark.slow

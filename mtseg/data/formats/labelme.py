@@ -95,6 +95,11 @@ def _objects(data: RawData, where: str, shapes: list[dict[str, Any]], vocabulary
     return tuple(objects.values())
 
 
+def first_shape(item: RawObject) -> int:
+    """The place, from 0, of an object's first shape in the file that `read` took it from."""
+    return int(item.where.rpartition(", shape ")[2]) - 1
+
+
 def _polygon(shape: dict[str, Any]) -> list[float]:
     """[x0, y0, x1, y1, ...] of a polygon, a rectangle (2 or 4 corners) or a circle (centre, a point on it)."""
     kind = shape.get("shape_type", "polygon")

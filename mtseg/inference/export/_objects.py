@@ -21,13 +21,15 @@ CONTROL = r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]"  # characters that XML can
 @dataclass(frozen=True, slots=True)
 class Object:
     """One prediction. labels: class name of each task. probabilities: of these labels; see `Predictions`. box: x, y,
-    width, height in pixels. rle: the mask at the image's size, compressed."""
+    width, height in pixels. rle: the mask at the image's size, compressed. note: for the person who corrects it, of the
+    column `note`, which predictions may have."""
 
     labels: dict[str, str]
     probabilities: dict[str, float]
     score: float
     box: Box
     rle: dict[str, Any]
+    note: str | None = None
 
 
 def by_image(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Iterator[tuple[Image, list[Object]]]:
@@ -39,6 +41,7 @@ def by_image(images: Images, predictions: Predictions, tasks: Sequence[Task]) ->
     score, box, rles = predictions.score.tolist(), predictions.box.tolist(), predictions.rles()
     labels = {task.name: predictions.labels[task.name].tolist() for task in tasks}
     probabilities = {task.name: predictions.probability[task.name].tolist() for task in tasks}
+    notes = predictions.note.tolist() if "note" in predictions.names else [None] * len(predictions)
     for row, image in enumerate(images):
         yield (
             image,
@@ -49,6 +52,7 @@ def by_image(images: Images, predictions: Predictions, tasks: Sequence[Task]) ->
                     score[i],
                     tuple(box[i]),
                     rles[i],
+                    notes[i],
                 )
                 for i in order[starts[row] : starts[row + 1]].tolist()
             ],

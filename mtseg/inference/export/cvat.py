@@ -24,23 +24,25 @@ from mtseg.inference.export._objects import CONTROL, Object, by_image, check_cla
 from mtseg.inference.export._xml import write_xml
 
 NAME_IN_FOLDER = "predictions.cvat.xml"
+NOTE = "note"  # attribute of every label, if predictions have notes
 
 
 def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
     check_classes(tasks, CONTROL, "CVAT's XML")
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    _describe(SubElement(SubElement(root, "meta"), "task"), len(images), tasks)
+    noted = "note" in predictions.names
+    _describe(SubElement(SubElement(root, "meta"), "task"), len(images), tasks, noted)
     found = sorted(by_image(images, predictions, tasks), key=lambda pair: pair[0].file_name)
     for number, (image, objects) in enumerate(found):  # the id is the place in the order of the names
         attributes = {"id": number, "name": image.file_name, "width": image.width, "height": image.height}
         element = SubElement(root, "image", _texts(attributes))
         for one in objects:
-            _add_mask(element, one, tasks)
+            _add_mask(element, one, tasks, noted)
     write_xml(path, root)
 
 
-def _describe(task: Element, size: int, tasks: Sequence[Task]) -> None:
+def _describe(task: Element, size: int, tasks: Sequence[Task], noted: bool) -> None:
     main, *further = tasks
     for name, text in (("name", "predictions"), ("size", str(size)), ("mode", "annotation")):
         SubElement(task, name).text = text
@@ -57,9 +59,15 @@ def _describe(task: Element, size: int, tasks: Sequence[Task]) -> None:
             SubElement(attribute, "input_type").text = "select"
             SubElement(attribute, "default_value").text = one.classes[0]
             SubElement(attribute, "values").text = "\n".join(one.classes)
+        if noted:
+            attribute = SubElement(attributes, "attribute")
+            for name, text in (("name", NOTE), ("mutable", "False"), ("input_type", "text")):
+                SubElement(attribute, name).text = text
+            SubElement(attribute, "default_value")
+            SubElement(attribute, "values")
 
 
-def _add_mask(image: Element, one: Object, tasks: Sequence[Task]) -> None:
+def _add_mask(image: Element, one: Object, tasks: Sequence[Task], noted: bool) -> None:
     main, *further = tasks
     x, y, width, height = (int(side) for side in one.box)
     pixels = mask(one.rle, *one.rle["size"])[y : y + height, x : x + width].ravel()
@@ -70,6 +78,8 @@ def _add_mask(image: Element, one: Object, tasks: Sequence[Task]) -> None:
     element = SubElement(image, "mask", _texts(attributes))
     for task in further:
         SubElement(element, "attribute", {"name": task.name}).text = one.labels[task.name]
+    if noted:
+        SubElement(element, "attribute", {"name": NOTE}).text = one.note or ""
 
 
 def _texts(attributes: dict[str, object]) -> dict[str, str]:

@@ -76,7 +76,8 @@ def _results(image: Image, number: int, one: Object, tasks: Sequence[Task]) -> I
         "score": one.score,
     }
     brush = {"format": "rle", "rle": _pack(one.rle), "brushlabels": [one.labels[main.name]]}
-    yield shared | {"from_name": main.name, "type": "brushlabels", "value": brush}
+    region = shared | {"from_name": main.name, "type": "brushlabels", "value": brush}
+    yield region | ({"meta": {"text": [one.note]}} if one.note else {})
     for task in further:
         yield shared | {"from_name": task.name, "type": "choices", "value": {"choices": [one.labels[task.name]]}}
 

@@ -2,7 +2,8 @@
 
 Copied into the folder of images, they open in LabelMe and X-AnyLabeling, and `data.format: labelme` reads them. The
 label is `class,class,...` in the order of the tasks, so that a class name cannot have a comma. An object of several
-parts is several polygons with one `group_id`; holes are cut out along a slit. The score is in `description`.
+parts is several polygons with one `group_id`; holes are cut out along a slit. `description` has the note,
+or else the score.
 
 Lost: details of the mask below a pixel or so (see `mtseg.core.masks.polygons`), probabilities, and the mask quality.
 Format: wkentaro/labelme, labelme/_label_file.py.
@@ -42,7 +43,7 @@ def _annotation(image: Image, objects: Sequence[Object]) -> dict[str, Any]:
                     "label": ",".join(one.labels.values()),
                     "points": [part[i : i + 2] for i in range(0, len(part), 2)],
                     "group_id": number if len(parts) > 1 else None,
-                    "description": f"score {one.score}",
+                    "description": one.note or f"score {one.score}",
                     "shape_type": "polygon",
                     "flags": {},
                     "mask": None,

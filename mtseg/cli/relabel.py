@@ -1,0 +1,181 @@
+"""`mtseg relabel`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mtseg.core.params import Params, Task
+    from mtseg.core.tables import Images, Predictions
+
+Origin = StrEnum("Origin", ["suspects", "predictions"])
+Split = StrEnum("Split", ["val", "train"])
+Format = StrEnum("Format", {"labelme": "labelme", "cvat": "cvat", "label_studio": "label-studio"})
+
+SOME_SKIPPED = 2  # exit code
+
+
+def command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE]...", show_default=False,
+            help="With --from predictions: images, videos, folders, or patterns in quotes.",
+        ),
+    ] = None,
+    origin: Annotated[
+        Origin,
+        typer.Option("--from", help="suspects: annotated images of this project; predictions: new images."),
+    ] = Origin.suspects,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", show_default=False, help="New folder to write.")] = None,
+    format: Annotated[Format, typer.Option(help="The tool to correct with.")] = Format.labelme,
+    most: Annotated[int, typer.Option(min=1, help="Largest number of images.")] = 100,
+    split: Annotated[Split, typer.Option(help="With --from suspects: the split to search.")] = Split.val,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False, help="With --from predictions: the model, `.safetensors` or `.onnx`."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="With --from predictions: images at a time.")] = 8,
+    apply: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", show_default=False, help="Put corrected LabelMe files into a copy of data.raw."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", show_default=False, help="With --apply: the copy, a new folder.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Write the images most worth correcting as pre-annotations for LabelMe, CVAT or Label Studio, and put corrections
+    back.
+
+    --from suspects: annotated images of the project in this folder, after `dvc repro`, whose annotations the model
+    contradicts; those with most suspected errors come first. A note marks each suspected object. The model has learned
+    from the errors in train, so that it finds fewer of them with --split train.
+
+        mtseg relabel --out check
+
+    --from predictions: new images, with the model's predictions; those in which most corrections are expected come
+    first, without near-duplicates. A note marks each uncertain label.
+
+        mtseg relabel --from predictions shots/ --weights segmenter.safetensors --out check
+
+    DIR holds the images, the annotations, and suggestions.csv with a row for each object to check.
+
+    --apply: a copy of data.raw with the corrected LabelMe files. Set `data.raw` to it, run `dvc repro`, and compare
+    with `python -m stages.compare HEAD workspace`. data.raw itself is never changed.
+
+        mtseg relabel --apply check --to data/raw/corrected
+
+    Exit codes: 0 done, 1 an error, 2 some images could not be read.
+    """
+    from mtseg.core.errors import UserError
+
+    if apply or to:
+        if not apply or not to:
+            raise UserError("give both --apply DIR, the corrected files, and --to DIR, a new folder")
+        _apply(apply, to)
+        return
+    if not out:
+        raise UserError("give --out DIR, a new folder")
+    if origin == Origin.predictions:
+        if not weights or not sources:
+            raise UserError("--from predictions requires --weights FILE and a SOURCE, such as a folder of images")
+        _predictions(out, weights, sources, format=format, most=most, device=device, batch=batch)
+    elif sources or weights:
+        raise UserError("SOURCE and --weights require --from predictions: suspects are found in this project's data")
+    else:
+        _suspects(out, split, format=format, most=most, device=device)
+
+
+def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> None:
+    from mtseg.core.errors import UserError
+    from mtseg.core.params import load
+    from mtseg.core.tables import Pairs, Predictions
+    from mtseg.data import labels, manifest
+    from mtseg.evaluation.ap.evaluation import Evaluation
+    from mtseg.relabel import suspects
+
+    params, data = load(), manifest.load(Path("data/manifest.json"))
+    if params.data.flatten:
+        raise UserError("relabel compares the labels of each task: set data.flatten: false and run `dvc repro`")
+    tasks, images = data.tasks(params.tasks), data.images(split)
+    if split == Split.val:
+        predictions = Predictions.read("data/predictions/val.parquet", tasks)
+        pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
+    else:
+        predictions, pairs = _predict(params, tasks, images, device), None
+    evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=params.test.ranking)
+    found = suspects.find(evaluation, most)
+    if found.empty:
+        raise UserError(f"no annotation in {split} is suspected: {out} was not written")
+    is_labelme = params.data.format == "labelme"
+    vocabulary = labels.vocabulary(params.tasks, params.data.mapping) if is_labelme else None
+    suspects.write(out, evaluation, found, format=format, raw=params.data.raw, vocabulary=vocabulary)
+    _report(out, found, found["image"].nunique())
+
+
+def _predict(params: Params, tasks: tuple[Task, ...], images: Images, device: str) -> Predictions:
+    """With the checkpoint that the stage `predict` uses."""
+    from mtseg.inference.torch_network import load_model, predict
+    from mtseg.model.device import pick
+
+    checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
+    model = load_model(checkpoint, tasks=tasks, model=params.model, detections=params.test.detections)
+    model.to(pick(params.device if device == "auto" else device))
+    return predict(model, images, root=params.data.raw, input=params.input, batch=params.test.ims_per_batch)
+
+
+def _predictions(
+    out: Path, weights: Path, sources: list[str], *, format: str, most: int, device: str, batch: int
+) -> None:
+    import mtseg
+    from mtseg.core.errors import UserError
+    from mtseg.relabel import folder, uncertain
+
+    folder.check_new(out)  # before the work
+    failed = []
+
+    def skip(name: str, error: UserError) -> None:
+        failed.append(name)
+        print(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
+
+    predictor = mtseg.load(weights, device=device)
+    every = list(uncertain.candidates(predictor, sources, batch=batch, on_error=skip))
+    chosen = uncertain.choose(every, most)
+    if not chosen:
+        raise UserError(f"none of the {len(failed)} images could be read: {out} was not written")
+    found = uncertain.write(out, predictor, sources, chosen, format=format, batch=batch)
+    _report(out, found, len(chosen))
+    if failed:
+        raise typer.Exit(SOME_SKIPPED)
+
+
+def _apply(corrected: Path, to: Path) -> None:
+    from mtseg.core.errors import UserError
+    from mtseg.core.params import load
+    from mtseg.data import labels
+    from mtseg.relabel import corrections
+
+    params = load()
+    if params.data.format != "labelme":
+        raise UserError(f"--apply requires data.format: labelme, params.yaml has {params.data.format}")
+    vocabulary = labels.vocabulary(params.tasks, params.data.mapping)
+    strict = params.data.on_error == "error"
+    replaced, added = corrections.apply(corrected, params.data.raw, to, vocabulary, check=strict)
+    print(f"{to}: a copy of {params.data.raw} with {replaced} annotation files replaced and {added} added")
+    print(f"set data.raw: {to} in params.yaml and run `dvc repro`")
+
+
+def _report(out: Path, found: pd.DataFrame, images: int) -> None:
+    counts = found["reason"].value_counts().sort_index()
+    listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    print(f"{out}: {images} images, {len(found)} suggestions" + (f" ({listed})" if listed else ""))

@@ -1,0 +1,55 @@
+"""Corrected LabelMe files -> a new version of the raw data. The old one stays as it is."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from pathlib import Path
+
+from mtseg.core.errors import UserError
+from mtseg.core.files import replace_folder
+from mtseg.data.formats import labelme
+from mtseg.data.labels import Vocabulary
+
+
+def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: bool = True) -> tuple[int, int]:
+    """Write `to`, a copy of the LabelMe data `raw`, in which the annotations of `folder` replace those of the same
+    paths, and images that `raw` lacks are added with theirs, to train/ if `raw` has a split.
+
+    Returns how many annotation files were replaced, and how many added. check: raise UserError, which lists them, for
+    records that `convert` would reject. Raises UserError too when `to` exists, and where both folders have another
+    image under one name. Files are copied, never linked: the data that DVC caches may be links.
+    """
+    if not raw.is_dir():
+        raise UserError(f"{raw} (data.raw) is missing")
+    if to.exists() or to.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"{to}: the new data must be a new folder, outside {raw}")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    corrected = labelme.read(folder, vocabulary)
+    if corrected.faults and check:
+        listed = [f"{fault.where}: {fault.text}" for fault in corrected.faults]
+        raise UserError.many(f"{folder}: {len(listed)} invalid records: fix them first", listed)
+    if not corrected.images:
+        raise UserError(f"{folder} has no LabelMe file of an image")
+    has_split = all((raw / split).is_dir() for split in labelme.SPLITS)
+    replaced = added = 0
+    with replace_folder(to) as new:
+        shutil.copytree(raw, new, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        for image in corrected.images:
+            below = new
+            if has_split and Path(image.where).parts[0] not in labelme.SPLITS:
+                below = new / "train"
+            target, pixels = below / image.where, below / image.file_name
+            if pixels.exists() and not filecmp.cmp(folder / image.file_name, pixels, shallow=False):
+                raise UserError(
+                    f"{folder / image.file_name} is another image than {pixels.relative_to(new)} in {raw}: rename it"
+                )
+            if target.exists():
+                replaced += 1
+            else:
+                added += 1
+            for source, copy in ((folder / image.where, target), (folder / image.file_name, pixels)):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+    return replaced, added
