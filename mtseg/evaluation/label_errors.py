@@ -39,7 +39,8 @@ def label_errors(
     prediction (row, or None), task, annotated, predicted (class names or None), score (the confidence), iou, kind.
 
     fits: IoU, at least 0.5, from which the labels of a mask and an annotation are compared: lower finds more errors,
-    and suspects more correct labels. Crowds are not suspected, nor predictions on crowds. The score of a prediction is that of the ranking main_quality.
+    and suspects more correct labels. Crowds are not suspected, nor predictions on crowds. The score of a prediction is
+    that of the ranking main_quality.
     """
     suspects = [
         *_other_label(evaluation, fits),
