@@ -24,7 +24,7 @@ FLOORS = {
     "mtseg.evaluation": 2,
     **dict.fromkeys(("mtseg.model", "mtseg.data.loader", "mtseg.data.catalog"), 3),  # may import torch, as all above
     "mtseg.inference": 4,
-    **dict.fromkeys(("mtseg.training", "mtseg.relabel"), 5),
+    **dict.fromkeys(("mtseg.training", "mtseg.relabel", "mtseg.serve"), 5),
     "mtseg.checks": 6,
     **dict.fromkeys(("mtseg.diagnosis", "mtseg.report"), 7),
     **dict.fromkeys(("mtseg.cli", "stages"), 8),
