@@ -32,14 +32,7 @@ from mtseg.serve.app import Answer, application
 from mtseg.serve.limits import Limits
 
 ROOT = Path(__file__).parents[1]
-SERVE = """
-import sys
-from pathlib import Path
-from mtseg.serve.app import run
-from mtseg.serve.limits import Limits
-limits = Limits(megabytes=0.2, megapixels=0.4)
-run(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), device="cpu", limits=limits)
-"""
+LIMITS = ("--max-megabytes", "0.2", "--max-megapixels", "0.4")
 CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))  # a new one each time is slow
 EXIF_ROTATED = 6  # value of the tag Orientation: to be turned by 90 degrees
 
@@ -69,7 +62,7 @@ def ready(url, failed):
 @contextmanager
 def process(segmenter):
     port = free_port()
-    command = [sys.executable, "-W", "ignore", "-c", SERVE, str(segmenter), str(port)]
+    command = [sys.executable, "-m", "mtseg", "serve", "--weights", segmenter, "--port", str(port), *LIMITS]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as started:
         try:
             ready(url := f"http://127.0.0.1:{port}", lambda: started.poll() is not None)
@@ -110,6 +103,12 @@ def photo(seed, format="JPEG", size=(80, 60), **options):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).resize(size).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def grey(size):
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", size, (128, 128, 128)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -163,7 +162,7 @@ BAD = {  # what is sent -> status, and a word of the reason
     "many bytes": (lambda url: post(url, bytes(300_000)), 413, "0.2 MB"),
     "many bytes, unannounced": (lambda url: post(url, (bytes(1000) for _ in range(300))), 413, "0.2 MB"),
     "many bytes in a form": (lambda url: upload(url, bytes(300_000)), 413, "0.2 MB"),
-    "many pixels": (lambda url: post(url, photo(0, "PNG", (800, 600)), "image/png"), 413, "0.4 megapixels"),
+    "many pixels": (lambda url: post(url, grey((800, 600)), "image/png"), 413, "0.4 megapixels"),
     "no image by type": (lambda url: post(url, photo(0), "text/plain"), 415, "text/plain"),
     "parameter": (lambda url: post(url, photo(0), colour="red"), 422, "colour: no such parameter"),
     "value": (lambda url: post(url, photo(0), score="2"), 422, "score"),
@@ -359,13 +358,11 @@ class Broken(Held):
 
 def test_an_image_that_the_network_fails_on_harms_no_other(predictor):
     network = Broken(predictor.network)
-    buffer = io.BytesIO()
-    PIL.Image.new("RGB", (80, 60), (128, 128, 128)).save(buffer, "PNG")
     with thread(Predictor(network, predictor.metadata)) as url, ThreadPoolExecutor(8) as pool:
         sent = [pool.submit(post, url, photo(0))]
         until(lambda: network.batches)  # holds the network until all others wait
         sent += [pool.submit(post, url, photo(seed)) for seed in range(1, 4)]
-        failing = pool.submit(post, url, buffer.getvalue(), "image/png")
+        failing = pool.submit(post, url, grey((80, 60)), "image/png")
         until(lambda: numbers(url)["mtseg_waiting_images",] == 4)
         network.go.set()
         for seed, one in enumerate(sent):

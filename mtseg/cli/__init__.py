@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mtseg
-from mtseg.cli import export, info, predict, relabel
+from mtseg.cli import export, info, predict, relabel, serve
 from mtseg.core.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("predict")(predict.command)
 app.command("info")(info.command)
 app.command("export")(export.command)
 app.command("relabel")(relabel.command)
+app.command("serve")(serve.command)
 
 
 def _print_version(wanted: bool) -> None:
