@@ -15,7 +15,7 @@ from mtseg.cli import app
 from mtseg.core import metadata
 from mtseg.model import weights
 from tests import tiny
-from tests.cli.conftest import ROOT, start
+from tests.cli.conftest import ROOT, start, write_images
 from tests.scenes import make_tasks
 
 TASKS = make_tasks(3)
@@ -163,3 +163,38 @@ def test_a_complete_model_is_completed_anew_with_other_settings(mtseg, tmp_path,
 
 def test_the_script_of_the_package_is_this_command():
     assert 'mtseg = "mtseg.cli:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_wrong_choices_of_onnx_are_one_line(mtseg, tmp_path, segmenter, checkpoint):
+    for file, arguments, words in [
+        (segmenter, ("--out", "m.onnx", "--precision", "int8"), ["--calibration"]),
+        (segmenter, ("--out", "m.onnx", "--calibration", tmp_path), ["int8"]),
+        (segmenter, ("--out", "m.safetensors", "--precision", "float16"), ["ONNX"]),
+        (segmenter, ("--out", "m.onnx", "--format", "safetensors"), [".safetensors"]),
+        (segmenter, ("--out", "m.pt"), [".onnx"]),
+        (segmenter, ("--out", "m.onnx", "--precision", "int4"), ["int4", "int8"]),
+        (segmenter, ("--out", "m.onnx", "--precision", "int8", "--calibration", tmp_path / "none"), ["none"]),
+        (checkpoint, ("--out", "m.onnx"), ["mtseg export", "--params"]),
+    ]:
+        done = mtseg("export", file, *arguments)
+        assert done.code == 1 and done.err.count("\n") == 1 and all(word in done.err for word in words), done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_onnx_predicts_without_pytorch_in_the_command(mtseg, tmp_path, segmenter, precision):
+    shots = write_images(tmp_path / "shots", ["a.png", "b.png", "c.png"], size=(64, 48))
+    model = tmp_path / "model.onnx"
+    calibration = ("--calibration", shots) if precision == "int8" else ()
+    done = mtseg("export", segmenter, "--out", model, "--precision", precision, *calibration)
+    assert done.code == 0, done.err
+    assert metadata.read(model).precision == precision
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from mtseg.cli import main\n"
+        "main()\n"
+    )
+    process = start("predict", shots, "--weights", model, "--out", tmp_path / "out", code=code)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out.endswith("False\n") and "3 images" in out, err
