@@ -6,7 +6,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,6 +50,17 @@ def command(
             help="Smallest label probability x mask quality of the main task.",
         ),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=32, metavar="PIXELS", show_default="none",
+            help="Cut larger images into tiles of this side, for objects that are small in them. Best where objects "
+            "are as large, compared with a tile, as in the training images.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one shows too, at least.")
+    ] = 0.2,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     overwrite: Annotated[
@@ -63,6 +74,8 @@ def command(
         mtseg predict shots/ --weights segmenter.safetensors
 
         mtseg predict 'shots/**/*.png' film.mp4 --weights segmenter.onnx --out found --format csv,labelme --save-images
+
+        mtseg predict aerial.tif --weights segmenter.onnx --tile 512 --overlap 0.2
 
     The rules of the model's filter apply (see `mtseg info FILE`). Images are rotated by their EXIF data. Where images
     of several sources have the same name, the names of all begin with the folders above. Images in DIR are left out.
@@ -86,7 +99,8 @@ def command(
         raise UserError(f"--format: name at least one of {', '.join(export.FORMATS)}")
     known = metadata.read(weights)
     files = folder.gather(sources, out)
-    settings = {"version": known.version, "score": score, "device": device, "batch": batch, "save_images": save_images}
+    options = {"score": score, "batch": batch} | ({"tile": tile, "overlap": overlap} if tile else {})
+    settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
     if run.finished and run.formats != formats:
         raise UserError(
@@ -96,7 +110,7 @@ def command(
     if run.finished:
         print(f"{out} is finished already: nothing to do", file=sys.stderr)
     else:
-        _predict(run, files, weights, formats, score=score, device=device, batch=batch, save_images=save_images)
+        _predict(run, files, weights, formats, options, device=device, save_images=save_images)
     if not run.images:
         raise UserError(f"none of the {len(run.failed)} images could be read: see {out / folder.FAILED}")
     skipped = f", {len(run.failed)} skipped (see {folder.FAILED})" if run.failed else ""
@@ -107,10 +121,10 @@ def command(
 
 
 def _predict(
-    run: Run, files: list[File], weights: Path, formats: list[str], *, score: float | None, device: str, batch: int,
+    run: Run, files: list[File], weights: Path, formats: list[str], options: dict[str, Any], *, device: str,
     save_images: bool,
 ) -> None:  # fmt: skip
-    """What is left of the run. Raises typer.Exit when it is interrupted."""
+    """What is left of the run. options: of `Predictor.stream`. Raises typer.Exit when it is interrupted."""
     import mtseg
     from mtseg.core.errors import interrupts_held
     from mtseg.inference import sources
@@ -123,8 +137,8 @@ def _predict(
             run.fail(name, error)
             progress.print(f"skipped: {' '.join(str(error).split())}")
 
-        for some in sources.batches(islice(sources.find(files), run.done, None), batch):
-            found = list(predictor.stream(some, score=score, batch=batch, first=run.next_id, on_error=skip))
+        for some in sources.batches(islice(sources.find(files), run.done, None), options["batch"]):
+            found = list(predictor.stream(some, **options, first=run.next_id, on_error=skip))
             run.add(found, overlays=save_images)
             progress.advance(len(some))
             if interrupted():
