@@ -35,7 +35,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.onnx_export import export
 from mtseg.inference.onnx_network import OnnxNetwork
 from mtseg.inference.onnx_precision import quantise, to_float16
-from mtseg.inference.postprocess import encode
+from mtseg.inference.predictor import predict_split
 from mtseg.inference.torch_network import TorchNetwork
 
 THREADS, CALIBRATION = 2, 50
@@ -55,11 +55,6 @@ class Data:
     def one(self, i: int) -> tuple[np.ndarray, list, list]:
         i %= len(self.images)
         return self.squares[i][None], [self.content[i]], [self.sizes[i]]
-
-
-def predict(network: Any, data: Data, tasks: tuple) -> Predictions:
-    found = [encode(network.detect(*data.one(i))[0], image.id, tasks) for i, image in enumerate(data.images)]
-    return Predictions.concatenate(found)
 
 
 def precision(predictions: Predictions, data: Data, known: metadata.Metadata) -> tuple[float, float]:
@@ -115,7 +110,9 @@ def main() -> int:
         quantise(files["float32"], files["int8"], np.stack(data.squares[:CALIBRATION]))
         sizes = {name: file.stat().st_size / 1e6 for name, file in files.items()}
         networks |= {name: OnnxNetwork(files[name], "cpu", threads=THREADS) for name in files if name != "torch"}
-    predicted = {name: predict(network, data, known.predicted_tasks()) for name, network in networks.items()}
+    predicted = {
+        name: predict_split(network, data.images, root=given.root, metadata=known) for name, network in networks.items()
+    }
     taken = times(networks, data, given.rounds)
     faster, joint, worst = {}, {}, {}
     print("{:<9}{:>7}{:>9}{:>9}{:>8}{:>8}{:>10}{:>9}".format(*COLUMNS))

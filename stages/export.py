@@ -1,8 +1,8 @@
 """`python -m stages.export`: write the model as files that predict anywhere, with `mtseg predict` or `mtseg.load`.
 
-About 3 s; with `export.onnx: true` about a minute more. Expect export/segmenter.safetensors: the weights of
+About 5 s; with `export.onnx: true` about a minute more. Expect export/segmenter.safetensors: the weights of
 `test.checkpoint` with tasks, classes, input size, ranking, filter and scores in its metadata (`mtseg info FILE`); with
-`export.onnx` also export/segmenter.onnx. metrics/export.json has their sizes, and of ONNX its scores on val.
+`export.onnx` also export/segmenter.onnx. metrics/export.json has their sizes, and the AP of the ONNX file on val.
 """
 
 from pathlib import Path
@@ -27,11 +27,28 @@ def main() -> None:
             Path("models") / f"{params.test.checkpoint}.safetensors", file, size=params.input.size, test=params.test,
             filter=rules, licence=params.export.licence, scores=scores,
         )  # fmt: skip
-        metrics = {"safetensors": {"megabytes": round(file.stat().st_size / 1e6, 2)}}
+        metrics = {"safetensors": {"megabytes": _megabytes(file)}}
+        if params.export.onnx:
+            from mtseg.data import manifest
+            from mtseg.inference import onnx_export
+
+            images = manifest.load(Path("data/manifest.json")).images("val")
+            onnx = folder / "segmenter.onnx"
+            ap = onnx_export.convert_and_score(
+                file,
+                onnx,
+                images,
+                root=params.data.raw,
+                precision=params.export.precision,
+                max_dets=params.test.max_dets,
+            )
+            metrics["onnx"] = {"megabytes": _megabytes(onnx), "precision": params.export.precision} | ap
     write_json("metrics/export.json", metrics)
-    print(
-        f"export/segmenter.safetensors, {metrics['safetensors']['megabytes']} MB: try `mtseg info` and `mtseg predict`"
-    )
+    print("".join(f"export/segmenter.{kind}, {own['megabytes']} MB\n" for kind, own in metrics.items()), end="")
+
+
+def _megabytes(file: Path) -> float:
+    return round(file.stat().st_size / 1e6, 2)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -97,23 +96,11 @@ def _complete(file: Path, out: Path, params: Path) -> None:
 
 def _write_onnx(file: Path, out: Path, precision: str, calibration: Path | None) -> None:
     from mtseg.core import metadata
-    from mtseg.core.errors import UserError
 
-    known = metadata.read(file)
-    if file.suffix != ".safetensors":
-        raise UserError(f"{file}: an ONNX file is made from a .safetensors")
-    squares = None if calibration is None else _squares(calibration, known)
-    from mtseg.inference.onnx_export import export
-    from mtseg.inference.onnx_precision import quantise, to_float16
-    from mtseg.inference.torch_network import TorchNetwork
+    squares = None if calibration is None else _squares(calibration, metadata.read(file))
+    from mtseg.inference.onnx_export import convert
 
-    with tempfile.TemporaryDirectory() as folder:
-        plain = out if precision == "float32" else Path(folder) / "plain.onnx"
-        export(TorchNetwork.load(file, known, device="cpu").network, plain, known)
-        if precision == "float16":
-            to_float16(plain, out)
-        elif precision == "int8":
-            quantise(plain, out, squares)
+    convert(file, out, precision=precision, squares=squares)
 
 
 def _squares(source: Path, known: Metadata) -> np.ndarray:

@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtseg.core import metadata
+from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
-from mtseg.inference.onnx_precision import write
+from mtseg.core.tables import Images
+from mtseg.data.images import read_image, square
+from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.inference.onnx_network import OnnxNetwork
+from mtseg.inference.onnx_precision import quantise, to_float16, write
+from mtseg.inference.predictor import predict_split
+from mtseg.inference.torch_network import TorchNetwork
 from mtseg.model.mask2former import Mask2Former
 
+CALIBRATION = 50  # images that int8 is calibrated on
 OPSET = 18  # the lowest with all operators that are used: bilinear GridSample 16, LayerNormalization 17, ReduceMax 18
 
 
-def export(network: Mask2Former, path: Path, metadata: Metadata) -> None:
+def export(network: Mask2Former, path: Path, known: Metadata) -> None:
     """Write the network, with normalisation and choice of detections, in float32. The same network gives the same
     bytes. The network is left on the CPU in evaluation mode.
 
@@ -30,14 +42,44 @@ def export(network: Mask2Former, path: Path, metadata: Metadata) -> None:
     by their names; `logits.TASK` [B, k, K], see `Head.class_logits`; `masks` [B, Q, S/4, S/4], mask logits.
     """
     wrapped = _Network(network.cpu().eval())
-    size = metadata.input.size
+    size = known.input.size
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one would be taken for a constant
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             wrapped, (images,), dynamo=True, opset_version=OPSET, input_names=["image"],
             output_names=list(wrapped(images)), dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
         )  # fmt: skip
-    write(program.model_proto, path, metadata)
+    write(program.model_proto, path, known)
+
+
+def convert(source: Path, out: Path, *, precision: str = "float32", squares: np.ndarray | None = None) -> None:
+    """Write a complete `.safetensors` as ONNX. precision: float32, float16 (for GPUs) or int8 (for CPUs), which needs
+    `squares`, see `quantise`. Raises UserError when `source` is no complete `.safetensors`."""
+    known = metadata.read(source)
+    if source.suffix != ".safetensors":
+        raise UserError(f"{source}: an ONNX file is made from a .safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        plain = out if precision == "float32" else Path(folder) / "plain.onnx"
+        export(TorchNetwork.load(source, known, device="cpu").network, plain, known)
+        if precision == "float16":
+            to_float16(plain, out)
+        elif precision == "int8":
+            quantise(plain, out, squares)
+
+
+def convert_and_score(
+    source: Path, out: Path, images: Images, *, root: Path, precision: str, max_dets: Sequence[int]
+) -> dict[str, float]:
+    """`convert`, with int8 calibrated on the first images; AP and joint AP of the file on all of them, in percent.
+    root: folder of the images."""
+    known = metadata.read(source)
+    some = images[: min(CALIBRATION, len(images))]
+    squares = np.stack([square(read_image(root, image), known.input.size)[0] for image in some])
+    convert(source, out, precision=precision, squares=squares)
+    found = predict_split(OnnxNetwork(out, "cpu"), images, root=root, metadata=known)
+    evaluation = Evaluation(images, found, tasks=known.predicted_tasks(), ranking=known.ranking, max_dets=max_dets)
+    metrics = scores.metrics(evaluation)
+    return {"segm_AP": metrics["segm"].get("AP"), "joint_AP": metrics["joint"].get("AP")}
 
 
 class _Network(nn.Module):

@@ -13,7 +13,7 @@ from mtseg.core import metadata
 from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
 from mtseg.core.tables import Image, Images, Pairs, Predictions
-from mtseg.data.images import square
+from mtseg.data.images import read_image, square
 from mtseg.evaluation import filter
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference import sources, tiling
@@ -151,6 +151,18 @@ class Predictor:
         )
         kept, _ = filter.apply(evaluation, settings).predictions
         return kept
+
+
+def predict_split(network: Any, images: Images, *, root: Path, metadata: Metadata) -> Predictions:
+    """The predictions for the images of a data set, unfiltered, one image at a time. network: see `Predictor`. root:
+    folder of the images."""
+    found = []
+    for image in images:
+        pixels = read_image(root, image)
+        padded, content = square(pixels, metadata.input.size)
+        (detections,) = network.detect(padded[None], [content], [pixels.shape[:2]])
+        found.append(encode(detections, image.id, metadata.predicted_tasks()))
+    return Predictions.concatenate(found)
 
 
 NO_PAIRS = {
