@@ -36,6 +36,12 @@ RESERVED = {
     *"mask dice loss lr step".split(),
 }
 
+# kinds of shapes that `data.ignore_shapes` may name, as LabelMe, X-AnyLabeling, CVAT and Label Studio call them
+SHAPES = tuple(
+    "box circle cuboid ellipse keypoint line linestrip mask oriented_rectangle point points polyline quadrilateral "
+    "rectangle rotation skeleton vector".split()
+)
+
 
 def _names(folder: str) -> tuple[str, ...]:  # module names in the folder; nothing is imported
     return tuple(sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[!_]*.py")))
@@ -84,12 +90,13 @@ class Generate(Section):
 
 class Data(Section):
     raw: Path
-    format: Literal[_names("data/formats")]
+    format: Literal["auto", *_names("data/formats")]
     mapping: Path | None
     split: Annotated[Number, Field(gt=0, lt=1)]
     share: Annotated[Number, Field(gt=0, le=1)]
     seed: Seed
     on_error: Literal["error", "skip"]
+    ignore_shapes: tuple[Literal[SHAPES], ...]
     flatten: bool
 
 

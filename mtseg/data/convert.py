@@ -27,7 +27,7 @@ from mtseg.core.files import replace_folder, write_json
 from mtseg.core.masks import rle
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data import coco, duplicates, flatten, labels, polygons
+from mtseg.data import coco, duplicates, flatten, formats, labels, polygons
 from mtseg.data.images import DECODE_ERRORS
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 
@@ -49,7 +49,11 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     """Write `out`/{train,val}.{json,parquet} and report.json, and print a summary. Raises UserError."""
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
-    vocabulary = labels.vocabulary(tasks, data.mapping)
+    if data.format == "auto":
+        name, evidence = formats.recognise(data.raw)
+        print(f"{data.raw}: format {name}, recognised by {evidence}")
+        data = data.model_copy(update={"format": name})
+    vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
     images = _read_images(raw, data.raw)
     clipped = sum(_check_objects(raw, image) for image in images)
@@ -84,6 +88,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "images": {name: len(converted[name]) for name in SPLITS},
         "instances": {name: sum(len(image.instances) for image in converted[name]) for name in SPLITS},
         "left_out": dict(Counter(fault.reason for fault in raw.faults)),
+        "notes": raw.notes,
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
     }
@@ -260,6 +265,8 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
         print(f"  not used, {reason}: {count}")
+    for text, count in sorted(report["notes"].items()):
+        print(f"  note, {text}: {count}")
     if report["clipped_objects"]:
         print(f"  clipped at the image border: {report['clipped_objects']} objects")
     if flat := report.get("flat"):

@@ -31,10 +31,12 @@ Labels = dict[str, str | None]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """classes: valid classes of each task, None if any is valid. categories: the mapping, if there is one."""
+    """What to read. classes: valid classes of each task, None if any is valid. categories: the mapping, if there is
+    one. ignored_shapes: kinds of shapes to leave out, as the annotation tool names them, e.g. "point"."""
 
     classes: dict[str, tuple[str, ...] | None]
     categories: dict[str, Labels | None] | None = None
+    ignored_shapes: tuple[str, ...] = ()
 
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
         """Labels of one object; None if the mapping excludes it. Raises BadRecord."""

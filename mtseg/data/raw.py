@@ -8,16 +8,17 @@ which validates all input: an invalid record becomes a fault with its location, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtseg.core.files import uncollected
 from mtseg.core.masks import Segmentation
 
 FAR = 1e7  # pixels: a larger coordinate is an error
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class BadRecord(Exception):
@@ -39,36 +40,58 @@ class Fault:
 
 @dataclass(frozen=True)
 class RawObject:
-    """One object. `where`: its location, for messages. `labels`: class name of every task, None if unlabelled."""
+    """One object.
+
+    where           its location, for messages
+    labels          class name of every task, None if unlabelled
+    box, area       as the annotation states them: x, y, width, height in pixels; square pixels
+    parts_left_out  number of invalid parts, such as a polygon of two points, beside at least one valid part
+    """
 
     where: str
     labels: dict[str, str | None]
     segmentation: Segmentation
     crowd: bool = False
+    box: tuple[float, float, float, float] | None = None
+    area: float | None = None
+    parts_left_out: int = 0
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image. `size`: height and width in the annotation. `split`: None if the raw data have no split."""
+    """One image. `size`: height and width in the annotation. `split`: "train", "val", "test", or None if the data state
+    none. `stated_name`: the file name in the annotation, if it is not that of the image."""
 
     where: str
     file_name: str
     size: tuple[int, int] | None
     split: str | None
     objects: tuple[RawObject, ...]
+    stated_name: str | None = None
 
 
 @dataclass
 class RawData:
-    """The contents of a raw folder. `unused`: number of valid images or files that are not used, by reason."""
+    """The contents of a raw folder.
+
+    unused        number of valid images, objects or files that are not used, by reason
+    notes         number of objects that were read in a way to know of, by that way
+    split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
+    """
 
     images: list[RawImage] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    split_source: str | None = None
 
     def leave(self, reason: str, count: int = 1) -> None:
         """Count valid images or files that are not used."""
         self.unused[reason] = self.unused.get(reason, 0) + count
+
+    def note(self, text: str, count: int = 1) -> None:
+        """Count objects of which the user should know how they were read."""
+        self.notes[text] = self.notes.get(text, 0) + count
 
     @contextmanager
     def refusing(self, where: str) -> Iterator[None]:
@@ -79,14 +102,44 @@ class RawData:
             self.faults.append(Fault(bad.reason, where, str(bad)))
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises BadRecord."""
+def read_value(path: Path) -> Any:
+    """Read a JSON file. Raises BadRecord, which names the encoding if it is not UTF-8."""
     try:
-        value = json.loads(path.read_bytes())
+        with uncollected():
+            return json.loads(path.read_bytes())
+    except UnicodeDecodeError:
+        encoding = _encoding(path.read_bytes())
+        fix = f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > new.json"
+        raise BadRecord("encoding", f"is not UTF-8, it looks like {encoding}: {fix}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord("broken json", f"cannot be read as JSON: {error}") from None
+
+
+def _encoding(text: bytes) -> str:
+    """GBK, Chinese Windows', or CP1252, Western Windows'. The first writes a character as a pair of bytes, of which
+    mostly both are above 127; the second one byte."""
+    paired = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", text))
+    try:
+        text.decode("gbk")
+    except UnicodeDecodeError:
+        paired = False
+    return "GBK" if paired else "CP1252"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises BadRecord."""
+    value = read_value(path)
     if not isinstance(value, dict):
         raise BadRecord("broken json", f"contains a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def whole(value: Any) -> Any:
+    """A whole number as int, whether it is written as 1, 1.0 or "1"; any other value as it is, "01" included."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and (match := re.fullmatch(r"(0|-?[1-9]\d{0,17})(\.0+)?", value.strip())):
+        return int(match[1])
     return value
 
 
@@ -98,12 +151,14 @@ def items(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
-    """Height and width in the annotation, None if it has none. Raises BadRecord."""
-    if height is None and width is None:
+    """Height and width in the annotation. None if it has none: tools that do not know them write 0. Raises
+    BadRecord."""
+    sides = [whole(side) or 0 for side in (height, width)]
+    if sides == [0, 0]:
         return None
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+    if not all(isinstance(side, int) and side > 0 for side in sides):
         raise BadRecord("size", f"the annotated size is {width!r} x {height!r}, expected integers")
-    return height, width
+    return sides[0], sides[1]
 
 
 def checked_polygon(values: list[float]) -> list[float]:
@@ -116,3 +171,17 @@ def checked_polygon(values: list[float]) -> list[float]:
     if sum(a * d - b * c for (a, b), (c, d) in zip(points, points[1:] + points[:1], strict=True)) == 0:
         raise BadRecord("geometry", "a polygon has no area")
     return values
+
+
+def checked_polygons(parts: Iterable[list[float]]) -> tuple[list[list[float]], int]:
+    """The valid polygons of an object, and how many invalid ones are left out, such as a scrap of two points. Raises
+    BadRecord if none is valid."""
+    valid, faults = [], []
+    for part in parts:
+        try:
+            valid.append(checked_polygon(part))
+        except BadRecord as fault:
+            faults.append(fault)
+    if not valid:
+        raise faults[0]
+    return valid, len(faults)

@@ -92,10 +92,17 @@ def converted(
     on_error: str = "error",
     mapping: Path | None = None,
     flatten: bool = False,
+    ignored: tuple[str, ...] = (),
 ) -> dict[str, Record]:
     """Convert into the folder `coco` next to the raw folder; returns the images of both splits by file name."""
     out = raw.parent / "coco"
-    settings = {"format": format, "mapping": mapping, "on_error": on_error, "flatten": flatten}
+    settings = {
+        "format": format,
+        "mapping": mapping,
+        "on_error": on_error,
+        "flatten": flatten,
+        "ignore_shapes": ignored,
+    }
     convert(Data(raw=raw, split=0.5, share=1, seed=0, **settings), tasks, out, seed=0)
     return {image.file_name: image for split in ("train", "val") for image in Images.read(out / f"{split}.parquet")}
 

@@ -24,13 +24,13 @@ def read(folder, *names):
 
 
 def test_given_splits_are_kept_and_other_files_left_out(tmp_path):
-    for split in ("train", "val", "test"):
-        folders.coco(tmp_path, split, [annotation()])
+    for name in ("train", "val", "test", "all"):
+        folders.coco(tmp_path, name, [annotation()])
     data = read(tmp_path)
-    assert [(image.file_name, image.split) for image in data.images] == [
-        (f"images/{split}/{number}.png", split) for split in ("train", "val") for number in (1, 2)
-    ]
-    assert data.unused == {"annotation files other than train.json and val.json": 1}
+    assert {(image.file_name, image.split) for image in data.images} == {
+        (f"images/{split}/{number}.png", split) for split in ("train", "val", "test") for number in (1, 2)
+    }
+    assert list(data.unused.values()) == [1] and data.split_source == "test, train, val"
 
 
 def test_a_file_of_another_name_is_split_later(tmp_path):
@@ -64,7 +64,7 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}}, "not an integer"),
-        ({"segmentation": {"size": [HEIGHT, float(WIDTH)], "counts": RUNS}}, "not an integer"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH + 0.5], "counts": RUNS}}, "not an integer"),
         ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "not a valid RLE"),

@@ -139,6 +139,7 @@ def test_the_image_is_found_by_path_by_name_and_by_the_files_own_name(tmp_path):
         "d": None,
     }.items():
         folders.labelme(tmp_path / "json", name, imagePath=stated)
+    (tmp_path / "json" / "a.png").unlink()
     data = read(tmp_path)
     assert not data.faults
     assert [image.file_name for image in data.images] == [
@@ -158,13 +159,21 @@ def test_what_is_not_taken_is_counted_and_hidden_files_are_not(tmp_path):
         folders.labelme(tmp_path, name, shape("a,b,c"))
     folders.draw(tmp_path / "train" / "bare.png")
     data = read(tmp_path)
-    assert {image.file_name: image.split for image in data.images} == {"train/a.png": "train", "val/b.png": "val"}
-    assert data.unused == {".json files outside train/ and val/": 1, "images without a .json": 1}
+    assert [image.split for image in data.images] == ["test", "train", "val"]
+    assert data.unused == {"images without a .json": 1}
 
 
-def test_train_alone_is_a_folder_like_any_other(tmp_path):
-    folders.labelme(tmp_path, "train/a")
-    assert [image.split for image in read(tmp_path).images] == [None]
+def test_the_split_is_that_of_the_folders_names(tmp_path):
+    for name in ("mine/Train/a", "mine/valid/deep/b", "mine/c", "testing2/d"):
+        folders.labelme(tmp_path, name)
+    data = read(tmp_path)
+    assert [(image.file_name[-5:], image.split) for image in data.images] == [
+        ("a.png", "train"),
+        ("c.png", None),
+        ("b.png", "val"),
+        ("d.png", None),
+    ]
+    assert data.split_source == "Train/ (train), valid/ (val)"
 
 
 def test_labels_stand_in_attributes_or_flags_too(tmp_path):

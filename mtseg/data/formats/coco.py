@@ -1,51 +1,224 @@
-"""COCO: annotations/NAME.json; images in images/NAME/FILE, images/FILE or FILE.
+"""COCO: .json files with `images`, `annotations` and `categories`, in the layouts that tools write.
+
+    annotations/NAME.json       images in images/NAME/, NAME/, images/, or as `file_name` says
+    annotations/instances_NAME.json                                     COCO itself, CVAT
+    NAME/_annotations.coco.json beside its images                       Roboflow
+    result.json                 beside images/                          Label Studio
 
 Polygons, compressed and uncompressed RLE, and crowds are supported. The category name is the label (see
-mtseg/data/labels.py). `labels` of an annotation are read like `attributes`, which take precedence. If both train.json
-and val.json exist, they are the split and other files are not used. Unused categories need no entry in a mapping.
+mtseg/data/labels.py). Further labels are read from the annotation's `attributes` (CVAT; the ids of attr-eomt become
+names by the file's list `attributes`) and `labels`, from `attribute_ids` (PACO, Fashionpedia) and from `category_id_1`,
+`category_id_2`, ... (DENTEX). `attributes` take precedence over `labels`. The split is that of the file's name, its
+folder's, or the image's folder. Unused categories need no entry in a mapping. Lost: keypoints, captions, and several
+values of one attribute.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtseg.core.masks import Segmentation, rle
-from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
+from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, texts
+from mtseg.data.labels import Labels, Vocabulary
+from mtseg.data.raw import (
+    BadRecord,
+    RawData,
+    RawImage,
+    RawObject,
+    checked_polygons,
+    items,
+    read_value,
+    stated_size,
+    whole,
+)
 
-SPLITS = {"train", "val"}
+OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
+BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
+FIX_BOXES = (
+    "export polygons or masks (Roboflow: format 'COCO Segmentation'), or draw them from the boxes, for example with "
+    "SAM in CVAT or X-AnyLabeling"
+)
+
+
+def recognises(files: Files) -> str | None:
+    return json_with(files, r'\{(?!.*"shapes"\s*:).*"(images|annotations|categories(_1)?)"\s*:\s*\[')
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
-    """Read every annotations/*.json of a folder, except hidden files."""
-    data = RawData()
-    files = sorted((folder / "annotations").glob("[!.]*.json"))
-    given = {path.stem for path in files} >= SPLITS
-    for path in files:
-        if given and path.stem not in SPLITS:
-            data.leave("annotation files other than train.json and val.json")
+    """Read every COCO .json of a folder."""
+    data, files, splits = RawData(), Files(folder), Splits()
+    names = files.ending(".json")
+    used = [name for name in names if not PurePosixPath(name).name.startswith(OTHER)] or names
+    if len(used) < len(names):
+        data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
+    given = {name: splits.of_name(PurePosixPath(name).stem) or splits.of_folders(name) for name in used}
+    for where, split in given.items():
+        if split is None and {"train", "val"} <= {*given.values()}:
+            data.leave("annotation files that are of no split, beside those of train and val")
             continue
-        where = path.relative_to(folder).as_posix()
         with data.refusing(where):
-            raw = read_record(path)
-            images, annotations, categories = (items(raw, key) for key in ("images", "annotations", "categories"))
-            names = _names(categories)
-            objects: dict[Any, list[RawObject]] = {image["id"]: [] for image in images if _has_id(image)}
-            for number, annotation in enumerate(annotations, start=1):
-                named = f"{where}, annotation {annotation.get('id', f'number {number}')}"
-                with data.refusing(named):
-                    _add_object(data, named, annotation, names, objects, vocabulary)
-            for number, image in enumerate(images, start=1):
-                named = f"{where}, image {image.get('id', f'number {number}')}"
-                with data.refusing(named):
-                    _add_image(data, named, image, folder, path.stem, given, objects)
+            raw = read_value(folder / where)
+            if isinstance(raw, dict) and not {"images", "annotations", "categories"} & {*raw}:
+                data.leave(".json files that are not COCO")
+                continue
+            _File(data, files, splits, where, split, vocabulary, raw).read()
+    data.split_source = splits.source()
     return data
 
 
+@dataclass
+class _Schema:
+    """How the labels of a file's annotations are stored.
+
+    levels    category names by id, of `category_id`, or of `category_id_1`, ... by key
+    ids       of an attribute by name: names by id (attr-eomt)
+    typed     name and type of an attribute by id (PACO, Fashionpedia)
+    """
+
+    levels: dict[str, dict[Any, Any]]
+    ids: dict[str, dict[Any, Any]]
+    typed: dict[Any, tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> _Schema:
+        numbered = {f"category_id{key[10:]}": key for key in sorted(raw) if key.startswith("categories_")}
+        levels = {key: _names(items(raw, source)) for key, source in numbered.items()}
+        attributes = items(raw, "attributes") if isinstance(raw.get("attributes"), list) else []
+        ids = {
+            attribute.get("name"): {whole(item.get("id")): item.get("name") for item in attribute["categories"]}
+            for attribute in attributes
+            if isinstance(attribute.get("categories"), list)
+        }
+        kinds = {id: kind for kind, own in (raw.get("attr_type_to_attr_idxs") or {}).items() for id in own}
+        typed = {
+            whole(item["id"]): (item.get("name"), kinds.get(item["id"], item.get("supercategory")))
+            for item in attributes
+            if "id" in item and "categories" not in item
+        }
+        return cls(levels or {"category_id": _names(items(raw, "categories"))}, ids, typed)
+
+
+@dataclass
+class _File:
+    """One annotation file."""
+
+    data: RawData
+    files: Files
+    splits: Splits
+    where: str
+    split: str | None
+    vocabulary: Vocabulary
+    raw: Any
+
+    def read(self) -> None:
+        """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
+        if not isinstance(self.raw, dict):
+            raise BadRecord("broken json", f"contains a {type(self.raw).__name__}, expected a JSON object")
+        images, annotations = items(self.raw, "images"), items(self.raw, "annotations")
+        self.schema = _Schema.of(self.raw)
+        if annotations and all(not item.get("segmentation") and item.get("bbox") for item in annotations):
+            raise BadRecord("boxes only", f"all {len(annotations)} annotations have {BOXES_ONLY}: {FIX_BOXES}")
+        self.crowds = _has_crowds(annotations)
+        if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
+            self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
+        objects: dict[Any, list[RawObject]] = {_id(image): [] for image in images if _has_id(image)}
+        for number, annotation in enumerate(annotations, start=1):
+            where = f"{self.where}, annotation {annotation.get('id', f'number {number}')}"
+            with self.data.refusing(where):
+                self._add_object(where, annotation, objects)
+        for number, image in enumerate(images, start=1):
+            where = f"{self.where}, image {image.get('id', f'number {number}')}"
+            with self.data.refusing(where):
+                self._add_image(where, image, objects)
+
+    def _add_image(self, where: str, image: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
+        name = image.get("file_name") or image.get("coco_url")  # LVIS has URLs only
+        if not isinstance(name, str) or not _has_id(image):
+            raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
+        if _id(image) not in objects:
+            raise BadRecord("broken json", "another image has the same id")
+        file_name = self.files.image(name, _places(self.where))
+        size = stated_size(image.get("height"), image.get("width"))
+        split = self.split or self.splits.of_folders(file_name)
+        found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
+        note_duplicates(self.data, found)
+        self.data.images.append(RawImage(where, file_name, size, split, tuple(found)))
+
+    def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
+        image = annotation.get("image_id")
+        if not _has_id(annotation, "image_id") or _id(annotation, "image_id") not in objects:
+            raise BadRecord("broken json", f"no image has id {image!r}")
+        if whole(annotation.get("iscrowd")) not in (None, 0, 1):  # False and True count as 0 and 1
+            raise BadRecord("broken json", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
+        labels = self._labels(annotation)
+        if labels is None:
+            self.data.leave("objects that data.mapping leaves out")
+            return
+        outline, left_out = _outline(annotation)
+        box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
+        crowd = self.crowds and _crowd(annotation)
+        objects[_id(annotation, "image_id")].append(
+            RawObject(where, labels, outline, crowd, box, area[0] if area else None, left_out)
+        )
+
+    def _labels(self, annotation: dict[str, Any]) -> Labels | None:
+        attributes: dict[str, Any] = {}
+        for given in (annotation.get("labels"), annotation.get("attributes")):
+            attributes |= given if isinstance(given, dict) else {}
+        for name, names in self.schema.ids.items():
+            if whole(attributes.get(name)) in names:
+                attributes[name] = names[whole(attributes[name])]
+        if self.schema.typed:
+            attributes = self._of_types(annotation.get("attribute_ids")) | attributes
+        label, further = self._categories(annotation)
+        return self.vocabulary.labels(label, texts(further | attributes))
+
+    def _of_types(self, ids: Any) -> dict[str, Any]:
+        """Labels of the tasks that are types of attributes, none if the annotation has no value or several."""
+        types = {kind for _, kind in self.schema.typed.values()} & {*self.vocabulary.classes}
+        found: dict[str, list[Any]] = {kind: [] for kind in types}
+        for id in ids if isinstance(ids, list) else ():
+            name, kind = self.schema.typed.get(whole(id), (None, None))
+            if kind in found:
+                found[kind].append(name)
+        if several := sum(len(names) > 1 for names in found.values()):
+            self.data.note("labels of a task with several values, read as unlabelled", several)
+        return {kind: names[0] if len(names) == 1 else None for kind, names in found.items()}
+
+    def _categories(self, annotation: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The label and, with several categories per annotation, the labels of further tasks: those that are named
+        category_1, category_2, ..., or all tasks in their order."""
+        found = {}
+        for key, names in self.schema.levels.items():
+            if not _has_id(annotation, key) or _id(annotation, key) not in names:
+                if len(self.schema.levels) == 1 or annotation.get(key) is not None:
+                    raise BadRecord("unknown label", f"no category has id {annotation.get(key)!r}")
+                found[key.replace("_id", "")] = None
+            else:
+                found[key.replace("_id", "")] = names[_id(annotation, key)]
+        tasks = list(self.vocabulary.classes)
+        if len(found) == 1:
+            return next(iter(found.values())), {}
+        if self.vocabulary.categories is not None:
+            return ",".join(str(name or "-") for name in found.values()), {}
+        if tasks[0] not in found:
+            if len(tasks) != len(found):
+                keys = ", ".join(found)
+                raise BadRecord("missing label", f"expected {len(found)} tasks, or tasks of these names: {keys}")
+            found = dict(zip(tasks, found.values(), strict=True))
+        return found[tasks[0]], found
+
+
 def _has_id(value: dict[str, Any], key: str = "id") -> bool:
-    return isinstance(value.get(key), int | str)
+    return isinstance(whole(value.get(key)), int | str)
+
+
+def _id(value: dict[str, Any], key: str = "id") -> Any:
+    return whole(value[key])
 
 
 def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
@@ -53,79 +226,67 @@ def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
     for category in categories:
         if not _has_id(category):
             raise BadRecord("broken json", f"a category has id {category.get('id')!r}, expected a number or text")
-    names = {category["id"]: category.get("name") for category in categories}
+    names = {_id(category): category.get("name") for category in categories}
     if len(names) < len(categories):
-        ids = [category["id"] for category in categories]
+        ids = [_id(category) for category in categories]
         double = next(key for key in ids if ids.count(key) > 1)
         raise BadRecord("broken json", f"two categories have id {double!r}")
     return names
 
 
-def _add_image(
-    data: RawData,
-    where: str,
-    image: dict[str, Any],
-    folder: Path,
-    split: str,
-    given: bool,
-    objects: dict[Any, list[RawObject]],
-) -> None:
-    name = image.get("file_name")
-    if not isinstance(name, str) or not _has_id(image):
-        raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
-    if image["id"] not in objects:
-        raise BadRecord("broken json", "another image has the same id")
-    # the path is checked without resolving links: DVC may link files into the folder
-    for place in (f"images/{split}", "images", "."):
-        file_name = os.path.normpath(f"{place}/{name}").replace(os.sep, "/")
-        if not file_name.startswith(("/", "../")) and os.path.isfile(folder / file_name):
-            break
-    else:
-        raise BadRecord("missing image", f"no image {name!r} in images/{split}/, images/ or data.raw")
-    size = stated_size(image.get("height"), image.get("width"))
-    found = objects.pop(image["id"])  # popped, so that a second image with this id is noticed
-    data.images.append(RawImage(where, file_name, size, split if given else None, tuple(found)))
+def _places(where: str) -> list[str]:
+    """Folders that the images of an annotation file can be in, the most specific first."""
+    path = PurePosixPath(where)
+    beside = path.parent.parent if path.parent.name.lower().startswith("annotation") else path.parent
+    names = dict.fromkeys((path.stem, path.stem.removeprefix("instances_")))
+    below = [*(f"images/{name}" for name in names), *names, "images", "."]
+    places = [(root / place).as_posix() for root in (beside, PurePosixPath(".")) for place in below]
+    return list(dict.fromkeys([*places, path.parent.as_posix()]))
 
 
-def _add_object(
-    data: RawData,
-    where: str,
-    annotation: dict[str, Any],
-    names: dict[Any, Any],
-    objects: dict[Any, list[RawObject]],
-    vocabulary: Vocabulary,
-) -> None:
-    image, category, crowd = (annotation.get(key) for key in ("image_id", "category_id", "iscrowd"))
-    if not _has_id(annotation, "image_id") or image not in objects:
-        raise BadRecord("broken json", f"no image has id {image!r}")
-    if not _has_id(annotation, "category_id") or category not in names:
-        raise BadRecord("unknown label", f"no category has id {category!r}")
-    if crowd not in (None, 0, 1):  # False and True count as 0 and 1, and some tools write them
-        raise BadRecord("broken json", f"iscrowd is {crowd!r}, expected 0 or 1")
-    attributes: dict[str, Any] = {}
-    for given in (annotation.get("labels"), annotation.get("attributes")):
-        attributes |= given if isinstance(given, dict) else {}
-    labels = vocabulary.labels(names[category], attributes)
-    if labels is None:
-        data.leave("objects that data.mapping leaves out")
-    else:
-        objects[image].append(RawObject(where, labels, _segmentation(annotation.get("segmentation")), bool(crowd)))
+def _crowd(annotation: dict[str, Any]) -> bool:
+    return whole(annotation.get("iscrowd")) == 1
 
 
-def _segmentation(value: Any) -> Segmentation:
+def _has_crowds(annotations: Iterable[dict[str, Any]]) -> bool:
+    """Whether iscrowd 1 means a crowd. CVAT gives it to every mask, and `occluded` to every annotation; and where every
+    annotation has it, it tells nothing."""
+    cvat = all(isinstance(item.get("attributes"), dict) and "occluded" in item["attributes"] for item in annotations)
+    return not cvat and not all(_crowd(item) for item in annotations)
+
+
+def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    valid = all(isinstance(value, int | float) and abs(value) < 1e15 for value in values)
+    return tuple(float(value) for value in values) if valid else None
+
+
+def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
+    """The segmentation, and how many invalid polygons of it are left out."""
+    value = annotation.get("segmentation")
+    if not value and annotation.get("bbox"):
+        raise BadRecord("boxes only", f"has {BOXES_ONLY}: {FIX_BOXES}")
     if isinstance(value, list) and value and all(isinstance(polygon, list) for polygon in value):
-        return [checked_polygon(polygon) for polygon in value]
+        return checked_polygons(value)
+    return _rle(value), 0
+
+
+def _rle(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or an RLE")
     try:
-        height, width = value["size"]
-        counts = value["counts"] if isinstance(value["counts"], list) else _runs(value["counts"])
+        height, width = (whole(side) for side in value["size"])
+        counts = value["counts"]
+        if isinstance(counts, str) and counts.startswith(("b'", 'b"')):  # str() of bytes, as Python prints them
+            counts = ast.literal_eval(counts).decode()
+        counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts)
         if not all(isinstance(number, int) for number in (height, width, *counts)):
             raise ValueError("a size or a run length is not an integer")
         if min(counts) < 0 or sum(counts) != height * width:
             raise ValueError(f"run lengths add up to {sum(counts)}, expected {height} x {width}")
         return rle({"size": [height, width], "counts": counts}, height, width)
-    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, SyntaxError) as error:
         raise BadRecord("geometry", f"segmentation is not a valid RLE ({type(error).__name__}: {error})") from None
 
 

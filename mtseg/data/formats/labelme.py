@@ -1,98 +1,98 @@
 """LabelMe and X-AnyLabeling: one .json next to each image, in folders of any depth.
 
-Shapes are polygons, rectangles or circles; shapes with equal labels and `group_id` form one object. Labels are read
-from `label`, `attributes` and `flags` (see mtseg/data/labels.py). If both train/ and val/ exist, they are the split. An
-image with an empty list of shapes has no object; an image without a .json is not used.
+Shapes are polygons, rectangles (also rotated), circles and masks; shapes with equal labels and `group_id` form one
+object, the union of them. Labels are read from `label`, `attributes` and `flags` (see mtseg/data/labels.py);
+`difficult` is an attribute, true or false. The image is the one with the name of the .json, otherwise the one that
+`imagePath` names. An image with an empty list of shapes has no object; an image without a .json is not used. Lost:
+descriptions, scores, and shapes that are no outline.
+Format: wkentaro/labelme, labelme/_label_file.py; CVHub520/X-AnyLabeling, docs/en/user_guide.md.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
-import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import (
-    SUFFIXES,
-    BadRecord,
-    RawData,
-    RawImage,
-    RawObject,
-    checked_polygon,
-    items,
-    read_record,
-    stated_size,
-)
+import numpy as np
+import PIL.Image
 
-SPLITS = {"train", "val"}
-CIRCLE = 72  # corners of the polygon that approximates a circle
+from mtseg.core.masks import Segmentation
+from mtseg.data.formats._common import Files, Shapes, Splits, ellipse, json_with, pasted, rectangle, refuse_shape
+from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
+
+BOXES = ("rectangle", "rotation", "oriented_rectangle", "quadrilateral")  # with four corners
+
+
+def recognises(files: Files) -> str | None:
+    return json_with(files, r'\{.*"shapes"\s*:')
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json under a folder."""
-    data = RawData()
-    files = _files(folder)
-    given = {path.name for path in folder.iterdir() if path.is_dir()} >= SPLITS
-    images = {path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in SUFFIXES}
-    stems = {os.path.splitext(name)[0]: name for name in sorted(images)}
+    data, files, splits = RawData(), Files(folder), Splits()
     annotated = set()
-    for path in files:
-        if path.suffix.lower() != ".json":
-            continue
-        where = path.relative_to(folder)
-        if given and where.parts[0] not in SPLITS:
-            data.leave(".json files outside train/ and val/")
-            continue
-        with data.refusing(where.as_posix()):
-            raw = read_record(path)
+    for where in files.ending(".json"):
+        with data.refusing(where):
+            raw = read_record(folder / where)
             shapes = items(raw, "shapes")
-            image = _image(where, raw.get("imagePath"), images, stems)
+            image = _image(files, where, raw)
             annotated.add(image)
             size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
-            split = where.parts[0] if given else None
-            objects = _objects(data, where.as_posix(), shapes, vocabulary)
-            data.images.append(RawImage(where.as_posix(), image, size, split, objects))
-    if bare := sum(not given or name.split("/")[0] in SPLITS for name in images - annotated):
+            named = str(raw.get("imagePath") or "").replace("\\", "/").rpartition("/")[2]
+            stale = named if named not in ("", PurePosixPath(image).name) else None
+            found = Shapes(data, vocabulary, lambda size=size, image=image: size or files.size(image))
+            for number, shape in enumerate(shapes, start=1):
+                with data.refusing(f"{where}, shape {number}"):
+                    _add_shape(found, f"{where}, shape {number}", shape, size, files, image)
+            data.images.append(RawImage(where, image, size, splits.of_folders(where), found.objects(), stale))
+    if bare := len(files.images - annotated):
         data.leave("images without a .json", bare)
+    data.split_source = splits.source()
     return data
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, also linked ones, except hidden files."""
-    found = []
-    for path, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
+    """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it."""
+    stated = str(raw.get("imagePath") or "")
+    own = files.image_of_stem(where[: -len(".json")], stated.replace("\\", "/").rpartition("/")[2])
+    if own:
+        return own
+    try:
+        return files.image(stated, [PurePosixPath(where).parent.as_posix()])
+    except BadRecord as missing:
+        if missing.reason != "missing image" or not raw.get("imageData"):
+            raise BadRecord(missing.reason, f"{missing}, and no image with the name of this file") from None
+    advice = f"write it beside this file with `python -m mtseg.data.embedded {files.folder}`"
+    raise BadRecord("embedded image", f"the image is embedded in this file (imageData) and not a file: {advice}")
 
 
-def _image(where: Path, stated: Any, images: set[str], stems: dict[str, str]) -> str:
-    """The image of an annotation file: `imagePath`, or an image next to it with that name or the file's name."""
-    named = str(stated or "").replace("\\", "/")
-    own = stems.get(where.with_suffix("").as_posix(), "")
-    for name in (where.parent / named, where.parent / PurePosixPath(named).name, own):
-        if (tried := os.path.normpath(name).replace(os.sep, "/")) in images:
-            return tried
-    raise BadRecord("missing image", f"there is no image {named!r} and no image with the name of this file")
+def _add_shape(
+    shapes: Shapes, where: str, shape: dict[str, Any], size: tuple[int, int] | None, files: Files, image: str
+) -> None:
+    kind = shape.get("shape_type") or "polygon"
+    attributes = shape.get("attributes")
+    if "difficult" in shape:
+        attributes = {"difficult": shape["difficult"]} | (attributes if isinstance(attributes, dict) else {})
 
+    def outline() -> Segmentation:
+        if kind == "mask":
+            return _mask(shape, size or files.size(image))
+        return [_polygon(kind, _points(shape))]
 
-def _objects(data: RawData, where: str, shapes: list[dict[str, Any]], vocabulary: Vocabulary) -> tuple[RawObject, ...]:
-    objects: dict[Any, RawObject] = {}
-    for number, shape in enumerate(shapes, start=1):
-        with data.refusing(f"{where}, shape {number}"):
-            labels = vocabulary.labels(shape.get("label"), shape.get("attributes"), shape.get("flags"))
-            if labels is None:
-                data.leave("objects that data.mapping leaves out")
-                continue
-            polygon = _polygon(shape)
-            group = shape.get("group_id")
-            key = ("alone", number) if group is None else (str(group), *labels.values())
-            if key in objects:
-                objects[key].segmentation.append(polygon)
-            else:
-                objects[key] = RawObject(f"{where}, shape {number}", labels, [polygon])
-    return tuple(objects.values())
+    shapes.add(
+        where,
+        kind,
+        shape.get("label"),
+        outline,
+        attributes=attributes,
+        flags=shape.get("flags"),
+        group=shape.get("group_id"),
+    )
 
 
 def first_shape(item: RawObject) -> int:
@@ -100,21 +100,39 @@ def first_shape(item: RawObject) -> int:
     return int(item.where.rpartition(", shape ")[2]) - 1
 
 
-def _polygon(shape: dict[str, Any]) -> list[float]:
-    """[x0, y0, x1, y1, ...] of a polygon, a rectangle (2 or 4 corners) or a circle (centre, a point on it)."""
-    kind = shape.get("shape_type", "polygon")
+def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
     try:
-        points = [(float(x), float(y)) for x, y in shape["points"]]
+        return [(float(x), float(y)) for x, y in shape["points"]]
     except (KeyError, TypeError, ValueError, OverflowError):
         raise BadRecord("geometry", f"points are {str(shape.get('points'))[:60]}, expected [[x, y], ...]") from None
+
+
+def _polygon(kind: str, points: list[tuple[float, float]]) -> list[float]:
+    """[x0, y0, x1, y1, ...] of a polygon, a rectangle (2 or 4 corners) or a circle (centre, a point on it)."""
     if kind == "rectangle" and len(points) == 2:
-        (left, top), (right, bottom) = points
-        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    elif kind == "circle" and len(points) == 2:
-        (x, y), edge = points
-        radius = math.dist((x, y), edge)
-        turns = [2 * math.pi * step / CIRCLE for step in range(CIRCLE)]
-        points = [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
-    elif kind not in ("polygon", "rectangle") or (kind == "rectangle" and len(points) != 4):
-        raise BadRecord("geometry", f"a {kind} of {len(points)} points is not a polygon, rectangle or circle")
+        return checked_polygon(rectangle(*points[0], *points[1]).ravel().tolist())
+    if kind == "circle" and len(points) == 2:
+        radius = math.dist(*points)
+        return checked_polygon(ellipse(*points[0], radius, radius))
+    if kind != "polygon" and (kind not in BOXES or len(points) != 4):
+        raise refuse_shape(kind, len(points), "a polygon, rectangle (also rotated), circle or mask")
     return checked_polygon([value for point in points for value in point])
+
+
+def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
+    """RLE of a mask: a PNG in base64 and the centres of its first and last pixel."""
+    points = _points(shape)
+    try:
+        content = base64.b64decode(shape.get("mask") or "", validate=True)
+        pixels = np.array(PIL.Image.open(io.BytesIO(content)).convert("L")) > 0
+    except DECODE_ERRORS as error:
+        raise BadRecord("geometry", f"`mask` is not a PNG in base64 ({error})") from None
+    if len(points) != 2 or not all(math.isfinite(value) for point in points for value in point):
+        raise BadRecord("geometry", f"a mask with {len(points)} points, expected 2 corners")
+    left, top = (round(min(values)) for values in zip(*points, strict=True))
+    right, bottom = (round(max(values)) for values in zip(*points, strict=True))
+    height, width = pixels.shape
+    if not (right - left <= width <= right - left + 1 and bottom - top <= height <= bottom - top + 1):
+        span = f"{right - left + 1} x {bottom - top + 1}"
+        raise BadRecord("geometry", f"the mask has {width} x {height} pixels, its corners span {span}")
+    return pasted(pixels, left, top, size)

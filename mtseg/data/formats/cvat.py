@@ -1,0 +1,132 @@
+"""CVAT for images 1.1: .xml files, with the images beside them or in images/.
+
+Objects are polygons, boxes and ellipses, also rotated, and masks; shapes of one group with equal labels form one
+object, as in CVAT's COCO export. The label is the main class and the attributes are the further ones (see
+mtseg/data/labels.py): checkboxes are `true` and `false`, and `__undefined__` means unlabelled. The split is that of the
+image's subset, or of its folder. Lost: tags of images, the order in which shapes cover each other, and `occluded`.
+Format: cvat-ai/cvat, site/content/en/docs/dataset_management/formats/format-xml.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from mtseg.core.masks import Segmentation
+from mtseg.data.formats._common import (
+    Files,
+    Shapes,
+    Splits,
+    ellipse,
+    pasted,
+    rectangle,
+    refuse_shape,
+    run_mask,
+    turned,
+)
+from mtseg.data.formats._xml import read_xml
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, stated_size
+
+
+def recognises(files: Files) -> str | None:
+    for name in files.ending(".xml"):
+        with (files.folder / name).open("rb") as file:
+            if b"<annotations" in file.read(4096):
+                return name
+    return None
+
+
+def read(folder: Path, vocabulary: Vocabulary) -> RawData:
+    """Read every .xml of a folder that has <annotations>."""
+    data, files, splits = RawData(), Files(folder), Splits()
+    for where in files.ending(".xml"):
+
+        def add_image(image: Element, where: str = where) -> None:
+            named = f"{where}, image {image.get('name')}"
+            with data.refusing(named):
+                _add_image(data, files, splits, vocabulary, named, PurePosixPath(where), image)
+
+        def refuse_track(track: Element) -> None:
+            raise BadRecord("broken xml", "is of the format 'CVAT for video': export it as 'CVAT for images 1.1'")
+
+        with data.refusing(where):
+            read_xml(folder / where, {"image": add_image, "track": refuse_track})
+    data.split_source = splits.source()
+    return data
+
+
+def _add_image(
+    data: RawData,
+    files: Files,
+    splits: Splits,
+    vocabulary: Vocabulary,
+    where: str,
+    path: PurePosixPath,
+    image: Element,
+) -> None:
+    subset = image.get("subset") or ""
+    places = [f"{root}/{place}" for root in (path.parent, ".") for place in (f"images/{subset}", "images", subset, ".")]
+    file_name = files.image(image.get("name"), list(dict.fromkeys(str(PurePosixPath(place)) for place in places)))
+    size = stated_size(image.get("height"), image.get("width"))
+    split = splits.of_name(subset) or splits.of_folders(file_name)
+    shapes = Shapes(data, vocabulary, lambda: size or files.size(file_name))
+    for number, shape in enumerate(image, start=1):
+        if shape.tag == "tag":
+            data.leave("tags of images")
+            continue
+        named = f"{where}, {shape.tag} {number}"
+        with data.refusing(named):
+            group = shape.get("group_id")
+            shapes.add(
+                named,
+                shape.tag,
+                shape.get("label"),
+                _outline(shape, lambda: size or files.size(file_name)),
+                attributes=_attributes(shape),
+                group=None if group == "0" else group,
+            )
+    data.images.append(RawImage(where, file_name, size, split, shapes.objects()))
+
+
+def _attributes(shape: Element) -> dict[str, str | None]:
+    values = {item.get("name", ""): (item.text or "").strip() for item in shape.iter("attribute")}
+    return {name: None if value in ("", "__undefined__") else value for name, value in values.items()}
+
+
+def _outline(shape: Element, size: Callable[[], tuple[int, int]]) -> Callable[[], Segmentation]:
+    def outline() -> Segmentation:
+        try:
+            if shape.tag == "mask":
+                return _mask(shape, size())
+            return [checked_polygon(_polygon(shape))]
+        except (KeyError, ValueError, OverflowError) as error:
+            raise BadRecord("geometry", f"the {shape.tag} has no valid coordinates ({error})") from None
+
+    return outline
+
+
+def _polygon(shape: Element) -> list[float]:
+    values = shape.attrib
+    if shape.tag == "polygon":
+        points = [point.split(",") for point in values["points"].split(";")]
+        return [float(value) for x, y in points for value in (x, y)]
+    angle = math.radians(float(values.get("rotation") or 0))
+    if shape.tag == "box":
+        left, top, right, bottom = (float(values[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return turned(rectangle(left, top, right, bottom), (left + right) / 2, (top + bottom) / 2, angle)
+    if shape.tag == "ellipse":
+        return ellipse(*(float(values[name]) for name in ("cx", "cy", "rx", "ry")), angle)
+    count = len(values.get("points", "").split(";"))
+    raise refuse_shape(shape.tag, count, "a polygon, box, ellipse or mask")
+
+
+def _mask(shape: Element, size: tuple[int, int]) -> Segmentation:
+    """Run lengths, row by row and inside the mask's box; the first is of zeros."""
+    left, top, width, height = (int(float(shape.attrib[name])) for name in ("left", "top", "width", "height"))
+    runs = [int(run) for run in shape.attrib["rle"].split(",")]
+    return pasted(run_mask(runs, height, width).astype(np.uint8), left, top, size)

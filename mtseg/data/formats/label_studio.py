@@ -1,0 +1,217 @@
+"""Label Studio's export in JSON: lists of tasks, with the images in images/ or where the task's URL ends.
+
+Objects are polygons, rectangles and ellipses, also rotated, and brush masks. The region's label is the main class; its
+choices, ratings and numbers (`perRegion`) are the further ones, by the name of their tag, which is that of the task. Of
+several annotations of an image, the one marked as ground truth is read, otherwise the first that is not skipped. A file
+whose tasks have predictions only, such as mtseg's own, is read like annotations. An image without an annotation is not
+used. Lost: choices of whole images, relations, and further annotations.
+Formats: labelstud.io/guide/export; the RLE is that of thi.ng/rle-pack, of RGBA pixels, as in
+HumanSignal/label-studio-converter, label_studio_converter/brush.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from mtseg.core.masks import Segmentation
+from mtseg.data.formats._common import (
+    Files,
+    Shapes,
+    Splits,
+    ellipse,
+    image_suffixes,
+    json_with,
+    pasted,
+    rectangle,
+    refuse_shape,
+    turned,
+)
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, read_value, stated_size
+
+UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
+
+
+def recognises(files: Files) -> str | None:
+    return json_with(files, r'\[\s*\{.*"(annotations|predictions|data)"\s*:')
+
+
+def read(folder: Path, vocabulary: Vocabulary) -> RawData:
+    """Read every .json of a folder that is a list of tasks."""
+    data, files, splits = RawData(), Files(folder), Splits()
+    for where in files.ending(".json"):
+        with data.refusing(where):
+            tasks = read_value(folder / where)
+            if isinstance(tasks, dict) and "data" not in tasks:
+                data.leave(".json files that are not Label Studio's")
+                continue
+            tasks = tasks if isinstance(tasks, list) else [tasks]
+            if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
+                raise BadRecord(
+                    "broken json", "is not a list of tasks with `data`: export it as 'JSON', not 'JSON-MIN'"
+                )
+            key = "annotations" if any("annotations" in task for task in tasks) else "predictions"
+            for number, task in enumerate(tasks, start=1):
+                named = f"{where}, task {task.get('id', f'number {number}')}"
+                with data.refusing(named):
+                    _add_image(data, files, splits, vocabulary, named, task, key, PurePosixPath(where).parent)
+    data.split_source = splits.source()
+    return data
+
+
+def _add_image(
+    data: RawData,
+    files: Files,
+    splits: Splits,
+    vocabulary: Vocabulary,
+    where: str,
+    task: dict[str, Any],
+    key: str,
+    beside: PurePosixPath,
+) -> None:
+    given = [item for item in task.get(key) or () if isinstance(item, dict) and not item.get("was_cancelled")]
+    if not given:
+        data.leave("images without an annotation")
+        return
+    chosen = max(given, key=lambda item: item.get("ground_truth") is True)  # the first of equals
+    if len(given) > 1:
+        data.leave("further annotations of an image", len(given) - 1)
+    image = _image(files, task, beside)
+    results = [item for item in chosen.get("result") or () if isinstance(item, dict)]
+    regions: dict[Any, list[dict[str, Any]]] = {}
+    for number, item in enumerate(results):
+        if isinstance(item.get("value"), dict):
+            regions.setdefault(item.get("id", number), []).append(item)
+    sizes = {stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
+    if len(sizes) > 1:
+        raise BadRecord("size", f"the regions state several sizes of the image: {sorted(sizes)}")
+    size = next(iter(sizes), None)
+    shapes = Shapes(data, vocabulary, lambda: size or files.size(image))
+    for number, region in enumerate(regions.values(), start=1):
+        outline = next((item for item in region if _kind(item["value"])), None)
+        if outline is None:
+            data.leave("choices and texts of whole images")
+            continue
+        named = f"{where}, region {outline.get('id', number)}"
+        with data.refusing(named):
+            _add_region(shapes, named, region, outline, lambda: files.size(image), size)
+    data.images.append(RawImage(where, image, size, splits.of_folders(image), shapes.objects()))
+    if key == "predictions":
+        data.note("objects of predictions, read as annotations", len(regions))
+
+
+def _image(files: Files, task: dict[str, Any], beside: PurePosixPath) -> str:
+    texts = [value for value in task["data"].values() if isinstance(value, str)]
+    pictures = [text for text in texts if PurePosixPath(text.split("?")[0]).suffix.lower() in image_suffixes()]
+    stated = task["data"].get("image") or next(iter([*pictures, *texts]), None)
+    names = [stated, task.get("file_upload")]
+    names += [UPLOADED.sub("", name.rpartition("/")[2], count=1) for name in names if isinstance(name, str)]
+    missing: BadRecord | None = None
+    for name in names:
+        try:
+            return files.image(name, [str(beside / "images"), str(beside), "images", "."])
+        except BadRecord as error:
+            missing = missing or error
+    raise missing
+
+
+def _add_region(
+    shapes: Shapes,
+    where: str,
+    region: list[dict[str, Any]],
+    outline: dict[str, Any],
+    actual: Callable[[], tuple[int, int]],
+    size: tuple[int, int] | None,
+) -> None:
+    if outline.get("image_rotation") not in (None, 0):
+        raise BadRecord("geometry", "the image was rotated in Label Studio: rotate the image file, and annotate it")
+    values = [(item.get("from_name"), item["value"]) for item in region]
+    named = [value[key] for _, value in values for key in value if key.endswith("labels") and value[key]]
+    labels = list(dict.fromkeys(label for own in named if isinstance(own, list) for label in own))
+    if len(labels) > 1:
+        raise BadRecord("ambiguous label", f"has several labels: {', '.join(map(str, labels))}")
+    attributes = {}
+    for name, value in values:
+        for key in ("choices", "rating", "number", "taxonomy", "text"):
+            given = value.get(key)
+            if key == "taxonomy" and isinstance(given, list):
+                given = [path[-1] for path in given if isinstance(path, list) and path]
+            if isinstance(given, list) and len(given) > 1:
+                raise BadRecord("ambiguous label", f"has several values of {name}: {', '.join(map(str, given))}")
+            if given not in (None, []):
+                attributes[name] = given[0] if isinstance(given, list) else given
+    value, kind = outline["value"], _kind(outline["value"])
+
+    def drawn() -> Segmentation:
+        try:
+            if kind == "mask":
+                return _brush(value["rle"], size or actual(), actual())
+            return [checked_polygon(_polygon(kind, value, *(size or actual())))]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BadRecord("geometry", f"the {kind} has no valid coordinates ({error})") from None
+
+    shapes.add(where, kind, labels[0] if labels else None, drawn, attributes=attributes)
+
+
+def _kind(value: dict[str, Any]) -> str | None:
+    """The kind of an outline, None for what is none."""
+    if "rle" in value:
+        return "mask"
+    if "vertices" in value:
+        return "vector"
+    if "points" in value:
+        return "polygon" if value.get("closed", True) else "line"
+    if "radiusX" in value:
+        return "ellipse"
+    if "x" in value:
+        return "rectangle" if "height" in value else "keypoint"
+    return None
+
+
+def _polygon(kind: str, value: dict[str, Any], height: int, width: int) -> list[float]:
+    """[x0, y0, ...] in pixels. Label Studio has percents of the image's width and height."""
+    if kind == "polygon":
+        return [number * side / 100 for x, y in value["points"] for number, side in ((x, width), (y, height))]
+    if kind not in ("rectangle", "ellipse"):
+        raise refuse_shape(kind, len(value.get("points", "1")), "a polygon, rectangle, ellipse or brush mask")
+    x, y = value["x"] * width / 100, value["y"] * height / 100
+    angle = math.radians(value.get("rotation") or 0)
+    if kind == "ellipse":
+        return ellipse(x, y, value["radiusX"] * width / 100, value["radiusY"] * height / 100, angle)
+    corners = rectangle(x, y, x + value["width"] * width / 100, y + value["height"] * height / 100)
+    return turned(corners, x, y, angle)  # it is rotated about its top left corner
+
+
+def _brush(packed: list[int], size: tuple[int, int], actual: tuple[int, int]) -> Segmentation:
+    """RLE of a brush mask. Its layout is that of `_pack` in mtseg/inference/export/label_studio.py."""
+    if size != actual:
+        raise BadRecord("size", f"original_width and original_height are {size[::-1]}, the image is {actual[::-1]}")
+    bits = "".join(f"{byte:08b}" for byte in bytes(packed))
+    place = 0
+
+    def take(count: int) -> int:
+        nonlocal place
+        place += count
+        return int(bits[place - count : place], 2)  # ValueError at the end
+
+    count, word = take(32), take(5) + 1
+    lengths = [take(4) + 1 for _ in range(4)]
+    if count != 4 * size[0] * size[1]:
+        raise BadRecord("geometry", f"the mask has {count} values, expected 4 for each of {size[1]} x {size[0]} pixels")
+    values: list[int] = []
+    runs: list[int] = []
+    left = count
+    while left:
+        equal = take(1)
+        run = min(take(lengths[take(2)]) + 1, left)
+        left -= run
+        values += [take(word)] if equal else [take(word) for _ in range(run)]
+        runs += [run] if equal else [1] * run
+    alpha = np.repeat(np.array(values), runs)[3::4].reshape(size)
+    return pasted(alpha > 0, 0, 0, size)

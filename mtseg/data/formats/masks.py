@@ -1,0 +1,236 @@
+"""Masks as image files: indexed PNGs as in Pascal VOC, or one file for each object.
+
+    SegmentationObject/NAME.png, SegmentationClass/NAME.png      images in JPEGImages/ or images/
+    masks/NAME/CLASS_1.png or masks/NAME/CLASS/1.png             images in images/ or beside masks/
+    NAME/masks/CLASS_1.png                                       image in NAME/images/ or NAME/
+
+VOC: every index or colour of SegmentationObject is an object, and SegmentationClass has its class; 0 or black is
+background, and 255 is the unlabelled border. Class names are those of labelmap.txt (CVAT: `name:r,g,b`), of
+class_names.txt or labels.txt (LabelMe: a name in each line, the first of index 0), otherwise VOC's own. The split is
+that of ImageSets/Segmentation/train.txt and val.txt, or of the image's folder.
+One file for each object: what is not 0 is the object. A file name without a class is allowed if there is one class.
+The class is the label (see mtseg/data/labels.py): `door,front_1.png` has two. An image without masks is not used.
+Lost: pixels that are of several objects, in VOC's files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import PIL.Image
+
+from mtseg.data.formats._common import Files, Splits, note_duplicates, pasted
+from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
+
+OBJECTS, CLASSES, MASKS = "SegmentationObject", "SegmentationClass", "masks"
+NAMES = ("labelmap.txt", "class_names.txt", "labels.txt", "classes.txt")
+IMAGES = ("JPEGImages", "images", "Images", ".")
+NO_CLASS = re.compile(r"(mask|object|obj|instance|inst|[0-9a-f]{8,})?", re.IGNORECASE)  # of a file's name
+VOC = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor".split()
+)
+BORDER = 0xE0E0C0  # colour of index 255 in VOC's palette
+
+
+def recognises(files: Files) -> str | None:
+    return next((f"{name}/" for name in (*files.folders(OBJECTS), *files.folders(MASKS))), None)
+
+
+def read(folder: Path, vocabulary: Vocabulary) -> RawData:
+    """Read the masks of every SegmentationObject/ and masks/ of a folder."""
+    data, files = RawData(), Files(folder)
+    masks: set[str] = set()
+    for place in files.folders(OBJECTS):
+        masks |= _read_indexed(data, files, PurePosixPath(place).parent, vocabulary)
+    for place in files.folders(MASKS):
+        masks |= _read_files(data, files, PurePosixPath(place), vocabulary)
+    if not masks and files.folders(CLASSES):
+        place = files.folders(CLASSES)[0]
+        text = f"has the class of each pixel, but not which object it is of: {OBJECTS}/ is needed"
+        data.faults.append(Fault("no objects", f"{place}/", text))
+    if bare := len(files.images - masks - {image.file_name for image in data.images}):
+        data.leave("images without masks", bare)
+    return data
+
+
+def _read_indexed(data: RawData, files: Files, root: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
+    """VOC's layout below `root`. Returns the files that are masks."""
+    objects, classes = _below(files, root / OBJECTS), _below(files, root / CLASSES)
+    splits = Splits()
+    split_of = {}
+    for name in files.ending(".txt"):
+        if PurePosixPath(name).parent == root / "ImageSets" / "Segmentation":
+            for line in (files.folder / name).read_text(encoding="utf-8", errors="replace").splitlines():
+                split_of[line.strip()] = splits.of_name(PurePosixPath(name).stem) or split_of.get(line.strip())
+    names: _Names | None = None
+    for stem, where in objects.items():
+        with data.refusing(where):
+            if names is None:
+                names = _Names.read(files, root)
+            if stem not in classes:
+                raise BadRecord("missing image", f"there is no {root / CLASSES / stem}.png")
+            image = _image(files, root, stem)
+            (instances, _), (kinds, palette) = _values(files, where), _values(files, classes[stem])
+            if instances.shape != kinds.shape:
+                raise BadRecord("size", f"is {instances.shape[::-1]}, {classes[stem]} is {kinds.shape[::-1]}")
+            found = []
+            for value in np.unique(instances[instances > 0]).tolist():
+                named = f"{where}, object {value:#x}"
+                with data.refusing(named):
+                    mask = instances == value
+                    own, counts = np.unique(kinds[mask], return_counts=True)
+                    kind = int(own[counts.argmax()])
+                    label = names.of(kind, palette)
+                    if label is None and BORDER in (kind, palette.get(kind)):
+                        continue
+                    if label is None or counts.max() < 0.9 * counts.sum():
+                        listed = ", ".join(f"{value:#x}" for value in own)
+                        raise BadRecord("unknown label", f"SegmentationClass has no one class for it, but {listed}")
+                    labels = vocabulary.labels(label)
+                    if labels is None:
+                        data.leave("objects that data.mapping leaves out")
+                    else:
+                        found.append(RawObject(named, labels, pasted(mask, 0, 0, mask.shape)))
+            split = split_of.get(stem) or splits.of_folders(image)
+            data.images.append(RawImage(where, image, instances.shape, split, tuple(found)))
+    if source := splits.source():
+        data.split_source = f"{root / 'ImageSets' / 'Segmentation'}: {source}"
+    return {*objects.values(), *classes.values()}
+
+
+def _read_files(data: RawData, files: Files, place: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
+    """One file for each object below `place`, a folder `masks`. Returns the files that are masks."""
+    masks = _below(files, place)
+    by_image: dict[str, list[tuple[str, str]]] = {}
+    splits = Splits()
+    for key, where in masks.items():
+        with data.refusing(where):
+            *parents, stem = key.split("/")
+            label = re.sub(r"[_\-\s]*\d+$", "", stem)
+            if not parents:  # NAME/masks/FILE
+                image = _sole_image(files, place.parent)
+            elif found := _found_image(files, place.parent, "/".join(parents)):
+                image = found
+            elif len(parents) > 1:
+                image, label = _image(files, place.parent, "/".join(parents[:-1])), parents[-1]
+            else:
+                raise BadRecord("missing image", f"there is no image {parents[0]} in images/ or beside {place}/")
+            by_image.setdefault(image, []).append((where, label))
+    classes = vocabulary.classes[next(iter(vocabulary.classes))]
+    for image, own in by_image.items():
+        with data.refusing(image):
+            size = files.size(image)
+            found = []
+            for where, label in own:
+                with data.refusing(where):
+                    if NO_CLASS.fullmatch(label):
+                        if len(vocabulary.classes) > 1 or not classes or len(classes) > 1:
+                            raise BadRecord("no label", "the file name has no class: call it CLASS_1.png")
+                        label = classes[0]
+                    mask, _ = _values(files, where)
+                    if len(np.unique(mask)) > 2:
+                        raise BadRecord("geometry", "has more than two values: expected 0 and another one")
+                    if mask.shape != size:
+                        raise BadRecord("size", f"is {mask.shape[::-1]}, the image is {size[::-1]}")
+                    labels = vocabulary.labels(label)
+                    if labels is None:
+                        data.leave("objects that data.mapping leaves out")
+                    else:
+                        found.append(RawObject(where, labels, pasted(mask > 0, 0, 0, size)))
+            note_duplicates(data, found)
+            data.images.append(RawImage(str(place), image, None, splits.of_folders(image), tuple(found)))
+    data.split_source = data.split_source or splits.source()
+    return {*masks.values()}
+
+
+def _below(files: Files, place: PurePosixPath) -> dict[str, str]:
+    """Image files below a folder, by path without suffix."""
+    start = f"{place}/"
+    return {name[len(start) :].rpartition(".")[0]: name for name in sorted(files.images) if name.startswith(start)}
+
+
+def _found_image(files: Files, root: PurePosixPath, stem: str) -> str | None:
+    for place in IMAGES:
+        if found := files.image_of_stem((root / place / stem).as_posix()):
+            return found
+    return None
+
+
+def _image(files: Files, root: PurePosixPath, stem: str) -> str:
+    if found := _found_image(files, root, stem):
+        return found
+    raise BadRecord("missing image", f"there is no image {stem} in {', '.join(IMAGES[:2])} or beside them")
+
+
+def _sole_image(files: Files, root: PurePosixPath) -> str:
+    for place in (root / "images", root):
+        found = [name for name in files.images if PurePosixPath(name).parent == place]
+        if len(found) == 1:
+            return found[0]
+    raise BadRecord("missing image", f"expected a folder for each image, {root}/masks/NAME/, or one image in {root}/")
+
+
+def _values(files: Files, where: str) -> tuple[np.ndarray, dict[int, int]]:
+    """The mask as int64 [height, width] of indices, grey values, or colours 0xRRGGBB; and the colours of the indices and
+    grey values."""
+    try:
+        with PIL.Image.open(files.folder / where) as opened:
+            if opened.mode == "P":
+                palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
+                return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))
+            if opened.mode in ("1", "L", "I", "I;16"):
+                return np.asarray(opened).astype(np.int64), {255: BORDER}
+            return _packed(np.asarray(opened.convert("RGB"), dtype=np.int64)), {}
+    except DECODE_ERRORS as error:
+        raise BadRecord("broken image", f"does not decode: {error}") from None
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """Colours [..., 3] as 0xRRGGBB."""
+    return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Class names by index and by colour."""
+
+    by_index: dict[int, str]
+    by_colour: dict[int, str]
+
+    def of(self, value: int, palette: dict[int, int]) -> str | None:
+        """The class of a value of a mask, None for the background and for unknown values."""
+        return self.by_index.get(value) or self.by_colour.get(palette.get(value, value))
+
+    @classmethod
+    def read(cls, files: Files, root: PurePosixPath) -> _Names:
+        path = next((str(root / name) for name in NAMES if str(root / name) in files.names), None)
+        lines = VOC if path is None else (files.folder / path).read_text("utf-8-sig", errors="replace").splitlines()
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "__ignore__"))]
+        if not path or not path.endswith(NAMES[0]):
+            by_index = dict(enumerate(lines[1:], start=1))
+            return cls(by_index, {_voc_colour(index): name for index, name in by_index.items()})
+        by_colour = {}
+        for line in lines:
+            name, _, colour = line.partition(":")
+            try:
+                red, green, blue = (int(value) for value in colour.split(":")[0].split(","))
+            except ValueError:
+                raise BadRecord("broken text", f"{path}: {line!r} is not name:r,g,b") from None
+            by_colour[red << 16 | green << 8 | blue] = name
+        by_colour.pop(0, None)
+        return cls({}, by_colour)
+
+
+def _voc_colour(index: int) -> int:
+    """Colour of an index in VOC's palette: its bits, three at a time, from the highest bit of each channel."""
+    channels = [0, 0, 0]
+    for shift in range(8):
+        for channel in range(3):
+            channels[channel] |= (index >> (3 * shift + channel) & 1) << (7 - shift)
+    return channels[0] << 16 | channels[1] << 8 | channels[2]

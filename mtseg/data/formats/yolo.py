@@ -1,0 +1,185 @@
+"""YOLO segmentation: data.yaml with `names`, and for each image a .txt with a line for each object.
+
+A line is the number of the class, then x and y of each point of one polygon, divided by the image's width and height.
+The labels of images/.../NAME.jpg are labels/.../NAME.txt; otherwise NAME.txt lies beside the image. data.yaml names
+the splits: folders, or text files that list images. Without data.yaml, classes.txt has a name in each line, and the
+folders' names are the splits. The class is the label (see mtseg/data/labels.py); further tasks need data.mapping. An image whose
+.txt is empty has no object; an image without a .txt is not used. Lost: which polygons are parts of one object.
+Format: docs.ultralytics.com/datasets/segment.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mtseg.data.formats._common import Files, Splits, note_duplicates, texts
+from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, whole
+
+SPLITS = ("train", "val", "test")  # keys of data.yaml
+
+
+def recognises(files: Files) -> str | None:
+    return next(iter(_descriptions(files)), None)
+
+
+def read(folder: Path, vocabulary: Vocabulary) -> RawData:
+    """Read every data.yaml of a folder, or classes.txt if there is none."""
+    data, files = RawData(), Files(folder)
+    boxes: list[Fault] = []
+    for where in _descriptions(files):
+        with data.refusing(where):
+            names, listed = _described(data, files, where)
+            found: dict[str, list[str]] = {}
+            for split, images in listed.items():
+                for image in images:
+                    found.setdefault(image, []).append(split)
+            for image, own in found.items():
+                # images of train and val alike are not split; of one in both, `convert` says that it is there twice
+                splits = [None] if len({*map(frozenset, listed.values())}) == 1 < len(own) else own
+                for split in splits:
+                    _add_image(data, files, vocabulary, names, image, split, boxes)
+            if any(image.split for image in data.images) and data.split_source is None:
+                data.split_source = where
+    if boxes and not any(image.objects for image in data.images):
+        data.faults.append(Fault("boxes only", "labels", f"all {len(boxes)} lines {boxes[0].text}"))
+    else:
+        data.faults += boxes
+    return data
+
+
+def _descriptions(files: Files) -> list[str]:
+    found = [
+        name for name in files.ending(".yaml", ".yml") if b"names" in (files.folder / name).read_bytes()[: 1 << 20]
+    ]
+    return found or [
+        name for name in files.ending("classes.txt") if any(other.endswith(".txt") for other in _labels(files, name))
+    ]
+
+
+def _labels(files: Files, where: str) -> list[str]:
+    """Files in labels/ beside a file."""
+    start = (PurePosixPath(where).parent / "labels").as_posix() + "/"
+    return [name for name in files.names if name.startswith(start)]
+
+
+def _described(data: RawData, files: Files, where: str) -> tuple[dict[Any, str], dict[str | None, list[str]]]:
+    """Class names by number, and the images of each split; None if the data state none."""
+    beside = PurePosixPath(where).parent
+    if where.endswith(".txt"):
+        names = dict(enumerate(_lines(files, where)))
+        splits = Splits()
+        listed: dict[str | None, list[str]] = {}
+        for image in sorted(files.images):
+            if beside == PurePosixPath(".") or image.startswith(f"{beside}/"):
+                listed.setdefault(splits.of_folders(image), []).append(image)
+        data.split_source = splits.source()
+        return names, listed
+    try:
+        raw = YAML(typ="safe").load(files.folder / where)
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise BadRecord("broken yaml", f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+    names = raw.get("names") if isinstance(raw, dict) else None
+    if not isinstance(names, dict | list):
+        raise BadRecord("broken yaml", f"`names` is {str(names)[:60]}, expected class names")
+    if "kpt_shape" in raw:
+        raise BadRecord("broken yaml", "is a data set of poses (kpt_shape): outlines are needed")
+    names = names if isinstance(names, dict) else dict(enumerate(names))
+    listed = {}
+    for split in SPLITS:
+        given = raw.get(split, raw.get("valid") if split == "val" else None)
+        entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
+        images = [image for entry in entries for image in _entry(data, files, beside, raw.get("path"), split, entry)]
+        if images:
+            listed[split] = images
+    return {whole(number): str(name) for number, name in texts(names).items()}, listed
+
+
+def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split: str, entry: Any) -> list[str]:
+    """The images of a folder, or of a text file that lists them. Exported paths are often of another computer, or start
+    with `../`: their last folders count."""
+    parts = [part for part in str(entry).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        for place in dict.fromkeys((beside / str(root or "."), beside)):
+            path = os.path.normpath(f"{place}/{'/'.join(parts[start:])}").replace(os.sep, "/")
+            if path in files.names and path.endswith(".txt"):
+                return list(_listed(data, files, path))
+            prefix = "" if path == "." else f"{path}/"
+            if found := sorted(image for image in files.images if image.startswith(prefix)):
+                return found
+    if split == "test":  # stated by default, also where there is none
+        return []
+    raise BadRecord("missing image", f"`{split}` is {entry!r}: there are no images in a folder of this name")
+
+
+def _listed(data: RawData, files: Files, path: str) -> Iterator[str]:
+    for line in _lines(files, path):
+        with data.refusing(path):
+            yield files.image(line, [PurePosixPath(path).parent.as_posix(), "."])
+
+
+def _lines(files: Files, path: str) -> list[str]:
+    try:
+        text = (files.folder / path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRecord("broken text", f"{path} cannot be read as text in UTF-8: {error}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _add_image(
+    data: RawData,
+    files: Files,
+    vocabulary: Vocabulary,
+    names: dict[Any, str],
+    image: str,
+    split: str | None,
+    boxes: list[Fault],
+) -> None:
+    stem = os.path.splitext(image)[0]
+    head, images, tail = f"/{stem}".rpartition("/images/")
+    labels = f"{head}/labels/{tail}.txt".strip("/") if images else f"{stem}.txt"
+    if labels not in files.names:
+        data.leave("images without a .txt")
+        return
+    with data.refusing(labels):
+        height, width = files.size(image)
+        objects = []
+        for number, line in enumerate(_lines(files, labels), start=1):
+            where = f"{labels}, line {number}"
+            with data.refusing(where):
+                values = _numbers(line)
+                if len(values) == 5:
+                    text = "have 4 numbers, a box, and no outline: export the data set for segmentation"
+                    boxes.append(Fault("boxes only", where, text))
+                    continue
+                if whole(values[0]) not in names:
+                    raise BadRecord(
+                        "unknown label", f"there is no class {values[0]:g}, valid: {', '.join(map(str, names))}"
+                    )
+                if max(map(abs, values[1:])) > 2:
+                    raise BadRecord("geometry", "coordinates are not divided by the image's width and height")
+                points = [value * (height if place % 2 else width) for place, value in enumerate(values[1:])]
+                labels_of = vocabulary.labels(names[whole(values[0])])
+                if labels_of is None:
+                    data.leave("objects that data.mapping leaves out")
+                else:
+                    objects.append(RawObject(where, labels_of, [checked_polygon(points)]))
+        note_duplicates(data, objects)
+        data.images.append(RawImage(labels, image, None, split, tuple(objects)))
+
+
+def _numbers(line: str) -> list[float]:
+    try:
+        values = [float(value) for value in line.split()]
+    except ValueError:
+        values = []
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        raise BadRecord("geometry", f"is {line[:60]!r}, expected a class and the coordinates of a polygon")
+    return values
