@@ -60,7 +60,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     if raw.faults and data.on_error == "error":
         raise _listed(raw.faults, data.raw)
     if not images:
-        message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'"
+        found = formats.recognised(data.raw)
+        hint = f"; it has {' and '.join(found)}: set data.format" if found and data.format not in found else ""
+        message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{hint}"
         raise UserError(message + _left_out(raw.faults))
 
     classes = _classes(tasks, vocabulary, images)

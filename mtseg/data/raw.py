@@ -102,17 +102,31 @@ class RawData:
             self.faults.append(Fault(bad.reason, where, str(bad)))
 
 
+def read_text(path: Path) -> str:
+    """Read text in UTF-8, with or without a byte order mark. Raises BadRecord, which names the likely encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadRecord("broken file", f"{path.name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
 def read_value(path: Path) -> Any:
-    """Read a JSON file. Raises BadRecord, which names the encoding if it is not UTF-8."""
+    """Read a JSON file, in UTF-8 or UTF-16. Raises BadRecord, which names the likely encoding if it is another one."""
     try:
         with uncollected():
             return json.loads(path.read_bytes())
     except UnicodeDecodeError:
-        encoding = _encoding(path.read_bytes())
-        fix = f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > new.json"
-        raise BadRecord("encoding", f"is not UTF-8, it looks like {encoding}: {fix}") from None
+        raise _not_utf8(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord("broken json", f"cannot be read as JSON: {error}") from None
+
+
+def _not_utf8(path: Path) -> BadRecord:
+    encoding = _encoding(path.read_bytes())
+    fix = f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > new{path.suffix}"
+    return BadRecord("encoding", f"{path.name} is not UTF-8, it looks like {encoding}: {fix}")
 
 
 def _encoding(text: bytes) -> str:

@@ -143,7 +143,7 @@ def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, 
 
 def test_what_is_named_after_files_is_listed(raw, refusal, reload):
     for section, key, known in (
-        ("data", "format", "'coco' or 'labelme'"),
+        ("data", "format", "'masks' or 'yolo'"),
         ("model", "backbone", "'resnet101', 'resnet50'"),
     ):
         before, raw[section][key] = raw[section][key], "resnet5"

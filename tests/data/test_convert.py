@@ -24,7 +24,7 @@ FLAT = "circle,red,solid"
 def data(raw, **keys):
     return Data(
         **{"raw": raw, "format": "labelme", "mapping": None, "split": 0.5, "share": 1, "seed": 0, "on_error": "error"}
-        | {"flatten": False}
+        | {"flatten": False, "ignore_shapes": ()}
         | keys
     )
 
@@ -92,7 +92,7 @@ def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
         "label.json, shape 2: label 'circel,red,solid': shape has no class 'circel', valid: circle",
         "size.json: states 41 x 30, size.png is 40 x 30",
         "broken.json: broken.png does not decode",
-        "missing.json: there is no image 'missing.png'",
+        "missing.json: no image 'missing.png'",
     ):
         assert part in text
     images = converted(raw, listed, on_error="skip")
@@ -204,6 +204,7 @@ def test_sizes_are_those_of_the_image_as_exif_turns_it(tmp_path):
 def test_an_image_annotated_twice_is_named(tmp_path):
     folders.labelme(tmp_path / "raw", "a", shape(FLAT))
     folders.labelme(tmp_path / "raw", "b", imagePath="a.png")
+    (tmp_path / "raw" / "b.png").unlink()
     with pytest.raises(UserError, match="b.json: a.png is annotated in a.json too"):
         converted(tmp_path / "raw", tasks())
 

@@ -17,11 +17,16 @@ from mtseg.data.formats._common import Files
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
 
-def recognise(folder: Path) -> tuple[str, str]:
-    """The format of a raw folder, and the file that shows it. Raises UserError if there is none or more than one."""
+def recognised(folder: Path) -> dict[str, str]:
+    """The formats of which a folder has annotations, each with a file that shows it."""
     files = Files(folder)
     found = {name: importlib.import_module(f"{__name__}.{name}").recognises(files) for name in FORMATS}
-    found = {name: evidence for name, evidence in found.items() if evidence}
+    return {name: evidence for name, evidence in found.items() if evidence}
+
+
+def recognise(folder: Path) -> tuple[str, str]:
+    """The format of a raw folder, and the file that shows it. Raises UserError if there is none or more than one."""
+    found = recognised(folder)
     if not found:
         raise UserError(f"{folder} (data.raw) is in no format that data.format: auto knows: {', '.join(FORMATS)}")
     if len(found) > 1:

@@ -86,6 +86,11 @@ class Files:
             raise BadRecord("ambiguous image", f"several images have this name: {', '.join(found)}")
         return found[0] if found else None
 
+    def beside(self, where: str) -> list[str]:
+        """The files in the same folder and with the same name but for the suffix, itself included."""
+        start = os.path.splitext(where)[0] + "."
+        return [name for name in self.names if name.startswith(start) and "/" not in name[len(start) :]]
+
     def size(self, image: str) -> tuple[int, int]:
         """Height and width of an image after rotation by its EXIF data. Raises BadRecord."""
         try:
@@ -311,7 +316,7 @@ def _is_inside(polygon: list[float], polygons: list[list[float]]) -> bool:
 
 def _tails(stated: str) -> Iterator[str]:
     """Relative paths that a stated file name can mean, the most literal first."""
-    for name in dict.fromkeys((stated, unquote(stated))):
+    for name in dict.fromkeys((stated, unquote(stated), unquote(stated.replace("+", " ")))):
         name = name.replace("\\", "/")
         if "/local-files/?d=" in name:  # Label Studio's
             name = name.partition("?d=")[2]

@@ -151,7 +151,8 @@ class _File:
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
         image = annotation.get("image_id")
         if not _has_id(annotation, "image_id") or _id(annotation, "image_id") not in objects:
-            raise BadRecord("broken json", f"no image has id {image!r}")
+            example = f", the images' ids are like {next(iter(objects))!r}" if objects else ""
+            raise BadRecord("broken json", f"no image has id {image!r}{example}")
         if whole(annotation.get("iscrowd")) not in (None, 0, 1):  # False and True count as 0 and 1
             raise BadRecord("broken json", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
         labels = self._labels(annotation)

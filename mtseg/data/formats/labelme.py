@@ -65,8 +65,10 @@ def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
     try:
         return files.image(stated, [PurePosixPath(where).parent.as_posix()])
     except BadRecord as missing:
-        if missing.reason != "missing image" or not raw.get("imageData"):
-            raise BadRecord(missing.reason, f"{missing}, and no image with the name of this file") from None
+        if not raw.get("imageData"):
+            unread = [name for name in files.beside(where) if name != where]
+            hint = f"; Pillow does not read {unread[0]}: convert it to PNG or JPEG" if unread else ""
+            raise BadRecord("missing image", f"{missing}, and no image with the name of this file{hint}") from None
     advice = f"write it beside this file with `python -m mtseg.data.embedded {files.folder}`"
     raise BadRecord("embedded image", f"the image is embedded in this file (imageData) and not a file: {advice}")
 

@@ -25,7 +25,7 @@ import PIL.Image
 from mtseg.data.formats._common import Files, Splits, note_duplicates, pasted
 from mtseg.data.images import DECODE_ERRORS
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, read_text
 
 OBJECTS, CLASSES, MASKS = "SegmentationObject", "SegmentationClass", "masks"
 NAMES = ("labelmap.txt", "class_names.txt", "labels.txt", "classes.txt")
@@ -66,8 +66,9 @@ def _read_indexed(data: RawData, files: Files, root: PurePosixPath, vocabulary: 
     split_of = {}
     for name in files.ending(".txt"):
         if PurePosixPath(name).parent == root / "ImageSets" / "Segmentation":
-            for line in (files.folder / name).read_text(encoding="utf-8", errors="replace").splitlines():
-                split_of[line.strip()] = splits.of_name(PurePosixPath(name).stem) or split_of.get(line.strip())
+            with data.refusing(name):
+                for stem in read_text(files.folder / name).split():
+                    split_of[stem] = splits.of_name(PurePosixPath(name).stem) or split_of.get(stem)
     names: _Names | None = None
     for stem, where in objects.items():
         with data.refusing(where):
@@ -177,8 +178,8 @@ def _sole_image(files: Files, root: PurePosixPath) -> str:
 
 
 def _values(files: Files, where: str) -> tuple[np.ndarray, dict[int, int]]:
-    """The mask as int64 [height, width] of indices, grey values, or colours 0xRRGGBB; and the colours of the indices and
-    grey values."""
+    """The mask as int64 [height, width] of indices, grey values, or colours 0xRRGGBB; and the colours of the indices
+    and grey values."""
     try:
         with PIL.Image.open(files.folder / where) as opened:
             if opened.mode == "P":
@@ -210,7 +211,7 @@ class _Names:
     @classmethod
     def read(cls, files: Files, root: PurePosixPath) -> _Names:
         path = next((str(root / name) for name in NAMES if str(root / name) in files.names), None)
-        lines = VOC if path is None else (files.folder / path).read_text("utf-8-sig", errors="replace").splitlines()
+        lines = VOC if path is None else read_text(files.folder / path).splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "__ignore__"))]
         if not path or not path.endswith(NAMES[0]):
             by_index = dict(enumerate(lines[1:], start=1))

@@ -3,8 +3,9 @@
 A line is the number of the class, then x and y of each point of one polygon, divided by the image's width and height.
 The labels of images/.../NAME.jpg are labels/.../NAME.txt; otherwise NAME.txt lies beside the image. data.yaml names
 the splits: folders, or text files that list images. Without data.yaml, classes.txt has a name in each line, and the
-folders' names are the splits. The class is the label (see mtseg/data/labels.py); further tasks need data.mapping. An image whose
-.txt is empty has no object; an image without a .txt is not used. Lost: which polygons are parts of one object.
+folders' names are the splits. The class is the label (see mtseg/data/labels.py); further tasks need data.mapping. An
+image whose .txt is empty has no object; an image without a .txt is not used. Lost: which polygons are parts of one
+object.
 Format: docs.ultralytics.com/datasets/segment.
 """
 
@@ -21,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 
 from mtseg.data.formats._common import Files, Splits, note_duplicates, texts
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, whole
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
 
 SPLITS = ("train", "val", "test")  # keys of data.yaml
 
@@ -83,8 +84,8 @@ def _described(data: RawData, files: Files, where: str) -> tuple[dict[Any, str],
         data.split_source = splits.source()
         return names, listed
     try:
-        raw = YAML(typ="safe").load(files.folder / where)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raw = YAML(typ="safe").load(read_text(files.folder / where))
+    except YAMLError as error:
         raise BadRecord("broken yaml", f"cannot be read as YAML: {' '.join(str(error).split())}") from None
     names = raw.get("names") if isinstance(raw, dict) else None
     if not isinstance(names, dict | list):
@@ -126,11 +127,7 @@ def _listed(data: RawData, files: Files, path: str) -> Iterator[str]:
 
 
 def _lines(files: Files, path: str) -> list[str]:
-    try:
-        text = (files.folder / path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRecord("broken text", f"{path} cannot be read as text in UTF-8: {error}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in read_text(files.folder / path).splitlines() if line.strip()]
 
 
 def _add_image(
