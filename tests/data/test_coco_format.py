@@ -184,3 +184,196 @@ def test_linked_images_are_in_the_folder(tmp_path):
     (tmp_path / "raw" / "images").symlink_to(tmp_path / "big", target_is_directory=True)
     data = read(tmp_path / "raw")
     assert len(data.images) == 2 and not data.faults
+
+
+def rewritten(path, change):
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_coco_own_layout_has_its_split_in_the_files_names(tmp_path):
+    for split in ("train", "val"):
+        folders.coco(tmp_path, split, [annotation()])
+        (tmp_path / "images" / split).rename(tmp_path / f"{split}2017")
+        (tmp_path / "annotations" / f"{split}.json").rename(tmp_path / "annotations" / f"instances_{split}2017.json")
+    (tmp_path / "annotations" / "captions_val2017.json").write_text('{"images": [], "annotations": [{"caption": "a"}]}')
+    data = read(tmp_path)
+    assert not data.faults and sum(data.unused.values()) == 1
+    assert [(image.file_name, image.split) for image in data.images] == [
+        (f"{split}2017/{number}.png", split) for split in ("train", "val") for number in (1, 2)
+    ]
+    assert data.split_source == "instances_train2017 (train), instances_val2017 (val)"
+
+
+def test_roboflow_layout_has_its_split_in_the_folders_names(tmp_path):
+    for name in ("train", "valid"):
+        path = folders.coco(tmp_path, name, [annotation(category=2)], names=("super", "car"))
+        (tmp_path / "images" / name).rename(tmp_path / name)
+        path.rename(tmp_path / name / "_annotations.coco.json")
+    data = read(tmp_path)
+    assert not data.faults
+    assert {(image.file_name.split("/")[0], image.split) for image in data.images} == {
+        ("train", "train"),
+        ("valid", "val"),
+    }
+
+
+def test_the_images_folders_are_the_split_if_the_annotations_have_none(tmp_path):
+    path = folders.coco(tmp_path, "all", [])
+    for number, split in ((1, "train"), (2, "valid")):
+        folders.draw(tmp_path / "images" / split / f"{number}.png")
+    rewritten(
+        path,
+        lambda raw: [
+            image.update(file_name=name)
+            for image, name in zip(raw["images"], ("train/1.png", "valid/2.png"), strict=True)
+        ],
+    )
+    assert [image.split for image in read(tmp_path).images] == ["train", "val"]
+
+
+@pytest.mark.parametrize("kinds", [(float, float), (str, int), (int, str), (str, float)])
+def test_ids_may_be_text_or_floats_that_are_whole(tmp_path, kinds):
+    def change(raw):
+        of_images, of_annotations = kinds
+        for image in raw["images"]:
+            image.update(id=of_images(image["id"]), width=float(image["width"]))
+        for item in raw["annotations"]:
+            item.update(image_id=of_annotations(item["image_id"]), category_id=of_annotations(item["category_id"]))
+
+    rewritten(folders.coco(tmp_path, "all", [annotation(), annotation(image=2, category=2)]), change)
+    data = read(tmp_path)
+    assert not data.faults and [image.objects[0].labels["part"] for image in data.images] == ["a", "b"]
+
+
+def test_an_image_id_that_is_not_there_shows_one_that_is(tmp_path):
+    path = folders.coco(tmp_path, "all", [annotation()])
+    rewritten(path, lambda raw: [image.update(id=f"00{image['id']}") for image in raw["images"]])
+    assert "no image has id 1" in read(tmp_path).faults[0].text and "'001'" in read(tmp_path).faults[0].text
+
+
+def test_an_rle_whose_bytes_were_printed_is_read(tmp_path):
+    counts = coco_mask.encode(MASK)["counts"]
+    rle = {"size": [HEIGHT, WIDTH], "counts": str(counts)}
+    folders.coco(tmp_path, "all", [annotation(segmentation=rle)])
+    (item,) = read(tmp_path).images[0].objects
+    assert np.array_equal(mask(item.segmentation, HEIGHT, WIDTH), MASK)
+    folders.coco(tmp_path, "all", [annotation(segmentation=rle | {"counts": "b'junk"})])
+    assert [fault.reason for fault in read(tmp_path).faults] == ["geometry"]
+
+
+def test_boxes_without_outlines_are_one_error_and_beside_outlines_one_each(tmp_path):
+    boxes = [annotation(segmentation=[], bbox=[1, 1, 5, 5]) for _ in range(5)]
+    folders.coco(tmp_path, "all", boxes)
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "boxes only" and "all 5 annotations" in fault.text
+    folders.coco(tmp_path, "all", [*boxes, annotation()])
+    assert [fault.reason for fault in read(tmp_path).faults] == ["boxes only"] * 5
+
+
+def test_a_scrap_costs_the_part_and_stated_facts_are_kept(tmp_path):
+    parts = [*annotation()["segmentation"], [1, 1, 2, 2], [1, 1, 2, 2, 3, 3]]
+    folders.coco(tmp_path, "all", [annotation(segmentation=parts, bbox=[4, 4, 10, 10], area=100)])
+    (item,) = read(tmp_path).images[0].objects
+    assert (len(item.segmentation), item.parts_left_out, item.box, item.area) == (1, 2, (4, 4, 10, 10), 100)
+    folders.coco(tmp_path, "all", [annotation(bbox="junk", area=None)])
+    (item,) = read(tmp_path).images[0].objects
+    assert (item.parts_left_out, item.box, item.area) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    "keys, crowds",
+    [({}, [False] * 3), ({"iscrowd": 0}, [True, True, False]), ({"attributes": {"occluded": False}}, [False] * 3)],
+)
+def test_masks_that_cvat_calls_crowds_are_objects(tmp_path, keys, crowds):
+    cvat = {"attributes": keys.get("attributes", {})}
+    last = annotation(iscrowd=keys.get("iscrowd", 0 if "attributes" in keys else 1), category=2, **cvat)
+    folders.coco(tmp_path, "all", [annotation(iscrowd=1, **cvat), annotation(2, iscrowd=1, **cvat), last])
+    data = read(tmp_path)
+    assert sorted(item.crowd for image in data.images for item in image.objects) == sorted(crowds)
+    assert bool(data.notes) == (not any(crowds))
+
+
+def test_duplicates_are_counted(tmp_path):
+    folders.coco(tmp_path, "all", [annotation(), annotation(), annotation(category=2), annotation(2)])
+    data = read(tmp_path)
+    assert list(data.notes.values()) == [1] and len(data.images[0].objects) == 3
+
+
+def test_checkboxes_and_numbers_are_text(tmp_path):
+    attributes = [{"damaged": False, "doors": 4}, {"damaged": True, "doors": 2.0}]
+    folders.coco(tmp_path, "all", [annotation(attributes=one) for one in attributes])
+    data = read(tmp_path, "part", "damaged", "doors")
+    assert [item.labels for item in data.images[0].objects] == [
+        {"part": "a", "damaged": "false", "doors": "4"},
+        {"part": "a", "damaged": "true", "doors": "2"},
+    ]
+
+
+def dentex(raw):
+    del raw["categories"]
+    for level, names in enumerate((["upper", "lower"], ["1", "2"], ["caries", "impacted"]), start=1):
+        raw[f"categories_{level}"] = [{"id": number, "name": name} for number, name in enumerate(names)]
+    for item in raw["annotations"]:
+        del item["category_id"]
+        item |= {"category_id_1": 1, "category_id_2": 0, "category_id_3": 1}
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (("jaw", "tooth", "finding"), {"jaw": "lower", "tooth": "1", "finding": "impacted"}),
+        (("category_3", "category_1"), {"category_3": "impacted", "category_1": "lower"}),
+        (("category_2",), {"category_2": "1"}),
+    ],
+)
+def test_several_categories_per_annotation_are_the_tasks_in_order_or_by_name(tmp_path, names, labels):
+    rewritten(folders.coco(tmp_path, "all", [annotation()]), dentex)
+    data = read(tmp_path, *names)
+    assert not data.faults and data.images[0].objects[0].labels == labels
+
+
+def test_several_categories_of_another_number_than_the_tasks_are_refused(tmp_path):
+    rewritten(folders.coco(tmp_path, "all", [annotation()]), dentex)
+    assert "category_1, category_2, category_3" in read(tmp_path, "tooth").faults[0].text
+
+
+def test_attribute_ids_are_labels_by_their_type(tmp_path):
+    def change(raw):
+        raw["attributes"] = [{"id": number, "name": name} for number, name in enumerate(("red", "blue", "wood"))]
+        raw["attr_type_to_attr_idxs"] = {"colour": [0, 1], "material": [2]}
+
+    annotations = [annotation(attribute_ids=ids) for ids in ([1, 2], [0, 1], [])]
+    rewritten(folders.coco(tmp_path, "all", annotations), change)
+    data = read(tmp_path, "part", "colour", "material")
+    assert [item.labels for item in data.images[0].objects] == [
+        {"part": "a", "colour": "blue", "material": "wood"},
+        {"part": "a", "colour": None, "material": None},
+        {"part": "a", "colour": None, "material": None},
+    ]
+    assert [text for text in data.notes if "several values" in text]
+
+
+def test_attribute_ids_by_the_files_own_list_become_names(tmp_path):
+    def change(raw):
+        categories = [{"id": 3, "name": "red"}, {"id": 4, "name": "blue"}]
+        raw["attributes"] = [{"name": "colour", "categories": categories}]
+
+    annotations = [annotation(attributes={"colour": value}) for value in (4, 3.0, "red")]
+    rewritten(folders.coco(tmp_path, "all", annotations), change)
+    labels = [item.labels["colour"] for item in read(tmp_path, "part", "colour").images[0].objects]
+    assert labels == ["blue", "red", "red"]
+
+
+def test_images_of_lvis_have_addresses(tmp_path):
+    path = folders.coco(tmp_path, "all", [], count=1)
+    rewritten(path, lambda raw: raw["images"][0].update(file_name=None, coco_url="http://x.org/images/all/1.png"))
+    assert [image.file_name for image in read(tmp_path).images] == ["images/all/1.png"]
+
+
+def test_other_json_files_are_counted(tmp_path):
+    folders.coco(tmp_path, "all", [annotation()])
+    (tmp_path / "settings.json").write_text('{"a": 1}')
+    data = read(tmp_path)
+    assert not data.faults and list(data.unused.values()) == [1]

@@ -1,10 +1,14 @@
+import base64
+import io
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.core.masks import mask
+from mtseg.data import embedded
 from mtseg.data.formats import labelme
 from mtseg.data.labels import Vocabulary
 from tests.data import folders
@@ -201,3 +205,134 @@ def test_linked_folders_and_files_are_in_the_folder(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "train").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert [image.file_name for image in read(tmp_path / "raw").images] == ["train/a.png"]
+
+
+def png(pixels):
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"imageHeight": 0, "imageWidth": None}])
+def test_a_mask_lies_at_its_corners(tmp_path, sizes):
+    drawn = np.array([[0, 255, 0], [255, 255, 255]], dtype=np.uint8)
+    where = {"shape_type": "mask", "points": [[7.0, 5.0], [9.0, 6.0]]}
+    folders.labelme(tmp_path, "a", shape("a,b,c", mask=png(drawn), **where), **sizes)
+    (item,) = read(tmp_path).images[0].objects
+    found = mask(item.segmentation, HEIGHT, WIDTH)
+    assert found[5:7, 7:10].tolist() == (drawn // 255).tolist() and found.sum() == 4
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"mask": None},
+        {"mask": "junk"},
+        {"points": [[38, 5], [40, 6]]},
+        {"points": [[7, 5], [30, 6]]},
+        {"points": [[7, 5]]},
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(tmp_path, keys):
+    good = {"shape_type": "mask", "points": [[7, 5], [9, 6]], "mask": png(np.full((2, 3), 255, np.uint8))}
+    folders.labelme(tmp_path, "a", shape("a,b,c", **(good | keys)), shape("a,b,c", **good))
+    data = read(tmp_path)
+    assert [fault.reason for fault in data.faults] == ["geometry"] and len(data.images[0].objects) == 1
+
+
+def test_masks_and_polygons_of_a_group_are_one_object(tmp_path):
+    square = np.full((5, 5), 255, np.uint8)
+    folders.labelme(
+        tmp_path,
+        "a",
+        shape("a,b,c", group_id=1),
+        shape("a,b,c", [[20, 20], [24, 24]], shape_type="mask", mask=png(square), group_id=1),
+    )
+    (item,) = read(tmp_path).images[0].objects
+    assert mask(item.segmentation, HEIGHT, WIDTH).sum() == 100 + 25
+
+
+def test_a_rotated_rectangle_is_its_four_corners(tmp_path):
+    points = [[10.0, 2.0], [18.0, 10.0], [10.0, 18.0], [2.0, 10.0]]
+    folders.labelme(tmp_path, "a", shape("a,b,c", points, shape_type="rotation", direction=0.78))
+    (item,) = read(tmp_path).images[0].objects
+    assert item.segmentation == [[value for point in points for value in point]]
+
+
+def test_helper_shapes_are_left_out_by_their_kind_and_counted(tmp_path):
+    helpers = [shape("nose", [[5, 5]], shape_type="point"), shape("axis", [[1, 1], [9, 9]], shape_type="line")]
+    folders.labelme(tmp_path / "raw", "a", shape("a,b,c"), *helpers)
+    folders.labelme(tmp_path / "raw", "b", *helpers[:1])
+    with pytest.raises(UserError, match="data.ignore_shapes"):
+        labelled = [item | {"label": "a,b,c"} for item in helpers]
+        folders.labelme(tmp_path / "strict", "a", *labelled)
+        converted(tmp_path / "strict", tasks())
+    images = converted(tmp_path / "raw", tasks(), ignored=("point", "line"))
+    assert [len(image.instances) for image in images.values()] in ([1, 0], [0, 1])
+    assert sum(folders.report(tmp_path / "raw")["unused"].values()) == 3
+
+
+@pytest.mark.parametrize("group", [None, "", " "])
+def test_an_empty_group_id_is_no_group(tmp_path, group):
+    far = (np.array(SQUARE) + 15).tolist()
+    folders.labelme(tmp_path, "a", shape("a,b,c", group_id=group), shape("a,b,c", far, group_id=group))
+    assert len(read(tmp_path).images[0].objects) == 2
+
+
+def test_a_scrap_of_a_group_costs_the_part_and_not_the_object(tmp_path):
+    scrap = shape("a,b,c", [[1, 1], [2, 2]], group_id=1)
+    folders.labelme(tmp_path, "a", scrap, shape("a,b,c", group_id=1), shape("a,b,c", [[1, 1], [2, 2]]))
+    data = read(tmp_path)
+    assert [(len(item.segmentation), item.parts_left_out) for item in data.images[0].objects] == [(1, 1)]
+    assert [fault.where for fault in data.faults] == ["a.json, shape 3"]
+
+
+def test_a_polygon_inside_another_of_its_group_is_reported(tmp_path):
+    inner = (np.array(SQUARE) * 0.5 + 4).tolist()
+    folders.labelme(tmp_path, "a", *(shape("a,b,c", points, group_id=1) for points in (inner, SQUARE)))
+    data = read(tmp_path)
+    assert len(data.images[0].objects) == 1 and list(data.unused.values()) == [1]
+    folders.labelme(tmp_path, "a", *(shape("a,b,c", points) for points in (inner, SQUARE)))
+    assert not read(tmp_path).unused
+
+
+def test_the_image_of_the_own_name_wins_over_a_stale_path(tmp_path):
+    for number in range(3):
+        folders.labelme(tmp_path, f"{number}", imagePath=f"{(number + 1) % 3}.png")
+    assert [(image.where, image.file_name, image.stated_name) for image in read(tmp_path).images] == [
+        ("0.json", "0.png", "1.png"),
+        ("1.json", "1.png", "2.png"),
+        ("2.json", "2.png", "0.png"),
+    ]
+
+
+def test_of_several_images_of_the_own_name_the_stated_one_is_taken(tmp_path):
+    folders.labelme(tmp_path, "a")
+    folders.draw(tmp_path / "a.jpg")
+    assert [image.file_name for image in read(tmp_path).images] == ["a.png"]
+    folders.labelme(tmp_path, "a", imagePath="other.png")
+    assert [fault.reason for fault in read(tmp_path).faults] == ["ambiguous image"]
+
+
+def test_difficult_and_numbers_are_labels_of_tasks(tmp_path):
+    folders.labelme(tmp_path, "a", shape("door", difficult=True, attributes={"count": 2.0, "open": False}))
+    names = ("part", "difficult", "count", "open")
+    data = labelme.read(tmp_path, Vocabulary(dict.fromkeys(names)))
+    assert data.images[0].objects[0].labels == {"part": "door", "difficult": "true", "count": "2", "open": "false"}
+
+
+def test_an_embedded_image_can_be_written_to_a_file(tmp_path):
+    pixels = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    folders.labelme(tmp_path, "deep/a", shape("a,b,c"), imageData=png(pixels))
+    (tmp_path / "deep" / "a.png").unlink()
+    (fault,) = read(tmp_path).faults
+    assert "python -m mtseg.data.embedded" in fault.text
+    assert embedded.unpack(tmp_path) == ["deep/a.png"]
+    assert np.array_equal(PIL.Image.open(tmp_path / "deep" / "a.png"), pixels)
+    assert not read(tmp_path).faults and embedded.unpack(tmp_path) == []
+
+
+def test_an_embedded_image_that_is_broken_is_named(tmp_path):
+    folders.labelme(tmp_path, "a", imageData="junk").with_suffix(".png").unlink()
+    with pytest.raises(UserError, match="a.json"):
+        embedded.unpack(tmp_path)

@@ -319,7 +319,7 @@ def _tails(stated: str) -> Iterator[str]:
     for name in dict.fromkeys((stated, unquote(stated), unquote(stated.replace("+", " ")))):
         name = name.replace("\\", "/")
         if "/local-files/?d=" in name:  # Label Studio's
-            name = name.partition("?d=")[2]
+            name = "/" + name.partition("?d=")[2]
         elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
             name = urlsplit(name).path
         absolute = bool(re.match(r"/|[A-Za-z]:/", name))

@@ -33,7 +33,7 @@ from mtseg.data.formats._common import (
     turned,
 )
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, read_value, stated_size
+from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, items, read_value, stated_size
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
@@ -83,11 +83,13 @@ def _add_image(
     if len(given) > 1:
         data.leave("further annotations of an image", len(given) - 1)
     image = _image(files, task, beside)
-    results = [item for item in chosen.get("result") or () if isinstance(item, dict)]
+    results = items(chosen, "result")
     regions: dict[Any, list[dict[str, Any]]] = {}
     for number, item in enumerate(results):
         if isinstance(item.get("value"), dict):
-            regions.setdefault(item.get("id", number), []).append(item)
+            regions.setdefault(str(item.get("id", number)), []).append(item)
+        elif item.get("type") != "relation":
+            raise BadRecord("broken json", f"a result has the value {str(item.get('value'))[:60]}, expected an object")
     sizes = {stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
     if len(sizes) > 1:
         raise BadRecord("size", f"the regions state several sizes of the image: {sorted(sizes)}")
@@ -145,7 +147,7 @@ def _add_region(
             if isinstance(given, list) and len(given) > 1:
                 raise BadRecord("ambiguous label", f"has several values of {name}: {', '.join(map(str, given))}")
             if given not in (None, []):
-                attributes[name] = given[0] if isinstance(given, list) else given
+                attributes[str(name)] = given[0] if isinstance(given, list) else given
     value, kind = outline["value"], _kind(outline["value"])
 
     def drawn() -> Segmentation:

@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 from mtseg.data.formats._common import Files, Splits, note_duplicates, texts
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
+from mtseg.data.splits import split_of
 
 SPLITS = ("train", "val", "test")  # keys of data.yaml
 
@@ -35,14 +36,17 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every data.yaml of a folder, or classes.txt if there is none."""
     data, files = RawData(), Files(folder)
     boxes: list[Fault] = []
-    for where in _descriptions(files):
+    found = _descriptions(files)
+    if not found:
+        data.faults.append(Fault("no names", "data.yaml", "there is no data.yaml with `names`, and no classes.txt"))
+    for where in found:
         with data.refusing(where):
             names, listed = _described(data, files, where)
-            found: dict[str, list[str]] = {}
+            splits_of: dict[str, list[str | None]] = {}
             for split, images in listed.items():
                 for image in images:
-                    found.setdefault(image, []).append(split)
-            for image, own in found.items():
+                    splits_of.setdefault(image, []).append(split)
+            for image, own in splits_of.items():
                 # images of train and val alike are not split; of one in both, `convert` says that it is there twice
                 splits = [None] if len({*map(frozenset, listed.values())}) == 1 < len(own) else own
                 for split in splits:
@@ -107,7 +111,9 @@ def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split:
     """The images of a folder, or of a text file that lists them. Exported paths are often of another computer, or start
     with `../`: their last folders count."""
     parts = [part for part in str(entry).replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    for start in range(len(parts)):
+    for start in range(max(1, len(parts))):
+        if any(split_of(part) for part in parts[:start]):
+            break  # images/ is not the images of test/images
         for place in dict.fromkeys((beside / str(root or "."), beside)):
             path = os.path.normpath(f"{place}/{'/'.join(parts[start:])}").replace(os.sep, "/")
             if path in files.names and path.endswith(".txt"):

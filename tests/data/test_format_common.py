@@ -1,0 +1,158 @@
+"""What readers share: images by stated name, splits by name, encodings, and which format a folder is in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtseg.core.errors import UserError
+from mtseg.data import formats
+from mtseg.data.formats._common import Files, Splits
+from mtseg.data.raw import BadRecord, read_value, stated_size, whole
+from mtseg.data.splits import split_of
+from tests.data import folders
+from tests.data.folders import annotation, converted, shape, tasks
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "b 0.png",
+        "images\\b 0.png",
+        "images/b%200.png",
+        "b+0.png",
+        "B 0.PNG",
+        "./images/../images/b 0.png",
+        "/home/me/data/images/b 0.png",
+        "D:\\data\\images\\b 0.png",
+        "https://example.org/data/upload/1/b%200.png?token=abc/d.png",
+        "/data/local-files/?d=mine/b%200.png",
+        "s3://bucket/mine/b 0.png",
+    ],
+)
+def test_the_image_of_a_name_that_another_computer_wrote_is_found(tmp_path, stated):
+    folders.draw(tmp_path / "images" / "b 0.png")
+    assert Files(tmp_path).image(stated, ["images", "."]) == "images/b 0.png"
+
+
+@pytest.mark.parametrize("stated", ["cam1/1.png", "2.png", "../../1.png", "", None, 3, "x" * 5000])
+def test_a_name_of_no_image_is_not_taken_for_another_one(tmp_path, stated):
+    folders.draw(tmp_path / "raw" / "cam2" / "1.png")
+    folders.draw(tmp_path / "raw" / "1.png")
+    folders.draw(tmp_path / "1.png")
+    with pytest.raises(BadRecord) as caught:
+        Files(tmp_path / "raw").image(stated, ["cam2"])
+    assert caught.value.reason == "missing image"
+
+
+def test_accents_that_macos_decomposes_are_the_same_name(tmp_path):
+    folders.draw(tmp_path / "mu\u0308nchen.png")
+    assert Files(tmp_path).image("m\u00fcnchen.png", ["."]) == "mu\u0308nchen.png"
+
+
+def test_a_percent_sign_may_be_part_of_the_name(tmp_path):
+    folders.draw(tmp_path / "a%20b.png")
+    folders.draw(tmp_path / "a b.png")
+    assert Files(tmp_path).image("a%20b.png", ["."]) == "a%20b.png"
+
+
+def test_two_names_that_differ_in_case_only_are_told_apart(tmp_path):
+    for name in ("a.png", "A.png"):
+        folders.draw(tmp_path / name)
+    files = Files(tmp_path)
+    assert [files.image(name, ["."]) for name in ("a.png", "A.png")] == ["a.png", "A.png"]
+    with pytest.raises(BadRecord):
+        files.image("a.PNG", ["."])
+
+
+def test_a_kind_of_file_that_pillow_does_not_read_is_named(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"")
+    with pytest.raises(BadRecord, match=r"a\.heic exists, but Pillow does not read \.heic"):
+        Files(tmp_path).image("a.heic", ["."])
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "gif", "tga", "ppm", "JPG", "webp"])
+def test_every_suffix_that_pillow_reads_is_an_image(tmp_path, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"")
+    assert Files(tmp_path).images == {f"a.{suffix}"}
+
+
+@pytest.mark.parametrize(
+    "value, number",
+    [(3, 3), (3.0, 3), ("3", 3), ("3.0", 3), (" 3", 3), ("-3", -3)]
+    + [(value, value) for value in (3.5, "03", "3.5", "a", "", None, float("inf"), "9" * 5000)],
+)
+def test_whole_numbers_in_any_spelling_are_equal(value, number):
+    assert whole(value) == number and type(whole(value)) is type(number)
+
+
+@pytest.mark.parametrize("height, width", [(None, None), (0, 0), (0, None), ("0", 0.0)])
+def test_a_size_of_zero_is_not_stated(height, width):
+    assert stated_size(height, width) is None
+    assert stated_size(30.0, "40") == (30, 40)
+    for half in ((30, 0), (None, 40), (-1, 40), (30.5, 40), ("a", 40)):
+        with pytest.raises(BadRecord):
+            stated_size(*half)
+
+
+@pytest.mark.parametrize("encoding, named", [("gbk", "GBK"), ("cp1252", "CP1252")])
+def test_an_encoding_that_is_not_utf8_is_named(tmp_path, encoding, named):
+    text = {"gbk": "汽车", "cp1252": "grün"}[encoding]
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps({"label": text}, ensure_ascii=False).encode(encoding))
+    with pytest.raises(BadRecord, match=f"looks like {named}.*iconv"):
+        read_value(path)
+    path.write_bytes(json.dumps({"label": text}, ensure_ascii=False).encode("utf-8-sig"))
+    assert read_value(path) == {"label": text}
+
+
+def test_splits_are_known_by_the_usual_names():
+    for split, names in {
+        "train": "train Training train2017 instances_train2017",
+        "val": "val VALID validation val2017 instances_val dev",
+        "test": "test testing Test2017",
+        None: "trainer test_car minival images valley all",
+    }.items():
+        assert {split_of(name) for name in names.split()} == {split}
+    splits = Splits()
+    assert splits.of_folders("mine/valid/deep/a.png") == "val" and splits.of_folders("train.png") is None
+    assert splits.source() == "valid/ (val)"
+
+
+def write_each(folder: Path) -> dict[str, Path]:
+    folders.labelme(folder / "labelme", "a", shape("x"))
+    folders.coco(folder / "coco", "all", [annotation()])
+    for format, name, text in [
+        ("cvat", "annotations.xml", '<?xml version="1.0"?><annotations><image name="a.png"/></annotations>'),
+        ("label_studio", "project.json", '[{"id": 1, "annotations": [], "data": {"image": "a.png"}}]'),
+        ("yolo", "data.yaml", "names: [a]"),
+    ]:
+        (folder / format).mkdir()
+        (folder / format / name).write_text(text)
+    folders.draw(folder / "masks" / "masks" / "a" / "car_1.png")
+    return {format: folder / format for format in formats.FORMATS}
+
+
+def test_each_format_is_recognised(tmp_path):
+    for format, folder in write_each(tmp_path).items():
+        found, evidence = formats.recognise(folder)
+        assert found == format and (folder / evidence).exists()
+
+
+def test_several_formats_or_none_are_an_error_that_lists_them(tmp_path):
+    write_each(tmp_path)
+    with pytest.raises(UserError) as caught:
+        formats.recognise(tmp_path)
+    assert all(name in str(caught.value) for name in (*formats.FORMATS, "annotations.xml", "data.yaml"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="coco, cvat, label_studio, labelme, masks, yolo"):
+        formats.recognise(tmp_path / "none")
+
+
+def test_convert_says_which_format_it_recognised(tmp_path, capsys):
+    for name in ("train/a", "val/b"):
+        folders.labelme(tmp_path / "raw", name, shape("car"))
+    converted(tmp_path / "raw", tasks(part="auto"), format="auto")
+    assert "format labelme" in capsys.readouterr().out
+    with pytest.raises(UserError, match="labelme"):
+        converted(tmp_path / "raw", tasks(part="auto"), format="coco")

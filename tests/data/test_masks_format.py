@@ -1,0 +1,150 @@
+import numpy as np
+import PIL.Image
+import pytest
+
+from mtseg.core.masks import mask
+from mtseg.data.formats import masks
+from mtseg.data.labels import Vocabulary
+from tests.data import folders
+from tests.data.folders import HEIGHT, WIDTH
+
+
+def voc_palette():
+    """Of the VOC development kit's VOCcolormap, as a table of the first colours."""
+    first = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128)]
+    first += [(128, 128, 128), (64, 0, 0)]
+    return np.array(first + [(1, 1, index) for index in range(9, 255)] + [(224, 224, 192)], dtype=np.uint8)
+
+
+def save(path, pixels, mode="P"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.asarray(pixels, dtype=np.uint8)
+    if mode == "RGB":
+        image = PIL.Image.fromarray(voc_palette()[pixels])
+    else:
+        image = PIL.Image.fromarray(pixels)
+        if mode == "P":
+            image = PIL.Image.fromarray(pixels, "L")
+            image.putpalette(voc_palette().ravel().tolist())
+    image.save(path)
+
+
+def two_objects():
+    """Objects 1 and 2 with a border; their classes are 7 (car) and 2 (bicycle)."""
+    objects, classes = np.zeros((2, HEIGHT, WIDTH), dtype=np.uint8)
+    objects[3:14, 3:14] = classes[3:14, 3:14] = 255
+    objects[4:13, 4:13], classes[4:13, 4:13] = 1, 7
+    objects[20:25, 20:30], classes[20:25, 20:30] = 2, 2
+    return objects, classes
+
+
+def write_voc(folder, name, mode="P", objects=None, classes=None):
+    drawn = two_objects()
+    folders.draw(folder / "JPEGImages" / f"{name}.jpg")
+    save(folder / "SegmentationObject" / f"{name}.png", drawn[0] if objects is None else objects, mode)
+    save(folder / "SegmentationClass" / f"{name}.png", drawn[1] if classes is None else classes, mode)
+
+
+def read(folder, classes=None):
+    return masks.read(folder, Vocabulary({"part": classes}))
+
+
+def areas(image):
+    return {item.labels["part"]: int(mask(item.segmentation, HEIGHT, WIDTH).sum()) for item in image.objects}
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_indexed_masks_are_objects_and_the_border_is_not(tmp_path, mode):
+    write_voc(tmp_path, "a", mode)
+    data = read(tmp_path)
+    assert not data.faults and not data.unused
+    assert data.images[0].file_name == "JPEGImages/a.jpg" and data.images[0].size == (HEIGHT, WIDTH)
+    assert areas(data.images[0]) == {"car": 81, "bicycle": 50}
+
+
+def test_the_split_is_that_of_image_sets(tmp_path):
+    for name, listed in (("a", "train"), ("b", "val"), ("c", None)):
+        write_voc(tmp_path / "VOC2012", name)
+        for file in (listed, "trainval") if listed else ():
+            path = tmp_path / "VOC2012" / "ImageSets" / "Segmentation" / f"{file}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as lines:
+                lines.write(f"{name}\n")
+    data = read(tmp_path)
+    assert [image.split for image in data.images] == ["train", "val", None]
+    assert data.split_source == "VOC2012/ImageSets/Segmentation: train, val"
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nbike:0,128,0::\nauto:128,128,128::\n"),
+        ("class_names.txt", "__ignore__\n_background_\nx\nbike\nx\nx\nx\nx\nauto\n"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["P", "RGB"])
+def test_class_names_are_those_of_the_tool(tmp_path, mode, name, text):
+    write_voc(tmp_path, "a", mode)
+    (tmp_path / name).write_text(text)
+    assert areas(read(tmp_path).images[0]) == {"auto": 81, "bike": 50}
+
+
+def test_objects_of_no_one_class_and_other_sizes_are_named(tmp_path):
+    objects, classes = two_objects()
+    write_voc(tmp_path, "a", classes=np.where(objects == 1, 0, classes))
+    write_voc(tmp_path, "b", classes=classes[:-1])
+    write_voc(tmp_path, "c")
+    (tmp_path / "SegmentationClass" / "c.png").unlink()
+    data = read(tmp_path)
+    assert [fault.reason for fault in data.faults] == ["unknown label", "size", "missing image"]
+    assert [areas(image) for image in data.images] == [{"bicycle": 50}]
+
+
+def test_masks_of_classes_alone_are_refused(tmp_path):
+    write_voc(tmp_path, "a")
+    (tmp_path / "SegmentationObject" / "a.png").unlink()
+    (tmp_path / "SegmentationObject").rmdir()
+    assert "SegmentationObject" in read(tmp_path).faults[0].text
+
+
+@pytest.mark.parametrize(
+    "image, files",
+    [
+        ("images/a.png", ["masks/a/car_1.png", "masks/a/bus_2.png"]),
+        ("images/train/a.jpg", ["masks/train/a/car_1.png", "masks/train/a/bus-02.png"]),
+        ("a.png", ["masks/a/car/1.png", "masks/a/bus/1.png"]),
+        ("a/images/a.png", ["a/masks/car.png", "a/masks/bus.png"]),
+        ("a/photo.jpg", ["a/masks/car 1.png", "a/masks/bus 1.png"]),
+    ],
+)
+def test_a_file_for_each_object(tmp_path, image, files):
+    folders.draw(tmp_path / image)
+    objects, _ = two_objects()
+    for number, name in enumerate(files, start=1):
+        save(tmp_path / name, 255 * (objects == number), mode="L")
+    data = read(tmp_path)
+    assert not data.faults and not data.unused
+    assert [(image.file_name, areas(image)) for image in data.images] == [(image, {"car": 81, "bus": 50})]
+    assert data.images[0].split == ("train" if "train" in image else None)
+
+
+def test_a_name_without_a_class_is_of_the_only_class(tmp_path):
+    folders.draw(tmp_path / "a/images/a.png")
+    objects, _ = two_objects()
+    for number, name in enumerate(["0a1b2c3d4e5f", "mask_1"], start=1):
+        save(tmp_path / f"a/masks/{name}.png", objects == number, mode="L")
+    assert [item.labels["part"] for item in read(tmp_path, ("cell",)).images[0].objects] == ["cell"] * 2
+    for classes in (None, ("cell", "dust")):
+        assert [fault.reason for fault in read(tmp_path, classes).faults] == ["no label"] * 2
+
+
+def test_broken_masks_are_named(tmp_path):
+    folders.draw(tmp_path / "images/a.png")
+    folders.draw(tmp_path / "images/bare.png")
+    save(tmp_path / "masks/a/car_1.png", np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 5, mode="L")
+    save(tmp_path / "masks/a/car_2.png", np.ones((HEIGHT, WIDTH - 1)), mode="L")
+    save(tmp_path / "masks/b/car_1.png", np.ones((HEIGHT, WIDTH)), mode="L")
+    (tmp_path / "masks/a/car_3.png").write_bytes(b"junk")
+    data = read(tmp_path)
+    assert sorted(fault.reason for fault in data.faults) == ["broken image", "geometry", "missing image", "size"]
+    assert data.unused == {"images without masks": 1}

@@ -1,0 +1,137 @@
+import pytest
+
+from mtseg.core.masks import mask
+from mtseg.data.formats import yolo
+from mtseg.data.labels import Vocabulary
+from tests.data import folders
+from tests.data.folders import HEIGHT, WIDTH
+
+SQUARE = "0 0.1 0.1 0.35 0.1 0.35 0.4 0.1 0.4"
+NAMES = "names: {0: car, 1: 2, 2: true}\n"
+
+
+def write(folder, name, *lines, labels=None):
+    image = folders.draw(folder / f"{name}.png")
+    path = image.with_suffix(".txt") if labels is None else folder / labels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def read(folder, vocabulary=None):
+    return yolo.read(folder, vocabulary or Vocabulary({"part": None}))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "train: images/train\nval: images/val\n",
+        "path: /home/me/data\ntrain: images/train/\nval: ./images/val\ntest:\n",
+        "path: ..\ntrain: ../raw/images/train\nval: [images/val]\ntest: ../test/images\n",
+        "train: train.txt\nval: val.txt\n",
+    ],
+)
+def test_the_split_is_that_of_the_description(tmp_path, description):
+    for split in ("train", "val"):
+        write(tmp_path, f"images/{split}/a", SQUARE, labels=f"labels/{split}/a.txt")
+        (tmp_path / f"{split}.txt").write_text(f"data\\images\\{split}\\a.png\n")
+    (tmp_path / "data.yaml").write_text(description + NAMES)
+    data = read(tmp_path)
+    assert not data.faults and not data.unused and data.split_source == "data.yaml"
+    assert [(image.file_name, image.split) for image in data.images] == [
+        ("images/train/a.png", "train"),
+        ("images/val/a.png", "val"),
+    ]
+    area = mask(data.images[0].objects[0].segmentation, HEIGHT, WIDTH)
+    assert area[3:12, 4:14].all() and area.sum() == 90
+
+
+def test_roboflow_has_a_folder_for_each_split(tmp_path):
+    for split in ("train", "valid"):
+        write(tmp_path, f"{split}/images/a", SQUARE, labels=f"{split}/labels/a.txt")
+    listed = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+    (tmp_path / "data.yaml").write_text(listed + "names: [car]")
+    assert [image.split for image in read(tmp_path).images] == ["train", "val"]
+
+
+def test_without_a_description_names_are_in_classes_txt(tmp_path):
+    write(tmp_path, "images/a", SQUARE, "2 0.5 0.5 0.6 0.5 0.6 0.6", labels="labels/a.txt")
+    (tmp_path / "classes.txt").write_text("car\nbus\nväg\n", encoding="utf-8")
+    data = read(tmp_path)
+    assert [item.labels["part"] for item in data.images[0].objects] == ["car", "väg"]
+    assert data.images[0].split is None
+
+
+def test_train_and_val_of_the_same_images_are_no_split(tmp_path):
+    write(tmp_path, "images/a", SQUARE, labels="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\n" + NAMES)
+    data = read(tmp_path)
+    assert [image.split for image in data.images] == [None] and data.split_source is None
+
+
+def test_numbers_and_booleans_are_class_names(tmp_path):
+    write(tmp_path, "a", *(SQUARE.replace("0 ", f"{number} ", 1) for number in ("0", "1", "2.0")))
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
+    assert [item.labels["part"] for item in read(tmp_path).images[0].objects] == ["car", "2", "true"]
+
+
+def test_an_image_without_a_file_is_counted_and_one_with_an_empty_file_is_empty(tmp_path):
+    write(tmp_path, "a")
+    folders.draw(tmp_path / "b.png")
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
+    data = read(tmp_path)
+    assert [(image.file_name, image.objects) for image in data.images] == [("a.png", ())]
+    assert data.unused == {"images without a .txt": 1}
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("7 0.1 0.1 0.2 0.1 0.2 0.2", "unknown label"),
+        ("0 40 40 140 40 140 140", "geometry"),
+        ("0 0.1 0.1 0.2 0.1 0.2", "geometry"),
+        ("0 0.1 0.1 0.2 0.1 nan 0.2", "geometry"),
+        ("car 0.1 0.1 0.2 0.1 0.2 0.2", "geometry"),
+        ("0", "geometry"),
+        ("0 0.5 0.5 0.1 0.1", "boxes only"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, reason):
+    write(tmp_path, "a", SQUARE, line)
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
+    data = read(tmp_path)
+    assert [(fault.reason, fault.where) for fault in data.faults] == [(reason, "a.txt, line 2")]
+    assert len(data.images[0].objects) == 1
+
+
+def test_a_data_set_of_boxes_is_one_error(tmp_path):
+    for name in "abc":
+        write(tmp_path, name, "0 0.5 0.5 0.1 0.1")
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "boxes only" and "all 3 lines" in fault.text
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("names: [", "YAML"),
+        ("names: 3", "`names` is 3"),
+        ("train: .\nkpt_shape: [17, 3]\nnames: [a]", "poses"),
+        ("train: nowhere\nnames: [a]", "nowhere"),
+        ("train: .", "no data.yaml with `names`"),
+    ],
+)
+def test_a_broken_description_is_named(tmp_path, text, part):
+    write(tmp_path, "a", SQUARE)
+    (tmp_path / "data.yaml").write_text(text)
+    (fault,) = read(tmp_path).faults
+    assert part in fault.text and fault.where == "data.yaml"
+
+
+def test_further_tasks_come_from_the_mapping(tmp_path):
+    write(tmp_path, "a", SQUARE)
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
+    classes = dict.fromkeys(("part", "side"))
+    assert "data.mapping" in read(tmp_path, Vocabulary(classes)).faults[0].text
+    mapped = Vocabulary(classes, {"car": {"part": "door", "side": "left"}})
+    assert read(tmp_path, mapped).images[0].objects[0].labels == {"part": "door", "side": "left"}
