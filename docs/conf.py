@@ -8,7 +8,8 @@ html_theme = "furo"
 html_copy_source = False
 
 CONTENTS = {
-    "Use": ["install", "own-data", "experiments", "metrics", "report", "backbones-and-weights", "gpu", "memory"],
+    "Start": ["install"],
+    "Train": ["own-data", "formats", "experiments", "metrics", "report", "backbones-and-weights", "gpu", "memory"],
     "Use a model": ["downstream", "serve", "relabel"],
     "When it fails": ["diagnosis", "failures", "troubleshooting"],
     "Evidence": ["results", "reproducibility"],

@@ -270,6 +270,6 @@ def damaged(content, draw):
             return content
         key = draw(st.sampled_from(keys))
         if not isinstance(place[key], dict | list) or draw(st.integers(0, 3)) == 0:
-            place[key] = junk
+            place[key] = "junk" if key == "colour" else junk  # null means unlabelled there
             return content
         place = place[key]

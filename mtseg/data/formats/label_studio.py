@@ -75,7 +75,7 @@ def _add_image(
     key: str,
     beside: PurePosixPath,
 ) -> None:
-    given = [item for item in task.get(key) or () if isinstance(item, dict) and not item.get("was_cancelled")]
+    given = [item for item in items(task, key) if not item.get("was_cancelled")] if key in task else []
     if not given:
         data.leave("images without an annotation")
         return
