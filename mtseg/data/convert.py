@@ -58,11 +58,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     images = _read_images(raw, data.raw)
     clipped = sum(_check_objects(raw, image) for image in images)
     if raw.faults and data.on_error == "error":
-        raise _listed(raw.faults, data.raw)
+        raise _listed(raw.faults, data)
     if not images:
-        found = formats.recognised(data.raw)
-        hint = f"; it has {' and '.join(found)}: set data.format" if found and data.format not in found else ""
-        message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{hint}"
+        message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         raise UserError(message + _left_out(raw.faults))
 
     classes = _classes(tasks, vocabulary, images)
@@ -247,11 +245,19 @@ def _alike(classes: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _listed(faults: Sequence[Fault], folder: Path) -> UserError:
+def _listed(faults: Sequence[Fault], data: Data) -> UserError:
     """One error that lists every fault, sorted by reason."""
     lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
-    headline = f"{folder}: {len(faults)} invalid records: fix them, or skip them with data.on_error: skip"
-    return UserError.many(headline, lines, shown=len(lines))
+    headline = f"{data.raw}: {len(faults)} invalid records: fix them, or skip them with data.on_error: skip"
+    return UserError.many(headline + _other_format(data), lines, shown=len(lines))
+
+
+def _other_format(data: Data) -> str:
+    """Advice for a message, empty if the folder is in the format of `data`."""
+    found = formats.recognised(data.raw)
+    if not found or data.format in found:
+        return ""
+    return f"; it looks like {' or '.join(found)}, and data.format is {data.format}"
 
 
 def _left_out(faults: Sequence[Fault]) -> str:

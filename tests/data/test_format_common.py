@@ -28,6 +28,7 @@ from tests.data.folders import annotation, converted, shape, tasks
         "https://example.org/data/upload/1/b%200.png?token=abc/d.png",
         "/data/local-files/?d=mine/b%200.png",
         "s3://bucket/mine/b 0.png",
+        "../../label-studio/data/media/upload/12/b 0.png",
     ],
 )
 def test_the_image_of_a_name_that_another_computer_wrote_is_found(tmp_path, stated):
@@ -154,5 +155,6 @@ def test_convert_says_which_format_it_recognised(tmp_path, capsys):
         folders.labelme(tmp_path / "raw", name, shape("car"))
     converted(tmp_path / "raw", tasks(part="auto"), format="auto")
     assert "format labelme" in capsys.readouterr().out
-    with pytest.raises(UserError, match="labelme"):
-        converted(tmp_path / "raw", tasks(part="auto"), format="coco")
+    for format in ("coco", "cvat", "label_studio"):
+        with pytest.raises(UserError, match=f"looks like labelme, and data.format is {format}"):
+            converted(tmp_path / "raw", tasks(part="auto"), format=format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -46,7 +46,11 @@ class Files:
             place = Path(path).relative_to(folder).as_posix()
             self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
         self.names.sort()
+        self._known = frozenset(self.names)
         self.images = {name for name in self.names if PurePosixPath(name).suffix.lower() in image_suffixes()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
 
     def ending(self, *suffixes: str) -> list[str]:
         """Files with one of the suffixes, in lower or upper case."""
@@ -70,9 +74,10 @@ class Files:
                     return found
         for tail in tails:
             for place in places:
-                if other := self._at(f"{place}/{tail}", self.names):
-                    text = f"{other} exists, but Pillow does not read {PurePosixPath(other).suffix or 'such'} files"
-                    raise BadRecord("missing image", f"{text}: convert it to PNG or JPEG")
+                if other := self._at(f"{place}/{tail}", self._known):
+                    kind = PurePosixPath(other).suffix or "such"
+                    reason = f"{other} exists, but Pillow does not read {kind} files: convert it to PNG or JPEG"
+                    raise BadRecord("missing image", reason)
         looked = ", ".join(dict.fromkeys(f"{place}/" if place != "." else "data.raw" for place in places))
         raise BadRecord("missing image", f"no image {stated!r} in {looked}")
 
@@ -113,7 +118,7 @@ class Files:
     def _alike(self) -> dict[str, list[str]]:
         return _grouped(self.names, _folded)
 
-    def _at(self, path: str, names: Any) -> str | None:
+    def _at(self, path: str, names: Set[str]) -> str | None:
         path = _normal(path)
         if path in names:
             return path
@@ -193,7 +198,7 @@ class Shapes:
         if kind in self._vocabulary.ignored_shapes:
             self._data.leave(f"shapes of kind {kind} (data.ignore_shapes)")
             return
-        labels = self._vocabulary.labels(label, texts(attributes), flags)
+        labels = self._vocabulary.labels(text(label), texts(attributes), flags)
         if labels is None:
             self._data.leave("objects that data.mapping leaves out")
             return
@@ -246,18 +251,19 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
 
 def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
     """The error for a shape that is not an outline."""
-    text = f"a {kind} of {count} points is not an outline, expected {expected}"
-    return BadRecord("geometry", f"{text}; add {kind} to data.ignore_shapes to leave out such shapes")
+    fix = f"add {kind} to data.ignore_shapes to leave out such shapes"
+    return BadRecord("geometry", f"a {kind} of {count} points is not an outline, expected {expected}; {fix}")
 
 
 def texts(attributes: Any) -> Any:
     """Attributes with numbers and booleans as text: tools write checkboxes as true and numbers as 2 or 2.0."""
     if not isinstance(attributes, dict):
         return attributes
-    return {name: _text(value) for name, value in attributes.items()}
+    return {name: text(value) for name, value in attributes.items()}
 
 
-def _text(value: Any) -> Any:
+def text(value: Any) -> Any:
+    """A label as text, if it is a number or a boolean."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(whole(value)) if isinstance(value, int | float) else value
@@ -318,8 +324,8 @@ def _tails(stated: str) -> Iterator[str]:
     """Relative paths that a stated file name can mean, the most literal first."""
     for name in dict.fromkeys((stated, unquote(stated), unquote(stated.replace("+", " ")))):
         name = name.replace("\\", "/")
-        if "/local-files/?d=" in name:  # Label Studio's
-            name = "/" + name.partition("?d=")[2]
+        if stored := re.match(r".*(/local-files/\?d=|/media/upload/\d+/)", name):  # Label Studio's own folders
+            name = "/" + name[stored.end() :]
         elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
             name = urlsplit(name).path
         absolute = bool(re.match(r"/|[A-Za-z]:/", name))

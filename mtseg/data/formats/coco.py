@@ -18,11 +18,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtseg.core.masks import Segmentation, rle
-from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, texts
+from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, text, texts
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import (
     BadRecord,
@@ -141,7 +142,7 @@ class _File:
             raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
         if _id(image) not in objects:
             raise BadRecord("broken json", "another image has the same id")
-        file_name = self.files.image(name, _places(self.where))
+        file_name = self.files.image(name, self._places)
         size = stated_size(image.get("height"), image.get("width"))
         split = self.split or self.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
@@ -176,7 +177,17 @@ class _File:
         if self.schema.typed:
             attributes = self._of_types(annotation.get("attribute_ids")) | attributes
         label, further = self._categories(annotation)
-        return self.vocabulary.labels(label, texts(further | attributes))
+        return self.vocabulary.labels(text(label), texts(further | attributes))
+
+    @cached_property
+    def _places(self) -> list[str]:
+        """Folders that the images can be in, the most specific first."""
+        path = PurePosixPath(self.where)
+        beside = path.parent.parent if path.parent.name.lower().startswith("annotation") else path.parent
+        names = dict.fromkeys((path.stem, path.stem.removeprefix("instances_")))
+        below = [*(f"images/{name}" for name in names), *names, "images", "."]
+        places = [(root / place).as_posix() for root in (beside, PurePosixPath(".")) for place in below]
+        return list(dict.fromkeys([*places, path.parent.as_posix()]))
 
     def _of_types(self, ids: Any) -> dict[str, Any]:
         """Labels of the tasks that are types of attributes, none if the annotation has no value or several."""
@@ -233,16 +244,6 @@ def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
         double = next(key for key in ids if ids.count(key) > 1)
         raise BadRecord("broken json", f"two categories have id {double!r}")
     return names
-
-
-def _places(where: str) -> list[str]:
-    """Folders that the images of an annotation file can be in, the most specific first."""
-    path = PurePosixPath(where)
-    beside = path.parent.parent if path.parent.name.lower().startswith("annotation") else path.parent
-    names = dict.fromkeys((path.stem, path.stem.removeprefix("instances_")))
-    below = [*(f"images/{name}" for name in names), *names, "images", "."]
-    places = [(root / place).as_posix() for root in (beside, PurePosixPath(".")) for place in below]
-    return list(dict.fromkeys([*places, path.parent.as_posix()]))
 
 
 def _crowd(annotation: dict[str, Any]) -> bool:

@@ -135,8 +135,8 @@ def _add_region(
         raise BadRecord("geometry", "the image was rotated in Label Studio: rotate the image file, and annotate it")
     values = [(item.get("from_name"), item["value"]) for item in region]
     named = [value[key] for _, value in values for key in value if key.endswith("labels") and value[key]]
-    labels = list(dict.fromkeys(label for own in named if isinstance(own, list) for label in own))
-    if len(labels) > 1:
+    labels = [label for own in named if isinstance(own, list) for label in own]
+    if any(label != labels[0] for label in labels):
         raise BadRecord("ambiguous label", f"has several labels: {', '.join(map(str, labels))}")
     attributes = {}
     for name, value in values:
@@ -148,6 +148,8 @@ def _add_region(
                 raise BadRecord("ambiguous label", f"has several values of {name}: {', '.join(map(str, given))}")
             if given not in (None, []):
                 attributes[str(name)] = given[0] if isinstance(given, list) else given
+                if not isinstance(attributes[str(name)], str | int | float):
+                    raise BadRecord("missing label", f"the value of {name} is {str(given)[:60]}, expected text")
     value, kind = outline["value"], _kind(outline["value"])
 
     def drawn() -> Segmentation:

@@ -210,7 +210,7 @@ class _Names:
 
     @classmethod
     def read(cls, files: Files, root: PurePosixPath) -> _Names:
-        path = next((str(root / name) for name in NAMES if str(root / name) in files.names), None)
+        path = next((str(root / name) for name in NAMES if str(root / name) in files), None)
         lines = VOC if path is None else read_text(files.folder / path).splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "__ignore__"))]
         if not path or not path.endswith(NAMES[0]):

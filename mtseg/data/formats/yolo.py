@@ -116,7 +116,7 @@ def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split:
             break  # images/ is not the images of test/images
         for place in dict.fromkeys((beside / str(root or "."), beside)):
             path = os.path.normpath(f"{place}/{'/'.join(parts[start:])}").replace(os.sep, "/")
-            if path in files.names and path.endswith(".txt"):
+            if path in files and path.endswith(".txt"):
                 return list(_listed(data, files, path))
             prefix = "" if path == "." else f"{path}/"
             if found := sorted(image for image in files.images if image.startswith(prefix)):
@@ -148,7 +148,7 @@ def _add_image(
     stem = os.path.splitext(image)[0]
     head, images, tail = f"/{stem}".rpartition("/images/")
     labels = f"{head}/labels/{tail}.txt".strip("/") if images else f"{stem}.txt"
-    if labels not in files.names:
+    if labels not in files:
         data.leave("images without a .txt")
         return
     with data.refusing(labels):
