@@ -63,13 +63,13 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         raise UserError(message + _left_out(raw.faults))
 
+    images, given = _with_split(raw, images)
     classes = _classes(tasks, vocabulary, images)
     if absent := [task for task, names in classes.items() if not names]:
         message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
-    given = images[0].raw.split is not None
     splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
         groups = f"{len(images)} images, or {similar.max() + 1} if near-identical images count as one"
@@ -89,6 +89,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "instances": {name: sum(len(image.instances) for image in converted[name]) for name in SPLITS},
         "left_out": dict(Counter(fault.reason for fault in raw.faults)),
         "notes": raw.notes,
+        "split": raw.split_source if given else f"drawn with data.split {data.split} and data.seed {data.seed}",
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
     }
@@ -100,6 +101,19 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
             coco.write(temporary / f"{name}.json", converted[name], tasks)
         write_json(temporary / "report.json", report)
     _print(report, data, out)
+
+
+def _with_split(raw: RawData, images: list[Seen]) -> tuple[list[Seen], bool]:
+    """The images without those of the test split, which are counted, and whether the data state their split. Raises
+    UserError if they do for some of the images only."""
+    used = [image for image in images if image.raw.split != "test"]
+    if count := len(images) - len(used):
+        raw.leave("images of the test split", count)
+    unknown = [image.raw.file_name for image in used if image.raw.split is None]
+    if unknown and len(unknown) < len(used):
+        message = f"{len(unknown)} of {len(used)} images, such as {unknown[0]}, are of no split, the others are"
+        raise UserError(f"{message} ({raw.split_source}): move them, or give every image a split")
+    return used, bool(used) and not unknown
 
 
 def _read_images(raw: RawData, folder: Path) -> list[Seen]:
@@ -269,6 +283,7 @@ def _left_out(faults: Sequence[Fault]) -> str:
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     counts = [f"{name} {report['images'][name]} images, {report['instances'][name]} objects" for name in SPLITS]
     print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
+    print(f"  split: {report['split']}")
     for reason, count in sorted(report["left_out"].items()):
         print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):

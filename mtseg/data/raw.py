@@ -38,7 +38,7 @@ class Fault:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawObject:
     """One object.
 
@@ -57,7 +57,7 @@ class RawObject:
     parts_left_out: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """One image. `size`: height and width in the annotation. `split`: "train", "val", "test", or None if the data state
     none. `stated_name`: the file name in the annotation, if it is not that of the image."""

@@ -78,7 +78,7 @@ def test_a_misspelt_key_stops_every_stage_before_any_work(change, capsys):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("data.format", "pascal", "should be 'coco' or 'labelme', got 'pascal'"),
+        ("data.format", "pascal", "'masks' or 'yolo', got 'pascal'"),
         ("data.mapping", "recipes/mappings/absent.yaml", "absent.yaml (data.mapping) cannot be read"),
     ],
 )

@@ -127,7 +127,10 @@ class _File:
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
             self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
         objects: dict[Any, list[RawObject]] = {_id(image): [] for image in images if _has_id(image)}
-        for number, annotation in enumerate(annotations, start=1):
+        annotations.reverse()
+        number = 0
+        while annotations:  # which frees the memory of each one that was read
+            annotation, number = annotations.pop(), number + 1
             where = f"{self.where}, annotation {annotation.get('id', f'number {number}')}"
             with self.data.refusing(where):
                 self._add_object(where, annotation, objects)
