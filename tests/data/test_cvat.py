@@ -117,3 +117,9 @@ def test_entities_that_expand_without_end_are_refused(tmp_path):
 def test_a_file_that_is_not_xml_is_named(tmp_path, content):
     (tmp_path / "a.xml").write_text(content)
     assert [fault.reason for fault in read(tmp_path).faults] == ["broken xml"]
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.xml").write_bytes("<annotations><image name='汽车.png'/></annotations>".encode("gbk"))
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "encoding" and "GBK" in fault.text

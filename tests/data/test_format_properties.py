@@ -22,6 +22,7 @@ from mtseg.data import formats
 from mtseg.data.labels import Vocabulary
 
 CLASSES, COLOURS = ("car", "büs", "a & <b>"), ("red", "2", "true")
+FORMAT = {"voc": "masks"}  # of which it is another layout
 ONE_TASK = {"yolo", "masks"}  # formats without attributes
 NAMES = st.text(alphabet="aé日 1#%+&'_-", min_size=1, max_size=6).filter(lambda name: name.strip() == name)
 
@@ -171,6 +172,24 @@ def masks(scene):
         yield f"images/{name}", None
 
 
+def voc(scene):
+    for name, objects in scene.images.items():
+        instances, classes = voc_indices(objects, scene.size)
+        yield f"SegmentationObject/{name}", png(instances)
+        yield f"SegmentationClass/{name}", png(classes)
+        yield f"images/{name}", None
+    yield "class_names.txt", "\n".join(["background", *CLASSES])
+
+
+def voc_indices(objects, size):
+    """Later objects cover earlier ones."""
+    instances, classes = np.zeros((2, *size), dtype=np.uint8)
+    for number, item in enumerate(objects, start=1):
+        instances[pixels(item, size) > 0] = number
+        classes[pixels(item, size) > 0] = 1 + CLASSES.index(item.label)
+    return instances, classes
+
+
 def write(folder, scene, files):
     for name, content in files:
         path = folder / name
@@ -187,6 +206,7 @@ def write(folder, scene, files):
 
 
 def read(format, folder):
+    format = FORMAT.get(format, format)
     classes = {"kind": CLASSES} if format in ONE_TASK else {"kind": CLASSES, "colour": COLOURS}
     return importlib.import_module(f"mtseg.data.formats.{format}").read(folder, Vocabulary(classes))
 
@@ -205,19 +225,24 @@ def outcome(data, scene):
 def expected(format, scene):
     found = {}
     for name, objects in scene.images.items():
-        if objects or format != "masks":  # an image without masks is not used there
+        if format == "voc":
+            instances, _ = voc_indices(objects, scene.size)
+            seen = [(item.label, instances == number) for number, item in enumerate(objects, start=1)]
+            own = sorted((label, area.astype(np.uint8).tobytes()) for label, area in seen if area.any())
+            found[name] = (name.split("/")[0], own)
+        elif objects or format != "masks":  # an image without masks is not used there
             labels = [(item.label,) if format in ONE_TASK else (item.label, item.colour) for item in objects]
             drawn = [pixels(item, scene.size).tobytes() for item in objects]
             found[name] = (name.split("/")[0], sorted((*own, area) for own, area in zip(labels, drawn, strict=True)))
     return found
 
 
-WRITERS = {write.__name__: write for write in (coco, cvat, label_studio, labelme, masks, yolo)}
+WRITERS = {write.__name__: write for write in (coco, cvat, label_studio, labelme, masks, voc, yolo)}
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=12, suppress_health_check=list(HealthCheck))
 
 
 def test_every_format_has_a_writer_here():
-    assert tuple(sorted(WRITERS)) == formats.FORMATS
+    assert {FORMAT.get(name, name) for name in WRITERS} == {*formats.FORMATS}
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -231,7 +256,7 @@ def test_what_goes_in_comes_out_the_same(format, scene):
         assert outcome(data, scene) == expected(format, scene)
         assert sum(data.unused.values()) == len(scene.images) - len(expected(format, scene))
         if format != "masks" or data.images:
-            assert formats.recognise(Path(folder))[0] == format
+            assert formats.recognise(Path(folder))[0] == FORMAT.get(format, format)
 
 
 @pytest.mark.parametrize("format", WRITERS)

@@ -306,6 +306,16 @@ def test_the_image_of_the_own_name_wins_over_a_stale_path(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "place, images", [("json", "images"), ("train/json", "train/images"), ("train", "images/train")]
+)
+def test_images_may_be_in_a_folder_of_their_own(tmp_path, place, images):
+    folders.labelme(tmp_path, f"{place}/a")
+    (tmp_path / images).mkdir(parents=True)
+    (tmp_path / place / "a.png").rename(tmp_path / images / "a.png")
+    assert [image.file_name for image in read(tmp_path).images] == [f"{images}/a.png"]
+
+
 def test_of_several_images_of_the_own_name_the_stated_one_is_taken(tmp_path):
     folders.labelme(tmp_path, "a")
     folders.draw(tmp_path / "a.jpg")

@@ -25,6 +25,7 @@ from mtseg.data.splits import split_of
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
+BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
 
 
 @cache
@@ -207,6 +208,8 @@ class Shapes:
         shapes = self._groups.setdefault(key, [])
         try:
             shapes.append(Shape(where, labels, outline()))
+            if kind in BOXES:
+                self._data.note("boxes, read as the outlines of their objects")
         except BadRecord as fault:
             self._faults.setdefault(key, []).append((where, fault))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from mtseg.data.raw import BadRecord
+from mtseg.data.raw import BadRecord, read_text
 
 
 def read_xml(path: Path, handlers: Mapping[str, Callable[[Element], None]]) -> None:
@@ -31,4 +31,5 @@ def read_xml(path: Path, handlers: Mapping[str, Callable[[Element], None]]) -> N
                 parser.feed(block)
         parser.close()
     except (OSError, ValueError, LookupError, ParseError) as error:
+        read_text(path)  # raises for an encoding that is not UTF-8: the likely cause
         raise BadRecord("broken xml", f"cannot be read as XML: {error}") from None

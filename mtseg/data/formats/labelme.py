@@ -57,13 +57,14 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
 
 
 def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
-    """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it."""
+    """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it or to images/."""
     stated = str(raw.get("imagePath") or "")
     own = files.image_of_stem(where[: -len(".json")], stated.replace("\\", "/").rpartition("/")[2])
     if own:
         return own
+    beside = PurePosixPath(where).parent
     try:
-        return files.image(stated, [PurePosixPath(where).parent.as_posix()])
+        return files.image(stated, [str(beside), str(beside.parent / "images"), str("images" / beside)])
     except BadRecord as missing:
         if not raw.get("imageData"):
             unread = [name for name in files.beside(where) if name != where]
