@@ -166,6 +166,22 @@ class Splits:
         return ", ".join(given) or None
 
 
+class Reading:
+    """What a reader works with: the files of the folder, the vocabulary, and the data and splits that it finds."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
+        self.folder, self.vocabulary = folder, vocabulary
+        self.data, self.files, self.splits = RawData(), Files(folder), Splits()
+
+    def shapes(self, image: str, size: tuple[int, int] | None) -> Shapes:
+        """For the shapes of an image, whose size is stated or read from its file."""
+        return Shapes(self.data, self.vocabulary, lambda: size or self.files.size(image))
+
+    def finished(self) -> RawData:
+        self.data.split_source = self.splits.source()
+        return self.data
+
+
 @dataclass(frozen=True)
 class Shape:
     """One valid outline: an object or, in a group, a part of one."""
@@ -179,7 +195,7 @@ class Shapes:
     """The shapes of one image. `add` checks them, `objects` joins those with equal labels and group into objects."""
 
     def __init__(self, data: RawData, vocabulary: Vocabulary, size: Callable[[], tuple[int, int]]) -> None:
-        self._data, self._vocabulary, self._size = data, vocabulary, size
+        self._data, self._vocabulary, self.size = data, vocabulary, size
         self._groups: dict[Any, list[Shape]] = {}
         self._faults: dict[Any, list[tuple[str, BadRecord]]] = {}
 
@@ -234,7 +250,7 @@ class Shapes:
             return polygons
         if len(parts) == 1:
             return parts[0]
-        size = self._size()
+        size = self.size()
         merged = coco_mask.merge([rle(part, *size) for part in parts])
         return {"size": list(size), "counts": merged["counts"].decode()}
 
@@ -255,7 +271,9 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
 def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
     """The error for a shape that is not an outline."""
     fix = f"add {kind} to data.ignore_shapes to leave out such shapes"
-    return BadRecord("geometry", f"a {kind} of {count} points is not an outline, expected {expected}; {fix}")
+    return BadRecord(
+        "geometry", f"a shape of kind {kind} with {count} points is no outline, expected {expected}; {fix}"
+    )
 
 
 def texts(attributes: Any) -> Any:

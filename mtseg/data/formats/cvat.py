@@ -19,8 +19,7 @@ import numpy as np
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import (
     Files,
-    Shapes,
-    Splits,
+    Reading,
     ellipse,
     pasted,
     rectangle,
@@ -43,54 +42,48 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .xml of a folder that has <annotations>."""
-    data, files, splits = RawData(), Files(folder), Splits()
-    for where in files.ending(".xml"):
+    reading = Reading(folder, vocabulary)
+    for where in reading.files.ending(".xml"):
 
         def add_image(image: Element, where: str = where) -> None:
             named = f"{where}, image {image.get('name')}"
-            with data.refusing(named):
-                _add_image(data, files, splits, vocabulary, named, PurePosixPath(where), image)
+            with reading.data.refusing(named):
+                _add_image(reading, named, PurePosixPath(where), image)
 
         def refuse_track(track: Element) -> None:
             raise BadRecord("broken xml", "is of the format 'CVAT for video': export it as 'CVAT for images 1.1'")
 
-        with data.refusing(where):
+        with reading.data.refusing(where):
             read_xml(folder / where, {"image": add_image, "track": refuse_track})
-    data.split_source = splits.source()
-    return data
+    return reading.finished()
 
 
-def _add_image(
-    data: RawData,
-    files: Files,
-    splits: Splits,
-    vocabulary: Vocabulary,
-    where: str,
-    path: PurePosixPath,
-    image: Element,
-) -> None:
+def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element) -> None:
     subset = image.get("subset") or ""
-    places = [f"{root}/{place}" for root in (path.parent, ".") for place in (f"images/{subset}", "images", subset, ".")]
-    file_name = files.image(image.get("name"), list(dict.fromkeys(str(PurePosixPath(place)) for place in places)))
+    below = (f"images/{subset}", "images", subset, ".")
+    places = dict.fromkeys((root / place).as_posix() for root in (path.parent, PurePosixPath(".")) for place in below)
+    file_name = reading.files.image(image.get("name"), list(places))
+        image.get("name"), list(dict.fromkeys(str(PurePosixPath(place)) for place in places))
+    )
     size = stated_size(image.get("height"), image.get("width"))
-    split = splits.of_name(subset) or splits.of_folders(file_name)
-    shapes = Shapes(data, vocabulary, lambda: size or files.size(file_name))
+    split = reading.splits.of_name(subset) or reading.splits.of_folders(file_name)
+    shapes = reading.shapes(file_name, size)
     for number, shape in enumerate(image, start=1):
         if shape.tag == "tag":
-            data.leave("tags of images")
+            reading.data.leave("tags of images")
             continue
         named = f"{where}, {shape.tag} {number}"
-        with data.refusing(named):
+        with reading.data.refusing(named):
             group = shape.get("group_id")
             shapes.add(
                 named,
                 shape.tag,
                 shape.get("label"),
-                _outline(shape, lambda: size or files.size(file_name)),
+                _outline(shape, shapes.size),
                 attributes=_attributes(shape),
                 group=None if group == "0" else group,
             )
-    data.images.append(RawImage(where, file_name, size, split, shapes.objects()))
+    reading.data.images.append(RawImage(where, file_name, size, split, shapes.objects()))
 
 
 def _attributes(shape: Element) -> dict[str, str | None]:

@@ -22,8 +22,8 @@ import numpy as np
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import (
     Files,
+    Reading,
     Shapes,
-    Splits,
     ellipse,
     image_suffixes,
     json_with,
@@ -44,12 +44,12 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json of a folder that is a list of tasks."""
-    data, files, splits = RawData(), Files(folder), Splits()
-    for where in files.ending(".json"):
-        with data.refusing(where):
+    reading = Reading(folder, vocabulary)
+    for where in reading.files.ending(".json"):
+        with reading.data.refusing(where):
             tasks = read_value(folder / where)
             if isinstance(tasks, dict) and "data" not in tasks:
-                data.leave(".json files that are not Label Studio's")
+                reading.data.leave(".json files that are not Label Studio's")
                 continue
             tasks = tasks if isinstance(tasks, list) else [tasks]
             if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
@@ -59,22 +59,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             key = "annotations" if any("annotations" in task for task in tasks) else "predictions"
             for number, task in enumerate(tasks, start=1):
                 named = f"{where}, task {task.get('id', f'number {number}')}"
-                with data.refusing(named):
-                    _add_image(data, files, splits, vocabulary, named, task, key, PurePosixPath(where).parent)
-    data.split_source = splits.source()
-    return data
+                with reading.data.refusing(named):
+                    _add_image(reading, named, task, key, PurePosixPath(where).parent)
+    return reading.finished()
 
 
-def _add_image(
-    data: RawData,
-    files: Files,
-    splits: Splits,
-    vocabulary: Vocabulary,
-    where: str,
-    task: dict[str, Any],
-    key: str,
-    beside: PurePosixPath,
-) -> None:
+def _add_image(reading: Reading, where: str, task: dict[str, Any], key: str, beside: PurePosixPath) -> None:
+    data = reading.data
     given = [item for item in items(task, key) if not item.get("was_cancelled")] if key in task else []
     if not given:
         data.leave("images without an annotation")
@@ -82,7 +73,7 @@ def _add_image(
     chosen = max(given, key=lambda item: item.get("ground_truth") is True)  # the first of equals
     if len(given) > 1:
         data.leave("further annotations of an image", len(given) - 1)
-    image = _image(files, task, beside)
+    image = _image(reading.files, task, beside)
     results = items(chosen, "result")
     regions: dict[Any, list[dict[str, Any]]] = {}
     for number, item in enumerate(results):
@@ -94,7 +85,7 @@ def _add_image(
     if len(sizes) > 1:
         raise BadRecord("size", f"the regions state several sizes of the image: {sorted(sizes)}")
     size = next(iter(sizes), None)
-    shapes = Shapes(data, vocabulary, lambda: size or files.size(image))
+    shapes = reading.shapes(image, size)
     for number, region in enumerate(regions.values(), start=1):
         outline = next((item for item in region if _kind(item["value"])), None)
         if outline is None:
@@ -102,8 +93,8 @@ def _add_image(
             continue
         named = f"{where}, region {outline.get('id', number)}"
         with data.refusing(named):
-            _add_region(shapes, named, region, outline, lambda: files.size(image), size)
-    data.images.append(RawImage(where, image, size, splits.of_folders(image), shapes.objects()))
+            _add_region(shapes, named, region, outline, lambda: reading.files.size(image))
+    data.images.append(RawImage(where, image, size, reading.splits.of_folders(image), shapes.objects()))
     if key == "predictions":
         data.note("objects of predictions, read as annotations", len(regions))
 
@@ -129,7 +120,6 @@ def _add_region(
     region: list[dict[str, Any]],
     outline: dict[str, Any],
     actual: Callable[[], tuple[int, int]],
-    size: tuple[int, int] | None,
 ) -> None:
     if outline.get("image_rotation") not in (None, 0):
         raise BadRecord("geometry", "the image was rotated in Label Studio: rotate the image file, and annotate it")
@@ -155,8 +145,8 @@ def _add_region(
     def drawn() -> Segmentation:
         try:
             if kind == "mask":
-                return _brush(value["rle"], size or actual(), actual())
-            return [checked_polygon(_polygon(kind, value, *(size or actual())))]
+                return _brush(value["rle"], shapes.size(), actual())
+            return [checked_polygon(_polygon(kind, value, *shapes.size()))]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadRecord("geometry", f"the {kind} has no valid coordinates ({error})") from None
 

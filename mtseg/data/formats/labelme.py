@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 
 from mtseg.core.masks import Segmentation
-from mtseg.data.formats._common import Files, Shapes, Splits, ellipse, json_with, pasted, rectangle, refuse_shape
+from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
 from mtseg.data.images import DECODE_ERRORS
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
@@ -34,7 +34,8 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json under a folder."""
-    data, files, splits = RawData(), Files(folder), Splits()
+    reading = Reading(folder, vocabulary)
+    data, files = reading.data, reading.files
     annotated = set()
     for where in files.ending(".json"):
         with data.refusing(where):
@@ -43,28 +44,33 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             image = _image(files, where, raw)
             annotated.add(image)
             size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
-            named = str(raw.get("imagePath") or "").replace("\\", "/").rpartition("/")[2]
-            stale = named if named not in ("", PurePosixPath(image).name) else None
-            found = Shapes(data, vocabulary, lambda size=size, image=image: size or files.size(image))
+            found = reading.shapes(image, size)
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
-                    _add_shape(found, f"{where}, shape {number}", shape, size, files, image)
-            data.images.append(RawImage(where, image, size, splits.of_folders(where), found.objects(), stale))
+                    _add_shape(found, f"{where}, shape {number}", shape)
+            split, named = reading.splits.of_folders(where), _file_name(raw)
+            stated = named if named not in ("", PurePosixPath(image).name) else None
+            data.images.append(RawImage(where, image, size, split, found.objects(), stated))
     if bare := len(files.images - annotated):
         data.leave("images without a .json", bare)
-    data.split_source = splits.source()
-    return data
+    return reading.finished()
+
+
+def _file_name(raw: dict[str, Any]) -> str:
+    """The last part of `imagePath`, which Windows writes with backslashes."""
+    return str(raw.get("imagePath") or "").replace("\\", "/").rpartition("/")[2]
 
 
 def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
     """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it or to images/."""
-    stated = str(raw.get("imagePath") or "")
-    own = files.image_of_stem(where[: -len(".json")], stated.replace("\\", "/").rpartition("/")[2])
+    own = files.image_of_stem(where[: -len(".json")], _file_name(raw))
     if own:
         return own
     beside = PurePosixPath(where).parent
     try:
-        return files.image(stated, [str(beside), str(beside.parent / "images"), str("images" / beside)])
+        return files.image(
+            raw.get("imagePath") or "", [str(beside), str(beside.parent / "images"), str("images" / beside)]
+        )
     except BadRecord as missing:
         if not raw.get("imageData"):
             unread = [name for name in files.beside(where) if name != where]
@@ -74,9 +80,7 @@ def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
     raise BadRecord("embedded image", f"the image is embedded in this file (imageData) and not a file: {advice}")
 
 
-def _add_shape(
-    shapes: Shapes, where: str, shape: dict[str, Any], size: tuple[int, int] | None, files: Files, image: str
-) -> None:
+def _add_shape(shapes: Shapes, where: str, shape: dict[str, Any]) -> None:
     kind = shape.get("shape_type") or "polygon"
     attributes = shape.get("attributes")
     if "difficult" in shape:
@@ -84,7 +88,7 @@ def _add_shape(
 
     def outline() -> Segmentation:
         if kind == "mask":
-            return _mask(shape, size or files.size(image))
+            return _mask(shape, shapes.size())
         return [_polygon(kind, _points(shape))]
 
     shapes.add(

@@ -132,7 +132,9 @@ def _read_files(data: RawData, files: Files, place: PurePosixPath, vocabulary: V
                 with data.refusing(where):
                     if NO_CLASS.fullmatch(label):
                         if len(vocabulary.classes) > 1 or not classes or len(classes) > 1:
-                            raise BadRecord("no label", "the file name has no class: call it CLASS_1.png")
+                            raise BadRecord(
+                                "no label", "has no class in its name, such as CLASS_1.png, and tasks no only class"
+                            )
                         label = classes[0]
                     mask, _ = _values(files, where)
                     if len(np.unique(mask)) > 2:

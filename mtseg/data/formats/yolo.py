@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mtseg.data.formats._common import Files, Splits, note_duplicates, texts
+from mtseg.data.formats._common import Files, Reading, note_duplicates, texts
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
 from mtseg.data.splits import split_of
@@ -34,14 +34,15 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every data.yaml of a folder, or classes.txt if there is none."""
-    data, files = RawData(), Files(folder)
+    reading = Reading(folder, vocabulary)
+    data, files = reading.data, reading.files
     boxes: list[Fault] = []
     found = _descriptions(files)
     if not found:
         data.faults.append(Fault("no names", "data.yaml", "there is no data.yaml with `names`, and no classes.txt"))
     for where in found:
         with data.refusing(where):
-            names, listed = _described(data, files, where)
+            names, listed = _described(reading, where)
             splits_of: dict[str, list[str | None]] = {}
             for split, images in listed.items():
                 for image in images:
@@ -50,7 +51,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 # images of train and val alike are not split; of one in both, `convert` says that it is there twice
                 splits = [None] if len({*map(frozenset, listed.values())}) == 1 < len(own) else own
                 for split in splits:
-                    _add_image(data, files, vocabulary, names, image, split, boxes)
+                    _add_image(reading, names, image, split, boxes)
             if any(image.split for image in data.images) and data.split_source is None:
                 data.split_source = where
     if boxes and not any(image.objects for image in data.images):
@@ -75,17 +76,16 @@ def _labels(files: Files, where: str) -> list[str]:
     return [name for name in files.names if name.startswith(start)]
 
 
-def _described(data: RawData, files: Files, where: str) -> tuple[dict[Any, str], dict[str | None, list[str]]]:
+def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str | None, list[str]]]:
     """Class names by number, and the images of each split; None if the data state none."""
-    beside = PurePosixPath(where).parent
+    data, files, beside = reading.data, reading.files, PurePosixPath(where).parent
     if where.endswith(".txt"):
         names = dict(enumerate(_lines(files, where)))
-        splits = Splits()
         listed: dict[str | None, list[str]] = {}
         for image in sorted(files.images):
             if beside == PurePosixPath(".") or image.startswith(f"{beside}/"):
-                listed.setdefault(splits.of_folders(image), []).append(image)
-        data.split_source = splits.source()
+                listed.setdefault(reading.splits.of_folders(image), []).append(image)
+        data.split_source = reading.splits.source()
         return names, listed
     try:
         raw = YAML(typ="safe").load(read_text(files.folder / where))
@@ -136,15 +136,8 @@ def _lines(files: Files, path: str) -> list[str]:
     return [line.strip() for line in read_text(files.folder / path).splitlines() if line.strip()]
 
 
-def _add_image(
-    data: RawData,
-    files: Files,
-    vocabulary: Vocabulary,
-    names: dict[Any, str],
-    image: str,
-    split: str | None,
-    boxes: list[Fault],
-) -> None:
+def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str | None, boxes: list[Fault]) -> None:
+    data, files = reading.data, reading.files
     stem = os.path.splitext(image)[0]
     head, images, tail = f"/{stem}".rpartition("/images/")
     labels = f"{head}/labels/{tail}.txt".strip("/") if images else f"{stem}.txt"
@@ -169,7 +162,7 @@ def _add_image(
                 if max(map(abs, values[1:])) > 2:
                     raise BadRecord("geometry", "coordinates are not divided by the image's width and height")
                 points = [value * (height if place % 2 else width) for place, value in enumerate(values[1:])]
-                labels_of = vocabulary.labels(names[whole(values[0])])
+                labels_of = reading.vocabulary.labels(names[whole(values[0])])
                 if labels_of is None:
                     data.leave("objects that data.mapping leaves out")
                 else:
