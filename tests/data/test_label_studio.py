@@ -123,6 +123,12 @@ def test_a_broken_region_is_named(tmp_path, broken, reason):
     assert len(data.images[0].objects) == 1
 
 
+def test_an_outline_of_an_unknown_kind_is_not_taken_for_a_choice(tmp_path):
+    write(tmp_path, {"result": [region("bitmasklabels", imageDataURL="data:image/png;base64,")]})
+    data = read(tmp_path)
+    assert [fault.reason for fault in data.faults] == ["geometry"] and "bitmasklabels" in data.faults[0].text
+
+
 def test_several_choices_of_a_task_are_ambiguous(tmp_path):
     write(tmp_path, {"result": [region(), choice("colour", "red", "blue")]})
     assert [fault.reason for fault in read(tmp_path, "part", "colour").faults] == ["ambiguous label"]

@@ -53,6 +53,12 @@ def test_roboflow_has_a_folder_for_each_split(tmp_path):
     assert [image.split for image in read(tmp_path).images] == ["train", "val"]
 
 
+def test_folders_may_differ_in_case(tmp_path):
+    write(tmp_path, "Images/Train/A", SQUARE, labels="Labels/Train/a.txt")
+    (tmp_path / "data.yaml").write_text("train: Images/Train\n" + NAMES)
+    assert [len(image.objects) for image in read(tmp_path).images] == [1]
+
+
 def test_without_a_description_names_are_in_classes_txt(tmp_path):
     write(tmp_path, "images/a", SQUARE, "2 0.5 0.5 0.6 0.5 0.6 0.6", labels="labels/a.txt")
     (tmp_path / "classes.txt").write_text("car\nbus\nväg\n", encoding="utf-8")

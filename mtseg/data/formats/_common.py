@@ -62,6 +62,10 @@ class Files:
         parents = dict.fromkeys(str(parent) for file in self.names for parent in PurePosixPath(file).parents)
         return [parent for parent in parents if PurePosixPath(parent).name == name]
 
+    def file(self, path: str) -> str | None:
+        """The file of this path, or the only one whose path differs in case or Unicode composition."""
+        return self._at(path, self._known)
+
     def image(self, stated: Any, places: Sequence[str]) -> str:
         """The image that an annotation names: a path below one of `places`, or an absolute path, of another computer,
         or a URL, whose last parts are. Case and Unicode composition may differ if only one image fits. Raises

@@ -33,7 +33,7 @@ from mtseg.data.formats._common import (
     turned,
 )
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, items, read_value, stated_size
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
@@ -88,6 +88,10 @@ def _add_image(reading: Reading, where: str, task: dict[str, Any], key: str, bes
     shapes = reading.shapes(image, size)
     for number, region in enumerate(regions.values(), start=1):
         outline = next((item for item in region if _kind(item["value"])), None)
+        if outline is None and any(key.endswith("labels") for item in region for key in item["value"]):
+            kind = next(str(item.get("type")) for item in region)
+            data.faults.append(Fault("geometry", f"{where}, region {number}", f"{kind} is no outline that can be read"))
+            continue
         if outline is None:
             data.leave("choices and texts of whole images")
             continue

@@ -138,10 +138,8 @@ def _lines(files: Files, path: str) -> list[str]:
 
 def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str | None, boxes: list[Fault]) -> None:
     data, files = reading.data, reading.files
-    stem = os.path.splitext(image)[0]
-    head, images, tail = f"/{stem}".rpartition("/images/")
-    labels = f"{head}/labels/{tail}.txt".strip("/") if images else f"{stem}.txt"
-    if labels not in files:
+    labels = _label_file(files, image)
+    if labels is None:
         data.leave("images without a .txt")
         return
     with data.refusing(labels):
@@ -169,6 +167,16 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
                     objects.append(RawObject(where, labels_of, [checked_polygon(points)]))
         note_duplicates(data, objects)
         data.images.append(RawImage(labels, image, None, split, tuple(objects)))
+
+
+def _label_file(files: Files, image: str) -> str | None:
+    """images/ becomes labels/, if the path has it; otherwise the file lies beside the image."""
+    *folders, name = os.path.splitext(image)[0].split("/")
+    for place in reversed(range(len(folders))):
+        if folders[place].lower() == "images":
+            folders[place] = "labels"
+            break
+    return files.file("/".join([*folders, f"{name}.txt"]))
 
 
 def _numbers(line: str) -> list[float]:
