@@ -16,8 +16,9 @@ values of one attribute.
 from __future__ import annotations
 
 import ast
+from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,6 +115,7 @@ class _File:
     split: str | None
     vocabulary: Vocabulary
     raw: Any
+    shared: dict[Any, Labels | None] = field(default_factory=dict)
 
     def read(self) -> None:
         """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
@@ -171,6 +173,14 @@ class _File:
         )
 
     def _labels(self, annotation: dict[str, Any]) -> Labels | None:
+        if self.schema.typed or len(self.schema.levels) > 1 or annotation.get("attributes") or annotation.get("labels"):
+            return self._read_labels(annotation)
+        category = whole(annotation.get("category_id"))  # alone: objects of a category share their labels, for memory
+        if not isinstance(category, int | str) or category not in self.shared:
+            self.shared[category] = self._read_labels(annotation)
+        return self.shared[category]
+
+    def _read_labels(self, annotation: dict[str, Any]) -> Labels | None:
         attributes: dict[str, Any] = {}
         for given in (annotation.get("labels"), annotation.get("attributes")):
             attributes |= given if isinstance(given, dict) else {}
@@ -272,7 +282,7 @@ def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
     value = annotation.get("segmentation")
     if not value and annotation.get("bbox"):
         raise BadRecord("boxes only", f"has {BOXES_ONLY}: {FIX_BOXES}")
-    if isinstance(value, list) and value and all(isinstance(polygon, list) for polygon in value):
+    if isinstance(value, list) and value and all(isinstance(polygon, list | array) for polygon in value):
         return checked_polygons(value)
     return _rle(value), 0
 
