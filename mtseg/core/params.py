@@ -1,7 +1,7 @@
 """Load and validate params.yaml. The whole file is checked; an unknown key is an error.
 
 Read with ruamel (YAML 1.2): PyYAML reads `1e-05`, which `dvc exp run -S` writes, as a string. Scientific values have
-their defaults in params.yaml only.
+their defaults in params.yaml only. Keys added since version 0.1 have defaults here, so that older files stay valid.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Data(Section):
     share: Annotated[Number, Field(gt=0, le=1)]
     seed: Seed
     on_error: Literal["error", "skip"]
-    ignore_shapes: tuple[Literal[SHAPES], ...]
+    ignore_shapes: tuple[Literal[SHAPES], ...] = ()
     flatten: bool
 
 
@@ -279,9 +279,9 @@ class Visualise(Section):
 
 
 class Export(Section):
-    licence: str | None
-    onnx: bool
-    precision: Literal["float32", "float16", "int8"]
+    licence: str | None = None
+    onnx: bool = False
+    precision: Literal["float32", "float16", "int8"] = "float32"
 
 
 class Params(Section):
@@ -296,7 +296,7 @@ class Params(Section):
     loss: Loss
     test: Test
     filter: Filter
-    export: Export
+    export: Export = Export()
     visualise: Visualise
 
     def _wrong(self) -> Iterator[str]:

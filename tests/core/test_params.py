@@ -41,11 +41,13 @@ def refusal(reload):
     return refuse
 
 
-def test_no_value_has_a_default_outside_the_file():
+def test_no_value_has_a_default_outside_the_file_but_those_that_older_files_lack(reload):
     params = load(PARAMS)
-    for name, field in Params.model_fields.items():
-        assert field.is_required(), name
+    assert [name for name, field in Params.model_fields.items() if not field.is_required()] == ["export"]
     assert params.tasks[0].background
+    older = YAML(typ="safe").load(PARAMS)
+    del older["export"], older["data"]["ignore_shapes"]
+    assert reload(older) == params
 
 
 def test_block_style_so_that_an_experiment_rewrites_one_line():
