@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.structures import Instances
@@ -13,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.faults.case import Fault, Patch, changed
 from benchmarks.faults.inputs import bgr
+from mtseg.core.masks import areas
 from mtseg.core.tables import Images, Pairs, Predictions
 from mtseg.data import loader
 from mtseg.evaluation.ap import pairs
@@ -33,11 +35,41 @@ def query_weights(real: Callable, self: QueryDecoder, features: torch.Tensor, le
     return replace(output, logits=output.logits | logits)
 
 
-def labels_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+def logits_by(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Patch:
+    """In detection, replace the logits of some tasks."""
+
+    def detect(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+        return real(self, replace(output, logits=output.logits | change(output.logits)), batch)
+
+    return changed(Mask2Former, "detect", detect)
+
+
+def labels_of_last_image(logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Give every image the further labels of the batch's last image."""
-    _, *further = output.logits.items()
-    logits = {name: x_LBQK[:, -1:].expand_as(x_LBQK) for name, x_LBQK in further}
-    return real(self, replace(output, logits=output.logits | logits), batch)
+    _, *further = logits.items()
+    return {name: x_LBQK[:, -1:].expand_as(x_LBQK) for name, x_LBQK in further}
+
+
+def main_classes_rolled(logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Shift the classes of the main task by one; no-object stays."""
+    name, x_LBQK = next(iter(logits.items()))
+    return {name: torch.cat([x_LBQK[..., :-1].roll(1, -1), x_LBQK[..., -1:]], -1)}
+
+
+def two_tasks_swapped(logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Swap the classes of the first two tasks, which have equally many; no-object stays."""
+    (one, a), (other, b) = list(logits.items())[:2]
+    k = a.shape[-1] - 1
+    return {one: torch.cat([b[..., :k], a[..., k:]], -1), other: torch.cat([a[..., :k], b[..., k:]], -1)}
+
+
+def logits_times(factor: float) -> Patch:
+    return logits_by(lambda logits: {name: x * factor for name, x in logits.items()})
+
+
+def masks_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+    features = output.mask_features_BCHW
+    return real(self, replace(output, mask_features_BCHW=features[-1:].expand_as(features)), batch)
 
 
 def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
@@ -74,26 +106,65 @@ def squashed(real: Callable, self: loader.Mapper, image: Any, seed: int = 0) -> 
     return example
 
 
+def not_loaded(real: Callable, path: Any, *, tasks: Any, model: Any, detections: int) -> Mask2Former:
+    """Predict with the weights from before training."""
+    torch.manual_seed(0)
+    heads = real(path, tasks=tasks, model=model, detections=detections).heads
+    return Mask2Former(tasks, model, detections=detections, heads=heads)
+
+
+def other_normalisation(real: Callable, *args: Any, **kwargs: Any) -> Mask2Former:
+    """Scale pixels to 0..1, without mean and standard deviation of the backbone."""
+    network = real(*args, **kwargs)
+    network.pixel_mean.zero_()
+    network.pixel_std.fill_(255.0)
+    return network
+
+
 def predictions_by(change: Callable[[Predictions], Predictions]) -> Patch:
     """Change the predictions of each image."""
     return changed(torch_network, "encode", lambda real, *args: change(real(*args)))
 
 
-def rolled(predictions: Predictions, by: int, axis: int) -> Predictions:
-    """The predictions with masks moved by some pixels, down (axis 0) or to the right (axis 1)."""
-    masks = (np.roll(coco_mask.decode(rle), by, axis=axis) for rle in predictions.rles())
-    rles = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+def with_masks(found: Predictions, change: Callable[[np.ndarray], np.ndarray]) -> Predictions:
+    """The predictions with changed masks, uint8 [height, width], without those whose mask becomes empty."""
+    rles = [coco_mask.encode(np.asfortranarray(change(coco_mask.decode(rle)))) for rle in found.rles()]
     box = np.array([coco_mask.toBbox(rle) for rle in rles]).reshape(-1, 4)
-    return predictions.replace(rle=np.array([rle["counts"].decode() for rle in rles], dtype=object), box=box)
+    counts, area = np.array([rle["counts"].decode() for rle in rles], dtype=object), areas(rles)
+    return found.replace(rle=counts, area=area, box=box)[area > 0]
+
+
+def masks_by(change: Callable[[np.ndarray], np.ndarray]) -> Patch:
+    """Change the predicted masks."""
+    return predictions_by(lambda found: with_masks(found, change))
+
+
+def transposed(mask: np.ndarray) -> np.ndarray:
+    """The mask transposed, cut to its size."""
+    side, out = min(mask.shape), np.zeros_like(mask)
+    out[:side, :side] = mask.T[:side, :side]
+    return out
+
+
+def grown(mask: np.ndarray) -> np.ndarray:
+    return cv2.dilate(np.ascontiguousarray(mask), np.ones((7, 7), np.uint8))
 
 
 def three_times(found: Predictions) -> Predictions:
     return Predictions.concatenate([found.replace(query=found.query + 100 * copy) for copy in range(3)])
 
 
-def score_inverted(found: Predictions) -> Predictions:
-    quality = np.maximum(1e-3, 1 - found.mask_quality)
+def with_quality(found: Predictions, quality: np.ndarray) -> Predictions:
     return found.replace(mask_quality=quality, score=found.score / found.mask_quality * quality)
+
+
+def quality_inverted(found: Predictions) -> Predictions:
+    return with_quality(found, np.maximum(1e-3, 1 - found.mask_quality))
+
+
+def quality_random(found: Predictions) -> Predictions:
+    rng = np.random.default_rng(found.image_id[:1])
+    return with_quality(found, rng.uniform(1e-4, 1, len(found)) ** 4)
 
 
 def without_label(real: Callable, self: Predictions, path: Any, tasks: Any) -> None:
@@ -107,14 +178,19 @@ def matched(change: Callable[[np.ndarray, int, dict], tuple[np.ndarray, dict]]) 
 
     def match(real: Callable, self: Evaluation, true: Any, found: Any, *, categories: int, **options: Any) -> Any:
         if categories > 1:
+            options = {"rank": self.rank} | options
             found, options = change(found, categories, options)
         return real(self, true, found, categories=categories, **options)
 
     return changed(Evaluation, "match", match)
 
 
+def lowest_first(found: np.ndarray, categories: int, options: dict) -> tuple[np.ndarray, dict]:
+    return found, options | {"rank": len(found) - 1 - options["rank"]}
+
+
 def displaced(real: Callable, images: Images, predictions: Predictions) -> Pairs:
-    return real(images, rolled(predictions, 6, axis=1))
+    return real(images, with_masks(predictions, lambda mask: np.roll(mask, 6, axis=1)))
 
 
 OF_BATCH = ("labels_of_other_image", "answer_depends_on_batch")
@@ -129,23 +205,41 @@ FAULTS = (
     Fault("further labels in query order, seen before training", failure="label_readout",
           causes=("labels_of_other_query",), code=changed(Mask2Former, "detect", query_order)),
     Fault("further labels of the batch's last image", failure="label_readout", since="predict",
-          causes=OF_BATCH, code=changed(Mask2Former, "detect", labels_of_last_image)),
+          causes=OF_BATCH, code=logits_by(labels_of_last_image)),
     Fault("further labels of the batch's last image, seen before training", failure="label_readout",
-          causes=OF_BATCH, code=changed(Mask2Former, "detect", labels_of_last_image)),
+          causes=OF_BATCH, code=logits_by(labels_of_last_image)),
     Fault("padding left in the masks that are brought to size", failure="mapper_displaces", since="predict",
           causes=("masks_scaled", "masks_displaced"), code=changed(mask2former, "_to_original", padding_kept)),
     Fault("masks 4 pixels off at prediction", failure="mapper_displaces", since="predict",
-          causes=("masks_displaced",), code=predictions_by(lambda found: rolled(found, 4, axis=1))),
+          causes=("masks_displaced",), code=masks_by(lambda mask: np.roll(mask, 4, axis=1))),
+    Fault("masks transposed at prediction", since="predict", causes=("masks_transposed",), code=masks_by(transposed)),
+    Fault("masks mirrored at prediction", since="predict", causes=("masks_mirrored",),
+          code=masks_by(lambda mask: mask[:, ::-1])),
+    Fault("masks 3 pixels too large all round", since="predict", causes=("masks_scaled",), code=masks_by(grown)),
+    Fault("masks of the batch's last image", since="predict", causes=("masks_of_other_image", "prediction_differs"),
+          code=changed(Mask2Former, "detect", masks_of_last_image)),
     Fault("images squashed to the square at prediction", since="predict", causes=("masks_scaled", "masks_displaced"),
           code=changed(loader.Mapper, "__call__", squashed)),
     Fault("images read as BGR at prediction alone", since="predict", causes=("channels_swapped",),
           code=changed(loader, "read_image", bgr)),
+    Fault("another normalisation at prediction alone", since="predict", causes=("normalisation",),
+          code=changed(torch_network, "load_model", other_normalisation)),
+    Fault("the trained weights are not loaded", since="predict", causes=("weights_not_loaded",),
+          code=changed(torch_network, "load_model", not_loaded)),
+    Fault("main classes off by one at prediction", since="predict", causes=("labels_off_by_one", "labels_permuted"),
+          code=logits_by(main_classes_rolled)),
+    Fault("two tasks' logits swapped at prediction", since="predict", causes=("labels_of_other_task",),
+          code=logits_by(two_tasks_swapped)),
     Fault("images half the size at prediction", since="predict", causes=("prediction_differs", "scale_mismatch"),
           code=changed(loader.Mapper, "__init__", half_the_size)),
     Fault("each object predicted three times", failure="contradictory_predictions", since="predict",
           causes=("duplicates",), code=predictions_by(three_times)),
     Fault("scores inverted", failure="ranking", since="predict", causes=("ranking",),
-          code=predictions_by(score_inverted)),
+          code=predictions_by(quality_inverted)),
+    Fault("mask quality random", since="predict", causes=("ranking", "miscalibrated"),
+          code=predictions_by(quality_random)),
+    Fault("logits 20 times too large", since="predict", causes=("miscalibrated",), code=logits_times(20.0)),
+    Fault("logits 10 times too small", since="predict", causes=("miscalibrated",), code=logits_times(0.1)),
     Fault("predictions without one task's label", failure="overlay_labels", since="predict",
           says="column labels.* is missing", code=changed(Predictions, "write", without_label)),
     Fault("evaluator: predicted classes off by one", **EVALUATOR,
@@ -153,4 +247,5 @@ FAULTS = (
     Fault("evaluator: true masks 6 pixels off", **EVALUATOR, code=changed(pairs, "of_masks", displaced)),
     Fault("evaluator: one detection per image", **EVALUATOR,
           code=matched(lambda found, categories, options: (found, options | {"max_dets": 1}))),
+    Fault("evaluator: lowest score first", **EVALUATOR, code=matched(lowest_first)),
 )  # fmt: skip
