@@ -36,7 +36,7 @@ def heads_exchanged(real: Callable, self: Combinations, logits: dict, *args: Any
 def next_pair(real: Callable, self: Combinations, logits: dict, most: int) -> Any:
     """Shift the labels of the candidates by one against their masks."""
     found = real(self, logits, most)
-    return replace(found, labels=found.labels.roll(1, 0))
+    return replace(found, labels=found.labels.roll(1, -2))
 
 
 def not_recorded(real: Callable, path: Any, model: Any, metadata: dict[str, Any]) -> None:
