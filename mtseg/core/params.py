@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
+from mtseg.core.names import clean
 
 SLIMMEST = 16  # largest aspect ratio of an image: resized to 16 pixels, such an image is still one pixel wide
 
@@ -47,8 +48,19 @@ def _names(folder: str) -> tuple[str, ...]:  # module names in the folder; nothi
     return tuple(sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("[!_]*.py")))
 
 
+def _class_name(value: Any) -> Any:
+    """A class name in its clean form. YAML reads an unquoted 0 as a number and true as a boolean: both are taken as
+    their text; 1.0 and 1.00 would be the same number, and are refused."""
+    if isinstance(value, float):
+        raise ValueError(f"class {value}: put a name that is a number with a fraction in quotes")
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    return clean(value) if isinstance(value, str) else value
+
+
 NO_BOOL = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)  # true is not the number 1
 Whole = Annotated[int, NO_BOOL]
+ClassName = Annotated[str, BeforeValidator(_class_name)]
 Number = Annotated[float, NO_BOOL]
 Finite = Annotated[Number, Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -97,6 +109,7 @@ class Data(Section):
     seed: Seed
     on_error: Literal["error", "skip"]
     ignore_shapes: tuple[Literal[SHAPES], ...] = ()
+    max_megapixels: Positive = 100.0
     flatten: bool
 
 
@@ -104,12 +117,12 @@ class Task(Section):
     """One kind of label that every instance has. `classes` is `auto` until `convert` has read the data."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    classes: Literal["auto"] | tuple[str, ...]
+    classes: Literal["auto"] | tuple[ClassName, ...]
     loss_weight: NonNegative
     match_weight: NonNegative
     background: bool
-    class_weights: Literal["auto"] | dict[str, NonNegative] | None
-    flip_pairs: tuple[tuple[str, str], ...]
+    class_weights: Literal["auto"] | dict[ClassName, NonNegative] | None
+    flip_pairs: tuple[tuple[ClassName, ClassName], ...]
 
     @classmethod
     def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:

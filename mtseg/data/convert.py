@@ -25,10 +25,11 @@ from rich.progress import track
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder, write_json
 from mtseg.core.masks import rle
+from mtseg.core.names import difference, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, flatten, formats, labels, polygons
-from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 
 SPLITS = ("train", "val")
@@ -55,7 +56,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         data = data.model_copy(update={"format": name})
     vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
-    images = _read_images(raw, data.raw)
+    images = _read_images(raw, data.raw, data.max_megapixels)
     clipped = sum(_check_objects(raw, image) for image in images)
     if raw.faults and data.on_error == "error":
         raise _listed(raw.faults, data)
@@ -81,7 +82,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         if number - 1 in used:
             converted[split].append(_labelled(image, number, tasks))
     report = {
-        "alike_classes": {task.name: _alike(task.classes) for task in tasks},
+        "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "clipped_objects": clipped,
         "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
@@ -116,13 +117,13 @@ def _with_split(raw: RawData, images: list[Seen]) -> tuple[list[Seen], bool]:
     return used, bool(used) and not unknown
 
 
-def _read_images(raw: RawData, folder: Path) -> list[Seen]:
+def _read_images(raw: RawData, folder: Path, max_megapixels: float) -> list[Seen]:
     """The images that decode and have the annotated size, sorted by file name."""
     images: list[Seen] = []
     before: dict[str, str] = {}
     ordered = sorted(raw.images, key=lambda image: (image.file_name, image.where))
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda image: _read(folder / image.file_name), ordered)
+        read = pool.map(lambda image: _read(folder / image.file_name, max_megapixels), ordered)
         progress = track(read, "images", len(ordered), console=Console(stderr=True), disable=not sys.stderr.isatty())
         for image, result in zip(ordered, progress, strict=True):
             with raw.refusing(image.where):
@@ -140,12 +141,18 @@ def _read_images(raw: RawData, folder: Path) -> list[Seen]:
     return images
 
 
-def _read(path: Path) -> tuple[int, int, np.ndarray] | BadRecord:
+def _read(path: Path, max_megapixels: float) -> tuple[int, int, np.ndarray] | BadRecord:
     """Height, width and thumbnail of the image, rotated by its EXIF data; or the reason why it cannot be used."""
     try:
-        with PIL.Image.open(path) as opened:
+        with open_lazily(path, sys.maxsize) as opened:
             width, height = opened.size
-            if opened.mode.startswith(("I", "F")):  # Pillow would clip it to white
+            if (megapixels := width * height / 1e6) > max_megapixels:
+                message = (
+                    f"{path.name} is {width} x {height}, {megapixels:.0f} megapixels: cut so large an image, such as "
+                    f"an aerial or slide image, into tiles, or raise data.max_megapixels ({max_megapixels:g})"
+                )
+                return BadRecord("size", message)
+            if opened.mode.startswith(DEEP):  # Pillow would clip it to white
                 message = f"{path.name} has mode {opened.mode} with more than 8 bits per channel: save it with 8 bits"
                 return BadRecord("bit depth", message)
             if max(width, height) > SLIMMEST * min(width, height):
@@ -251,14 +258,6 @@ def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarr
     ]
 
 
-def _alike(classes: Sequence[str]) -> list[list[str]]:
-    """Classes that differ only in case, one list per group."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def _listed(faults: Sequence[Fault], data: Data) -> UserError:
     """One error that lists every fault, sorted by reason."""
     lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
@@ -296,7 +295,8 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         print(f"  flattened to {len(flat['classes'])} classes; ignored, label missing: {flat['ignored']} objects")
     for task, groups in report["alike_classes"].items():
         for names in groups:
-            print(f"  warning: classes of task '{task}' differ only in case: {', '.join(names)}")
+            why = difference(*names[:2]) or "in case, blanks, hyphens or underscores"
+            print(f"  warning: classes of task '{task}' differ little: {', '.join(names)} ({why})")
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(

@@ -17,7 +17,9 @@ from mtseg.core.tables import Image
 DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, PIL.Image.DecompressionBombError)
 
 
+DEEP = ("I", "F")  # modes of more than 8 bits per channel
 PAD = 128  # grey value (0 to 255) of the padding, in training and prediction
+MOST_PIXELS = 10**9  # of a file of the user's own: Pillow needs 4 bytes for each, and the area in an RLE has 32 bits
 AT_ONCE = 2**26  # pixels of an image that is resized at once: a copy of a larger one would take gigabytes
 STRIP = 2**22  # pixels at a time of a larger one
 _LIMIT = Lock()  # of Pillow's limit of pixels, which is global
@@ -52,15 +54,28 @@ def decode(file: Path | BinaryIO, *, side: int | None = None, most: int | None =
     size, but with a shorter side of at least `side`. most: pixels of an image that is read; by default Pillow's own
     limit, 179 million, above which a file that is not one's own may be an attack. Raises FileNotFoundError, or one of
     DECODE_ERRORS."""
-    with _open(file, most) as opened:
+    with open_lazily(file, most) as opened:
         if side:
             opened.draft("RGB", (side, side))
         opened.load()
         PIL.ImageOps.exif_transpose(opened, in_place=True)
-        return opened if opened.mode == "RGB" else opened.convert("RGB")
+        return opened if opened.mode == "RGB" else rgb(opened)
 
 
-def _open(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
+def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """In RGB; transparent pixels, whose colour is not meant to be seen, become white. Raises ValueError for more than 8
+    bits per channel, which Pillow would clip to white."""
+    if image.mode.startswith(DEEP):
+        raise ValueError(f"mode {image.mode} has more than 8 bits per channel: save it with 8 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    return PIL.Image.alpha_composite(white, image).convert("RGB")
+
+
+def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
+    """An image of which only the header is read. most: see `decode`."""
     if most is None:
         return PIL.Image.open(file)
     with _LIMIT:  # only while the header is read
@@ -81,7 +96,7 @@ def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Imag
     """The image of a record; see `decode`. Raises UserError, which names the file."""
     path = root / image.file_name
     try:
-        return decode(path, side=side)
+        return decode(path, side=side, most=MOST_PIXELS)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; is data.raw the folder that was converted?") from None
     except DECODE_ERRORS as error:

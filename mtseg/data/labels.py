@@ -22,10 +22,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
+from mtseg.core.names import COMMAS, clean
 from mtseg.core.params import Task
 from mtseg.data.raw import BadRecord
 
 NO_LABEL = "-"
+RESERVED = ("__ignore__", "__unknown__", "_background_")  # of LabelMe and its tools: regions, not objects
 Labels = dict[str, str | None]
 
 
@@ -40,18 +42,19 @@ class Vocabulary:
 
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
         """Labels of one object; None if the mapping excludes it. Raises BadRecord."""
-        if not isinstance(label, str) or not label.strip():
+        if not isinstance(label, str) or not clean(label):
             raise BadRecord("no label", f"label is {label!r}, expected a string")
+        label = clean(label)
         if self.categories is not None:
             if label not in self.categories:
                 raise BadRecord("unknown label", f"label {label!r} is not in data.mapping")
             return self.categories[label]
         main = next(iter(self.classes))
         explicit = self._from_attributes(attributes)
-        if len(self.classes) == 1 or ("," in label and not explicit):
+        if len(self.classes) == 1 or (COMMAS.search(label) and not explicit):
             labels = self._flat(label)
         else:
-            labels = {main: label.strip()} | self._from_flags(flags) | explicit
+            labels = {main: label} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
                 expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping"
                 raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}; {expected}")
@@ -60,10 +63,10 @@ class Vocabulary:
         return {task: self._checked(task, name, label) for task, name in labels.items()}
 
     def _flat(self, label: str) -> Labels:
-        parts = [part.strip() for part in label.split(",")]
+        parts = [part.strip() for part in COMMAS.split(label)]
         if len(parts) != len(self.classes):
             message = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
-            hint = "; class names with a comma require data.mapping" if "," in label else ""
+            hint = "; class names with a comma require data.mapping" if len(parts) > 1 else ""
             raise BadRecord("missing label", message + hint)
         return dict(zip(self.classes, parts, strict=True))
 
@@ -75,7 +78,7 @@ class Vocabulary:
     def _from_flags(self, flags: Any) -> Labels:
         labels: Labels = {}
         further = list(self.classes)[1:]
-        for flag in (name for name, on in flags.items() if on is True) if isinstance(flags, dict) else ():
+        for flag in (clean(name) for name, on in flags.items() if on is True) if isinstance(flags, dict) else ():
             task, _, name = (part.strip() for part in flag.replace(":", "=", 1).partition("="))
             if task in further:
                 found = [(task, name)]
@@ -91,10 +94,15 @@ class Vocabulary:
     def _checked(self, task: str, name: Any, label: str) -> str | None:
         if name is None or name == NO_LABEL:
             return None
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not clean(name):
             raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or '-' for none")
-        name = name.strip()
+        name = clean(name)
         known = self.classes[task]
+        if known is None and name in RESERVED:
+            raise BadRecord(
+                "reserved label", f"label {name!r} is LabelMe's name for a region to ignore, not a class: "
+                "leave it out by `null` in data.mapping, or list it in the task's classes"
+            )  # fmt: skip
         if known is not None and name not in known:
             valid = ", ".join(known)
             raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, valid: {valid}")
@@ -115,16 +123,16 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
         if task in raw and listed is None:
             if not isinstance(raw[task], list) or not all(isinstance(name, str) for name in raw[task]):
                 raise UserError(f"{mapping}: '{task}' must be a list of class names, got {raw[task]!r}")
-            classes[task] = tuple(raw[task])
+            classes[task] = tuple(map(clean, raw[task]))
     categories = {
-        str(flat): _category(f"{mapping}: {flat}", entry, classes) for flat, entry in raw["categories"].items()
+        clean(flat): _category(f"{mapping}: {flat}", entry, classes) for flat, entry in raw["categories"].items()
     }
     return Vocabulary(classes, categories)
 
 
 def _read(mapping: Path) -> dict[str, Any]:
     try:
-        raw = YAML(typ="safe").load(mapping)
+        raw = YAML(typ="base").load(mapping)  # all scalars as text: 01 and true are names as they stand
     except OSError as error:
         raise UserError(f"{mapping} (data.mapping) cannot be read: {error.strerror}") from None
     except (YAMLError, UnicodeDecodeError) as error:
@@ -135,15 +143,22 @@ def _read(mapping: Path) -> dict[str, Any]:
 
 
 def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | None]) -> Labels | None:
-    if entry is None:
+    if _is_null(entry):
         return None
     if not isinstance(entry, dict) or not set(classes) <= set(entry):
         raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {entry!r}")
+    labels: Labels = {}
     for task, known in classes.items():
-        name = entry[task]
+        name = labels[task] = None if _is_null(entry[task]) else entry[task]
         if name is None and task != next(iter(classes)):
             continue
-        if not isinstance(name, str) or (known is not None and name not in known):
+        labels[task] = clean(name) if isinstance(name, str) else name
+        if not labels[task] or (known is not None and labels[task] not in known):
             valid = f", valid: {', '.join(known)}" if known else ""
             raise UserError(f"{where}: {task} has no class {name!r}{valid}")
-    return {task: entry[task] for task in classes}
+    return labels
+
+
+def _is_null(value: Any) -> bool:
+    """YAML's null, of a file whose scalars were all read as text."""
+    return value in (None, "", "null", "Null", "NULL", "~")

@@ -15,11 +15,10 @@ import numpy as np
 import PIL.Image
 
 from mtseg.core.errors import UserError
-from mtseg.data.images import DECODE_ERRORS, decode
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, decode, rgb
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
-MOST_PIXELS = 10**9  # of an image that is read: Pillow needs 4 bytes for each, and COCO's RLE has 32 bits for an area
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # formats that Pillow lists but cannot decode
 
 
@@ -95,7 +94,8 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
     elif isinstance(source, str | Path):
         yield from _numbered(files(source), numbers)
     elif isinstance(source, PIL.Image.Image):
-        yield Source(f"image{next(numbers)}", partial(_of_pil, source))
+        name = f"image{next(numbers)}"
+        yield Source(name, partial(_of_pil, source, name))
     elif isinstance(source, np.ndarray):
         name = f"image{next(numbers)}"
         yield Source(name, partial(_of_array, source, name))
@@ -150,8 +150,11 @@ def _decoded(path: Path) -> PIL.Image.Image:
         raise UserError(f"{path}: the image does not decode ({error})") from None
 
 
-def _of_pil(image: PIL.Image.Image) -> np.ndarray:
-    return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+def _of_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
+    try:
+        return np.asarray(rgb(PIL.ImageOps.exif_transpose(image)))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _of_array(pixels: np.ndarray, name: str) -> np.ndarray:

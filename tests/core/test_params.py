@@ -46,7 +46,7 @@ def test_no_value_has_a_default_outside_the_file_but_those_that_older_files_lack
     assert [name for name, field in Params.model_fields.items() if not field.is_required()] == ["export"]
     assert params.tasks[0].background
     older = YAML(typ="safe").load(PARAMS)
-    del older["export"], older["data"]["ignore_shapes"]
+    del older["export"], older["data"]["ignore_shapes"], older["data"]["max_megapixels"]
     assert reload(older) == params
 
 
@@ -268,3 +268,15 @@ def test_no_params_file(tmp_path):
         load(tmp_path / "params.yaml")
     with pytest.raises(UserError, match="is a directory"):
         load(tmp_path)
+
+
+def test_class_names_are_taken_as_they_are_meant(reload):
+    tree = YAML(typ="safe").load(PARAMS)
+    tree["tasks"][0]["classes"] = [0, True, "T\u00fc\u00a0r", " Tu\u0308r"]
+    assert reload(tree).tasks[0].classes == ("0", "true", "T\u00fc r", "T\u00fcr")
+
+
+def test_a_class_name_with_a_fraction_must_be_quoted(reload, refusal):
+    tree = YAML(typ="safe").load(PARAMS)
+    tree["tasks"][0]["classes"] = [1.5, "b"]
+    assert "quotes" in refusal(tree)

@@ -38,7 +38,7 @@ def test_a_missing_comma_or_part_is_refused_with_the_string(words):
             ",".join(parts[:-1]),
             " ".join(parts),
             ",".join(parts).replace(",", " ", 1),
-            ",".join([*parts[:-1], " "]),
+            ",".join([*parts[:-1], ""]),
         ]
     for label in wrong:
         with pytest.raises(BadRecord) as caught:
@@ -141,3 +141,39 @@ def test_a_mapping_that_is_wrong_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         vocabulary(tasks(shape="auto", colour="auto"), tmp_path / "m.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "\u5361\u8f66\uff0cred\uff0cdotted",  # full-width commas
+        "\u5361\u8f66\u3001red\u3001dotted",
+        "\ufeff\u5361\u8f66,\u00a0red ,dotted\u200b",  # byte order mark, no-break and zero-width blanks
+    ],
+)
+def test_a_label_is_the_same_however_it_is_typed(free, typed):
+    assert free.labels(typed) == {"shape": "\u5361\u8f66", "colour": "red", "fill": "dotted"}
+
+
+def test_composed_and_decomposed_characters_are_the_same_class():
+    words = Vocabulary({"part": ("T\u00fcr",), "colour": None})
+    assert words.labels("Tu\u0308r,dunkel  rot") == {"part": "T\u00fcr", "colour": "dunkel rot"}
+    assert words.labels("Tu\u0308r", {"colour": "a\u00a0b"}) == {"part": "T\u00fcr", "colour": "a b"}
+
+
+@pytest.mark.parametrize("name", ["__ignore__", "_background_", "__unknown__"])
+def test_a_name_that_labelme_reserves_is_no_class_unless_it_is_listed(name):
+    with pytest.raises(BadRecord, match="data.mapping") as caught:
+        Vocabulary({"part": None}).labels(name)
+    assert name in str(caught.value)
+    assert Vocabulary({"part": (name,)}).labels(name) == {"part": name}
+
+
+def test_unquoted_keys_of_a_mapping_are_their_text(tmp_path):
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("categories:\n  01: {part: true}\n  true: {part: no}\n  1.10: null\n  other:\n")
+    words = vocabulary([task("part")], mapping)
+    assert words.labels("01") == {"part": "true"} and words.labels("true") == {"part": "no"}
+    assert words.labels("1.10") is None and words.labels("other") is None
+    with pytest.raises(BadRecord, match="not in data.mapping"):
+        words.labels("1")

@@ -63,19 +63,29 @@ def test_what_was_found_is_a_source_again(shots):
     assert names(File(shots / "b.jpg", "other.jpg")) == ["other.jpg"]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     image = PIL.Image.new("RGB", (8, 6), (200, 200, 200))
-    if mode == "I;16":
-        image = PIL.Image.new(mode, (8, 6), 200)
-    else:
-        image = image.quantize() if mode == "P" else image.convert(mode)
+    image = image.quantize() if mode == "P" else image.convert(mode)
     image.save(tmp_path / "image.tif")
     for source in (tmp_path / "image.tif", image):
         (one,) = find(source)
         pixels = one.read()
         assert pixels.shape == (6, 8, 3) and pixels.dtype == np.uint8
-        assert mode in ("1", "CMYK", "I;16") or (abs(pixels.astype(int) - 200) < 9).all()
+        assert mode in ("1", "CMYK") or (abs(pixels.astype(int) - 200) < 9).all()
+
+
+def test_16_bits_are_refused_and_transparent_pixels_become_white(tmp_path):
+    deep = PIL.Image.new("I;16", (8, 6), 20000)
+    deep.save(tmp_path / "deep.tif")
+    for source in (tmp_path / "deep.tif", deep):
+        with pytest.raises(UserError, match="I;16 has more than 8 bits"):
+            next(iter(find(source))).read()
+    clear = PIL.Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    clear.putpixel((1, 0), (200, 0, 0, 255))
+    clear.save(tmp_path / "clear.png")
+    for source in (tmp_path / "clear.png", clear, clear.quantize()):
+        assert next(iter(find(source))).read().tolist()[0][0] == [255, 255, 255]
 
 
 def test_a_path_and_an_open_image_are_rotated_by_exif(tmp_path):
