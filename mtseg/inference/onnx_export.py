@@ -44,10 +44,14 @@ def export(network: Mask2Former, path: Path, known: Metadata) -> None:
     wrapped = _Network(network.cpu().eval())
     size = known.input.size
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one would be taken for a constant
-    with torch.no_grad(), _quiet():
+    exporting = getattr(network.backbone, "exporting", contextlib.nullcontext)
+    with torch.no_grad(), _quiet(), exporting():
+        # a step of its own, which raises if the number of images becomes a constant: torch.onnx.export continues
+        # with other strategies, and then the file is wrong for other numbers of images
+        graph = torch.export.export(wrapped, (images,), dynamic_shapes={"image": {0: torch.export.Dim("batch")}})
         program = torch.onnx.export(
-            wrapped, (images,), dynamo=True, opset_version=OPSET, input_names=["image"],
-            output_names=list(wrapped(images)), dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, verbose=False,
+            graph, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=list(wrapped(images)),
+            verbose=False,
         )  # fmt: skip
     write(program.model_proto, path, known)
 

@@ -11,6 +11,8 @@ rename(key)             converts a key of other libraries (timm, torchvision...)
 check(state)            optional: raises UserError for weights of other networks with the same shapes
 FRESH                   optional: prefixes of the keys of layers that a classifier lacks
 imagenet()              optional: returns the file of ImageNet weights in an installed package
+
+The `Backbone` may have a method `exporting()`: a context in which torch.export takes it for any number of images.
 """
 
 from __future__ import annotations

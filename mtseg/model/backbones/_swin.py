@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SwinTransformer
+from detectron2.modeling.backbone import swin
 from timm.layers import DropPath
 from torch import Tensor
 
@@ -36,6 +39,21 @@ class Swin(SwinTransformer):
     def output_shape(self) -> dict[str, ShapeSpec]:
         pairs = zip(STRIDES.items(), self.num_features, strict=True)
         return {level: ShapeSpec(channels=channels, stride=stride) for (level, stride), channels in pairs}
+
+    @contextmanager
+    def exporting(self) -> Iterator[None]:
+        """detectron2 computes the number of images in floats, which torch.export replaces by a constant."""
+        original, swin.window_reverse = swin.window_reverse, _window_reverse
+        try:
+            yield
+        finally:
+            swin.window_reverse = original
+
+
+def _window_reverse(windows: Tensor, size: int, height: int, width: int) -> Tensor:
+    """Windows [B x windows of an image, size, size, C] -> [B, height, width, C]."""
+    x = windows.unflatten(0, (-1, height // size, width // size))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def rename(key: str) -> str | None:
