@@ -32,7 +32,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="text.jpg: the image does not decode"):
         read_image(tmp_path, Image(1, "text.jpg", 10, 20))
     folders.png_of_size(tmp_path / "bomb.png", 50_000, 50_000)
-    with pytest.raises(UserError, match="bomb.png: the image does not decode .*decompression bomb"):
+    with pytest.raises(UserError, match="bomb.png: the image does not decode .*50000 x 50000 pixels"):
         read_image(tmp_path, Image(1, "bomb.png", 50_000, 50_000))
     save(tmp_path / "whole.jpg", size=(200, 100))
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:800])

@@ -172,7 +172,7 @@ def test_a_name_that_labelme_reserves_is_no_class_unless_it_is_listed(name):
 def test_unquoted_keys_of_a_mapping_are_their_text(tmp_path):
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text("categories:\n  01: {part: true}\n  true: {part: no}\n  1.10: null\n  other:\n")
-    words = vocabulary([task("part")], mapping)
+    words = vocabulary(tasks(part="auto"), mapping)
     assert words.labels("01") == {"part": "true"} and words.labels("true") == {"part": "no"}
     assert words.labels("1.10") is None and words.labels("other") is None
     with pytest.raises(BadRecord, match="not in data.mapping"):
