@@ -142,7 +142,7 @@ class Run:
 def digest(params: Params) -> str:
     """Hash of the params that affect results, 8 hex digits: without data folder, device, export and visualise."""
     excluded = {"data": {"raw"}, "device": True, "input": {"workers"}, "export": True, "visualise": True}
-    found = params.model_dump(mode="json", exclude=excluded)
+    found = params.model_dump(mode="json", exclude=excluded, exclude_defaults=True)  # as before a key was added
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -10,6 +10,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder
 from mtseg.data.formats import labelme
 from mtseg.data.labels import Vocabulary
+from mtseg.data.splits import split_of
 
 
 def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: bool = True) -> tuple[int, int]:
@@ -32,14 +33,14 @@ def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: b
         raise UserError.many(f"{folder}: {len(listed)} invalid records: fix them first", listed)
     if not corrected.images:
         raise UserError(f"{folder} has no LabelMe file of an image")
-    has_split = all((raw / split).is_dir() for split in labelme.SPLITS)
+    splits = {split_of(path.name): path.name for path in sorted(raw.iterdir()) if path.is_dir()}
     replaced = added = 0
     with replace_folder(to) as new:
         shutil.copytree(raw, new, copy_function=shutil.copyfile, dirs_exist_ok=True)
         for image in corrected.images:
             below = new
-            if has_split and Path(image.where).parts[0] not in labelme.SPLITS:
-                below = new / "train"
+            if {"train", "val"} <= {*splits} and not split_of(Path(image.where).parts[0]):
+                below = new / splits["train"]
             target, pixels = below / image.where, below / image.file_name
             if pixels.exists() and not filecmp.cmp(folder / image.file_name, pixels, shallow=False):
                 raise UserError(
