@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
         for number, value in enumerate(values):
             file.write("," * bool(number) + encode(value))
         file.write("]\n")
+
+
+def write_json_with(path: Path | str, first: str, values: Iterable[Any], rest: Mapping[str, Any]) -> None:
+    """Write the same bytes as `write_json` of `{first: values} | rest` with `indent=None`, but one of the values at a
+    time to save memory. `first` must come before the other keys in alphabetical order. Arrays are written as lists."""
+    assert all(first < key for key in rest)
+    keys = {"sort_keys": True, "allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
+    encode = json.JSONEncoder(default=array.tolist, **keys).encode
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{{{encode(first)}:[")
+        for number, value in enumerate(values):
+            file.write("," * bool(number) + encode(value))
+        file.write("".join(["]", *(f",{encode(key)}:{encode(rest[key])}" for key in sorted(rest)), "}\n"]))
 
 
 def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):

@@ -159,7 +159,8 @@ class Images(Table, Sequence):
     classes: Classes
 
     @classmethod
-    def from_records(cls, images: Sequence[Image], classes: Classes) -> Images:
+    def from_records(cls, images: Sequence[Image], classes: Classes, first: int = 1) -> Images:
+        """first: the number that is the first instance's id, if it has none."""
         images = sorted(images, key=lambda image: image.id)
         rows = [(row, image, instance) for row, image in enumerate(images) for instance in image.instances]
         labels = {
@@ -168,7 +169,7 @@ class Images(Table, Sequence):
         }
         instances = {
             "image": _ints(row for row, _, _ in rows),
-            "id": _ints(number if i.id is None else i.id for number, (_, _, i) in enumerate(rows, start=1)),
+            "id": _ints(number if i.id is None else i.id for number, (_, _, i) in enumerate(rows, start=first)),
             "box": np.array([i.bbox for _, _, i in rows], dtype=np.float64).reshape(-1, 4),
             "area": np.array([i.area for _, _, i in rows], dtype=np.float64),
             "crowd": np.array([i.crowd for _, _, i in rows], dtype=bool),
@@ -184,6 +185,8 @@ class Images(Table, Sequence):
     @classmethod
     def join(cls, parts: Sequence[Images]) -> Images:
         """Images of one or more tables with the same classes, whose ids ascend from one to the next."""
+        if len(parts) == 1:
+            return parts[0]
         offsets = np.cumsum([0, *map(len, parts)])
         instances = [
             part.instances.replace(image=part.instances.image + offset)

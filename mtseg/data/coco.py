@@ -8,49 +8,58 @@ class. detectron2 reads the file with `load_coco_json(..., extra_annotation_keys
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import write_json
+from mtseg.core.files import write_json_with
 from mtseg.core.params import Task
 from mtseg.core.tables import Image, Images
+
+AT_ONCE = 1024  # images whose instances become columns at once, to save memory
 
 
 def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> None:
     """Write the JSON and the table. Annotation ids count from 1. Every instance must have a label of the main task."""
+    main = tasks[0]
+    rest = {
+        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(main.classes)],
+        "images": [
+            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for image in images
+        ],
+        "tasks": [{"name": task.name, "classes": list(task.classes)} for task in tasks],
+    }
+    write_json_with(path, "annotations", _annotations(images, tasks), rest)
+    classes = [(task.name, task.classes) for task in tasks]
+    ordered, parts, count = sorted(images, key=lambda image: image.id), [], 0
+    for start in range(0, len(images), AT_ONCE) or (0,):
+        parts.append(Images.from_records(ordered[start : start + AT_ONCE], classes, first=count + 1))
+        count += len(parts[-1].instances)
+    Images.join(parts).write(Path(path).with_suffix(".parquet"))
+
+
+def _annotations(images: Sequence[Image], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
     main, *further = tasks
-    records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    number = 0
     for image in images:
-        records.append({"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width})
         for instance in image.instances:
+            number += 1
             label = instance.labels[main.name]
             assert label is not None, f"{image.file_name}: an instance has no {main.name}"
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": label + 1,
-                    "bbox": list(instance.bbox),
-                    "area": instance.area,
-                    "iscrowd": int(instance.crowd),
-                    "segmentation": instance.segmentation,
-                    "labels": {task.name: _name(task, instance.labels[task.name]) for task in further},
-                }
-            )
-    value = {
-        "tasks": [{"name": task.name, "classes": list(task.classes)} for task in tasks],
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(main.classes)],
-        "images": records,
-        "annotations": annotations,
-    }
-    write_json(path, value, indent=None)
-    table = Images.from_records(images, [(task.name, task.classes) for task in tasks])
-    table.write(Path(path).with_suffix(".parquet"))
+            yield {
+                "id": number,
+                "image_id": image.id,
+                "category_id": label + 1,
+                "bbox": list(instance.bbox),
+                "area": instance.area,
+                "iscrowd": int(instance.crowd),
+                "segmentation": instance.segmentation,
+                "labels": {task.name: _name(task, instance.labels[task.name]) for task in further},
+            }
 
 
 def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tuple[Task, ...]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,22 +29,26 @@ from mtseg.core.masks import rle
 from mtseg.core.names import difference, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data import coco, duplicates, flatten, formats, labels, polygons
+from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
+from mtseg.data.labels import Labels
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 
 SPLITS = ("train", "val")
+AT_ONCE = 1024  # images whose files are read ahead of their objects
 
 
 @dataclass
 class Seen:
-    """An image that was read: actual size, thumbnail, and objects with checked masks, not yet labelled."""
+    """An image that was read: actual size, EXIF orientation, thumbnail, and objects with checked masks, not yet
+    labelled. The objects of `raw` are left out, to save memory."""
 
     raw: RawImage
     height: int
     width: int
+    orientation: int
     thumbnail: np.ndarray
-    objects: list[tuple[RawObject, Instance]] = field(default_factory=list)
+    objects: list[tuple[Labels, Instance]] = field(default_factory=list)
 
 
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
@@ -56,8 +61,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         data = data.model_copy(update={"format": name})
     vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
-    images = _read_images(raw, data.raw, data.max_megapixels)
-    clipped = sum(_check_objects(raw, image) for image in images)
+    counts: Counter[str] = Counter()
+    remarks = facts.Remarks()
+    images = _read_images(raw, data.raw, data.max_megapixels, counts, remarks)
     if raw.faults and data.on_error == "error":
         raise _listed(raw.faults, data)
     if not images:
@@ -70,6 +76,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
+    facts.of_images(images, remarks)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
     if missing := [name for name in SPLITS if name not in splits]:
@@ -78,13 +85,14 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         raise UserError(f"{missing[0]} has no image: {data.raw} (data.raw) has {groups}; {fix}")
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
+    shared: dict[tuple, dict[str, int | None]] = {}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
         if number - 1 in used:
-            converted[split].append(_labelled(image, number, tasks))
+            converted[split].append(_labelled(image, number, tasks, shared))
     report = {
         "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
-        "clipped_objects": clipped,
+        "clipped_objects": counts["clipped"],
         "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
         "images": {name: len(converted[name]) for name in SPLITS},
         "instances": {name: sum(len(image.instances) for image in converted[name]) for name in SPLITS},
@@ -93,7 +101,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "split": raw.split_source if given else f"drawn with data.split {data.split} and data.seed {data.seed}",
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
+        "warnings": remarks.lines(),
     }
+    report["warnings"] += facts.of_splits(converted)
     if data.flatten and len(tasks) > 1:
         converted, flat, report["flat"] = flatten.flatten(converted, tasks)
         tasks = (flat,)
@@ -117,32 +127,49 @@ def _with_split(raw: RawData, images: list[Seen]) -> tuple[list[Seen], bool]:
     return used, bool(used) and not unknown
 
 
-def _read_images(raw: RawData, folder: Path, max_megapixels: float) -> list[Seen]:
-    """The images that decode and have the annotated size, sorted by file name."""
+def _read_images(
+    raw: RawData, folder: Path, max_megapixels: float, counts: Counter[str], remarks: facts.Remarks
+) -> list[Seen]:
+    """The images that decode and have the annotated size, sorted by file name, with their valid objects.
+
+    `counts` gets the number of objects that are clipped, and `remarks` what is in doubt. `raw.images` is emptied."""
     images: list[Seen] = []
     before: dict[str, str] = {}
-    ordered = sorted(raw.images, key=lambda image: (image.file_name, image.where))
-    with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda image: _read(folder / image.file_name, max_megapixels), ordered)
-        progress = track(read, "images", len(ordered), console=Console(stderr=True), disable=not sys.stderr.isatty())
-        for image, result in zip(ordered, progress, strict=True):
-            with raw.refusing(image.where):
-                if (first := before.setdefault(image.file_name, image.where)) != image.where:
-                    raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
-                if isinstance(result, BadRecord):
-                    raise result
-                height, width, thumbnail = result
-                if image.size not in (None, (height, width)):
-                    stated = f"states {image.size[1]} x {image.size[0]}"
-                    raise BadRecord(
-                        "size", f"{stated}, {image.file_name} is {width} x {height} (after rotation by its EXIF data)"
-                    )
-                images.append(Seen(image, height, width, thumbnail))
+    total = len(raw.images)
+    progress = track(
+        _files(raw, folder, max_megapixels), "images", total, console=Console(stderr=True), disable=not sys.stderr.isatty()
+    )
+    for image, result in progress:
+        with raw.refusing(image.where):
+            if (first := before.setdefault(image.file_name, image.where)) != image.where:
+                raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
+            if isinstance(result, BadRecord):
+                raise result
+            height, width, orientation, thumbnail = result
+            if image.size not in (None, (height, width)):
+                stated = f"states {image.size[1]} x {image.size[0]}, {image.file_name} is {width} x {height}"
+                raise BadRecord("size", f"{stated}; {facts.size_cause(image.size, height, width, orientation)}")
+            bare = replace(image, objects=())
+            objects = list(_objects(raw, image, height, width, counts, remarks))
+            images.append(Seen(bare, height, width, orientation, thumbnail, objects))
     return images
 
 
-def _read(path: Path, max_megapixels: float) -> tuple[int, int, np.ndarray] | BadRecord:
-    """Height, width and thumbnail of the image, rotated by its EXIF data; or the reason why it cannot be used."""
+def _files(
+    raw: RawData, folder: Path, max_megapixels: float
+) -> Iterator[tuple[RawImage, tuple[int, int, int, np.ndarray] | BadRecord]]:
+    """The images in the order of their file names, each with what `_read` returns."""
+    raw.images.sort(key=lambda image: (image.file_name, image.where), reverse=True)
+    with ThreadPoolExecutor() as pool:
+        while raw.images:  # which frees the memory of each one that was read
+            some = [raw.images.pop() for _ in range(min(AT_ONCE, len(raw.images)))]
+            read = pool.map(lambda image: _read(folder / image.file_name, max_megapixels), some)
+            yield from zip(some, read, strict=True)
+
+
+def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray] | BadRecord:
+    """Height and width of the image, rotated by its EXIF orientation; that orientation; and its thumbnail. Or the reason
+    why it cannot be used."""
     try:
         with open_lazily(path, sys.maxsize) as opened:
             width, height = opened.size
@@ -158,23 +185,30 @@ def _read(path: Path, max_megapixels: float) -> tuple[int, int, np.ndarray] | Ba
             if max(width, height) > SLIMMEST * min(width, height):
                 message = f"{path.name} is {width} x {height}, an aspect ratio above {SLIMMEST}: crop it"
                 return BadRecord("size", message)
-            rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            orientation = opened.getexif().get(0x0112, 1)
             opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # decodes a JPEG at a fraction of its size
             thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
     except DECODE_ERRORS as error:
         return BadRecord("broken image", f"{path.name} does not decode: {error}")
-    return (width, height, thumbnail) if rotated else (height, width, thumbnail)
+    if orientation in (5, 6, 7, 8):
+        height, width = width, height
+    return height, width, orientation, thumbnail
 
 
-def _check_objects(raw: RawData, image: Seen) -> int:
-    """Add the objects with valid masks to the image. Returns how many were clipped at the image border."""
-    clipped = 0
-    for item in image.raw.objects:
+def _objects(
+    raw: RawData, image: RawImage, height: int, width: int, counts: Counter[str], remarks: facts.Remarks
+) -> Iterator[tuple[Labels, Instance]]:
+    """Labels and instances of the objects with valid masks."""
+    for item in image.objects:
         with raw.refusing(item.where):
-            instance, cut = instance_of(item, image.height, image.width)
-            image.objects.append((item, instance))
-            clipped += cut
-    return clipped
+            facts.check_outline(item, height, width)
+            instance, cut = instance_of(item, height, width)
+            counts["clipped"] += cut
+            if text := facts.remark(item, instance, height, width):
+                remarks.add(text, f"{item.where} ({image.file_name})")
+            if item.parts_left_out:
+                raw.leave("invalid parts of objects, such as a polygon of two points", item.parts_left_out)
+            yield item.labels, instance
 
 
 def instance_of(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
@@ -185,7 +219,9 @@ def instance_of(item: RawObject, height: int, width: int) -> tuple[Instance, boo
         cut = any(polygons.leaves(polygon, height, width) for polygon in segmentation)
         if cut:
             segmentation = [polygons.clip(polygon, height, width) for polygon in segmentation]
-        segmentation = [[round(float(value), 2) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
+        segmentation = [
+            array("d", (round(value, 2) for value in polygon)) for polygon in segmentation if len(polygon) >= 6
+        ]
         if not segmentation:
             raise BadRecord("geometry", f"is outside the image of {width} x {height} pixels")
     elif segmentation["size"] != [height, width]:
@@ -204,20 +240,22 @@ def _classes(
     """Classes of every task: as listed, or, for `auto`, all that occur, sorted (none if no object is labelled)."""
     classes = {}
     for task in tasks:
-        found = {item.labels[task.name] for image in images for item, _ in image.objects} - {None}
+        found = {labels[task.name] for image in images for labels, _ in image.objects} - {None}
         classes[task.name] = (vocabulary.classes[task.name] or tuple(sorted(found))) if found else ()
     return classes
 
 
-def _labelled(image: Seen, number: int, tasks: Sequence[Task]) -> Image:
-    """The image as it is written, with class indices in place of names."""
+def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tuple, dict[str, int | None]]) -> Image:
+    """The image as it is written, with class indices in place of names. Objects with equal labels share them (`shared`),
+    and those of `image` are freed, to save memory."""
     instances = []
-    for item, instance in image.objects:
-        indices = {}
-        for task in tasks:
-            name = item.labels[task.name]
-            indices[task.name] = None if name is None else task.index(name)
-        instances.append(replace(instance, labels=indices))
+    for named, instance in image.objects:
+        names = tuple(named[task.name] for task in tasks)
+        if names not in shared:
+            pairs = zip(tasks, names, strict=True)
+            shared[names] = {task.name: None if name is None else task.index(name) for task, name in pairs}
+        instances.append(replace(instance, labels=shared[names]))
+    image.objects.clear()
     return Image(number, image.raw.file_name, image.height, image.width, tuple(instances))
 
 
@@ -297,6 +335,8 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         for names in groups:
             why = difference(*names[:2]) or "in case, blanks, hyphens or underscores"
             print(f"  warning: classes of task '{task}' differ little: {', '.join(names)} ({why})")
+    for line in report["warnings"]:
+        print(f"  warning: {line}")
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(

@@ -1,0 +1,262 @@
+"""Compare what an annotation states twice: the outline with `bbox` and `area`, sizes and file names with the images.
+
+A disagreement has a likely cause, found by trying the known ones on the object: the one that makes both statements
+agree is reported. A cause that makes the outline wrong is an error (`BadRecord`); one that leaves the outline right or
+in doubt is a remark, of which `convert` prints a warning with the number of objects and an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtseg.core.masks import Box, Segmentation
+from mtseg.core.tables import Image, Instance
+from mtseg.data.raw import BadRecord, RawObject
+
+if TYPE_CHECKING:
+    from mtseg.data.convert import Seen
+
+PIXELS, SHARE = 1.5, 0.02  # two boxes agree if their edges differ by less than either: pixels, share of the box's side
+BEYOND = 0.05  # share of the image's side by which an outline leaves the image, beyond what imprecise drawing explains
+MOST = 0.5  # share of images without objects, or of crowds, that is more than usual
+SPECKS, PARTS = 8, 2  # connected parts of a mask that is read in the wrong order, and at most of the right one
+ENLARGED = 0.67, 0.4  # largest coordinate, and mean centre, of outlines made on smaller images than these
+FEWEST = 20  # images that such a statement needs
+
+WRONG = {  # causes that make an outline wrong, and how to fix them
+    "normalised coordinates": "multiply x by the image's width and y by its height",
+    "x and y swapped": "write x before y",
+    "row-major RLE": "COCO's runs go down the columns: encode the transposed mask, for example with pycocotools",
+    "coordinates of another image size": "scale them by the size of the image as it is now",
+}
+
+
+@dataclass
+class Remarks:
+    """Number of objects or images by remark, and the first of each as an example."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, remark: str, example: str) -> None:
+        self.counts[remark] = self.counts.get(remark, 0) + 1
+        self.examples.setdefault(remark, example)
+
+    def lines(self) -> list[str]:
+        return [f"{text}: {self.counts[text]}, such as {self.examples[text]}" for text in sorted(self.counts)]
+
+
+def check_outline(item: RawObject, height: int, width: int) -> None:
+    """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`."""
+    outline = item.segmentation
+    extent = _extent(outline)
+    if not extent[2] or not extent[3]:
+        return
+    if isinstance(outline, list) and _is_normalised(outline, extent, height, width):
+        _refuse("normalised coordinates", f"all coordinates are from 0 to 1, the image has {width} x {height} pixels")
+    if isinstance(outline, dict) and outline["size"] == [height, width]:
+        _check_order(item, extent)
+    if item.box is None or _agree(item.box, extent):
+        return
+    stated = f"bbox is {_text(item.box)}, the outline's {_text(extent)}"
+    if isinstance(outline, list):
+        x, y, w, h = extent
+        if _agree(item.box, (y, x, h, w)):
+            _refuse("x and y swapped", stated)
+        scale = item.box[2] / w, item.box[3] / h
+        scaled = (x * scale[0], y * scale[1], item.box[2], item.box[3])
+        if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and (x > 0.05 * w or y > 0.05 * h):
+            if _agree(item.box, scaled) and 0.9 < scale[0] / scale[1] < 1.1:
+                _refuse("coordinates of another image size", f"{stated}, {scale[0]:.3g} times as large")
+
+
+def remark(item: RawObject, instance: Instance, height: int, width: int) -> str | None:
+    """What is in doubt about an object whose outline is valid, None if nothing is."""
+    extent = _extent(item.segmentation)
+    if item.box is not None and not _agree(item.box, extent) and not _agree(item.box, instance.bbox):
+        return _box_remark(item.box, extent, instance.bbox, height, width)
+    if isinstance(item.segmentation, list):
+        if (leaving := _leaving(extent, height, width)) > BEYOND:
+            swapped = (extent[1], extent[0], extent[3], extent[2])
+            fits = height != width and not _leaving(swapped, height, width)
+            cause = "x and y are swapped" if fits else "the images were resized or cropped after annotating"
+            return f"outlines reach far beyond the image (likely cause: {cause})"
+        if len(item.segmentation) > 1 and _states_hole(item, instance):
+            return (
+                "holes written as a second polygon, which are filled: the stated area is the outer polygon's minus the "
+                "inner one's (write such objects as RLE)"
+            )
+    if item.area is not None and not item.crowd and not _areas_agree(item, instance, extent):
+        w, h = instance.bbox[2:]
+        if item.box is not None and abs(item.area - item.box[2] * item.box[3]) <= 0.02 * item.area + 1:
+            return None  # as many tools write it; the area of the mask is used
+        return f"the stated area is not that of the outline ({'larger' if item.area > w * h else 'other'} than its box)"
+    return None
+
+
+def size_cause(stated: tuple[int, int], height: int, width: int, orientation: int) -> str:
+    """The likely cause of a stated size, height and width, that is not the image's."""
+    if stated == (width, height):
+        if orientation in (5, 6, 7, 8):
+            return (
+                f"annotated on the pixels as stored, the image has EXIF orientation {orientation}: remove it, for "
+                "example with exiftool -Orientation= FILE, or export the annotations with it applied"
+            )
+        return "height and width are exchanged, or the image was turned after annotating"
+    factors = height / stated[0], width / stated[1]
+    if abs(factors[0] / factors[1] - 1) < 0.02:
+        return f"the image was resized after annotating, by {factors[1]:.3g}: scale the annotations or restore the image"
+    return "the image was cropped or replaced after annotating"
+
+
+def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
+    """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left."""
+    names = {image.raw.file_name.rpartition("/")[2] for image in images}
+    for image in images:
+        if image.orientation != 1 and image.objects:
+            text = (
+                "images have an EXIF orientation other than 1, and annotations are read on the turned image: if yours "
+                "were made on the pixels as stored (as OpenCV's and other tools' may be), remove it from the images, "
+                "for example with exiftool -Orientation= FILE"
+            )
+            remarks.add(text, f"{image.raw.file_name} ({image.orientation})")
+        if image.raw.stated_name in names:
+            text = "the annotation states the name of another image; the image with the file's own name is used"
+            remarks.add(text, f"{image.raw.where} states {image.raw.stated_name}, used is {image.raw.file_name}")
+    boxes = [
+        (np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects
+    ]
+    ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
+    centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
+    if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
+        text = "all outlines are in the top left part of their images (likely cause: enlarged after annotating)"
+        remarks.add(text, f"{boxes[0][1].raw.file_name}, and none reaches beyond {np.max(ends):.0%} of a side")
+
+
+def of_splits(splits: Mapping[str, Sequence[Image]]) -> list[str]:
+    """Warnings of splits without objects, of many images without objects and of many crowds."""
+    lines = [
+        f"{name} has no object: nothing can be {'learnt' if name == 'train' else 'measured'} from its images"
+        for name, images in splits.items()
+        if images and not any(image.instances for image in images)
+    ]
+    images = [image for split in splits.values() for image in split]
+    bare = [image.file_name for image in images if not image.instances]
+    if len(bare) > MOST * len(images) and not lines:
+        lines.append(
+            f"{len(bare)} of {len(images)} images have no object, such as {bare[0]}: if they are not annotated yet, "
+            "take them out, as their objects are learnt as background"
+        )
+    crowds = sum(instance.crowd for image in images for instance in image.instances)
+    if crowds > MOST * sum(len(image.instances) for image in images):
+        lines.append(
+            f"{crowds} objects are crowds (iscrowd 1), which are neither trained on nor scored: if they are single "
+            "objects, as masks of CVAT are, set iscrowd to 0"
+        )
+    return lines
+
+
+def _refuse(cause: str, text: str) -> None:
+    raise BadRecord(cause, f"{cause}: {text}; {WRONG[cause]}")
+
+
+def _check_order(item: RawObject, extent: Box) -> None:
+    """Raise BadRecord if an RLE fits its box, or is of one part, only when it is read row by row."""
+    if item.box is not None:
+        if _agree(item.box, extent):
+            return
+        if _agree(item.box, _extent(_row_major(item.segmentation))):
+            _refuse("row-major RLE", f"bbox is {_text(item.box)}, the mask's {_text(extent)}, read row by row it agrees")
+        return
+    if len(item.segmentation["counts"]) < 2 * SPECKS:
+        return
+    if _parts(item.segmentation) >= SPECKS and _parts(_row_major(item.segmentation)) <= PARTS:
+        _refuse("row-major RLE", "the mask is scattered, and in one part if it is read row by row")
+
+
+def _row_major(segmentation: dict) -> dict:
+    """The mask of an RLE whose runs go along the rows."""
+    height, width = segmentation["size"]
+    flat = coco_mask.decode(segmentation).ravel(order="F")
+    return coco_mask.encode(np.asfortranarray(flat.reshape(height, width)))
+
+
+def _parts(segmentation: dict) -> int:
+    return cv2.connectedComponents(np.ascontiguousarray(coco_mask.decode(segmentation)), connectivity=8)[0] - 1
+
+
+def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) -> str:
+    x, y, a, b = box
+    forms = {
+        "as two corners (x, y, x, y)": (x, y, a - x, b - y),
+        "as centre and size": (x - a / 2, y - b / 2, a, b),
+        "in 0 to 1": (x * width, y * height, a * width, b * height),
+        "with x and y swapped": (y, x, b, a),
+    }
+    for form, read in forms.items():
+        if _agree(read, extent) or _agree(read, of_mask):
+            return f"bbox is written {form}, the outline is used"
+    return "bbox and outline disagree, which is used (likely cause: one of them belongs to another object or image)"
+
+
+def _is_normalised(outline: list, extent: Box, height: int, width: int) -> bool:
+    x, y, w, h = extent
+    return min(height, width) > 4 and min(x, y) >= -0.05 and x + w <= 1.05 and y + h <= 1.05
+
+
+def _states_hole(item: RawObject, instance: Instance) -> bool:
+    """Whether the stated area is that of a polygon minus those inside it."""
+    areas = sorted((_shoelace(polygon) for polygon in item.segmentation), reverse=True)
+    even_odd = areas[0] - sum(areas[1:])
+    return item.area is not None and abs(item.area - even_odd) < 0.25 * abs(item.area - instance.area)
+
+
+def _areas_agree(item: RawObject, instance: Instance, extent: Box) -> bool:
+    tolerance = 2 * SHARE * instance.area + PIXELS * (extent[2] + extent[3])
+    if abs(item.area - instance.area) <= tolerance:
+        return True
+    outline = item.segmentation
+    return isinstance(outline, list) and abs(item.area - sum(map(_shoelace, outline))) <= tolerance
+
+
+def _shoelace(polygon: Sequence[float]) -> float:
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    x, y = points.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def _leaving(extent: Box, height: int, width: int) -> float:
+    """The share of the image's side by which a box leaves it, 0 if it does not."""
+    x, y, w, h = extent
+    return max(-x / width, -y / height, (x + w) / width - 1, (y + h) / height - 1, 0.0)
+
+
+def _extent(outline: Segmentation) -> Box:
+    """Bounding box of an outline, of polygons before they are clipped."""
+    if isinstance(outline, dict):
+        x, y, w, h = coco_mask.toBbox(outline).tolist()
+        return x, y, w, h
+    xs, ys = ([value for polygon in outline for value in polygon[axis::2]] for axis in (0, 1))
+    left, top = min(xs), min(ys)
+    return left, top, max(xs) - left, max(ys) - top
+
+
+def _agree(one: Box, other: Box) -> bool:
+    x, y, w, h = other
+    slack_x, slack_y = max(PIXELS, SHARE * w), max(PIXELS, SHARE * h)
+    return (
+        abs(one[0] - x) <= slack_x
+        and abs(one[1] - y) <= slack_y
+        and abs(one[0] + one[2] - x - w) <= slack_x
+        and abs(one[1] + one[3] - y - h) <= slack_y
+    )
+
+
+def _text(box: Box) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in box) + "]"
