@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="11,800 images only")
     parser.add_argument("--cases", type=Path, help="folder of cases to run instead")
-    parser.add_argument("--check", nargs="*", default=(), help="cases that also run `check`, by the start of their name")
+    parser.add_argument(
+        "--check", nargs="*", default=(), help="cases that also run `check`, by the start of their name"
+    )
     given = parser.parse_args()
     if given.cases:
         return cases(given.cases, tuple(given.check))

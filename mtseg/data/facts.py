@@ -111,7 +111,9 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
         return "height and width are exchanged, or the image was turned after annotating"
     factors = height / stated[0], width / stated[1]
     if abs(factors[0] / factors[1] - 1) < 0.02:
-        return f"the image was resized after annotating, by {factors[1]:.3g}: scale the annotations or restore the image"
+        return (
+            f"the image was resized after annotating, by {factors[1]:.3g}: scale the annotations or restore the image"
+        )
     return "the image was cropped or replaced after annotating"
 
 
@@ -129,9 +131,7 @@ def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
         if image.raw.stated_name in names:
             text = "the annotation states the name of another image; the image with the file's own name is used"
             remarks.add(text, f"{image.raw.where} states {image.raw.stated_name}, used is {image.raw.file_name}")
-    boxes = [
-        (np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects
-    ]
+    boxes = [(np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects]
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
     if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
@@ -172,7 +172,9 @@ def _check_order(item: RawObject, extent: Box) -> None:
         if _agree(item.box, extent):
             return
         if _agree(item.box, _extent(_row_major(item.segmentation))):
-            _refuse("row-major RLE", f"bbox is {_text(item.box)}, the mask's {_text(extent)}, read row by row it agrees")
+            _refuse(
+                "row-major RLE", f"bbox is {_text(item.box)}, the mask's {_text(extent)}, read row by row it agrees"
+            )
         return
     if len(item.segmentation["counts"]) < 2 * SPECKS:
         return

@@ -99,7 +99,7 @@ def build(folder: Path) -> dict[str, Any]:
         images = Images.read(table)
         files = {"json": json.as_posix(), "sha256": _sha256(json)}
         files |= {"table": table.as_posix(), "table_sha256": _sha256(table)}
-        splits[name], tasks = files | _counts(images), images.classes
+        splits[name], tasks = files | counts(images), images.classes
     return {"tasks": [{"name": name, "classes": list(classes)} for name, classes in tasks], "splits": splits}
 
 
@@ -135,7 +135,8 @@ def table(manifest: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _counts(images: Images) -> dict[str, Any]:
+def counts(images: Images) -> dict[str, Any]:
+    """What the manifest counts of a split; see `build`."""
     rows = np.flatnonzero(~images.instances.crowd)
     instances = images.instances[rows]
     per_image = np.bincount(instances.image, minlength=len(images))

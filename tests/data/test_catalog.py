@@ -41,6 +41,19 @@ def test_what_detectron2_loads_is_what_was_converted(folder, tasks):
     assert MetadataCatalog.get(names["val"]).thing_classes == list(tasks[0].classes)
 
 
+@pytest.mark.parametrize("chunk", [37, 1 << 20])
+def test_of_a_large_split_the_first_images_are_loaded(folder, monkeypatch, chunk):
+    monkeypatch.setattr(catalog, "MOST", 2)
+    monkeypatch.setattr(catalog, "CHUNK", chunk)
+    catalog.check(built(folder), folder)
+    path = folder / "train.json"
+    raw = json.loads(path.read_text())
+    raw["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(raw, sort_keys=True, separators=(",", ":")))
+    with pytest.raises(RuntimeError, match="detectron2 reads other instances"):
+        catalog.check(built(folder), folder)
+
+
 def test_a_missing_image_is_one_line(folder):
     (folder / "3.jpg").unlink()
     with pytest.raises(UserError, match=r"3.jpg is missing \(1 images of train are\): is .* \(data.raw\)"):
