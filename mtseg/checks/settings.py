@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,15 +16,19 @@ SCALE_TOLERANCE = 1.25  # factor by which the scale of prediction may be outside
 NO_OBJECT = (0.01, 1.0)  # usual range of loss.no_object; the paper: 0.1
 LARGE_WEIGHT = 10.0  # largest label weight relative to both mask losses together; the paper: 0.2
 FAST_BACKBONE = 2.0  # largest lr of the backbone relative to the other parts; the paper: 0.1
+SMALLEST = 4.0  # pixels of an object's longer side in the network's input; the masks have a fourth of its resolution
+MANY_SMALL = 0.05  # share of such objects that is a warning
 UNEQUAL = 100.0  # largest ratio of the classes' shares of the loss, unless their frequencies alone give it
 
 
 def check(
-    train: Images, *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss
-) -> list[Finding]:
+    train: Images, val: Images, *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss,
+    detections: int, max_dets: Sequence[int],
+) -> list[Finding]:  # fmt: skip
     """Warnings and notes."""
     return [
         *lr(solver), *schedule(solver), *scales(input), *norms(model, solver), *queries(train, model),
+        *kept({"train": train, "val": val}, detections, max_dets), *small(train, input),
         *muted(tasks, loss), *no_object(tasks, loss), *class_weights(train, tasks),
         *unmatched(tasks, loss), *label_weights(tasks, loss),
     ]  # fmt: skip
@@ -94,6 +98,37 @@ def queries(train: Images, model: Model) -> Iterator[Finding]:
             f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be detected"
         )
         yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * over.max()}")
+
+
+def kept(splits: Mapping[str, Images], detections: int, max_dets: Sequence[int]) -> Iterator[Finding]:
+    """Objects beyond the number of predictions that an image keeps, or that are scored."""
+    most = min(detections, max(max_dets))
+    key = "test.detections" if most == detections else "the largest of test.max_dets"
+    for split, images in splits.items():
+        counts = np.bincount(images.instances.image[~images.instances.crowd], minlength=len(images))
+        over = counts[counts > most]
+        if len(over):
+            evidence = (
+                f"{len(over)} of {len(images)} {split} images have more instances (up to {over.max()}) than {key}, "
+                f"{most}: {(over - most).sum() / counts.sum():.1%} of the instances are missed"
+            )
+            change = f"raise test.detections and the largest of test.max_dets to {2 * over.max()}"
+            yield Finding("detections_too_few", "warning", evidence, change, split)
+
+
+def small(train: Images, input: Input) -> Iterator[Finding]:
+    """Objects of a few pixels after the image is resized to input.size."""
+    instances = train.instances[~train.instances.crowd]
+    scale = input.size / np.maximum(instances.height, instances.width)
+    few = instances.box[:, 2:].max(1, initial=0) * scale < SMALLEST
+    if few.any():
+        first = np.flatnonzero(few)[0]
+        evidence = (
+            f"{few.sum()} of {len(instances)} train instances ({few.mean():.1%}) are smaller than {SMALLEST:g} pixels "
+            f"at input.size {input.size}, for example in {train.file_name[instances.image[first]]}"
+        )
+        severity = "warning" if few.mean() > MANY_SMALL else "note"
+        yield Finding("objects_too_small", severity, evidence, "raise input.size, or cut the images into tiles")
 
 
 def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:

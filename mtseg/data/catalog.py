@@ -16,7 +16,6 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
 from mtseg.data.manifest import Manifest, counts
 
-
 MOST = 5000  # images of a split that `check` loads: detectron2 needs 10 GB for the annotations of 100,000
 CHUNK = 1 << 20  # characters of a file at a time
 

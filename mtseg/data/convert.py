@@ -246,8 +246,8 @@ def _classes(
 
 
 def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tuple, dict[str, int | None]]) -> Image:
-    """The image as it is written, with class indices in place of names. Objects with equal labels share them (`shared`),
-    and those of `image` are freed, to save memory."""
+    """The image as it is written, with class indices in place of names. To save memory, objects with equal labels share
+    them (`shared`), and the objects of `image` are freed."""
     instances = []
     for named, instance in image.objects:
         names = tuple(named[task.name] for task in tasks)

@@ -44,8 +44,8 @@ class Remarks:
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def add(self, remark: str, example: str) -> None:
-        self.counts[remark] = self.counts.get(remark, 0) + 1
+    def add(self, remark: str, example: str, count: int = 1) -> None:
+        self.counts[remark] = self.counts.get(remark, 0) + count
         self.examples.setdefault(remark, example)
 
     def lines(self) -> list[str]:
@@ -82,7 +82,7 @@ def remark(item: RawObject, instance: Instance, height: int, width: int) -> str 
     if item.box is not None and not _agree(item.box, extent) and not _agree(item.box, instance.bbox):
         return _box_remark(item.box, extent, instance.bbox, height, width)
     if isinstance(item.segmentation, list):
-        if (leaving := _leaving(extent, height, width)) > BEYOND:
+        if _leaving(extent, height, width) > BEYOND:
             swapped = (extent[1], extent[0], extent[3], extent[2])
             fits = height != width and not _leaving(swapped, height, width)
             cause = "x and y are swapped" if fits else "the images were resized or cropped after annotating"
@@ -135,8 +135,8 @@ def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
     if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
-        text = "all outlines are in the top left part of their images (likely cause: enlarged after annotating)"
-        remarks.add(text, f"{boxes[0][1].raw.file_name}, and none reaches beyond {np.max(ends):.0%} of a side")
+        text = "images whose outlines are all at the top left (likely cause: enlarged after annotating)"
+        remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
 
 
 def of_splits(splits: Mapping[str, Sequence[Image]]) -> list[str]:

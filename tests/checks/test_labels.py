@@ -45,8 +45,9 @@ def check(train, val, tasks):
 def params(train, tasks, **changes):
     given = tiny.params(**changes)
     found = settings.check(
-        train, tasks=tasks, model=given.model, input=given.input, solver=given.solver, loss=given.loss
-    )
+        train, train, tasks=tasks, model=given.model, input=given.input, solver=given.solver, loss=given.loss,
+        test=given.test,
+    )  # fmt: skip
     return causes(found)
 
 
@@ -149,6 +150,24 @@ def test_more_instances_than_queries_are_reported():
     assert params(train, tasks, model={"num_queries": 3}) == {("queries_too_few", "warning")}
     (found,) = settings.queries(train, tiny.params(model={"num_queries": 3}).model)
     assert found.evidence.startswith("29 of 30 train images") and "25.0% of the instances" in found.evidence
+
+
+@pytest.mark.parametrize("limits", [{"detections": 3}, {"max_dets": [1, 3]}])
+def test_more_instances_than_detections_are_reported(limits):
+    tasks, train, _ = healthy(3)
+    assert params(train, tasks, test=limits) == {("detections_too_few", "warning")}
+
+
+def test_objects_of_few_pixels_at_the_input_size_are_reported():
+    tasks, train, _ = healthy(1)
+    box = train.instances.box
+    for share, severity in ((0.5, "warning"), (0.01, "note")):
+        thin = np.where(np.arange(len(box))[:, None] < np.ceil(share * len(box)), [0, 0, 3, 2], box)
+        copy = train[:]
+        copy.instances = train.instances.replace(box=thin.astype(float))
+        side = int(max(train.height.max(), train.width.max()))
+        (found,) = settings.small(copy, tiny.params(input={"size": 32 * -(-side // 32)}).input)
+        assert (found.cause, found.severity) == ("objects_too_small", severity)
 
 
 def test_a_task_that_the_matching_ignores_is_reported():

@@ -1,0 +1,177 @@
+"""What annotations state twice: a disagreement is reported with its cause, and agreement is silent."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mtseg.core.errors import UserError
+from tests.data import folders
+from tests.data.folders import HEIGHT, SQUARE, WIDTH, draw, shape
+
+TASK = folders.tasks(category="auto")
+SIX = [6, 3, 16, 3, 16, 10, 6, 10]  # x 6 to 16, y 3 to 10
+BOX, AREA = [6, 3, 10, 7], 70
+
+
+def annotation(image, polygons=(SIX,), **keys):
+    value = {"image_id": image, "category_id": 1, "bbox": BOX, "area": AREA, "iscrowd": 0}
+    return value | {"segmentation": [list(polygon) for polygon in polygons]} | keys
+
+
+def rle(order):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[3:10, 6:16] = 1
+    flat = mask.ravel(order=order)
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    return {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *ends, len(flat)]).tolist()}
+
+
+def report(raw, *wrong, count=6, sizes=True):
+    """Report of a COCO folder whose other annotations are right."""
+    for split in ("train", "val"):
+        own = list(wrong) if split == "train" else []
+        own += [annotation(number) for number in range(len(own) + 1, count + 1)]
+        path = folders.coco(raw, split, own, count)
+        if not sizes:
+            value = json.loads(path.read_text())
+            for image in value["images"]:
+                del image["height"], image["width"]
+            path.write_text(json.dumps(value))
+    folders.converted(raw, TASK, format="coco")
+    return folders.report(raw)
+
+
+def test_agreement_and_rounding_are_silent(tmp_path):
+    off = [
+        annotation(1, bbox=[7.4, 1.6, 10, 7], area=77),
+        annotation(2, area=None),
+        annotation(3, segmentation=rle("F")),
+        annotation(4, [[-2, 3, 16, 3, 16, 10, -2, 10]], bbox=[0, 3, 16, 7], area=112),
+    ]
+    assert report(tmp_path / "raw", *off)["warnings"] == []
+
+
+@pytest.mark.parametrize("share", [1, 6])
+@pytest.mark.parametrize(
+    ("keys", "cause"),
+    [
+        ({"segmentation": rle("C")}, "row-major RLE"),
+        (
+            {"segmentation": [[y_or_x for x, y in zip(SIX[::2], SIX[1::2], strict=True) for y_or_x in (y, x)]]},
+            "x and y",
+        ),
+        ({"segmentation": [[v / (HEIGHT if i % 2 else WIDTH) for i, v in enumerate(SIX)]]}, "normalised coordinates"),
+        ({"segmentation": [[2 * value for value in SIX]]}, "another image size"),
+        ({"segmentation": [[value / 2 for value in SIX]]}, "another image size"),
+    ],
+)
+def test_an_outline_that_is_wrong_is_an_error_with_its_cause(tmp_path, keys, cause, share):
+    with pytest.raises(UserError, match=f"{share} invalid record(.|\n)*{cause}"):
+        report(tmp_path / "raw", *(annotation(number + 1, **keys) for number in range(share)))
+
+
+def test_rows_are_found_without_a_box(tmp_path):
+    circle = np.zeros((HEIGHT, WIDTH), np.uint8)
+    circle[4:26, 5:33] = 1
+    circle[[4, 25], 5:9] = 0
+    flat = circle.ravel()
+    counts = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), len(flat)]).tolist()
+    wrong = {"size": [HEIGHT, WIDTH], "counts": counts}
+    with pytest.raises(UserError, match="row-major RLE"):
+        report(tmp_path / "raw", annotation(1, segmentation=wrong, bbox=None, area=None))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"bbox": [6, 3, 16, 10]}, "two corners"),
+        ({"bbox": [11, 6.5, 10, 7]}, "centre and size"),
+        ({"bbox": [6 / WIDTH, 3 / HEIGHT, 10 / WIDTH, 7 / HEIGHT]}, "in 0 to 1"),
+        ({"bbox": [20, 20, 5, 5]}, "disagree"),
+        ({"area": 500}, "stated area"),
+        (
+            {"segmentation": [[2, 2, 32, 2, 32, 27, 2, 27], [8, 8, 24, 8, 24, 22, 8, 22]]}
+            | {"bbox": [2, 2, 30, 25], "area": 750 - 16 * 14},
+            "holes written as a second polygon",
+        ),
+    ],
+)
+def test_what_is_in_doubt_is_a_warning_with_count_and_example(tmp_path, keys, words):
+    (line,) = report(tmp_path / "raw", annotation(1, **keys))["warnings"]
+    assert words in line and ": 1, such as annotations/train.json, annotation 1 (images/train/1.png)" in line
+
+
+@pytest.mark.parametrize(("polygon", "cause"), [
+    ([30, 5, 60, 5, 60, 20, 30, 20], "resized"),
+    ([5, 20, 20, 20, 20, 38, 5, 38], "x and y are swapped"),
+])  # fmt: skip
+def test_outlines_beyond_the_image(tmp_path, polygon, cause):
+    (line,) = report(tmp_path / "raw", annotation(1, [polygon], bbox=None, area=None), sizes=False)["warnings"]
+    assert "beyond the image" in line and cause in line
+
+
+def test_images_that_were_enlarged_after_annotating(tmp_path):
+    (line,) = report(tmp_path / "raw", count=12, sizes=False)["warnings"]
+    assert "top left" in line and ": 24, such as" in line
+
+
+@pytest.mark.parametrize(("stated", "cause"), [((60, 80), "by 0.5"), ((40, 30), "exchanged"), ((31, 90), "cropped")])
+def test_a_stated_size_that_is_not_the_images(tmp_path, stated, cause):
+    height, width = stated
+    folders.labelme(tmp_path / "raw", "train/a", shape("x"), imageHeight=height, imageWidth=width)
+    folders.labelme(tmp_path / "raw", "val/a", shape("x"))
+    with pytest.raises(UserError, match=cause):
+        folders.converted(tmp_path / "raw", TASK)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_exif_orientation(tmp_path, orientation):
+    raw = tmp_path / "raw"
+    for split in ("train", "val"):
+        folders.labelme(raw, f"{split}/a", shape("x"), imagePath="a.jpg")
+        (raw / split / "a.png").unlink()
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        draw(raw / split / "a.jpg", exif=exif)
+    if orientation == 6:
+        with pytest.raises(UserError, match="pixels as stored, the image has EXIF orientation 6"):
+            folders.converted(raw, TASK)
+    else:
+        folders.converted(raw, TASK)
+        (line,) = folders.report(raw)["warnings"]
+        assert "EXIF" in line and ": 2, such as train/a.jpg (3)" in line
+
+
+def test_the_name_of_another_image(tmp_path):
+    raw = tmp_path / "raw"
+    for split in ("train", "val"):
+        for name, stated in (("a", "b.png"), ("b", "b.png"), ("c", "gone.png")):
+            folders.labelme(raw, f"{split}/{name}", shape("x"), imagePath=stated)
+    folders.converted(raw, TASK)
+    (line,) = folders.report(raw)["warnings"]
+    assert ": 2, such as train/a.json states b.png, used is train/a.png" in line
+
+
+def test_images_without_objects_and_a_split_without_any(tmp_path):
+    raw = tmp_path / "raw"
+    for number in range(5):
+        folders.labelme(raw, f"train/{number}", *([shape("x", SQUARE)] if number < 1 else []))
+    folders.labelme(raw, "val/a", shape("x"))
+    folders.converted(raw, TASK)
+    (line,) = folders.report(raw)["warnings"]
+    assert "4 of 6 images have no object, such as train/1.png" in line
+    folders.labelme(raw, "val/a")
+    folders.converted(raw, TASK)
+    (line,) = folders.report(raw)["warnings"]
+    assert "val has no object" in line
+
+
+def test_most_objects_are_crowds(tmp_path):
+    packed = coco_mask.encode(np.asfortranarray(np.pad(np.ones((7, 10), np.uint8), ((3, 20), (6, 24)))))
+    mask = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
+    crowds = [annotation(1 + number % 6, segmentation=mask, iscrowd=1) for number in range(14)]
+    (line,) = report(tmp_path / "raw", *crowds, annotation(1))["warnings"]
+    assert "iscrowd" in line and line.startswith("14 objects")
