@@ -20,7 +20,8 @@ def main() -> None:
     (folder / "verdict.json").unlink(missing_ok=True)  # a check that cannot finish leaves none
     findings = checks.run(
         Path("data/manifest.json"), root=params.data.raw, tasks=params.tasks, model=params.model, input=params.input,
-        solver=params.solver, loss=params.loss, test=params.test, device=params.device, seed=params.seed,
+        solver=params.solver, loss=params.loss, detections=params.test.detections,
+        max_dets=params.test.max_dets, device=params.device, seed=params.seed,
     )  # fmt: skip
     with replace_folder(folder) as temporary:
         write_json(temporary / "verdict.json", checks.verdict(findings))

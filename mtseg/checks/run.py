@@ -9,7 +9,7 @@ import torch
 
 from mtseg.checks import batches, images, labels, mapper, network, settings
 from mtseg.checks.findings import Finding, of_severity
-from mtseg.core.params import Input, Loss, Model, Solver, Task, Test
+from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.data import manifest
 from mtseg.model.device import pick
 from mtseg.model.heads.combinations import seen_combinations
@@ -18,7 +18,7 @@ from mtseg.model.mask2former import Mask2Former
 
 def run(
     data: Path, *, root: Path, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss,
-    test: Test, device: str, seed: int,
+    detections: int, max_dets: Sequence[int], device: str, seed: int,
 ) -> list[Finding]:  # fmt: skip
     """All findings for the manifest `data`. Errors in the labels skip all other checks; errors in the data or settings
     skip the checks of the network. Raises UserError if an image does not decode."""
@@ -28,7 +28,10 @@ def run(
     findings = labels.check(train, val, tasks=tasks, input=input)
     if of_severity(findings, "error"):
         return findings
-    findings += settings.check(train, val, tasks=tasks, model=model, input=input, solver=solver, loss=loss, test=test)
+    findings += settings.check(
+        train, val, tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
+        max_dets=max_dets,
+    )  # fmt: skip
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, val, root=root, tasks=tasks)

@@ -168,8 +168,8 @@ def _files(
 
 
 def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray] | BadRecord:
-    """Height and width of the image, rotated by its EXIF orientation; that orientation; and its thumbnail. Or the reason
-    why it cannot be used."""
+    """Height and width of the image, rotated by its EXIF orientation, that orientation, and its thumbnail; or why it
+    cannot be used."""
     try:
         with open_lazily(path, sys.maxsize) as opened:
             width, height = opened.size

@@ -46,7 +46,7 @@ def params(train, tasks, **changes):
     given = tiny.params(**changes)
     found = settings.check(
         train, train, tasks=tasks, model=given.model, input=given.input, solver=given.solver, loss=given.loss,
-        test=given.test,
+        detections=given.test.detections, max_dets=given.test.max_dets,
     )  # fmt: skip
     return causes(found)
 
