@@ -137,7 +137,11 @@ def _read_images(
     before: dict[str, str] = {}
     total = len(raw.images)
     progress = track(
-        _files(raw, folder, max_megapixels), "images", total, console=Console(stderr=True), disable=not sys.stderr.isatty()
+        _files(raw, folder, max_megapixels),
+        "images",
+        total,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
     )
     for image, result in progress:
         with raw.refusing(image.where):
