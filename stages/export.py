@@ -42,7 +42,7 @@ def main() -> None:
                 precision=params.export.precision,
                 max_dets=params.test.max_dets,
             )
-            metrics["onnx"] = {"megabytes": _megabytes(onnx), "precision": params.export.precision} | ap
+            metrics["onnx"] = {"megabytes": _megabytes(onnx)} | ap
     write_json("metrics/export.json", metrics)
     print("".join(f"export/segmenter.{kind}, {own['megabytes']} MB\n" for kind, own in metrics.items()), end="")
 
