@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,25 +245,48 @@ class Images(Table, Sequence):
 
     def write(self, path: Path | str) -> None:
         """Write one row per image, with its instances nested in it."""
+        self.write_parts(path, [self])
+
+    @staticmethod
+    def write_parts(path: Path | str, parts: Iterable[Images]) -> None:
+        """Write one or more tables with the same classes, whose ids ascend from one to the next, one at a time."""
+        with replace_file(path) as temporary, ExitStack() as stack:
+            writer = None
+            for part in parts:
+                table = _table(part._nested(), part.classes)
+                writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                writer.write_table(table)
+
+    def _nested(self) -> dict[str, pa.Array]:
         own = self.instances
         fields = {name: _arrow(name, own.column(name), self.classes) for name in own.names if name != "image"}
         nested = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
         lists = pa.ListArray.from_arrays(pa.array(self._starts, pa.int32()), nested)
-        columns = {name: _arrow(name, self.column(name), ()) for name in self.names} | {"instances": lists}
-        _write(path, columns, self.classes)
+        return {name: _arrow(name, self.column(name), ()) for name in self.names} | {"instances": lists}
 
     @classmethod
-    def read(cls, path: Path | str, made_by: str = "convert") -> Images:
-        """Raises UserError when the file is missing or was not written by `write`."""
+    def read(cls, path: Path | str, made_by: str = "convert", *, outlines: bool = True) -> Images:
+        """outlines: whether to read `rle` and `polygons` of the instances, most of the memory. Raises UserError when
+        the file is missing or was not written by `write`."""
         file, classes = _open(path, made_by, ("id", "height", "width", "file_name", "instances"))
         with _reading(path, made_by):
-            table = file.read()
-            lists = table["instances"].combine_chunks()
-            nested, starts = lists.values, lists.offsets.to_numpy()
-            instances = {name: _numpy(nested.field(name), name, classes) for name in nested.type.names}
-            instances["image"] = np.repeat(np.arange(len(lists)), np.diff(starts))
-            columns = {name: _numpy(table[name], name, classes) for name in table.column_names if name != "instances"}
-            return cls._with(columns, Instances.of(instances), classes)
+            columns = [*file.schema_arrow.names]
+            if not outlines:
+                fields = file.schema_arrow.field("instances").type.value_type
+                columns.remove("instances")
+                columns += [f"instances.list.element.{f.name}" for f in fields if f.name not in ("rle", "polygons")]
+            count = file.num_row_groups
+            parts = (file.read_row_group(n, columns) for n in range(count)) if count > 1 else [file.read(columns)]
+            return cls.join([cls._of(part, classes) for part in parts])
+
+    @classmethod
+    def _of(cls, table: pa.Table, classes: Classes) -> Images:
+        lists = table["instances"].combine_chunks()
+        nested, starts = lists.values, lists.offsets.to_numpy()
+        instances = {name: _numpy(nested.field(name), name, classes) for name in nested.type.names}
+        instances["image"] = np.repeat(np.arange(len(lists)), np.diff(starts))
+        columns = {name: _numpy(table[name], name, classes) for name in table.column_names if name != "instances"}
+        return cls._with(columns, Instances.of(instances), classes)
 
 
 class Predictions(Table):
@@ -403,10 +426,14 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
 
 
 def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> None:
+    with replace_file(path) as temporary:
+        pq.write_table(_table(columns, classes, **facts), temporary, compression="zstd")
+
+
+def _table(columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> pa.Table:
     tasks = [{"name": task, "classes": list(names)} for task, names in classes]
     metadata = {"mtseg": json.dumps({"tasks": tasks} | facts, ensure_ascii=False)}
-    with replace_file(path) as temporary:
-        pq.write_table(pa.table(dict(columns)).replace_schema_metadata(metadata), temporary, compression="zstd")
+    return pa.table(dict(columns)).replace_schema_metadata(metadata)
 
 
 def _open(

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json_with
 from mtseg.core.params import Task
-from mtseg.core.tables import Image, Images
+from mtseg.core.tables import Classes, Image, Images
 
 AT_ONCE = 1024  # images whose instances become columns at once, to save memory
 
@@ -35,11 +35,15 @@ def write(path: Path | str, images: Sequence[Image], tasks: Sequence[Task]) -> N
     }
     write_json_with(path, "annotations", _annotations(images, tasks), rest)
     classes = [(task.name, task.classes) for task in tasks]
-    ordered, parts, count = sorted(images, key=lambda image: image.id), [], 0
+    ordered = sorted(images, key=lambda image: image.id)
+    Images.write_parts(Path(path).with_suffix(".parquet"), _parts(ordered, classes))
+
+
+def _parts(images: Sequence[Image], classes: Classes) -> Iterator[Images]:
+    first = 1
     for start in range(0, len(images), AT_ONCE) or (0,):
-        parts.append(Images.from_records(ordered[start : start + AT_ONCE], classes, first=count + 1))
-        count += len(parts[-1].instances)
-    Images.join(parts).write(Path(path).with_suffix(".parquet"))
+        yield (part := Images.from_records(images[start : start + AT_ONCE], classes, first=first))
+        first += len(part.instances)
 
 
 def _annotations(images: Sequence[Image], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:

@@ -37,12 +37,12 @@ class Manifest:
             raise KeyError(missing[0])
         return cls(tuple((task["name"], tuple(task["classes"])) for task in built["tasks"]), splits)
 
-    def images(self, split: str) -> Images:
-        """The images of a split. Raises UserError if its table has changed since `register`."""
+    def images(self, split: str, *, outlines: bool = True) -> Images:
+        """The images of a split; see `Images.read`. Raises UserError if its table has changed since `register`."""
         path = Path(self.splits[split]["table"])
         if path.exists() and _sha256(path) != self.splits[split]["table_sha256"]:
             raise UserError(f"{path} has changed since it was registered: run `dvc repro register`")
-        return Images.read(path)
+        return Images.read(path, outlines=outlines)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Of each split the SHA-256 of its annotations and what it counts, as a checkpoint records them."""
@@ -96,7 +96,7 @@ def build(folder: Path) -> dict[str, Any]:
     splits, tasks = {}, []
     for name in SPLITS:
         json, table = folder / f"{name}.json", folder / f"{name}.parquet"
-        images = Images.read(table)
+        images = Images.read(table, outlines=False)
         files = {"json": json.as_posix(), "sha256": _sha256(json)}
         files |= {"table": table.as_posix(), "table_sha256": _sha256(table)}
         splits[name], tasks = files | counts(images), images.classes
