@@ -61,3 +61,20 @@ def test_flip_pairs_must_be_classes_that_were_found():
     task = task.model_copy(update={"classes": "auto", "flip_pairs": (("left", "right"),)})
     with pytest.raises(UserError, match=r"flip_pairs has unknown classes \['left', 'right'\]"):
         coco.resolve([task], {"shape": ("circle",)})
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_table_in_parts_reads_as_one(tmp_path, monkeypatch, at_once):
+    tasks = make_tasks(3)
+    images = scene(tasks, partial=True, crowds=True)
+    coco.write(tmp_path / "whole.json", images, tasks)
+    monkeypatch.setattr(coco, "AT_ONCE", at_once)
+    coco.write(tmp_path / "parts.json", images, tasks)
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    whole, parts = (Images.read(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert list(whole) == list(parts)
+    light = Images.read(tmp_path / "parts.parquet", outlines=False)
+    assert "rle" not in light.instances.names
+    assert light.instances.area.tolist() == whole.instances.area.tolist()
+    for task in tasks:
+        assert light.instances.labels[task.name].tolist() == whole.instances.labels[task.name].tolist()
