@@ -104,13 +104,20 @@ class Data(Section):
     raw: Path
     format: Literal["auto", *_names("data/formats")]
     mapping: Path | None
-    split: Annotated[Number, Field(gt=0, lt=1)]
+    split: _or_mapping(Annotated[Number, Field(gt=0, lt=1)])  # of val, or {val: share, test: share}
     share: Annotated[Number, Field(gt=0, le=1)]
     seed: Seed
     on_error: Literal["error", "skip"]
     ignore_shapes: tuple[Literal[SHAPES], ...] = ()
     max_megapixels: Positive = 100.0
     flatten: bool
+
+    def _wrong(self) -> Iterator[str]:
+        shares = self.split if isinstance(self.split, dict) else {"val": self.split}
+        if not {"val"} <= {*shares} <= {"val", "test"}:
+            yield f"split: a mapping has val and, optionally, test, got {', '.join(map(str, shares)) or 'none'}"
+        if sum(shares.values()) >= 1:
+            yield f"split: the shares add up to {sum(shares.values()):g}, which leaves no image to train"
 
 
 class Task(Section):

@@ -29,12 +29,12 @@ from mtseg.core.masks import rle
 from mtseg.core.names import difference, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons
+from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
+from mtseg.data.splits import SPLITS
 
-SPLITS = ("train", "val")
 AT_ONCE = 1024  # images whose files are read ahead of their objects
 
 
@@ -52,7 +52,8 @@ class Seen:
 
 
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
-    """Write `out`/{train,val}.{json,parquet} and report.json, and print a summary. Raises UserError."""
+    """Write `out`/{train,val}.{json,parquet}, of test too if there is a test split, and report.json, and print a
+    summary. Raises UserError."""
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
     if data.format == "auto":
@@ -70,21 +71,19 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         raise UserError(message + _left_out(raw.faults))
 
-    images, given = _with_split(raw, images)
+    images = _without_unlabelled_test(raw, images)
+    similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
+    assigned = splitting.assign(raw, [image.raw for image in images], similar, data, seed)
+    kept = [index for index, split in enumerate(assigned.splits) if split]
+    images, similar, splits = [images[index] for index in kept], similar[kept], [*filter(None, assigned.splits)]
     classes = _classes(tasks, vocabulary, images)
     if absent := [task for task, names in classes.items() if not names]:
         message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
     facts.of_images(images, remarks)
-    similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
-    splits = [str(image.raw.split) for image in images] if given else _split(similar, data.split, seed)
-    if missing := [name for name in SPLITS if name not in splits]:
-        groups = f"{len(images)} images, or {similar.max() + 1} if near-identical images count as one"
-        fix = "make train/ and val/ folders, or raise data.split"
-        raise UserError(f"{missing[0]} has no image: {data.raw} (data.raw) has {groups}; {fix}")
     used = _used(splits, data.share, seed)
-    converted: dict[str, list[Image]] = {name: [] for name in SPLITS}
+    converted: dict[str, list[Image]] = {name: [] for name in SPLITS if name in splits}
     shared: dict[tuple, dict[str, int | None]] = {}
     for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
         if number - 1 in used:
@@ -94,11 +93,11 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "classes": {task.name: list(task.classes) for task in tasks},
         "clipped_objects": counts["clipped"],
         "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
-        "images": {name: len(converted[name]) for name in SPLITS},
-        "instances": {name: sum(len(image.instances) for image in converted[name]) for name in SPLITS},
+        "images": {name: len(own) for name, own in converted.items()},
+        "instances": {name: sum(len(image.instances) for image in own) for name, own in converted.items()},
         "left_out": dict(Counter(fault.reason for fault in raw.faults)),
         "notes": raw.notes,
-        "split": raw.split_source if given else f"drawn with data.split {data.split} and data.seed {data.seed}",
+        "split": assigned.source,
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
         "warnings": remarks.lines(),
@@ -108,23 +107,20 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         converted, flat, report["flat"] = flatten.flatten(converted, tasks)
         tasks = (flat,)
     with replace_folder(out) as temporary:
-        for name in SPLITS:
+        for name in converted:
             coco.write(temporary / f"{name}.json", converted[name], tasks)
         write_json(temporary / "report.json", report)
     _print(report, data, out)
 
 
-def _with_split(raw: RawData, images: list[Seen]) -> tuple[list[Seen], bool]:
-    """The images without those of the test split, which are counted, and whether the data state their split. Raises
-    UserError if they do for some of the images only."""
-    used = [image for image in images if image.raw.split != "test"]
-    if count := len(images) - len(used):
-        raw.leave("images of the test split", count)
-    unknown = [image.raw.file_name for image in used if image.raw.split is None]
-    if unknown and len(unknown) < len(used):
-        message = f"{len(unknown)} of {len(used)} images, such as {unknown[0]}, are of no split, the others are"
-        raise UserError(f"{message} ({raw.split_source}): move them, or give every image a split")
-    return used, bool(used) and not unknown
+def _without_unlabelled_test(raw: RawData, images: list[Seen]) -> list[Seen]:
+    """The images without those of test, which are counted, if none of these has an object: there is nothing to score,
+    and the annotations of a test split are often kept secret."""
+    test = [image for image in images if image.raw.split == "test"]
+    if not test or any(image.objects for image in test):
+        return images
+    raw.leave("images of test, where no image has an object", len(test))
+    return [image for image in images if image.raw.split != "test"]
 
 
 def _read_images(
@@ -263,20 +259,6 @@ def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tupl
     return Image(number, image.raw.file_name, image.height, image.width, tuple(instances))
 
 
-def _split(similar: np.ndarray, share: float, seed: int) -> list[str]:
-    """A random split. Images with the same group number in `similar` are near-identical and stay together. If no group
-    fits the share of val, the smallest goes to val."""
-    room = max(1, round(share * len(similar)))
-    sizes = np.bincount(similar)
-    val = set()
-    for group in np.random.default_rng(seed).permutation(len(sizes)):
-        if sizes[group] <= room:
-            room -= sizes[group]
-            val.add(group)
-    val = val or {int(sizes.argmin())}
-    return ["val" if group in val else "train" for group in similar]
-
-
 def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
     """Indices of the images to convert: all of val and a random `share` of train, at least one image.
 
@@ -289,7 +271,7 @@ def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:
 
 
 def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarray) -> list[list[str]]:
-    """File names of near-identical images that are in both splits, one list per group."""
+    """File names of near-identical images that are in several splits, one list per group."""
     groups: dict[int, list[int]] = {}
     for index, group in enumerate(similar):
         groups.setdefault(int(group), []).append(index)
@@ -322,9 +304,10 @@ def _left_out(faults: Sequence[Fault]) -> str:
 
 
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:
-    counts = [f"{name} {report['images'][name]} images, {report['instances'][name]} objects" for name in SPLITS]
+    counts = [f"{name} {count} images, {report['instances'][name]} objects" for name, count in report["images"].items()]
     print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
-    print(f"  split: {report['split']}")
+    images = ", ".join(f"{name} {count}" for name, count in report["images"].items())
+    print(f"  split: {report['split']}: {images} images")
     for reason, count in sorted(report["left_out"].items()):
         print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
@@ -344,6 +327,6 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
         print(
-            f"  warning: train and val share {len(report['straddling'])} near-identical images, such as {example}; "
-            f"scores on val will be optimistic ({out}/report.json lists them)"
+            f"  warning: {' and '.join(report['images'])} share {len(report['straddling'])} near-identical images, "
+            f"such as {example}; scores will be optimistic ({out}/report.json lists them)"
         )

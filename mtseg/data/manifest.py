@@ -17,14 +17,15 @@ from mtseg.core.masks import AREA_RANGES
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED, Classes, Images
 from mtseg.data import coco, flatten
+from mtseg.data.splits import SPLITS
 
-SPLITS = ("train", "val")
 COUNTED = ("images", "empty_images", "crowds", "instances")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """classes: (name, classes) of every task, the main task first. splits: counts and files of each split (`build`)."""
+    """classes: (name, classes) of every task, the main task first. splits: counts and files of train, val
+    and, if the data have it, test (`build`)."""
 
     classes: Classes
     splits: dict[str, dict[str, Any]]
@@ -32,7 +33,8 @@ class Manifest:
     @classmethod
     def of(cls, built: dict[str, Any]) -> Manifest:
         """Make a manifest from the result of `build`. Raises KeyError, TypeError or ValueError."""
-        splits = {name: dict(built["splits"][name]) for name in SPLITS}
+        given = {"train", "val", *built["splits"]}
+        splits = {name: dict(built["splits"][name]) for name in SPLITS if name in given}
         if missing := [key for split in splits.values() for key in ("table", "combinations") if key not in split]:
             raise KeyError(missing[0])
         return cls(tuple((task["name"], tuple(task["classes"])) for task in built["tasks"]), splits)
@@ -86,7 +88,7 @@ class Manifest:
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder with {train,val}.{json,parquet}, as JSON values.
+    """The manifest of a folder with {train,val}.{json,parquet} and, if there is one, test's, as JSON values.
 
     For each split: json, sha256 (of the JSON), table (the Parquet file), table_sha256, images, empty_images, instances
     and crowds (counted separately). Counts of instances: labels {task: {class: count}}, unlabelled {task: count},
@@ -96,6 +98,8 @@ def build(folder: Path) -> dict[str, Any]:
     splits, tasks = {}, []
     for name in SPLITS:
         json, table = folder / f"{name}.json", folder / f"{name}.parquet"
+        if name == "test" and not table.exists():
+            continue
         images = Images.read(table, outlines=False)
         files = {"json": json.as_posix(), "sha256": _sha256(json)}
         files |= {"table": table.as_posix(), "table_sha256": _sha256(table)}
@@ -115,19 +119,20 @@ def load(path: Path) -> Manifest:
 
 def table(manifest: dict[str, Any]) -> str:
     """The counts of every split and class as text, with a warning for classes that do not occur in a split."""
-    splits = list(manifest["splits"].values())
-    rows = [("", SPLITS)]
+    names = [name for name in SPLITS if name in manifest["splits"]]
+    splits = [manifest["splits"][name] for name in names]
+    rows = [("", names)]
     rows += [(key.replace("_", " "), [split[key] for split in splits]) for key in COUNTED]
     rows.append(("  per image", [f"{split['instances'] / max(split['images'], 1):.2f}" for split in splits]))
     rows += [(f"  {size}", [split["areas"][size] for split in splits]) for size in AREA_RANGES]
-    absent = {split: [] for split in SPLITS}
+    absent = {split: [] for split in names}
     for task in manifest["tasks"]:
         rows.append((task["name"], [""] * len(splits)))
         counts = [split["labels"][task["name"]] for split in splits]
         rows += [(f"  {name}", [count[name] for count in counts]) for name in task["classes"]]
         if any(unlabelled := [split["unlabelled"][task["name"]] for split in splits]):
             rows.append(("  (unlabelled)", unlabelled))
-        for split, count in zip(SPLITS, counts, strict=True):
+        for split, count in zip(names, counts, strict=True):
             absent[split] += [f"{task['name']} {name}" for name in task["classes"] if not count[name]]
     first = max(len(name) for name, _ in rows)
     lines = [f"{name:{first}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in rows]

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import re
 
-_WORDS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
-_NAMES = {
-    split: re.compile(rf"(?:instances_|annotations_)?(?:{words})(?:20\d\d)?(?:[_-]annotations)?", re.IGNORECASE)
-    for split, words in _WORDS.items()
+SPLITS = ("train", "val", "test")
+_MEANINGS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
+_NEUTRAL = {  # words beside a split's name that do not change its meaning
+    *"annotation annotations coco data dataset image images img imgs instances json label labels mask masks".split(),
+    *"part set split subset yolo".split(),
+}
+# other words that name a part of a split data set, such as fold2, trainval, testset or minival
+_PARTS = re.compile(
+    "eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev|set|images?|imgs|data|labels?)"
+)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, in lower case, with numbers: trainImages_2017 -> train, images, 2017."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
 
 
 def split_of(name: str) -> str | None:
     """The split that a folder's or file's name means, without suffix: train, Training, train2017, instances_train2017;
-    val, valid, validation, dev; test, testing. None for any other name."""
-    return next((split for split, pattern in _NAMES.items() if pattern.fullmatch(name)), None)
+    val, valid, validation, dev; test, testing; also with words such as images or set. None for any other name."""
+    words = [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
+    return _MEANINGS.get(words[0]) if len(words) == 1 else None
+
+
+def split_in(name: str) -> str | None:
+    """The split that a name of several words has as its only one: lvis_v1_train. None if it has none, or several."""
+    found = {_MEANINGS[word] for word in _words(name) if word in _MEANINGS}
+    return found.pop() if len(found) == 1 else None
+
+
+def looks_split(name: str) -> bool:
+    """Whether a name is that of a part of a data set that is split already, also where its meaning is unknown."""
+    return any(word in _MEANINGS or _PARTS.fullmatch(word) for word in _words(name))

@@ -11,9 +11,8 @@ import numpy as np
 
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Images
+from mtseg.data.splits import SPLITS
 from mtseg.report.history import Revision
-
-SPLITS = ("train", "val")
 
 
 def rows(a: Revision, b: Revision, scratch: Path) -> list[dict[str, Any]]:

@@ -107,15 +107,17 @@ def test_an_encoding_that_is_not_utf8_is_named(tmp_path, encoding, named):
     assert read_value(path) == {"label": text}
 
 
-def test_splits_are_known_by_the_usual_names():
+def test_splits_are_known_by_the_usual_names(tmp_path):
     for split, names in {
-        "train": "train Training train2017 instances_train2017",
+        "train": "train Training train2017 instances_train2017 TrainImages train-set images_train",
         "val": "val VALID validation val2017 instances_val dev",
         "test": "test testing Test2017",
-        None: "trainer test_car minival images valley all",
+        None: "trainer test_car minival images valley all train_val",
     }.items():
         assert {split_of(name) for name in names.split()} == {split}
-    splits = Splits()
+    folders.draw(tmp_path / "mine" / "valid" / "deep" / "a.png")
+    folders.draw(tmp_path / "b.png")
+    splits = Splits(Files(tmp_path))
     assert splits.of_folders("mine/valid/deep/a.png") == "val" and splits.of_folders("train.png") is None
     assert splits.source() == "valid/ (val)"
 

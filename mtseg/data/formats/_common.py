@@ -21,7 +21,7 @@ from mtseg.core.masks import Segmentation, rle
 from mtseg.data.images import DECODE_ERRORS
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
-from mtseg.data.splits import split_of
+from mtseg.data.splits import split_in, split_of
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
@@ -143,16 +143,30 @@ def json_with(files: Files, pattern: str) -> str | None:
 class Splits:
     """The splits that names of files and folders state, and which names they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Files) -> None:
+        parents = [PurePosixPath(name).parent.parts for name in files.names]
+        self._enclosing = len(os.path.commonprefix(parents)) if parents else 0  # folders that hold all files
         self._stated: dict[str, str] = {}
 
     def of_name(self, name: str) -> str | None:
         """The split that a file's name means, without its suffix."""
         return self._noted(name, split_of(name))
 
+    def of_files(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """The split of each annotation file, by its name or its folders. A name such as lvis_v1_train counts if those
+        of other files are of other splits; a file called crash_test alone states none."""
+        meant = {path: split_of(PurePosixPath(path).stem) for path in paths}
+        loose = {path: split or split_in(PurePosixPath(path).stem) for path, split in meant.items()}
+        meant = loose if len({*loose.values()} - {None}) > 1 else meant
+        return {
+            path: self._noted(PurePosixPath(path).stem, split) or self.of_folders(path) for path, split in meant.items()
+        }
+
     def of_folders(self, path: str) -> str | None:
-        """The split that one of a path's folders means; the first that means one counts."""
-        for part in PurePosixPath(path).parts[:-1]:
+        """The split that one of a path's folders means; the first that means one counts, folders that hold all files
+        last."""
+        parts = PurePosixPath(path).parts[:-1]
+        for part in (*parts[self._enclosing :], *parts[: self._enclosing]):
             if split := self._noted(f"{part}/", split_of(part)):
                 return split
         return None
@@ -175,7 +189,8 @@ class Reading:
 
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self.folder, self.vocabulary = folder, vocabulary
-        self.data, self.files, self.splits = RawData(), Files(folder), Splits()
+        self.data, self.files = RawData(), Files(folder)
+        self.splits = Splits(self.files)
 
     def shapes(self, image: str, size: tuple[int, int] | None) -> Shapes:
         """For the shapes of an image, whose size is stated or read from its file."""

@@ -52,12 +52,13 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every COCO .json of a folder."""
-    data, files, splits = RawData(), Files(folder), Splits()
+    data, files = RawData(), Files(folder)
+    splits = Splits(files)
     names = files.ending(".json")
     used = [name for name in names if not PurePosixPath(name).name.startswith(OTHER)] or names
     if len(used) < len(names):
         data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
-    given = {name: splits.of_name(PurePosixPath(name).stem) or splits.of_folders(name) for name in used}
+    given = splits.of_files(used)
     for where, split in given.items():
         if split is None and {"train", "val"} <= {*given.values()}:
             data.leave("annotation files that are of no split, beside those of train and val")

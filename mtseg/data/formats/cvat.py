@@ -3,7 +3,8 @@
 Objects are polygons, boxes and ellipses, also rotated, and masks; shapes of one group with equal labels form one
 object, as in CVAT's COCO export. The label is the main class and the attributes are the further ones (see
 mtseg/data/labels.py): checkboxes are `true` and `false`, and `__undefined__` means unlabelled. The split is that of the
-image's subset, or of its folder. Lost: tags of images, the order in which shapes cover each other, and `occluded`.
+image's subset, of the file's name, or of a folder. Lost: tags of images, the order in which shapes cover each other,
+and `occluded`.
 Format: cvat-ai/cvat, site/content/en/docs/dataset_management/formats/format-xml.md.
 """
 
@@ -43,12 +44,12 @@ def recognises(files: Files) -> str | None:
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .xml of a folder that has <annotations>."""
     reading = Reading(folder, vocabulary)
-    for where in reading.files.ending(".xml"):
+    for where, given in reading.splits.of_files(reading.files.ending(".xml")).items():
 
-        def add_image(image: Element, where: str = where) -> None:
+        def add_image(image: Element, where: str = where, given: str | None = given) -> None:
             named = f"{where}, image {image.get('name')}"
             with reading.data.refusing(named):
-                _add_image(reading, named, PurePosixPath(where), image)
+                _add_image(reading, named, PurePosixPath(where), image, given)
 
         def refuse_track(track: Element) -> None:
             raise BadRecord("broken xml", "is of the format 'CVAT for video': export it as 'CVAT for images 1.1'")
@@ -58,13 +59,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     return reading.finished()
 
 
-def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element) -> None:
+def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element, given: str | None) -> None:
     subset = image.get("subset") or ""
     below = (f"images/{subset}", "images", subset, ".")
     places = dict.fromkeys((root / place).as_posix() for root in (path.parent, PurePosixPath(".")) for place in below)
     file_name = reading.files.image(image.get("name"), list(places))
     size = stated_size(image.get("height"), image.get("width"))
-    split = reading.splits.of_name(subset) or reading.splits.of_folders(file_name)
+    split = reading.splits.of_name(subset) or given or reading.splits.of_folders(file_name)
     shapes = reading.shapes(file_name, size)
     for number, shape in enumerate(image, start=1):
         if shape.tag == "tag":

@@ -45,7 +45,7 @@ def recognises(files: Files) -> str | None:
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json of a folder that is a list of tasks."""
     reading = Reading(folder, vocabulary)
-    for where in reading.files.ending(".json"):
+    for where, split in reading.splits.of_files(reading.files.ending(".json")).items():
         with reading.data.refusing(where):
             tasks = read_value(folder / where)
             if isinstance(tasks, dict) and "data" not in tasks:
@@ -60,11 +60,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for number, task in enumerate(tasks, start=1):
                 named = f"{where}, task {task.get('id', f'number {number}')}"
                 with reading.data.refusing(named):
-                    _add_image(reading, named, task, key, PurePosixPath(where).parent)
+                    _add_image(reading, named, task, key, PurePosixPath(where).parent, split)
     return reading.finished()
 
 
-def _add_image(reading: Reading, where: str, task: dict[str, Any], key: str, beside: PurePosixPath) -> None:
+def _add_image(
+    reading: Reading, where: str, task: dict[str, Any], key: str, beside: PurePosixPath, split: str | None
+) -> None:
     data = reading.data
     given = [item for item in items(task, key) if not item.get("was_cancelled")] if key in task else []
     if not given:
@@ -98,7 +100,8 @@ def _add_image(reading: Reading, where: str, task: dict[str, Any], key: str, bes
         named = f"{where}, region {outline.get('id', number)}"
         with data.refusing(named):
             _add_region(shapes, named, region, outline, lambda: reading.files.size(image))
-    data.images.append(RawImage(where, image, size, reading.splits.of_folders(image), shapes.objects()))
+    split = split or reading.splits.of_folders(image)
+    data.images.append(RawImage(where, image, size, split, shapes.objects()))
     if key == "predictions":
         data.note("objects of predictions, read as annotations", len(regions))
 

@@ -48,7 +48,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
                     _add_shape(found, f"{where}, shape {number}", shape)
-            split, named = reading.splits.of_folders(where), _file_name(raw)
+            split, named = reading.splits.of_folders(where) or reading.splits.of_folders(image), _file_name(raw)
             stated = named if named not in ("", PurePosixPath(image).name) else None
             data.images.append(RawImage(where, image, size, split, found.objects(), stated))
     if bare := len(files.images - annotated):

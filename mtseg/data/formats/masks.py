@@ -62,7 +62,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
 def _read_indexed(data: RawData, files: Files, root: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
     """VOC's layout below `root`. Returns the files that are masks."""
     objects, classes = _below(files, root / OBJECTS), _below(files, root / CLASSES)
-    splits = Splits()
+    splits = Splits(files)
     split_of = {}
     for name in files.ending(".txt"):
         if PurePosixPath(name).parent == root / "ImageSets" / "Segmentation":
@@ -109,7 +109,7 @@ def _read_files(data: RawData, files: Files, place: PurePosixPath, vocabulary: V
     """One file for each object below `place`, a folder `masks`. Returns the files that are masks."""
     masks = _below(files, place)
     by_image: dict[str, list[tuple[str, str]]] = {}
-    splits = Splits()
+    splits = Splits(files)
     for key, where in masks.items():
         with data.refusing(where):
             *parents, stem = key.split("/")

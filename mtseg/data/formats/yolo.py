@@ -2,10 +2,10 @@
 
 A line is the number of the class, then x and y of each point of one polygon, divided by the image's width and height.
 The labels of images/.../NAME.jpg are labels/.../NAME.txt; otherwise NAME.txt lies beside the image. data.yaml names
-the splits: folders, or text files that list images. Without data.yaml, classes.txt has a name in each line, and the
-folders' names are the splits. The class is the label (see mtseg/data/labels.py); further tasks need data.mapping. An
-image whose .txt is empty has no object; an image without a .txt is not used. Lost: which polygons are parts of one
-object.
+the splits: folders, or text files that list images; if it names none, the folders' names are the splits. Without
+data.yaml, classes.txt has a name in each line. The class is the label (see mtseg/data/labels.py); further tasks need
+data.mapping. An image whose .txt is empty has no object; an image without a .txt is not used. Lost: which polygons are
+parts of one object.
 Format: docs.ultralytics.com/datasets/segment.
 """
 
@@ -80,13 +80,7 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     """Class names by number, and the images of each split; None if the data state none."""
     data, files, beside = reading.data, reading.files, PurePosixPath(where).parent
     if where.endswith(".txt"):
-        names = dict(enumerate(_lines(files, where)))
-        listed: dict[str | None, list[str]] = {}
-        for image in sorted(files.images):
-            if beside == PurePosixPath(".") or image.startswith(f"{beside}/"):
-                listed.setdefault(reading.splits.of_folders(image), []).append(image)
-        data.split_source = reading.splits.source()
-        return names, listed
+        return dict(enumerate(_lines(files, where))), _of_folders(reading, beside)
     try:
         raw = YAML(typ="safe").load(read_text(files.folder / where))
     except YAMLError as error:
@@ -97,14 +91,25 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     if "kpt_shape" in raw:
         raise BadRecord("broken yaml", "is a data set of poses (kpt_shape): outlines are needed")
     names = names if isinstance(names, dict) else dict(enumerate(names))
-    listed = {}
+    named = {whole(number): str(name) for number, name in texts(names).items()}
+    listed: dict[str | None, list[str]] = {}
     for split in SPLITS:
         given = raw.get(split, raw.get("valid") if split == "val" else None)
         entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
         images = [image for entry in entries for image in _entry(data, files, beside, raw.get("path"), split, entry)]
         if images:
             listed[split] = images
-    return {whole(number): str(name) for number, name in texts(names).items()}, listed
+    return named, listed or _of_folders(reading, beside)
+
+
+def _of_folders(reading: Reading, root: PurePosixPath) -> dict[str | None, list[str]]:
+    """The images below `root` by the split of their folders."""
+    listed: dict[str | None, list[str]] = {}
+    for image in sorted(reading.files.images):
+        if root == PurePosixPath(".") or image.startswith(f"{root}/"):
+            listed.setdefault(reading.splits.of_folders(image), []).append(image)
+    reading.data.split_source = reading.splits.source()
+    return listed
 
 
 def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split: str, entry: Any) -> list[str]:

@@ -1,0 +1,227 @@
+"""The split of the images: as the raw data state it, by names of folders, annotation files and lists, or drawn.
+
+What the data state is never drawn anew. Only a split that they lack is drawn, from the images that are left to train.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from mtseg.core.errors import UserError
+from mtseg.core.params import Data
+from mtseg.data.formats._common import Files, Splits
+from mtseg.data.raw import BadRecord, RawData, RawImage, read_text
+from mtseg.data.splits import looks_split, split_of
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The split of each image, None for an image that is left out, and where it comes from."""
+
+    splits: list[str | None]
+    source: str
+
+
+class Lists:
+    """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems."""
+
+    def __init__(self, listed: Mapping[str, Sequence[str]], images: Sequence[str]) -> None:
+        """listed: lines of each file, by its path. images: paths of the images. Raises UserError if an image is in the
+        lists of two splits, or if none of a list's lines is an image."""
+        index: dict[str, int | None] = {}
+        for number, image in enumerate(images):
+            for tail in _tails(image):
+                for name in {tail, _stem(tail)}:
+                    index[name] = None if name in index and index[name] != number else number
+        self.splits: dict[int, str] = {}
+        self.names: list[str] = []
+        self.unknown = 0
+        found_in: dict[int, str] = {}
+        empty = []
+        for path, lines in listed.items():
+            split, own = split_of(PurePosixPath(path).stem), [_find(index, line) for line in lines]
+            assert split, path
+            if not any(number is not None for number in own):
+                empty += [path] if lines else []
+                continue
+            self.names.append(path if _stem(path).rpartition("/")[2] == split else f"{path} ({split})")
+            self.unknown += own.count(None)
+            for number in own:
+                if number is None:
+                    continue
+                if self.splits.setdefault(number, split) != split:
+                    raise UserError(f"{images[number]} is in {found_in[number]} and {path}: keep it in one of them")
+                found_in.setdefault(number, path)
+        if empty and (self.names or len({split_of(PurePosixPath(path).stem) for path in empty}) > 1):
+            line = listed[empty[0]][0]
+            raise UserError(
+                f"{empty[0]}: none of its lines, such as {line[:60]!r}, is an annotated image; expected paths, file "
+                "names or names without suffix; rename the file if it is no list of images"
+            )
+
+
+def _tails(path: str) -> Iterable[str]:
+    parts = PurePosixPath(path.casefold()).parts
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
+
+
+def _find(index: Mapping[str, int | None], line: str) -> int | None:
+    """The image that a line names: by its whole path or the last parts of it, or by the first of two columns."""
+    for text in dict.fromkeys((line, line.split()[0] if line.split() else line)):
+        for tail in _tails(text.replace("\\", "/").removeprefix("./")):
+            if (number := index.get(tail)) is not None:
+                return number
+            if (number := index.get(_stem(tail))) is not None and PurePosixPath(tail).suffix:
+                return number
+    return None
+
+
+def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: Data, seed: int) -> Assigned:
+    """The split of each of the `images`. What is stated is kept; val, and test if `data.split` has it, are drawn from
+    train where the data state none.
+
+    similar: group number [N] of the images; a draw keeps a group together. Raises UserError, with what to do, if the
+    data look split in a way that is not understood.
+    """
+    names, files = [image.file_name for image in images], Files(data.raw)
+    lists = Lists(_listed(files), names)
+    found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
+    if lists.names and not any(name in source for source in sources for name in lists.names):
+        sources.append(", ".join(lists.names))
+    source = "; ".join(sources)
+    if lists.unknown:
+        raw.leave(f"lines of {', '.join(lists.names)} that name no annotated image", lists.unknown)
+    if left_out := _check_unknown(names, found, source, data):
+        raw.leave("images of no split, beside those of a split", left_out)
+    have = {*found} - {None}
+    _check_stated(have, source, data, files.images - {*names}, Splits(files))
+    shares = data.split if isinstance(data.split, Mapping) else {"val": data.split}
+    wanted = {name: share for name, share in shares.items() if name not in have}
+    pool = [number for number, own in enumerate(found) if own == "train" or not have]
+    if wanted:
+        for number, own in zip(pool, _draw(similar[pool], wanted, seed), strict=True):
+            found[number] = own
+    if missing := [name for name in ("train", *shares) if name not in found]:
+        groups = len({*similar[pool].tolist()})
+        folders = ", ".join(f"{name}/" for name in ("train", *shares))
+        raise UserError(
+            f"{missing[0]} has no image: {data.raw} (data.raw) has {len(pool)} to draw from, or "
+            f"{groups} if near-identical images count as one; make folders {folders}, or raise data.split"
+        )
+    if wanted:
+        given = " from train" if have else ""
+        drawn = f"{' and '.join(wanted)} drawn{given} with data.split {_shown(data)} and data.seed {data.seed}"
+        sources = [source, drawn] if have else [drawn]
+    return Assigned(found, "; ".join(sources))
+
+
+def _listed(files: Files) -> dict[str, list[str]]:
+    """Lines of the text files whose names mean a split; of Pascal VOC's folders, those for segmentation."""
+    paths = [
+        path
+        for path in files.ending(".txt")
+        if split_of(PurePosixPath(path).stem) and "labels" not in PurePosixPath(path.lower()).parts
+    ]
+    paths = [path for path in paths if "ImageSets/Segmentation/" in path] or paths
+    try:
+        texts = {path: read_text(files.folder / path) for path in paths}
+    except BadRecord as bad:
+        raise UserError(f"{files.folder}: {bad}") from None
+    return {path: [*filter(None, map(str.strip, text.splitlines()))] for path, text in texts.items()}
+
+
+def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:
+    """The splits of folders and files, refined by lists: these divide what is of no split, or all in train. Raises
+    UserError if both state a split of an image, and not the same."""
+    found = [image.split for image in images]
+    undivided = {*found} <= {None, "train"}
+    for number, split in lists.splits.items():
+        if found[number] not in (None, split) and not undivided:
+            where = f"{images[number].file_name} is of {found[number]} by the name of its folder or annotation file"
+            raise UserError(f"{where}, and of {split} by {', '.join(lists.names)}: correct one of them")
+        found[number] = split
+    return found
+
+
+def _check_unknown(names: Sequence[str], found: Sequence[str | None], source: str, data: Data) -> int:
+    """The number of images of no split, if these are left out. Raises UserError if they are not, or if they are in
+    folders that look like splits."""
+    unknown = [name for name, split in zip(names, found, strict=True) if split is None]
+    odd = _odd_folders(unknown, names)
+    if len(unknown) == len(found):
+        if odd:
+            raise UserError(
+                f"{data.raw} (data.raw): {', '.join(odd)} look{'s' * (len(odd) == 1)} like a split, but not which: no "
+                "split is drawn over it; rename the folders to train, val and test"
+            )
+        return 0
+    if unknown and data.on_error == "error":
+        named = f" (folder {', '.join(odd)})" if odd else ""
+        raise UserError(
+            f"{len(unknown)} of {len(found)} images, such as {unknown[0]}{named}, are of no split, the others are "
+            f"({source}): move or list them in train, val or test, or leave them out with data.on_error: skip"
+        )
+    return len(unknown)
+
+
+def _check_stated(have: set[str], source: str, data: Data, bare: Iterable[str], splits: Splits) -> None:
+    """Raises UserError if the data state some splits, but not train, or no val that may be drawn. bare: images without
+    annotations."""
+    where = f"{data.raw} (data.raw)"
+    if have and "train" not in have:
+        raise UserError(
+            f"{where} has no image of train, all are of {' and '.join(sorted(have))} ({source}): give a part of them "
+            "to train; if the data are not split, rename that folder or file"
+        )
+    if not have or "val" in have:
+        return
+    if count := Counter(splits.of_folders(image) for image in bare)["val"]:
+        raise UserError(
+            f"{where} has {count} images in folders of val, and no annotation of them was read: annotate them, or "
+            "remove the folder to draw val from train"
+        )
+    if "test" in have and not isinstance(data.split, Mapping):
+        raise UserError(
+            f"{where} has train and test, but no val ({source}): make val/ of a part of train, rename test to val, or "
+            f"set data.split to {{val: {data.split:g}}}, which draws val from train"
+        )
+
+
+def _shown(data: Data) -> str:
+    if not isinstance(data.split, Mapping):
+        return f"{data.split:g}"
+    return "{" + ", ".join(f"{name}: {share:g}" for name, share in data.split.items()) + "}"
+
+
+def _odd_folders(paths: Iterable[str], images: Sequence[str]) -> list[str]:
+    """Folders of `paths` that look like a part of a split data set. One that holds all images is none."""
+    counts = Counter(parent for path in images for parent in PurePosixPath(path).parents)
+    found = {parent for path in paths for parent in PurePosixPath(path).parents if looks_split(parent.name)}
+    return sorted(f"{parent}/" for parent in found if counts[parent] < len(images))
+
+
+def _draw(similar: np.ndarray, shares: Mapping[str, float], seed: int) -> list[str]:
+    """A random split of images into the `shares`, and train. Images with the same group number are near-identical and
+    stay together. If no group fits a share, the smallest one is used."""
+    numbers, similar = np.unique(similar, return_inverse=True)
+    sizes = np.bincount(similar, minlength=len(numbers))
+    room = {name: max(1, round(share * len(similar))) for name, share in shares.items()}
+    split_of_group: dict[int, str] = {}
+    for group in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        if fits := next((name for name in room if sizes[group] <= room[name]), None):
+            room[fits] -= int(sizes[group])
+            split_of_group[group] = fits
+    for name in shares:
+        free = [group for group in range(len(sizes)) if group not in split_of_group]
+        if name not in split_of_group.values() and free:
+            split_of_group[min(free, key=lambda group: sizes[group])] = name
+    return [split_of_group.get(group, "train") for group in similar.tolist()]

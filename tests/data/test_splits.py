@@ -1,0 +1,284 @@
+"""The stated split is kept, in every layout and spelling; a missing one is drawn only where nothing contradicts it."""
+
+import json
+
+import pytest
+
+from mtseg.core.errors import UserError
+from mtseg.core.params import Data
+from mtseg.core.tables import Images
+from mtseg.data import manifest
+from mtseg.data.convert import convert
+from tests.data import folders
+from tests.data.folders import annotation, shape, tasks
+
+ONE = tasks(part=["a", "b"])
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return tmp_path / "raw"
+
+
+def split(raw, **keys):
+    """File names of each split after `convert`."""
+    settings = {"format": "labelme", "mapping": None, "split": 0.5, "share": 1, "seed": 0, "on_error": "error"}
+    convert(Data(raw=raw, flatten=False, **settings | keys), ONE, raw.parent / "coco", seed=0)
+    tables = sorted((raw.parent / "coco").glob("*.parquet"))
+    return {table.stem: sorted(Images.read(table).file_name) for table in tables}
+
+
+def write(raw, *names):
+    for name in names:
+        folders.labelme(raw, name, shape("a"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train val test",
+        "Train Valid TEST",
+        "training validation testing",
+        "train2017 val2017 test2017",
+        "set1/train set1/dev set1/test",
+        "train_images val_images test_images",
+        "images/train images/val images/test",
+        "test/train test/val test/test",  # one folder that holds all is no split
+    ],
+)
+def test_folders_of_the_usual_names_are_the_split(raw, capsys, names):
+    train, val, test = names.split()
+    write(raw, f"{train}/x", f"{train}/y", f"{val}/z", f"{test}/t")
+    assert split(raw) == {
+        "train": [f"{train}/x.png", f"{train}/y.png"],
+        "val": [f"{val}/z.png"],
+        "test": [f"{test}/t.png"],
+    }
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "split: " in line]
+    assert "train 2, val 1, test 1" in line and train.rpartition("/")[2] in line
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "{}.png", "pictures/{}.png", "./pictures/{}.png", "/home/me/data/pictures/{}.png", "{}.png {}_mask.png"],
+)
+def test_text_files_list_the_images_of_each_split(raw, line):
+    write(raw, *(f"pictures/{name}" for name in "wxyz"))
+    for name, listed in {"train": "wx", "Val": "y", "test": "z"}.items():
+        (raw / f"{name}.txt").write_text("\n".join(line.replace("{}", one) for one in listed) + "\n")
+    found = split(raw)
+    assert {name: "".join(path[9] for path in paths) for name, paths in found.items()} == {
+        "train": "wx",
+        "val": "y",
+        "test": "z",
+    }
+    assert "train.txt" in folders.report(raw)["split"]
+
+
+def test_lists_divide_the_images_of_a_folder_of_train(raw):
+    write(raw, "training/x", "training/y")
+    (raw / "train.txt").write_text("x\nabsent\n")
+    (raw / "val.txt").write_text("y\n")
+    assert split(raw) == {"train": ["training/x.png"], "val": ["training/y.png"]}
+    assert list(folders.report(raw)["unused"].values()) == [1]
+
+
+def test_lists_that_contradict_each_other_or_folders_are_refused(raw):
+    write(raw, "train/x", "val/y")
+    (raw / "val.txt").write_text("x\n")
+    with pytest.raises(UserError, match="train/x.png is of train.*of val by val.txt"):
+        split(raw)
+    (raw / "train.txt").write_text("x\n")
+    with pytest.raises(UserError, match="train/x.png is in train.txt and val.txt"):
+        split(raw)
+
+
+def test_a_list_of_no_image_is_refused_beside_one_of_images_and_ignored_alone(raw):
+    write(raw, "x", "y")
+    (raw / "test.txt").write_text("notes on the tests\n")
+    assert set(split(raw)) == {"train", "val"}
+    (raw / "train.txt").write_text("x\ny\n")
+    with pytest.raises(UserError, match="test.txt: none of its lines, such as 'notes on the tests'"):
+        split(raw)
+
+
+def test_val_is_drawn_from_a_folder_of_train_alone(raw, capsys):
+    write(raw, *(f"train/{name}" for name in "wxyz"))
+    found = split(raw)
+    assert [len(found["train"]), len(found["val"])] == [2, 2]
+    assert "val drawn from train with data.split 0.5" in capsys.readouterr().out
+
+
+def test_val_is_not_drawn_beside_test_unless_asked_for_and_never_from_test(raw):
+    write(raw, *(f"train/{name}" for name in "wxyz"), "test/t")
+    with pytest.raises(UserError, match=r"train and test, but no val .*data.split to \{val: 0.5\}"):
+        split(raw)
+    found = split(raw, split={"val": 0.25})
+    assert {name: len(own) for name, own in found.items()} == {"train": 3, "val": 1, "test": 1}
+    assert found["test"] == ["test/t.png"]
+
+
+@pytest.mark.parametrize("names", [["test"], ["val"], ["val", "test"]])
+def test_images_of_val_or_test_alone_are_not_drawn_anew(raw, names):
+    write(raw, *(f"{name}/{number}" for name in names for number in range(3)))
+    with pytest.raises(UserError, match=f"no image of train, all are of {' and '.join(sorted(names))}"):
+        split(raw)
+
+
+@pytest.mark.parametrize("names", ["fold1 fold2", "trainval eval", "evaluation learn", "my_tst my_trn", "a_test b"])
+def test_folders_that_look_like_an_unknown_split_are_named(raw, names):
+    one, other = names.split()
+    write(raw, f"{one}/x", f"{other}/y")
+    with pytest.raises(UserError, match=f"{one}/.* look.* like a split, but not which"):
+        split(raw)
+
+
+@pytest.mark.parametrize("names", ["day night", "VOCdevkit contest", "cars valley", "my_test/a my_test/b"])
+def test_other_folders_are_pooled(raw, names):
+    write(raw, *(f"{name}/x" for name in names.split()))
+    assert len(split(raw)["val"]) == 1
+
+
+def test_images_of_no_split_are_refused_or_left_out_and_counted(raw):
+    write(raw, "train/x", "val/y", "evaluation/z")
+    with pytest.raises(UserError, match=r"1 of 3 images, such as evaluation/z.png \(folder evaluation/\)"):
+        split(raw)
+    assert split(raw, on_error="skip") == {"train": ["train/x.png"], "val": ["val/y.png"]}
+    assert list(folders.report(raw)["unused"].values()) == [1]
+
+
+def test_a_folder_of_val_without_annotations_is_not_replaced_by_a_draw(raw):
+    write(raw, "train/x", "train/y")
+    folders.draw(raw / "valid" / "z.png")
+    with pytest.raises(UserError, match="1 images in folders of val, and no annotation"):
+        split(raw)
+
+
+def test_a_test_split_without_objects_is_left_out_and_counted(raw):
+    write(raw, "train/x", "val/y")
+    folders.labelme(raw, "test/z")
+    assert set(split(raw)) == {"train", "val"}
+    assert list(folders.report(raw)["unused"].values()) == [1]
+
+
+def test_data_split_draws_test_too_and_the_val_of_a_share_alone_stays(raw):
+    write(raw, *(f"{number:02}" for number in range(20)))
+    alone = split(raw, split=0.2)
+    both = split(raw, split={"val": 0.2, "test": 0.1})
+    assert [len(both[name]) for name in ("train", "val", "test")] == [14, 4, 2]
+    assert both["val"] == alone["val"]
+    assert not {*both["test"]} & {*both["train"], *both["val"]}
+
+
+def test_test_is_drawn_from_train_where_train_and_val_are_given(raw):
+    write(raw, *(f"train/{name}" for name in "wxyz"), "val/v")
+    found = split(raw, split={"val": 0.2, "test": 0.25})
+    assert found["val"] == ["val/v.png"] and len(found["test"]) == 1 and len(found["train"]) == 3
+
+
+def test_near_identical_images_are_drawn_into_one_split(raw):
+    for group in range(6):
+        for number in range(3):
+            path = folders.labelme(raw, f"{group}_{number}", shape("a"))
+            folders.draw(raw / "same" / f"{group}.png").replace(path.with_suffix(".png"))
+    for seed in range(3):
+        found = split(raw, split={"val": 0.3, "test": 0.3}, seed=seed)
+        sides = {}
+        for name, paths in found.items():
+            for path in paths:
+                sides.setdefault(path[0], set()).add(name)
+        assert set(found) == {"train", "val", "test"} and all(len(own) == 1 for own in sides.values())
+
+
+def coco_in(raw, path, image, **keys):
+    """A COCO file of one image with one object."""
+    folders.draw(raw / image)
+    record = {"id": 1, "file_name": keys.get("file_name", image), "height": folders.HEIGHT, "width": folders.WIDTH}
+    content = {"images": [record], "annotations": [annotation() | {"id": 1}], "categories": [{"id": 1, "name": "a"}]}
+    (raw / path).parent.mkdir(parents=True, exist_ok=True)
+    (raw / path).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "annotations/instances_{}.json",
+        "annotations/instances_{}2017.json",
+        "lvis_v1_{}.json",
+        "{}.json",
+        "{}/_annotations.coco.json",
+        "{}_coco.json",
+    ],
+)
+def test_the_names_of_coco_files_are_the_split(raw, pattern):
+    for name in ("train", "val", "test"):
+        coco_in(raw, pattern.replace("{}", name), f"pool/{name[:2]}.png")
+    assert split(raw, format="coco") == {"train": ["pool/tr.png"], "val": ["pool/va.png"], "test": ["pool/te.png"]}
+
+
+def test_text_files_divide_one_coco_file(raw):
+    folders.coco(raw, "all", [annotation(image) for image in (1, 2, 3)], count=3)
+    for number, name in enumerate(("train", "valid", "test"), start=1):
+        (raw / f"{name}.txt").write_text(f"{number}.png\n")
+    found = split(raw, format="coco")
+    assert [found[name][0][-5] for name in ("train", "val", "test")] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("pattern", ["{}.xml", "export_{}.xml", "{}/annotations.xml"])
+def test_the_names_of_cvat_files_are_the_split(raw, pattern):
+    for name in ("train", "val", "test"):
+        folders.draw(raw / "images" / f"{name[:2]}.png")
+        points = ";".join(f"{x},{y}" for x, y in folders.SQUARE)
+        size = f'width="{folders.WIDTH}" height="{folders.HEIGHT}"'
+        path = raw / pattern.replace("{}", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f'<annotations><image id="0" name="{name[:2]}.png" {size}><polygon label="a" points="{points}"/></image>'
+            "</annotations>"
+        )
+    found = split(raw, format="cvat")
+    assert found == {name: [f"images/{name[:2]}.png"] for name in ("train", "val", "test")}
+
+
+def test_the_names_of_label_studio_files_are_the_split(raw):
+    for name in ("train", "val", "test"):
+        folders.draw(raw / "images" / f"{name[:2]}.png")
+        size = {"original_width": folders.WIDTH, "original_height": folders.HEIGHT}
+        value = {"points": [[10, 10], [40, 10], [40, 40]], "polygonlabels": ["a"]}
+        result = [{"id": "r", "type": "polygonlabels", "from_name": "part", "value": value, **size}]
+        task = {"id": 1, "data": {"image": f"images/{name[:2]}.png"}, "annotations": [{"result": result}]}
+        (raw / f"{name}.json").write_text(json.dumps([task]))
+    found = split(raw, format="label_studio")
+    assert found == {name: [f"images/{name[:2]}.png"] for name in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_the_splits_of_yolo_are_those_of_data_yaml_or_of_its_folders(raw, described):
+    for name in ("train", "valid", "test"):
+        folders.draw(raw / name / "images" / "x.png")
+        (raw / name / "labels").mkdir(parents=True)
+        (raw / name / "labels" / "x.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    entries = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n" * described
+    (raw / "data.yaml").write_text(entries + "names: [a]\n")
+    found = split(raw, format="yolo")
+    assert found == {name[:5].replace("valid", "val"): [f"{name}/images/x.png"] for name in ("train", "valid", "test")}
+
+
+def test_labelme_files_apart_from_images_take_the_split_of_their_images(raw):
+    for name in ("train", "val"):
+        folders.labelme(raw, f"{name}/{name[0]}", shape("a"), imagePath=f"../{name}/{name[0]}.png")
+        (raw / "json").mkdir(exist_ok=True)
+        (raw / name / f"{name[0]}.json").rename(raw / "json" / f"{name[0]}.json")
+    assert split(raw) == {"train": ["train/t.png"], "val": ["val/v.png"]}
+
+
+def test_the_manifest_has_the_splits_that_exist(raw):
+    write(raw, "train/x", "val/y")
+    split(raw)
+    built = manifest.build(raw.parent / "coco")
+    assert set(built["splits"]) == {"train", "val"} and "test" not in manifest.table(built)
+    write(raw, "test/z")
+    split(raw)
+    built = manifest.build(raw.parent / "coco")
+    assert manifest.Manifest.of(built).images("test").file_name == ("test/z.png",)
+    assert manifest.table(built).split("\n")[0].split() == ["train", "val", "test"]
