@@ -13,8 +13,8 @@ from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import analysis, intervals, unseen
-from mtseg.evaluation.ap import classes, scores
+from mtseg.evaluation import analysis, intervals
+from mtseg.evaluation.ap import classes
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 
@@ -26,11 +26,8 @@ def main() -> None:
     evaluation = Evaluation(
         images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
     )
-    metrics = scores.metrics(evaluation)
-    metrics["joint"] |= unseen.metrics(evaluation, data.combinations("train"))
     report = analysis.report(evaluation)
-    for name, task in report["tasks"].items():
-        metrics["tasks"][name] |= {"ece": ece} if (ece := task["calibration"]["ece"]) is not None else {}
+    metrics = analysis.metrics(evaluation, report, data.combinations("train"))
     with replace_folder("data/evaluation") as folder:
         evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
         write_json(folder / "analysis.json", report, indent=None)

@@ -23,6 +23,7 @@ FILES = {  # (path, the stage that makes it)
     "analysis": ("data/evaluation/analysis.json", "evaluate"),
     "filter": ("metrics/filter.json", "filter"),
     "rules": ("plots/filter.csv", "filter"),
+    "test": ("metrics/test.json", "test"),
     "diagnosis": ("data/diagnosis.json", "diagnose"),
 }
 CURVES = {

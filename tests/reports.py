@@ -86,6 +86,7 @@ def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
         "analysis": analysis.report(evaluation),
         "manifest": manifest.build(folder),
         "check": [],
+        "test": {},
         "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
     }
 

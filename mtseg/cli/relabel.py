@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mtseg.core.tables import Images, Predictions
 
 Origin = StrEnum("Origin", ["suspects", "predictions"])
-Split = StrEnum("Split", ["val", "train"])
+Split = StrEnum("Split", ["val", "train", "test"])
 Format = StrEnum("Format", {"labelme": "labelme", "cvat": "cvat", "label_studio": "label-studio"})
 
 SOME_SKIPPED = 2  # exit code
@@ -107,6 +107,8 @@ def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> 
     params, data = load(), manifest.load(Path("data/manifest.json"))
     if params.data.flatten:
         raise UserError("relabel compares the labels of each task: set data.flatten: false and run `dvc repro`")
+    if split not in data.splits:
+        raise UserError(f"the data have no split {split}, but {', '.join(data.splits)}")
     tasks, images = data.tasks(params.tasks), data.images(split)
     if split == Split.val:
         predictions = Predictions.read("data/predictions/val.parquet", tasks)

@@ -119,7 +119,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
         )
     if wanted:
         given = " from train" if have else ""
-        drawn = f"{' and '.join(wanted)} drawn{given} with data.split {_shown(data)} and data.seed {data.seed}"
+        drawn = f"{' and '.join(wanted)} drawn{given} with data.split {_shown(data)} and data.seed {seed}"
         sources = [source, drawn] if have else [drawn]
     return Assigned(found, "; ".join(sources))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from mtseg.core.params import Task
-from mtseg.evaluation import curves
+from mtseg.evaluation import curves, unseen
+from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.average_precision import mean, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
@@ -64,6 +66,16 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "joint": _joint(evaluation),
         "label_errors": label_errors(evaluation),
     }
+
+
+def metrics(evaluation: Evaluation, report: dict[str, Any], trained: Collection[tuple[int, ...]]) -> dict[str, Any]:
+    """The content of metrics/evaluate.json: `scores.metrics`, with `unseen.metrics` among the joint ones, and the
+    calibration error `ece` of each task, from its `report`. trained: combinations of labels in train."""
+    found = scores.metrics(evaluation)
+    found["joint"] |= unseen.metrics(evaluation, trained)
+    for name, task in report["tasks"].items():
+        found["tasks"][name] |= {"ece": ece} if (ece := task["calibration"]["ece"]) is not None else {}
+    return found
 
 
 def _label_calibration(evaluation: Evaluation, task: Task) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mtseg.core.masks import AREA_RANGES
+from mtseg.data.splits import SPLITS
 from mtseg.evaluation.errors import KINDS
 from mtseg.report.html import ranking
 from mtseg.report.plotting import (
@@ -211,7 +213,7 @@ def classes(table: pd.DataFrame) -> Figure | None:
 
 
 def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
-    """Share of the instances that each class has, train above val, with counts."""
+    """Share of the instances that each class has in each split, with counts."""
     name, splits = task["name"], _splits(manifest, "instances")
     if not splits:
         return None
@@ -221,7 +223,14 @@ def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     for key, split, colour, shift in splits:
         counts, rows = [split["labels"][name].get(one, 0) for one in order], np.arange(len(order)) + shift
         shares = 100 * np.array(counts) / split["instances"]
-        axes.barh(rows, shares, height=0.37, color=colour, lw=0, label=f"{key}, {split['instances']:,} instances")
+        axes.barh(
+            rows,
+            shares,
+            height=_width(splits) - 0.03,
+            color=colour,
+            lw=0,
+            label=f"{key}, {split['instances']:,} instances",
+        )
         for row, share, count in zip(rows, shares, counts, strict=True):
             note(axes, f"{count:,}", (share, row), size=7.5, color=QUIET if count else RED)
     rows_axis(axes, order)
@@ -229,7 +238,7 @@ def labels(manifest: dict[str, Any], task: dict[str, Any]) -> Figure | None:
     axes.set_xlabel("percent of the split's instances")
     axes.grid(axis="x")
     most = f", the {MOST} largest of {len(task['classes'])}" if len(task["classes"]) > MOST else ""
-    axes.set_title(f"{name}: classes in train and val{most}", pad=20)
+    axes.set_title(f"{name}: classes in {' and '.join(key for key, *_ in splits)}{most}", pad=20)
     legend_above(axes)
     return axes.figure
 
@@ -244,7 +253,7 @@ def images(manifest: dict[str, Any]) -> Figure | None:
     last = max([0, *(int(count) for _, split, *_ in splits for count in split["instances_per_image"])])
     for key, split, colour, shift in splits:
         per_image = np.array([split["instances_per_image"].get(str(count), 0) for count in range(last + 1)])
-        look = {"width": 0.38, "color": colour, "lw": 0, "label": f"{key}, {split['images']:,} images"}
+        look = {"width": _width(splits) - 0.02, "color": colour, "lw": 0, "label": f"{key}, {split['images']:,} images"}
         left.bar(np.arange(last + 1) + shift, 100 * per_image / split["images"], **look)
         counts = np.array([split["areas"][size] for size in SIZES])
         places, shares = np.arange(len(SIZES)) + shift, 100 * counts / max(counts.sum(), 1)
@@ -265,6 +274,12 @@ def images(manifest: dict[str, Any]) -> Figure | None:
 
 def _splits(manifest: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any], str, float]]:
     """(name, counts, colour, offset of its bars) of each split with any `kind`: images or instances."""
-    splits = [(key, split) for key, split in manifest["splits"].items() if split[kind]]
-    shifts = 0.4 * (np.arange(len(splits)) - (len(splits) - 1) / 2)
-    return [(*split, *look) for split, look in zip(splits, zip((BLUE, ORANGE), shifts, strict=False), strict=False)]
+    given = manifest["splits"]
+    splits = [(key, given[key]) for key in SPLITS if key in given and given[key][kind]]
+    shifts = _width(splits) * (np.arange(len(splits)) - (len(splits) - 1) / 2)
+    return [(*split, *look) for split, look in zip(splits, zip(COLOURS, shifts, strict=False), strict=True)]
+
+
+def _width(splits: Sequence[Any]) -> float:
+    """Distance between the bars of neighbouring splits."""
+    return 0.8 / max(2, len(splits))

@@ -143,7 +143,8 @@ def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[str, Any]:
-    """Cards and tables of the template: cards, classes, rankings, rules."""
+    """Cards and tables of the template: cards, classes, rankings, rules, tested (scores on val and test, empty without
+    a test split)."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
     old = flat(baseline.metrics.get("evaluate", {})) | flat(baseline.metrics.get("filter", {}))
@@ -158,6 +159,7 @@ def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[
         *((f"{name} AP", f"tasks.{name}.AP", "further task") for name in further),
         *((f"{name} accuracy", f"tasks.{name}.accuracy", "of matched objects") for name in (main, *further)),
     ]
+    tested = flat(numbers["test"])
     curves = {name: own["curves"] for name, own in numbers["analysis"]["tasks"].items()}
     best = [curves.get(row.task, {}).get(row["class"], {}) for _, row in numbers["classes"].iterrows()]
     return {
@@ -165,6 +167,11 @@ def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[
         "classes": [row | own for row, own in zip(numbers["classes"].to_dict("records"), best, strict=True)],
         "rankings": numbers["rankings"].to_dict("records"),
         "rules": numbers["rules"].to_dict("records"),
+        "tested": [
+            {"title": title, "note": note, "val": metrics.get(key), "test": tested.get(key)}
+            for title, key, note in chosen
+            if numbers["test"]
+        ],
     }
 
 

@@ -52,7 +52,13 @@ def test_one_command_runs_every_stage(first):
     repo, printed = first
     ran = run(printed)
     assert ran[:7] == ["generate", "convert", "register", "check", "train", "predict", "evaluate"]
-    assert set(ran[7:]) == {"filter", "diagnose", "export", "visualise"}  # in an order that dependencies leave open
+    assert set(ran[7:]) == {
+        "filter",
+        "diagnose",
+        "export",
+        "test",
+        "visualise",
+    }  # in an order that dependencies leave open
     for name in ("models/best.safetensors", "data/predictions/val.csv", "plots/train.tsv", "report/index.html"):
         assert (repo / name).stat().st_size, name
 
@@ -66,8 +72,11 @@ def test_metrics_are_numbers_that_dvc_can_compare(repo):
 
     for path in (repo / "metrics").iterdir():
         values = leaves(json.loads(path.read_text(), parse_constant=refuse))
-        assert values and all(isinstance(value, int | float) for value in values), path.name
-        assert path.stem == "diagnosis" or min(values) >= 0, path.name  # the mean offset of masks may be negative
+        assert values or path.stem == "test", path.name  # without a test split
+        assert all(isinstance(value, int | float) for value in values), path.name
+        assert path.stem == "diagnosis" or min(values, default=0) >= 0, (
+            path.name
+        )  # the mean offset of masks may be negative
     assert "Traceback" not in dvc(repo, "metrics", "show")
 
 
@@ -89,5 +98,5 @@ def test_another_lr_trains_anew_and_the_metrics_show_it(repo):
 
 def test_another_threshold_in_a_copy_runs_no_network(repo):
     printed = dvc(repo, "exp", "run", "--temp", "--name", "filter", "-S", "filter.min_score=0.5")
-    assert {*run(printed)} == {"filter", "export", "visualise"}
+    assert {*run(printed)} == {"filter", "export", "test", "visualise"}
     assert not call(repo, "git", "status", "--porcelain")

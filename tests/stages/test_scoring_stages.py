@@ -19,6 +19,7 @@ from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import coco, manifest
 from mtseg.evaluation.ap import pairs
+from tests import tiny
 from tests.scenes import CLASSES, SIZE, images_of, make_tasks, predict_all, scene, table
 
 OUTPUTS = ("metrics/*", "plots/*.csv", "plots/figures/*", "data/evaluation/*", "data/filtered/*", "report/*")
@@ -65,7 +66,7 @@ def run(*stages):
 def test_the_stages_run_on_and_write_the_same_bytes_twice(project):
     contents = []
     for _ in range(2):
-        run("evaluate", "filter", "visualise")
+        run("evaluate", "filter", "test", "visualise")
         contents.append({path: path.read_bytes() for name in OUTPUTS for path in project.glob(name) if path.is_file()})
     assert contents[0] == contents[1] and len(contents[0]) > 12
     metrics = json.loads((project / "metrics/evaluate.json").read_text())
@@ -134,13 +135,45 @@ def test_thresholds_picked_on_val_are_reported_as_such(project, capsys):
         ("visualise", "data/filtered/pairs.parquet", "filter"),
         ("visualise", "data/filtered/val.csv", "filter"),
         ("visualise", "metrics/filter.json", "filter"),
+        ("visualise", "metrics/test.json", "test"),
+        ("test", "metrics/filter.json", "filter"),
         ("visualise", "data/diagnosis.json", "diagnose"),
     ],
 )
 def test_a_stage_run_too_early_names_the_one_to_run_first(project, stage, missing, made_by):
     if stage != "evaluate":
-        run("evaluate", "filter")
+        run("evaluate", "filter", "test")
     (project / missing).unlink()
     with pytest.raises(UserError, match=re.escape(f"{missing} is missing: run `dvc repro {made_by}`")):
         run(stage)
     assert not (project / "report").exists()
+
+
+@pytest.mark.parametrize("project", [3], indirect=True)
+def test_a_test_split_is_scored_with_the_thresholds_of_val_and_shown_in_the_report(project):
+    params = tiny.params()
+    yaml = YAML(typ="safe").load(project / "params.yaml")
+    yaml |= {name: getattr(params, name).model_dump(mode="json") for name in ("model", "input")} | {"device": "cpu"}
+    yaml["filter"] |= {"thresholds": "auto", "nms": "none", "drop_background": False}
+    YAML().dump(yaml, project / "params.yaml")
+    run("evaluate", "filter", "test", "visualise")
+    assert json.loads((project / "metrics/test.json").read_text()) == {}
+    assert 'id="test"' not in (project / "report/index.html").read_text()
+
+    tasks, before = make_tasks(3), json.loads((project / "metrics/evaluate.json").read_text())
+    register(tasks, test=images_of(list(scene(tasks))[:4], tasks))
+    tiny.checkpoint(project / "models/best.safetensors", tasks)
+    found = {}
+    for least in (0.0, 1.0):
+        filtered = json.loads((project / "metrics/filter.json").read_text())
+        main, *further = (task.name for task in tasks)
+        picked = {"min_score": {main: least}, "min_logit": dict.fromkeys(further, -99.0)}
+        write_json("metrics/filter.json", filtered | {"picked": picked})
+        run("test")
+        found[least] = json.loads((project / "metrics/test.json").read_text())
+    assert set(before) | {"filtered"} == set(found[0.0])
+    assert found[0.0]["filtered"] != found[1.0]["filtered"] and found[0.0]["segm"] == found[1.0]["segm"]
+    assert json.loads((project / "metrics/evaluate.json").read_text()) == before
+    run("visualise")
+    page = (project / "report/index.html").read_text()
+    assert 'id="test"' in page and "on 4 images of test" in page
