@@ -8,13 +8,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import zip_longest
 
-INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # zero-width blanks, byte order mark, soft hyphen
+# zero-width blanks, byte order mark, soft hyphen, marks of the writing direction, which copied text often carries
+INVISIBLE = dict.fromkeys([*map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f\u061c"), *range(0x202A, 0x202F)])
+JOINERS = dict.fromkeys([0x200C, 0x200D, *range(0xFE00, 0xFE10)])  # part of the spelling in some scripts, invisible too
 LOOK_ALIKE = str.maketrans(
     "аеорсухіјѕԁһӏАВЕКМНОРСТХІЈЅοαρνικτυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ‐‑‒–—−‘’′＿",
     "aeopcyxijsdhlABEKMHOPCTXIJSoapviktuABEZHIKMNOPTYX------'''_",
 )
 COMMAS = re.compile("[,，、﹐]")
+# blanks, hyphens and underscores between words; between numbers they matter: 1-1 is not 11
+SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_-]+$")
+BACKGROUND = {"background", "bg", "noobject", "nothing", "unlabeled", "unlabelled", "void"}
 
 
 def clean(name: str) -> str:
@@ -26,15 +33,32 @@ def twins(names: Sequence[str]) -> list[list[str]]:
     """Groups of names that differ only in case, look-alike characters, blanks, hyphens or underscores."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        shape = unicodedata.normalize("NFKC", name).translate(LOOK_ALIKE).casefold()
-        groups.setdefault(re.sub(r"[\s_-]+", " ", shape), []).append(name)
+        groups.setdefault(_shape(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
+def are_twins(one: str, other: str) -> bool:
+    """Whether two names look nearly the same; see `twins`."""
+    return _shape(one) == _shape(other)
+
+
+def means_background(name: str) -> bool:
+    """Whether it is a usual name for what is no object, such as "Background" or "no-object"."""
+    return _shape(name).strip("_") in BACKGROUND
+
+
+@lru_cache(2**16)
+def _shape(name: str) -> str:
+    """The same for names that look nearly the same."""
+    shape = unicodedata.normalize("NFKC", name).translate(JOINERS).translate(LOOK_ALIKE).casefold()
+    return SEPARATORS.sub("", shape)
+
+
 def difference(one: str, other: str) -> str:
-    """What distinguishes twins that look the same: the first different character of each with its Unicode name; "" if
-    they differ in case or length only."""
-    for a, b in zip(one, other, strict=False):
-        if a.casefold() != b.casefold():
-            return f"{unicodedata.name(a, hex(ord(a)))} and {unicodedata.name(b, hex(ord(b)))}"
+    """What distinguishes twins: "case", or the first character that differs, with its Unicode name."""
+    if one.casefold() == other.casefold():
+        return "case"
+    for a, b in zip_longest(one, other):
+        if a is None or b is None or a.casefold() != b.casefold():
+            return " and ".join("the end" if c is None else unicodedata.name(c, f"U+{ord(c):04X}") for c in (a, b))
     return ""

@@ -109,7 +109,7 @@ class Data(Section):
     seed: Seed
     on_error: Literal["error", "skip"]
     ignore_shapes: tuple[Literal[SHAPES], ...] = ()
-    max_megapixels: Positive = 100.0
+    max_megapixels: Annotated[Number, Field(gt=0, le=1000)] = 100.0  # above, an area does not fit into an RLE's 32 bits
     flatten: bool
 
     def _wrong(self) -> Iterator[str]:
@@ -342,19 +342,43 @@ class Params(Section):
             )
         if self.data.raw == Path():
             yield "data.raw must be the path of a folder"
-        if (mapping := self.data.mapping) and not mapping.resolve().is_relative_to(Path("recipes/mappings").resolve()):
-            yield f"data.mapping: {mapping} is not in recipes/mappings; convert tracks only that folder"
+        tracked = [Path("recipes/mappings").resolve(), self.data.raw.resolve()]
+        if (mapping := self.data.mapping) and not any(map(mapping.resolve().is_relative_to, tracked)):
+            yield f"data.mapping: {mapping} is neither in recipes/mappings nor in data.raw; convert tracks only these"
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the whole file. Raises UserError, which lists every invalid key and its valid values."""
     try:
         raw = YAML(typ="safe").load(path)
+        _restore_names(raw, YAML(typ="base").load(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror.lower()}; run stages in the folder of params.yaml") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return validate(raw, path)
+
+
+def _restore_names(raw: Any, text: Any) -> None:
+    """Put class names into `raw` as they are written: 01, 1.0 and True are names without quotes, too. `text` is the
+    same content with all scalars as text."""
+    tasks, texts = (content.get("tasks") if isinstance(content, dict) else None for content in (raw, text))
+    if not isinstance(tasks, list):
+        return
+    for task, own in zip(tasks, texts, strict=True):
+        if not isinstance(task, dict) or "<<" in own:  # keys of another task, by YAML's merge
+            continue
+        for key in ("classes", "flip_pairs"):
+            if isinstance(task.get(key), list):
+                task[key] = _as_written(task[key], own[key])
+        if isinstance(weights := task.get("class_weights"), dict) and "<<" not in own["class_weights"]:
+            task["class_weights"] = dict(zip(own["class_weights"], weights.values(), strict=True))
+
+
+def _as_written(value: Any, text: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_written(*pair) for pair in zip(value, text, strict=True)]
+    return text if isinstance(value, bool | int | float) else value
 
 
 def validate(raw: Any, source: Path) -> Params:

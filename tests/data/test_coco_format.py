@@ -78,7 +78,7 @@ def test_a_broken_annotation_is_named(tmp_path, keys, message):
     folders.coco(tmp_path / "raw", "all", [annotation(), annotation(**keys)])
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
-    assert "1 invalid records" in str(caught.value)
+    assert "1 invalid record" in str(caught.value)
     assert "annotations/all.json, annotation 2: " in str(caught.value) and message in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_a_category_that_cannot_be_told_by_its_id_is_one_line(tmp_path, ids, mes
     for category, key in zip(raw["categories"], ids, strict=True):
         category["id"] = key
     path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match=f"1 invalid records.*\n.*annotations/all.json: {message}"):
+    with pytest.raises(UserError, match=f"1 invalid record.*\n.*annotations/all.json: {message}"):
         converted(tmp_path / "raw", tasks(part="auto"), format="coco")
 
 

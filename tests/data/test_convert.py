@@ -139,7 +139,7 @@ def test_an_image_of_more_than_8_bits_is_refused(tmp_path, mode, kind):
 def test_an_image_too_slim_to_be_resized_is_refused(tmp_path, size):
     path = folders.labelme(tmp_path / "raw", "a", imageWidth=size[0], imageHeight=size[1])
     draw(path.with_suffix(".png"), size)
-    with pytest.raises(UserError, match="1 invalid records.*\n.*a.json: a.png is .*aspect ratio above 16"):
+    with pytest.raises(UserError, match="1 invalid record.*\n.*a.json: a.png is .*aspect ratio above 16"):
         converted(tmp_path / "raw", tasks())
 
 
@@ -150,12 +150,22 @@ def test_an_image_too_large_to_decode_is_a_bad_record(tmp_path):
         converted(tmp_path / "raw", tasks())
 
 
-def test_classes_that_differ_in_capitals_alone_are_warned_of(tmp_path, capsys):
+def test_classes_that_look_alike_are_warned_of_with_what_distinguishes_each(tmp_path, capsys):
+    names = ["Cup", "cup", "\u0441up"]
     for split in ("train", "val"):
-        folders.labelme(tmp_path / "raw", f"{split}/a", shape("Cup,red,solid"), shape("cup,red,solid"))
+        folders.labelme(tmp_path / "raw", f"{split}/a", *(shape(f"{name},red,solid") for name in names))
     converted(tmp_path / "raw", tasks())
-    assert "warning: classes of task 'shape' differ little: Cup, cup (" in capsys.readouterr().out
-    assert folders.report(tmp_path / "raw")["alike_classes"] == {"shape": [["Cup", "cup"]], "colour": [], "fill": []}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "differ little" in line]
+    assert "'Cup': 'cup' (case)" in line and "CYRILLIC SMALL LETTER ES" in line
+    assert folders.report(tmp_path / "raw")["alike_classes"] == {"shape": [names], "colour": [], "fill": []}
+
+
+def test_a_main_class_that_means_no_object_is_warned_of(tmp_path):
+    for split in ("train", "val"):
+        folders.labelme(tmp_path / "raw", f"{split}/a", shape("Background,red,void"), shape("cup,red,solid"))
+    converted(tmp_path / "raw", tasks())
+    (line,) = folders.report(tmp_path / "raw")["warnings"]
+    assert "'Background'" in line and "null in data.mapping" in line
 
 
 def test_a_failed_run_leaves_what_was_there(tmp_path):
@@ -197,7 +207,7 @@ def test_sizes_are_those_of_the_image_as_exif_turns_it(tmp_path):
         path = folders.labelme(tmp_path / "raw", name, shape(FLAT))
         path.with_suffix(".png").unlink()
         draw(path.with_suffix(".jpg"), size, exif=exif)
-    with pytest.raises(UserError, match="1 invalid records.*\n.*b.json: states 40 x 30, b.jpg is 30 x 40"):
+    with pytest.raises(UserError, match="1 invalid record.*\n.*b.json: states 40 x 30, b.jpg is 30 x 40"):
         converted(tmp_path / "raw", tasks())
 
 
@@ -260,9 +270,17 @@ def test_a_given_split_is_kept_and_warned_of_where_it_shares_images(tmp_path, ca
     assert "warning: train and val share 1 near-identical images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_split_that_would_be_empty_is_one_line(tmp_path, count):
-    for number in range(count):
+def test_a_single_image_is_one_line_that_names_it_and_what_was_skipped(tmp_path):
+    folders.labelme(tmp_path / "raw", "a", shape(FLAT))
+    with pytest.raises(UserError, match="single annotated image, a.png: .*train/ and into val/$"):
+        converted(tmp_path / "raw", tasks())
+    folders.labelme(tmp_path / "raw", "b", shape(FLAT)).with_suffix(".png").unlink()
+    with pytest.raises(UserError, match=r"single annotated image.*\(skipped: missing image 1\)"):
+        converted(tmp_path / "raw", tasks(), on_error="skip")
+
+
+def test_a_split_that_would_be_empty_is_one_line(tmp_path):
+    for number in range(2):
         path = folders.labelme(tmp_path / "raw", f"{number}", shape(FLAT))
         draw(tmp_path / "same.png").replace(path.with_suffix(".png"))
     with pytest.raises(UserError, match="train has no image: .*make folders train/, val/, or raise data.split"):

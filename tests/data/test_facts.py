@@ -175,3 +175,21 @@ def test_most_objects_are_crowds(tmp_path):
     crowds = [annotation(1 + number % 6, segmentation=mask, iscrowd=1) for number in range(14)]
     (line,) = report(tmp_path / "raw", *crowds, annotation(1))["warnings"]
     assert "iscrowd" in line and line.startswith("14 objects")
+
+
+BOW = [4, 2, 34, 28, 34, 2, 4, 28]  # two lobes, of equal area
+
+
+@pytest.mark.parametrize("unequal", [0, 4])
+def test_an_outline_whose_edges_cross_is_its_lobes_and_is_named(tmp_path, unequal):
+    outline, thin = [*BOW[:6], 4 + unequal, 28 - unequal], [6, 3, 30, 4, 30, 3]
+    silent = {"bbox": None, "area": None}
+    wrong = [annotation(1, [outline], **silent), annotation(2, [thin], **silent)]
+    (line,) = report(tmp_path / "raw", *wrong)["warnings"]
+    assert "edges cross" in line and ": 1, such as annotations/train.json, annotation 1 " in line
+
+
+def test_points_on_a_line_have_no_area(tmp_path):
+    for line in ([6, 3, 12, 6, 18, 9], [6, 3] * 3):
+        with pytest.raises(UserError, match="annotation 1: a polygon has no area: its points are on a line"):
+            report(tmp_path / "raw", annotation(1, [line]))

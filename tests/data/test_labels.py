@@ -3,6 +3,7 @@ import pytest
 from mtseg.core.errors import UserError
 from mtseg.data.labels import Vocabulary, vocabulary
 from mtseg.data.raw import BadRecord
+from tests.data import folders
 from tests.data.folders import tasks
 
 CLASSES = {
@@ -177,3 +178,42 @@ def test_unquoted_keys_of_a_mapping_are_their_text(tmp_path):
     assert words.labels("1.10") is None and words.labels("other") is None
     with pytest.raises(BadRecord, match="not in data.mapping"):
         words.labels("1")
+
+
+def test_labels_and_keys_of_a_mapping_are_the_same_but_for_blanks_and_commas(tmp_path):
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("categories:\n  'door\uff0c front': {part: door}\n  'Tu\u0308r': {part: '\ufeffdoor '}\n")
+    words = vocabulary(tasks(part="auto"), mapping)
+    for label in ("door,front", "door , front", "door\u3001front", "T\u00fcr"):
+        assert words.labels(label) == {"part": "door"}
+    mapping.write_text("categories:\n  'a,b': {part: door}\n  'a\uff0cb': {part: roof}\n")
+    with pytest.raises(UserError, match="another entry"):
+        vocabulary(tasks(part="auto"), mapping)
+
+
+def test_a_look_alike_of_a_known_name_is_refused_with_its_characters(tmp_path):
+    with pytest.raises(BadRecord, match="'car': CYRILLIC SMALL LETTER A and LATIN SMALL LETTER A"):
+        Vocabulary({"part": ("roof", "car")}).labels("c\u0430r")
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("categories:\n  car: {part: car}\n")
+    with pytest.raises(BadRecord, match="'car': CYRILLIC SMALL LETTER A and LATIN SMALL LETTER A"):
+        vocabulary(tasks(part="auto"), mapping).labels("c\u0430r")
+
+
+def test_names_of_attributes_and_flags_are_as_people_type_them(free):
+    wanted = {"shape": "circle", "colour": "red", "fill": "dotted"}
+    assert free.labels("circle", {"colour\u200b ": "red", "fill": "dotted"}) == wanted
+    assert free.labels("circle", None, {"colour\uff1ared": True, "fill\uff1d dotted": True}) == wanted
+    with pytest.raises(BadRecord, match="has no fill .*Fill"):
+        free.labels("circle", {"colour": "red", "Fill": "dotted"})
+
+
+@pytest.mark.parametrize("group", [None, "", " "])
+def test_an_empty_group_is_no_group(tmp_path, group):
+    for split in ("train", "val"):
+        (tmp_path / "raw" / split).mkdir(parents=True)
+        right = [[x + 12, y] for x, y in folders.SQUARE]
+        shapes = [folders.shape("a", points, group_id=group) for points in (folders.SQUARE, right)]
+        folders.labelme(tmp_path / "raw" / split, "a", *shapes)
+    folders.converted(tmp_path / "raw", tasks(part="auto"))
+    assert folders.report(tmp_path / "raw")["instances"] == {"train": 2, "val": 2}

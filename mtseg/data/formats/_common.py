@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import PIL.Image
 from pycocotools import mask as coco_mask
 
 from mtseg.core.masks import Segmentation, rle
-from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
 from mtseg.data.splits import split_in, split_of
@@ -104,7 +105,7 @@ class Files:
     def size(self, image: str) -> tuple[int, int]:
         """Height and width of an image after rotation by its EXIF data. Raises BadRecord."""
         try:
-            with PIL.Image.open(self.folder / image) as opened:
+            with open_lazily(self.folder / image, sys.maxsize) as opened:
                 width, height = opened.size
                 rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except DECODE_ERRORS as error:

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import PIL.Image
 
 from mtseg.data.formats._common import Files, Splits, note_duplicates, pasted
-from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, read_text
 
@@ -183,7 +182,7 @@ def _values(files: Files, where: str) -> tuple[np.ndarray, dict[int, int]]:
     """The mask as int64 [height, width] of indices, grey values, or colours 0xRRGGBB; and the colours of the indices
     and grey values."""
     try:
-        with PIL.Image.open(files.folder / where) as opened:
+        with open_lazily(files.folder / where, MOST_PIXELS) as opened:
             if opened.mode == "P":
                 palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
                 return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))

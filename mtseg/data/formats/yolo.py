@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,7 +64,9 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
 
 def _descriptions(files: Files) -> list[str]:
     found = [
-        name for name in files.ending(".yaml", ".yml") if b"names" in (files.folder / name).read_bytes()[: 1 << 20]
+        name
+        for name in files.ending(".yaml", ".yml")
+        if re.search(rb"""^\W*names['"]?\s*:""", (files.folder / name).read_bytes()[: 1 << 20], re.MULTILINE)
     ]
     return found or [
         name for name in files.ending("classes.txt") if any(other.endswith(".txt") for other in _labels(files, name))
