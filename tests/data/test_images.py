@@ -54,3 +54,27 @@ def test_a_square_is_the_resized_image_and_in_strips_the_same_but_for_rounding(m
         off = np.abs(found[:own_height, :own_width].astype(int) - np.asarray(wanted))
         assert off.max() <= (0 if at_once > pixels.size else 1)
         assert max(own_height, own_width) == 64 and (found[own_height:] == 128).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L", "1"])
+def test_every_mode_is_read_as_it_is_seen_on_white(tmp_path, mode):
+    transparent = mode in ("RGBA", "LA", "P")
+    drawn = PIL.Image.new("RGBA", (40, 20), (0, 0, 0, 0 if transparent else 255))
+    drawn.paste((0, 0, 0, 255), (20, 0, 40, 20))
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    if mode == "P":
+        image = PIL.Image.new("P", drawn.size, 0)
+        image.putpalette([200, 0, 0, 0, 0, 0])
+        image.paste(1, (20, 0, 40, 20))
+        image.save(path, transparency=0)
+    else:
+        drawn.convert(mode).save(path)
+    pixels = read_image(tmp_path, Image(1, path.name, height=20, width=40))
+    assert (pixels[:, :20] == (255 if transparent else 0)).all() and (pixels[:, 20:] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_8_bits_are_refused_by_name(tmp_path, mode):
+    PIL.Image.new(mode, (20, 10), 20000).save(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match=f"deep.tif: .*mode {mode} has more than 8 bits"):
+        read_image(tmp_path, Image(1, "deep.tif", 10, 20))

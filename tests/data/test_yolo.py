@@ -1,3 +1,4 @@
+import PIL.Image
 import pytest
 
 from mtseg.core.masks import mask
@@ -141,3 +142,22 @@ def test_further_tasks_come_from_the_mapping(tmp_path):
     assert "data.mapping" in read(tmp_path, Vocabulary(classes)).faults[0].text
     mapped = Vocabulary(classes, {"car": {"part": "door", "side": "left"}})
     assert read(tmp_path, mapped).images[0].objects[0].labels == {"part": "door", "side": "left"}
+
+
+def test_the_limit_of_pillow_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 500)  # an error above twice as many
+    for split in ("train", "val"):
+        write(tmp_path / "raw", f"{split}/a", SQUARE)
+    (tmp_path / "raw" / "data.yaml").write_text("train: train\nval: val\n" + NAMES)
+    images = folders.converted(tmp_path / "raw", folders.tasks(part="auto"), format="yolo")
+    assert len(images) == 2 and PIL.Image.MAX_IMAGE_PIXELS == 500
+
+
+def test_a_mapping_in_the_folder_is_no_description(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / "raw", f"{split}/a", SQUARE)
+    (tmp_path / "raw" / "data.yaml").write_text("train: train\nval: val\n" + NAMES)
+    mapping = tmp_path / "raw" / "mapping.yaml"
+    mapping.write_text("# the names of classes\ncategories:\n  car: {part: vehicle}\n")
+    folders.converted(tmp_path / "raw", folders.tasks(part="auto"), format="yolo", mapping=mapping)
+    assert folders.report(tmp_path / "raw")["classes"] == {"part": ["vehicle"]}
