@@ -77,11 +77,11 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
             "need one each; to see whether the model can fit it, copy it and its annotation into train/ and into val/"
             + _left_out(raw.faults)
         )
-    images = _without_unlabelled_test(raw, images)
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     assigned = splitting.assign(raw, [image.raw for image in images], similar, data, seed)
-    kept = [index for index, split in enumerate(assigned.splits) if split]
-    images, similar, splits = [images[index] for index in kept], similar[kept], [*filter(None, assigned.splits)]
+    splits = _without_bare_test(raw, images, assigned.splits)
+    kept = [index for index, split in enumerate(splits) if split]
+    images, similar, splits = [images[index] for index in kept], similar[kept], [*filter(None, splits)]
     classes = _classes(tasks, vocabulary, images)
     if absent := [task for task, names in classes.items() if not names]:
         message = f"task '{absent[0]}' has no labelled object in the data"
@@ -125,14 +125,14 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     _print(report, data, out)
 
 
-def _without_unlabelled_test(raw: RawData, images: list[Seen]) -> list[Seen]:
-    """The images without those of test, which are counted, if none of these has an object: there is nothing to score,
-    and the annotations of a test split are often kept secret."""
-    test = [image for image in images if image.raw.split == "test"]
+def _without_bare_test(raw: RawData, images: Sequence[Seen], splits: Sequence[str | None]) -> list[str | None]:
+    """The splits, without test if no image of it has an object: these are counted and left out. There is nothing to
+    score; the annotations of a test split are often kept secret."""
+    test = [image for image, split in zip(images, splits, strict=True) if split == "test"]
     if not test or any(image.objects for image in test):
-        return images
-    raw.leave("images of test, where no image has an object", len(test))
-    return [image for image in images if image.raw.split != "test"]
+        return [*splits]
+    raw.leave("images of test, of which none has an object", len(test))
+    return [None if split == "test" else split for split in splits]
 
 
 def _read_images(

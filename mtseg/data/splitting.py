@@ -1,6 +1,7 @@
 """The split of the images: as the raw data state it, by names of folders, annotation files and lists, or drawn.
 
-What the data state is never drawn anew. Only a split that they lack is drawn, from the images that are left to train.
+What the data state is never drawn anew. Only a split that they lack is drawn, from the images of train or, if the data
+state no split, from all.
 """
 
 from __future__ import annotations
@@ -30,39 +31,57 @@ class Assigned:
 class Lists:
     """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems."""
 
-    def __init__(self, listed: Mapping[str, Sequence[str]], images: Sequence[str]) -> None:
-        """listed: lines of each file, by its path. images: paths of the images. Raises UserError if an image is in the
-        lists of two splits, or if none of a list's lines is an image."""
-        index: dict[str, int | None] = {}
-        for number, image in enumerate(images):
-            for tail in _tails(image):
-                for name in {tail, _stem(tail)}:
-                    index[name] = None if name in index and index[name] != number else number
+    def __init__(self, listed: Mapping[str, Sequence[str]], images: Sequence[str], bare: Iterable[str]) -> None:
+        """listed: lines of each file, by its path. images: paths of the annotated images; bare: of the others. Raises
+        UserError if an image is in the lists of two splits, or if a list names no image, unless it is the only list.
+
+        splits   of the images that are listed, by their place in `images`
+        names    of the files that are lists
+        bare     number of images without annotations that the lists of each split name
+        unknown  number of lines that name no image
+        """
         self.splits: dict[int, str] = {}
         self.names: list[str] = []
+        self.bare: Counter[str] = Counter()
         self.unknown = 0
-        found_in: dict[int, str] = {}
-        empty = []
+        if not listed:
+            return
+        index = _index(images)
+        others = {name for path in bare for tail in _tails(path) for name in (tail, _stem(tail))}
+        source: dict[int, str] = {}
+        strange = []
         for path, lines in listed.items():
-            split, own = split_of(PurePosixPath(path).stem), [_find(index, line) for line in lines]
+            stem = PurePosixPath(path).stem
+            split = split_of(stem)
             assert split, path
-            if not any(number is not None for number in own):
-                empty += [path] if lines else []
+            own = [_find(index, line) for line in lines]
+            missing = [line for line, number in zip(lines, own, strict=True) if number is None]
+            unknown = [line for line in missing if not others & {*_meant(line)}]
+            if lines and len(unknown) == len(lines):
+                strange.append((split, path, lines[0]))
                 continue
-            self.names.append(path if _stem(path).rpartition("/")[2] == split else f"{path} ({split})")
-            self.unknown += own.count(None)
-            for number in own:
-                if number is None:
-                    continue
+            self.names.append(path if stem == split else f"{path} ({split})")
+            self.bare[split] += len(missing) - len(unknown)
+            self.unknown += len(unknown)
+            for number in {*own} - {None}:
                 if self.splits.setdefault(number, split) != split:
-                    raise UserError(f"{images[number]} is in {found_in[number]} and {path}: keep it in one of them")
-                found_in.setdefault(number, path)
-        if empty and (self.names or len({split_of(PurePosixPath(path).stem) for path in empty}) > 1):
-            line = listed[empty[0]][0]
+                    raise UserError(f"{images[number]} is in {source[number]} and {path}: keep it in one of them")
+                source.setdefault(number, path)
+        if strange and (self.names or len({split for split, *_ in strange}) > 1):
+            _, path, line = strange[0]
             raise UserError(
-                f"{empty[0]}: none of its lines, such as {line[:60]!r}, is an annotated image; expected paths, file "
-                "names or names without suffix; rename the file if it is no list of images"
+                f"{path}: none of its lines, such as {line[:60]!r}, is an image; expected paths, file names or names "
+                "without suffix; rename the file if it is no list of images"
             )
+
+
+def _index(images: Sequence[str]) -> dict[str, int | None]:
+    """The place of the image that a path, or the last parts of it, with or without suffix, means; None if several."""
+    index: dict[str, int | None] = {}
+    for number, image in enumerate(images):
+        for name in {name for tail in _tails(image) for name in (tail, _stem(tail))}:
+            index[name] = None if name in index else number
+    return index
 
 
 def _tails(path: str) -> Iterable[str]:
@@ -74,15 +93,17 @@ def _stem(path: str) -> str:
     return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
 
 
-def _find(index: Mapping[str, int | None], line: str) -> int | None:
-    """The image that a line names: by its whole path or the last parts of it, or by the first of two columns."""
-    for text in dict.fromkeys((line, line.split()[0] if line.split() else line)):
+def _meant(line: str) -> Iterable[str]:
+    """Names that a line of a list may mean, the most likely first: it is a path, or has one in the first column."""
+    for text in dict.fromkeys((line, line.split()[0])):
         for tail in _tails(text.replace("\\", "/").removeprefix("./")):
-            if (number := index.get(tail)) is not None:
-                return number
-            if (number := index.get(_stem(tail))) is not None and PurePosixPath(tail).suffix:
-                return number
-    return None
+            yield tail
+            if PurePosixPath(tail).suffix:
+                yield _stem(tail)
+
+
+def _find(index: Mapping[str, int | None], line: str) -> int | None:
+    return next((index[name] for name in _meant(line) if index.get(name) is not None), None)
 
 
 def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: Data, seed: int) -> Assigned:
@@ -93,17 +114,19 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     data look split in a way that is not understood.
     """
     names, files = [image.file_name for image in images], Files(data.raw)
-    lists = Lists(_listed(files), names)
+    bare = files.images - {*names}
+    lists = Lists(_listed(files), names, bare)
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if lists.names and not any(name in source for source in sources for name in lists.names):
         sources.append(", ".join(lists.names))
     source = "; ".join(sources)
     if lists.unknown:
-        raw.leave(f"lines of {', '.join(lists.names)} that name no annotated image", lists.unknown)
+        raw.leave(f"lines of {', '.join(lists.names)} that name no image", lists.unknown)
     if left_out := _check_unknown(names, found, source, data):
         raw.leave("images of no split, beside those of a split", left_out)
     have = {*found} - {None}
-    _check_stated(have, source, data, files.images - {*names}, Splits(files))
+    of_folders = Splits(files).of_folders
+    _check_stated(have, source, data, Counter(map(of_folders, bare)) + lists.bare)
     shares = data.split if isinstance(data.split, Mapping) else {"val": data.split}
     wanted = {name: share for name, share in shares.items() if name not in have}
     pool = [number for number, own in enumerate(found) if own == "train" or not have]
@@ -173,9 +196,9 @@ def _check_unknown(names: Sequence[str], found: Sequence[str | None], source: st
     return len(unknown)
 
 
-def _check_stated(have: set[str], source: str, data: Data, bare: Iterable[str], splits: Splits) -> None:
-    """Raises UserError if the data state some splits, but not train, or no val that may be drawn. bare: images without
-    annotations."""
+def _check_stated(have: set[str], source: str, data: Data, bare: Mapping[str | None, int]) -> None:
+    """Raises UserError if the data state some splits, but not train, or no val that may be drawn. bare: number of
+    images of each split without annotations."""
     where = f"{data.raw} (data.raw)"
     if have and "train" not in have:
         raise UserError(
@@ -184,10 +207,10 @@ def _check_stated(have: set[str], source: str, data: Data, bare: Iterable[str], 
         )
     if not have or "val" in have:
         return
-    if count := Counter(splits.of_folders(image) for image in bare)["val"]:
+    if count := bare.get("val"):
         raise UserError(
-            f"{where} has {count} images in folders of val, and no annotation of them was read: annotate them, or "
-            "remove the folder to draw val from train"
+            f"{where} has {count} images of val, and no annotation of them was read: annotate them, or remove their "
+            "folder or list to draw val from train"
         )
     if "test" in have and not isinstance(data.split, Mapping):
         raise UserError(

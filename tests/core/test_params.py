@@ -130,6 +130,10 @@ def test_unknown_keys_come_first_then_missing_then_wrong_ones_a_line_each(raw, r
         ("filter", "most", 0),
         ("filter", "min_area", -1),
         ("data", "split", 1),
+        ("data", "split", {"val": 0.5, "test": 0.5}),
+        ("data", "split", {"test": 0.5}),
+        ("data", "split", {"val": 0.5, "tset": 0.1}),
+        ("data", "split", {"val": 0}),
         ("data", "share", 0),
         ("generate", "unseen", 37),
         ("generate", "scale", 2.5),
@@ -155,6 +159,12 @@ def test_what_is_named_after_files_is_listed(raw, refusal, reload):
     raw["model"]["backbone"] = "timm/resnet18"
     raw["data"]["mapping"] = "recipes/mappings/parts.yaml"
     assert reload(raw).model.backbone == "timm/resnet18"
+
+
+@pytest.mark.parametrize("split", [0.3, {"val": 0.2}, {"val": 0.2, "test": 0.1}])
+def test_the_split_is_a_share_for_val_or_a_share_for_each(raw, reload, split):
+    raw["data"]["split"] = split
+    assert reload(raw).data.split == split
 
 
 @pytest.mark.parametrize("key", ["min_score", "min_logit"])

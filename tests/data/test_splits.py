@@ -102,6 +102,17 @@ def test_a_list_of_no_image_is_refused_beside_one_of_images_and_ignored_alone(ra
         split(raw)
 
 
+def test_a_list_of_images_without_annotations_is_left_out_for_test_and_refused_for_val(raw):
+    write(raw, "x", "y")
+    folders.draw(raw / "z.png")
+    for name, listed in {"train": "x", "val": "y", "test": "z"}.items():
+        (raw / f"{name}.txt").write_text(f"{listed}.png\n")
+    assert split(raw) == {"train": ["x.png"], "val": ["y.png"]}
+    (raw / "y.json").unlink()
+    with pytest.raises(UserError, match="1 images of val, and no annotation"):
+        split(raw)
+
+
 def test_val_is_drawn_from_a_folder_of_train_alone(raw, capsys):
     write(raw, *(f"train/{name}" for name in "wxyz"))
     found = split(raw)
@@ -150,7 +161,7 @@ def test_images_of_no_split_are_refused_or_left_out_and_counted(raw):
 def test_a_folder_of_val_without_annotations_is_not_replaced_by_a_draw(raw):
     write(raw, "train/x", "train/y")
     folders.draw(raw / "valid" / "z.png")
-    with pytest.raises(UserError, match="1 images in folders of val, and no annotation"):
+    with pytest.raises(UserError, match="1 images of val, and no annotation"):
         split(raw)
 
 

@@ -52,13 +52,7 @@ def test_one_command_runs_every_stage(first):
     repo, printed = first
     ran = run(printed)
     assert ran[:7] == ["generate", "convert", "register", "check", "train", "predict", "evaluate"]
-    assert set(ran[7:]) == {
-        "filter",
-        "diagnose",
-        "export",
-        "test",
-        "visualise",
-    }  # in an order that dependencies leave open
+    assert set(ran[7:]) == {"filter", "diagnose", "export", "test", "visualise"}  # in any order that fits
     for name in ("models/best.safetensors", "data/predictions/val.csv", "plots/train.tsv", "report/index.html"):
         assert (repo / name).stat().st_size, name
 

@@ -50,7 +50,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                     splits_of.setdefault(image, []).append(split)
             for image, own in splits_of.items():
                 # images of train and val alike are not split; of one in both, `convert` says that it is there twice
-                splits = [None] if len({*map(frozenset, listed.values())}) == 1 < len(own) else own
+                alike = len({*map(frozenset, listed.values())}) == 1 < len(own)
+                splits = [reading.splits.of_folders(image)] if alike else own
                 for split in splits:
                     _add_image(reading, names, image, split, boxes)
             if any(image.split for image in data.images) and data.split_source is None:
