@@ -20,7 +20,7 @@ def folder(tmp_path, tasks):
     images = scene(tasks, partial=True, crowds=True)
     for name in images.file_name:
         (tmp_path / name).touch()
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         coco.write(tmp_path / f"{split}.json", images, tasks)
     return tmp_path
 
@@ -38,7 +38,7 @@ def test_what_detectron2_loads_is_what_was_converted(folder, tasks):
         for annotation, instance in zip(record["annotations"], image.instances, strict=True):
             assert annotation["category_id"] == instance.labels[tasks[0].name]
             assert set(annotation["labels"]) == {task.name for task in tasks[1:]}
-    assert MetadataCatalog.get(names["val"]).thing_classes == list(tasks[0].classes)
+    assert MetadataCatalog.get(names["test"]).thing_classes == list(tasks[0].classes)
 
 
 @pytest.mark.parametrize("chunk", [37, 1 << 20])
