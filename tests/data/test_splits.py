@@ -103,11 +103,11 @@ def test_a_list_of_no_image_is_refused_beside_one_of_images_and_ignored_alone(ra
 
 
 def test_a_list_of_images_without_annotations_is_left_out_for_test_and_refused_for_val(raw):
-    write(raw, "x", "y")
+    write(raw, "w", "x", "y")
     folders.draw(raw / "z.png")
-    for name, listed in {"train": "x", "val": "y", "test": "z"}.items():
-        (raw / f"{name}.txt").write_text(f"{listed}.png\n")
-    assert split(raw) == {"train": ["x.png"], "val": ["y.png"]}
+    for name, listed in {"train": "wx", "val": "y", "test": "z"}.items():
+        (raw / f"{name}.txt").write_text("".join(f"{image}.png\n" for image in listed))
+    assert split(raw) == {"train": ["w.png", "x.png"], "val": ["y.png"]}
     (raw / "y.json").unlink()
     with pytest.raises(UserError, match="1 images of val, and no annotation"):
         split(raw)
