@@ -1,5 +1,5 @@
 """The HTTP service: images in, predictions out. A request is accepted, read, checked, predicted in a batch with others,
-and answered; whatever fails before the network is answered at once and never reaches it."""
+and answered; what fails before the network is answered at once and never reaches it."""
 
 from __future__ import annotations
 
