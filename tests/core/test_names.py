@@ -1,4 +1,4 @@
-"""Names that look the same are told apart, and what distinguishes them is named."""
+"""Names that look the same are distinguished, and the difference is named."""
 
 from mtseg.core.names import clean, difference, means_background, twins
 

@@ -1,4 +1,4 @@
-"""Masks as runs are those of pixels, whatever is done to them."""
+"""Masks as runs give what the same operations give on pixels."""
 
 import numpy as np
 import pytest
