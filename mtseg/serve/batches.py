@@ -83,14 +83,15 @@ class Batcher:
     def _next(self) -> list[Job]:
         """The next batch; an empty list when closed and done."""
         with self.changed:
-            self.changed.wait_for(lambda: self.waiting or self.closed)
-            if self.waiting:
-                left = self.waiting[0].arrived + self.wait - time.monotonic()
-                self.changed.wait_for(lambda: self.closed or len(self._chosen()) == self.batch, max(0.0, left))
-            jobs = self._chosen()
-            self.waiting = [job for job in self.waiting if job not in jobs]
-            # a client may have withdrawn the last one during the wait
-            return jobs if jobs or self.closed else self._next()
+            while True:
+                self.changed.wait_for(lambda: self.waiting or self.closed)
+                if self.waiting:
+                    left = self.waiting[0].arrived + self.wait - time.monotonic()
+                    self.changed.wait_for(lambda: self.closed or len(self._chosen()) == self.batch, max(0.0, left))
+                jobs = self._chosen()
+                self.waiting = [job for job in self.waiting if job not in jobs]
+                if jobs or self.closed:  # a client may have withdrawn the last one during the wait
+                    return jobs
 
     def _chosen(self) -> list[Job]:
         """A batch of what waits: jobs with the oldest one's threshold, in their order."""
