@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 SPLITS = ("train", "val", "test")
 _MEANINGS = {
@@ -14,10 +15,9 @@ _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"annotation annotations coco data dataset image images img imgs instances json label labels mask masks".split(),
     *"part set split subset yolo".split(),
 }
-# other words that name a part of a split data set, such as fold2, trainval, testset or minival
-_PARTS = re.compile(
-    "eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev|set|images?|imgs|data|labels?)"
-)
+_WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
+# other words that name a part of a data set that is split, such as fold2, trainval or minival
+_PARTS = re.compile("eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev)")
 
 
 def _words(name: str) -> list[str]:
@@ -25,19 +25,26 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
 
 
+def _meaning(word: str) -> str | None:
+    match = _WORD.fullmatch(word)
+    return _MEANINGS[match[1]] if match else None
+
+
+@cache
 def split_of(name: str) -> str | None:
     """The split that a folder's or file's name means, without suffix: train, Training, train2017, instances_train2017;
     val, valid, validation, dev; test, testing; also with words such as images or set. None for any other name."""
     words = [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
-    return _MEANINGS.get(words[0]) if len(words) == 1 else None
+    return _meaning(words[0]) if len(words) == 1 else None
 
 
 def split_in(name: str) -> str | None:
     """The split that a name of several words has as its only one: lvis_v1_train. None if it has none, or several."""
-    found = {_MEANINGS[word] for word in _words(name) if word in _MEANINGS}
+    found = {*map(_meaning, _words(name))} - {None}
     return found.pop() if len(found) == 1 else None
 
 
+@cache
 def looks_split(name: str) -> bool:
     """Whether a name is that of a part of a data set that is split already, also where its meaning is unknown."""
-    return any(word in _MEANINGS or _PARTS.fullmatch(word) for word in _words(name))
+    return any(_meaning(word) or _PARTS.fullmatch(word) for word in _words(name))

@@ -6,6 +6,7 @@ state no split, from all.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def _stem(path: str) -> str:
 
 def _meant(line: str) -> Iterable[str]:
     """Names that a line of a list may mean, the most likely first: it is a path, or has one in the first column."""
-    for text in dict.fromkeys((line, line.split()[0])):
+    for text in dict.fromkeys((line, re.split(r"[\s,;]", line)[0])):
         for tail in _tails(text.replace("\\", "/").removeprefix("./")):
             yield tail
             if PurePosixPath(tail).suffix:
@@ -117,12 +118,12 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     bare = files.images - {*names}
     lists = Lists(_listed(files), names, bare)
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
-    if lists.names and not any(name in source for source in sources for name in lists.names):
+    if found != [image.split for image in images]:
         sources.append(", ".join(lists.names))
     source = "; ".join(sources)
     if lists.unknown:
         raw.leave(f"lines of {', '.join(lists.names)} that name no image", lists.unknown)
-    if left_out := _check_unknown(names, found, source, data):
+    if left_out := _check_unknown(images, found, source, data):
         raw.leave("images of no split, beside those of a split", left_out)
     have = {*found} - {None}
     of_folders = Splits(files).of_folders
@@ -137,8 +138,8 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
         groups = len({*similar[pool].tolist()})
         folders = ", ".join(f"{name}/" for name in ("train", *shares))
         raise UserError(
-            f"{missing[0]} has no image: {data.raw} (data.raw) has {len(pool)} to draw from, or "
-            f"{groups} if near-identical images count as one; make folders {folders}, or raise data.split"
+            f"{missing[0]} has no image: images to draw from in {data.raw} (data.raw): {len(pool)}, or {groups} if "
+            f"near-identical images count as one; make folders {folders}, or raise data.split"
         )
     if wanted:
         given = " from train" if have else ""
@@ -151,7 +152,7 @@ def _listed(files: Files) -> dict[str, list[str]]:
     """Lines of the text files whose names mean a split; of Pascal VOC's folders, those for segmentation."""
     paths = [
         path
-        for path in files.ending(".txt")
+        for path in files.ending(".txt", ".lst", ".csv")
         if split_of(PurePosixPath(path).stem) and "labels" not in PurePosixPath(path.lower()).parts
     ]
     paths = [path for path in paths if "ImageSets/Segmentation/" in path] or paths
@@ -175,23 +176,24 @@ def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:
     return found
 
 
-def _check_unknown(names: Sequence[str], found: Sequence[str | None], source: str, data: Data) -> int:
+def _check_unknown(images: Sequence[RawImage], found: Sequence[str | None], source: str, data: Data) -> int:
     """The number of images of no split, if these are left out. Raises UserError if they are not, or if they are in
-    folders that look like splits."""
-    unknown = [name for name, split in zip(names, found, strict=True) if split is None]
-    odd = _odd_folders(unknown, names)
+    folders or annotation files that look like splits."""
+    unknown = [image for image, split in zip(images, found, strict=True) if split is None]
+    odd = _look_split(unknown, images)
     if len(unknown) == len(found):
         if odd:
             raise UserError(
                 f"{data.raw} (data.raw): {', '.join(odd)} look{'s' * (len(odd) == 1)} like a split, but not which: no "
-                "split is drawn over it; rename the folders to train, val and test"
+                "split is drawn over it; rename them to train, val and test"
             )
         return 0
     if unknown and data.on_error == "error":
-        named = f" (folder {', '.join(odd)})" if odd else ""
+        named = f" (in {', '.join(odd)})" if odd else ""
         raise UserError(
-            f"{len(unknown)} of {len(found)} images, such as {unknown[0]}{named}, are of no split, the others are "
-            f"({source}): move or list them in train, val or test, or leave them out with data.on_error: skip"
+            f"{len(unknown)} of {len(found)} images, such as {unknown[0].file_name}{named}, are of no split, the "
+            f"others are ({source}): move or list them in train, val or test, or leave them out with data.on_error: "
+            "skip"
         )
     return len(unknown)
 
@@ -225,11 +227,19 @@ def _shown(data: Data) -> str:
     return "{" + ", ".join(f"{name}: {share:g}" for name, share in data.split.items()) + "}"
 
 
-def _odd_folders(paths: Iterable[str], images: Sequence[str]) -> list[str]:
-    """Folders of `paths` that look like a part of a split data set. One that holds all images is none."""
-    counts = Counter(parent for path in images for parent in PurePosixPath(path).parents)
-    found = {parent for path in paths for parent in PurePosixPath(path).parents if looks_split(parent.name)}
-    return sorted(f"{parent}/" for parent in found if counts[parent] < len(images))
+def _look_split(some: Sequence[RawImage], images: Sequence[RawImage]) -> list[str]:
+    """The folders and annotation files of some of the images that look like a part of a split data set. One that holds
+    all images is none."""
+
+    def places(image: RawImage) -> set[str]:
+        file, several, _ = image.where.partition(", ")  # an annotation file of several images
+        folders = (*PurePosixPath(image.file_name).parents, *PurePosixPath(file).parents)
+        found = {f"{folder}/" for folder in folders if looks_split(folder.name)}
+        return found | ({file} if several and looks_split(PurePosixPath(file).stem) else set())
+
+    counts = Counter(place for image in images for place in places(image))
+    found = {place for image in some for place in places(image)}
+    return sorted(place for place in found if counts[place] < len(images))
 
 
 def _draw(similar: np.ndarray, shares: Mapping[str, float], seed: int) -> list[str]:

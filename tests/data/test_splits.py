@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Data
@@ -42,6 +44,7 @@ def write(raw, *names):
         "train2017 val2017 test2017",
         "set1/train set1/dev set1/test",
         "train_images val_images test_images",
+        "trainset valset testset",
         "images/train images/val images/test",
         "test/train test/val test/test",  # one folder that holds all is no split
     ],
@@ -152,7 +155,7 @@ def test_other_folders_are_pooled(raw, names):
 
 def test_images_of_no_split_are_refused_or_left_out_and_counted(raw):
     write(raw, "train/x", "val/y", "evaluation/z")
-    with pytest.raises(UserError, match=r"1 of 3 images, such as evaluation/z.png \(folder evaluation/\)"):
+    with pytest.raises(UserError, match=r"1 of 3 images, such as evaluation/z.png \(in evaluation/\)"):
         split(raw)
     assert split(raw, on_error="skip") == {"train": ["train/x.png"], "val": ["val/y.png"]}
     assert list(folders.report(raw)["unused"].values()) == [1]
@@ -227,6 +230,14 @@ def test_the_names_of_coco_files_are_the_split(raw, pattern):
     assert split(raw, format="coco") == {"train": ["pool/tr.png"], "val": ["pool/va.png"], "test": ["pool/te.png"]}
 
 
+@pytest.mark.parametrize("names", ["fold1 fold2", "trainval minival", "trainval test", "train eval"])
+def test_coco_files_that_look_like_an_unknown_split_are_named(raw, names):
+    for number, name in enumerate(names.split()):
+        coco_in(raw, f"annotations/{name}.json", f"pool/{number}.png")
+    with pytest.raises(UserError, match=r"annotations/\w+.json"):
+        split(raw, format="coco")
+
+
 def test_text_files_divide_one_coco_file(raw):
     folders.coco(raw, "all", [annotation(image) for image in (1, 2, 3)], count=3)
     for number, name in enumerate(("train", "valid", "test"), start=1):
@@ -273,6 +284,17 @@ def test_the_splits_of_yolo_are_those_of_data_yaml_or_of_its_folders(raw, descri
     (raw / "data.yaml").write_text(entries + "names: [a]\n")
     found = split(raw, format="yolo")
     assert found == {name[:5].replace("valid", "val"): [f"{name}/images/x.png"] for name in ("train", "valid", "test")}
+
+
+def test_masks_of_objects_take_the_split_of_their_folders(raw, capsys):
+    for name in ("train", "valid", "test"):
+        folders.draw(raw / name / "images" / f"{name}.png")
+        (raw / name / "masks" / name).mkdir(parents=True)
+        mask = np.zeros((folders.HEIGHT, folders.WIDTH), np.uint8)
+        mask[3:9, 3:9] = 255
+        Image.fromarray(mask).save(raw / name / "masks" / name / "a_1.png")
+    assert set(split(raw, format="masks")) == {"train", "val", "test"}
+    assert "test/, train/, valid/ (val)" in capsys.readouterr().out
 
 
 def test_labelme_files_apart_from_images_take_the_split_of_their_images(raw):

@@ -44,11 +44,13 @@ def recognises(files: Files) -> str | None:
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read the masks of every SegmentationObject/ and masks/ of a folder."""
     data, files = RawData(), Files(folder)
+    splits = Splits(files)
     masks: set[str] = set()
     for place in files.folders(OBJECTS):
-        masks |= _read_indexed(data, files, PurePosixPath(place).parent, vocabulary)
+        masks |= _read_indexed(data, files, splits, PurePosixPath(place).parent, vocabulary)
     for place in files.folders(MASKS):
-        masks |= _read_files(data, files, PurePosixPath(place), vocabulary)
+        masks |= _read_files(data, files, splits, PurePosixPath(place), vocabulary)
+    data.split_source = data.split_source or splits.source()
     if not masks and files.folders(CLASSES):
         place = files.folders(CLASSES)[0]
         text = f"has the class of each pixel, but not which object it is of: {OBJECTS}/ is needed"
@@ -58,10 +60,9 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     return data
 
 
-def _read_indexed(data: RawData, files: Files, root: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
+def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
     """VOC's layout below `root`. Returns the files that are masks."""
     objects, classes = _below(files, root / OBJECTS), _below(files, root / CLASSES)
-    splits = Splits(files)
     split_of = {}
     for name in files.ending(".txt"):
         if PurePosixPath(name).parent == root / "ImageSets" / "Segmentation":
@@ -104,11 +105,10 @@ def _read_indexed(data: RawData, files: Files, root: PurePosixPath, vocabulary: 
     return {*objects.values(), *classes.values()}
 
 
-def _read_files(data: RawData, files: Files, place: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
+def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPath, vocabulary: Vocabulary) -> set[str]:
     """One file for each object below `place`, a folder `masks`. Returns the files that are masks."""
     masks = _below(files, place)
     by_image: dict[str, list[tuple[str, str]]] = {}
-    splits = Splits(files)
     for key, where in masks.items():
         with data.refusing(where):
             *parents, stem = key.split("/")
@@ -147,7 +147,6 @@ def _read_files(data: RawData, files: Files, place: PurePosixPath, vocabulary: V
                         found.append(RawObject(where, labels, pasted(mask > 0, 0, 0, size)))
             note_duplicates(data, found)
             data.images.append(RawImage(str(place), image, None, splits.of_folders(image), tuple(found)))
-    data.split_source = data.split_source or splits.source()
     return {*masks.values()}
 
 
