@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class UserError(Exception):
@@ -24,23 +28,62 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+# errors of the operating system that the user can put right: number -> advice
+FIXES = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some of your quota, or write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "change its permissions, or those of its folder",
+    errno.EPERM: "change its permissions, or those of its folder",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit with `ulimit -n 4096`",
+    errno.ENFILE: "close other programs",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "one of its folders is a file: choose another path",
+    errno.EEXIST: "it stands where a folder is to be: choose another path",
+    errno.EISDIR: "it stands where a file is to be: choose another path",
+}
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """The line for an error that the user can put right, such as a full disk; None for any other."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in FIXES:
+        where = f"{error.filename}: " if error.filename else ""
+        return UserError(f"{where}{os.strerror(error.errno).lower()}: {FIXES[error.errno]}")
+    if isinstance(error, MemoryError):
+        return UserError("not enough memory: lower the batch or the number and size of images at once")
+    return None
+
+
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage's `main`; a `UserError` becomes its text on stderr and exit code 1."""
+    """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
+    SIGTERM and SIGHUP become one line and exit code 130, after whatever was being written is removed."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, signal.default_int_handler)
     try:
         stage()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
+        sys.exit(1)
     except KeyboardInterrupt:
         print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if line := as_user_error(error):
+            sys.exit(f"error: {line}")
+        raise
 
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Defer SIGINT and SIGTERM, so that a step of work is not cut in half.
-
-    Yields a function that returns whether a signal has arrived. A second signal raises KeyboardInterrupt at once."""
+    """Defer SIGINT, SIGTERM and SIGHUP, so that a step of work is not cut in half: KeyboardInterrupt is raised at the
+    end of the block. Yields a function that returns whether a signal has arrived, for a block that ends early by
+    itself. A second signal raises KeyboardInterrupt at once."""
     caught = []
 
     def note(number: int, frame: object) -> None:
@@ -48,9 +91,14 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
     try:
         yield lambda: bool(caught)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt

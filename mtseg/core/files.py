@@ -29,7 +29,7 @@ def replace_file(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 @contextmanager
@@ -38,15 +38,15 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     path, temporary = _names(path)
     temporary.mkdir()
     old = path.with_name(f".old-{path.name}")
-    _remove(old)
+    remove(old)
     try:
         yield temporary
         if path.exists():
             path.rename(old)  # a folder cannot be renamed onto one that is not empty
         temporary.rename(path)
     finally:
-        _remove(temporary)
-        _remove(old)
+        remove(temporary)
+        remove(old)
 
 
 def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:
@@ -148,11 +148,12 @@ def _names(path: Path | str) -> tuple[Path, Path]:
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(temporary)
+    remove(temporary)
     return path, temporary
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

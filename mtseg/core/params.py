@@ -243,6 +243,7 @@ class Solver(Section):
     amp: bool
     log_period: Count
     eval_period: Count
+    save_minutes: NonNegative = 2
 
     def _wrong(self) -> Iterator[str]:
         drops = [round(share * self.max_iter) for share in self.steps]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from mtseg.core.files import replace_file, replace_folder, write_json
+from mtseg.core.files import remove, replace_file, replace_folder, write_json
 from mtseg.core.params import Solver
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import Stepper
 
+STATE, PREVIOUS = "state.pt", "previous.pt"
 STATEFUL = ("network", "optimizer", "scaler")  # attributes of a Stepper with a state dict
 # tables that a training writes, with the columns of an empty one
 TABLES = {"train": ["step", "lr", "loss"], "val": ["step"], "health": ["step", "stability"]}
@@ -29,20 +33,26 @@ class Run:
     """A training run in memory and in its work folder, which is no out of DVC, since DVC deletes outs before each run.
 
     tables: `train` (averages over each log period), `val` and `health`, with a row for each logged step. since: values
-    of the steps after the last row of `train`. metadata: of the checkpoints, besides step and scores.
+    of the steps after the last row of `train`. best: step and scores of the best validation, whose weights are
+    best_weights. metadata: of the checkpoints, besides step and scores. notes: a line for each thing that the user
+    should know of how the run begins.
     """
 
     def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any]):
         self.network, self.solver, self.work, self.metadata = network, solver, work, metadata
         self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt")
-        self.step, self.best, self.since = 0, None, []
+        self.step, self.best, self.best_weights, self.since = 0, None, None, []
         self.tables: dict[str, list[dict[str, float]]] = {name: [] for name in TABLES}
-        if (work / "state.pt").exists():
-            state = torch.load(work / "state.pt", map_location=network.device, weights_only=True)
-            for name in STATEFUL:
-                getattr(self.stepper, name).load_state_dict(state[name])
-            self.stepper.health.sums.copy_(state["health"])
-            self.__dict__.update(json.loads(state["progress"]))
+        self.saved, self.notes = time.monotonic(), []
+        for path in (work / STATE, work / PREVIOUS):
+            if path.exists() and (state := self._read(path)):
+                for name in STATEFUL:
+                    getattr(self.stepper, name).load_state_dict(state[name])
+                self.stepper.health.sums.copy_(state["health"])
+                self.best_weights = state["best_weights"]
+                self.__dict__.update(json.loads(state["progress"]))
+                self.notes.append(f"resumed at step {self.step} of {solver.max_iter}, from {path}")
+                break
 
     @property
     def validation_is_due(self) -> bool:
@@ -64,27 +74,43 @@ class Run:
         self.tables["health"].append({"step": self.step, **self.stepper.health.fetch()})
         return averages
 
+    @property
+    def save_is_due(self) -> bool:
+        """Whether the last save is longer ago than `solver.save_minutes`."""
+        return time.monotonic() - self.saved > 60 * self.solver.save_minutes
+
     def validated(self, scores: dict[str, float]) -> None:
-        """Save the scores, the state, and the weights if their joint AP is the best so far."""
+        """Keep the scores, and the weights if their joint AP is the best so far; save the state."""
         self.tables["val"].append({"step": self.step, **scores})
         if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
             self.best = {"step": self.step, **scores}
-            self._save_weights(self.work / "best.safetensors")
+            self.best_weights = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
         self.save()
 
     def save(self) -> None:
-        """Write the state from which a later process can resume."""
+        """Write the state from which a later process can resume, and keep the one before it."""
         self.stepper.settle()
         state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
         progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
-        with replace_file(self.work / "state.pt") as path:
-            torch.save(state | {"health": self.stepper.health.sums, "progress": json.dumps(progress)}, path)
+        state |= {"health": self.stepper.health.sums, "best_weights": self.best_weights}
+        torch.save(state | {"progress": json.dumps(progress)}, content := io.BytesIO())
+        with replace_file(self.work / STATE) as path:
+            with path.open("wb") as file:
+                file.write(self._signature(content.getbuffer()))
+                file.write(content.getbuffer())
+                os.fsync(file.fileno())  # before the rename, or a power failure could leave an empty file
+            if (self.work / STATE).is_file():
+                (self.work / STATE).replace(self.work / PREVIOUS)
+        self.saved = time.monotonic()
 
     def finish(self, *, models: Path, metrics: Path, curves: Path) -> None:
-        """Write the outs and remove the work folder."""
+        """Write the outs."""
+        best = {name: value for name, value in self.best.items() if name != "step"}
+        last = {name: value for name, value in self.tables["val"][-1].items() if name != "step"}
+        now = {name: value.cpu() for name, value in self.network.state_dict().items()}
         with replace_folder(models) as folder:
-            shutil.copyfile(self.work / "best.safetensors", folder / "best.safetensors")
-            self._save_weights(folder / "last.safetensors")
+            self._export(folder / "best.safetensors", self.best_weights, self.best["step"], best)
+            self._export(folder / "last.safetensors", now, self.step, last)
         for name, rows in self.tables.items():
             with replace_file(curves / f"{name}.tsv") as path:
                 table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
@@ -93,23 +119,55 @@ class Run:
         if self.tables["train"]:  # empty if solver.max_iter is 0
             figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
         write_json(metrics, figures)
-        for path in self.work.iterdir():
-            path.unlink()
-        self.work.rmdir()
 
-    def _save_weights(self, path: Path) -> None:
-        scores = {name: value for name, value in self.tables["val"][-1].items() if name != "step"}
-        weights.save(path, self.network, self.metadata | {"step": self.step, "scores": scores})
+    def _export(self, path: Path, state: dict[str, Tensor], step: int, scores: dict[str, float]) -> None:
+        metadata = self.metadata | {"step": step, "scores": scores}
+        weights.write(path, state, json.dumps(metadata, sort_keys=True, allow_nan=False))
+
+    def _signature(self, content: bytes | memoryview) -> bytes:
+        """SHA-256 of the content and of the run's name: no damaged state is used, and none of another training."""
+        digest = hashlib.sha256(self.work.name.encode())
+        digest.update(content)
+        return digest.digest()
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """The saved state, or None if it is damaged or of another training; the file is then renamed."""
+        try:
+            content = memoryview(path.read_bytes())
+            if self._signature(content[32:]) == content[:32]:
+                return torch.load(io.BytesIO(content[32:]), map_location=self.network.device, weights_only=True)
+            fault = "is damaged, or of another training"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        aside = path.with_name(f"{path.name}.unusable")
+        remove(aside)
+        path.rename(aside)
+        self.notes.append(f"{path} {fault}: it is kept as {aside.name} and not used")
+        return None
 
 
-def work_folder(settings: Any, *, files: Sequence[Path]) -> Path:
+def work_folder(settings: Any, *, files: Iterable[Path]) -> Path:
     """Folder of a training's state, below MTSEG_WORK, else DVC_ROOT (the repository, since DVC deletes the temporary
     folders of experiments), else the current folder. Its name is a hash of everything that the training depends on, so
-    that no other training resumes from it: settings, files (those that exist), and the code of the imported modules of
-    mtseg."""
+    that no other training resumes from it: settings, contents of the files (those that exist), and the code of the
+    imported modules of mtseg."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
-    for path in [*files, *(Path(source) for module in modules if (source := getattr(module, "__file__", None)))]:
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    parent = os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work"
-    return Path(parent) / "train" / digest.hexdigest()[:16]
+    code = (Path(source) for module in modules if (source := getattr(module, "__file__", None)))
+    with ThreadPoolExecutor() as threads:
+        for value in threads.map(_sha256, [*files, *code]):
+            digest.update(value)
+    return states() / digest.hexdigest()[:16]
+
+
+def states() -> Path:
+    """The folder of all trainings' states."""
+    return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work") / "train"
+
+
+def _sha256(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""

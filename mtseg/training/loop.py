@@ -20,6 +20,7 @@ from mtseg.model.device import keep_memory, pick
 from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.checkpoint import Run, work_folder
+from mtseg.training.lock import sole
 from mtseg.training.monitor import Progress
 
 
@@ -41,36 +42,44 @@ def train(
     seen = seen_combinations(records.combinations("train"), tasks, model)
     network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
     # without device and workers, which may change when a training is resumed
-    sections = [*tasks, model, input.model_copy(update={"workers": 0}), solver, loss]
-    settings = [[section.model_dump() for section in sections], seed, root]
-    work = work_folder(settings, files=[data, Path(model.weights or "")])
+    kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
+    settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed, root]
+    files = sorted({root / image.file_name for image in (*train, *val)})
+    work = work_folder(settings, files=[data, Path(model.weights or ""), *files])
     metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
     metadata |= {"seen": seen, "data": records.summary()}
-    run = Run(network, solver, work=work, metadata=metadata)
-    if run.step:
-        console.print(f"resumed at step {run.step} of {solver.max_iter}: {work} holds the state of an interrupted run")
-
-    batches = training_batches(
-        train, Mapper(tasks, input, root=root, training=True), batch=solver.ims_per_batch, seed=seed,
-        start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
-    )  # fmt: skip
-    with Progress(console, total=solver.max_iter, start=run.step) as progress, interrupts_held() as interrupted:
-        while True:
-            if run.validation_is_due:
-                run.stepper.settle()
-                scores = validate(network, val, root=root, input=input, batch=solver.ims_per_batch)
-                progress.validated(run.step, scores)
-                run.validated(scores)
-            if run.step == solver.max_iter:
-                break
-            if interrupted():
+    with sole(work, console.print):
+        run = Run(network, solver, work=work, metadata=metadata)
+        for note in run.notes:
+            console.print(note)
+        batches = training_batches(
+            train, Mapper(tasks, input, root=root, training=True), batch=solver.ims_per_batch, seed=seed,
+            start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
+        )  # fmt: skip
+        with Progress(console, total=solver.max_iter, start=run.step) as progress:
+            try:
+                while True:
+                    if run.validation_is_due:
+                        run.stepper.settle()
+                        scores = validate(network, val, root=root, input=input, batch=solver.ims_per_batch)
+                        with interrupts_held():
+                            progress.validated(run.step, scores)
+                            run.validated(scores)
+                    if run.step == solver.max_iter:
+                        break
+                    with interrupts_held():
+                        step = [next(batches) for _ in range(solver.accumulate)]
+                        torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which uses random numbers
+                        averages = run.log(run.stepper(step, run.step))
+                        progress.step(run.step, averages)
+                    if run.save_is_due:
+                        run.save()
+            except KeyboardInterrupt:  # between two steps: a signal within one is held until its end
                 run.save()
-                raise UserError(f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there")
-            step = [next(batches) for _ in range(solver.accumulate)]
-            torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which uses random numbers too
-            averages = run.log(run.stepper(step, run.step))
-            progress.step(run.step, averages)
-    run.finish(models=models, metrics=metrics, curves=curves)
+                raise UserError(
+                    f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there"
+                ) from None
+        run.finish(models=models, metrics=metrics, curves=curves)
 
 
 def validate(

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, write_json
-from mtseg.data import convert, manifest, shapes
+from mtseg.core.files import read_json
+from mtseg.data import manifest
 from mtseg.inference.torch_network import description, load_model, predict
 from mtseg.model import weights
 from mtseg.report import learning
@@ -22,33 +22,7 @@ from mtseg.training.optimizer import optimizer, schedule
 from mtseg.training.step import Stepper
 from tests import tiny
 from tests.scenes import make_tasks
-
-SOLVER = {"max_iter": 6, "eval_period": 2, "log_period": 2, "ims_per_batch": 2, "warmup": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder with a drawn data set, converted and registered."""
-    folder = tmp_path_factory.mktemp("data")
-    given = tiny.params(
-        generate={"train": 4, "val": 2, "size": 64, "max_objects": 3},
-        data={"raw": folder / "raw", "on_error": "error"},
-    )
-    shapes.generate(given.generate, folder / "raw", seed=given.seed)
-    convert.convert(given.data, given.tasks, folder / "coco", seed=given.seed)
-    write_json(folder / "manifest.json", manifest.build(folder / "coco"))
-    return folder
-
-
-def run(data, out, monkeypatch, **solver):
-    monkeypatch.setenv("MTSEG_WORK", str(out / "work"))
-    given = tiny.params(solver=SOLVER | solver)
-    loop.train(
-        data / "manifest.json", models=out / "models", metrics=out / "train.json", curves=out / "plots",
-        root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
-        loss=given.loss, device="cpu", seed=3,
-    )  # fmt: skip
-    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+from tests.training.runs import SOLVER, run
 
 
 def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None):

@@ -1,0 +1,104 @@
+"""What a stage does with errors that the user can put right, and with signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mtseg.core.errors import interrupts_held, run_stage
+from mtseg.core.files import replace_file
+
+
+def outcome(stage, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_stage(stage)
+    return left.value.code, capsys.readouterr().err
+
+
+def on_a_full_disk():
+    with open("/dev/full", "w") as file:
+        file.write("x" * 100_000)
+
+
+def in_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with replace_file(tmp_path / "file" / "a.json") as path:
+        path.touch()
+
+
+def without_memory():
+    bytearray(2**62)
+
+
+def test_errors_of_the_operating_system_are_one_line(tmp_path, capsys):
+    faults = (
+        (on_a_full_disk, "space"),
+        (without_memory, "memory"),
+        (lambda: in_a_folder_that_is_a_file(tmp_path), "file"),
+    )
+    for stage, word in faults:
+        code, _ = outcome(stage, capsys)
+        assert word in code and "\n" not in code
+
+
+def test_a_bug_keeps_its_traceback():
+    for error in (FileNotFoundError(2, "no such file", "a"), ValueError("wrong"), OSError("no number")):
+
+        def stage(error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            run_stage(stage)
+
+
+SCRIPT = """
+import time
+from pathlib import Path
+from mtseg.core.errors import run_stage
+from mtseg.core.files import replace_folder
+def stage():
+    with replace_folder("out"):
+        Path("started").touch()
+        time.sleep(60)
+run_stage(stage)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_line_and_leaves_nothing(tmp_path, number):
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert said.startswith("error: interrupted") and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["started"]
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    script = "from mtseg.core.errors import run_stage\nrun_stage(lambda: print('line\\n' * 100_000))"
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer.stdout.readline()
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+    writer.wait(20)
+
+
+def test_a_held_signal_is_raised_at_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held() as interrupted:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupted()
+        done.append(1)
+    assert done
