@@ -6,6 +6,7 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -23,55 +24,70 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     weights: whole numbers [B, I], how often each image counts; one row of ones gives COCO's AP. All categories are
     computed together and at their hits alone, so that the time depends on the number of objects, not of classes.
     """
-    prediction_image, object_image = candidates.image, candidates.true_image
-    rows = matches.scored[: matches.starts[-1]]
-    category = matches.predicted[rows]
-    true = np.flatnonzero(matches.objects & (matches.true < matches.categories))
+    K, rows = matches.categories, matches.scored[: matches.starts[-1]]
+    true = np.flatnonzero(matches.objects & (matches.true < K))
     true = true[np.argsort(matches.true[true], kind="stable")]
-    objects = group_matrix(matches.true[true], object_image[true], matches.categories, weights.shape[1]) @ weights.T
-    scored = np.where(objects > 0, 0.0, np.nan)[..., None].repeat(len(matches.hit), axis=2)  # [K, B, T]
-    for threshold, (hit, ignored) in enumerate(zip(matches.hit[:, rows] >= 0, matches.ignored[:, rows], strict=True)):
-        at = np.flatnonzero(hit)
-        own = category[at]
-        known, first = np.unique(own, return_index=True)
-        # position: the next hit; counts: the predictions between a hit (included) and the previous one of its category
-        position = np.searchsorted(at, np.arange(len(rows)))
-        counts = ~ignored & (np.append(own, -1)[position] == category)
-        sums = group_matrix(position[counts], prediction_image[rows[counts]], len(at), weights.shape[1])
-        step = max(1, CHUNK // max(len(at), 1))
-        for low in range(0, len(weights) if len(at) else 0, step):
-            part = np.ascontiguousarray(weights[low : low + step].T)
-            area = _areas(part[prediction_image[rows[at]]], sums @ part, objects[own, low : low + step], first)
-            scored[known, low : low + step, threshold] = area
-    scored[objects == 0] = np.nan
+    ends = np.searchsorted(matches.true[true], np.arange(K + 1))
+    scored = np.full((K, len(weights), len(matches.hit)), np.nan)
+
+    place = np.flatnonzero((matches.hit >= 0).any(axis=0)[rows])  # in `rows`, of predictions with a hit
+    hits = rows[place]
+    category = matches.predicted[hits]
+    # sums of weights are needed up to each of these places and up to the first of its category
+    bounds = np.union1d(place + 1, matches.starts)
+    last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
+    parts = []
+    for threshold, hit in enumerate(matches.hit[:, hits] >= 0):
+        at, skipped = np.flatnonzero(hit), np.flatnonzero(matches.ignored[threshold, rows])
+        known, first = np.unique(category[at], return_index=True)
+        if len(at):
+            parts.append((threshold, at, candidates.image[hits[at]], known, first, skipped))
+
+    def compute(columns: slice) -> None:
+        own = np.ascontiguousarray(weights[columns].T)
+        objects = np.diff(sums(candidates.true_image[true], ends, own), axis=0)
+        scored[:, columns] = np.where(objects > 0, 0.0, np.nan)[..., None]
+        before = sums(candidates.image[rows], bounds, own)
+        before = before[last] - before[start]
+        for threshold, at, image, known, first, skipped in parts:
+            counted = before[at]
+            if len(skipped):
+                out = sums(candidates.image[rows[skipped]], np.searchsorted(skipped, bounds), own)
+                counted -= out[last[at]] - out[start[at]]
+            of_hit = np.repeat(objects[known], np.diff(first, append=len(at)), axis=0)
+            scored[known, columns, threshold] = _areas(own[image], counted, of_hit, first)
+        scored[:, columns][objects == 0] = np.nan
+
+    step = max(1, CHUNK // max(len(hits), 1))
+    with ThreadPoolExecutor() as threads:  # NumPy computes outside Python's lock
+        list(threads.map(compute, (slice(low, low + step) for low in range(0, len(weights), step))))
     return scored.swapaxes(0, 1)
 
 
-def group_matrix(groups: np.ndarray, images: np.ndarray, count: int, num_images: int) -> csr_array:
-    """Sparse matrix [count, num_images] that sums image weights by group. groups (ascending) and images: int [n]."""
-    ends = np.searchsorted(groups, np.arange(count + 1))
-    return csr_array((np.ones(len(groups)), images, ends), shape=(count, num_images))
+def sums(images: np.ndarray, bounds: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights of the images [n] summed up to each bound: [len(bounds), B]. bounds: ascending, 0 to n. weights:
+    [I, B]."""
+    bounds = np.append(0, bounds)
+    groups = csr_array((np.ones(bounds[-1]), images[: bounds[-1]], bounds), shape=(len(bounds) - 1, len(weights)))
+    return (groups @ weights).cumsum(axis=0)
 
 
 def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Mean precision at the 101 recalls of each category: [categories, B].
 
     H hits, by category, highest score first. right [H, B]: weight of each hit. predicted [H, B]: weight of the
-    predictions after the previous hit of the category, up to this one. objects [H, B]: weight of the category's
-    objects. first: int [categories], index of each category's first hit.
+    predictions of the category up to the hit. objects [H, B]: weight of the category's objects. first: int
+    [categories], index of each category's first hit.
     """
-    right, predicted = right.cumsum(axis=0), predicted.cumsum(axis=0)
-    sizes = np.diff(first, append=len(right))
-    before = np.repeat(first, sizes) - 1  # the last hit of the previous category
-    inner = np.flatnonzero(before >= 0)
-    true, everything = right.copy(), predicted.copy()
-    true[inner] -= right[before[inner]]
-    everything[inner] -= predicted[before[inner]]
-    precision = np.divide(true, everything, out=np.zeros_like(true), where=everything > 0)
-    for low, high in pairwise([*first.tolist(), len(right)]):
+    true = right.cumsum(axis=0)
+    if len(first) > 1:
+        sizes = np.diff(first, append=len(true))
+        true[first[1] :] -= np.repeat(true[first[1:] - 1], sizes[1:], axis=0)
+    precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
+    for low, high in pairwise([*first.tolist(), len(true)]):
         np.maximum.accumulate(precision[low:high][::-1], axis=0, out=precision[low:high][::-1])
-    recall = np.divide(true, objects, out=np.zeros_like(true), where=objects > 0)
-    nearest = np.rint(100 * recall).astype(int)
+    recall = np.divide(true, objects, out=true, where=objects > 0)  # of a category without objects nothing is a hit
+    nearest = np.rint(100 * recall).astype(np.intp)
     reached = nearest + (RECALLS[nearest] <= recall)  # number of recalls reached; np.searchsorted is slower
     gained = np.diff(reached, axis=0, prepend=0)
     gained[first] = reached[first]

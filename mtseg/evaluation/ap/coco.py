@@ -50,6 +50,7 @@ def _recall(matches: Matches, max_dets: int) -> float:
     to 1; NaN without ground truth."""
     objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)[: matches.categories]
     rows = matches.scored[: matches.starts[-1]]
-    hits = (matches.hit[:, rows] >= 0) & (matches.position[rows] < max_dets)
-    counts = np.stack([np.bincount(matches.predicted[rows], own, minlength=matches.categories) for own in hits])
-    return float((counts[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan
+    rows = rows[(matches.hit >= 0).any(axis=0)[rows] & (matches.position[rows] < max_dets)]
+    hits = (rows[own] for own in matches.hit[:, rows] >= 0)
+    counts = [np.bincount(matches.predicted[own], minlength=matches.categories) for own in hits]
+    return float((np.stack(counts)[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan

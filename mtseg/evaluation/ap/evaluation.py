@@ -13,7 +13,7 @@ from mtseg.core.tables import UNLABELLED, Images, Pairs, Predictions
 from mtseg.evaluation.ap import pairs as overlapping
 from mtseg.evaluation.ap import rankings
 from mtseg.evaluation.ap.average_precision import average_precision
-from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, match
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, inverse, match
 
 
 class Evaluation:
@@ -30,6 +30,7 @@ class Evaluation:
     ):  # fmt: skip
         self.images, self.predictions, self.tasks = images, predictions, tuple(tasks)
         self.ranking, self.max_dets = ranking, tuple(max_dets)
+        self._known_groups: dict[str | None, np.ndarray] = {}
         self.image = overlapping.check(images, predictions)  # int [N], row of the image
         self.pairs = overlapping.of_masks(images, predictions) if pairs is None else pairs
 
@@ -73,15 +74,23 @@ class Evaluation:
     def best_of_query(self, rank: np.ndarray | None = None, task: Task | None = None) -> np.ndarray:
         """bool [N]: whether a prediction is the best of its query, hence of its mask; with `task`, the best of its
         query and its label of that task."""
-        shared = [self.predictions.query, self.image]
-        if task:
-            shared.insert(0, self.predictions.labels[task.name])
-        order = np.lexsort((self.rank if rank is None else rank, *shared))
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = np.any([np.diff(column[order]) != 0 for column in shared], axis=0)
+        order = inverse(self.rank if rank is None else rank)[::-1]
+        group = self._groups(None if task is None else task.name)
+        last = np.zeros(group.max(initial=-1) + 1, dtype=int)
+        last[group[order]] = order  # of equal groups the last assignment stays: the best
         best = np.zeros(len(order), dtype=bool)
-        best[order[first]] = True
+        best[last] = True
         return best
+
+    def _groups(self, task: str | None) -> np.ndarray:
+        """int [N]: the number of each prediction's query, or of its query and its label of a task."""
+        if task not in self._known_groups:
+            keys = self.image * (self.predictions.query.max(initial=0) + 1) + self.predictions.query
+            if task:
+                labels = self.predictions.labels[task]
+                keys = keys * (labels.max(initial=0) + 1) + labels
+            self._known_groups[task] = np.unique(keys, return_inverse=True)[1]
+        return self._known_groups[task]
 
     def match(self, true: np.ndarray, predicted: np.ndarray, *, categories: int, **options: Any) -> Matches:
         """`matching.match` of these predictions; by default with `candidates`, `rank` and the largest of `max_dets`."""

@@ -28,12 +28,12 @@ def check(images: Images, predictions: Predictions) -> np.ndarray:
 def of_masks(images: Images, predictions: Predictions) -> Pairs:
     """All pairs of a prediction and an instance of the same image whose masks overlap, sorted by prediction, then
     instance. Raises UserError as `check` does."""
-    row_of, predicted, true, parts = check(images, predictions), predictions.rles(), images.instances.rles(), []
+    row_of, rle, true, parts = check(images, predictions), predictions.rle, images.instances.rles(), []
     for rows, columns in _by_image(images, row_of):
-        distinct = {predicted[row]["counts"]: row for row in rows}  # a query's mask serves several predictions
-        index = {counts: i for i, counts in enumerate(distinct)}
-        iou = masks.iou([predicted[row] for row in distinct.values()], [true[column] for column in columns])
-        iou = iou[[index[predicted[row]["counts"]] for row in rows]]
+        size, counts = true[columns[0]]["size"], rle[rows].tolist()
+        index = {own: i for i, own in enumerate(dict.fromkeys(counts))}  # a query's mask serves several predictions
+        iou = masks.iou([{"size": size, "counts": own} for own in index], true[columns[0] : columns[-1] + 1])
+        iou = iou[[index[own] for own in counts]]
         row, column = np.nonzero(iou)
         parts.append((rows[row], columns[column], iou[row, column]))
     prediction, instance, iou = _joined(parts)
