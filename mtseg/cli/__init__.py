@@ -11,7 +11,7 @@ import typer
 
 import mtseg
 from mtseg.cli import export, info, predict, relabel, serve
-from mtseg.core.errors import UserError
+from mtseg.core.errors import as_user_error
 
 app = typer.Typer(
     name="mtseg",
@@ -55,10 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(1)
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message().rstrip('.')}: see `{context.command_path if context else 'mtseg'} --help`")
-    except UserError as error:
-        _fail(str(error))
-    except PermissionError as error:
-        _fail(f"{error.filename}: {error.strerror.lower()}")
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not (line := as_user_error(error)):
+            raise
+        _fail(str(line))
     sys.exit(code or 0)
 
 

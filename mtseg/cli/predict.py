@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from mtseg.inference.folder import Run
     from mtseg.inference.sources import File
 
-EVERY = 10  # s, between lines of progress where there is no terminal
+SECONDS = 10  # between lines of progress where there is no terminal
+OVERLAP = 0.2
 SOME_SKIPPED, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -59,8 +60,11 @@ def command(
         ),
     ] = None,
     overlap: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one shows too, at least.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            min=0, max=0.9, show_default=str(OVERLAP), help="Share of a tile that the next one shows too, at least."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     overwrite: Annotated[
@@ -97,8 +101,15 @@ def command(
         raise UserError(f"--format: there is no format '{unknown[0]}', valid: {', '.join(export.FORMATS)}")
     if not formats and not save_images:
         raise UserError(f"--format: name at least one of {', '.join(export.FORMATS)}")
+    if overlap is not None and not tile:
+        raise UserError("--overlap is that of tiles: add --tile PIXELS, or leave it out")
+    overlap = OVERLAP if overlap is None else overlap
     known = metadata.read(weights)
     files = folder.gather(sources, out)
+    for name in formats:
+        export.check(name, [file.name for file in files], known.predicted_tasks())
+    if save_images:
+        folder.check_overlays(files)
     options = {"score": score, "batch": batch} | ({"tile": tile, "overlap": overlap} if tile else {})
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
@@ -137,14 +148,18 @@ def _predict(
             run.fail(name, error)
             progress.print(f"skipped: {' '.join(str(error).split())}")
 
-        for some in sources.batches(islice(sources.find(files), run.done, None), options["batch"]):
-            found = list(predictor.stream(some, **options, first=run.next_id, on_error=skip))
-            run.add(found, overlays=save_images)
-            progress.advance(len(some))
-            if interrupted():
-                run.save()
-                progress.print(f"interrupted after {run.done} images: the same command continues there")
-                raise typer.Exit(INTERRUPTED)
+        try:
+            for some in sources.batches(islice(sources.find(files), run.done, None), options["batch"]):
+                found = list(predictor.stream(some, **options, first=run.next_id, on_error=skip))
+                run.add(found, overlays=save_images)
+                progress.advance(len(some))
+                if interrupted():
+                    break
+        finally:
+            run.save()
+        if interrupted():
+            progress.print(f"interrupted after {run.done} images: the same command continues there")
+            raise typer.Exit(INTERRUPTED)
     run.finish(formats, predictor.tasks)
 
 
@@ -175,7 +190,7 @@ class _Progress:
     def advance(self, count: int) -> None:
         self.done += count
         self.bar.update(self.task, completed=self.done, description=self._rate())
-        if time.monotonic() - self.shown >= EVERY:
+        if time.monotonic() - self.shown >= SECONDS:
             self.shown = time.monotonic()
             self._line(f"{self.done}/{self.total} images, {self._rate()}")
 

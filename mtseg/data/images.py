@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
@@ -13,9 +16,13 @@ import PIL.ImageOps
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
 
-# exceptions of Pillow for an image that it cannot decode
-DECODE_ERRORS = (OSError, SyntaxError, TypeError, ValueError, PIL.Image.DecompressionBombError)
-
+# What Pillow raises for a file that it cannot decode; each format's plugin fails in its own ways.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, TypeError, ValueError, RuntimeError, LookupError, EOFError, ArithmeticError),
+    *(struct.error, zlib.error, PIL.Image.DecompressionBombError),
+)
+# Formats that Pillow lists but cannot decode, or only by starting another program: EPS runs Ghostscript.
+NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 DEEP = ("I", "F")  # modes of more than 8 bits per channel
 PAD = 128  # grey value (0 to 255) of the padding, in training and prediction
@@ -74,14 +81,30 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return PIL.Image.alpha_composite(white, image).convert("RGB")
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, whatever a file's suffix."""
+    PIL.Image.init()
+    return tuple(sorted({*PIL.Image.OPEN} - NO_IMAGES))
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Suffixes of image files, in lower case, with the dot."""
+    PIL.Image.init()
+    return frozenset(suffix for suffix, name in PIL.Image.registered_extensions().items() if name in formats())
+
+
 def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
     """An image of which only the header is read. most: see `decode`."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a FIFO would wait for ever
+        raise ValueError("it is no file")
     if most is None:
-        return PIL.Image.open(file)
+        return PIL.Image.open(file, formats=formats())
     with _LIMIT:  # only while the header is read
         before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            opened = PIL.Image.open(file)
+            opened = PIL.Image.open(file, formats=formats())
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = before
     if opened.width * opened.height > most:

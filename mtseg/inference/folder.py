@@ -8,8 +8,8 @@ often a run was interrupted.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from mtseg.inference import export
 from mtseg.inference.result import Result
 from mtseg.inference.sources import File, files
 
-PART = 256  # images at least in a part, unless it is the last before an interruption
+PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
 RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
 HASHES = ("weights", "images")  # of the settings
 
@@ -36,7 +36,8 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
     """
     found: dict[Path, File] = {}
     for file in chain.from_iterable(map(files, sources)):
-        whole = file.path.resolve()
+        # Folders are resolved, since `..` may follow a link. The file is not: two links to one file are two images.
+        whole = file.path.parent.resolve() / file.path.name
         if not whole.is_relative_to(out.resolve()):
             found.setdefault(whole, file)
     if not found:
@@ -45,13 +46,19 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
     depth = 0
     while len({file.name for file in named}) < len(named):
         depth += 1
-        named = [File(file.path, _name_with_folders(file, depth)) for file in found.values()]
+        folders = {whole: depth + file.name.count("/") + 1 for whole, file in found.items()}
+        named = [File(file.path, "/".join(whole.parts[1:][-folders[whole] :])) for whole, file in found.items()]
     return named
 
 
-def _name_with_folders(file: File, depth: int) -> str:
-    parts = Path(os.path.abspath(file.path)).parts[1:]
-    return "/".join(parts[-depth - file.name.count("/") - 1 :])
+def check_overlays(files: Iterable[File]) -> None:
+    """Raise UserError when the overlays of two images would share a file."""
+    drawn: dict[str, str] = {}
+    for name in (file.name for file in files):
+        if (other := drawn.setdefault(_jpeg(name), name)) != name:
+            raise UserError(
+                f"images {other!r} and {name!r} would share the overlay {_jpeg(name)!r}: rename one of them"
+            )
 
 
 def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, Any]:
@@ -76,8 +83,11 @@ class Run:
         run."""
         self.out, self.settings, self.parts = out, dict(settings), out / PARTS
         self._results: list[Result] = []
+        self._saved = time.monotonic()
         self._failed: list[dict[str, str]] = []
         record = self._record()
+        begun = record and record["settings"] == self.settings and record["outputs"] is None
+        overwrite = overwrite and not begun  # of an interrupted run with --overwrite, the same command continues it
         self._old = record if overwrite else None
         if record and not overwrite and (other := list(_differences(record["settings"], self.settings))):
             raise UserError(
@@ -109,7 +119,8 @@ class Run:
 
     def start(self) -> None:
         if self._old:
-            for name in [PARTS, OVERLAYS, *(self._old["outputs"] or ()), RUN]:
+            overlays = [OVERLAYS] if self._old["settings"].get("save_images") else []
+            for name in [PARTS, *overlays, *(self._old["outputs"] or ()), RUN]:
                 _remove(self.out / name)
         _remove(self.out / OLD)
         if not (self.out / RUN).exists():
@@ -128,8 +139,10 @@ class Run:
         for result in results if overlays else ():
             with replace_file(self.out / OVERLAYS / _jpeg(result.images.file_name[0])) as temporary:
                 result.plot().save(temporary, format="JPEG", quality=90)
+        for result in results:
+            result.sources[0].release()
         self._results += results
-        if len(self._results) + len(self._failed) >= PART:
+        if len(self._results) + len(self._failed) >= PART or time.monotonic() - self._saved > SECONDS:
             self.save()
 
     @property
@@ -151,7 +164,7 @@ class Run:
         self.images += len(self._results)
         self.failed += self._failed
         self.done += count
-        self._results, self._failed = [], []
+        self._results, self._failed, self._saved = [], [], time.monotonic()
 
     def finish(self, formats: Sequence[str], tasks: Sequence[Task]) -> None:
         """Write all formats, then remove the parts. Raises UserError when a format cannot carry a name; the parts stay,

@@ -75,7 +75,10 @@ class Predictor:
         `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there is none, and on settings
         out of range.
         """
-        results = list(self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap))
+        results = []
+        for result in self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap):
+            result.sources[0].release()  # or a film would be in memory as a whole
+            results.append(result)
         if not results:
             raise UserError("there is no image to predict on: the source is empty")
         return Result.join(results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,9 @@ import numpy as np
 import PIL.Image
 
 from mtseg.core.errors import UserError
-from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, decode, rgb
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, decode, rgb, suffixes
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-
-NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # formats that Pillow lists but cannot decode
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,11 @@ class Source:
     name: str
     read: Callable[[], np.ndarray]
     path: Path | None = None
+
+    def release(self) -> None:
+        """Free the pixels of a frame of a video; `read` then decodes it again."""
+        if isinstance(self.read, Frame):
+            self.read.release()
 
     def open(self) -> np.ndarray | Pixels:
         """The same pixels, to be read in parts: of a file without a copy of the whole image."""
@@ -80,9 +83,9 @@ class File:
 
 
 def find(source: Any) -> Iterator[Source]:
-    """Yield the images of a source: the path of an image, a video or a folder (recursive, sorted by name), a pattern
-    such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB) or [height, width] (grey), or an
-    iterable of these. Raises UserError for any other type, and for a path without images."""
+    """Yield the images of a source: the path of an image, a video or a folder (of both, recursive, sorted by name), a
+    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB) or [height, width] (grey), or
+    an iterable of these. Raises UserError for any other type, and for a path without images."""
     return _numbered(source, count())
 
 
@@ -114,9 +117,10 @@ def files(source: str | Path) -> list[File]:
     Raises UserError when there is none."""
     path = Path(source)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _suffixes() and file.is_file())
+        known = suffixes().union(VIDEOS)
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
         if not found:
-            raise UserError(f"{path}: no image in this folder or its subfolders")
+            raise UserError(f"{path}: no image and no video in this folder or its subfolders")
         return [File(file, file.relative_to(path).as_posix()) for file in found]
     if path.exists():
         return [File(path, path.name)]
@@ -178,7 +182,7 @@ def _frames(path: Path, name: str) -> Iterator[Source]:
             decoded, pixels = video.read()
             if not decoded:
                 break
-            yield Source(f"{name}#{number}", partial(cv2.cvtColor, pixels, cv2.COLOR_BGR2RGB))
+            yield Source(f"{name}#{number}", Frame(path, number, pixels))
             number += 1
         if not number:
             yield Source(name, partial(_broken, path), path)
@@ -186,15 +190,32 @@ def _frames(path: Path, name: str) -> Iterator[Source]:
         video.release()
 
 
+class Frame:
+    """Reads a frame of a video. Until `release` its pixels are in memory, then the video is decoded again up to it."""
+
+    def __init__(self, path: Path, number: int, pixels: np.ndarray):
+        self.path, self.number, self.pixels = path, number, pixels  # in BGR
+
+    def __call__(self) -> np.ndarray:
+        pixels = self._decoded() if self.pixels is None else self.pixels
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+    def release(self) -> None:
+        self.pixels = None
+
+    def _decoded(self) -> np.ndarray:
+        video = cv2.VideoCapture(str(self.path))
+        try:
+            for _ in range(self.number):  # a seek is not exact with every codec
+                video.grab()
+            decoded, pixels = video.read()
+        finally:
+            video.release()
+        return pixels if decoded else _broken(self.path)
+
+
 def _broken(path: Path) -> np.ndarray:
     raise UserError(f"{path}: the video does not decode")
-
-
-@cache
-def _suffixes() -> frozenset[str]:
-    PIL.Image.init()
-    formats = PIL.Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in formats if name in PIL.Image.OPEN and name not in NO_IMAGES)
 
 
 def batches(sources: Iterable[Source], size: int) -> Iterator[Sequence[Source]]:

@@ -91,6 +91,10 @@ def test_a_video_is_its_frames(predict, tmp_path):
     done = predict(film)
     assert done.code == 0 and "0/5" in done.err
     assert names(tmp_path / "out") == [f"film.avi#{number}" for number in range(5)]
+    write_images(tmp_path / "both", ["z.png"])
+    shutil.move(film, tmp_path / "both")
+    assert predict(tmp_path / "both", out="more").code == 0
+    assert names(tmp_path / "more") == [*(f"film.avi#{number}" for number in range(5)), "z.png"]
 
 
 def test_bad_images_are_skipped_listed_and_counted(predict, tmp_path, shots):
@@ -239,12 +243,65 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_a_format_that_cannot_carry_a_name_costs_no_prediction(predict, tmp_path, shots):
+def test_names_that_a_format_cannot_carry_are_refused_before_anything_is_predicted(predict, tmp_path, shots):
     write_images(shots, ["0.jpg"])
     done = predict(shots, "--format", "coco,labelme")
     assert done.code == 1 and "0.jpg" in done.err and "0.png" in done.err
-    again = predict(shots, "--format", "coco")
-    assert again.code == 0 and "6/6" in again.err.splitlines()[0]
+    write_images(shots, ["0.png.jpg"])
+    done = predict(shots, "--format", "coco", "--save-images")
+    assert done.code == 1 and "'0.png'" in done.err and "'0.png.jpg'" in done.err
+    assert not (tmp_path / "out").exists()
+    assert predict(shots, "--format", "coco").code == 0
+
+
+def test_an_interrupted_run_with_overwrite_is_continued_by_the_same_command(predict, tmp_path, shots, monkeypatch):
+    predict(shots, "--format", "csv")
+    write_images(shots, ["new.png"])
+    monkeypatch.setattr(folder, "SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Run, "finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(shots, "--format", "csv", "--overwrite")
+    assert "6/6" in predict(shots, "--format", "csv", "--overwrite").err.splitlines()[0]
+    assert "0/6" in predict(shots, "--format", "csv", "--overwrite").err.splitlines()[0], "a finished one starts again"
+
+
+def test_what_is_predicted_is_saved_when_an_error_ends_the_run(predict, tmp_path, shots, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(library.inference.predictor.Predictor, "_results", fail_at(patch, 2))
+        with pytest.raises(ZeroDivisionError):
+            predict(shots)
+    assert "2/5" in predict(shots).err.splitlines()[0]
+
+
+def fail_at(patch, number):
+    """`Predictor._results` that fails at this call."""
+    calls, function = [], library.inference.predictor.Predictor._results
+
+    def results(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == number:
+            raise ZeroDivisionError
+        yield from function(self, *arguments, **options)
+
+    return results
+
+
+def test_links_are_images_of_their_own_and_loops_end(predict, tmp_path, shots):
+    (shots / "link.png").symlink_to(shots / "0.png")
+    (tmp_path / "far/deep").mkdir(parents=True)
+    write_images(tmp_path / "far", ["0.png"])
+    (shots / "away").symlink_to(tmp_path / "far/deep")
+    (shots / "loop").symlink_to(shots)
+    assert predict(shots, shots / "away/../0.png").code == 0
+    found = names(tmp_path / "out")
+    assert len(found) == 7 and len({*found}) == 7 and sum(name.endswith("link.png") for name in found) == 1
+    assert sum(name.endswith("far/0.png") for name in found) == 1
+
+
+def test_an_overlap_without_tiles_is_refused(predict, shots):
+    done = predict(shots, "--overlap", "0.3")
+    assert done.code == 1 and "--overlap" in done.err and "--tile" in done.err
 
 
 def test_overlays_are_saved_of_every_image(predict, tmp_path, shots):
@@ -268,5 +325,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(predict, tmp_path, shots):
 
 
 def test_a_large_run_says_in_lines_how_far_it_is(predict, tmp_path, shots, monkeypatch):
-    monkeypatch.setattr("mtseg.cli.predict.EVERY", 0)
+    monkeypatch.setattr("mtseg.cli.predict.SECONDS", 0)
     assert [line.partition(" ")[0] for line in predict(shots).err.splitlines()] == ["0/5", "2/5", "4/5", "5/5", "5/5"]

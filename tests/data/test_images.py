@@ -1,6 +1,10 @@
 """Reading the pixels of an image, and errors of one line."""
 
+import io
+import os
+
 import numpy as np
+import PIL.EpsImagePlugin
 import PIL.Image
 import pytest
 
@@ -78,3 +82,34 @@ def test_more_than_8_bits_are_refused_by_name(tmp_path, mode):
     PIL.Image.new(mode, (20, 10), 20000).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=f"deep.tif: .*mode {mode} has more than 8 bits"):
         read_image(tmp_path, Image(1, "deep.tif", 10, 20))
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, of what is damaged
+@pytest.mark.parametrize("name", ["AVIF", "BMP", "DDS", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_a_damaged_image_is_named_whatever_its_format(tmp_path, name):
+    """Each format's plugin raises errors of other types."""
+    content, rng = io.BytesIO(), np.random.default_rng(0)
+    PIL.Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(content, name)
+    whole, refused = np.frombuffer(content.getvalue(), dtype=np.uint8), 0
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 3)] = rng.integers(0, 256, 3)
+        (tmp_path / "a.img").write_bytes(damaged[: rng.integers(1, len(whole) + 1) if rng.random() < 0.2 else None])
+        try:
+            images.open_image(tmp_path, Image(1, "a.img", 12, 16))
+        except UserError as error:
+            assert "a.img" in str(error)
+            refused += 1
+    assert refused
+
+
+def test_postscript_is_never_run_and_a_pipe_never_waited_for(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", lambda *arguments, **options: started.append(1))
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("a.png", "pipe.png"):
+        with pytest.raises(UserError, match=name):
+            images.open_image(tmp_path, Image(1, name, 8, 8))
+    assert not started

@@ -164,6 +164,14 @@ def test_a_video_gives_its_frames_in_rgb(film):
     assert [one.name for one in islice(find([film, film]), 4, 6)] == ["film.avi#4", "film.avi#0"]
 
 
+def test_a_released_frame_is_decoded_again(film):
+    for one in [list(find(film))[i] for i in (0, 2)]:
+        before = one.read()
+        one.release()
+        assert one.read.pixels is None
+        assert (one.read() == before).all()
+
+
 def test_images_are_counted_before_they_are_read(film, shots):
     assert sum(file.count() for source in (film, shots) for file in files(source)) == 9
 

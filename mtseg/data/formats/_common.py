@@ -8,18 +8,17 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
-import PIL.Image
 from pycocotools import mask as coco_mask
 
 from mtseg.core.masks import Segmentation, rle
-from mtseg.data.images import DECODE_ERRORS, open_lazily
+from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
 from mtseg.data.splits import split_in, split_of
@@ -27,12 +26,6 @@ from mtseg.data.splits import split_in, split_of
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
 BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
-
-
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Suffixes of the image files that Pillow reads, in lower case, with the dot."""
-    return frozenset(suffix for suffix, kind in PIL.Image.registered_extensions().items() if kind in PIL.Image.OPEN)
 
 
 class Files:
@@ -49,7 +42,7 @@ class Files:
             self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
         self.names.sort()
         self._known = frozenset(self.names)
-        self.images = {name for name in self.names if PurePosixPath(name).suffix.lower() in image_suffixes()}
+        self.images = {name for name in self.names if PurePosixPath(name).suffix.lower() in suffixes()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._known

@@ -25,13 +25,13 @@ from mtseg.data.formats._common import (
     Reading,
     Shapes,
     ellipse,
-    image_suffixes,
     json_with,
     pasted,
     rectangle,
     refuse_shape,
     turned,
 )
+from mtseg.data.images import suffixes
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
 
@@ -108,8 +108,8 @@ def _add_image(
 
 def _image(files: Files, task: dict[str, Any], beside: PurePosixPath) -> str:
     texts = [value for value in task["data"].values() if isinstance(value, str)]
-    pictures = [text for text in texts if PurePosixPath(text.split("?")[0]).suffix.lower() in image_suffixes()]
-    stated = task["data"].get("image") or next(iter([*pictures, *texts]), None)
+    images = [text for text in texts if PurePosixPath(text.split("?")[0]).suffix.lower() in suffixes()]
+    stated = task["data"].get("image") or next(iter([*images, *texts]), None)
     names = [stated, task.get("file_upload")]
     names += [UPLOADED.sub("", name.rpartition("/")[2], count=1) for name in names if isinstance(name, str)]
     missing: BadRecord | None = None

@@ -17,11 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
-from mtseg.data.images import DECODE_ERRORS
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
 
@@ -131,7 +130,7 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
     points = _points(shape)
     try:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
-        pixels = np.array(PIL.Image.open(io.BytesIO(content)).convert("L")) > 0
+        pixels = np.array(open_lazily(io.BytesIO(content), MOST_PIXELS).convert("L")) > 0
     except DECODE_ERRORS as error:
         raise BadRecord("geometry", f"`mask` is not a PNG in base64 ({error})") from None
     if len(points) != 2 or not all(math.isfinite(value) for point in points for value in point):

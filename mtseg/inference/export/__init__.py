@@ -6,7 +6,9 @@ A format's file says what is lost in it, and holds
   write(path, images, predictions, tasks)
                   `images` need no ground truth, and each of them is in the output also where nothing was found, if the
                   format has a place for it. The path is replaced as a whole, and the same predictions give the same
-                  bytes. Raises UserError for a class or file name that the format cannot carry.
+                  bytes. Raises UserError for a class or file name that the format cannot carry;
+  check(names, tasks)
+                  raises it for the names of images alone; a format that takes any name has none.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Task
@@ -25,9 +28,19 @@ FORMATS = tuple(sorted(path.stem.replace("_", "-") for path in Path(__file__).pa
 def write(format: str, folder: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Path:
     """Write the predictions into a folder and return the path of the file or folder that was made. format: one of
     `FORMATS`; UserError lists them."""
-    if format not in FORMATS:
-        raise UserError(f"there is no format '{format}', valid: {', '.join(FORMATS)}")
-    module = importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
+    module = _module(format)
     path = Path(folder) / module.NAME_IN_FOLDER
     module.write(path, images, predictions, tasks)
     return path
+
+
+def check(format: str, names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raise the UserError of `write` for the classes and for images of these names."""
+    if hasattr(module := _module(format), "check"):
+        module.check(names, tasks)
+
+
+def _module(format: str) -> ModuleType:
+    if format not in FORMATS:
+        raise UserError(f"there is no format '{format}', valid: {', '.join(FORMATS)}")
+    return importlib.import_module(f"{__name__}.{format.replace('-', '_')}")

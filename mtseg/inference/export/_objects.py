@@ -70,11 +70,11 @@ def check_classes(tasks: Sequence[Task], forbidden: str, format: str) -> None:
                 )
 
 
-def annotation_files(images: Images, suffix: str, format: str) -> list[PurePosixPath]:
+def annotation_files(names: Sequence[str], suffix: str, format: str) -> list[PurePosixPath]:
     """For each image the path of its own annotation file: the image's, with another suffix. Raises UserError where two
     images would share a file, and for a path that is not below the folder of images."""
     files: dict[PurePosixPath, str] = {}
-    for name in images.file_name.tolist():
+    for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"image {name!r} cannot be written as {format}: its path must be relative, without '..'")

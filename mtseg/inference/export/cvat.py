@@ -27,8 +27,12 @@ NAME_IN_FOLDER = "predictions.cvat.xml"
 NOTE = "note"  # attribute of every label, if predictions have notes
 
 
-def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+def check(names: Sequence[str], tasks: Sequence[Task]) -> None:
     check_classes(tasks, CONTROL, "CVAT's XML")
+
+
+def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    check((), tasks)
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     noted = "note" in predictions.names

@@ -28,5 +28,7 @@ def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[
     with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for image, objects in by_image(images, predictions, tasks):
             found = [asdict(one) | {"polygons": polygons(one.rle)} for one in objects]
+            for one in found:
+                del one["note"]  # for a person who corrects
             record = {"file_name": image.file_name, "height": image.height, "width": image.width, "predictions": found}
             file.write(encode(record) + "\n")

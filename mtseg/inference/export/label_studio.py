@@ -33,8 +33,12 @@ IMAGE = "the-image"  # name of the tag; no task is called so, as it has a hyphen
 SIZES = (3, 4, 8, 16)  # bits of a run's length, as Label Studio's own converter has them
 
 
-def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+def check(names: Sequence[str], tasks: Sequence[Task]) -> None:
     check_classes(tasks, CONTROL, "Label Studio's XML")
+
+
+def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    check((), tasks)
     with replace_folder(path) as folder:
         write_xml(folder / "config.xml", _config(tasks))
         found = by_image(images, predictions, tasks)

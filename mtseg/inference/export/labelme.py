@@ -25,9 +25,13 @@ NAME_IN_FOLDER = "labelme"
 VERSION = "5.5.0"  # of LabelMe, whose format this is
 
 
-def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+def check(names: Sequence[str], tasks: Sequence[Task]) -> list[PurePosixPath]:
     check_classes(tasks, r",|^\s|\s$", "LabelMe")
-    files = annotation_files(images, ".json", "LabelMe")
+    return annotation_files(names, ".json", "LabelMe")
+
+
+def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
+    files = check(images.file_name.tolist(), tasks)
     with replace_folder(path) as folder:
         for file, (image, objects) in zip(files, by_image(images, predictions, tasks), strict=True):
             write_json(folder / file, _annotation(image, objects))

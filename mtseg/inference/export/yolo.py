@@ -16,7 +16,7 @@ Format: docs.ultralytics.com/datasets/segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -31,8 +31,12 @@ NAME_IN_FOLDER = "yolo"
 DECIMALS = 6  # of coordinates, relative to the image
 
 
+def check(names: Sequence[str], tasks: Sequence[Task]) -> list[PurePosixPath]:
+    return annotation_files(names, ".txt", "YOLO")
+
+
 def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> None:
-    files = annotation_files(images, ".txt", "YOLO")
+    files = check(images.file_name.tolist(), tasks)
     rows: list[dict[str, Any]] = []
     with replace_folder(path) as folder:
         (folder / "labels").mkdir()
