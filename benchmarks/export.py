@@ -34,11 +34,11 @@ from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.onnx_export import export
 from mtseg.inference.onnx_network import OnnxNetwork
-from mtseg.inference.onnx_precision import quantise, to_float16
+from mtseg.inference.onnx_precision import calibration_rows, quantise, to_float16
 from mtseg.inference.predictor import predict_split
 from mtseg.inference.torch_network import TorchNetwork
 
-THREADS, CALIBRATION = 2, 50
+THREADS = 2
 FASTER, LOST = 3.0, 1.0  # the target
 COLUMNS = ("", "MB", "ms", "best ms", "faster", "AP", "joint AP", "same")
 
@@ -107,7 +107,8 @@ def main() -> int:
         files |= {name: Path(folder) / f"{name}.onnx" for name in ("float32", "float16", "int8")}
         export(networks["torch"].network, files["float32"], known)
         to_float16(files["float32"], files["float16"])
-        quantise(files["float32"], files["int8"], np.stack(data.squares[:CALIBRATION]))
+        some = calibration_rows(len(data.images))
+        quantise(files["float32"], files["int8"], np.stack([data.squares[i] for i in some]))
         sizes = {name: file.stat().st_size / 1e6 for name, file in files.items()}
         networks |= {name: OnnxNetwork(files[name], "cpu", threads=THREADS) for name in files if name != "torch"}
     predicted = {

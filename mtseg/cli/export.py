@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,10 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from mtseg.core.metadata import Metadata
-
-CALIBRATION = 50  # images, of which int8 learns the range of every activation
 
 
 def command(
@@ -37,15 +32,24 @@ def command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", show_default=False, help=f"For int8: images like the training's; {CALIBRATION} are read."
+            metavar="SOURCE", show_default=False,
+            help="For int8: a folder, video or pattern of images like the training's; some are read, evenly spread.",
         ),
     ] = None,
+    assume_params: Annotated[
+        bool,
+        typer.Option(
+            "--assume-params",
+            help="Take what a checkpoint of an older version does not record from the params. Only right if they are "
+            "those of its training.",
+        ),
+    ] = False,
 ) -> None:  # fmt: skip
     """Write a model as a file that predicts anywhere, with `mtseg predict` or `mtseg.load`.
 
     As `.safetensors`: the checkpoint of a training, completed by the settings in the params. The weights stay the same.
-    Tasks, classes and the network are those of the checkpoint; what a checkpoint of an older version does not record is
-    taken from the params. In the pipeline `dvc repro export` does the same, and records the scores too.
+    Tasks, classes and the network are those of the checkpoint. In the pipeline `dvc repro export` does the same, and
+    records the scores too.
 
     As `.onnx`: a complete `.safetensors` for ONNX Runtime, which predicts without PyTorch. It takes up to a minute.
 
@@ -69,47 +73,54 @@ def command(
         raise UserError(f"--out {out} is the file to read: choose another name")
     if out.suffix == ".safetensors" and precision != "float32":
         raise UserError(f"--precision {precision} is for ONNX: choose an --out that ends with .onnx")
+    if file.suffix == ".onnx":
+        raise UserError(f"{file}: an ONNX file cannot be converted: export from the .safetensors that it was made from")
     if (precision == "int8") != (calibration is not None):
         raise UserError(
             "--precision int8 needs --calibration FOLDER, with images of the training's kind; no other does"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # fvcore, on import
-        if out.suffix == ".onnx":
-            _write_onnx(file, out, precision, calibration)
-        else:
-            _complete(file, out, params)
+    if out.suffix == ".onnx":
+        _write_onnx(file, out, precision, calibration)
+    else:
+        _complete(file, out, params, assume=assume_params)
     print(f"{out}, {out.stat().st_size / 1e6:.1f} MB: try `mtseg info {out}`")
 
 
-def _complete(file: Path, out: Path, params: Path) -> None:
+def _complete(file: Path, out: Path, params: Path, *, assume: bool) -> None:
     from mtseg.core.params import load
+    from mtseg.inference.predictor import pytorch
 
     settings = load(params)
-    from mtseg.inference import checkpoint
+    with pytorch("mtseg export"):
+        from mtseg.inference import checkpoint
 
     checkpoint.complete(
         file, out, size=settings.input.size, test=settings.test, filter=settings.filter,
-        licence=settings.export.licence, model=settings.model,
+        licence=settings.export.licence, assumed=settings.model if assume else None,
     )  # fmt: skip
 
 
 def _write_onnx(file: Path, out: Path, precision: str, calibration: Path | None) -> None:
     from mtseg.core import metadata
+    from mtseg.inference.predictor import pytorch
 
-    squares = None if calibration is None else _squares(calibration, metadata.read(file))
-    from mtseg.inference.onnx_export import convert
+    known = metadata.read(file)
+    with pytorch("mtseg export"):
+        from mtseg.inference.onnx_export import convert
 
+    squares = None if calibration is None else _squares(calibration, known.input.size)
     convert(file, out, precision=precision, squares=squares)
 
 
-def _squares(source: Path, known: Metadata) -> np.ndarray:
-    """uint8 [N, S, S, 3], of images evenly spread over the source."""
+def _squares(source: Path, size: int) -> np.ndarray:
+    """uint8 [N, S, S, 3], of some images of a source. Only these are read, and of videos one frame at a time."""
     import numpy as np
 
     from mtseg.data.images import square
+    from mtseg.inference.onnx_precision import calibration_rows
     from mtseg.inference.sources import files, find
 
     found = files(source)
-    chosen = found[:: max(1, len(found) // CALIBRATION)][:CALIBRATION]
-    return np.stack([square(one.read(), known.input.size)[0] for one in find(chosen)])
+    chosen = {*calibration_rows(sum(file.count() for file in found))}
+    squares = [square(one.read(), size)[0] for i, one in enumerate(find(found)) if i in chosen]
+    return np.stack(squares)

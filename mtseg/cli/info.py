@@ -44,7 +44,9 @@ def _print(file: Path, known: Metadata) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    model = dict(known.model)
+    from mtseg.core.metadata import recorded
+
+    model = recorded(known.model)
     facts = {
         "file": f"{file}, {file.stat().st_size / 1e6:.1f} MB, {known.precision}",
         "written by": f"mtseg {known.version}",

@@ -57,6 +57,20 @@ def as_user_error(error: Exception) -> UserError | None:
     return None
 
 
+@contextmanager
+def packages_of(what: str, extra: str) -> Iterator[None]:
+    """Around imports of packages that an extra of pyproject.toml installs: UserError when one of them is missing.
+    what: needs them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "mtseg":
+            raise
+        raise UserError(
+            f"{what} needs {error.name}, which is not installed: pip install 'mtseg[{extra}]', see docs/install.md"
+        ) from None
+
+
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
     SIGTERM and SIGHUP become one line and exit code 130, after whatever was being written is removed."""

@@ -8,38 +8,54 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mtseg.core.errors import UserError
-from mtseg.core.params import Filter, Ranking, Task
+import mtseg
+from mtseg.core.errors import UserError, first_line
+from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task
 
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
 MODELS = (".safetensors", ".onnx")
+TRAINING_ONLY = {"weights": None, "partial_weights": False, "recompute": "none"}  # of `model`: not recorded in files
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def recorded(model: Model) -> dict[str, Any]:
+    """The settings of a network as files record them."""
+    return model.model_dump(mode="json", exclude={*TRAINING_ONLY})
 
 
-class TaskClasses(_Section):
+def trained(settings: Any) -> Model:
+    """The network of recorded settings. Raises ValidationError."""
+    known = recorded(settings) if isinstance(settings, Model) else settings
+    return Model.model_validate({**known, **TRAINING_ONLY} if isinstance(known, dict) else known)
+
+
+class TaskClasses(Section):
     name: str
     classes: tuple[str, ...]
     background: bool
 
+    def _wrong(self) -> Iterator[str]:
+        try:
+            Task.predicted(**self.model_dump())
+        except ValidationError as error:
+            yield reason(error)
 
-class Square(_Section):
+
+class Square(Section):
     """The network's input: an RGB square of `size` pixels, normalised as (pixel - mean) / std with pixels of 0..255."""
 
-    size: int
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
+    size: Annotated[int, Field(ge=32, multiple_of=32)]
+    pixel_mean: tuple[Finite, Finite, Finite]
+    pixel_std: tuple[Positive, Positive, Positive]
 
 
-class Metadata(_Section):
+class Metadata(Section):
     """A model that can predict anywhere.
 
     version: of mtseg. licence: of the model, as its maker states it. model: section `model` of params.yaml. seen:
@@ -51,18 +67,36 @@ class Metadata(_Section):
 
     version: str
     licence: str | None
-    tasks: tuple[TaskClasses, ...]
-    model: dict[str, Any]
+    tasks: Annotated[tuple[TaskClasses, ...], Field(min_length=1)]
+    model: Annotated[Model, BeforeValidator(trained), PlainSerializer(recorded)]
     seen: tuple[tuple[int, ...], ...]
     input: Square
-    detections: int
+    detections: Count
     ranking: Ranking
     filter: Filter
     data: dict[str, dict[str, Any]]
     params: dict[str, Any]
     scores: dict[str, Any]
     step: int
-    precision: str = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
+
+    def _wrong(self) -> Iterator[str]:
+        names = [task.name for task in self.tasks]
+        if len({*names}) < len(names):
+            yield f"tasks: names must be distinct, got {names}"
+        if not self.tasks[0].background:
+            yield f"tasks: the first, '{names[0]}', must have background: true"
+        if len(names) > 1 and self.model.unseen_combinations < 1 and not self.seen:
+            yield "seen: empty, but model.unseen_combinations is below 1"
+        classes = [len(task.classes) for task in self.tasks]
+        for labels in self.seen:
+            if len(labels) != len(names) or not all(0 <= i < k for i, k in zip(labels, classes, strict=True)):
+                yield f"seen: {list(labels)} is no combination of classes of the tasks {names}"
+        for key in ("min_score", "min_logit"):
+            limits = getattr(self.filter, key)
+            for name in limits if isinstance(limits, dict) else ():
+                if name not in names:
+                    yield f"filter.{key}: there is no task '{name}', only {', '.join(names)}"
 
     def predicted_tasks(self) -> tuple[Task, ...]:
         return tuple(Task.predicted(**task.model_dump()) for task in self.tasks)
@@ -72,6 +106,17 @@ class Metadata(_Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
+def reason(error: ValidationError) -> str:
+    """The first fault, in a line."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] in ("extra_forbidden", "missing"):
+        return f"{'unknown' if first['type'] == 'extra_forbidden' else 'missing'} key '{key}'"
+    text = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = "" if first["type"] in ("value_error", "json_invalid") else f", got {str(first['input'])[:50]!r}"
+    return f"{key}: " * bool(key) + text + given
+
+
 def read(path: Path | str) -> Metadata:
     """The metadata of a model. Raises UserError when the file is missing, broken, or not a complete model."""
     path = Path(path)
@@ -79,30 +124,44 @@ def read(path: Path | str) -> Metadata:
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = ".".join(map(str, first["loc"])) + ": " * bool(first["loc"]) + first["msg"].lower()
-        raise UserError(f"{path} cannot predict by itself ({reason}): {_remedy(path)}") from None
+        raise UserError(f"{path} cannot predict by itself ({reason(error)}): {_remedy(path, text)}") from None
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path, text: str) -> str:
+    again = f"write it again with `{_command(path)}`"
     if path.suffix == ".onnx":
-        return "it is of another version; export it again from its .safetensors file"
+        again = "export it again from its .safetensors file"
+    version = _version(text)
+    if version is None:
+        return f"it is a checkpoint of a training; complete it with `{_command(path)}`"
+    if version != mtseg.__version__:
+        return f"mtseg {version} wrote it, and this is {mtseg.__version__}; use that version, or {again}"
+    return f"it was changed since it was written; {again}"
+
+
+def _command(path: Path) -> str:
     out = shlex.quote(f"{path.stem}-complete{path.suffix}")
-    return (
-        "it is a checkpoint of a training, or of another version; complete it with "
-        f"`mtseg export {shlex.quote(str(path))} --params params.yaml --out {out}`"
-    )
+    return f"mtseg export {shlex.quote(str(path))} --params params.yaml --out {out}"
+
+
+def _version(text: str) -> str | None:
+    """The version of mtseg that completed a model."""
+    try:
+        known = json.loads(text)
+    except ValueError:
+        return None
+    return known.get("version") if isinstance(known, dict) else None
 
 
 def read_text(path: Path) -> str:
     """The metadata as JSON text. Raises UserError when the file is missing, broken, or not one of this project."""
     if path.suffix not in MODELS:
-        raise UserError(f"{path}: a model is a file of {' or '.join(MODELS)}")
+        raise UserError(f"{path} is not a model: the name of a model's file ends with {' or '.join(MODELS)}")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     entries = _of_onnx(path) if path.suffix == ".onnx" else _of_safetensors(path)
     if KEY not in entries:
-        raise UserError(f"{path} is not a model of mtseg: its metadata have no entry '{KEY}'")
+        raise UserError(f"{path} is not a model of mtseg, whose files have an entry '{KEY}' in their metadata")
     return entries[KEY]
 
 
@@ -111,7 +170,7 @@ def _of_safetensors(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is broken or not a safetensors file ({error})") from None
+        raise UserError(f"{path} is broken or not a safetensors file ({first_line(error)})") from None
 
 
 def _of_onnx(path: Path) -> dict[str, str]:
@@ -122,5 +181,5 @@ def _of_onnx(path: Path) -> dict[str, str]:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base class
-        raise UserError(f"{path} is broken or not an ONNX file ({error})") from None
+        raise UserError(f"{path} is broken or not an ONNX file ({first_line(error)})") from None
     return session.get_modelmeta().custom_metadata_map

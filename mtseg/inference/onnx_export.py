@@ -17,25 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from mtseg.core import metadata
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 from mtseg.core.metadata import Metadata
 from mtseg.core.tables import Images
 from mtseg.data.images import read_image, square
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.onnx_network import OnnxNetwork
-from mtseg.inference.onnx_precision import quantise, to_float16, write
+from mtseg.inference.onnx_precision import calibration_rows, quantise, to_float16, write
 from mtseg.inference.predictor import predict_split
 from mtseg.inference.torch_network import TorchNetwork
 from mtseg.model.mask2former import Mask2Former
 
-CALIBRATION = 50  # images that int8 is calibrated on
 OPSET = 18  # the lowest with all operators that are used: bilinear GridSample 16, LayerNormalization 17, ReduceMax 18
 
 
 def export(network: Mask2Former, path: Path, known: Metadata) -> None:
     """Write the network, with normalisation and choice of detections, in float32. The same network gives the same
-    bytes. The network is left on the CPU in evaluation mode.
+    bytes. The network is left on the CPU in evaluation mode. Raises UserError for a backbone of timm that does not
+    allow it.
 
     Input: `image` uint8 [B, S, S, 3], RGB, see `mtseg.data.images.square`. Outputs, best probability first: `query`
     int64 [B, k]; `labels` int64 [B, k, T]; `probability` [B, k], by which the main head ranks; its `Candidates.fields`
@@ -48,7 +48,9 @@ def export(network: Mask2Former, path: Path, known: Metadata) -> None:
     with torch.no_grad(), _quiet(), exporting():
         # a step of its own, which raises if the number of images becomes a constant: torch.onnx.export continues
         # with other strategies, and then the file is wrong for other numbers of images
-        graph = torch.export.export(wrapped, (images,), dynamic_shapes={"image": {0: torch.export.Dim("batch")}})
+        with _dynamic_batch(known.model.backbone):
+            dynamic = {"image": {0: torch.export.Dim("batch")}}
+            graph = torch.export.export(wrapped, (images,), dynamic_shapes=dynamic)
         program = torch.onnx.export(
             graph, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=list(wrapped(images)),
             verbose=False,
@@ -74,10 +76,10 @@ def convert(source: Path, out: Path, *, precision: str = "float32", squares: np.
 def convert_and_score(
     source: Path, out: Path, images: Images, *, root: Path, precision: str, max_dets: Sequence[int]
 ) -> dict[str, float]:
-    """`convert`, with int8 calibrated on the first images; AP and joint AP of the file on all of them, in percent.
+    """`convert`, with int8 calibrated on some of the images; AP and joint AP of the file on all of them, in percent.
     root: folder of the images."""
     known = metadata.read(source)
-    some = images[: min(CALIBRATION, len(images))]
+    some = images[calibration_rows(len(images))]
     squares = np.stack([square(read_image(root, image), known.input.size)[0] for image in some])
     convert(source, out, precision=precision, squares=squares)
     found = predict_split(OnnxNetwork(out, "cpu"), images, root=root, metadata=known)
@@ -103,6 +105,20 @@ class _Network(nn.Module):
         }
         first = {"query": found.query, "labels": found.labels, "probability": found.probability}
         return first | found.fields | logits | {"masks": output.masks()}
+
+
+@contextlib.contextmanager
+def _dynamic_batch(backbone: str) -> Iterator[None]:
+    """Raises UserError for a network of timm that cannot be exported; our own ones can."""
+    try:
+        yield
+    except Exception as error:  # the exporter's errors have no common base class
+        if not backbone.startswith("timm/"):
+            raise
+        raise UserError(
+            f"model.backbone: {backbone} cannot be exported to ONNX for any number of images ({first_line(error)}): "
+            "predict with the .safetensors, or train with another backbone"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime
 from scipy.special import expit
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
+from mtseg.core.metadata import Metadata
 from mtseg.inference.postprocess import Detections
 
 LOGITS = "logits."  # prefix of the outputs that hold a task's logits
@@ -24,6 +25,7 @@ class OnnxNetwork:
     default as many as there are cores. Raises UserError when the file is broken or the device is not there."""
 
     def __init__(self, path: Path | str, device: str = "auto", *, threads: int | None = None):
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors: a warning of the optimiser is no concern of the user's
         if threads is not None:
@@ -32,10 +34,31 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no common base class
-            raise UserError(f"{path} is broken or not an ONNX file ({error})") from None
+            raise UserError(f"{path} is broken or not an ONNX file ({first_line(error)})") from None
         if device.startswith("cuda") and self.session.get_providers()[0] != "CUDAExecutionProvider":
             raise UserError(f"device: {device} does not start (see ONNX Runtime's message above): use auto or cpu")
         self.outputs = [output.name for output in self.session.get_outputs()]
+
+    @classmethod
+    def load(cls, path: Path | str, metadata: Metadata, *, device: str = "auto") -> OnnxNetwork:
+        """The network of a complete model file. Raises UserError also if its inputs and outputs are not those that the
+        metadata describe."""
+        network, size, tasks = cls(path, device), metadata.input.size, metadata.predicted_tasks()
+        nodes = [*network.session.get_inputs(), *network.session.get_outputs()]
+        shapes = {node.name: node.shape[1:] for node in nodes}
+        last = {"labels": len(tasks)} | {f"{LOGITS}{task.name}": task.num_outputs for task in tasks}
+        wrong = [name for name in ("query", "probability", "masks") if name not in shapes]
+        wrong += [name for name, length in last.items() if shapes.get(name, [None])[-1:] != [length]]
+        wrong += ["image"] * (shapes.get("image") != [size, size, 3])
+        if wrong:
+            raise UserError(
+                f"{path}: '{wrong[0]}' of its network is not as its metadata describe it: export it again from its "
+                ".safetensors file"
+            )
+        return network
+
+    def __repr__(self) -> str:
+        return f"ONNX Runtime with {self.session.get_providers()[0]}"
 
     def detect(
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
@@ -44,6 +67,11 @@ class OnnxNetwork:
         content: height and width of each image in its square. sizes: of the original images."""
         values = self.session.run(None, {"image": squares})
         found = dict(zip(self.outputs, values, strict=True))
+        if not np.isfinite(found["probability"]).all():
+            raise UserError(
+                f"{self.path} computes values that are not finite: its weights are broken, or too large for float16; "
+                "export it again, in float32"
+            )
         pairs = enumerate(zip(content, sizes, strict=True))
         return [_detections({name: x[b] for name, x in found.items()}, len(squares[b]), *pair) for b, pair in pairs]
 

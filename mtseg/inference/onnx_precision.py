@@ -22,7 +22,14 @@ from mtseg.core import metadata
 from mtseg.core.files import replace_file
 from mtseg.core.metadata import KEY, Metadata
 
+CALIBRATION = 50  # images of which int8 learns the range of every activation
 NOTES = ("doc_string", "metadata_props")
+
+
+def calibration_rows(count: int) -> list[int]:
+    """Which of so many images to calibrate on: at most CALIBRATION, evenly spread."""
+    wanted = min(count, CALIBRATION)
+    return [i * count // wanted for i in range(wanted)]
 
 
 def write(model: ModelProto, path: Path, metadata: Metadata) -> None:
@@ -54,8 +61,7 @@ def to_float16(source: Path, out: Path) -> None:
 
 def quantise(source: Path, out: Path, squares: np.ndarray) -> None:
     """Write the model of `source` with convolutions and linear layers in int8, a scale for each of their output
-    channels. squares: uint8 [N, S, S, 3], some images as predictions have them, from which the range of every
-    activation is read: 50 are enough.
+    channels. squares: uint8 [N, S, S, 3], some images as predictions have them (see CALIBRATION).
 
     In float32 stay the layers that read labels from the decoder's states, and all that is finer than stride 4: the
     first three convolutions of EfficientNet-Lite0 alone cost 2 of 71 joint AP.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtseg.core import metadata
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, packages_of
 from mtseg.core.metadata import Metadata
 from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import read_image, square
@@ -30,21 +31,28 @@ def load(path: Path | str, *, device: str = "auto") -> Predictor:
     device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises UserError when the file is missing, broken
     or no complete model, when the device is not there, or when a package that the file needs is not installed.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"a model is loaded from the path of its file, got {type(path).__name__}")
+    if not isinstance(device, str):
+        raise UserError(f"device: {device!r} is unknown: use auto, cpu, cuda or cuda:1")
     path = Path(path)
     known = metadata.read(path)
     if path.suffix == ".onnx":
         from mtseg.inference.onnx_network import OnnxNetwork
 
-        return Predictor(OnnxNetwork(path, device=device), known)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # fvcore, on import
-            from mtseg.inference.torch_network import TorchNetwork
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path} needs {error.name}, which is not installed: see docs/install.md, or use the model as ONNX"
-        ) from None
+        return Predictor(OnnxNetwork.load(path, known, device=device), known)
+    with pytorch(f"{path}, unlike a model as ONNX,"):
+        from mtseg.inference.torch_network import TorchNetwork
     return Predictor(TorchNetwork.load(path, known, device=device), known)
+
+
+@contextmanager
+def pytorch(what: str) -> Iterator[None]:
+    """Around imports of PyTorch and what is built on it. Raises UserError when one of these packages is missing. what:
+    needs them."""
+    with packages_of(what, "torch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore, on import
+        yield
 
 
 class Predictor:
@@ -54,6 +62,11 @@ class Predictor:
     def __init__(self, network: Any, metadata: Metadata):
         self.network, self.metadata = network, metadata
         self.tasks = metadata.predicted_tasks()
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{task.name} ({', '.join(task.classes)})" for task in self.tasks)
+        size = self.metadata.input.size
+        return f"Predictor of {tasks}: {self.metadata.model.backbone}, {size} x {size} pixels, {self.network}"
 
     def predict(
         self,
@@ -67,13 +80,13 @@ class Predictor:
         """The predictions of every image of a source, in one table (see `Predictions`), image by image, the best first.
 
         source: a path of an image, folder or video, a pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array
-        [height, width, 3] in RGB, or a list of these. score: smallest label probability x mask quality of the main
-        task, 0 to 1; by default as the model's filter has it. batch: images at a time, or tiles. tile: cut larger
-        images into tiles of so many pixels a side, 32 or more, for objects that are small in them; the best size shows
-        objects about as large, compared with the tile, as they were in the training images. overlap: share of a tile,
-        0 to 0.9, that it has in common with the next at least; objects up to that size are seen whole. See
-        `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there is none, and on settings
-        out of range.
+        [height, width, 3] in RGB (also RGBA, or [height, width] in grey), or a list of these. score: smallest label
+        probability x mask quality of the main task, 0 to 1; by default as the model's filter has it. batch: images at a
+        time, or tiles. tile: cut larger images into tiles of so many pixels a side, 32 or more, for objects that are
+        small in them; the best size shows objects about as large, compared with the tile, as they were in the training
+        images. overlap: share of a tile, 0 to 0.9, that it has in common with the next at least; objects up to that
+        size are seen whole. See `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there
+        is none, and on settings out of range.
         """
         results = []
         for result in self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap):
@@ -90,6 +103,7 @@ class Predictor:
         """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
         error when it cannot be read, which is then left out; by default the error is raised. first: id of the first
         image."""
+        _check(score, batch)
         tiling.check(tile, overlap)
         number = first - 1
         for some in sources.batches(sources.find(source), 1 if tile else batch):
@@ -154,6 +168,18 @@ class Predictor:
         )
         kept, _ = filter.apply(evaluation, settings).predictions
         return kept
+
+
+def _check(score: float | None, batch: int) -> None:
+    """Raises UserError for settings that are not allowed."""
+    if score is not None and not (_is(score, float | int | np.floating | np.integer) and 0 <= score <= 1):
+        raise UserError(f"score: {score!r} is no number from 0 to 1")
+    if not (_is(batch, int | np.integer) and batch >= 1):
+        raise UserError(f"batch: {batch!r} is no number of images, 1 or more")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def predict_split(network: Any, images: Images, *, root: Path, metadata: Metadata) -> Predictions:

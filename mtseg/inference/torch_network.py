@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 from rich.progress import track
+from torch import Tensor
 
 from mtseg.core.errors import UserError
-from mtseg.core.metadata import Metadata
+from mtseg.core.metadata import Metadata, recorded, trained
 from mtseg.core.params import Input, Model, Section, Task
 from mtseg.core.tables import Image, Predictions
 from mtseg.data.loader import Example, Mapper, prediction_batches
@@ -25,29 +26,52 @@ from mtseg.model.mask2former import Mask2Former
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
     """The trained model of a checkpoint. Raises UserError if it was trained for other tasks or with another `model`."""
     state, metadata = weights.load(path)
-    trained, expected = _keys(metadata), _keys(description(tasks, model))
-    if other := sorted(key for key in expected if trained.get(key) != expected[key]):
-        difference = f"{other[0]} {trained.get(other[0], 'unknown')}, params.yaml has {expected[other[0]]}"
+    given, expected = _keys(metadata), _keys(description(tasks, model))
+    if other := sorted(key for key in expected if given.get(key) != expected[key]):
+        difference = f"{other[0]} {given.get(other[0], 'unknown')}, params.yaml has {expected[other[0]]}"
         raise UserError(f"{path} was trained with {difference}: train again")
     if "seen" not in metadata and model.unseen_combinations < 1:
         raise UserError(f"{path} does not record which combinations of labels it was trained with: train again")
     seen = [tuple(labels) for labels in metadata.get("seen", ())]
-    network = Mask2Former(tasks, model.model_copy(update={"weights": None}), detections=detections, seen=seen)
-    network.load_state_dict(state)
+    network = Mask2Former(tasks, trained(model), detections=detections, seen=seen)
+    fill(network, state, path)
     return network
+
+
+def fill(network: Mask2Former, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file. Raises UserError if they are not exactly those of the network, in float where the
+    network's are, or not finite."""
+    own = network.state_dict()
+    for keys, fault in ((own.keys() - state.keys(), "is missing"), (state.keys() - own.keys(), "is unknown")):
+        if keys:
+            raise _misfit(path, min(keys), fault)
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise _misfit(path, key, f"has the shape {list(value.shape)}, expected {list(own[key].shape)}")
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise _misfit(path, key, f"is {value.dtype}, expected {own[key].dtype}")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{path}: the tensor {key} has values that are not finite: train again")
+    network.load_state_dict(state)
+
+
+def _misfit(path: Path, key: str, fault: str) -> UserError:
+    return UserError(
+        f"{path}: its tensors are not those of the network that it records ({key} {fault}): export it again from its "
+        "checkpoint, or train again"
+    )
 
 
 def description(tasks: Sequence[Task], model: Model, **params: Any) -> dict[str, Any]:
     """The settings that a checkpoint records, as JSON values: tasks, network, and the `params` (sections or values) of
     its training."""
     heads = [{"name": task.name, "classes": list(task.classes), "background": task.background} for task in tasks]
-    network = model.model_dump(mode="json", exclude={"weights", "partial_weights", "recompute"})
     settings = {
         key: value.model_dump(mode="json", exclude={"workers"}) if isinstance(value, Section) else value
         for key, value in params.items()
     }
     settings["tasks"] = [task.model_dump(mode="json") for task in tasks]
-    return {"tasks": heads, "model": network, "params": settings}
+    return {"tasks": heads, "model": recorded(model), "params": settings}
 
 
 def _keys(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,14 +84,17 @@ class TorchNetwork:
     def __init__(self, network: Mask2Former):
         self.network = network.eval()
 
+    def __repr__(self) -> str:
+        return f"PyTorch on {self.network.device}"
+
     @classmethod
     def load(cls, path: Path, metadata: Metadata, *, device: str = "auto") -> TorchNetwork:
-        """The network of a complete model file. Raises UserError if the device is not available."""
+        """The network of a complete model file. Raises UserError if the device is not available, or if the file's
+        tensors are not those of the network."""
         where, tasks = pick(device), metadata.predicted_tasks()
         state, _ = weights.load(path)
-        model = Model.model_validate({"weights": None, "partial_weights": False, "recompute": "none"} | metadata.model)
-        network = Mask2Former(tasks, model, detections=metadata.detections, seen=metadata.seen)
-        network.load_state_dict(state)
+        network = Mask2Former(tasks, metadata.model, detections=metadata.detections, seen=metadata.seen)
+        fill(network, state, path)
         return cls(network.to(where))
 
     def detect(

@@ -5,6 +5,8 @@ import re
 import shlex
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 import mtseg as library
 from mtseg.cli import app
+from mtseg.cli.export import _squares
 from mtseg.core import metadata
 from mtseg.model import weights
 from tests import tiny
@@ -104,15 +107,22 @@ def rewrite(path, change):
     weights.write(path, state, json.dumps(change(known)))
 
 
-def test_a_checkpoint_of_an_older_version_is_completed_from_the_params(mtseg, tmp_path, checkpoint, params):
+def test_what_an_older_version_did_not_record_is_taken_from_the_params_only_if_the_user_says_so(
+    mtseg, tmp_path, checkpoint, params
+):
     def older(known):
         model = {key: value for key, value in known["model"].items() if key not in ("unseen_combinations", "num_heads")}
         return {"tasks": known["tasks"], "model": model}
 
     rewrite(checkpoint, older)
-    assert mtseg("export", checkpoint, "--params", params(), "--out", tmp_path / "new.safetensors").code == 0
+    command = ("export", checkpoint, "--params", params(), "--out", tmp_path / "new.safetensors")
+    refused = mtseg(*command)
+    assert refused.code == 1 and refused.err.count("\n") == 1 and not (tmp_path / "new.safetensors").exists()
+    for word in ("input.size", "model.num_heads", "model.unseen_combinations", "--assume-params"):
+        assert word in refused.err
+    assert mtseg(*command, "--assume-params").code == 0
     done = metadata.read(tmp_path / "new.safetensors")
-    assert done.model["num_heads"] == tiny.SMALL["model"]["num_heads"] and done.seen == () and done.step == 0
+    assert done.model.num_heads == tiny.SMALL["model"]["num_heads"] and done.seen == () and done.step == 0
     library.load(tmp_path / "new.safetensors", device="cpu")
 
 
@@ -175,9 +185,49 @@ def test_wrong_choices_of_onnx_are_one_line(mtseg, tmp_path, segmenter, checkpoi
         (segmenter, ("--out", "m.onnx", "--precision", "int4"), ["int4", "int8"]),
         (segmenter, ("--out", "m.onnx", "--precision", "int8", "--calibration", tmp_path / "none"), ["none"]),
         (checkpoint, ("--out", "m.onnx"), ["mtseg export", "--params"]),
+        (tmp_path / "m.onnx", ("--out", "m.safetensors"), ["m.onnx", "cannot be converted", ".safetensors"]),
+        (tmp_path / "m.onnx", ("--out", "n.onnx"), ["m.onnx", "cannot be converted", ".safetensors"]),
     ]:
         done = mtseg("export", file, *arguments)
         assert done.code == 1 and done.err.count("\n") == 1 and all(word in done.err for word in words), done.err
+
+
+WITHOUT_PYTORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+class Missing(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name=name)
+sys.meta_path.insert(0, Missing())
+from mtseg.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("export", "FILE", "--out", "a.onnx"), ("export", "FILE", "--out", "a.safetensors"),
+                  ("predict", "shots", "--weights", "FILE")]
+)  # fmt: skip
+def test_without_pytorch_the_extra_is_named(tmp_path, segmenter, params, shots, arguments):
+    params()
+    given = [segmenter if argument == "FILE" else argument for argument in arguments]
+    _, err = (process := start(*given, code=WITHOUT_PYTORCH, cwd=tmp_path)).communicate(timeout=60)
+    assert process.returncode == 1 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert "torch, which is not installed" in err and "mtseg[torch]" in err and not list(tmp_path.glob("a.*"))
+
+
+def test_int8_is_calibrated_on_images_evenly_spread_over_folders_and_videos(tmp_path):
+    film = cv2.VideoWriter(str(tmp_path / "b.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    for level in range(90):
+        film.write(np.full((48, 64, 3), 2 * level, dtype=np.uint8))
+    film.release()
+    write_images(tmp_path / "shots", [f"{i}.png" for i in range(9)])
+    squares = _squares(tmp_path / "b.avi", 64)
+    assert squares.shape == (50, 64, 64, 3)
+    levels = squares[:, 20, 20, 0].astype(int) // 2
+    assert levels[0] < 3 and levels[-1] > 85 and np.diff(levels).max() <= 3
+    assert len(_squares(tmp_path / "shots", 64)) == 9
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What a model's file says about itself, and which files are refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,12 +11,14 @@ from safetensors.numpy import save_file
 from mtseg.core import metadata
 from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
+from mtseg.core.params import load
 from tests.scenes import FILTER
 
+MODEL = load(Path(__file__).parents[2] / "params.yaml").model.model_copy(update={"unseen_combinations": 0.5})
 COMPLETE = Metadata(
     version="0.1.0", licence="CC0-1.0", step=7, detections=100, ranking="sum", filter=FILTER,
     tasks=[{"name": "part", "classes": ["wheel", "Tür"], "background": True}],
-    model={"backbone": "swin_t"}, seen=[[0], [1]], params={"seed": 0}, scores={"training": {"joint_AP": 51.2}},
+    model=MODEL, seen=[[0], [1]], params={"seed": 0}, scores={"training": {"joint_AP": 51.2}},
     input={"size": 64, "pixel_mean": [0, 0, 0], "pixel_std": [1, 1, 1]}, data={"train": {"sha256": "ab", "images": 3}},
 )  # fmt: skip
 
@@ -68,7 +71,7 @@ def test_a_broken_file_is_refused(tmp_path, write, suffix):
         broken = tmp_path / f"{name}{suffix}"
         broken.write_bytes(data)
         refused(broken, "broken")
-    refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "invalid json")
+    refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "Invalid JSON")
 
 
 def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_it(tmp_path):
@@ -76,14 +79,65 @@ def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_i
     refused(path, f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`")
 
 
-def test_a_file_of_another_version_is_refused(tmp_path):
-    newer = json.dumps(json.loads(COMPLETE.text()) | {"attention": "flash"})
-    refused(safetensors(tmp_path / "newer.safetensors", mtseg=newer), "attention", "another version", "mtseg export")
-    refused(onnx_file(tmp_path / "newer.onnx", mtseg=newer), "attention", "another version", ".safetensors")
+def changed(*keys, value):
+    """The JSON of a complete model with one entry changed; None deletes it."""
+    known = json.loads(COMPLETE.text())
+    section = known
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    if value is None:
+        del section[keys[-1]]
+    return json.dumps(known)
+
+
+def test_a_file_of_another_version_is_refused_with_that_version_and_a_command(tmp_path):
+    newer = json.dumps(json.loads(changed("attention", value="flash")) | {"version": "9.1"})
+    refused(safetensors(tmp_path / "newer.safetensors", mtseg=newer), "unknown key 'attention'", "9.1", "mtseg export")
+    refused(onnx_file(tmp_path / "newer.onnx", mtseg=newer), "unknown key 'attention'", "9.1", ".safetensors")
+
+
+UNFIT = [
+    (("model", "blocks"), 3, "unknown key 'model.blocks'"),
+    (("model", "num_queries"), None, "missing key 'model.num_queries'"),
+    (("model", "num_queries"), "many", "model.num_queries"),
+    (("model", "backbone"), "vgg", "model.backbone"),
+    (("model",), 3, "model"),
+    (("input", "size"), 0, "input.size"),
+    (("input", "size"), 65, "input.size"),
+    (("input", "pixel_std"), [1, 0, 1], "input.pixel_std"),
+    (("detections",), 0, "detections"),
+    (("filter", "min_score"), {"colour": 0.5}, "filter.min_score: there is no task 'colour', only part"),
+    (("filter", "min_logit"), {"colour": 0.5}, "filter.min_logit: there is no task 'colour', only part"),
+    (("tasks",), [], "tasks"),
+    (("tasks", 0, "classes"), [], "classes"),
+    (("tasks", 0, "background"), False, "background: true"),
+    (("seen",), [[2]], "seen: [2]"),
+    (("seen",), [[0, 1]], "seen: [0, 1]"),
+    (("precision",), "int4", "precision"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "value", "word"), UNFIT)
+def test_metadata_that_do_not_fit_are_refused_in_one_line_with_a_command(tmp_path, keys, value, word):
+    refused(safetensors(tmp_path / "unfit.safetensors", mtseg=changed(*keys, value=value)), word, "`mtseg export ")
+
+
+def test_a_network_of_combinations_needs_those_it_was_trained_with(tmp_path):
+    further = {"name": "size", "classes": ["small", "large"], "background": False}
+    known = json.loads(COMPLETE.text())
+    for seen, refusal in (([[0, 1]], None), ([], "seen: empty"), ([[0]], "seen: [0]")):
+        text = json.dumps(known | {"tasks": [*known["tasks"], further], "seen": seen})
+        path = safetensors(tmp_path / "model.safetensors", mtseg=text)
+        if refusal:
+            refused(path, refusal)
+        else:
+            metadata.read(path)
 
 
 def test_what_is_no_file_of_a_model_is_refused(tmp_path):
     refused(tmp_path / "none.safetensors", "no such file")
     refused(tmp_path / "best.pth", ".safetensors or .onnx")
+    refused(Path("README.md"), "README.md is not a model", ".safetensors or .onnx")
     (tmp_path / "folder.onnx").mkdir()
     refused(tmp_path / "folder.onnx", "no such file")

@@ -39,8 +39,8 @@ def described(network, seen):
     square = {"size": tiny.SIDE, "pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std}
     tasks = [{"name": task.name, "classes": task.classes, "background": task.background} for task in TASKS]
     return Metadata(
-        version="1", licence=None, tasks=tasks, model={}, seen=seen, input=square, detections=network.detections,
-        ranking="product_quality", filter=tiny.PARAMS.filter, data={}, params={}, scores={}, step=0,
+        version="1", licence=None, tasks=tasks, model=tiny.params().model, seen=seen, input=square, data={}, params={},
+        detections=network.detections, ranking="product_quality", filter=tiny.PARAMS.filter, scores={}, step=0,
     )  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import mtseg
+from mtseg.core import metadata
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image, Images
 from mtseg.evaluation import filter
@@ -12,6 +14,7 @@ from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.checkpoint import complete
 from mtseg.inference.torch_network import load_model, predict
+from mtseg.model import weights
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -105,6 +108,59 @@ def test_a_bad_image_is_an_error_or_reported(tmp_path, predictor, shots):
     assert [part.images.file_name.tolist() for part in found] == [["0.png"], ["1.png"]]
     assert [part.images.id.tolist() for part in found] == [[1], [2]]
     assert not list(predictor.stream(tmp_path / "bad.png", on_error=lambda name, error: None))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("decoder.norm.weight"), "decoder.norm.weight is missing"),
+        (lambda state: state.update(other=torch.zeros(3)), "other is unknown"),
+        (lambda state: state.update({"decoder.norm.weight": torch.ones(7)}), "decoder.norm.weight has the shape"),
+        (lambda state: state.update({"decoder.norm.weight": torch.ones(32, dtype=torch.int64)}), "is torch.int64"),
+        (lambda state: state["decoder.norm.weight"].fill_(float("nan")), "decoder.norm.weight has values that are not"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_one_line(tmp_path, segmenter, change, words):
+    state, _ = weights.load(segmenter)
+    change(state)
+    weights.write(tmp_path / "unfit.safetensors", state, metadata.read(segmenter).text())
+    with pytest.raises(mtseg.UserError, match=words) as error:
+        mtseg.load(tmp_path / "unfit.safetensors", device="cpu")
+    assert "\n" not in str(error.value) and "unfit.safetensors" in str(error.value) and "again" in str(error.value)
+
+
+def test_a_file_that_is_cut_anywhere_is_one_line(tmp_path, segmenter):
+    data, cut = segmenter.read_bytes(), tmp_path / "cut.safetensors"
+    for size in (0, 7, 100, len(data) // 2, len(data) - 1):
+        cut.write_bytes(data[:size])
+        with pytest.raises(mtseg.UserError, match="cut.safetensors is broken") as error:
+            mtseg.load(cut, device="cpu")
+        assert "\n" not in str(error.value)
+
+
+def test_half_precision_weights_are_taken(tmp_path, segmenter, predictor, shots):
+    state, _ = weights.load(segmenter)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    weights.write(tmp_path / "half.safetensors", half, metadata.read(segmenter).text())
+    found = mtseg.load(tmp_path / "half.safetensors", device="cpu").predict(shots / "0.png")
+    assert len(found) and len(found) == pytest.approx(len(predictor.predict(shots / "0.png")), abs=3)
+
+
+def test_settings_out_of_range_and_of_other_types_are_one_line(predictor, shots, segmenter):
+    image = shots / "0.png"
+    for given in [
+        *({"batch": value} for value in (0, -1, 1.5, "2", None, True)),
+        *({"score": value} for value in (2, -0.1, float("nan"), "x", True, [0.5])),
+        *({"tile": value} for value in (0, 1.5, "x")), *({"tile": 64, "overlap": value} for value in ("x", 2)),
+    ]:  # fmt: skip
+        with pytest.raises(mtseg.UserError, match=f"^{[*given][-1]}: ") as error:
+            predictor.predict(image, **given)
+        assert "\n" not in str(error.value)
+    for settings in ({"batch": np.int64(2)}, {"score": np.float32(0.5)}, {"score": 0}, {"score": 1}):
+        predictor.predict(image, **settings)
+    for wrong in (lambda: mtseg.load(3), lambda: mtseg.load(None), lambda: mtseg.load(segmenter, device=0)):
+        with pytest.raises(mtseg.UserError):
+            wrong()
 
 
 def test_an_empty_folder_an_empty_list_and_an_unknown_device_are_errors(tmp_path, predictor, segmenter):
