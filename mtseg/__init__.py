@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtseg.core.errors import UserError
+
 if TYPE_CHECKING:
     from mtseg.inference.predictor import Predictor
 
 __version__ = "0.1.0"
+__all__ = ["UserError", "load"]
 
 
 def load(path: Path | str, *, device: str = "auto") -> Predictor:
     """A trained model, from a `.safetensors` or `.onnx` file that `mtseg export` or the stage `export` wrote.
 
-    device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises `mtseg.core.errors.UserError` when the file
+    device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises `mtseg.UserError` when the file
     is missing, broken or no complete model, or the device is not there.
 
         predictor = mtseg.load("export/segmenter.safetensors")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from mtseg.core.errors import UserError, packages_of
 from mtseg.core.masks import mask
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions, Table
@@ -43,8 +44,19 @@ class Result(Predictions):
         table = Predictions.concatenate(results)
         return cls.of_table(table, images, results[0].tasks, [one for result in results for one in result.sources])
 
+    def __repr__(self) -> str:
+        tasks = ", ".join(task.name for task in self.tasks)
+        return (
+            f"Result: {len(self)} predictions on {len(self.images)} images, with labels of {tasks}\n"
+            f"columns: {', '.join(self.names)}\n"
+            "by_image() splits it; to_dataframe(), to_coco(), to_supervision() and plot() convert it"
+        )
+
     def __getitem__(self, rows: Any) -> Result:
-        """A mask [N], indices or a slice; the images stay."""
+        """A mask [N], indices or a slice; an index alone gives a result of one row. The images stay."""
+        if isinstance(rows, str):
+            raise UserError(f"result[{rows!r}]: a column is an attribute, result.score or result.labels['TASK']")
+        rows = np.arange(len(self))[rows].reshape(-1)
         return self.of_table(super().__getitem__(rows), self.images, self.tasks, self.sources)
 
     def __reduce__(self) -> tuple:
@@ -58,15 +70,18 @@ class Result(Predictions):
             yield self.of_table(own, self.images[i : i + 1], self.tasks, [source])
 
     def names_of(self, task: str) -> np.ndarray:
-        """Predicted class names of a task, str [N]."""
-        classes = {task.name: task.classes for task in self.tasks}[task]
-        return np.array(classes, dtype=object)[self.labels[task]]
+        """Predicted class names of a task, str [N]. Raises UserError if there is no such task."""
+        classes = {task.name: task.classes for task in self.tasks}
+        if task not in classes:
+            raise UserError(f"there is no task {task!r}, valid: {', '.join(classes)}")
+        return np.array(classes[task], dtype=object)[self.labels[task]]
 
     def masks(self) -> np.ndarray:
-        """bool [N, height, width]. Raises ValueError if the images differ in size."""
-        sizes = {*zip(self.images.height.tolist(), self.images.width.tolist(), strict=True)}
+        """bool [N, height, width], N may be 0. Raises UserError if the images of the predictions differ in size."""
+        of = self if len(self) else self.images[:1]
+        sizes = {*zip(of.height.tolist(), of.width.tolist(), strict=True)}
         if len(sizes) > 1:
-            raise ValueError("masks of images of different sizes do not fit in one array: use by_image()")
+            raise UserError("masks of images of different sizes do not fit in one array: use by_image()")
         height, width = sizes.pop()
         found = np.zeros((len(self), height, width), dtype=bool)
         for row, rle in enumerate(self.rles()):
@@ -85,7 +100,7 @@ class Result(Predictions):
 
     def plot(self) -> PIL.Image.Image:
         """One image with its predictions drawn over it, its longer side 640 to 2000 pixels. Reads the image again.
-        Raises ValueError when the result is of several images."""
+        Raises UserError when the result is of several images."""
         from mtseg.inference.overlays import overlay  # here: matplotlib is slow to import
 
         self._check_one_image()
@@ -94,8 +109,9 @@ class Result(Predictions):
     def to_supervision(self) -> supervision.Detections:
         """Detections of one image for Roboflow's supervision: `xyxy`, `mask`, `confidence`, `class_id` of the main
         task, and in `data` `class_name` of the main task, and for each task TASK (class names) and TASK_probability.
-        Raises ValueError if the result is of several images."""
-        import supervision  # an optional package
+        Raises UserError if the result is of several images, or the package is not installed."""
+        with packages_of("to_supervision()", "supervision"):
+            import supervision
 
         self._check_one_image()
         box = self.box.astype(np.float32).reshape(-1, 4)
@@ -113,4 +129,4 @@ class Result(Predictions):
 
     def _check_one_image(self) -> None:
         if len(self.images) != 1:
-            raise ValueError(f"this result is of {len(self.images)} images, one is needed: use by_image()")
+            raise UserError(f"this result is of {len(self.images)} images, one is needed: use by_image()")

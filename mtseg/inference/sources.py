@@ -84,8 +84,9 @@ class File:
 
 def find(source: Any) -> Iterator[Source]:
     """Yield the images of a source: the path of an image, a video or a folder (of both, recursive, sorted by name), a
-    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB) or [height, width] (grey), or
-    an iterable of these. Raises UserError for any other type, and for a path without images."""
+    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB), [height, width, 4] (RGBA, composited
+    on white) or [height, width] (grey), or an iterable of these. Raises UserError for any other type, and for a path
+    without images."""
     return _numbered(source, count())
 
 
@@ -102,13 +103,13 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
     elif isinstance(source, np.ndarray):
         name = f"image{next(numbers)}"
         yield Source(name, partial(_of_array, source, name))
-    elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray):
+    elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray) and getattr(source, "ndim", 1) == 1:
         for one in source:
             yield from _numbered(one, numbers)
     else:
         raise UserError(
-            f"cannot predict on a {type(source).__name__}: give a path, a folder, a pattern, a PIL image, a uint8 "
-            "array [height, width, 3], or a list of these"
+            f"cannot predict on a {type(source).__name__}: give a path, a folder, a pattern, a PIL image, a NumPy "
+            "array (uint8 [height, width, 3]), or a list of these"
         )
 
 
@@ -162,14 +163,28 @@ def _of_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
 
 
 def _of_array(pixels: np.ndarray, name: str) -> np.ndarray:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] != 3:
-        raise UserError(
-            f"{name}: an array must be uint8 [height, width, 3] in RGB, or [height, width] in grey, got "
-            f"{pixels.dtype} {list(pixels.shape)}"
-        )
     if not pixels.size:
         raise UserError(f"{name}: the array has no pixel")
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8:
+        raise UserError(f"{name}: an array must be uint8, got {pixels.dtype}: {_fix(pixels.dtype)}")
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+        fix = ": give pixels.transpose(1, 2, 0)" if pixels.ndim == 3 and len(pixels) in (1, 3, 4) else ""
+        raise UserError(
+            f"{name}: an array must be [height, width, 3] in RGB, [height, width, 4] in RGBA, or [height, width] in "
+            f"grey, got {list(pixels.shape)}{fix}"
+        )
+    if channels == 4:
+        return np.asarray(rgb(PIL.Image.fromarray(pixels)))
+    return pixels if channels == 3 else np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+
+
+def _fix(kind: np.dtype) -> str:
+    if np.issubdtype(kind, np.floating):
+        return "for values from 0 to 1, give (255 * pixels).round().astype('uint8')"
+    if kind == np.uint16:
+        return "for values up to 65535, give (pixels // 257).astype('uint8')"
+    return "scale the values to 0 to 255, and give pixels.astype('uint8')"
 
 
 def _frames(path: Path, name: str) -> Iterator[Source]:

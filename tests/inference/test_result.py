@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import numpy as np
 import PIL.Image
@@ -54,8 +55,28 @@ def test_masks_are_those_of_the_rles(result):
     assert all(np.array_equal(own, mask(rle, 40, 50)) for own, rle in zip(masks, one.rles(), strict=True))
     assert masks.sum(axis=(1, 2)).tolist() == one.area.tolist()
     assert two.masks().shape == (0, 40, 50)
-    with pytest.raises(ValueError, match="by_image"):
+    assert result[:0].masks().shape[0] == 0 and Result.join([one, one]).masks().shape == (2 * len(one), 40, 50)
+    with pytest.raises(mtseg.UserError, match="by_image"):
         result.masks()
+
+
+def test_an_index_gives_one_prediction_and_a_loop_all_of_them(result):
+    for row, one in enumerate(result):
+        assert isinstance(one, Result) and len(one) == 1 and one.rle[0] == result[row].rle[0] == result.rle[row]
+    assert row + 1 == len(list(result)) == len(result) and result[-1].score[0] == result.score[-1]
+    with pytest.raises(IndexError):
+        result[len(result)]
+    for wrong in (lambda: result["score"], lambda: result.names_of("size")):
+        with pytest.raises(mtseg.UserError, match="score|shape"):
+            wrong()
+
+
+def test_a_result_and_a_predictor_describe_themselves(result, segmenter):
+    text = repr(result)
+    assert f"{len(result)} predictions on 3 images" in text and "labels.shape" in text and "to_dataframe()" in text
+    text = repr(mtseg.load(segmenter, device="cpu"))
+    assert all(word in text for word in ("shape (circle, square, star)", "efficientnet_lite0", "64 x 64", "cpu"))
+    assert "\n" not in text
 
 
 def test_the_data_frame_has_a_row_for_each_prediction(result):
@@ -94,8 +115,14 @@ def test_supervision_takes_the_result_of_an_image(result):
         assert found.data[f"{task.name}_probability"] == pytest.approx(one.probability[task.name])
     assert len(found[found.confidence > np.median(found.confidence)]) < len(found)
     assert len(two.to_supervision()) == 0
-    with pytest.raises(ValueError, match="by_image"):
+    with pytest.raises(mtseg.UserError, match="by_image"):
         result.to_supervision()
+
+
+def test_without_the_package_the_extra_is_named(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)  # what an import finds where it is not installed
+    with pytest.raises(mtseg.UserError, match=r"supervision, which is not installed: .*mtseg\[supervision\]"):
+        next(result.by_image()).to_supervision()
 
 
 def test_a_result_can_be_sent_to_another_process(segmenter, tmp_path):

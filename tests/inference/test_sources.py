@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from mtseg.core.errors import UserError
 from mtseg.inference import sources
@@ -97,24 +98,35 @@ def test_a_path_and_an_open_image_are_rotated_by_exif(tmp_path):
             assert next(find(source)).read().shape == (8, 6, 3)
 
 
-def test_arrays_are_rgb_or_grey():
-    rgb = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
-    assert np.array_equal(next(find(rgb)).read(), rgb)
-    grey = next(find(rgb[..., 0])).read()
-    assert grey.shape == (5, 4, 3) and (grey == rgb[..., :1]).all()
+def test_an_array_gives_the_pixels_of_its_file(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    alpha = np.array([0, 90, 200, 255], np.uint8)[None, :, None].repeat(5, axis=0)
+    for pixels in (rgb, rgb[..., 0], rgb[..., :1], np.concatenate([rgb, alpha], axis=2)):
+        PIL.Image.fromarray(pixels.squeeze()).save(tmp_path / "same.png")
+        (ours,), (theirs,) = find(pixels), find(tmp_path / "same.png")
+        assert ours.read().shape == (5, 4, 3) and np.array_equal(ours.read(), theirs.read())
 
 
 @pytest.mark.parametrize(
     "pixels",
     [
-        np.zeros((5, 4, 3), np.float32), np.zeros((5, 4, 4), np.uint8), np.zeros((3, 5, 4), np.uint8),
-        np.zeros(5, np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((2, 5, 4, 3), np.uint8),
+        np.zeros((5, 4, 2), np.uint8), np.zeros((5, 4, 5), np.uint8), np.zeros(5, np.uint8), np.zeros((), np.uint8),
+        np.zeros((0, 4, 3), np.uint8), np.zeros((2, 5, 4, 3), np.uint8), np.zeros((5, 4), bool),
     ],
 )  # fmt: skip
 def test_other_arrays_are_refused_by_name(pixels):
     _, bad = find([np.zeros((5, 4), np.uint8), pixels])
     with pytest.raises(UserError, match="image1: "):
         bad.read()
+
+
+def test_the_fix_of_a_refused_array_makes_an_image_of_it():
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    for pixels in (rgb / 255, (rgb / 255).astype(np.float32), rgb.astype(np.uint16) * 257, rgb.transpose(2, 0, 1)):
+        with pytest.raises(UserError, match="image0: .* give ") as error:
+            next(find(pixels)).read()
+        fixed = eval(str(error.value).rpartition(" give ")[2], {"pixels": pixels})
+        assert np.array_equal(next(find(fixed)).read(), rgb)
 
 
 def test_what_holds_no_image_is_refused(tmp_path, shots):
@@ -126,6 +138,8 @@ def test_what_holds_no_image_is_refused(tmp_path, shots):
         (3, "cannot predict on a int"),
         ([shots, None], "cannot predict on a NoneType"),
         (b"bytes", "cannot predict on a bytes"),
+        (torch.zeros(3, 6, 8), "cannot predict on a Tensor: give .* NumPy array"),
+        (torch.zeros(()), "cannot predict on a Tensor"),
     ]:
         with pytest.raises(UserError, match=words):
             list(find(source))
