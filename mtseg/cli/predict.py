@@ -67,6 +67,10 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile a `.safetensors` first, a minute or more; for thousands of images."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the outputs of another run in DIR, and start again.")
     ] = False,
@@ -112,6 +116,7 @@ def command(
         folder.check_overlays(files)
     options = {"score": score, "batch": batch} | ({"tile": tile, "overlap": overlap} if tile else {})
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
+    settings |= {"compile": True} if compile else {}
     run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
     if run.finished and run.formats != formats:
         raise UserError(
@@ -121,7 +126,8 @@ def command(
     if run.finished:
         print(f"{out} is finished already: nothing to do", file=sys.stderr)
     else:
-        _predict(run, files, weights, formats, options, device=device, save_images=save_images)
+        loading = {"device": device, "compile": compile}
+        _predict(run, files, weights, formats, options, loading, save_images=save_images)
     if not run.images:
         raise UserError(f"none of the {len(run.failed)} images could be read: see {out / folder.FAILED}")
     skipped = f", {len(run.failed)} skipped (see {folder.FAILED})" if run.failed else ""
@@ -132,15 +138,16 @@ def command(
 
 
 def _predict(
-    run: Run, files: list[File], weights: Path, formats: list[str], options: dict[str, Any], *, device: str,
+    run: Run, files: list[File], weights: Path, formats: list[str], options: dict[str, Any], loading: dict[str, Any], *,
     save_images: bool,
 ) -> None:  # fmt: skip
-    """What is left of the run. options: of `Predictor.stream`. Raises typer.Exit when it is interrupted."""
+    """What is left of the run. options: of `Predictor.stream`. loading: of `mtseg.load`. Raises typer.Exit when it is
+    interrupted."""
     import mtseg
     from mtseg.core.errors import interrupts_held
     from mtseg.inference import sources
 
-    predictor = mtseg.load(weights, device=device)
+    predictor = mtseg.load(weights, **loading)
     run.start()
     with _Progress(sum(file.count() for file in files), run.done) as progress, interrupts_held() as interrupted:
 

@@ -25,12 +25,8 @@ from mtseg.inference.sources import Source
 Report = Callable[[str, UserError], None]
 
 
-def load(path: Path | str, *, device: str = "auto") -> Predictor:
-    """The model of a `.safetensors` or `.onnx` file, ready to predict.
-
-    device: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:1`. Raises UserError when the file is missing, broken
-    or no complete model, when the device is not there, or when a package that the file needs is not installed.
-    """
+def load(path: Path | str, *, device: str = "auto", compile: bool = False) -> Predictor:
+    """See `mtseg.load`."""
     if not isinstance(path, str | Path):
         raise UserError(f"a model is loaded from the path of its file, got {type(path).__name__}")
     if not isinstance(device, str):
@@ -38,12 +34,14 @@ def load(path: Path | str, *, device: str = "auto") -> Predictor:
     path = Path(path)
     known = metadata.read(path)
     if path.suffix == ".onnx":
+        if compile:
+            raise UserError(f"compile: {path} is ONNX, which ONNX Runtime optimises itself: load it without")
         from mtseg.inference.onnx_network import OnnxNetwork
 
         return Predictor(OnnxNetwork.load(path, known, device=device), known)
     with pytorch(f"{path}, unlike a model as ONNX,"):
         from mtseg.inference.torch_network import TorchNetwork
-    return Predictor(TorchNetwork.load(path, known, device=device), known)
+    return Predictor(TorchNetwork.load(path, known, device=device, compile=compile), known)
 
 
 @contextmanager

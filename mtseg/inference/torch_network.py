@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from rich.progress import track
 from torch import Tensor
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 from mtseg.core.metadata import Metadata, recorded, trained
 from mtseg.core.params import Input, Model, Section, Task
 from mtseg.core.tables import Image, Predictions
@@ -79,23 +79,36 @@ def _keys(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TorchNetwork:
-    """A network in evaluation mode."""
+    """A network in evaluation mode. compiled: by `torch.compile`, for one image at a time: each number of images would
+    take a compilation of its own."""
 
-    def __init__(self, network: Mask2Former):
-        self.network = network.eval()
+    def __init__(self, network: Mask2Former, *, compiled: bool = False):
+        self.network, self.compiled = network.eval(), compiled
+        if compiled:
+            network.outputs = torch.compile(network.outputs, dynamic=False)
 
     def __repr__(self) -> str:
-        return f"PyTorch on {self.network.device}"
+        return f"PyTorch on {self.network.device}{', compiled' * self.compiled}"
 
     @classmethod
-    def load(cls, path: Path, metadata: Metadata, *, device: str = "auto") -> TorchNetwork:
-        """The network of a complete model file. Raises UserError if the device is not available, or if the file's
-        tensors are not those of the network."""
+    def load(cls, path: Path, metadata: Metadata, *, device: str = "auto", compile: bool = False) -> TorchNetwork:
+        """The network of a complete model file. compile: now, so that no prediction waits for it. Raises UserError if
+        the device is not available, if the file's tensors are not those of the network, or if it does not compile."""
         where, tasks = pick(device), metadata.predicted_tasks()
         state, _ = weights.load(path)
         network = Mask2Former(tasks, metadata.model, detections=metadata.detections, seen=metadata.seen)
         fill(network, state, path)
-        return cls(network.to(where))
+        loaded = cls(network.to(where), compiled=compile)
+        if compile:
+            size = metadata.input.size
+            try:
+                loaded.detect(np.zeros((1, size, size, 3), np.uint8), [(size, size)], [(size, size)])
+            except Exception as error:  # the compiler's errors have no common base class
+                raise UserError(
+                    f"compile: PyTorch cannot compile this network here ({first_line(error)}): load it without, or use "
+                    "the model as ONNX"
+                ) from None
+        return loaded
 
     def detect(
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
@@ -103,11 +116,12 @@ class TorchNetwork:
         """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
         content: height and width of each image within its square. sizes: height and width of the original images."""
         planes = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
-        given = zip(planes, content, sizes, strict=True)
-        return detect(
-            self.network,
-            [{"image": x, "image_size": own, "height": size[0], "width": size[1]} for x, own, size in given],
-        )
+        batch = [
+            {"image": x, "image_size": own, "height": height, "width": width}
+            for x, own, (height, width) in zip(planes, content, sizes, strict=True)
+        ]
+        parts = [[one] for one in batch] if self.compiled else [batch]
+        return [found for part in parts for found in detect(self.network, part)]
 
 
 @torch.no_grad()

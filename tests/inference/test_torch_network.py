@@ -1,15 +1,24 @@
 """From a checkpoint to predictions."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
+import mtseg
 from mtseg.core.errors import UserError
 from mtseg.inference.torch_network import description, load_model, predict
 from mtseg.model import weights
 from tests import tiny
 from tests.scenes import SIZE, make_tasks, scene
 
+ROOT = Path(__file__).parents[2]
 TASKS = make_tasks(3)
 GIVEN = tiny.params()
 
@@ -71,3 +80,27 @@ def test_a_checkpoint_that_does_not_record_its_combinations_is_refused(tmp_path)
         load(path, tasks, given)
     weights.save(path, network, {**description(tasks, given), "seen": [[0, 0, 0]], "step": 1})
     assert len(load(path, tasks, given).heads) == 1
+
+
+@pytest.mark.slow  # compiling takes a minute
+@pytest.mark.skipif(not shutil.which("g++"), reason="PyTorch compiles with a C++ compiler")
+def test_a_compiled_network_predicts_the_same_for_batches_of_any_size_and_is_compiled_once(segmenter):
+    eager, compiled = (mtseg.load(segmenter, device="cpu", compile=given) for given in (False, True))
+    rng = np.random.default_rng(0)
+    shots = [rng.integers(0, 256, (40 + 9 * i, 64, 3), dtype=np.uint8) for i in range(5)]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for batch in (3, 1, 5):
+            ours, theirs = (predictor.predict(shots, batch=batch) for predictor in (eager, compiled))
+            assert ours.query.tolist() == theirs.query.tolist() and ours.score == pytest.approx(theirs.score, abs=1e-3)
+    assert "compiled" in repr(compiled)
+
+
+@pytest.mark.slow  # PyTorch looks for the compiler when half of the work is done
+def test_without_a_compiler_compiling_is_an_error_of_one_line(segmenter, tmp_path):
+    code = f"import mtseg; mtseg.load({str(segmenter)!r}, compile=True)"
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("mtseg.core.errors.UserError: compile: ") and "no-such-compiler" in last
