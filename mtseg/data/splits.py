@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
 SPLITS = ("train", "val", "test")
@@ -34,7 +35,7 @@ def _meaning(word: str) -> str | None:
 def split_of(name: str) -> str | None:
     """The split that a folder's or file's name means, without suffix: train, Training, train2017, instances_train2017;
     val, valid, validation, dev; test, testing; also with words such as images or set. None for any other name."""
-    words = [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
+    words = _significant(name)
     return _meaning(words[0]) if len(words) == 1 else None
 
 
@@ -42,6 +43,25 @@ def split_in(name: str) -> str | None:
     """The split that a name of several words has as its only one: lvis_v1_train. None if it has none, or several."""
     found = {*map(_meaning, _words(name))} - {None}
     return found.pop() if len(found) == 1 else None
+
+
+def parts_of(names: Iterable[str]) -> dict[str, str] | None:
+    """The split of the names that are numbered or lettered parts of one: train1 and train2, train_a and train_b. None
+    if several splits have such parts: train1, val1, train2 and val2 may be folds, whose images overlap."""
+    parts = {name: split for name in names if (split := _part(name))}
+    if len({*parts.values()}) > 1:
+        return None
+    return parts if len(parts) > 1 else {}
+
+
+def _part(name: str) -> str | None:
+    words = _significant(name)
+    return _meaning(words[0]) if len(words) == 2 and re.fullmatch(r"\d{1,3}|[a-z]", words[1]) else None
+
+
+def _significant(name: str) -> list[str]:
+    """The words of a name that are neither neutral nor a year."""
+    return [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
 
 
 @cache

@@ -366,6 +366,97 @@ def test_attribute_ids_by_the_files_own_list_become_names(tmp_path):
     assert labels == ["blue", "red", "red"]
 
 
+def test_attributes_that_are_missing_or_not_in_the_files_list_are_unlabelled_and_the_latter_counted(tmp_path):
+    def change(raw):
+        raw["attributes"] = [{"name": "colour", "categories": [{"id": 3, "name": "red"}, {"id": 4, "name": "3"}]}]
+
+    annotations = [annotation(attributes=own) for own in ({}, {"colour": 9}, {"colour": [1]}, {"colour": "3"})]
+    rewritten(folders.coco(tmp_path, "all", [*annotations, annotation()]), change)
+    data = read(tmp_path, "part", "colour")
+    assert [item.labels["colour"] for item in data.images[0].objects] == [None, None, None, "3", None]
+    assert [count for text, count in data.notes.items() if "lacks" in text] == [2]
+
+
+@pytest.mark.parametrize("categories", ["[no, '1', 2]", "[{id: 0, name: no}, {id: 1, name: '1'}, {id: 2}]"])
+def test_attributes_beside_the_file_are_its_annotations(tmp_path, categories):
+    for split in ("train", "val"):
+        folders.coco(tmp_path, split, [annotation(), annotation(2), annotation(2, 2)])
+    (tmp_path / "attributes.yaml").write_text(f"attributes:\n- name: state\n  categories: {categories}\n")
+    (tmp_path / "attributes").mkdir()
+    (tmp_path / "attributes" / "train.json").write_text('{"1": {"state": 0}, "2": {"state": "1"}, "3": {"state": 2}}')
+    data = read(tmp_path, "part", "state")
+    assert not data.faults and not data.unused and data.split_source == "train, val"
+    found = {image.split: [] for image in data.images}
+    for image in data.images:
+        found[image.split] += [item.labels["state"] for item in image.objects]
+    assert found == {"train": ["no", "1", "2"], "val": [None] * 3}
+    assert [count for text, count in data.notes.items() if "attributes/val.json" in text] == [3]
+
+
+@pytest.mark.parametrize(
+    "list, values, reason",
+    [("colours: []", "{}", "yaml"), ("attributes: [{name: a}]", "{}", "yaml"), ("attributes: []", '{"9": {}}', "json")],
+)
+def test_broken_attributes_beside_the_file_are_named(tmp_path, list, values, reason):
+    folders.coco(tmp_path, "train", [annotation()])
+    (tmp_path / "attributes.yaml").write_text(list)
+    (tmp_path / "attributes").mkdir()
+    (tmp_path / "attributes" / "train.json").write_text(values)
+    assert [fault.reason for fault in read(tmp_path).faults] == [f"broken {reason}"]
+
+
+@pytest.mark.parametrize("attributes", [[{"name": "a", "categories": [3]}], [{"name": {}, "categories": [{}]}]])
+def test_a_broken_list_of_attributes_is_named(tmp_path, attributes):
+    rewritten(folders.coco(tmp_path, "all", [annotation()]), lambda raw: raw.update(attributes=attributes))
+    assert ["`attributes`" in fault.text for fault in read(tmp_path).faults] == [True]
+
+
+def test_keypoints_are_counted_and_alone_they_are_one_error(tmp_path):
+    folders.coco(tmp_path, "all", [annotation(keypoints=[5, 5, 2]), annotation(2)])
+    data = read(tmp_path)
+    assert len(data.images[0].objects) == 1 and list(data.unused.values()) == [1]
+    folders.coco(tmp_path, "all", [annotation(keypoints=[5, 5, 2], segmentation=None)] * 2)
+    assert [fault.reason for fault in read(tmp_path).faults] == ["keypoints only"]
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (lambda raw: raw.update(annotations=[{"image_id": 1, "segments_info": []}] * 2), "panoptic"),
+        (lambda raw: raw.update(items=raw.pop("images")), "Datumaro"),
+    ],
+)
+def test_files_of_related_formats_are_refused_by_their_name(tmp_path, change, name):
+    rewritten(folders.coco(tmp_path, "all", []), change)
+    assert [name in fault.text for fault in read(tmp_path).faults] == [True]
+
+
+def test_polygons_may_be_pairs(tmp_path):
+    folders.coco(tmp_path, "all", [annotation(segmentation=[folders.SQUARE]), annotation()])
+    objects = read(tmp_path).images[0].objects
+    assert [*objects[0].segmentation[0]] == [*objects[1].segmentation[0]]
+
+
+def test_images_may_be_in_the_only_folder_that_has_them_all(tmp_path):
+    for split in ("train", "val"):
+        folders.coco(tmp_path / split, "all", [annotation()], names=("a",))
+        (tmp_path / split / "images" / "all").rename(tmp_path / split / "xrays")
+    data = read(tmp_path)
+    assert [image.file_name for image in data.images] == [
+        f"{split}/xrays/{number}.png" for split in ("train", "val") for number in (1, 2)
+    ]
+    (tmp_path / "train" / "xrays" / "1.png").rename(tmp_path / "val" / "xrays" / "3.png")
+    assert [fault.where for fault in read(tmp_path).faults] == [
+        f"train/annotations/all.json, image {n}" for n in (1, 2)
+    ]
+
+
+def test_images_of_another_split_are_not_taken(tmp_path):
+    folders.coco(tmp_path, "train", [annotation()])
+    (tmp_path / "images" / "train").rename(tmp_path / "val2017")
+    assert len(read(tmp_path).faults) == 2
+
+
 def test_images_of_lvis_have_addresses(tmp_path):
     path = folders.coco(tmp_path, "all", [], count=1)
     rewritten(path, lambda raw: raw["images"][0].update(file_name=None, coco_url="http://x.org/images/all/1.png"))

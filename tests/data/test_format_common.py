@@ -51,6 +51,18 @@ def test_accents_that_macos_decomposes_are_the_same_name(tmp_path):
     assert Files(tmp_path).image("m\u00fcnchen.png", ["."]) == "mu\u0308nchen.png"
 
 
+def test_links_are_followed_but_not_to_a_folder_above_them(tmp_path):
+    for path in ("raw/a/1.png", "other/b/2.png"):
+        folders.draw(tmp_path / path)
+    (tmp_path / "raw" / "a" / "back").symlink_to(tmp_path / "raw")
+    (tmp_path / "raw" / "again").symlink_to(tmp_path / "raw" / "a")
+    (tmp_path / "raw" / "out").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "b" / "back").symlink_to(tmp_path / "raw" / "..")
+    (tmp_path / "other" / "b" / "loop").symlink_to(tmp_path / "other")
+    names = Files(tmp_path / "raw").names
+    assert {"a/1.png", "again/1.png", "out/b/2.png"} <= {*names} and len(names) < 12
+
+
 def test_a_percent_sign_may_be_part_of_the_name(tmp_path):
     folders.draw(tmp_path / "a%20b.png")
     folders.draw(tmp_path / "a b.png")

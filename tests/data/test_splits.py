@@ -153,6 +153,21 @@ def test_other_folders_are_pooled(raw, names):
     assert len(split(raw)["val"]) == 1
 
 
+@pytest.mark.parametrize("names", ["train1 train2", "train_part1 train_part2", "Train-A Train-B"])
+def test_numbered_folders_of_train_are_one_split(raw, capsys, names):
+    one, other = names.split()
+    write(raw, f"{one}/x", f"{other}/x", "val/y")
+    assert split(raw) == {"train": sorted([f"{one}/x.png", f"{other}/x.png"]), "val": ["val/y.png"]}
+    assert f"{one}/ (train), {other}/ (train)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pattern", ["{}/x", "{}/images/x"])
+def test_numbered_folders_of_several_splits_may_be_folds_and_are_refused(raw, pattern):
+    write(raw, *map(pattern.format, ("train1", "val1", "train2", "val2")))
+    with pytest.raises(UserError, match="look like a split, but not which"):
+        split(raw)
+
+
 def test_images_of_no_split_are_refused_or_left_out_and_counted(raw):
     write(raw, "train/x", "val/y", "evaluation/z")
     with pytest.raises(UserError, match=r"1 of 3 images, such as evaluation/z.png \(in evaluation/\)"):
@@ -235,6 +250,13 @@ def test_coco_files_that_look_like_an_unknown_split_are_named(raw, names):
     for number, name in enumerate(names.split()):
         coco_in(raw, f"annotations/{name}.json", f"pool/{number}.png")
     with pytest.raises(UserError, match=r"annotations/\w+.json"):
+        split(raw, format="coco")
+
+
+def test_coco_files_of_folds_are_refused(raw):
+    for name in ("train1", "val1", "train2", "val2"):
+        coco_in(raw, f"annotations/{name}.json", f"images/{name}.png")
+    with pytest.raises(UserError, match="look like a split, but not which"):
         split(raw, format="coco")
 
 

@@ -21,7 +21,7 @@ from mtseg.core.masks import Segmentation, rle
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
-from mtseg.data.splits import split_in, split_of
+from mtseg.data.splits import parts_of, split_in, split_of
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
@@ -31,13 +31,21 @@ BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
 class Files:
     """The files of a folder and its subfolders, also linked ones, except hidden ones. Names are relative, with `/`.
 
-    Links are followed and not resolved: DVC may link files into the folder."""
+    Links are followed and not resolved: DVC may link files into the folder. A link to a folder above it is not
+    followed: it would have no end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: list[str] = []
+        above = {str(folder): (os.path.realpath(folder),)}  # by folder: the real path of itself, and of those above it
         for path, folders, names in os.walk(folder, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            own = above.pop(path)
+            for name in folders:
+                inside = os.path.join(path, name)
+                real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
+                if not name.startswith(".") and real not in own:
+                    above[inside] = (real, *own)
+            folders[:] = [name for name in folders if os.path.join(path, name) in above]
             place = Path(path).relative_to(folder).as_posix()
             self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
         self.names.sort()
@@ -129,7 +137,8 @@ def json_with(files: Files, pattern: str) -> str | None:
     """The first of the .json files, of which the first 20 are tried, whose start matches a regular expression."""
     for name in files.ending(".json")[:20]:
         with (files.folder / name).open("rb") as file:
-            if re.match(pattern, file.read(1 << 20).decode(errors="replace").lstrip("\ufeff \t\r\n"), re.DOTALL):
+            start = file.read(1 << 20).replace(b"\0", b"").decode(errors="replace")  # without the zeros of UTF-16
+            if re.match(pattern, start.lstrip("\ufeff\ufffd \t\r\n"), re.DOTALL):
                 return name
     return None
 
@@ -140,6 +149,7 @@ class Splits:
     def __init__(self, files: Files) -> None:
         parents = [PurePosixPath(name).parent.parts for name in files.names]
         self._enclosing = len(os.path.commonprefix(parents)) if parents else 0  # folders that hold all files
+        self._parts = parts_of({part for own in {*parents} for part in own})
         self._stated: dict[str, str] = {}
 
     def of_name(self, name: str) -> str | None:
@@ -150,8 +160,10 @@ class Splits:
         """The split of each annotation file, by its name or its folders. A name such as lvis_v1_train counts if those
         of other files are of other splits; a file called crash_test alone states none."""
         meant = {path: split_of(PurePosixPath(path).stem) for path in paths}
+        parts = parts_of(PurePosixPath(path).stem for path in paths)
         loose = {path: split or split_in(PurePosixPath(path).stem) for path, split in meant.items()}
-        meant = loose if len({*loose.values()} - {None}) > 1 else meant
+        if len({*loose.values()} - {None}) > 1 and parts is not None:
+            meant = loose
         return {
             path: self._noted(PurePosixPath(path).stem, split) or self.of_folders(path) for path, split in meant.items()
         }
@@ -159,11 +171,19 @@ class Splits:
     def of_folders(self, path: str) -> str | None:
         """The split that one of a path's folders means; the first that means one counts, folders that hold all files
         last."""
-        parts = PurePosixPath(path).parts[:-1]
-        for part in (*parts[self._enclosing :], *parts[: self._enclosing]):
-            if split := self._noted(f"{part}/", split_of(part)):
-                return split
-        return None
+        part, split = self._meaning(PurePosixPath(path).parts[:-1])
+        return self._noted(f"{part}/", split)
+
+    def meant_by_folders(self, path: str) -> str | None:
+        """The same for a folder, without noting that the data state it."""
+        return self._meaning(PurePosixPath(path).parts)[1]
+
+    def _meaning(self, folders: Sequence[str]) -> tuple[str, str | None]:
+        """The first folder that means a split, and which."""
+        for part in (*folders[self._enclosing :], *folders[: self._enclosing]):
+            if split := split_of(part) or (self._parts or {}).get(part):
+                return part, split
+        return "", None
 
     def _noted(self, name: str, split: str | None) -> str | None:
         if split:
@@ -282,11 +302,10 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
 
 
 def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
-    """The error for a shape that is not an outline."""
+    """The error for a shape that is not an outline. count: of its points, 0 if it has no list of them."""
     fix = f"add {kind} to data.ignore_shapes to leave out such shapes"
-    return BadRecord(
-        "geometry", f"a shape of kind {kind} with {count} points is no outline, expected {expected}; {fix}"
-    )
+    points = f" with {count} points" if count else ""
+    return BadRecord("geometry", f"a shape of kind {kind}{points} is no outline, expected {expected}; {fix}")
 
 
 def texts(attributes: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import Any
 
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, text, texts
+from mtseg.data.formats._sidecars import Beside
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import (
     BadRecord,
@@ -40,6 +41,7 @@ from mtseg.data.raw import (
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
+FIX_PANOPTIC = "use the file of instances, such as instances_train2017.json, or export COCO instances"
 FIX_BOXES = (
     "export polygons or masks (Roboflow: format 'COCO Segmentation'), or draw them from the boxes, for example with "
     "SAM in CVAT or X-AnyLabeling"
@@ -55,6 +57,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     data, files = RawData(), Files(folder)
     splits = Splits(files)
     names = files.ending(".json")
+    beside = Beside(files)
+    names = [name for name in names if name not in beside.values]
     used = [name for name in names if not PurePosixPath(name).name.startswith(OTHER)] or names
     if len(used) < len(names):
         data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
@@ -68,6 +72,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             if isinstance(raw, dict) and not {"images", "annotations", "categories"} & {*raw}:
                 data.leave(".json files that are not COCO")
                 continue
+            beside.add(data, where, raw)
             _File(data, files, splits, where, split, vocabulary, raw).read()
     data.split_source = splits.source()
     return data
@@ -91,17 +96,20 @@ class _Schema:
         numbered = {f"category_id{key[10:]}": key for key in sorted(raw) if key.startswith("categories_")}
         levels = {key: _names(items(raw, source)) for key, source in numbered.items()}
         attributes = items(raw, "attributes") if isinstance(raw.get("attributes"), list) else []
-        ids = {
-            attribute.get("name"): {whole(item.get("id")): item.get("name") for item in attribute["categories"]}
-            for attribute in attributes
-            if isinstance(attribute.get("categories"), list)
-        }
-        kinds = {id: kind for kind, own in (raw.get("attr_type_to_attr_idxs") or {}).items() for id in own}
-        typed = {
-            whole(item["id"]): (item.get("name"), kinds.get(item["id"], item.get("supercategory")))
-            for item in attributes
-            if "id" in item and "categories" not in item
-        }
+        try:
+            ids = {
+                attribute.get("name"): {whole(item.get("id")): item.get("name") for item in attribute["categories"]}
+                for attribute in attributes
+                if isinstance(attribute.get("categories"), list) and attribute["categories"]
+            }
+            kinds = {id: kind for kind, own in (raw.get("attr_type_to_attr_idxs") or {}).items() for id in own}
+            typed = {
+                whole(item["id"]): (item.get("name"), kinds.get(item["id"], item.get("supercategory")))
+                for item in attributes
+                if "id" in item and "categories" not in item
+            }
+        except (AttributeError, TypeError) as error:
+            raise BadRecord("broken json", f"the file's list `attributes` cannot be read ({error})") from None
         return cls(levels or {"category_id": _names(items(raw, "categories"))}, ids, typed)
 
 
@@ -122,10 +130,21 @@ class _File:
         """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
         if not isinstance(self.raw, dict):
             raise BadRecord("broken json", f"contains a {type(self.raw).__name__}, expected a JSON object")
+        if "items" in self.raw and "images" not in self.raw:
+            raise BadRecord("other format", "is of Datumaro's own format: export it as COCO (instances)")
         images, annotations = items(self.raw, "images"), items(self.raw, "annotations")
+        if any("segments_info" in item for item in annotations):
+            raise BadRecord("other format", f"is of the format COCO panoptic (segments_info): {FIX_PANOPTIC}")
         self.schema = _Schema.of(self.raw)
-        if annotations and all(not item.get("segmentation") and item.get("bbox") for item in annotations):
-            raise BadRecord("boxes only", f"all {len(annotations)} annotations have {BOXES_ONLY}: {FIX_BOXES}")
+        self.stated = [image.get("file_name") or image.get("coco_url") for image in images]  # LVIS has URLs only
+        if annotations and not any(item.get("segmentation") for item in annotations):
+            if all(item.get("bbox") for item in annotations):
+                raise BadRecord("boxes only", f"all {len(annotations)} annotations have {BOXES_ONLY}: {FIX_BOXES}")
+            if all(item.get("keypoints") for item in annotations):
+                text = f"all {len(annotations)} annotations have keypoints without a segmentation: outlines are needed"
+                raise BadRecord("keypoints only", text)
+        if count := sum(bool(item.get("keypoints")) for item in annotations):
+            self.data.leave("keypoints of objects", count)
         self.crowds = _has_crowds(annotations)
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
             self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
@@ -143,7 +162,7 @@ class _File:
                 self._add_image(where, image, objects)
 
     def _add_image(self, where: str, image: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
-        name = image.get("file_name") or image.get("coco_url")  # LVIS has URLs only
+        name = image.get("file_name") or image.get("coco_url")
         if not isinstance(name, str) or not _has_id(image):
             raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
         if _id(image) not in objects:
@@ -186,8 +205,7 @@ class _File:
         for given in (annotation.get("labels"), annotation.get("attributes")):
             attributes |= given if isinstance(given, dict) else {}
         for name, names in self.schema.ids.items():
-            if whole(attributes.get(name)) in names:
-                attributes[name] = names[whole(attributes[name])]
+            attributes[name] = self._of_list(names, attributes.get(name))
         if self.schema.typed:
             attributes = self._of_types(annotation.get("attribute_ids")) | attributes
         label, further = self._categories(annotation)
@@ -201,14 +219,46 @@ class _File:
         names = dict.fromkeys((path.stem, path.stem.removeprefix("instances_")))
         below = [*(f"images/{name}" for name in names), *names, "images", "."]
         places = [(root / place).as_posix() for root in (beside, PurePosixPath(".")) for place in below]
-        return list(dict.fromkeys([*places, path.parent.as_posix()]))
+        places = list(dict.fromkeys([*places, path.parent.as_posix()]))
+        if any(self._is_in(places, name) for name in self.stated[:100]):
+            return places
+        return self._only_place(beside) or places
+
+    def _only_place(self, beside: PurePosixPath) -> list[str]:
+        """The folder below `beside` that has all the images and is of no other split, such as DENTEX's xrays/; none if
+        several are."""
+        names = {str(name) for name in self.stated}
+        found = [
+            place.as_posix()
+            for place in {PurePosixPath(image).parent for image in self.files.images}
+            if place.is_relative_to(beside)
+            and self.splits.meant_by_folders(f"{place}/") in (None, self.split)
+            and all(f"{place}/{name}" in self.files.images for name in names)
+        ]
+        return found if len(found) == 1 else []
+
+    def _is_in(self, places: list[str], name: Any) -> bool:
+        try:
+            return bool(self.files.image(name, places))
+        except BadRecord:
+            return False
+
+    def _of_list(self, names: dict[Any, Any], value: Any) -> Any:
+        """The class of an attribute by the file's list: a name or an id. Others are unlabelled there, and counted."""
+        if isinstance(value, str) and value in names.values():
+            return value
+        if isinstance(whole(value), int | str) and whole(value) in names:
+            return names[whole(value)]
+        if value is not None:
+            self.data.note("values of attributes that the file's list `attributes` lacks, read as unlabelled")
+        return None
 
     def _of_types(self, ids: Any) -> dict[str, Any]:
         """Labels of the tasks that are types of attributes, none if the annotation has no value or several."""
         types = {kind for _, kind in self.schema.typed.values()} & {*self.vocabulary.classes}
         found: dict[str, list[Any]] = {kind: [] for kind in types}
         for id in ids if isinstance(ids, list) else ():
-            name, kind = self.schema.typed.get(whole(id), (None, None))
+            name, kind = self.schema.typed.get(whole(id) if isinstance(id, int | float | str) else None, (None, None))
             if kind in found:
                 found[kind].append(name)
         if several := sum(len(names) > 1 for names in found.values()):
@@ -284,8 +334,15 @@ def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
     if not value and annotation.get("bbox"):
         raise BadRecord("boxes only", f"has {BOXES_ONLY}: {FIX_BOXES}")
     if isinstance(value, list) and value and all(isinstance(polygon, list | array) for polygon in value):
-        return checked_polygons(value)
+        return checked_polygons(_flat(polygon) for polygon in value)
     return _rle(value), 0
+
+
+def _flat(polygon: Any) -> Any:
+    """[x0, y0, x1, y1, ...] of a polygon that is written that way or as [[x0, y0], [x1, y1], ...]."""
+    if isinstance(polygon, list) and all(isinstance(point, list) and len(point) == 2 for point in polygon):
+        return [value for point in polygon for value in point]
+    return polygon
 
 
 def _rle(value: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, stated
 def recognises(files: Files) -> str | None:
     for name in files.ending(".xml"):
         with (files.folder / name).open("rb") as file:
-            if b"<annotations" in file.read(4096):
+            if b"<annotations" in file.read(4096).replace(b"\0", b""):  # without the zeros of UTF-16
                 return name
     return None
 
@@ -113,7 +113,7 @@ def _polygon(shape: Element) -> list[float]:
         return turned(rectangle(left, top, right, bottom), (left + right) / 2, (top + bottom) / 2, angle)
     if shape.tag == "ellipse":
         return ellipse(*(float(values[name]) for name in ("cx", "cy", "rx", "ry")), angle)
-    count = len(values.get("points", "").split(";"))
+    count = len(values["points"].split(";")) if "points" in values else 0
     raise refuse_shape(shape.tag, count, "a polygon, box, ellipse or mask")
 
 

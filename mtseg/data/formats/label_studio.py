@@ -39,7 +39,7 @@ UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name
 
 
 def recognises(files: Files) -> str | None:
-    return json_with(files, r'\[\s*\{.*"(annotations|predictions|data)"\s*:')
+    return json_with(files, r'\[\s*\{.*"(annotations|predictions|data|[a-z]+labels)"\s*:')
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
@@ -180,7 +180,7 @@ def _polygon(kind: str, value: dict[str, Any], height: int, width: int) -> list[
     if kind == "polygon":
         return [number * side / 100 for x, y in value["points"] for number, side in ((x, width), (y, height))]
     if kind not in ("rectangle", "ellipse"):
-        raise refuse_shape(kind, len(value.get("points", "1")), "a polygon, rectangle, ellipse or brush mask")
+        raise refuse_shape(kind, len(value.get("points", ())), "a polygon, rectangle, ellipse or brush mask")
     x, y = value["x"] * width / 100, value["y"] * height / 100
     angle = math.radians(value.get("rotation") or 0)
     if kind == "ellipse":
