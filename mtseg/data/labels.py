@@ -168,13 +168,13 @@ def _read(mapping: Path) -> dict[str, Any]:
 
 
 def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | None]) -> Labels | None:
-    if _is_null(entry):
+    if is_null(entry):
         return None
     if not isinstance(entry, dict) or not set(classes) <= set(entry):
         raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {entry!r}")
     labels: Labels = {}
     for task, known in classes.items():
-        name = labels[task] = None if _is_null(entry[task]) else entry[task]
+        name = labels[task] = None if is_null(entry[task]) else entry[task]
         if name is None and task != next(iter(classes)):
             continue
         labels[task] = clean(name) if isinstance(name, str) else name
@@ -184,6 +184,6 @@ def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | No
     return labels
 
 
-def _is_null(value: Any) -> bool:
+def is_null(value: Any) -> bool:
     """YAML's null, of a file whose scalars were all read as text."""
     return value in (None, "", "null", "Null", "NULL", "~")

@@ -81,13 +81,48 @@ def test_numbers_and_booleans_are_class_names(tmp_path):
     assert [item.labels["part"] for item in read(tmp_path).images[0].objects] == ["car", "2", "true"]
 
 
+def test_names_are_text_as_it_stands(tmp_path):
+    write(tmp_path, "a", *(SQUARE.replace("0 ", f"{number} ", 1) for number in range(4)))
+    (tmp_path / "data.yaml").write_text("path: null\ntrain: .\nval: .\ntest: ~\nnames: [no, 1.0, 01, 1]\n")
+    data = read(tmp_path)
+    assert [item.labels["part"] for item in data.images[0].objects] == ["no", "1.0", "01", "1"]
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda path: path.with_name("copy.yaml").write_text(path.read_text()), "annotated twice"),
+        (lambda path: path.write_text("train: train\nval: [val, train/b.png.txt]\nnames: [car]"), "several splits"),
+    ],
+)
+def test_an_image_that_is_listed_twice_is_named(tmp_path, change, reason):
+    for name in ("train/a", "train/b", "val/c"):
+        write(tmp_path, name, SQUARE)
+    (tmp_path / "train/b.png.txt").write_text("train/b.png")
+    (tmp_path / "data.yaml").write_text("train: train\nval: val\nnames: [car]")
+    assert not read(tmp_path).faults
+    change(tmp_path / "data.yaml")
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == reason and "train/" in fault.text
+
+
+def test_images_that_are_not_listed_are_counted_and_labels_without_image_named(tmp_path):
+    for name in ("train/a", "val/b", "test/c"):
+        write(tmp_path, f"images/{name}", SQUARE, labels=f"labels/{name}.txt")
+    (tmp_path / "labels" / "train" / "d.txt").write_text(SQUARE)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [car]")
+    data = read(tmp_path)
+    assert len(data.images) == 2 and [*data.unused.values()] == [1]
+    assert [(fault.reason, fault.where) for fault in data.faults] == [("missing image", "labels/train/d.txt")]
+
+
 def test_an_image_without_a_file_is_counted_and_one_with_an_empty_file_is_empty(tmp_path):
     write(tmp_path, "a")
     folders.draw(tmp_path / "b.png")
     (tmp_path / "data.yaml").write_text("train: .\nval: .\n" + NAMES)
     data = read(tmp_path)
     assert [(image.file_name, image.objects) for image in data.images] == [("a.png", ())]
-    assert data.unused == {"images without a .txt": 1}
+    assert [(text[:21], count) for text, count in data.unused.items()] == [("images without a .txt", 1)]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +131,7 @@ def test_an_image_without_a_file_is_counted_and_one_with_an_empty_file_is_empty(
         ("7 0.1 0.1 0.2 0.1 0.2 0.2", "unknown label"),
         ("0 40 40 140 40 140 140", "geometry"),
         ("0 0.1 0.1 0.2 0.1 0.2", "geometry"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 12", "geometry"),
         ("0 0.1 0.1 0.2 0.1 nan 0.2", "geometry"),
         ("car 0.1 0.1 0.2 0.1 0.2 0.2", "geometry"),
         ("0", "geometry"),

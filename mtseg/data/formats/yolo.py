@@ -4,8 +4,8 @@ A line is the number of the class, then x and y of each point of one polygon, di
 The labels of images/.../NAME.jpg are labels/.../NAME.txt; otherwise NAME.txt lies beside the image. data.yaml names
 the splits: folders, or text files that list images; if it names none, the folders' names are the splits. Without
 data.yaml, classes.txt has a name in each line. The class is the label (see mtseg/data/labels.py); further tasks need
-data.mapping. An image whose .txt is empty has no object; an image without a .txt is not used. Lost: which polygons are
-parts of one object.
+data.mapping. An image whose .txt is empty has no object; an image without a .txt, or that data.yaml does not list, is
+not used. Lost: which polygons are parts of one object.
 Format: docs.ultralytics.com/datasets/segment.
 """
 
@@ -14,19 +14,20 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mtseg.data.formats._common import Files, Reading, note_duplicates, texts
-from mtseg.data.labels import Vocabulary
+from mtseg.data.formats._common import Files, Reading, note_duplicates
+from mtseg.data.labels import Vocabulary, is_null
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
 from mtseg.data.splits import split_of
 
 SPLITS = ("train", "val", "test")  # keys of data.yaml
+BOX = "a box, and no outline: export the data set for segmentation"
 
 
 def recognises(files: Files) -> str | None:
@@ -38,6 +39,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
     boxes: list[Fault] = []
+    before: dict[str, str] = {}  # images that were read, and the description that listed them
     found = _descriptions(files)
     if not found:
         data.faults.append(Fault("no names", "data.yaml", "there is no data.yaml with `names`, and no classes.txt"))
@@ -48,19 +50,41 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for split, images in listed.items():
                 for image in images:
                     splits_of.setdefault(image, []).append(split)
+            alike = len({*map(frozenset, listed.values())}) == 1 < len(listed)  # train and val alike are no split
+            if again := [image for image in splits_of if image in before]:
+                text = (
+                    f"lists {len(again)} images, such as {again[0]}, that {before[again[0]]} lists too: remove a file"
+                )
+                raise BadRecord("annotated twice", text)
+            if double := [image for image, own in splits_of.items() if len({*own}) > 1 and not alike]:
+                names_of = " and ".join(map(str, splits_of[double[0]]))
+                text = f"lists {len(double)} images in {names_of}, such as {double[0]}: keep each in one of them"
+                raise BadRecord("several splits", text)
+            before |= dict.fromkeys(splits_of, where)
             for image, own in splits_of.items():
-                # images of train and val alike are not split; of one in both, `convert` says that it is there twice
-                alike = len({*map(frozenset, listed.values())}) == 1 < len(own)
-                splits = [reading.splits.of_folders(image)] if alike else own
-                for split in splits:
-                    _add_image(reading, names, image, split, boxes)
+                split = reading.splits.of_folders(image) if alike else own[0]
+                _add_image(reading, names, image, split, boxes)
             if any(image.split for image in data.images) and data.split_source is None:
                 data.split_source = where
+    if before:
+        _count_rest(reading, before)
     if boxes and not any(image.objects for image in data.images):
-        data.faults.append(Fault("boxes only", "labels", f"all {len(boxes)} lines {boxes[0].text}"))
+        data.faults.append(Fault("boxes only", "labels", f"all {len(boxes)} lines have 4 numbers, {BOX}"))
     else:
         data.faults += boxes
     return data
+
+
+def _count_rest(reading: Reading, used: Iterable[str]) -> None:
+    """Count the images that no description lists; labels without an image are faults."""
+    files, data = reading.files, reading.data
+    if rest := len(files.images - {*used}):
+        data.leave("images that data.yaml does not list", rest)
+    labels = {_label_file(files, image) for image in files.images} | {None}
+    for name in files.ending(".txt"):
+        path = PurePosixPath(name)
+        if "labels" in path.parent.parts and path.name != "classes.txt" and name not in labels:
+            data.faults.append(Fault("missing image", name, "there is no image of this name in images/ or beside it"))
 
 
 def _descriptions(files: Files) -> list[str]:
@@ -86,7 +110,7 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     if where.endswith(".txt"):
         return dict(enumerate(_lines(files, where))), _of_folders(reading, beside)
     try:
-        raw = YAML(typ="safe").load(read_text(files.folder / where))
+        raw = YAML(typ="base").load(read_text(files.folder / where))  # all scalars as text: 01 and no are names
     except YAMLError as error:
         raise BadRecord("broken yaml", f"cannot be read as YAML: {' '.join(str(error).split())}") from None
     names = raw.get("names") if isinstance(raw, dict) else None
@@ -95,11 +119,11 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     if "kpt_shape" in raw:
         raise BadRecord("broken yaml", "is a data set of poses (kpt_shape): outlines are needed")
     names = names if isinstance(names, dict) else dict(enumerate(names))
-    named = {whole(number): str(name) for number, name in texts(names).items()}
+    named = {whole(number): name for number, name in names.items()}
     listed: dict[str | None, list[str]] = {}
     for split in SPLITS:
         given = raw.get(split, raw.get("valid") if split == "val" else None)
-        entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
+        entries = [entry for entry in (given if isinstance(given, list) else [given]) if not is_null(entry)]
         images = [image for entry in entries for image in _entry(data, files, beside, raw.get("path"), split, entry)]
         if images:
             listed[split] = images
@@ -149,7 +173,7 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
     data, files = reading.data, reading.files
     labels = _label_file(files, image)
     if labels is None:
-        data.leave("images without a .txt")
+        data.leave("images without a .txt in labels/ or beside them")
         return
     with data.refusing(labels):
         height, width = files.size(image)
@@ -159,12 +183,15 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
             with data.refusing(where):
                 values = _numbers(line)
                 if len(values) == 5:
-                    text = "have 4 numbers, a box, and no outline: export the data set for segmentation"
-                    boxes.append(Fault("boxes only", where, text))
+                    boxes.append(Fault("boxes only", where, f"has 4 numbers, {BOX}"))
                     continue
                 if whole(values[0]) not in names:
                     raise BadRecord(
                         "unknown label", f"there is no class {values[0]:g}, valid: {', '.join(map(str, names))}"
+                    )
+                if len(values) % 2 == 0:
+                    raise BadRecord(
+                        "geometry", f"has {len(values) - 1} numbers after the class, expected x and y pairs"
                     )
                 if max(map(abs, values[1:])) > 2:
                     raise BadRecord("geometry", "coordinates are not divided by the image's width and height")
