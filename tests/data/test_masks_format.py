@@ -100,6 +100,55 @@ def test_objects_of_no_one_class_and_other_sizes_are_named(tmp_path):
     assert [areas(image) for image in data.images] == [{"bicycle": 50}]
 
 
+def test_numbers_of_objects_may_exceed_a_byte(tmp_path):
+    objects, _ = two_objects()
+    for name, pixels in {
+        "a.png": np.where(objects < 255, objects.astype(np.uint16) * 1000, 0).astype(np.uint16),
+        "b.tif": np.where(objects < 255, objects * np.float32(1000), 0).astype(np.float32),
+        "c.tif": objects.astype(np.float32) / 2,
+    }.items():
+        write_voc(tmp_path, name[0])
+        (tmp_path / "SegmentationObject" / f"{name[0]}.png").unlink()
+        PIL.Image.fromarray(pixels).save(tmp_path / "SegmentationObject" / name)
+    data = read(tmp_path)
+    assert [areas(image) for image in data.images] == [{"car": 81, "bicycle": 50}] * 2
+    assert [(fault.reason, fault.where) for fault in data.faults] == [("broken image", "SegmentationObject/c.tif")]
+
+
+def test_objects_of_the_number_of_the_border_are_named(tmp_path):
+    objects, _ = two_objects()
+    write_voc(tmp_path, "a", "L", 255 * (objects == 1), 255 * (objects == 1))
+    assert [fault.reason for fault in read(tmp_path).faults] == ["no objects"]
+
+
+@pytest.mark.parametrize("colour", [0, 255, "noise"])
+def test_transparent_pixels_are_of_no_object(tmp_path, colour):
+    folders.draw(tmp_path / "images/a.png")
+    area = two_objects()[0] == 1
+    pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    pixels[..., 3] = 255 * area
+    pixels[..., :3] = np.where(area, 9, 77)[..., None] if colour == "noise" else colour
+    (tmp_path / "masks/a").mkdir(parents=True)
+    PIL.Image.fromarray(pixels).save(tmp_path / "masks/a/car_1.png")
+    data = read(tmp_path)
+    assert not data.faults and areas(data.images[0]) == {"car": 81}
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_inverted_masks_are_noted(tmp_path, inverted):
+    folders.draw(tmp_path / "images/a.png")
+    save(tmp_path / "masks/a/car_1.png", 255 * ((two_objects()[0] == 1) ^ inverted), mode="L")
+    data = read(tmp_path)
+    assert not data.faults and [*data.notes.values()] == [1] * inverted
+
+
+def test_a_mask_for_a_whole_image_is_refused(tmp_path):
+    for name in "ab":
+        folders.draw(tmp_path / f"images/{name}.png")
+        save(tmp_path / f"masks/{name}.png", two_objects()[0], mode="L")
+    assert [fault.reason for fault in read(tmp_path).faults] == ["no objects"] * 2
+
+
 def test_masks_of_classes_alone_are_refused(tmp_path):
     write_voc(tmp_path, "a")
     (tmp_path / "SegmentationObject" / "a.png").unlink()

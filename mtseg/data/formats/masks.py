@@ -8,8 +8,9 @@ VOC: every index or colour of SegmentationObject is an object, and SegmentationC
 background, and 255 is the unlabelled border. Class names are those of labelmap.txt (CVAT: `name:r,g,b`), of
 class_names.txt or labels.txt (LabelMe: a name in each line, the first of index 0), otherwise VOC's own. The split is
 that of ImageSets/Segmentation/train.txt and val.txt, or of the image's folder.
-One file for each object: what is not 0 is the object. A file name without a class is allowed if there is one class.
-The class is the label (see mtseg/data/labels.py): `door,front_1.png` has two. An image without masks is not used.
+One file for each object: what is neither 0 nor transparent is the object. A file name without a class is allowed if
+there is one class. The class is the label (see mtseg/data/labels.py): `door,front_1.png` has two. An image without
+masks is not used.
 Lost: pixels that are of several objects, in VOC's files.
 """
 
@@ -34,6 +35,7 @@ VOC = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor".split()
 )
+JPEG = (".jpg", ".jpeg", ".jfif")
 BORDER = 0xE0E0C0  # colour of index 255 in VOC's palette
 
 
@@ -81,7 +83,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
             if instances.shape != kinds.shape:
                 raise BadRecord("size", f"is {instances.shape[::-1]}, {classes[stem]} is {kinds.shape[::-1]}")
             found = []
-            for value in np.unique(instances[instances > 0]).tolist():
+            values = np.unique(instances[instances > 0]).tolist()
+            for value in values:
                 named = f"{where}, object {value:#x}"
                 with data.refusing(named):
                     mask = instances == value
@@ -89,6 +92,9 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                     kind = int(own[counts.argmax()])
                     label = names.of(kind, palette)
                     if label is None and BORDER in (kind, palette.get(kind)):
+                        if len(values) == 1:
+                            text = "is the only one and of the border, 255, which is no object: number objects from 1"
+                            raise BadRecord("no objects", text)
                         continue
                     if label is None or counts.max() < 0.9 * counts.sum():
                         listed = ", ".join(f"{value:#x}" for value in own)
@@ -114,6 +120,9 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
             *parents, stem = key.split("/")
             label = re.sub(r"[_\-\s]*\d+$", "", stem)
             if not parents:  # NAME/masks/FILE
+                if found := _found_image(files, place.parent, stem):
+                    fix = f"a file for each object is needed, {place}/{stem}/CLASS_1.png"
+                    raise BadRecord("no objects", f"is one mask for all of {found}: {fix}")
                 image = _sole_image(files, place.parent)
             elif found := _found_image(files, place.parent, "/".join(parents)):
                 image = found
@@ -123,6 +132,7 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                 raise BadRecord("missing image", f"there is no image {parents[0]} in images/ or beside {place}/")
             by_image.setdefault(image, []).append((where, label))
     classes = vocabulary.classes[next(iter(vocabulary.classes))]
+    inverted = 0
     for image, own in by_image.items():
         with data.refusing(image):
             size = files.size(image)
@@ -137,9 +147,11 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                         label = classes[0]
                     mask, _ = _values(files, where)
                     if len(np.unique(mask)) > 2:
-                        raise BadRecord("geometry", "has more than two values: expected 0 and another one")
+                        fix = "; JPEG blurs them: save masks as PNG" if where.lower().endswith(JPEG) else ""
+                        raise BadRecord("geometry", f"has more than two values: expected 0 and another one{fix}")
                     if mask.shape != size:
                         raise BadRecord("size", f"is {mask.shape[::-1]}, the image is {size[::-1]}")
+                    inverted += 0 not in mask[[0, 0, -1, -1], [0, -1, 0, -1]] and 0 in mask
                     labels = vocabulary.labels(label)
                     if labels is None:
                         data.leave("objects that data.mapping leaves out")
@@ -147,6 +159,8 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                         found.append(RawObject(where, labels, pasted(mask > 0, 0, 0, size)))
             note_duplicates(data, found)
             data.images.append(RawImage(str(place), image, None, splits.of_folders(image), tuple(found)))
+    if 2 * inverted > len(masks):
+        data.note("masks with all four corners of the image (inverted? what is not 0 is the object)", inverted)
     return {*masks.values()}
 
 
@@ -185,15 +199,24 @@ def _values(files: Files, where: str) -> tuple[np.ndarray, dict[int, int]]:
             if opened.mode == "P":
                 palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
                 return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))
-            if opened.mode in ("1", "L", "I", "I;16"):
-                return np.asarray(opened).astype(np.int64), {255: BORDER}
-            return _packed(np.asarray(opened.convert("RGB"), dtype=np.int64)), {}
+            if opened.mode in ("1", "L", "F") or opened.mode.startswith("I"):
+                values = np.asarray(opened)
+                if not np.array_equal(values, values.astype(np.int64)):
+                    raise BadRecord("broken image", "has values with a fraction: expected whole numbers")
+                return values.astype(np.int64), {255: BORDER}
+            if not opened.has_transparency_data:
+                return _packed(np.asarray(opened.convert("RGB"), dtype=np.int64)), {}
+            pixels = np.asarray(opened.convert("RGBA"), dtype=np.int64)
+            colours, alpha = _packed(pixels), pixels[..., 3]
+            if np.ptp(colours) == 0 < np.ptp(alpha):  # drawn by transparency alone
+                return alpha, {}
+            return np.where(alpha > 0, colours, 0), {}
     except DECODE_ERRORS as error:
         raise BadRecord("broken image", f"does not decode: {error}") from None
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:
-    """Colours [..., 3] as 0xRRGGBB."""
+    """Colours [..., 3], or with alpha [..., 4], as 0xRRGGBB."""
     return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
 
 
