@@ -1,9 +1,13 @@
+import base64
+import io
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from mtseg.core.masks import mask
+from mtseg.data import formats
 from mtseg.data.formats import label_studio
 from mtseg.data.labels import Vocabulary
 from tests.data import folders
@@ -111,6 +115,8 @@ def test_helper_shapes_are_left_out_by_their_kind(tmp_path):
         (region() | {"image_rotation": 90}, "geometry"),
         (region("brushlabels", rle=[1, 2, 3]), "geometry"),
         (region("brushlabels", rle="junk"), "geometry"),
+        (region("bitmasklabels", imageDataURL="data:image/png;base64,"), "geometry"),
+        (region("bitmasklabels", imageDataURL=None), "geometry"),
         (region(label=None), "no label"),
         (region() | {"value": {"points": SQUARE, "polygonlabels": ["a", "b"]}}, "ambiguous label"),
         (region() | {"value": {"points": SQUARE}}, "no label"),
@@ -124,9 +130,24 @@ def test_a_broken_region_is_named(tmp_path, broken, reason):
 
 
 def test_an_outline_of_an_unknown_kind_is_not_taken_for_a_choice(tmp_path):
-    write(tmp_path, {"result": [region("bitmasklabels", imageDataURL="data:image/png;base64,")]})
+    write(tmp_path, {"result": [region("superpixellabels", superpixels=[3])]})
     data = read(tmp_path)
-    assert [fault.reason for fault in data.faults] == ["geometry"] and "bitmasklabels" in data.faults[0].text
+    assert [fault.reason for fault in data.faults] == ["geometry"] and "superpixellabels" in data.faults[0].text
+
+
+def bitmask(width=WIDTH):
+    """A PNG as Label Studio writes it: black pixels on a transparent background."""
+    pixels, file = np.zeros((HEIGHT, width, 4), np.uint8), io.BytesIO()
+    pixels[3:13, 4:14, 3] = 255
+    PIL.Image.fromarray(pixels).save(file, "png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_bitmasks_are_objects(tmp_path):
+    write(tmp_path, {"result": [region("bitmasklabels", imageDataURL=bitmask()), choice("colour", "red")]})
+    (item,) = read(tmp_path, "part", "colour").images[0].objects
+    area = mask(item.segmentation, HEIGHT, WIDTH)
+    assert area[3:13, 4:14].all() and area.sum() == 100 and item.labels == {"part": "car", "colour": "red"}
 
 
 def test_several_choices_of_a_task_are_ambiguous(tmp_path):
@@ -134,6 +155,12 @@ def test_several_choices_of_a_task_are_ambiguous(tmp_path):
     assert [fault.reason for fault in read(tmp_path, "part", "colour").faults] == ["ambiguous label"]
 
 
+def test_a_bitmask_of_another_size_is_named(tmp_path):
+    write(tmp_path, {"result": [region("bitmasklabels", imageDataURL=bitmask(WIDTH + 1))]})
+    assert [fault.reason for fault in read(tmp_path).faults] == ["size"]
+
+
 def test_the_short_export_is_named(tmp_path):
-    (tmp_path / "a.json").write_text('[{"id": 1, "image": "a.png", "label": [{"points": []}]}]')
+    (tmp_path / "a.json").write_text('[{"id": 1, "image": "a.png", "label": [{"points": [], "polygonlabels": ["a"]}]}]')
+    assert formats.recognise(tmp_path) == ("label_studio", "a.json")
     assert "JSON-MIN" in read(tmp_path).faults[0].text

@@ -1,16 +1,19 @@
 """Label Studio's export in JSON: lists of tasks, with the images in images/ or where the task's URL ends.
 
-Objects are polygons, rectangles and ellipses, also rotated, and brush masks. The region's label is the main class; its
-choices, ratings and numbers (`perRegion`) are the further ones, by the name of their tag, which is that of the task. Of
-several annotations of an image, the one marked as ground truth is read, otherwise the first that is not skipped. A file
-whose tasks have predictions only, such as mtseg's own, is read like annotations. An image without an annotation is not
-used. Lost: choices of whole images, relations, and further annotations.
+Objects are polygons, rectangles and ellipses, also rotated, brush masks and bitmasks. The region's label is the main
+class; its choices, ratings and numbers (`perRegion`) are the further ones, by the name of their tag, which is that of
+the task. Of several annotations of an image, the one marked as ground truth is read, otherwise the first that is not
+skipped. A file whose tasks have predictions only, such as mtseg's own, is read like annotations. An image without an
+annotation is not used. Lost: choices of whole images, relations, and further annotations.
 Formats: labelstud.io/guide/export; the RLE is that of thi.ng/rle-pack, of RGBA pixels, as in
-HumanSignal/label-studio-converter, label_studio_converter/brush.py.
+HumanSignal/label-studio-converter, label_studio_converter/brush.py; bitmasks are those of HumanSignal/label-studio,
+web/libs/editor/src/regions/BitmaskRegion.jsx.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Callable
@@ -31,7 +34,7 @@ from mtseg.data.formats._common import (
     refuse_shape,
     turned,
 )
-from mtseg.data.images import suffixes
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, suffixes
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
 
@@ -152,7 +155,11 @@ def _add_region(
     def drawn() -> Segmentation:
         try:
             if kind == "mask":
-                return _brush(value["rle"], shapes.size(), actual())
+                size = shapes.size()
+                if size != actual():
+                    text = f"original_width and original_height are {size[::-1]}, the image is {actual()[::-1]}"
+                    raise BadRecord("size", text)
+                return _brush(value["rle"], size) if "rle" in value else _bitmask(value["imageDataURL"], size)
             return [checked_polygon(_polygon(kind, value, *shapes.size()))]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadRecord("geometry", f"the {kind} has no valid coordinates ({error})") from None
@@ -162,7 +169,7 @@ def _add_region(
 
 def _kind(value: dict[str, Any]) -> str | None:
     """The kind of an outline, None for what is none."""
-    if "rle" in value:
+    if "rle" in value or "imageDataURL" in value:
         return "mask"
     if "vertices" in value:
         return "vector"
@@ -180,7 +187,7 @@ def _polygon(kind: str, value: dict[str, Any], height: int, width: int) -> list[
     if kind == "polygon":
         return [number * side / 100 for x, y in value["points"] for number, side in ((x, width), (y, height))]
     if kind not in ("rectangle", "ellipse"):
-        raise refuse_shape(kind, len(value.get("points", ())), "a polygon, rectangle, ellipse or brush mask")
+        raise refuse_shape(kind, len(value.get("points", ())), "a polygon, rectangle, ellipse or mask")
     x, y = value["x"] * width / 100, value["y"] * height / 100
     angle = math.radians(value.get("rotation") or 0)
     if kind == "ellipse":
@@ -189,10 +196,20 @@ def _polygon(kind: str, value: dict[str, Any], height: int, width: int) -> list[
     return turned(corners, x, y, angle)  # it is rotated about its top left corner
 
 
-def _brush(packed: list[int], size: tuple[int, int], actual: tuple[int, int]) -> Segmentation:
+def _bitmask(address: str, size: tuple[int, int]) -> Segmentation:
+    """RLE of a bitmask: a PNG in base64, transparent outside the object."""
+    try:
+        content = base64.b64decode(address.partition("base64,")[2], validate=True)
+        alpha = np.array(open_lazily(io.BytesIO(content), MOST_PIXELS).convert("RGBA"))[..., 3]
+    except (*DECODE_ERRORS, AttributeError) as error:
+        raise BadRecord("geometry", f"the bitmask is not a PNG in base64 ({error})") from None
+    if alpha.shape != size:
+        raise BadRecord("size", f"the bitmask is {alpha.shape[::-1]}, the image is {size[::-1]}")
+    return pasted(alpha > 0, 0, 0, size)
+
+
+def _brush(packed: list[int], size: tuple[int, int]) -> Segmentation:
     """RLE of a brush mask. Its layout is that of `_pack` in mtseg/inference/export/label_studio.py."""
-    if size != actual:
-        raise BadRecord("size", f"original_width and original_height are {size[::-1]}, the image is {actual[::-1]}")
     bits = "".join(f"{byte:08b}" for byte in bytes(packed))
     place = 0
 
