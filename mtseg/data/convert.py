@@ -69,8 +69,8 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         raise _listed(raw.faults, data)
     if not images:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
-        raise UserError(message + _left_out(raw.faults))
-
+        unused = ", ".join(f"{reason}: {count}" for reason, count in sorted(raw.unused.items()))
+        raise UserError(message + _left_out(raw.faults) + (f"; not used: {unused}" if unused else ""))
     if len(images) == 1:
         raise UserError(
             f"{data.raw} (data.raw) has a single annotated image, {images[0].raw.file_name}: training and validation "
@@ -157,7 +157,9 @@ def _read_images(
                 raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
             if isinstance(result, BadRecord):
                 raise result
-            height, width, orientation, thumbnail = result
+            height, width, orientation, thumbnail, animated = result
+            if animated:
+                raw.note("images of several frames or pages, of which the first is read")
             if image.size not in (None, (height, width)):
                 stated = f"states {image.size[1]} x {image.size[0]}, {image.file_name} is {width} x {height}"
                 raise BadRecord("size", f"{stated}; {facts.size_cause(image.size, height, width, orientation)}")
@@ -169,7 +171,7 @@ def _read_images(
 
 def _files(
     raw: RawData, folder: Path, max_megapixels: float
-) -> Iterator[tuple[RawImage, tuple[int, int, int, np.ndarray] | BadRecord]]:
+) -> Iterator[tuple[RawImage, tuple[int, int, int, np.ndarray, bool] | BadRecord]]:
     """The images in the order of their file names, each with what `_read` returns."""
     raw.images.sort(key=lambda image: (image.file_name, image.where), reverse=True)
     with ThreadPoolExecutor() as pool:
@@ -179,9 +181,9 @@ def _files(
             yield from zip(some, read, strict=True)
 
 
-def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray] | BadRecord:
-    """Height and width of the image, rotated by its EXIF orientation, that orientation, and its thumbnail; or why it
-    cannot be used."""
+def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray, bool] | BadRecord:
+    """Height and width of the image, rotated by its EXIF orientation, that orientation, its thumbnail, and whether it
+    has several frames; or why it cannot be used."""
     try:
         with open_lazily(path, sys.maxsize) as opened:
             width, height = opened.size
@@ -197,14 +199,18 @@ def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray]
             if max(width, height) > SLIMMEST * min(width, height):
                 message = f"{path.name} is {width} x {height}, an aspect ratio above {SLIMMEST}: crop it"
                 return BadRecord("size", message)
+            # a phone's JPEG may have a preview as second frame
+            animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
             orientation = opened.getexif().get(0x0112, 1)
             opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # decodes a JPEG at a fraction of its size
             thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
+    except FileNotFoundError:
+        return BadRecord("missing image", f"{path.name} is a link to a file that does not exist")
     except DECODE_ERRORS as error:
         return BadRecord("broken image", f"{path.name} does not decode: {error}")
     if orientation in (5, 6, 7, 8):
         height, width = width, height
-    return height, width, orientation, thumbnail
+    return height, width, orientation, thumbnail, animated
 
 
 def _objects(

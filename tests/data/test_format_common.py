@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from mtseg.core.errors import UserError
@@ -162,6 +163,66 @@ def test_several_formats_or_none_are_an_error_that_lists_them(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="coco, cvat, label_studio, labelme, masks, yolo"):
         formats.recognise(tmp_path / "none")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("format, name", [("labelme", "a.json"), ("coco", "annotations/all.json")])
+def test_a_format_is_recognised_in_every_unicode_encoding(tmp_path, encoding, format, name):
+    path = write_each(tmp_path)[format] / name
+    path.write_text(path.read_text(encoding="utf-8"), encoding)
+    assert formats.recognise(tmp_path / format) == (format, name)
+
+
+@pytest.mark.parametrize(
+    "names, part",
+    [
+        ([], "it has no files"),
+        (["a.png", "b.png", "c.jsonl"], "2 .png, 1 .jsonl"),
+        (["a.png", "annotations.zip"], "unpack annotations.zip"),
+        (["a.png", "Annotations/a.xml"], "Pascal VOC's .xml files have boxes"),
+    ],
+)
+def test_a_folder_in_no_known_format_is_described(tmp_path, names, part):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"<annotation>")
+    with pytest.raises(UserError, match=part.replace(".", "[.]")):
+        formats.recognise(tmp_path)
+
+
+def test_what_is_not_used_is_named_if_nothing_is_left(tmp_path):
+    for name in "ab":
+        folders.draw(tmp_path / "raw" / f"{name}.png")
+    (tmp_path / "raw" / "data.yaml").write_text("names: [car]")
+    with pytest.raises(UserError, match=r"not used: images without a \.txt.*: 2"):
+        converted(tmp_path / "raw", tasks(part="auto"), format="yolo")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tif"])
+def test_images_of_several_frames_are_counted(tmp_path, suffix):
+    raw = tmp_path / "raw"
+    for number, name in enumerate(("train/a", "train/b", "val/c")):
+        path = folders.labelme(raw, name, shape("car"), imagePath=f"{name[-1]}.{suffix}").with_suffix(".png")
+        frames = [
+            PIL.Image.new("RGB", (folders.WIDTH, folders.HEIGHT), (9 * number, 90 * frame, 0)) for frame in (1, 2)
+        ]
+        more = {"save_all": True, "append_images": frames[1:]} if name == "train/a" else {}
+        frames[0].save(path.with_suffix(f".{suffix}"), **more)
+        path.unlink()
+    converted(raw, tasks(part="auto"))
+    assert [count for text, count in folders.report(raw)["notes"].items() if "frames" in text] == [1]
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    for name in ("train/a", "val/b"):
+        folders.labelme(tmp_path / "raw", name, shape("car"))
+    image = tmp_path / "raw" / "val" / "b.png"
+    image.unlink()
+    image.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="b.png is a link to a file that does not exist"):
+        converted(tmp_path / "raw", tasks(part="auto"))
+    with pytest.raises(BadRecord, match="b.png is a link"):
+        Files(tmp_path / "raw").size("val/b.png")
 
 
 def test_convert_says_which_format_it_recognised(tmp_path, capsys):

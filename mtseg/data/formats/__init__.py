@@ -9,12 +9,15 @@ A format's module says what is lost in it, and holds
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from mtseg.core.errors import UserError
 from mtseg.data.formats._common import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def recognised(folder: Path) -> dict[str, str]:
@@ -28,8 +31,22 @@ def recognise(folder: Path) -> tuple[str, str]:
     """The format of a raw folder, and the file that shows it. Raises UserError if there is none or more than one."""
     found = recognised(folder)
     if not found:
-        raise UserError(f"{folder} (data.raw) is in no format that data.format: auto knows: {', '.join(FORMATS)}")
+        known = ", ".join(FORMATS)
+        text = f"{folder} (data.raw) is in no format that data.format: auto knows ({known})"
+        raise UserError(f"{text}: {_contents(Files(folder).names)}")
     if len(found) > 1:
         listed = ", ".join(f"{name} ({evidence})" for name, evidence in found.items())
         raise UserError(f"{folder} (data.raw) has annotations in several formats: set data.format to one of {listed}")
     return next(iter(found.items()))
+
+
+def _contents(names: Sequence[str]) -> str:
+    """What a folder in no known format has instead, with advice."""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
+    if not kinds:
+        return "it has no files"
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    if packed := [name for name in names if name.lower().endswith(PACKED)]:
+        return f"it has files {listed}; unpack {packed[0]}"
+    boxes = "; Pascal VOC's .xml files have boxes alone, and outlines are needed" if ".xml" in kinds else ""
+    return f"it has files {listed}{boxes}"

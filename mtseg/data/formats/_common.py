@@ -109,6 +109,8 @@ class Files:
             with open_lazily(self.folder / image, sys.maxsize) as opened:
                 width, height = opened.size
                 rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except FileNotFoundError:
+            raise BadRecord("missing image", f"{image} is a link to a file that does not exist") from None
         except DECODE_ERRORS as error:
             raise BadRecord("broken image", f"{image} does not decode: {error}") from None
         return (width, height) if rotated else (height, width)
