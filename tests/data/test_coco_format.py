@@ -344,15 +344,17 @@ def test_attribute_ids_are_labels_by_their_type(tmp_path):
         raw["attributes"] = [{"id": number, "name": name} for number, name in enumerate(("red", "blue", "wood"))]
         raw["attr_type_to_attr_idxs"] = {"colour": [0, 1], "material": [2]}
 
-    annotations = [annotation(attribute_ids=ids) for ids in ([1, 2], [0, 1], [])]
+    annotations = [annotation(attribute_ids=ids) for ids in ([1, 2], [0, 1], [], [9, [0]], 1)]
     rewritten(folders.coco(tmp_path, "all", annotations), change)
     data = read(tmp_path, "part", "colour", "material")
+    assert [(fault.reason, fault.where) for fault in data.faults] == [
+        ("broken json", "annotations/all.json, annotation 5")
+    ]
     assert [item.labels for item in data.images[0].objects] == [
         {"part": "a", "colour": "blue", "material": "wood"},
-        {"part": "a", "colour": None, "material": None},
-        {"part": "a", "colour": None, "material": None},
+        *[{"part": "a", "colour": None, "material": None}] * 3,
     ]
-    assert [text for text in data.notes if "several values" in text]
+    assert [count for text, count in data.notes.items() if "several values" in text or "lacks" in text] == [1, 2]
 
 
 def test_attribute_ids_by_the_files_own_list_become_names(tmp_path):

@@ -20,9 +20,11 @@ from pycocotools import mask as coco_mask
 from mtseg.core.masks import mask
 from mtseg.data import formats
 from mtseg.data.labels import Vocabulary
+from mtseg.inference.export.label_studio import _pack
 
 CLASSES, COLOURS = ("car", "büs", "a & <b>"), ("red", "2", "true")
-FORMAT = {"voc": "masks"}  # of which it is another layout
+# of which it is another layout
+FORMAT = {"voc": "masks", "paco": "coco", "dentex": "coco", "attr_eomt": "coco", "sidecars": "coco", "roboflow": "coco"}
 ONE_TASK = {"yolo", "masks"}  # formats without attributes
 NAMES = st.text(alphabet="aé日 1#%+&'_-", min_size=1, max_size=6).filter(lambda name: name.strip() == name)
 
@@ -119,6 +121,65 @@ def coco(scene):
     yield from ((f"images/{name}", None) for name in scene.images)
 
 
+def changed(scene, change):
+    """COCO's files; `change` gets the contents of the .json, its annotations, and the place of each one's colour."""
+    (name, raw), *images = coco(scene)
+    places = [COLOURS.index(item["attributes"].pop("colour")) for item in raw["annotations"]]
+    for item in raw["annotations"]:
+        del item["attributes"]
+    yield from change(raw, raw["annotations"], places) or [(name, raw)]
+    yield from images
+
+
+def paco(scene):
+    def change(raw, annotations, places):
+        raw["attributes"] = [{"id": 7 + number, "name": name} for number, name in enumerate(COLOURS)]
+        raw["attr_type_to_attr_idxs"] = {"colour": [7, 8, 9]}
+        for item, place in zip(annotations, places, strict=True):
+            item["attribute_ids"] = [7 + place]
+
+    return changed(scene, change)
+
+
+def dentex(scene):
+    def change(raw, annotations, places):
+        raw["categories_1"] = raw.pop("categories")
+        raw["categories_2"] = [{"id": number, "name": name} for number, name in enumerate(COLOURS)]
+        for item, place in zip(annotations, places, strict=True):
+            item |= {"category_id_1": item.pop("category_id"), "category_id_2": place}
+
+    return changed(scene, change)
+
+
+def attr_eomt(scene):
+    def change(raw, annotations, places):
+        categories = [{"id": 5 - number, "name": name} for number, name in enumerate(COLOURS)]
+        raw["attributes"] = [{"name": "colour", "categories": categories}]
+        for item, place in zip(annotations, places, strict=True):
+            item["attributes"] = {"colour": 5 - place}
+
+    return changed(scene, change)
+
+
+def sidecars(scene):
+    def change(raw, annotations, places):
+        values = zip(annotations, places, strict=True)
+        yield "annotations/all.json", raw
+        yield "attributes.yaml", json.dumps({"attributes": [{"name": "colour", "categories": COLOURS}]})
+        yield "attributes/all.json", {str(item["id"]): {"colour": COLOURS[place]} for item, place in values}
+
+    return changed(scene, change)
+
+
+def roboflow(scene):
+    """A file for each split, and the images beside it."""
+    for split in sorted({name.split("/")[0] for name in scene.images}):
+        own = {name.split("/")[1]: objects for name, objects in scene.images.items() if name.startswith(split)}
+        (_, raw), *_ = coco(Scene(scene.size, own))
+        yield f"{split}/_annotations.coco.json", raw
+        yield from ((f"{split}/{name}", None) for name in own)
+
+
 def cvat(scene):
     root = ElementTree.Element("annotations")
     for name, objects in scene.images.items():
@@ -143,8 +204,19 @@ def label_studio(scene):
         results = []
         for number, item in enumerate(objects):
             shared = {"id": str(number), "original_height": scene.size[0], "original_width": scene.size[1]}
-            points = [[100 * x / scene.size[1], 100 * y / scene.size[0]] for x, y in corners(item)]
-            results.append(shared | {"from_name": "label", "value": {"points": points, "polygonlabels": [item.label]}})
+            value = {"polygonlabels": [item.label]}
+            value["points"] = [[100 * x / scene.size[1], 100 * y / scene.size[0]] for x, y in corners(item)]
+            if item.as_mask:
+                black = np.zeros((*scene.size, 3), np.uint8)
+                drawn = png(np.dstack([black, 255 * pixels(item, scene.size)]))
+                value = {
+                    "bitmasklabels": [item.label],
+                    "imageDataURL": f"data:image/png;base64,{base64.b64encode(drawn).decode()}",
+                }
+                if number % 2:
+                    packed = _pack(coco_mask.encode(np.asfortranarray(pixels(item, scene.size))))
+                    value = {"brushlabels": [item.label], "format": "rle", "rle": packed}
+            results.append(shared | {"from_name": "label", "value": value})
             results.append(shared | {"from_name": "colour", "value": {"choices": [item.colour]}})
         tasks.append({"data": {"image": f"/data/local-files/?d={quote(name)}"}, "annotations": [{"result": results}]})
         yield name, None
@@ -175,7 +247,7 @@ def masks(scene):
 def voc(scene):
     for name, objects in scene.images.items():
         instances, classes = voc_indices(objects, scene.size)
-        yield f"SegmentationObject/{name}", png(instances)
+        yield f"SegmentationObject/{name}", png(instances.astype(np.uint16) * 300)
         yield f"SegmentationClass/{name}", png(classes)
         yield f"images/{name}", None
     yield "class_names.txt", "\n".join(["background", *CLASSES])
@@ -237,7 +309,13 @@ def expected(format, scene):
     return found
 
 
-WRITERS = {write.__name__: write for write in (coco, cvat, label_studio, labelme, masks, voc, yolo)}
+WRITERS = {
+    write.__name__: write
+    for write in (
+        *(coco, paco, dentex, attr_eomt, sidecars, roboflow),
+        *(cvat, label_studio, labelme, masks, voc, yolo),
+    )
+}
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=12, suppress_health_check=list(HealthCheck))
 
 
@@ -295,6 +373,7 @@ def damaged(content, draw):
             return content
         key = draw(st.sampled_from(keys))
         if not isinstance(place[key], dict | list) or draw(st.integers(0, 3)) == 0:
-            place[key] = "junk" if key == "colour" else junk  # null means unlabelled there
+            null_is_unlabelled = key in ("colour", "attribute_ids", "category_id_2")
+            place[key] = "junk" if null_is_unlabelled else junk
             return content
         place = place[key]

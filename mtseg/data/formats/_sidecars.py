@@ -47,7 +47,7 @@ class Beside:
                 )
             given = annotations[id].get("attributes")
             annotations[id]["attributes"] = (given if isinstance(given, dict) else {}) | own
-        if bare := len(annotations) - len(values):
+        if bare := len(annotations) - sum(map(bool, values.values())):
             data.note(f"annotations without a value in {source}, read as unlabelled", bare)
 
     def _listed(self, name: str) -> list[dict[str, Any]]:

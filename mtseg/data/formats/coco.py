@@ -40,6 +40,7 @@ from mtseg.data.raw import (
 )
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
+UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
 FIX_PANOPTIC = "use the file of instances, such as instances_train2017.json, or export COCO instances"
 FIX_BOXES = (
@@ -102,9 +103,9 @@ class _Schema:
                 for attribute in attributes
                 if isinstance(attribute.get("categories"), list) and attribute["categories"]
             }
-            kinds = {id: kind for kind, own in (raw.get("attr_type_to_attr_idxs") or {}).items() for id in own}
+            kinds = {whole(id): kind for kind, own in (raw.get("attr_type_to_attr_idxs") or {}).items() for id in own}
             typed = {
-                whole(item["id"]): (item.get("name"), kinds.get(item["id"], item.get("supercategory")))
+                whole(item["id"]): (item.get("name"), kinds.get(whole(item["id"]), item.get("supercategory")))
                 for item in attributes
                 if "id" in item and "categories" not in item
             }
@@ -250,15 +251,20 @@ class _File:
         if isinstance(whole(value), int | str) and whole(value) in names:
             return names[whole(value)]
         if value is not None:
-            self.data.note("values of attributes that the file's list `attributes` lacks, read as unlabelled")
+            self.data.note(UNKNOWN)
         return None
 
     def _of_types(self, ids: Any) -> dict[str, Any]:
         """Labels of the tasks that are types of attributes, none if the annotation has no value or several."""
         types = {kind for _, kind in self.schema.typed.values()} & {*self.vocabulary.classes}
         found: dict[str, list[Any]] = {kind: [] for kind in types}
-        for id in ids if isinstance(ids, list) else ():
-            name, kind = self.schema.typed.get(whole(id) if isinstance(id, int | float | str) else None, (None, None))
+        if not isinstance(ids, list | None):
+            raise BadRecord("broken json", f"attribute_ids is {str(ids)[:60]}, expected a list of ids")
+        for id in ids or ():
+            if not isinstance(whole(id), int | str) or whole(id) not in self.schema.typed:
+                self.data.note(UNKNOWN)
+                continue
+            name, kind = self.schema.typed[whole(id)]
             if kind in found:
                 found[kind].append(name)
         if several := sum(len(names) > 1 for names in found.values()):
