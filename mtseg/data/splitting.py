@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Data
-from mtseg.data.formats._common import Files, Splits
+from mtseg.data.formats._common import Files, Splits, image_suffixes
 from mtseg.data.raw import BadRecord, RawData, RawImage, read_text
 from mtseg.data.splits import looks_split, split_of
 
@@ -30,11 +31,15 @@ class Assigned:
 
 
 class Lists:
-    """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems."""
+    """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems; or tables
+    with a column of splits."""
 
-    def __init__(self, listed: Mapping[str, Sequence[str]], images: Sequence[str], bare: Iterable[str]) -> None:
-        """listed: lines of each file, by its path. images: paths of the annotated images; bare: of the others. Raises
-        UserError if an image is in the lists of two splits, or if a list names no image, unless it is the only list.
+    def __init__(
+        self, listed: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str]
+    ) -> None:
+        """listed: lines, by the path of the file and the split. images: paths of the annotated images; bare: of the
+        others. Raises UserError if an image is in the lists of two splits, or if a list names no image, unless it is
+        the only list.
 
         splits   of the images that are listed, by their place in `images`
         names    of the files that are lists
@@ -51,17 +56,14 @@ class Lists:
         others = {name for path in bare for tail in _tails(path) for name in (tail, _stem(tail))}
         source: dict[int, str] = {}
         strange = []
-        for path, lines in listed.items():
-            stem = PurePosixPath(path).stem
-            split = split_of(stem)
-            assert split, path
+        for (path, split), lines in listed.items():
             own = [_find(index, line) for line in lines]
             missing = [line for line, number in zip(lines, own, strict=True) if number is None]
             unknown = [line for line in missing if not others & {*_meant(line)}]
             if lines and len(unknown) == len(lines):
                 strange.append((split, path, lines[0]))
                 continue
-            self.names.append(path if stem == split else f"{path} ({split})")
+            self.names.append(path if PurePosixPath(path).stem == split else f"{path} ({split})")
             self.bare[split] += len(missing) - len(unknown)
             self.unknown += len(unknown)
             for number in {*own} - {None}:
@@ -95,12 +97,20 @@ def _stem(path: str) -> str:
 
 
 def _meant(line: str) -> Iterable[str]:
-    """Names that a line of a list may mean, the most likely first: it is a path, or has one in the first column."""
-    for text in dict.fromkeys((line, re.split(r"[\s,;]", line)[0])):
+    """Names that a line of a list may mean, the most likely first: it is a path, or has one in a column. In a table, a
+    name with an image's suffix counts before the first column, which may have other numbers."""
+    columns = _columns(line)
+    named = [text for text in columns if PurePosixPath(text).suffix.lower() in image_suffixes()]
+    texts = [line, *(named if named and len(columns) > 1 else [re.split(r"[\s,;]", line)[0]])]
+    for text in dict.fromkeys([*texts, *map(unquote, texts)]):
         for tail in _tails(text.replace("\\", "/").removeprefix("./")):
             yield tail
             if PurePosixPath(tail).suffix:
                 yield _stem(tail)
+
+
+def _columns(line: str) -> list[str]:
+    return [text.strip().strip("\"'") for text in re.split(r"[,;\t]", line)]
 
 
 def _find(index: Mapping[str, int | None], line: str) -> int | None:
@@ -148,19 +158,42 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     return Assigned(found, "; ".join(sources))
 
 
-def _listed(files: Files) -> dict[str, list[str]]:
-    """Lines of the text files whose names mean a split; of Pascal VOC's folders, those for segmentation."""
-    paths = [
-        path
-        for path in files.ending(".txt", ".lst", ".csv")
-        if split_of(PurePosixPath(path).stem) and "labels" not in PurePosixPath(path.lower()).parts
-    ]
-    paths = [path for path in paths if "ImageSets/Segmentation/" in path] or paths
+def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
+    """Lines of the text files whose names mean a split, of Pascal VOC's folders those for segmentation; otherwise of
+    the tables that have splits."""
+    paths = {
+        path: split
+        for path in files.ending(".txt", ".lst", ".csv", ".tsv")
+        if (split := split_of(PurePosixPath(path).stem)) and "labels" not in PurePosixPath(path.lower()).parts
+    }
+    paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
+    if paths:
+        return {(path, split): _lines(files, path) for path, split in paths.items()}
+    return {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path).items()}
+
+
+def _lines(files: Files, path: str) -> list[str]:
     try:
-        texts = {path: read_text(files.folder / path) for path in paths}
+        return [*filter(None, map(str.strip, read_text(files.folder / path).splitlines()))]
     except BadRecord as bad:
         raise UserError(f"{files.folder}: {bad}") from None
-    return {path: [*filter(None, map(str.strip, text.splitlines()))] for path, text in texts.items()}
+
+
+def _table(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
+    """Lines of a table by the split in its column called split, set or subset; none if it has no such column, or no
+    split in it. Raises UserError if some lines have one and others not."""
+    with (files.folder / path).open(encoding="utf-8-sig", errors="replace") as file:
+        names = [name.lower() for name in _columns(file.readline())]
+    place = next((names.index(name) for name in ("split", "subset", "set") if name in names), None)
+    if place is None:
+        return {}
+    found: dict[str | None, list[str]] = {}
+    for line in _lines(files, path)[1:]:
+        found.setdefault(split_of((_columns(line) + [""] * place)[place]), []).append(line)
+    without = found.pop(None, [])
+    if found and without:
+        raise UserError(f"{files.folder / path}: {without[0][:60]!r} has no split, unlike others: train, val or test")
+    return {(path, split): lines for split, lines in found.items() if split}
 
 
 def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:

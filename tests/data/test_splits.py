@@ -78,6 +78,47 @@ def test_text_files_list_the_images_of_each_split(raw, line):
     assert "train.txt" in folders.report(raw)["split"]
 
 
+def listed_by(raw, tables):
+    write(raw, *(str(number) for number in range(6)))
+    for name, lines in tables.items():
+        (raw / name).write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "{0}.png",
+        "images/{0}.png,car",
+        '"{0}.png";"car"',
+        "{1},{0}.png,car",
+        "{1}\t{0}.png",
+        "{0}.png {1}.tif",
+        "{0}%2Epng",
+    ],
+)
+def test_a_list_may_be_a_table_with_other_columns(raw, row):
+    numbers = {"train.csv": (0, 1, 2), "valid.csv": (3, 4, 5)}
+    listed_by(raw, {name: [row.format(own, 5 - own) for own in some] for name, some in numbers.items()})
+    assert split(raw) == {"train": ["0.png", "1.png", "2.png"], "val": ["3.png", "4.png", "5.png"]}
+
+
+@pytest.mark.parametrize("name, head", [("split.csv", "id,image,Split"), ("meta.tsv", "id\timage\tset")])
+def test_a_column_of_a_table_may_state_the_split(raw, capsys, name, head):
+    separator = "," if "," in head else "\t"
+    splits = ["train"] * 3 + ["Valid", "Valid", "test"]
+    rows = [separator.join((str(5 - number), f"{number}.png", own)) for number, own in enumerate(splits)]
+    listed_by(raw, {name: [head, *rows]})
+    (raw / "prices.csv").write_bytes(b"split,price\nbanana,\xff")
+    with pytest.raises(UserError, match="not UTF-8"):
+        split(raw)
+    (raw / "prices.csv").write_bytes(b"split,price\nbanana,1")
+    assert split(raw) == {"train": ["0.png", "1.png", "2.png"], "val": ["3.png", "4.png"], "test": ["5.png"]}
+    assert f"split: {name} (train), {name} (val), {name} (test): train 3" in capsys.readouterr().out
+    (raw / name).write_text("\n".join([head, *rows[:-1], separator.join(("0", "5.png", ""))]))
+    with pytest.raises(UserError, match="has no split, unlike others"):
+        split(raw)
+
+
 def test_lists_divide_the_images_of_a_folder_of_train(raw):
     write(raw, "training/x", "training/y")
     (raw / "train.txt").write_text("x\nabsent\n")
