@@ -165,6 +165,12 @@ def test_several_formats_or_none_are_an_error_that_lists_them(tmp_path):
         formats.recognise(tmp_path / "none")
 
 
+def test_names_of_classes_beside_yolo_files_are_no_coco(tmp_path):
+    folder = write_each(tmp_path)["yolo"]
+    (folder / "notes.json").write_text('{"categories": [{"id": 0, "name": "a"}], "info": {}}')
+    assert formats.recognise(folder) == ("yolo", "data.yaml")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("format, name", [("labelme", "a.json"), ("coco", "annotations/all.json")])
 def test_a_format_is_recognised_in_every_unicode_encoding(tmp_path, encoding, format, name):

@@ -129,6 +129,7 @@ def test_a_shape_that_is_none_is_named(tmp_path, broken, message):
     [("{", "cannot be read as JSON"), ("[]", "expected a JSON object"), ("{}", "`shapes` is not a list")],
 )
 def test_a_file_that_is_not_labelme_is_named(tmp_path, content, message):
+    folders.draw(tmp_path / "a.png")
     (tmp_path / "a.json").write_text(content)
     (fault,) = read(tmp_path).faults
     assert fault.where == "a.json" and message in fault.text
@@ -272,6 +273,20 @@ def test_helper_shapes_are_left_out_by_their_kind_and_counted(tmp_path):
     assert sum(folders.report(tmp_path / "raw")["unused"].values()) == 3
 
 
+@pytest.mark.parametrize("content", ["{}", '["door"]', '{"a": 1}'])
+def test_other_json_files_are_counted(tmp_path, content):
+    folders.labelme(tmp_path, "a")
+    (tmp_path / "classes.json").write_text(content)
+    data = read(tmp_path)
+    assert not data.faults and [*data.unused.values()] == [1] and len(data.images) == 1
+
+
+def test_a_group_is_the_same_in_every_spelling_of_its_number(tmp_path):
+    far = (np.array(SQUARE) + 15).tolist()
+    folders.labelme(tmp_path, "a", shape("a,b,c", group_id=0), shape("a,b,c", far, group_id=0.0))
+    assert [len(item.segmentation) for item in read(tmp_path).images[0].objects] == [2]
+
+
 @pytest.mark.parametrize("group", [None, "", " "])
 def test_an_empty_group_id_is_no_group(tmp_path, group):
     far = (np.array(SQUARE) + 15).tolist()
@@ -307,7 +322,8 @@ def test_the_image_of_the_own_name_wins_over_a_stale_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, images", [("json", "images"), ("train/json", "train/images"), ("train", "images/train")]
+    "place, images",
+    [("json", "images"), ("train/json", "train/images"), ("train", "images/train"), ("labels/train", "images/train")],
 )
 def test_images_may_be_in_a_folder_of_their_own(tmp_path, place, images):
     folders.labelme(tmp_path, f"{place}/a")

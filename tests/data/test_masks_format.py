@@ -162,6 +162,7 @@ def test_masks_of_classes_alone_are_refused(tmp_path):
         ("images/a.png", ["masks/a/car_1.png", "masks/a/bus_2.png"]),
         ("images/train/a.jpg", ["masks/train/a/car_1.png", "masks/train/a/bus-02.png"]),
         ("a.png", ["masks/a/car/1.png", "masks/a/bus/1.png"]),
+        ("Images/a.png", ["Masks/a/car_1.PNG", "Masks/a/bus_1.PNG"]),
         ("a/images/a.png", ["a/masks/car.png", "a/masks/bus.png"]),
         ("a/photo.jpg", ["a/masks/car 1.png", "a/masks/bus 1.png"]),
     ],

@@ -60,9 +60,9 @@ class Files:
         return [name for name in self.names if name.lower().endswith(suffixes)]
 
     def folders(self, name: str) -> list[str]:
-        """Folders of this name, at any depth, that contain files; "." is the raw folder itself."""
+        """Folders of this name, in any case and at any depth, that contain files."""
         parents = dict.fromkeys(str(parent) for file in self.names for parent in PurePosixPath(file).parents)
-        return [parent for parent in parents if PurePosixPath(parent).name == name]
+        return [parent for parent in parents if PurePosixPath(parent).name.lower() == name.lower()]
 
     def file(self, path: str) -> str | None:
         """The file of this path, or the only one whose path differs in case or Unicode composition."""
@@ -255,7 +255,7 @@ class Shapes:
             self._data.leave("objects that data.mapping leaves out")
             return
         alone = group is None or not str(group).strip()
-        key = ("alone", where) if alone else ("group", str(group), *labels.values())
+        key = ("alone", where) if alone else ("group", str(whole(group)), *labels.values())
         shapes = self._groups.setdefault(key, [])
         try:
             shapes.append(Shape(where, labels, outline()))

@@ -50,7 +50,7 @@ FIX_BOXES = (
 
 
 def recognises(files: Files) -> str | None:
-    return json_with(files, r'\{(?!.*"shapes"\s*:).*"(images|annotations|categories(_1)?)"\s*:\s*\[')
+    return json_with(files, r'\{(?!.*"shapes"\s*:).*"(images|annotations)"\s*:\s*\[')
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:

@@ -22,7 +22,7 @@ from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_record, stated_size
+from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_value, stated_size
 
 BOXES = ("rectangle", "rotation", "oriented_rectangle", "quadrilateral")  # with four corners
 
@@ -38,7 +38,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     annotated = set()
     for where in files.ending(".json"):
         with data.refusing(where):
-            raw = read_record(folder / where)
+            raw = read_value(folder / where)
+            keys = {*raw} if isinstance(raw, dict) else set()
+            if not {"shapes", "imagePath", "imageData"} & keys and not files.image_of_stem(where[: -len(".json")]):
+                data.leave(".json files that are not LabelMe's")
+                continue
+            if not isinstance(raw, dict):
+                raise BadRecord("broken json", f"contains a {type(raw).__name__}, expected a JSON object")
             shapes = items(raw, "shapes")
             image = _image(files, where, raw)
             annotated.add(image)
@@ -61,15 +67,15 @@ def _file_name(raw: dict[str, Any]) -> str:
 
 
 def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
-    """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it or to images/."""
+    """The image of an annotation file: of the same name beside it, or `imagePath`, relative to it or to images/, also
+    of labels/train/ to images/train/."""
     own = files.image_of_stem(where[: -len(".json")], _file_name(raw))
     if own:
         return own
     beside = PurePosixPath(where).parent
+    parallel = [PurePosixPath(*beside.parts[:n], "images", *beside.parts[n + 1 :]) for n in range(len(beside.parts))]
     try:
-        return files.image(
-            raw.get("imagePath") or "", [str(beside), str(beside.parent / "images"), str("images" / beside)]
-        )
+        return files.image(raw.get("imagePath") or "", [*map(str, (beside, *reversed(parallel), "images" / beside))])
     except BadRecord as missing:
         if not raw.get("imageData"):
             unread = [name for name in files.beside(where) if name != where]

@@ -166,8 +166,9 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
 
 def _below(files: Files, place: PurePosixPath) -> dict[str, str]:
     """Image files below a folder, by path without suffix."""
-    start = f"{place}/"
-    return {name[len(start) :].rpartition(".")[0]: name for name in sorted(files.images) if name.startswith(start)}
+    start = f"{place}/".lower()
+    images = [name for name in sorted(files.images) if name.lower().startswith(start)]
+    return {name[len(start) :].rpartition(".")[0]: name for name in images}
 
 
 def _found_image(files: Files, root: PurePosixPath, stem: str) -> str | None:
