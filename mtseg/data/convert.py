@@ -309,9 +309,11 @@ def _listed(faults: Sequence[Fault], data: Data) -> UserError:
 
 
 def _other_format(data: Data) -> str:
-    """Advice for a message, empty if the folder is in the format of `data`."""
+    """Advice for a message, empty if the folder looks to be in the format of `data`."""
     found = formats.recognised(data.raw)
-    if not found or data.format in found:
+    if not found:
+        return f"; {formats.contents(data.raw)}"
+    if data.format in found:
         return ""
     return f"; it looks like {' or '.join(found)}, and data.format is {data.format}"
 

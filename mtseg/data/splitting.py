@@ -18,7 +18,7 @@ import numpy as np
 from mtseg.core.errors import UserError
 from mtseg.core.params import Data
 from mtseg.data.formats._common import Files, Splits, image_suffixes
-from mtseg.data.raw import BadRecord, RawData, RawImage, read_text
+from mtseg.data.raw import BadRecord, RawData, RawImage, read_text, read_value
 from mtseg.data.splits import looks_split, split_of
 
 
@@ -32,7 +32,7 @@ class Assigned:
 
 class Lists:
     """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems; or tables
-    with a column of splits."""
+    with a column of splits; or split.json with {split: images}."""
 
     def __init__(
         self, listed: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str]
@@ -160,7 +160,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
 
 def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
     """Lines of the text files whose names mean a split, of Pascal VOC's folders those for segmentation; otherwise of
-    the tables that have splits."""
+    the tables that have splits, or of .json files called split."""
     paths = {
         path: split
         for path in files.ending(".txt", ".lst", ".csv", ".tsv")
@@ -169,7 +169,9 @@ def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
     paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
     if paths:
         return {(path, split): _lines(files, path) for path, split in paths.items()}
-    return {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path).items()}
+    found = {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path).items()}
+    named = [path for path in files.ending(".json") if "split" in PurePosixPath(path).stem.lower()]
+    return found or {key: lines for path in named for key, lines in _json_lists(files, path).items()}
 
 
 def _lines(files: Files, path: str) -> list[str]:
@@ -194,6 +196,20 @@ def _table(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
     if found and without:
         raise UserError(f"{files.folder / path}: {without[0][:60]!r} has no split, unlike others: train, val or test")
     return {(path, split): lines for split, lines in found.items() if split}
+
+
+def _json_lists(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
+    """{split: [image, ...]} of a .json file, none if it has other contents."""
+    try:
+        raw = read_value(files.folder / path)
+    except BadRecord as bad:
+        raise UserError(f"{files.folder / path} {bad}") from None
+    lists = {(path, split_of(key)): lines for key, lines in raw.items()} if isinstance(raw, dict) else {}
+    return {
+        key: [*map(str, lines)]
+        for key, lines in lists.items()
+        if key[1] and isinstance(lines, list) and all(isinstance(line, str | int) for line in lines)
+    }
 
 
 def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:

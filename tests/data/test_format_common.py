@@ -196,6 +196,14 @@ def test_a_folder_in_no_known_format_is_described(tmp_path, names, part):
         formats.recognise(tmp_path)
 
 
+def test_packed_annotations_are_named_whatever_the_format(tmp_path):
+    folders.draw(tmp_path / "raw" / "a.png")
+    (tmp_path / "raw" / "annotations.zip").write_bytes(b"")
+    for format in ("auto", "coco", "masks"):
+        with pytest.raises(UserError, match=r"unpack annotations\.zip"):
+            converted(tmp_path / "raw", tasks(part="auto"), format=format)
+
+
 def test_what_is_not_used_is_named_if_nothing_is_left(tmp_path):
     for name in "ab":
         folders.draw(tmp_path / "raw" / f"{name}.png")

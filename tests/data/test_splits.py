@@ -119,6 +119,14 @@ def test_a_column_of_a_table_may_state_the_split(raw, capsys, name, head):
         split(raw)
 
 
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_a_json_file_may_list_the_images_of_each_split(raw, suffix):
+    lists = {"train": (0, 1, 2), "Valid": (3, 4), "test": (5,)}
+    content = {name: [f"{number}{suffix}" for number in some] for name, some in lists.items()} | {"seed": 3}
+    listed_by(raw, {"dataset_splits.json": [json.dumps(content)]})
+    assert split(raw) == {"train": ["0.png", "1.png", "2.png"], "val": ["3.png", "4.png"], "test": ["5.png"]}
+
+
 def test_lists_divide_the_images_of_a_folder_of_train(raw):
     write(raw, "training/x", "training/y")
     (raw / "train.txt").write_text("x\nabsent\n")

@@ -102,8 +102,10 @@ def test_an_image_that_is_listed_twice_is_named(tmp_path, change, reason):
     (tmp_path / "data.yaml").write_text("train: train\nval: val\nnames: [car]")
     assert not read(tmp_path).faults
     change(tmp_path / "data.yaml")
-    (fault,) = read(tmp_path).faults
+    data = read(tmp_path)
+    (fault,) = data.faults
     assert fault.reason == reason and "train/" in fault.text
+    assert len({image.file_name for image in data.images}) == len(data.images) >= 2
 
 
 def test_images_that_are_not_listed_are_counted_and_labels_without_image_named(tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mtseg.core.errors import UserError
@@ -33,15 +32,16 @@ def recognise(folder: Path) -> tuple[str, str]:
     if not found:
         known = ", ".join(FORMATS)
         text = f"{folder} (data.raw) is in no format that data.format: auto knows ({known})"
-        raise UserError(f"{text}: {_contents(Files(folder).names)}")
+        raise UserError(f"{text}: {contents(folder)}")
     if len(found) > 1:
         listed = ", ".join(f"{name} ({evidence})" for name, evidence in found.items())
         raise UserError(f"{folder} (data.raw) has annotations in several formats: set data.format to one of {listed}")
     return next(iter(found.items()))
 
 
-def _contents(names: Sequence[str]) -> str:
+def contents(folder: Path) -> str:
     """What a folder in no known format has instead, with advice."""
+    names = Files(folder).names
     kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
     if not kinds:
         return "it has no files"

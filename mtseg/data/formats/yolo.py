@@ -51,15 +51,18 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 for image in images:
                     splits_of.setdefault(image, []).append(split)
             alike = len({*map(frozenset, listed.values())}) == 1 < len(listed)  # train and val alike are no split
-            if again := [image for image in splits_of if image in before]:
+            again = [image for image in splits_of if image in before]
+            double = [image for image, own in splits_of.items() if len({*own}) > 1 and not alike]
+            if again:
                 text = (
                     f"lists {len(again)} images, such as {again[0]}, that {before[again[0]]} lists too: remove a file"
                 )
-                raise BadRecord("annotated twice", text)
-            if double := [image for image, own in splits_of.items() if len({*own}) > 1 and not alike]:
-                names_of = " and ".join(map(str, splits_of[double[0]]))
-                text = f"lists {len(double)} images in {names_of}, such as {double[0]}: keep each in one of them"
-                raise BadRecord("several splits", text)
+                data.faults.append(Fault("annotated twice", where, text))
+            if double:
+                text = f"lists {len(double)} images in several splits, such as {double[0]}: keep each in one"
+                data.faults.append(Fault("several splits", where, text))
+            for image in {*again, *double}:
+                del splits_of[image]
             before |= dict.fromkeys(splits_of, where)
             for image, own in splits_of.items():
                 split = reading.splits.of_folders(image) if alike else own[0]
