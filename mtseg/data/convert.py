@@ -54,6 +54,8 @@ class Seen:
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     """Write `out`/{train,val}.{json,parquet}, of test too if there is a test split, and report.json, and print a
     summary. Raises UserError."""
+    if data.raw.is_file():
+        raise UserError(f"{data.raw} (data.raw) is a file: unpack it, and set data.raw to the folder")
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
     if data.format == "auto":

@@ -14,7 +14,7 @@ _MEANINGS = {
 }
 _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"annotation annotations coco data dataset image images img imgs instances json label labels mask masks".split(),
-    *"part set split subset yolo".split(),
+    *"file files id ids list lists names part set split subset yolo".split(),
 }
 _WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
 # other words that name a part of a data set that is split, such as fold2, trainval or minival

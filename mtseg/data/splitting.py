@@ -19,7 +19,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.params import Data
 from mtseg.data.formats._common import Files, Splits, image_suffixes
 from mtseg.data.raw import BadRecord, RawData, RawImage, read_text, read_value
-from mtseg.data.splits import looks_split, split_of
+from mtseg.data.splits import looks_split, split_in, split_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Lists:
             own = [_find(index, line) for line in lines]
             missing = [line for line, number in zip(lines, own, strict=True) if number is None]
             unknown = [line for line in missing if not others & {*_meant(line)}]
+            if unknown and not split_of(PurePosixPath(path).stem) and _meaning(path):
+                continue  # train_log.txt is no list
             if lines and len(unknown) == len(lines):
                 strange.append((split, path, lines[0]))
                 continue
@@ -109,6 +111,12 @@ def _meant(line: str) -> Iterable[str]:
                 yield _stem(tail)
 
 
+def _meaning(path: str) -> str | None:
+    """The split that a file's name means, or has among other words."""
+    stem = PurePosixPath(path).stem
+    return split_of(stem) or split_in(stem)
+
+
 def _columns(line: str) -> list[str]:
     return [text.strip().strip("\"'") for text in re.split(r"[,;\t]", line)]
 
@@ -130,6 +138,9 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if found != [image.split for image in images]:
         sources.append(", ".join(lists.names))
+    own = [_meaning(name) for name in names]
+    if not any(found) and None not in own and {"train"} < {*own} and not _look_split(images, images):
+        found, sources = own, ["names of the images"]
     source = "; ".join(sources)
     if lists.unknown:
         raw.leave(f"lines of {', '.join(lists.names)} that name no image", lists.unknown)
@@ -161,16 +172,22 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
 def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
     """Lines of the text files whose names mean a split, of Pascal VOC's folders those for segmentation; otherwise of
     the tables that have splits, or of .json files called split."""
-    paths = {
-        path: split
+    stems = {_stem(image) for image in files.images}  # YOLO has a .txt for each image
+    files_of = {
+        path: split_of(PurePosixPath(path).stem)
         for path in files.ending(".txt", ".lst", ".csv", ".tsv")
-        if (split := split_of(PurePosixPath(path).stem)) and "labels" not in PurePosixPath(path.lower()).parts
+        if "labels" not in PurePosixPath(path.lower()).parts and _stem(path) not in stems
     }
+    loose = {path: split or _meaning(path) for path, split in files_of.items() if split or path.endswith(".txt")}
+    several = len({*loose.values()} - {None}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none
+    paths = {path: split for path, split in (loose if several else files_of).items() if split}
     paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
     if paths:
         return {(path, split): _lines(files, path) for path, split in paths.items()}
     found = {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path).items()}
-    named = [path for path in files.ending(".json") if "split" in PurePosixPath(path).stem.lower()]
+    named = [
+        path for path in files.ending(".json") if re.search("split|train|val|test", PurePosixPath(path).stem.lower())
+    ]
     return found or {key: lines for path in named for key, lines in _json_lists(files, path).items()}
 
 
@@ -199,12 +216,18 @@ def _table(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
 
 
 def _json_lists(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
-    """{split: [image, ...]} of a .json file, none if it has other contents."""
+    """{split: [image, ...]} of a .json file, or [image, ...] of train.json; none if it has other contents."""
+    stem = PurePosixPath(path).stem
+    with (files.folder / path).open("rb") as file:
+        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not re.match(rb'\[\s*["\d]' if split_of(stem) else rb'\{\s*"\w+"\s*:\s*\[\s*["\d]', start):
+        return {}
     try:
         raw = read_value(files.folder / path)
     except BadRecord as bad:
         raise UserError(f"{files.folder / path} {bad}") from None
-    lists = {(path, split_of(key)): lines for key, lines in raw.items()} if isinstance(raw, dict) else {}
+    raw = {stem: raw} if isinstance(raw, list) else raw
+    lists = {(path, split_of(key)): lines for key, lines in raw.items()}
     return {
         key: [*map(str, lines)]
         for key, lines in lists.items()

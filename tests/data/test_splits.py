@@ -119,6 +119,45 @@ def test_a_column_of_a_table_may_state_the_split(raw, capsys, name, head):
         split(raw)
 
 
+@pytest.mark.parametrize("pattern", ["{}_list.txt", "{}-files.txt", "autosplit_{}.txt", "my {} ids.txt", "{}.json"])
+def test_lists_may_have_other_words_in_their_names(raw, pattern):
+    numbers = {"train": "012", "val": "345"}
+    lines = {name: [f"{number}.png" for number in some] for name, some in numbers.items()}
+    lines = {name: [json.dumps(own)] if "json" in pattern else own for name, own in lines.items()}
+    listed_by(raw, {pattern.format(name): own for name, own in lines.items()})
+    assert split(raw) == {"train": ["0.png", "1.png", "2.png"], "val": ["3.png", "4.png", "5.png"]}
+
+
+def test_labels_of_yolo_beside_images_are_no_lists(raw):
+    for name in ("train_1", "train_2", "val_3"):
+        folders.draw(raw / f"{name}.png")
+        (raw / f"{name}.txt").write_text("0 0.1 0.1 0.4 0.1 0.4 0.5" if name != "train_2" else "")
+    (raw / "data.yaml").write_text("names: [a]")
+    assert split(raw, format="yolo")["val"] == ["val_3.png"]
+    assert folders.report(raw)["split"] == "names of the images"
+
+
+@pytest.mark.parametrize("name", ["{}_log.txt", "{}_metrics.csv", "latest_{}.json"])
+def test_logs_are_no_lists(raw, name):
+    lines = ["epoch 1", "3"] if name.endswith("txt") else ["epoch,loss", "3,4"]
+    lines = ['{"loss": [1, 2]}'] if name.endswith("json") else lines
+    listed_by(raw, {name.format(split): lines for split in ("train", "val")})
+    assert len(split(raw)["val"]) == 3 and "drawn" in folders.report(raw)["split"]
+
+
+@pytest.mark.parametrize(
+    "names, stated",
+    [("train_1 train_2 val_3 test_4", True), ("train1 train2 val1", True)]
+    + [("train_1 train_2 3 4", False), ("test_1 test_2 test_3", False), ("train_1 train_2", False)],
+)
+def test_the_names_of_all_images_may_state_the_split(raw, capsys, names, stated):
+    write(raw, *names.split())
+    found = split(raw)
+    assert ("names of the images" in capsys.readouterr().out) == stated
+    if stated:
+        assert all(name.startswith(own) for own, some in found.items() for name in some)
+
+
 @pytest.mark.parametrize("suffix", ["", ".png"])
 def test_a_json_file_may_list_the_images_of_each_split(raw, suffix):
     lists = {"train": (0, 1, 2), "Valid": (3, 4), "test": (5,)}
