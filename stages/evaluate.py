@@ -2,8 +2,9 @@
 
 About 3 s for 100 images with 60 predictions each on two cores. Expect metrics/evaluate.json (segm, bbox, tasks, joint,
 in percent, with a separate joint AP of label combinations that do not occur in train), plots/classes.csv (one row per
-class), plots/rankings.csv (one row per ranking), plots/intervals.csv (one row per metric, with 95 % intervals), and in
-data/evaluation pairs.parquet (overlapping predictions and instances) and analysis.json (data of the report's figures).
+class, AP with 95 % intervals), plots/rankings.csv (one row per ranking), plots/intervals.csv (one row per metric, with
+95 % intervals), and in data/evaluation pairs.parquet (overlapping predictions and instances) and analysis.json (data of
+the report's figures).
 """
 
 from pathlib import Path
@@ -14,7 +15,6 @@ from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import analysis, intervals
-from mtseg.evaluation.ap import classes
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 
@@ -31,9 +31,10 @@ def main() -> None:
     with replace_folder("data/evaluation") as folder:
         evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
         write_json(folder / "analysis.json", report, indent=None)
-    write_table("plots/classes.csv", classes.table(evaluation))
+    main, classes = intervals.tables(evaluation)
+    write_table("plots/classes.csv", classes, columns=intervals.CLASS_COLUMNS)
     write_table("plots/rankings.csv", analysis.rankings(evaluation))
-    write_table("plots/intervals.csv", intervals.rows(evaluation), columns=intervals.COLUMNS)
+    write_table("plots/intervals.csv", main, columns=intervals.COLUMNS)
     write_json("metrics/evaluate.json", metrics)
     print(f"AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}  (metrics/evaluate.json)")
 

@@ -20,6 +20,8 @@ def main() -> None:
         "evaluate": read_json("metrics/evaluate.json", made_by="evaluate"),
         "filter": read_json("metrics/filter.json", made_by="filter"),
     }
+    if tested := read_json("metrics/test.json", made_by="test"):  # {} without a test split
+        scores["test"] = tested
     rules = params.filter.model_copy(update={"thresholds": "given"} | scores["filter"].get("picked", {}))
     with replace_folder("export") as folder:
         file = folder / "segmenter.safetensors"

@@ -1,42 +1,49 @@
-"""`python -m stages.test`: score the model on the test split, if the data have one.
+"""`python -m stages.test`: score the predictions on the test split, if the data have one.
 
-About as long as predict, evaluate and filter together. Expect metrics/test.json: the keys of metrics/evaluate.json, and
-precision, recall, f1 and joint_f1 after the filter (`filtered`); {} without a test split. The checkpoint and, with
-`filter.thresholds: auto`, the thresholds are those chosen on val: nothing is chosen here.
+About as long as evaluate and filter together. Expect metrics/test.json: the keys of metrics/evaluate.json, and
+precision, recall, f1 and joint_f1 after the filter (`filtered`); plots/test_classes.csv and plots/test_intervals.csv,
+the tables of evaluate for this split; and in data/test pairs.parquet, the predictions that the filter kept,
+filtered.parquet, and theirs, filtered_pairs.parquet. Without a test split {}, tables without rows and an empty folder.
+The checkpoint and, with `filter.thresholds: auto`, the thresholds are those chosen on val: nothing is chosen here.
 """
 
 from pathlib import Path
 
 from mtseg.core.errors import run_stage
-from mtseg.core.files import read_json, write_json
+from mtseg.core.files import read_json, replace_folder, write_json, write_table
 from mtseg.core.params import load
+from mtseg.core.tables import Predictions
+from mtseg.data import manifest
+from mtseg.evaluation import analysis, filter, intervals
+from mtseg.evaluation.ap.evaluation import Evaluation
 
 
 def main() -> None:
-    params, metrics = load(), {}
-    from mtseg.data import manifest
-
-    data = manifest.load(Path("data/manifest.json"))
+    params, data = load(), manifest.load(Path("data/manifest.json"))
     picked = read_json("metrics/filter.json", made_by="filter").get("picked", {})
-    if "test" in data.splits:
-        from mtseg.evaluation import analysis, filter
-        from mtseg.evaluation.ap.evaluation import Evaluation
-        from mtseg.inference.torch_network import load_model, predict
-        from mtseg.model.device import keep_memory, pick
-
-        keep_memory()
-        test, tasks, images = params.test, data.tasks(params.tasks), data.images("test")
-        checkpoint = Path("models") / f"{test.checkpoint}.safetensors"
-        model = load_model(checkpoint, tasks=tasks, model=params.model, detections=test.detections)
-        model.to(pick(params.device))
-        found = predict(model, images, root=params.data.raw, input=params.input, batch=test.ims_per_batch)
-        evaluation = Evaluation(images, found, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
-        metrics = analysis.metrics(evaluation, analysis.report(evaluation), data.combinations("train"))
-        rules = params.filter.model_copy(update={"thresholds": "given"} | picked)
-        metrics["filtered"] = filter.sum_up(filter.table(filter.apply(evaluation, rules)))["filtered"]
-        print(f"test: AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}")
-    else:
-        print("no test split: nothing to score")
+    metrics, main, classes = {}, [], []
+    with replace_folder("data/test") as folder:
+        if "test" in data.splits:
+            tasks, images = data.tasks(params.tasks), data.images("test")
+            predictions = Predictions.read("data/predictions/test.parquet", tasks)
+            evaluation = Evaluation(
+                images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
+            )
+            metrics = analysis.metrics(evaluation, analysis.report(evaluation), data.combinations("train"))
+            main, classes = intervals.tables(evaluation)
+            rules = params.filter.model_copy(update={"thresholds": "given"} | picked)
+            filtered = filter.apply(evaluation, rules)
+            steps = filter.table(filtered)
+            metrics["filtered"] = filter.sum_up(steps)["filtered"]
+            last = steps.iloc[-1]
+            main.append({"metric": "filtered.joint_f1", "value": last.joint_f1, "low": last.low, "high": last.high})
+            kept, kept_pairs = filtered.predictions
+            evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
+            kept.write(folder / "filtered.parquet", tasks)
+            kept_pairs.write(folder / "filtered_pairs.parquet", images, kept)
+            print(f"test: AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}")
+    write_table("plots/test_classes.csv", classes, columns=intervals.CLASS_COLUMNS)
+    write_table("plots/test_intervals.csv", main, columns=intervals.COLUMNS)
     write_json("metrics/test.json", metrics)
 
 

@@ -24,6 +24,8 @@ FILES = {  # (path, the stage that makes it)
     "filter": ("metrics/filter.json", "filter"),
     "rules": ("plots/filter.csv", "filter"),
     "test": ("metrics/test.json", "test"),
+    "test_classes": ("plots/test_classes.csv", "test"),
+    "test_intervals": ("plots/test_intervals.csv", "test"),
     "diagnosis": ("data/diagnosis.json", "diagnose"),
 }
 CURVES = {

@@ -79,7 +79,7 @@ def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
         "filter": {"raw": {"joint_f1": 50.0}, "filtered": {"joint_f1": 60.0}, "removed": {"low_score": 20}},
         "classes": read_table(folder / "classes.csv", made_by="evaluate"),
         "rankings": pd.DataFrame([{"ranking": "main_quality", "segm_AP": 50.0, "joint_AP": None}]),
-        "intervals": pd.DataFrame(intervals.rows(evaluation), columns=intervals.COLUMNS),
+        "intervals": pd.DataFrame(intervals.tables(evaluation)[0], columns=intervals.COLUMNS),
         "rules": pd.DataFrame(
             [{"stage": stage, "removed": n} | dict.fromkeys((*KEYS, "low", "high"), f) for stage, n, f in steps]
         ),
@@ -87,6 +87,8 @@ def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
         "manifest": manifest.build(folder),
         "check": [],
         "test": {},
+        "test_classes": pd.DataFrame(columns=intervals.CLASS_COLUMNS),
+        "test_intervals": pd.DataFrame(columns=intervals.COLUMNS),
         "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
     }
 

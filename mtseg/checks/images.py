@@ -1,12 +1,13 @@
-"""Check the images of both splits: copies of train in val, dark images, different splits, swapped colour channels.
+"""Check the images of the splits: copies between splits, dark images, different splits, swapped colour channels.
 
 Only a sample of each split is read, at a small size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mtseg.data.duplicates import SIDE, groups
 from mtseg.data.images import open_image
 from mtseg.evaluation.bootstrap import auc
 
-MOST = {"train": 4000, "val": 1000}  # images that are read of each split
+MOST = {"train": 4000, "val": 1000, "test": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
@@ -38,49 +39,57 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails of a sample: names [N], pixels uint8 [N, SIDE, SIDE, 3]."""
+    """Thumbnails of a sample of a split: names [N], pixels uint8 [N, SIDE, SIDE, 3]. all_names: of all its images."""
 
+    split: str
     names: list[str]
     pixels: np.ndarray
+    all_names: Sequence[str]
 
 
-def check(train: Images, val: Images, *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
-    """Warnings and notes. Raises UserError for an image that does not decode."""
-    splits = {"train": train, "val": val}
-    small = {name: thumbnails(images, root, MOST[name]) for name, images in splits.items()}
-    findings = [*leaks(train, val, **small), *(list(dark(small["train"])) or differ(**small))]
+def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
+    """Warnings and notes. scored: val and, if the data have one, test. Raises UserError for an image that does not
+    decode."""
+    splits = {"train": train, **scored}
+    small = {name: thumbnails(images, root, name) for name, images in splits.items()}
+    findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
+    black = [*dark(small["train"])]
+    findings += black or [finding for name in scored for finding in differ(small["train"], small[name])]
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     for name, sample in outlines.items():
         findings += alignment.check(sample, name)
-    return [*findings, *swapped(**outlines, tasks=tasks)]
+    for name in scored:
+        findings += swapped(outlines["train"], outlines[name], name, tasks=tasks)
+    return findings
 
 
-def leaks(all_train: Images, all_val: Images, *, train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
-    """Images of val that are also in train, by name or by pixels, possibly mirrored: scores on val are optimistic."""
-    by_name = set(all_val.file_name) & set(all_train.file_name)
-    grey = [grey_values(pixels) for pixels in (train.pixels, val.pixels, val.pixels[:, :, ::-1])]
+def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
+    """Images of a split that are also in another, by name or by pixels, possibly mirrored: its scores are optimistic,
+    or those of test are if the other is val, on which the checkpoint is chosen."""
+    by_name = set(other.all_names) & set(one.all_names)
+    grey = [grey_values(pixels) for pixels in (one.pixels, other.pixels, other.pixels[:, :, ::-1])]
     group = groups(np.concatenate(grey)).tolist()
-    first = dict(zip(group, train.names, strict=False))
-    as_is, mirrored = (group[len(train.names) :][: len(val.names)], group[-len(val.names) :])
+    first = dict(zip(group, one.names, strict=False))
+    as_is, mirrored = (group[len(one.names) :][: len(other.names)], group[-len(other.names) :])
     copies = {
         name: first.get(own) or f"{first[turned]}, mirrored"
-        for name, own, turned in zip(val.names, as_is, mirrored, strict=True)
+        for name, own, turned in zip(other.names, as_is, mirrored, strict=True)
         if own in first or turned in first
     }
     copies |= {name: name for name in by_name}
-    sampled = len(val.names) < len(all_val) or len(train.names) < len(all_train)
+    sampled = any(len(split.names) < len(split.all_names) for split in (one, other))
+    where = None if other.split == "val" else other.split
     if copies:
-        compared = f" (compared: {len(val.names)} of val, {len(train.names)} of train)" if sampled else ""
+        seen = f"{len(other.names)} of {other.split}, {len(one.names)} of {one.split}"
+        compared = f" (compared: {seen})" if sampled else ""
         name, copy = min(copies.items())
-        count = f"{len(copies)} of {len(all_val)} val images"
-        evidence = f"{count} have copies or near-copies in train{compared}: {name} as {copy}"
-        yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split")
+        count = f"{len(copies)} of {len(other.all_names)} {other.split} images"
+        evidence = f"{count} have copies or near-copies in {one.split}{compared}: {name} as {copy}"
+        yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split", where)
     elif sampled:
-        evidence = (
-            f"no copies found between {len(train.names)} of {len(all_train)} train images and {len(val.names)} of "
-            f"{len(all_val)} val images"
-        )
-        yield Finding("split_leak", "note", evidence, "the other images were not compared")
+        counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
+        evidence = f"no copies found between {' and '.join(counts)}"
+        yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
 
 
 def dark(train: Thumbnails) -> Iterator[Finding]:
@@ -91,42 +100,45 @@ def dark(train: Thumbnails) -> Iterator[Finding]:
         yield Finding("normalisation", "warning", evidence, "save the images with values 0..255 (8 bits)")
 
 
-def differ(train: Thumbnails, val: Thumbnails) -> Iterator[Finding]:
-    """Nearly all images of val differ from nearly all of train in brightness, contrast or saturation."""
-    of_val = np.arange(len(train.names) + len(val.names)) >= len(train.names)
+def differ(train: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
+    """Nearly all images of val or test differ from nearly all of train in brightness, contrast or saturation."""
+    of_other = np.arange(len(train.names) + len(other.names)) >= len(train.names)
     # standard error of the AUC if there is no difference (Mann & Whitney 1947)
-    error = ((len(of_val) + 1) / (12 * len(train.names) * len(val.names))) ** 0.5
+    error = ((len(of_other) + 1) / (12 * len(train.names) * len(other.names))) ** 0.5
     differences = []
     for name, measure in MEASURES.items():
-        ours, theirs = (measure(sample.pixels.astype(np.float32)) for sample in (train, val))
-        separation = auc(np.concatenate([ours, theirs]), of_val)
+        ours, theirs = (measure(sample.pixels.astype(np.float32)) for sample in (train, other))
+        separation = auc(np.concatenate([ours, theirs]), of_other)
         medians = np.median(ours), np.median(theirs)
         if separation is None or abs(np.diff(medians)[0]) <= STEP:
             continue
         if abs(separation.value - 0.5) > max(APART - 0.5, CERTAIN * error):
             differences.append(f"{name} {medians[1]:.0f}, in train {medians[0]:.0f}")
     if differences:
-        evidence = f"val images differ from train images (medians, 0 to 255): {'; '.join(differences)}"
-        yield Finding("splits_differ", "warning", evidence, "prepare val like train, or use data.split", "val")
+        evidence = f"{other.split} images differ from train images (medians, 0 to 255): {'; '.join(differences)}"
+        change = f"prepare {other.split} like train, or use data.split"
+        yield Finding("splits_differ", "warning", evidence, change, other.split)
 
 
-def swapped(train: Sequence[Outlines], val: Sequence[Outlines], *, tasks: Sequence[Task]) -> Iterator[Finding]:
-    """Classes have the same colours in val as in train only after red and blue are swapped."""
+def swapped(
+    train: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
+) -> Iterator[Finding]:
+    """Classes have the same colours in val or test as in train only after red and blue are swapped."""
     gaps = []  # squared differences in standard errors: unchanged, and with red and blue swapped
     for task in tasks:
-        ours, theirs = (colours(sample, task.name) for sample in (train, val))
-        for one, other in ((ours[label], theirs[label]) for label in ours.keys() & theirs.keys()):
-            if min(len(one), len(other)) >= FEWEST:
-                error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (one, other))) + 1.0
-                mean = other.mean(0)
-                gaps.append([(((one.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1])])
+        ours, theirs = (colours(sample, task.name) for sample in (train, other))
+        for a, b in ((ours[label], theirs[label]) for label in ours.keys() & theirs.keys()):
+            if min(len(a), len(b)) >= FEWEST:
+                error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (a, b))) + 1.0
+                mean = b.mean(0)
+                gaps.append([(((a.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1])])
     as_is, as_swapped = np.mean(gaps, axis=0) if gaps else (0.0, 0.0)
     if as_is > COLOUR_ERRORS**2 and as_swapped < as_is / 4:
         evidence = (
-            f"the colours of {len(gaps)} classes differ between val and train by {as_is**0.5:.1f} standard errors, "
+            f"the colours of {len(gaps)} classes differ between {split} and train by {as_is**0.5:.1f} standard errors, "
             f"and by {as_swapped**0.5:.1f} with red and blue swapped"
         )
-        yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", "val")
+        yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", split)
 
 
 def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
@@ -139,14 +151,14 @@ def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
     return {label: np.array(values) for label, values in by_class.items()}
 
 
-def thumbnails(images: Images, root: Path, most: int) -> Thumbnails:
-    """Thumbnails of up to `most` images (fewer large ones), evenly spread. The thumbnail of a mirrored image is exactly
+def thumbnails(images: Images, root: Path, split: str) -> Thumbnails:
+    """Thumbnails of up to `MOST` images (fewer large ones), evenly spread. The thumbnail of a mirrored image is exactly
     the mirrored thumbnail; decoding a JPEG at that size, or an asymmetric filter, would not ensure this."""
-    count = min(len(images), most, max(FEWEST_READ, PIXELS // int((images.height * images.width).max())))
+    count = min(len(images), MOST[split], max(FEWEST_READ, PIXELS // int((images.height * images.width).max())))
     rows = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
     read = (open_image(root, images[row], side=2 * SIDE) for row in rows)
     pixels = [np.asarray(image.resize((SIDE, SIDE), PIL.Image.Resampling.HAMMING)) for image in read]
-    return Thumbnails(images.file_name[rows].tolist(), np.stack(pixels))
+    return Thumbnails(split, images.file_name[rows].tolist(), np.stack(pixels), images.file_name.tolist())
 
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.masks import iou
-from mtseg.core.params import Input, Task
+from mtseg.core.params import Input, Task, with_flips
 from mtseg.core.tables import UNLABELLED, Images
 
 COPY_IOU = 0.95  # mask IoU above which two instances are copies
@@ -20,13 +21,19 @@ SIDE = re.compile(r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGN
 RARE = 10  # smallest number of examples that a class needs to be learnt
 
 
-def check(train: Images, val: Images, *, tasks: Sequence[Task], input: Input) -> list[Finding]:
-    """Errors for an empty split, a label out of range and a task without labels; otherwise warnings and notes."""
-    findings = [*empty(train, "train"), *empty(val, "val")]
+def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
+    """Errors for an empty split, a label out of range and a task without labels; otherwise warnings and notes. scored:
+    val and, if the data have one, test."""
+    splits = {"train": train, **scored}
+    findings = [finding for name, images in splits.items() for finding in empty(images, name)]
     for task in tasks:
-        findings += [*out_of_range(train, task), *out_of_range(val, task)]
-        findings += [*unlabelled(train, task), *missing(train, val, task), *rare(train, task), *unpaired(task, input)]
-    return [*findings, *duplicates(train, "train"), *duplicates(val, "val")]
+        findings += [finding for images in splits.values() for finding in out_of_range(images, task)]
+        findings += unlabelled(train, task)
+        findings += [finding for name, images in scored.items() for finding in missing(train, images, task, name)]
+        findings += [*rare(train, task), *unpaired(task, input)]
+    if not of_severity(findings, "error"):
+        findings += [finding for name, images in scored.items() for finding in unseen(train, images, tasks, name)]
+    return findings + [finding for name, images in splits.items() for finding in duplicates(images, name)]
 
 
 def empty(images: Images, split: str) -> Iterator[Finding]:
@@ -58,14 +65,42 @@ def unlabelled(train: Images, task: Task) -> Iterator[Finding]:
         yield Finding("task_unlabelled", "warning", evidence, change, where)
 
 
-def missing(train: Images, val: Images, task: Task) -> Iterator[Finding]:
-    in_train, in_val = count(train, task), count(val, task)
-    absent = np.flatnonzero((in_train == 0) & (in_val > 0))
+def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
+    """Classes of val or test that train lacks."""
+    in_train, own = count(train, task), count(images, task)
+    absent = np.flatnonzero((in_train == 0) & (own > 0))
     if in_train.any() and len(absent):
         names = ", ".join(sorted(task.classes[label] for label in absent))
-        evidence = f"in val but not in train: {names} ({in_val[absent].sum() / in_val.sum():.1%} of val's labels)"
+        evidence = f"in {split} but not in train: {names} ({own[absent].sum() / own.sum():.1%} of {split}'s labels)"
         change = "move examples into train, or split with another data.seed"
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
+
+
+def unseen(train: Images, images: Images, tasks: Sequence[Task], split: str) -> Iterator[Finding]:
+    """Combinations of labels of val or test that neither train nor its mirror images have, though train has each of
+    their labels."""
+    in_train, own = with_flips(combinations(train, tasks), tasks), combinations(images, tasks)
+    classes = [{labels[place] for labels in in_train} for place in range(len(tasks))]
+    absent = {
+        labels: count
+        for labels, count in own.items()
+        if labels not in in_train and all(label in known for label, known in zip(labels, classes, strict=True))
+    }
+    if absent:
+        most = max(absent, key=lambda labels: (absent[labels], labels))
+        example = ", ".join(task.classes[label] for task, label in zip(tasks, most, strict=True))
+        evidence = (
+            f"{len(absent)} of {len(own)} combinations of labels in {split} are not in train, such as {example} "
+            f"({sum(absent.values()) / own.total():.1%} of {split}'s instances)"
+        )
+        change = "expect lower scores of these (joint.unseen_AP), or move examples into train"
+        yield Finding("combination_missing_in_train", "note", evidence, change, split)
+
+
+def combinations(images: Images, tasks: Sequence[Task]) -> Counter[tuple[int, ...]]:
+    """Number of instances of each combination of class indices, without crowds and instances that lack a label."""
+    labels = [images.instances.labels[task.name][~images.instances.crowd].tolist() for task in tasks]
+    return Counter(own for own in zip(*labels, strict=True) if UNLABELLED not in own)
 
 
 def rare(train: Images, task: Task) -> Iterator[Finding]:

@@ -24,17 +24,18 @@ def run(
     skip the checks of the network. Raises UserError if an image does not decode."""
     where, records = pick(device), manifest.load(data)
     tasks = records.tasks(tasks)
-    train, val = records.images("train"), records.images("val")
-    findings = labels.check(train, val, tasks=tasks, input=input)
+    train = records.images("train")
+    scored = {split: records.images(split) for split in records.splits if split != "train"}
+    findings = labels.check(train, scored, tasks=tasks, input=input)
     if of_severity(findings, "error"):
         return findings
     findings += settings.check(
-        train, val, tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
+        train, scored["val"], tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
         max_dets=max_dets,
     )  # fmt: skip
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
-    findings += images.check(train, val, root=root, tasks=tasks)
+    findings += images.check(train, scored, root=root, tasks=tasks)
     if of_severity(findings, "error") or not solver.max_iter:
         return findings
     torch.manual_seed(seed)

@@ -148,13 +148,15 @@ def paired(
     (NaN if undefined). Both sides are scored on the same draws of images (a paired bootstrap).
     """
     weights = bootstrap.draws(len(a.raw.images), max(len(a.raw.predictions), len(b.raw.predictions)))
-    one, other = (intervals.samples(side.raw, weights) | _f1(side.filtered, weights) for side in (a, b))
+    scored = [intervals.average_precisions(side.raw, weights) for side in (a, b)]
+    one, other = (
+        intervals.samples(side.raw, weights, own) | _f1(side.filtered, weights)
+        for side, own in zip((a, b), scored, strict=True)
+    )
     rows = [{"metric": name, **row} for name in one if (row := _difference(one[name], other[name]))]
     of_class = {}
     for task in a.raw.tasks:
-        one, other = (  # [1 + B, K]
-            side.raw.average_precision(side.raw.matches[task.name], weights).mean(axis=2) for side in (a, b)
-        )
+        one, other = (own[task.name].mean(axis=2) for own in scored)  # [1 + B, K]
         for index, name in enumerate(task.classes):
             if row := _difference(one[:, index], other[:, index]):
                 of_class[task.name, name] = row

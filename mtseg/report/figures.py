@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtseg.report import breakdowns, learning
+from mtseg.report import breakdowns, learning, tested
 from mtseg.report.html import ranking
 from mtseg.report.plotting import (
     BLUE,
@@ -38,14 +38,15 @@ NAMED = 10  # number of classes with their own colour; the others are grey
 def figures(numbers: Numbers) -> dict[str, str]:
     """SVG by name of all figures whose numbers exist and are not empty. The same numbers give the same bytes.
 
-    numbers: the tables `classes`, `rankings`, `intervals`, `rules` (of the filter), `train`, `val` and `health`; the
-    JSON files `analysis`, `manifest` and `diagnosis`.
+    numbers: the tables `classes`, `rankings`, `intervals`, `test_intervals`, `rules` (of the filter), `train`, `val`
+    and `health`; the JSON files `analysis`, `manifest` and `diagnosis`.
     """
     drawings = [  # name, title, function, names of its arguments in numbers
         ("training", "Losses and validation by training step", learning.training, "train", "val"),
         ("health", "Gradients, matching and background by training step", learning.health, "health"),
         ("lost", "Joint AP with one kind of error corrected", learning.lost, "diagnosis"),
         ("intervals", "Scores with 95 % intervals", intervals, "intervals"),
+        ("tested", "Scores on val and on test", tested.figure, "intervals", "test_intervals"),
         ("precision_recall", "Precision against recall of each class", precision_recall, "analysis", "classes"),
         ("f1_by_score", "F1 against the score threshold", f1_by_score, "analysis", "classes"),
         ("calibration", "Share correct against predicted probability", breakdowns.calibration, "analysis"),

@@ -14,7 +14,7 @@ from mtseg.core.files import read_json, read_table, replace_folder
 from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.report import breakdowns, gallery, html, overlays, suspects
+from mtseg.report import breakdowns, gallery, html, overlays, suspects, tested
 from mtseg.report.history import Baseline
 
 JPEG = {"quality": 85, "optimize": True}
@@ -143,8 +143,8 @@ def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[str, Any]:
-    """Cards and tables of the template: cards, classes, rankings, rules, tested (scores on val and test, empty without
-    a test split)."""
+    """Cards and tables of the template: cards, classes, rankings, rules, and of val and test tested and tested_classes,
+    empty without a test split."""
     main, *further = (task.name for task in tasks)
     metrics = flat(numbers["evaluate"]) | flat(numbers["filter"])
     old = flat(baseline.metrics.get("evaluate", {})) | flat(baseline.metrics.get("filter", {}))
@@ -159,7 +159,7 @@ def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[
         *((f"{name} AP", f"tasks.{name}.AP", "further task") for name in further),
         *((f"{name} accuracy", f"tasks.{name}.accuracy", "of matched objects") for name in (main, *further)),
     ]
-    tested = flat(numbers["test"])
+    of_test = {row["metric"]: row for row in numbers["test_intervals"].to_dict("records")}
     curves = {name: own["curves"] for name, own in numbers["analysis"]["tasks"].items()}
     best = [curves.get(row.task, {}).get(row["class"], {}) for _, row in numbers["classes"].iterrows()]
     return {
@@ -167,11 +167,8 @@ def scores(numbers: Numbers, tasks: Sequence[Task], baseline: Baseline) -> dict[
         "classes": [row | own for row, own in zip(numbers["classes"].to_dict("records"), best, strict=True)],
         "rankings": numbers["rankings"].to_dict("records"),
         "rules": numbers["rules"].to_dict("records"),
-        "tested": [
-            {"title": title, "note": note, "val": metrics.get(key), "test": tested.get(key)}
-            for title, key, note in chosen
-            if numbers["test"]
-        ],
+        "tested": tested.rows(chosen, (metrics, flat(numbers["test"])), (ranges, of_test)) if numbers["test"] else [],
+        "tested_classes": tested.classes(numbers["classes"], numbers["test_classes"]) if numbers["test"] else [],
     }
 
 

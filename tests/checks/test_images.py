@@ -34,7 +34,7 @@ def drawn(tmp_path_factory):
 
 def check(drawn, train=None, val=None, root=None):
     train, val = (images_of(given, drawn[3]) for given in (train or drawn[1], val or drawn[2]))
-    return checked.check(train, val, root=root or drawn[0], tasks=drawn[3])
+    return checked.check(train, {"val": val}, root=root or drawn[0], tasks=drawn[3])
 
 
 def causes(*args, **kwargs):
@@ -110,17 +110,21 @@ def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(draw
 def test_val_of_other_brightness_contrast_or_colour_is_reported(change, measure, drawn, tmp_path):
     root = changed(drawn, tmp_path, "val", change)
     assert ("splits_differ", "val") in causes(drawn, root=root)
-    small = [checked.thumbnails(images, root, 100) for images in drawn[1:3]]
+    small = [
+        checked.thumbnails(images, root, split) for split, images in zip(("train", "val"), drawn[1:3], strict=True)
+    ]
     (found,) = checked.differ(*small)
     assert f"{measure} " in found.evidence
 
 
 def test_a_few_images_of_another_kind_are_no_difference_of_the_splits(drawn):
-    train, val = (checked.thumbnails(images, drawn[0], 100) for images in drawn[1:3])
+    train, val = (
+        checked.thumbnails(images, drawn[0], split) for split, images in zip(("train", "val"), drawn[1:3], strict=True)
+    )
     pixels = val.pixels.copy()
     pixels[:20] //= 3
     assert not list(checked.differ(train, replace(val, pixels=pixels))), "half of val"
-    few = checked.Thumbnails(val.names[:4], val.pixels[:4] // 3)
+    few = replace(val, names=val.names[:4], pixels=val.pixels[:4] // 3)
     assert not list(checked.differ(train, few)), "four images can be dark by chance"
 
 
@@ -140,10 +144,10 @@ def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
     assert ("normalisation", None) in causes(drawn, root=root)
 
 
-def test_of_many_images_a_sample_is_compared_and_reported(drawn):
+def test_of_many_images_a_sample_is_compared_and_reported(drawn, monkeypatch):
     root, train, val, _ = drawn
-    few = {"train": checked.thumbnails(train, root, 10), "val": checked.thumbnails(val, root, 10)}
-    (found,) = checked.leaks(train, val, **few)
+    monkeypatch.setattr(checked, "MOST", {"train": 10, "val": 10})
+    (found,) = checked.leaks(checked.thumbnails(train, root, "train"), checked.thumbnails(val, root, "val"))
     assert found.severity == "note" and "10 of 60 train images and 10 of 40" in found.evidence
 
 

@@ -39,7 +39,7 @@ def causes(found):
 
 
 def check(train, val, tasks):
-    return causes(labels.check(train, val, tasks=tasks, input=INPUT))
+    return causes(labels.check(train, {"val": val}, tasks=tasks, input=INPUT))
 
 
 def params(train, tasks, **changes):
@@ -62,7 +62,7 @@ def test_sound_labels_and_params_give_no_finding(count):
 def test_a_label_out_of_range_is_found_with_its_image_and_annotation(count):
     tasks, train, val = healthy(count)
     bad = relabelled(train, tasks[-1], lambda label: len(tasks[-1].classes) if label == 1 else label)
-    (found,) = (one for one in labels.check(bad, val, tasks=tasks, input=INPUT) if one.severity == "error")
+    (found,) = (one for one in labels.check(bad, {"val": val}, tasks=tasks, input=INPUT) if one.severity == "error")
     assert found.cause == "label_range" and re.search(r"for example \d+\.jpg, annotation", found.evidence)
     assert tasks[-1].name in found.where
 

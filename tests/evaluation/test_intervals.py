@@ -41,7 +41,7 @@ def test_values_are_those_of_the_metrics_and_lie_inside(count):
     tasks = make_tasks(count)
     images = scene(tasks, count=12, partial=True, crowds=True)
     own = evaluation(images, noisy(images, tasks, copies=4), tasks)
-    rows, metrics = intervals.rows(own), scores.metrics(own)
+    rows, metrics = intervals.tables(own)[0], scores.metrics(own)
     expected = {f"{kind}.{name}": metrics[kind][name] for kind in ("segm", "joint") for name in ("AP", "AP50")}
     expected |= {f"tasks.{t.name}.{name}": metrics["tasks"][t.name][name] for t in tasks for name in ("AP", "accuracy")}
     del expected["tasks.shape.AP"]  # segm.AP
@@ -58,7 +58,8 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets():
         rng = np.random.default_rng(seed)
         hard = rng.choice([0.2, 0.8], size=20)  # of each image
         own = evaluation(images, [row for row in truth if rng.random() < hard[row.image_id]], tasks)
-        ap50 = intervals.samples(own, bootstrap.draws(len(images), len(truth))[:101])["segm.AP50"]
+        weights = bootstrap.draws(len(images), len(truth))[:101]
+        ap50 = intervals.samples(own, weights, intervals.average_precisions(own, weights))["segm.AP50"]
         value, low, high = bootstrap.interval(ap50)
         values.append(value)
         widths.append(high - low)
@@ -69,10 +70,10 @@ def test_the_interval_is_as_wide_as_ap_varies_between_data_sets():
 def test_a_perfect_score_has_no_width_and_nothing_has_no_interval(count):
     tasks = make_tasks(count)
     images = scene(tasks, count=10)
-    rows = intervals.rows(evaluation(images, predict_all(images, tasks), tasks))
+    rows = intervals.tables(evaluation(images, predict_all(images, tasks), tasks))[0]
     assert {(row["value"], row["low"], row["high"]) for row in rows} == {(100.0, 100.0, 100.0)}
-    assert intervals.rows(evaluation(images[:1], [], tasks)) == []
-    nothing = {row["metric"]: row["high"] for row in intervals.rows(evaluation(images, [], tasks))}
+    assert intervals.tables(evaluation(images[:1], [], tasks))[0] == []
+    nothing = {row["metric"]: row["high"] for row in intervals.tables(evaluation(images, [], tasks))[0]}
     assert set(nothing.values()) == {0.0} and not any(name.endswith("accuracy") for name in nothing)
 
 
@@ -91,7 +92,7 @@ def test_there_are_fewer_draws_where_they_cost_more():
 def test_too_few_images_have_no_interval(count, defined):
     tasks = make_tasks(3)
     images = scene(tasks, count=count + 1)[1:]
-    rows = intervals.rows(evaluation(images, noisy(images, tasks), tasks))
+    rows = intervals.tables(evaluation(images, noisy(images, tasks), tasks))[0]
     assert rows and all((row["low"] <= row["high"]) == defined != np.isnan(row["low"] + row["high"]) for row in rows)
 
 
