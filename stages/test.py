@@ -2,9 +2,10 @@
 
 About as long as evaluate and filter together. Expect metrics/test.json: the keys of metrics/evaluate.json, and
 precision, recall, f1 and joint_f1 after the filter (`filtered`); plots/test_classes.csv and plots/test_intervals.csv,
-the tables of evaluate for this split; and in data/test pairs.parquet, the predictions that the filter kept,
-filtered.parquet, and theirs, filtered_pairs.parquet. Without a test split {}, tables without rows and an empty folder.
-The checkpoint and, with `filter.thresholds: auto`, the thresholds are those chosen on val: nothing is chosen here.
+the tables of evaluate for this split; in data/test pairs.parquet, filtered.parquet, the predictions that the filter
+kept, filtered_pairs.parquet, and filtered.csv, the rule that removed each of the others. Without a test split {} and
+tables without rows. The checkpoint and, with `filter.thresholds: auto`, the thresholds are those chosen on val: nothing
+is chosen here.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 def main() -> None:
     params, data = load(), manifest.load(Path("data/manifest.json"))
     picked = read_json("metrics/filter.json", made_by="filter").get("picked", {})
-    metrics, main, classes = {}, [], []
+    metrics, main, classes, removed = {}, [], [], []
     with replace_folder("data/test") as folder:
         if "test" in data.splits:
             tasks, images = data.tasks(params.tasks), data.images("test")
@@ -33,6 +34,7 @@ def main() -> None:
             main, classes = intervals.tables(evaluation)
             rules = params.filter.model_copy(update={"thresholds": "given"} | picked)
             filtered = filter.apply(evaluation, rules)
+            removed = filtered.removed
             steps = filter.table(filtered)
             metrics["filtered"] = filter.sum_up(steps)["filtered"]
             last = steps.iloc[-1]
@@ -42,6 +44,7 @@ def main() -> None:
             kept.write(folder / "filtered.parquet", tasks)
             kept_pairs.write(folder / "filtered_pairs.parquet", images, kept)
             print(f"test: AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}")
+        write_table(folder / "filtered.csv", removed, columns=("prediction", "rule"))
     write_table("plots/test_classes.csv", classes, columns=intervals.CLASS_COLUMNS)
     write_table("plots/test_intervals.csv", main, columns=intervals.COLUMNS)
     write_json("metrics/test.json", metrics)

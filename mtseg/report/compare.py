@@ -26,16 +26,32 @@ from mtseg.report.history import Revision
 
 SIZE = 384  # longer side of the images in pixels
 SHOWN = 6  # largest number of improved images, and of worse ones
+VAL_FILES = (  # annotations, predictions with their pairs, and the same after the filter
+    history.VAL,
+    "data/predictions/val.parquet",
+    "data/evaluation/pairs.parquet",
+    "data/filtered/val.parquet",
+    "data/filtered/pairs.parquet",
+)
+TEST_FILES = (
+    "data/coco/test.parquet",
+    "data/predictions/test.parquet",
+    "data/test/pairs.parquet",
+    "data/test/filtered.parquet",
+    "data/test/filtered_pairs.parquet",
+)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A revision with its raw and its filtered predictions on val. lacks: the reason if there are no predictions."""
+    """A revision with its raw and its filtered predictions on a split, that is val. lacks: the reason if there are no
+    predictions. test: the same of test, if the revision has one."""
 
     revision: Revision
     raw: Evaluation | None = None
     filtered: Evaluation | None = None
     lacks: str | None = None
+    test: Side | None = None
 
     @property
     def root(self) -> Path:
@@ -55,18 +71,26 @@ def load(rev: str, scratch: Path) -> Side:
         ranking = "product_quality"
     if not (isinstance(max_dets, list) and max_dets and all(isinstance(n, int) and n > 0 for n in max_dets)):
         max_dets = [100]
+    options = {"ranking": ranking, "max_dets": tuple(max_dets)}
+    val = _predicted(revision, VAL_FILES, scratch, options)
+    return (
+        replace(val, test=_predicted(revision, TEST_FILES, scratch, options)) if revision.metrics.get("test") else val
+    )
+
+
+def _predicted(revision: Revision, files: Sequence[str], scratch: Path, options: Mapping[str, Any]) -> Side:
+    """The predictions on a split. files: of VAL_FILES or TEST_FILES. options: of `Evaluation`."""
     try:
-        images = Images.read(revision.fetch(history.VAL, scratch))
+        table, *results = (revision.fetch(path, scratch) for path in files)
+        images = Images.read(table)
         # the other settings of tasks in its params may be those of an older version
         tasks = tuple(Task.predicted(name=name, classes=own, background=True) for name, own in images.classes)
-        results = []
-        for kind, made_by, folder in (("predictions", "predict", "evaluation"), ("filtered", "filter", "filtered")):
-            table = revision.fetch(f"data/{kind}/val.parquet", scratch)
-            predictions = Predictions.read(table, tasks, made_by=made_by)
-            pairs = revision.fetch(f"data/{folder}/pairs.parquet", scratch)
-            results.append((predictions, Pairs.read(pairs, images, predictions)))
-        options = {"tasks": tasks, "ranking": ranking, "max_dets": tuple(max_dets)}
-        return Side(revision, *(Evaluation(images, *result, **options) for result in results))
+        evaluations = []
+        for made_by, predicted, overlaps in (("predict", *results[:2]), ("filter", *results[2:])):
+            predictions = Predictions.read(predicted, tasks, made_by=made_by)
+            pairs = Pairs.read(overlaps, images, predictions)
+            evaluations.append(Evaluation(images, predictions, pairs, tasks=tasks, **options))
+        return Side(revision, *evaluations)
     except UserError as error:
         return Side(revision, lacks=str(error).replace(f"{scratch}/", ""))
 
@@ -77,6 +101,7 @@ def write(folder: Path, a: Side, b: Side, data: Sequence[Mapping[str, Any]] = ()
     notes = [side.lacks for side in (a, b) if side.lacks]
     both = None if notes else common(a, b, notes)
     leading, of_class, costs, groups = [], {}, [], {}
+    tested = _tested(a.test, b.test, notes) if a.test and b.test else {}
     with replace_folder(folder) as temporary:
         if both:
             leading, of_class, costs = paired(*both)
@@ -96,13 +121,29 @@ def write(folder: Path, a: Side, b: Side, data: Sequence[Mapping[str, Any]] = ()
             tasks=task_rows(one, other),
             classes=class_rows(one, other, of_class),
             metrics=metric_rows(one, other),
+            tested=tested,
             groups=groups,
         )
         (temporary / "index.html").write_bytes(text.encode())
     return notes
 
 
-def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
+def _tested(a: Side, b: Side, notes: list[str]) -> dict[str, Any]:
+    """The scores on test of both: leading, images, tasks and classes of the template. Adds to notes."""
+    own = [side.lacks for side in (a, b) if side.lacks]
+    both = None if own else common(a, b, own, split="test")
+    notes += [note for note in own if note not in notes]  # of val there may be the same
+    leading, of_class, _ = paired(*both) if both else ([], {}, [])
+    one, other = a.revision, b.revision
+    return {
+        "leading": leading,
+        "images": len(both[0].raw.images) if both else 0,
+        "tasks": task_rows(one, other, "test"),
+        "classes": class_rows(one, other, of_class, "test_classes"),
+    }
+
+
+def common(a: Side, b: Side, notes: list[str], split: str = "val") -> tuple[Side, Side] | None:
     """Both sides reduced to their common tasks and images, with the image ids of `a`; None if nothing is common. Adds
     to notes."""
     theirs = {task.name: task.classes for task in b.raw.tasks}
@@ -124,12 +165,14 @@ def common(a: Side, b: Side, notes: list[str]) -> tuple[Side, Side] | None:
     ]
     pairs = [(row, other) for row, other, known, own in pairs if known == own]
     if not pairs:
-        notes.append("The val splits share no image with the same annotations: the scores are of different data.")
+        notes.append(
+            f"The {split} splits share no image with the same annotations: their scores are of different data."
+        )
         return None
     if len(pairs) < max(len(a.raw.images), len(b.raw.images)):
         notes.append(
-            f"The val splits differ: {len(a.raw.images)} and {len(b.raw.images)} images, of which {len(pairs)} are in "
-            "both with the same annotations. Intervals and images are of those; the other metrics are of all."
+            f"The {split} splits differ: {len(a.raw.images)} and {len(b.raw.images)} images, of which {len(pairs)} are "
+            "in both with the same annotations. Intervals and images are of those; the other metrics are of all."
         )
     of_a, of_b = np.array(pairs).T
     images = a.raw.images[of_a]
@@ -188,9 +231,13 @@ def changed(a: Side, b: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
-    """Every metric that either side has, as in the files, with the intervals of plots/intervals.csv."""
+    """Every metric that either side has, as in the files, with the intervals of plots/intervals.csv, and those on test
+    of plots/test_intervals.csv."""
     one, other = (page.flat(side.metrics) for side in (a, b))
-    ranges = [(side, _records(own, "intervals", "metric")) for side, own in (("a", a), ("b", b))]
+    ranges = [
+        (side, _records(own, "intervals", "metric"), _records(own, "test_intervals", "metric"))
+        for side, own in (("a", a), ("b", b))
+    ]
     rows = []
     for key in sorted({*one, *other}):
         was, now = one.get(key), other.get(key)
@@ -198,13 +245,20 @@ def metric_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
             continue
         file, _, name = key.partition(".")
         row = {"file": file, "metric": name, "a": was, "b": now, "delta": _delta(was, now)}
-        rows.append(row | {f"range_{side}": _range(own.get((name,))) for side, own in ranges})
+        rows.append(
+            row
+            | {
+                f"range_{side}": _range((on_test if file == "test" else on_val).get((name,)))
+                for side, on_val, on_test in ranges
+            }
+        )
     return rows
 
 
-def task_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
-    """AP, accuracy, f1 and ece of each task that both sides have, each as (a, b, difference)."""
-    one, other = (side.metrics["evaluate"].get("tasks", {}) for side in (a, b))
+def task_rows(a: Revision, b: Revision, file: str = "evaluate") -> list[dict[str, Any]]:
+    """AP, accuracy, f1 and ece of each task that both sides have, each as (a, b, difference). file: `evaluate` or
+    `test`."""
+    one, other = (side.metrics[file].get("tasks", {}) for side in (a, b))
     rows = []
     for name in (name for name in other if name in one):
         values = {key: (one[name].get(key), other[name].get(key)) for key in ("AP", "accuracy", "f1", "ece")}
@@ -212,9 +266,12 @@ def task_rows(a: Revision, b: Revision) -> list[dict[str, Any]]:
     return rows
 
 
-def class_rows(a: Revision, b: Revision, of_class: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
-    """One row per class that either side has: AP and accuracy of both with differences, for AP with the interval."""
-    one, other = (_records(side, "classes", "task", "class") for side in (a, b))
+def class_rows(
+    a: Revision, b: Revision, of_class: Mapping[tuple[str, str], Any], table: str = "classes"
+) -> list[dict[str, Any]]:
+    """One row per class that either side has: AP and accuracy of both with differences, for AP with the interval.
+    table: classes or test_classes."""
+    one, other = (_records(side, table, "task", "class") for side in (a, b))
     rows = []
     for key in dict.fromkeys([*other, *one]):
         was, now = one.get(key, {}), other.get(key, {})

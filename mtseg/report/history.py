@@ -23,14 +23,25 @@ from mtseg.core.files import parse_table
 WORKSPACE = "workspace"  # DVC's name for the files in the working folder
 VAL = "data/coco/val.parquet"  # scores are comparable only if this file is the same
 PARAMS = "params.yaml"
-METRICS = {"evaluate": "metrics/evaluate.json", "filter": "metrics/filter.json", "training": "metrics/train.json"}
-TABLES = {"classes": "plots/classes.csv", "intervals": "plots/intervals.csv"}
+METRICS = {
+    "evaluate": "metrics/evaluate.json",
+    "filter": "metrics/filter.json",
+    "test": "metrics/test.json",
+    "training": "metrics/train.json",
+}
+TABLES = {
+    "classes": "plots/classes.csv",
+    "intervals": "plots/intervals.csv",
+    "test_classes": "plots/test_classes.csv",
+    "test_intervals": "plots/test_intervals.csv",
+}
 
 
 @dataclass(frozen=True)
 class Revision:
     """name: as given by the user. commit: None for the workspace. params: as written, not validated. metrics:
-    `evaluate`, `filter` and, if it exists, `training`. tables: `classes` and `intervals`, if they exist."""
+    `evaluate`, `filter` and, if they exist, `test` (empty without a test split) and `training`. tables: those of
+    `TABLES` that exist."""
 
     name: str
     commit: str | None
