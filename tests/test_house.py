@@ -182,6 +182,15 @@ def test_training_waits_for_the_check_and_not_for_its_wording():
     assert not [dep for dep in STAGES["train"]["deps"] if dep.startswith(("mtseg/checks", "data/check/findings"))]
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate", "filter", "diagnose"])
+def test_a_stage_that_trains_or_chooses_takes_no_file_of_the_test_split(stage):
+    deps = STAGES[stage]["deps"]
+    assert "data/predictions/test.parquet" not in deps and not {"data/coco", "data/predictions"} & {*deps}
+    assert not [dep for dep in deps for out in outs("test") if lies_in(dep, out)]
+    of_test = {"data/coco/test.parquet", *outs("test")}
+    assert not [node for node in ast.walk(tree(f"stages.{stage}")) if getattr(node, "value", "") in {"test", *of_test}]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_states_the_params_it_reads_and_no_others(stage):
     stated = STAGES[stage].get("params", [])

@@ -93,9 +93,10 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS if name in splits}
     shared: dict[tuple, dict[str, int | None]] = {}
-    for number, (image, split) in enumerate(zip(images, splits, strict=True), start=1):
-        if number - 1 in used:
-            converted[split].append(_labelled(image, number, tasks, shared))
+    # test is numbered last: other images in it leave the ids of train and val as they are
+    for number, index in enumerate(sorted(range(len(images)), key=lambda index: splits[index] == "test"), start=1):
+        if index in used:
+            converted[splits[index]].append(_labelled(images[index], number, tasks, shared))
     report = {
         "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},

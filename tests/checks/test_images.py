@@ -78,6 +78,21 @@ def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, 
     assert found[0].evidence.startswith(f"{copies} of 40 val images")
 
 
+@pytest.mark.parametrize("copied", ["train", "val"])
+def test_copies_in_the_test_split_are_found_in_train_and_in_val(drawn, tmp_path, copied):
+    root, train, val, tasks = drawn
+    shutil.copytree(root, tmp_path / "raw")
+    source = {"train": train, "val": val}[copied]
+    copies = [replace(image, file_name=f"test/{image.id}.jpg") for image in source[:3]]
+    (tmp_path / "raw/test").mkdir()
+    for image, copy in zip(source, copies, strict=False):
+        PIL.Image.open(root / image.file_name).save(tmp_path / "raw" / copy.file_name, quality=60)
+    splits = {"val": images_of(val, tasks), "test": images_of(copies, tasks)}
+    (found,) = checked.check(images_of(train, tasks), splits, root=tmp_path / "raw", tasks=tasks)
+    assert (found.cause, found.severity, found.where) == ("split_leak", "warning", "test")
+    assert found.evidence.startswith(f"3 of 3 test images have copies or near-copies in {copied}")
+
+
 def test_annotations_that_are_shifted_are_found_before_training(drawn):
     shifted = outlined(drawn[1], lambda points, image: points + (7, -4))
     assert causes(drawn, train=shifted) == {("masks_displaced", "train")}

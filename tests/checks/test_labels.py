@@ -79,6 +79,37 @@ def test_what_a_task_lacks_is_named(count):
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_what_train_lacks_is_named_in_the_test_split_too(count):
+    tasks, train, val = healthy(count)
+    task = tasks[-1]
+    lacks = relabelled(train, task, lambda label: UNLABELLED if label == 1 else label)
+    found = labels.check(lacks, {"val": val[:0], "test": val}, tasks=tasks, input=INPUT)
+    evidence = next(one.evidence for one in found if one.cause == "class_missing_in_train")
+    assert evidence.startswith("in test but not in train") and task.classes[1] in evidence
+    assert {(one.cause, one.where) for one in found if one.severity == "error"} == {("split_empty", "val")}
+    wrong = relabelled(val, task, lambda label: len(task.classes))
+    found = labels.check(train, {"val": val, "test": wrong}, tasks=tasks, input=INPUT)
+    assert ("label_range", "error") in causes(found)
+
+
+def test_combinations_that_train_lacks_are_counted_for_each_split():
+    tasks = make_tasks(2)
+    boxes = [box_instance((4 * place, 4, 3, 3), dict.fromkeys(("shape", "colour"), place % 2)) for place in range(6)]
+    other = box_instance((30, 30, 3, 3), {"shape": 0, "colour": 1})
+    train, test = (
+        images_of([Image(1, f"{name}.jpg", 64, 64, tuple(own))], tasks)
+        for name, own in (("a", boxes), ("b", [*boxes[:3], other]))
+    )
+    (found,) = labels.unseen(train, test, tasks, "test")
+    assert (found.cause, found.severity, found.where) == ("combination_missing_in_train", "note", "test")
+    assert found.evidence.startswith("1 of 3 combinations") and "25.0%" in found.evidence
+    assert not list(labels.unseen(test, train, tasks, "test"))
+    flip = ((tasks[0].classes[0], tasks[0].classes[1]),)
+    mirrored = (tasks[0].model_copy(update={"flip_pairs": flip}), tasks[1])
+    assert not list(labels.unseen(train, test, mirrored, "test")), "training shows it as the mirror image of another"
+
+
 def test_a_flip_that_does_not_swap_the_sides_is_reported():
     task = make_tasks(4)[3]
     still = tiny.params(input={"flip": 0.0}).input

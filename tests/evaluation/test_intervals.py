@@ -129,3 +129,37 @@ def test_an_interval_is_wider_if_the_objects_of_an_image_are_alike():
     narrow, wide = (bootstrap.mean(values.astype(float), images, 50) for values in (apart, alike))
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     assert bootstrap.ratio(np.zeros(3), np.zeros(3)) is None
+
+
+@TASKS
+def test_a_class_has_the_interval_of_its_own_ap(count):
+    tasks = make_tasks(count)
+    images = scene(tasks, count=12)
+    own = evaluation(images, noisy(images, tasks), tasks)
+    _, rows = intervals.tables(own)
+    assert {(row["task"], row["class"]) for row in rows} == {
+        (task.name, name) for task in tasks for name in task.classes
+    }
+    known = [row for row in rows if row["AP"] is not None]
+    assert known and all(0 <= row["AP_low"] <= row["AP"] <= row["AP_high"] <= 100 for row in known)
+    _, few = intervals.tables(evaluation(images[:3], [], tasks))
+    assert all(np.isnan([row["AP_low"], row["AP_high"]]).all() for row in few)
+
+
+def test_scores_of_different_images_differ_by_chance_as_often_as_stated():
+    draw = np.random.default_rng(0)
+
+    def score(chance: float) -> dict[str, float]:
+        values = bootstrap.draws(60, 60) @ (draw.random(60) < chance) / 60
+        return dict(zip(intervals.COLUMNS[1:], bootstrap.interval(values), strict=True))
+
+    def outside(one: float, other: float, comparisons: int = 1) -> float:
+        found = [intervals.difference(score(one), score(other), comparisons) for _ in range(400)]
+        return np.mean([not low <= 0 <= high for _, low, high in found])
+
+    assert 0.02 < outside(0.7, 0.7) < 0.09
+    assert outside(0.7, 0.7, comparisons=10) < 0.02
+    assert outside(0.9, 0.4) > 0.99
+    delta, low, high = intervals.difference(score(0.9), score(0.4))
+    assert low < delta < high < 0
+    assert intervals.difference(score(0.9), {"value": 40.0, "low": np.nan, "high": np.nan}) is None

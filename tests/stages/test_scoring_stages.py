@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,15 @@ from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import coco, manifest
 from mtseg.evaluation.ap import pairs
-from tests import tiny
 from tests.scenes import CLASSES, SIZE, images_of, make_tasks, predict_all, scene, table
 
-OUTPUTS = ("metrics/*", "plots/*.csv", "plots/figures/*", "data/evaluation/*", "data/filtered/*", "report/*")
+OUTPUTS = (
+    "metrics/*",
+    "plots/*.csv",
+    "plots/figures/*",
+    *(f"data/{name}/*" for name in ("evaluation", "filtered", "test")),
+    "report/*",
+)
 COUNTS = pytest.mark.parametrize("project", [1, 3, 4], indirect=True)
 
 
@@ -136,6 +142,8 @@ def test_thresholds_picked_on_val_are_reported_as_such(project, capsys):
         ("visualise", "data/filtered/val.csv", "filter"),
         ("visualise", "metrics/filter.json", "filter"),
         ("visualise", "metrics/test.json", "test"),
+        ("visualise", "plots/test_classes.csv", "test"),
+        ("export", "metrics/test.json", "test"),
         ("test", "metrics/filter.json", "filter"),
         ("visualise", "data/diagnosis.json", "diagnose"),
     ],
@@ -149,31 +157,53 @@ def test_a_stage_run_too_early_names_the_one_to_run_first(project, stage, missin
     assert not (project / "report").exists()
 
 
-@pytest.mark.parametrize("project", [3], indirect=True)
-def test_a_test_split_is_scored_with_the_thresholds_of_val_and_shown_in_the_report(project):
-    params = tiny.params()
-    yaml = YAML(typ="safe").load(project / "params.yaml")
-    yaml |= {name: getattr(params, name).model_dump(mode="json") for name in ("model", "input")} | {"device": "cpu"}
-    yaml["filter"] |= {"thresholds": "auto", "nms": "none", "drop_background": False}
-    YAML().dump(yaml, project / "params.yaml")
+@COUNTS
+def test_a_test_split_like_val_has_the_scores_of_val_and_no_gap_and_a_worse_one_has(project):
     run("evaluate", "filter", "test", "visualise")
     assert json.loads((project / "metrics/test.json").read_text()) == {}
     assert 'id="test"' not in (project / "report/index.html").read_text()
 
-    tasks, before = make_tasks(3), json.loads((project / "metrics/evaluate.json").read_text())
-    register(tasks, test=images_of(list(scene(tasks))[:4], tasks))
-    tiny.checkpoint(project / "models/best.safetensors", tasks)
-    found = {}
+    tasks = manifest.load(project / "data/manifest.json").tasks(load().tasks)
+    shutil.copy(project / "data/predictions/val.parquet", project / "data/predictions/test.parquet")
+    images = manifest.load(project / "data/manifest.json").images("val")
+    register(tasks, test=images)
+    run("test", "visualise")
+    of_val = {name: json.loads((project / f"metrics/{name}.json").read_text()) for name in ("evaluate", "filter")}
+    of_test = json.loads((project / "metrics/test.json").read_text())
+    assert of_test == of_val["evaluate"] | {"filtered": of_val["filter"]["filtered"]}
+    assert (project / "plots/test_classes.csv").read_bytes() == (project / "plots/classes.csv").read_bytes()
+    *rows, last = (project / "plots/test_intervals.csv").read_text().splitlines()
+    assert rows == (project / "plots/intervals.csv").read_text().splitlines() and last.startswith("filtered.joint_f1,")
+    for own, other in (("filtered.parquet", "val.parquet"), ("filtered.csv", "val.csv")):
+        assert (project / "data/test" / own).read_bytes() == (project / "data/filtered" / other).read_bytes()
+    section = section_of_test(project)
+    assert f"on {len(images)} images of test" in section and not re.search('class="(better|worse)"', section)
+
+    # half of the objects are missed, in every image
+    rows = [row for row in predict_all(list(images), tasks) if row.query % 2]
+    table(rows, tasks).write("data/predictions/test.parquet", tasks)
+    run("test", "visualise")
+    assert json.loads((project / "metrics/test.json").read_text())["segm"]["AP"] < of_test["segm"]["AP"]
+    section = section_of_test(project)
+    assert 'class="worse"' in section and "mask AP (−" in section and 'class="better"' not in section
+
+
+def section_of_test(project) -> str:
+    page = (project / "report/index.html").read_text()
+    return page[page.index('<section id="test">') : page.index('<section id="diagnosis">')]
+
+
+@pytest.mark.parametrize("project", [3], indirect=True)
+def test_the_test_split_is_filtered_by_the_thresholds_of_val(project):
+    apply_overrides(project / "params.yaml", ["filter.thresholds=auto", "filter.nms=none"])
+    tasks = manifest.load(project / "data/manifest.json").tasks(load().tasks)
+    shutil.copy(project / "data/predictions/val.parquet", project / "data/predictions/test.parquet")
+    register(tasks, test=manifest.load(project / "data/manifest.json").images("val"))
+    run("evaluate", "filter")
+    before, found = json.loads((project / "metrics/filter.json").read_text()), {}
     for least in (0.0, 1.0):
-        filtered = json.loads((project / "metrics/filter.json").read_text())
-        main, *further = (task.name for task in tasks)
-        picked = {"min_score": {main: least}, "min_logit": dict.fromkeys(further, -99.0)}
-        write_json("metrics/filter.json", filtered | {"picked": picked})
+        write_json("metrics/filter.json", before | {"picked": {"min_score": {tasks[0].name: least}, "min_logit": {}}})
         run("test")
         found[least] = json.loads((project / "metrics/test.json").read_text())
-    assert set(before) | {"filtered"} == set(found[0.0])
-    assert found[0.0]["filtered"] != found[1.0]["filtered"] and found[0.0]["segm"] == found[1.0]["segm"]
-    assert json.loads((project / "metrics/evaluate.json").read_text()) == before
-    run("visualise")
-    page = (project / "report/index.html").read_text()
-    assert 'id="test"' in page and "on 4 images of test" in page
+    assert found[0.0]["filtered"]["recall"] == 100 and found[1.0]["filtered"]["recall"] == 0
+    assert found[0.0]["segm"] == found[1.0]["segm"]
