@@ -166,6 +166,35 @@ def test_one_image_has_changes_without_an_interval(tmp_path):
     assert "nan" not in (tmp_path / "compare/index.html").read_text().partition("<script>")[0].lower()
 
 
+def test_the_test_split_is_compared_where_both_have_one(tmp_path):
+    tasks = make_tasks(2)
+    a, b = pair(tmp_path, tasks)
+    scored = [scores.metrics(side.raw) for side in (a, b)]
+    metrics = [METRICS | {"evaluate": METRICS["evaluate"] | {"tasks": {}}, "test": own} for own in scored]
+    with_test = [
+        replace(
+            side,
+            revision=replace(side.revision, metrics=own),
+            test=replace(side, revision=replace(side.revision, metrics=own)),
+        )
+        for side, own in zip((a, b), metrics, strict=True)
+    ]
+
+    def section(*sides) -> str:
+        compare.write(tmp_path / "compare", *sides)
+        _, found, rest = (tmp_path / "compare/index.html").read_text().partition('<section id="test">')
+        return rest.partition("</section>")[0]
+
+    found = section(*with_test)
+    assert f"{len(a.raw.images)} images of test" in found and 'class="better"' in found
+    assert all(f'<th scope="row">{task.name}</th>' in found for task in tasks)
+    assert section(a, b) == section(with_test[0], b) == ""
+    rows = {
+        row["metric"]: row for row in compare.metric_rows(a.revision, with_test[1].revision) if row["file"] == "test"
+    }
+    assert rows["segm.AP"]["a"] is None and rows["segm.AP"]["b"] == 100
+
+
 def write_results(folder, evaluation):
     """The files of a pipeline run that are compared."""
     for part in ("data/coco", "data/predictions", "data/evaluation", "data/filtered", "metrics", "plots"):
@@ -178,6 +207,16 @@ def write_results(folder, evaluation):
     write_table(folder / "plots/classes.csv", classes.table(evaluation))
     write_json(folder / "metrics/evaluate.json", scores.metrics(evaluation))
     write_json(folder / "metrics/filter.json", {})
+
+
+def write_test_results(folder, evaluation):
+    """The same of a test split."""
+    (folder / "data/test").mkdir()
+    evaluation.images.write(folder / "data/coco/test.parquet")
+    for name, overlaps in (("predictions/test", "test/pairs"), ("test/filtered", "test/filtered_pairs")):
+        evaluation.predictions.write(folder / f"data/{name}.parquet", evaluation.tasks)
+        evaluation.pairs.write(folder / f"data/{overlaps}.parquet", evaluation.images, evaluation.predictions)
+    write_json(folder / "metrics/test.json", scores.metrics(evaluation))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +232,24 @@ def test_params_of_other_versions_fall_back_to_the_defaults(tmp_path, monkeypatc
     loaded = compare.load("workspace", tmp_path)
     assert loaded.lacks is None and loaded.raw.ranking == "product_quality" and loaded.raw.max_dets == (100,)
     assert isinstance(loaded.root, Path)
+
+
+def test_the_predictions_on_test_are_loaded_if_there_are_scores_of_them(tmp_path, monkeypatch):
+    tasks = make_tasks(2)
+    images = make_images(tmp_path / "raw", tasks)
+    evaluation = evaluated(images, predicted(images, tasks), tasks)
+    write_results(tmp_path / "run", evaluation)
+    (tmp_path / "run/params.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path / "run")
+    write_json("metrics/test.json", {})
+    assert compare.load("workspace", tmp_path).test is None
+    write_test_results(tmp_path / "run", evaluation)
+    loaded = compare.load("workspace", tmp_path).test
+    assert loaded.lacks is None
+    assert loaded.raw.predictions.rle.tolist() == evaluation.predictions.rle.tolist()
+    Path("data/predictions/test.parquet").unlink()
+    loaded = compare.load("workspace", tmp_path)
+    assert loaded.lacks is None and "data/predictions/test.parquet is missing" in loaded.test.lacks
 
 
 @pytest.fixture(scope="module")
