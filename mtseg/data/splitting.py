@@ -17,7 +17,8 @@ import numpy as np
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Data
-from mtseg.data.formats._common import Files, Splits, image_suffixes
+from mtseg.data.formats._common import Files, Splits
+from mtseg.data.images import suffixes
 from mtseg.data.raw import BadRecord, RawData, RawImage, read_text, read_value
 from mtseg.data.splits import looks_split, split_in, split_of
 
@@ -102,7 +103,7 @@ def _meant(line: str) -> Iterable[str]:
     """Names that a line of a list may mean, the most likely first: it is a path, or has one in a column. In a table, a
     name with an image's suffix counts before the first column, which may have other numbers."""
     columns = _columns(line)
-    named = [text for text in columns if PurePosixPath(text).suffix.lower() in image_suffixes()]
+    named = [text for text in columns if PurePosixPath(text).suffix.lower() in suffixes()]
     texts = [line, *(named if named and len(columns) > 1 else [re.split(r"[\s,;]", line)[0]])]
     for text in dict.fromkeys([*texts, *map(unquote, texts)]):
         for tail in _tails(text.replace("\\", "/").removeprefix("./")):

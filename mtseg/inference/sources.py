@@ -84,9 +84,9 @@ class File:
 
 def find(source: Any) -> Iterator[Source]:
     """Yield the images of a source: the path of an image, a video or a folder (of both, recursive, sorted by name), a
-    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB), [height, width, 4] (RGBA, composited
-    on white) or [height, width] (grey), or an iterable of these. Raises UserError for any other type, and for a path
-    without images."""
+    pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array [height, width, 3] (RGB), [height, width, 4] (RGBA,
+    composited on white) or [height, width] (grey), or an iterable of these. Raises UserError for any other type, and
+    for a path without images."""
     return _numbered(source, count())
 
 
