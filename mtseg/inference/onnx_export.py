@@ -45,12 +45,10 @@ def export(network: Mask2Former, path: Path, known: Metadata) -> None:
     size = known.input.size
     images = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # one would be taken for a constant
     exporting = getattr(network.backbone, "exporting", contextlib.nullcontext)
-    with torch.no_grad(), _quiet(), exporting():
+    with torch.no_grad(), _quiet(), exporting(), _dynamic_batch(known.model.backbone):
         # a step of its own, which raises if the number of images becomes a constant: torch.onnx.export continues
         # with other strategies, and then the file is wrong for other numbers of images
-        with _dynamic_batch(known.model.backbone):
-            dynamic = {"image": {0: torch.export.Dim("batch")}}
-            graph = torch.export.export(wrapped, (images,), dynamic_shapes=dynamic)
+        graph = torch.export.export(wrapped, (images,), dynamic_shapes={"image": {0: torch.export.Dim("batch")}})
         program = torch.onnx.export(
             graph, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=list(wrapped(images)),
             verbose=False,
