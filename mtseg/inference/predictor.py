@@ -94,6 +94,8 @@ class Predictor:
             raise UserError("there is no image to predict on: the source is empty")
         return Result.join(results)
 
+    __call__ = predict
+
     def stream(
         self, source: Any, *, score: float | None = None, batch: int = 8, tile: int | None = None, overlap: float = 0.2,
         on_error: Report | None = None, first: int = 1,
