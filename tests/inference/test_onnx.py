@@ -10,6 +10,8 @@ import torch
 from mtseg.core import metadata
 from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
+from mtseg.data.images import square
+from mtseg.data.shapes import draw
 from mtseg.inference.onnx_export import export
 from mtseg.inference.onnx_network import OnnxNetwork
 from mtseg.inference.onnx_precision import quantise, to_float16
@@ -45,8 +47,10 @@ def described(network, seen):
 
 
 def images(count):
-    squares = np.random.default_rng(count).integers(0, 256, (count, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8)
-    return squares, [(tiny.SIDE - 8 * i, tiny.SIDE - 5 * i) for i in range(count)], [(50 + i, 90) for i in range(count)]
+    """Drawn scenes of lit and textured objects, padded as for prediction."""
+    drawn = [draw(np.random.default_rng([count, i]), 96 - 7 * i, 6)[0] for i in range(count)]
+    squares, content = zip(*(square(pixels, tiny.SIDE) for pixels in drawn), strict=True)
+    return np.stack(squares), content, [pixels.shape[:2] for pixels in drawn]
 
 
 def keys(found):
