@@ -31,7 +31,7 @@ from mtseg.inference.postprocess import Detections
 from mtseg.inference.predictor import Predictor
 from mtseg.inference.torch_network import description
 from mtseg.model import weights
-from mtseg.relabel import corrections, uncertain
+from mtseg.relabel import corrections, suspects, uncertain
 from mtseg.report.data_changes import annotation_changes
 from tests import tiny
 from tests.scenes import FILTER, make_tasks
@@ -201,6 +201,15 @@ def test_an_added_object_has_the_category_of_the_mapping(project):
     assert json.loads(Path("check", file.relative_to(RAW)).read_text())["shapes"][-1]["label"] == gone["label"]
 
 
+def test_labels_without_a_category_get_the_nearest_that_convert_reads():
+    categories = {"a": {"shape": "circle", "fill": "plain"}, "b": {"shape": "star", "fill": "spotted"}, "no": None}
+    vocabulary = labels.Vocabulary({}, categories)
+    assert suspects._flat({"shape": "star", "fill": "spotted"}, vocabulary) == ("b", "")
+    for fill in ("plain", "striped"):
+        category, lost = suspects._flat({"shape": "star", "fill": fill}, vocabulary)
+        assert category == "b" and f"star, {fill}" in lost, "the main task counts most"
+
+
 @pytest.mark.parametrize("format", [Format.cvat, Format.label_studio])
 def test_other_tools_get_the_annotations_the_notes_and_the_images(project, format):
     predictions = predicted(converted("clean"))
@@ -251,7 +260,7 @@ def test_corrections_never_reach_what_the_raw_data_link_to(project):
     text = cached.read_bytes()
     cached.chmod(0o444)  # as DVC protects its cache
     folder = corrected_copy(["val/00003.jpg"])
-    assert corrections.apply(folder, RAW, Path("new"), vocabulary()) == (1, 0)
+    assert corrections.apply(folder, RAW, Path("new"), vocabulary()) == (1, 0, [])
     assert cached.read_bytes() == text and linked.is_symlink()
     assert json.loads(Path("new/val/00003.json").read_text())["shapes"] == []
     assert len(contents(Path("new"))) == len(contents(RAW))
@@ -263,7 +272,7 @@ def test_new_images_are_added_to_train_and_another_image_of_the_same_name_is_ref
     shutil.move(folder / "val/00003.json", folder / "fresh.json")
     value = json.loads((folder / "fresh.json").read_text())
     write_json(folder / "fresh.json", value | {"imagePath": "fresh.jpg"})
-    assert corrections.apply(folder, RAW, Path("new"), vocabulary()) == (0, 1)
+    assert corrections.apply(folder, RAW, Path("new"), vocabulary()) == (0, 1, [])
     assert Path("new/train/fresh.jpg").read_bytes() == (RAW / "val/00003.jpg").read_bytes()
     shutil.copy(RAW / "val/00004.jpg", RAW / "train/fresh.jpg")
     with pytest.raises(UserError, match="fresh.jpg"):

@@ -172,7 +172,9 @@ def _apply(corrected: Path, to: Path) -> None:
         raise UserError(f"--apply requires data.format: labelme, params.yaml has {params.data.format}")
     vocabulary = labels.vocabulary(params.tasks, params.data.mapping)
     strict = params.data.on_error == "error"
-    replaced, added = corrections.apply(corrected, params.data.raw, to, vocabulary, check=strict)
+    replaced, added, invalid = corrections.apply(corrected, params.data.raw, to, vocabulary, check=strict)
+    if invalid:
+        print(UserError.many(f"{corrected}: {len(invalid)} invalid records, which convert will skip:", invalid))
     print(f"{to}: a copy of {params.data.raw} with {replaced} annotation files replaced and {added} added")
     print(f"set data.raw: {to} in params.yaml and run `dvc repro`")
 

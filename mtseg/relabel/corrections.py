@@ -13,13 +13,15 @@ from mtseg.data.labels import Vocabulary
 from mtseg.data.splits import split_of
 
 
-def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: bool = True) -> tuple[int, int]:
+def apply(
+    folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: bool = True
+) -> tuple[int, int, list[str]]:
     """Write `to`, a copy of the LabelMe data `raw`, in which the annotations of `folder` replace those of the same
     paths, and images that `raw` lacks are added with theirs, to train/ if `raw` has a split.
 
-    Returns how many annotation files were replaced, and how many added. check: raise UserError, which lists them, for
-    records that `convert` would reject. Raises UserError too when `to` exists, and where both folders have another
-    image under one name. Files are copied, never linked: the data that DVC caches may be links.
+    Returns how many annotation files were replaced, how many added, and the records that `convert` would reject. check:
+    raise UserError for these, which lists them. Raises UserError too when `to` exists, and where both folders have
+    another image under one name. Files are copied, never linked: the data that DVC caches may be links.
     """
     if not raw.is_dir():
         raise UserError(f"{raw} (data.raw) is missing")
@@ -28,8 +30,8 @@ def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: b
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     corrected = labelme.read(folder, vocabulary)
-    if corrected.faults and check:
-        listed = [f"{fault.where}: {fault.text}" for fault in corrected.faults]
+    listed = [f"{fault.where}: {fault.text}" for fault in corrected.faults]
+    if listed and check:
         raise UserError.many(f"{folder}: {len(listed)} invalid records: fix them first", listed)
     if not corrected.images:
         raise UserError(f"{folder} has no LabelMe file of an image")
@@ -53,4 +55,4 @@ def apply(folder: Path, raw: Path, to: Path, vocabulary: Vocabulary, *, check: b
             for source, copy in ((folder / image.where, target), (folder / image.file_name, pixels)):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, copy)
-    return replaced, added
+    return replaced, added, listed

@@ -166,13 +166,13 @@ def _shapes(suspect: Any, evaluation: Evaluation, vocabulary: Vocabulary, *, gro
     """LabelMe shapes of a predicted object. group: its `group_id` if it has several parts."""
     predicted = evaluation.predictions[[suspect.prediction]]
     labels = {task.name: task.classes[predicted.labels[task.name][0]] for task in evaluation.tasks}
-    parts = polygons(predicted.rles()[0])
+    parts, (category, lost) = polygons(predicted.rles()[0]), _flat(labels, vocabulary)
     return [
         {
-            "label": _flat(labels, vocabulary),
+            "label": category,
             "points": np.reshape(part, (-1, 2)).tolist(),
             "group_id": group if len(parts) > 1 else None,
-            "description": NOTE + note(suspect),
+            "description": NOTE + note(suspect) + lost,
             "shape_type": "polygon",
             "flags": {},
         }
@@ -180,12 +180,18 @@ def _shapes(suspect: Any, evaluation: Evaluation, vocabulary: Vocabulary, *, gro
     ]
 
 
-def _flat(labels: Mapping[str, str], vocabulary: Vocabulary) -> str:
-    """Labels as one string: the first category of the mapping that means them, else `class,class,...`."""
-    for category, meant in (vocabulary.categories or {}).items():
-        if meant == labels:
-            return category
-    return ",".join(labels.values())
+def _flat(labels: Mapping[str, str], vocabulary: Vocabulary) -> tuple[str, str]:
+    """Labels as one string that `convert` reads: `class,class,...`, or with a mapping its first category that means
+    them, else the one that shares most of them, the main task's before others'. And what to add to the note then."""
+    if vocabulary.categories is None:
+        return ",".join(labels.values()), ""
+    meanings = {category: meant for category, meant in vocabulary.categories.items() if meant}
+    shared = {
+        category: [meant.get(task) == label for task, label in labels.items()] for category, meant in meanings.items()
+    }
+    best = max(shared, key=lambda category: (shared[category][0], sum(shared[category])))
+    lost = "" if all(shared[best]) else f"; the mapping has no category for {', '.join(labels.values())}"
+    return best, lost
 
 
 def _as_predictions(evaluation: Evaluation, found: pd.DataFrame) -> tuple[Images, Predictions, tuple[Task, ...]]:
