@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -16,7 +18,7 @@ import PIL.ImageOps
 from mtseg.core.errors import UserError
 from mtseg.core.tables import Image
 
-# What Pillow raises for a file that it cannot decode; each format's plugin fails in its own ways.
+# What `decode` and `open_lazily` raise for a file that Pillow cannot decode.
 DECODE_ERRORS = (
     *(OSError, SyntaxError, TypeError, ValueError, RuntimeError, LookupError, EOFError, ArithmeticError),
     *(struct.error, zlib.error, PIL.Image.DecompressionBombError),
@@ -62,9 +64,10 @@ def decode(file: Path | BinaryIO, *, side: int | None = None, most: int | None =
     limit, 179 million, above which a file that is not one's own may be an attack. Raises FileNotFoundError, or one of
     DECODE_ERRORS."""
     with open_lazily(file, most) as opened:
-        if side:
-            opened.draft("RGB", (side, side))
-        opened.load()
+        with _pillow():
+            if side:
+                opened.draft("RGB", (side, side))
+            opened.load()
         PIL.ImageOps.exif_transpose(opened, in_place=True)
         return opened if opened.mode == "RGB" else rgb(opened)
 
@@ -99,6 +102,25 @@ def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
     """An image of which only the header is read. most: see `decode`."""
     if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a FIFO would wait for ever
         raise ValueError("it is no file")
+    if isinstance(file, Path) and file.exists() and not file.stat().st_size:  # also those of /proc, some of which wait
+        raise ValueError("the file is empty")
+    with _pillow():
+        return _open(file, most)
+
+
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Around calls of Pillow's plugins alone, whose errors for damaged files can be of any type: AssertionError for
+    ICNS, AttributeError for SPIDER. Those that are not in DECODE_ERRORS become ValueError."""
+    try:
+        yield
+    except (*DECODE_ERRORS, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__} {error}".strip()) from error
+
+
+def _open(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
     if most is None:
         return PIL.Image.open(file, formats=formats())
     with _LIMIT:  # only while the header is read

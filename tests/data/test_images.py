@@ -85,11 +85,12 @@ def test_more_than_8_bits_are_refused_by_name(tmp_path, mode):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, of what is damaged
-@pytest.mark.parametrize("name", ["AVIF", "BMP", "DDS", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("name", ["AVIF", "BMP", "DDS", "GIF", "ICNS", "JPEG", "PNG", "PPM", "SPIDER", "TIFF", "WEBP"])
 def test_a_damaged_image_is_named_whatever_its_format(tmp_path, name):
     """Each format's plugin raises errors of other types."""
     content, rng = io.BytesIO(), np.random.default_rng(0)
-    PIL.Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(content, name)
+    pixels = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).convert("F" if name == "SPIDER" else "RGB").save(content, name)
     whole, refused = np.frombuffer(content.getvalue(), dtype=np.uint8), 0
     for _ in range(150):
         damaged = whole.copy()
@@ -109,7 +110,8 @@ def test_postscript_is_never_run_and_a_pipe_never_waited_for(tmp_path, monkeypat
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
-    for name in ("a.png", "pipe.png"):
+    (tmp_path / "empty.png").touch()
+    for name in ("a.png", "pipe.png", "empty.png"):
         with pytest.raises(UserError, match=name):
             images.open_image(tmp_path, Image(1, name, 8, 8))
     assert not started
