@@ -13,10 +13,12 @@ import typer
 if TYPE_CHECKING:
     from mtseg.core.errors import UserError
     from mtseg.inference.folder import Run
+    from mtseg.inference.result import Result
     from mtseg.inference.sources import File
 
 SECONDS = 10  # between lines of progress where there is no terminal
 OVERLAP = 0.2
+LARGE = 4  # times the network's input: from there on tiles are proposed
 SOME_SKIPPED, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -99,6 +101,7 @@ def command(
     from mtseg.core import metadata
     from mtseg.core.errors import UserError
     from mtseg.inference import export, folder
+    from mtseg.inference.result import counted
 
     formats = [name.strip() for name in format.split(",") if name.strip()]
     if unknown := [name for name in formats if name not in export.FORMATS]:
@@ -113,7 +116,7 @@ def command(
     for name in formats:
         export.check(name, [file.name for file in files], known.predicted_tasks())
     if save_images:
-        folder.check_overlays(files)
+        folder.check_overlays(files, out)
     options = {"score": score, "batch": batch} | ({"tile": tile, "overlap": overlap} if tile else {})
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     settings |= {"compile": True} if compile else {}
@@ -129,9 +132,9 @@ def command(
         loading = {"device": device, "compile": compile}
         _predict(run, files, weights, formats, options, loading, save_images=save_images)
     if not run.images:
-        raise UserError(f"none of the {len(run.failed)} images could be read: see {out / folder.FAILED}")
+        raise UserError(f"none of {counted(len(run.failed), 'image')} could be read: see {out / folder.FAILED}")
     skipped = f", {len(run.failed)} skipped (see {folder.FAILED})" if run.failed else ""
-    print(f"{run.images} images, {run.predictions} predictions{skipped}")
+    print(f"{counted(run.images, 'image')}, {counted(run.predictions, 'prediction')}{skipped}")
     print(f"{out}: {', '.join(run.outputs + [folder.OVERLAYS] * save_images)}")
     if run.failed:
         raise typer.Exit(SOME_SKIPPED)
@@ -146,6 +149,7 @@ def _predict(
     import mtseg
     from mtseg.core.errors import interrupts_held
     from mtseg.inference import sources
+    from mtseg.inference.result import counted
 
     predictor = mtseg.load(weights, **loading)
     run.start()
@@ -155,9 +159,24 @@ def _predict(
             run.fail(name, error)
             progress.print(f"skipped: {' '.join(str(error).split())}")
 
+        def propose_tiles(results: list[Result]) -> bool:
+            for one in results:
+                sides, size = (one.images.width[0], one.images.height[0]), predictor.metadata.input.size
+                if max(sides) > LARGE * size:
+                    progress.print(
+                        f"note: {one.images.file_name[0]} has {sides[0]} x {sides[1]} pixels, and the network sees "
+                        f"{size} x {size}: if objects are small in such images, try --tile"
+                    )
+                    return True
+            return False
+
+        proposed = tiled = "tile" in options
         try:
-            for some in sources.batches(islice(sources.find(files), run.done, None), options["batch"]):
-                found = list(predictor.stream(some, **options, first=run.next_id, on_error=skip))
+            left = islice(sources.find(files), run.done, None)
+            for some in sources.batches(left, 1 if tiled else options["batch"]):
+                calls = {"on_error": skip, "on_tiles": progress.tiles}
+                found = list(predictor.stream(some, **options, **calls, first=run.next_id))
+                proposed = proposed or propose_tiles(found)
                 run.add(found, overlays=save_images)
                 progress.advance(len(some))
                 if interrupted():
@@ -165,7 +184,7 @@ def _predict(
         finally:
             run.save()
         if interrupted():
-            progress.print(f"interrupted after {run.done} images: the same command continues there")
+            progress.print(f"interrupted after {counted(run.done, 'image')}: the same command continues there")
             raise typer.Exit(INTERRUPTED)
     run.finish(formats, predictor.tasks)
 
@@ -200,6 +219,14 @@ class _Progress:
         if time.monotonic() - self.shown >= SECONDS:
             self.shown = time.monotonic()
             self._line(f"{self.done}/{self.total} images, {self._rate()}")
+
+    def tiles(self, done: int, total: int) -> None:
+        """Of the image after those that are done."""
+        text = f"tile {done} of {total}"
+        self.bar.update(self.task, completed=self.done + done / total, description=text)
+        if time.monotonic() - self.shown >= SECONDS:
+            self.shown = time.monotonic()
+            self._line(f"{self.done}/{self.total} images, {text} of the next")
 
     def print(self, text: str) -> None:
         self.console.print(text)

@@ -40,6 +40,7 @@ FIXES = {
     errno.ENFILE: "close other programs",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "one of its folders is a file: choose another path",
+    errno.ELOOP: "a link leads back to itself: choose another path",
     errno.EEXIST: "it stands where a folder is to be: choose another path",
     errno.EISDIR: "it stands where a file is to be: choose another path",
 }

@@ -8,6 +8,7 @@ often a run was interrupted.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from mtseg.inference.sources import File, files
 
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
 RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
+MADE = b"drawn by mtseg predict"  # the comment in an overlay, by which it is known again
 HASHES = ("weights", "images")  # of the settings
 
 
@@ -35,10 +37,11 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
     Raises UserError for a source without an image.
     """
     found: dict[Path, File] = {}
+    outputs = Path(os.path.realpath(out))  # unlike Path.resolve, also of a link that leads back to itself
     for file in chain.from_iterable(map(files, sources)):
         # Folders are resolved, since `..` may follow a link. The file is not: two links to one file are two images.
         whole = file.path.parent.resolve() / file.path.name
-        if not whole.is_relative_to(out.resolve()):
+        if not whole.is_relative_to(outputs):
             found.setdefault(whole, file)
     if not found:
         raise UserError(f"{', '.join(sources)}: all images are in {out}, the folder of outputs")
@@ -51,14 +54,17 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
     return named
 
 
-def check_overlays(files: Iterable[File]) -> None:
-    """Raise UserError when the overlays of two images would share a file."""
+def check_overlays(files: Iterable[File], out: Path) -> None:
+    """Raise UserError when the overlays of two images would share a file, or one would replace a file that is none."""
     drawn: dict[str, str] = {}
     for name in (file.name for file in files):
         if (other := drawn.setdefault(_jpeg(name), name)) != name:
             raise UserError(
                 f"images {other!r} and {name!r} would share the overlay {_jpeg(name)!r}: rename one of them"
             )
+        path = out / OVERLAYS / _jpeg(name)
+        if path.exists() and not _is_overlay(path):
+            raise UserError(f"{path} is no overlay of `mtseg predict`: move it, or choose another folder of outputs")
 
 
 def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, Any]:
@@ -119,9 +125,9 @@ class Run:
 
     def start(self) -> None:
         if self._old:
-            overlays = [OVERLAYS] if self._old["settings"].get("save_images") else []
-            for name in [PARTS, *overlays, *(self._old["outputs"] or ()), RUN]:
+            for name in [PARTS, *(self._old["outputs"] or ()), RUN]:
                 _remove(self.out / name)
+            _remove_overlays(self.out / OVERLAYS)
         _remove(self.out / OLD)
         if not (self.out / RUN).exists():
             write_json(self.out / RUN, {"settings": self.settings, "outputs": None})
@@ -138,7 +144,7 @@ class Run:
         overlays: also draw them."""
         for result in results if overlays else ():
             with replace_file(self.out / OVERLAYS / _jpeg(result.images.file_name[0])) as temporary:
-                result.plot().save(temporary, format="JPEG", quality=90)
+                result.plot().save(temporary, format="JPEG", quality=90, comment=MADE)
         for result in results:
             result.sources[0].release()
         self._results += results
@@ -205,6 +211,24 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
 
 def _jpeg(name: str) -> str:
     return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+
+
+def _is_overlay(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MADE in file.read(1024)
+
+
+def _remove_overlays(folder: Path) -> None:
+    """What else is in the folder stays."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
+        if _is_overlay(path):
+            path.unlink()
+        elif path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -98,18 +98,18 @@ class Predictor:
 
     def stream(
         self, source: Any, *, score: float | None = None, batch: int = 8, tile: int | None = None, overlap: float = 0.2,
-        on_error: Report | None = None, first: int = 1,
+        on_error: Report | None = None, on_tiles: tiling.Progress | None = None, first: int = 1,
     ) -> Iterator[Result]:  # fmt: skip
         """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
-        error when it cannot be read, which is then left out; by default the error is raised. first: id of the first
-        image."""
+        error when it cannot be read, which is then left out; by default the error is raised. on_tiles: called
+        with the numbers of tiles of an image that are done, and of all. first: id of the first image."""
         _check(score, batch)
         tiling.check(tile, overlap)
         number = first - 1
         for some in sources.batches(sources.find(source), 1 if tile else batch):
             read = list(self._read(some, on_error, Source.open if tile else lambda source: source.read()))
             if read and tile:
-                yield self._tiled(*read.pop(), number + 1, score, batch=batch, tile=tile, overlap=overlap)
+                yield self._tiled(*read.pop(), number + 1, score, on_tiles, batch=batch, tile=tile, overlap=overlap)
                 number += 1
             elif read:
                 yield from self._results(*zip(*read, strict=True), first=number + 1, score=score)
@@ -138,12 +138,14 @@ class Predictor:
             yield Result.of_table(kept, images, self.tasks, [source])
 
     def _tiled(
-        self, source: Source, pixels: Any, number: int, score: float | None, *, batch: int, tile: int, overlap: float
-    ) -> Result:
+        self, source: Source, pixels: Any, number: int, score: float | None, on_tiles: tiling.Progress | None, *,
+        batch: int, tile: int, overlap: float,
+    ) -> Result:  # fmt: skip
         images = self._images(number, source, pixels)
         found = tiling.predict(
             self.network, pixels, tasks=self.tasks, image_id=number, size=self.metadata.input.size, tile=tile,
             overlap=overlap, batch=batch, select=lambda part: self.filtered(images, part, score, part=True),
+            progress=on_tiles,
         )  # fmt: skip
         return Result.of_table(self.filtered(images, found, score), images, self.tasks, [source])
 

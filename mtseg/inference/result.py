@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import supervision
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Result(Predictions):
     """A table of predictions (see `Predictions`) with its images and tasks.
 
@@ -47,7 +51,8 @@ class Result(Predictions):
     def __repr__(self) -> str:
         tasks = ", ".join(task.name for task in self.tasks)
         return (
-            f"Result: {len(self)} predictions on {len(self.images)} images, with labels of {tasks}\n"
+            f"Result: {counted(len(self), 'prediction')} on {counted(len(self.images), 'image')}, with labels of "
+            f"{tasks}\n"
             f"columns: {', '.join(self.names)}\n"
             "by_image() splits it; to_dataframe(), to_coco(), to_supervision() and plot() convert it"
         )

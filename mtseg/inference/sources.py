@@ -124,6 +124,8 @@ def files(source: str | Path) -> list[File]:
             raise UserError(f"{path}: no image and no video in this folder or its subfolders")
         return [File(file, file.relative_to(path).as_posix()) for file in found]
     if path.exists():
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path} is neither a file nor a folder")
         return [File(path, path.name)]
     return _of_pattern(str(source))
 

@@ -33,6 +33,8 @@ from mtseg.core.tables import Predictions
 from mtseg.data.images import square
 from mtseg.inference.postprocess import encode
 
+Progress = Callable[[int, int], None]
+
 SMALLEST = 32  # pixels of a tile
 MOST_OVERLAP = 0.9  # a tenth of a tile as step: 100 times the pixels of the image
 AGREE = 0.5  # share of the smaller of two masks, in the strip that both tiles see, that makes them one object
@@ -66,12 +68,13 @@ def _starts(side: int, tile: int, overlap: float) -> list[int]:
 
 def predict(
     network: Any, pixels: Any, *, tasks: Sequence[Task], image_id: int, size: int, tile: int, overlap: float,
-    batch: int, select: Callable[[Predictions], Predictions],
+    batch: int, select: Callable[[Predictions], Predictions], progress: Progress | None = None,
 ) -> Predictions:  # fmt: skip
     """The predictions of an image, its best first, before the filter's last run.
 
     pixels: [height, width, 3], an array or what is read in parts like one. size: of the network's input. batch: tiles
-    at a time. select: keeps those of a tile that are worth merging. Labels, probabilities, logits, score and mask
+    at a time. select: keeps those of a tile that are worth merging. progress: called with the numbers of tiles
+    that are done, and of all. Labels, probabilities, logits, score and mask
     quality of a merged object are those of its best part by score; mask, box and area are of the union. `query` counts
     the distinct masks.
     """
@@ -84,6 +87,8 @@ def predict(
         for own, found in zip(some, _detect(network, cut, size), strict=True):
             placed = _placed(encode(found, image_id, tasks), height, width, own[:2])
             parts.append(select(placed) if len(areas) > 1 else placed)
+        if progress:
+            progress(len(parts), len(areas))
     found = Predictions.concatenate(parts)
     if len(areas) == 1:
         return found

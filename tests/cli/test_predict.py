@@ -116,7 +116,7 @@ def test_bad_images_alone_are_an_error(predict, tmp_path, shots):
     for path in shots.iterdir():
         path.write_bytes(b"no image")
     done = predict(shots)
-    assert done.code == 1 and "none of the 5 images" in done.err
+    assert done.code == 1 and "none of 5 images" in done.err
     assert len(pd.read_csv(tmp_path / "out" / "failed.csv")) == 5
     assert not (tmp_path / "out" / "predictions.coco.json").exists()
 
@@ -314,6 +314,39 @@ def test_overlays_are_saved_of_every_image(predict, tmp_path, shots):
         assert image.format == "JPEG"
     predict(shots, "--format", "csv", "--overwrite")
     assert not (tmp_path / "out" / "images").exists()
+
+
+def test_files_of_others_in_the_folder_of_overlays_stay(predict, tmp_path, shots):
+    write_images(shots, ["deep/photo.jpg"])
+    predict(shots, "--save-images", "--format", "csv")
+    write_images(tmp_path / "out/images", ["deep/mine.jpg", "mine.png"])
+    mine = content(tmp_path / "out/images/deep")["mine.jpg"]
+    assert predict(shots, "--format", "csv", "--overwrite").code == 0
+    assert {*content(tmp_path / "out/images")} == {"deep/mine.jpg", "mine.png"}
+    (tmp_path / "out/images/deep/mine.jpg").rename(tmp_path / "out/images/3.png.jpg")
+    done = predict(shots, "--save-images", "--format", "csv", "--overwrite")
+    assert done.code == 1 and "images/3.png.jpg" in done.err and done.err.count("\n") == 1
+    assert content(tmp_path / "out/images")["3.png.jpg"] == mine and (tmp_path / "out/predictions.csv").exists()
+
+
+@pytest.mark.parametrize("out", ["shots/0.png/out", "loop", "loop/out", "dangling", "x" * 300])
+def test_a_path_of_outputs_that_cannot_be_is_one_line(predict, tmp_path, shots, out):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "missing/deep")
+    done = predict(shots, out=out)
+    assert done.code == 1 and done.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.err
+
+
+def test_tiles_are_reported_and_proposed_for_large_images(predict, shots, monkeypatch):
+    monkeypatch.setattr("mtseg.cli.predict.SECONDS", 0)
+    assert "--tile" not in predict(shots).err
+    write_images(shots, ["large.png", "larger.png"], size=(400, 300))
+    done = predict(shots, out="large")
+    assert done.err.count("--tile") == 1 and "large.png" in done.err and "400 x 300" in done.err
+    done = predict(shots / "large.png", "--tile", "200", "--overlap", "0", out="tiles")
+    assert "tile 2 of 4" in done.err and "tile 4 of 4" in done.err and done.err.count("--tile") == 0
+    assert done.out.startswith("1 image, ")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(predict, tmp_path, shots):

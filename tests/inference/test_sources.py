@@ -1,5 +1,6 @@
 """What a model predicts on: which images are found, under which names, and that each decodes as it must."""
 
+import os
 from itertools import islice
 
 import cv2
@@ -196,6 +197,13 @@ def test_a_video_that_does_not_decode_is_one_bad_image(tmp_path):
     (one,) = find(path)
     with pytest.raises(UserError, match=r"film\.mp4"):
         one.read()
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.mp4"])
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=name):
+        list(find(tmp_path / name))
 
 
 def test_batches_are_full_but_the_last():
