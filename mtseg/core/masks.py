@@ -27,7 +27,7 @@ def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
         return segmentation
     packed = coco_mask.frPyObjects(segmentation, height, width)
     if isinstance(packed, list):
-        packed = coco_mask.merge(packed)
+        packed = packed[0] if len(packed) == 1 else coco_mask.merge(packed)
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
 
 

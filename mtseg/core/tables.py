@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One annotated object. Crowds (COCO `iscrowd`) are not trained on and are ignored in evaluation.
-    labels: class index of each task, None if unlabelled. id: the annotation's id, if it has one."""
+    labels: class index of each task, None if unlabelled. id: the annotation's id, if it has one. rle: the counts of its
+    compressed RLE, if they are known, to save time."""
 
     segmentation: Segmentation
     bbox: Box
@@ -45,6 +46,7 @@ class Instance:
     labels: dict[str, int | None]
     crowd: bool = False
     id: int | None = None
+    rle: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class Images(Table, Sequence):
             "box": np.array([i.bbox for _, _, i in rows], dtype=np.float64).reshape(-1, 4),
             "area": np.array([i.area for _, _, i in rows], dtype=np.float64),
             "crowd": np.array([i.crowd for _, _, i in rows], dtype=bool),
-            "rle": _texts(rle(i.segmentation, image.height, image.width)["counts"] for _, image, i in rows),
+            "rle": _texts(i.rle or rle(i.segmentation, image.height, image.width)["counts"] for _, image, i in rows),
             "height": _ints(image.height for _, image, _ in rows),
             "width": _ints(image.width for _, image, _ in rows),
             "polygons": Polygons([i.segmentation if isinstance(i.segmentation, list) else None for _, _, i in rows]),

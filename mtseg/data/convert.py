@@ -7,6 +7,7 @@ invalid image with all its objects; an invalid object alone, so that it becomes 
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from array import array
 from collections import Counter
@@ -32,6 +33,7 @@ from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
+from mtseg.data.polygons import Measure
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 from mtseg.data.splits import SPLITS
 
@@ -154,7 +156,7 @@ def _read_images(
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
-    for image, result in progress:
+    for image, result, measures in progress:
         with raw.refusing(image.where):
             if (first := before.setdefault(image.file_name, image.where)) != image.where:
                 raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
@@ -167,7 +169,7 @@ def _read_images(
                 stated = f"states {image.size[1]} x {image.size[0]}, {image.file_name} is {width} x {height}"
                 raise BadRecord("size", f"{stated}; {facts.size_cause(image.size, height, width, orientation)}")
             bare = replace(image, objects=())
-            objects = list(_objects(raw, image, height, width, counts, remarks))
+            objects = list(_objects(raw, image, measures, height, width, counts, remarks))
             images.append(Seen(bare, height, width, orientation, thumbnail, objects))
     return images
 
@@ -181,7 +183,9 @@ def _files(
         while raw.images:  # which frees the memory of each one that was read
             some = [raw.images.pop() for _ in range(min(AT_ONCE, len(raw.images)))]
             read = pool.map(lambda image: _read(folder / image.file_name, max_megapixels), some)
-            yield from zip(some, read, strict=True)
+            measures = iter(polygons.measure([item.segmentation for image in some for item in image.objects]))
+            for image, result in zip(some, read, strict=True):
+                yield image, result, [*itertools.islice(measures, len(image.objects))]
 
 
 def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray, bool] | BadRecord:
@@ -217,32 +221,38 @@ def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray,
 
 
 def _objects(
-    raw: RawData, image: RawImage, height: int, width: int, counts: Counter[str], remarks: facts.Remarks
+    raw: RawData,
+    image: RawImage,
+    measures: Sequence[Measure],
+    height: int,
+    width: int,
+    counts: Counter[str],
+    remarks: facts.Remarks,
 ) -> Iterator[tuple[Labels, Instance]]:
     """Labels and instances of the objects with valid masks."""
-    for item in image.objects:
+    for item, measure in zip(image.objects, measures, strict=True):
         with raw.refusing(item.where):
-            facts.check_outline(item, height, width)
-            instance, cut = instance_of(item, height, width)
+            facts.check_outline(item, measure, height, width)
+            instance, cut = instance_of(item, measure, height, width)
             counts["clipped"] += cut
-            if text := facts.remark(item, instance, height, width):
+            if text := facts.remark(item, measure, instance, height, width):
                 remarks.add(text, f"{item.where} ({image.file_name})")
             if item.parts_left_out:
                 raw.leave("invalid parts of objects, such as a polygon of two points", item.parts_left_out)
             yield item.labels, instance
 
 
-def instance_of(item: RawObject, height: int, width: int) -> tuple[Instance, bool]:
-    """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border. Raises
-    BadRecord where it has no pixel in the image."""
+def instance_of(item: RawObject, measure: Measure, height: int, width: int) -> tuple[Instance, bool]:
+    """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border. measure: of
+    its outline. Raises BadRecord where it has no pixel in the image."""
     segmentation, cut = item.segmentation, False
     if isinstance(segmentation, list):
-        cut = any(polygons.leaves(polygon, height, width) for polygon in segmentation)
+        cut = measure.leaves(height, width)
         if cut:
-            segmentation = [polygons.clip(polygon, height, width) for polygon in segmentation]
-        segmentation = [
-            array("d", (round(value, 2) for value in polygon)) for polygon in segmentation if len(polygon) >= 6
-        ]
+            clipped = [polygons.clip(polygon, height, width) for polygon in segmentation]
+            segmentation = [array("d", (round(value, 2) for value in part)) for part in clipped if len(part) >= 6]
+        else:
+            segmentation = [*measure.rounded]
         if not segmentation:
             raise BadRecord("geometry", f"is outside the image of {width} x {height} pixels")
     elif segmentation["size"] != [height, width]:
@@ -251,8 +261,8 @@ def instance_of(item: RawObject, height: int, width: int) -> tuple[Instance, boo
     area = float(coco_mask.area(packed))
     if not area:
         raise BadRecord("geometry", "the mask has no pixel")
-    x, y, w, h = (float(value) for value in coco_mask.toBbox(packed))
-    return Instance(segmentation, (x, y, w, h), area, {}, item.crowd), cut
+    x, y, w, h = coco_mask.toBbox(packed).tolist()
+    return Instance(segmentation, (x, y, w, h), area, {}, item.crowd, rle=packed["counts"]), cut
 
 
 def _classes(

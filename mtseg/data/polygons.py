@@ -2,11 +2,90 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-def leaves(polygon: list[float], height: int, width: int) -> bool:
-    """Whether a vertex is outside the image."""
-    xs, ys = polygon[::2], polygon[1::2]
-    return min(xs) < 0 or min(ys) < 0 or max(xs) > width or max(ys) > height
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mtseg.core.masks import Box, Segmentation
+
+TIE = 1e-4  # hundredths of a pixel: closer to half-way between two of them, NumPy's rounding may be off by one
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What an outline measures. An RLE has an extent only.
+
+    extent      bounding box, of polygons before they are clipped
+    areas       area of each polygon, square pixels; 0 if edges cross such that lobes cancel
+    perimeter   sum over the polygons, pixels
+    rounded     the polygons, rounded to two decimals
+    """
+
+    extent: Box
+    areas: Sequence[float] = ()
+    perimeter: float = 0.0
+    rounded: Sequence[array] = ()
+
+    @property
+    def area(self) -> float:
+        return sum(self.areas)
+
+    def leaves(self, height: int, width: int) -> bool:
+        """Whether a vertex is outside the image."""
+        x, y, w, h = self.extent
+        return x < 0 or y < 0 or x + w > width or y + h > height
+
+
+def measure(outlines: Sequence[Segmentation]) -> list[Measure]:
+    """The measures of many outlines at once. Polygons have three or more points [x0, y0, ...]."""
+    parts = [part for own in outlines if isinstance(own, list) for part in own]
+    if not parts:
+        return [_of_rle(own) for own in outlines]
+    joined = array("d")
+    for part in parts:
+        joined.extend(part)
+    flat = np.frombuffer(joined)
+    ends = np.cumsum([len(part) // 2 for part in parts])
+    starts = np.concatenate([[0], ends[:-1]])
+    x, y = flat[::2], flat[1::2]
+    after = np.arange(1, len(x) + 1)  # the next vertex of each
+    after[ends - 1] = starts
+    areas = (np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2).tolist()
+    sides = np.add.reduceat(np.hypot(x - x[after], y - y[after]), starts).tolist()
+    low = [np.minimum.reduceat(axis, starts).tolist() for axis in (x, y)]
+    high = [np.maximum.reduceat(axis, starts).tolist() for axis in (x, y)]
+    values, bounds = _rounded(flat).tobytes(), [0, *(16 * ends).tolist()]
+    rounded = [array("d", values[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    found, first = [], 0
+    for own in outlines:
+        if isinstance(own, dict):
+            found.append(_of_rle(own))
+            continue
+        last = first + len(own)
+        (left, top), (right, bottom) = (
+            [pick(axis[first:last]) for axis in of] for pick, of in ((min, low), (max, high))
+        )
+        extent = left, top, right - left, bottom - top
+        found.append(Measure(extent, areas[first:last], sum(sides[first:last]), rounded[first:last]))
+        first = last
+    return found
+
+
+def _of_rle(segmentation: Segmentation) -> Measure:
+    x, y, w, h = coco_mask.toBbox(segmentation).tolist()
+    return Measure((x, y, w, h))
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """The same as `round(value, 2)` of each value."""
+    hundreds = values * 100
+    found = np.rint(hundreds) / 100
+    ties = np.flatnonzero(np.abs(hundreds - np.floor(hundreds) - 0.5) < TIE)
+    found[ties] = [round(value, 2) for value in values[ties].tolist()]
+    return found
 
 
 def clip(polygon: list[float], height: int, width: int) -> list[float]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtseg.core.files import uncollected
 from mtseg.core.masks import Segmentation
 
@@ -189,6 +191,8 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
 
 def checked_polygon(values: Sequence[float]) -> Sequence[float]:
     """The polygon [x0, y0, x1, y1, ...]. Raises BadRecord if it has fewer than three points, or all are on a line."""
+    if isinstance(values, array) and len(values) >= 6 and len(values) % 2 == 0 and _has_area(values):
+        return values
     if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # rejects NaN, too
         raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:g}")
     if len(values) % 2 or len(values) < 6:
@@ -200,6 +204,13 @@ def checked_polygon(values: Sequence[float]) -> Sequence[float]:
         if all((a - x) * away == (b - y) * far for a, b in points):
             raise BadRecord("geometry", "a polygon has no area: its points are on a line")
     return values
+
+
+def _has_area(values: array) -> bool:
+    """Whether an array is a polygon of valid coordinates with an area well above rounding: a fast check of most."""
+    points = np.frombuffer(values).reshape(-1, 2)
+    x, y = (points - points[0]).T
+    return bool(np.abs(points).max() < FAR and abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) > 1e-3)
 
 
 def checked_polygons(parts: Iterable[Sequence[float]]) -> tuple[list[Sequence[float]], int]:

@@ -20,6 +20,7 @@ from mtseg.core.tables import UNLABELLED, Image, Images, Predictions
 from mtseg.data.convert import instance_of
 from mtseg.data.formats import labelme
 from mtseg.data.labels import NO_LABEL, Vocabulary
+from mtseg.data.polygons import measure
 from mtseg.data.raw import BadRecord, RawImage, RawObject
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.label_errors import label_errors
@@ -156,7 +157,7 @@ def _row_of(images: Images, name: str) -> int:
 def _is_valid(item: RawObject, image: Image) -> bool:
     """Whether `convert` made an instance of an object."""
     try:
-        instance_of(item, image.height, image.width)
+        instance_of(item, measure([item.segmentation])[0], image.height, image.width)
     except BadRecord:
         return False
     return True
