@@ -1,6 +1,6 @@
 """Convert raw annotations to the working format and check every record. Readers are the modules of mtseg/data/formats.
 
-Invalid records stop the run with a list of all of them. With `data.on_error: skip` they are skipped and counted: an
+Invalid records stop the run with a list of them, by kind. With `data.on_error: skip` they are skipped and counted: an
 invalid image with all its objects; an invalid object alone, so that it becomes background of its image.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+import textwrap
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import replace_folder, write_json
+from mtseg.core.files import remove, replace_file, replace_folder, write_json
 from mtseg.core.masks import rle
 from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
@@ -37,6 +38,8 @@ from mtseg.data.polygons import Measure
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
 from mtseg.data.splits import SPLITS
 
+SHOWN = 5  # invalid records of a kind that an error lists
+WIDE = 120  # characters of a printed line
 AT_ONCE = 1024  # images whose files are read ahead of their objects
 
 
@@ -70,7 +73,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     remarks = facts.Remarks()
     images = _read_images(raw, data.raw, data.max_megapixels, counts, remarks)
     if raw.faults and data.on_error == "error":
-        raise _listed(raw.faults, data)
+        raise _listed(raw.faults, data, out)
     if not images:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         unused = ", ".join(f"{reason}: {count}" for reason, count in sorted(raw.unused.items()))
@@ -111,7 +114,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "split": assigned.source,
         "straddling": _straddling(images, splits, similar),
         "unused": raw.unused,
-        "warnings": remarks.lines(),
+        "warnings": [f"{text}: {count}" for text, count in sorted(raw.warnings.items())] + remarks.lines(),
     }
     report["warnings"] += facts.of_splits(converted)
     report["warnings"] += [
@@ -127,6 +130,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         for name in converted:
             coco.write(temporary / f"{name}.json", converted[name], tasks)
         write_json(temporary / "report.json", report)
+    remove(_faults_file(out))  # of an earlier run
     _print(report, data, out)
 
 
@@ -313,12 +317,28 @@ def _straddling(images: Sequence[Seen], splits: Sequence[str], similar: np.ndarr
     ]
 
 
-def _listed(faults: Sequence[Fault], data: Data) -> UserError:
-    """One error that lists every fault, sorted by reason."""
-    lines = [f"{fault.where}: {fault.text}" for fault in sorted(faults, key=lambda fault: fault.reason)]
-    count = f"{len(faults)} invalid record" + "s" * (len(faults) > 1)
-    headline = f"{data.raw}: {count}: fix or, with data.on_error: skip, leave out"
-    return UserError.many(headline + _other_format(data), lines, shown=len(lines))
+def _listed(faults: Sequence[Fault], data: Data, out: Path) -> UserError:
+    """One error that lists the first `SHOWN` faults of each reason. If there are more, a file beside `out` has all."""
+    kinds: dict[str, list[str]] = {}
+    for fault in sorted(faults, key=lambda fault: fault.reason):
+        kinds.setdefault(fault.reason, []).append(f"{fault.where}: {fault.text}")
+    lines = []
+    for reason, own in kinds.items():
+        lines += [*own[:SHOWN], f"... and {len(own) - SHOWN:,} more ({reason})"] if len(own) > SHOWN else own
+    count = f"{len(faults):,} invalid record" + "s" * (len(faults) > 1)
+    headline = f"{data.raw}: {count}: fix or, with data.on_error: skip, leave out{_other_format(data)}"
+    if any(len(own) > SHOWN for own in kinds.values()):
+        path = _faults_file(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as temporary:
+            text = "".join(f"{line}\n" for own in kinds.values() for line in own)
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        headline += f"; {path} lists all"
+    return UserError.many(headline, lines, shown=len(lines))
+
+
+def _faults_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}-faults.txt")
 
 
 def _other_format(data: Data) -> str:
@@ -345,9 +365,9 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     for reason, count in sorted(report["left_out"].items()):
         print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
-        print(f"  not used, {reason}: {count}")
+        _wrapped(f"not used, {reason}: {count}")
     for text, count in sorted(report["notes"].items()):
-        print(f"  note, {text}: {count}")
+        _wrapped(f"note, {text}: {count}")
     if report["clipped_objects"]:
         print(f"  clipped at the image border: {report['clipped_objects']} objects")
     if flat := report.get("flat"):
@@ -355,12 +375,22 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     for task, groups in report["alike_classes"].items():
         for first, *others in groups:
             alike = ", ".join(f"'{name}' ({difference(first, name)})" for name in others)
-            print(f"  warning: classes of task '{task}' that differ little from '{first}': {alike}")
+            _warn(f"classes of task '{task}' that differ little from '{first}': {alike}")
     for line in report["warnings"]:
-        print(f"  warning: {line}")
+        _warn(line)
     if report["straddling"]:
         example = " and ".join(report["straddling"][0][:2])
-        print(
-            f"  warning: {' and '.join(report['images'])} share {len(report['straddling'])} near-identical images, "
+        _warn(
+            f"{' and '.join(report['images'])} share {len(report['straddling'])} near-identical images, "
             f"such as {example}; scores will be optimistic ({out}/report.json lists them)"
         )
+
+
+def _warn(text: str) -> None:
+    _wrapped(f"warning: {text}")
+
+
+def _wrapped(text: str) -> None:
+    """Print an item of the summary, in lines of at most `WIDE` characters."""
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    print(textwrap.fill(text, WIDE, initial_indent="  ", subsequent_indent="      ", **whole))

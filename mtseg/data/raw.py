@@ -79,6 +79,7 @@ class RawData:
 
     unused        number of valid images, objects or files that are not used, by reason
     notes         number of objects that were read in a way to know of, by that way
+    warnings      number of objects that are probably wrong, by what is wrong
     split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
     """
 
@@ -86,6 +87,7 @@ class RawData:
     faults: list[Fault] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
     split_source: str | None = None
 
     def leave(self, reason: str, count: int = 1) -> None:
@@ -95,6 +97,10 @@ class RawData:
     def note(self, text: str, count: int = 1) -> None:
         """Count objects of which the user should know how they were read."""
         self.notes[text] = self.notes.get(text, 0) + count
+
+    def warn(self, text: str, count: int = 1) -> None:
+        """Count objects that are probably wrong."""
+        self.warnings[text] = self.warnings.get(text, 0) + count
 
     @contextmanager
     def refusing(self, where: str) -> Iterator[None]:

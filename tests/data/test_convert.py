@@ -106,12 +106,20 @@ def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
     }
 
 
-def test_every_bad_record_is_listed_however_many(tmp_path):
-    folders.labelme(tmp_path / "raw", "a", *[shape("circle,red")] * 500, shape(FLAT, [[1, 1], [2, 2]]))
+def test_of_many_bad_records_five_of_a_kind_are_shown_and_a_file_has_all(tmp_path):
+    raw = tmp_path / "raw"
+    folders.labelme(raw, "a", *[shape("circle,red")] * 6000, shape(FLAT, [[1, 1], [2, 2]]))
+    folders.labelme(raw, "b")
     with pytest.raises(UserError) as caught:
-        converted(tmp_path / "raw", tasks())
+        converted(raw, tasks())
     text = str(caught.value)
-    assert len(text.splitlines()) == 1 + 501 and all(f"shape {number}: " in text for number in range(1, 502))
+    assert "6,001 invalid records" in text and len(text.splitlines()) == 1 + 1 + 5 + 1
+    assert all(f"shape {number}: " in text for number in (*range(1, 6), 6001)) and "5,995 more" in text
+    (file,) = tmp_path.rglob("*-faults.txt")
+    assert str(file) in text and len(file.read_text(encoding="utf-8").splitlines()) == 6001
+    folders.labelme(raw, "a", shape(FLAT))
+    converted(raw, tasks())
+    assert not file.exists()
 
 
 def test_when_every_record_is_bad_what_was_skipped_is_counted(tmp_path):
@@ -155,7 +163,7 @@ def test_classes_that_look_alike_are_warned_of_with_what_distinguishes_each(tmp_
     for split in ("train", "val"):
         folders.labelme(tmp_path / "raw", f"{split}/a", *(shape(f"{name},red,solid") for name in names))
     converted(tmp_path / "raw", tasks())
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "differ little" in line]
+    line = " ".join(capsys.readouterr().out.partition("differ little")[2].split())
     assert "'Cup': 'cup' (case)" in line and "CYRILLIC SMALL LETTER ES" in line
     assert folders.report(tmp_path / "raw")["alike_classes"] == {"shape": [names], "colour": [], "fill": []}
 

@@ -298,7 +298,10 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
         start = tuple(outline[0][:4]) if isinstance(outline, list) else outline["counts"]
         equals = seen.setdefault((*item.labels.values(), item.crowd, start), [])
         if outline in equals:
-            data.note("duplicates: objects with the labels and outline of another object of their image")
+            data.warn(
+                "duplicates: objects with the labels and outline of another object of their image, which are learnt "
+                "twice and scored as misses (likely cause: files merged twice)"
+            )
         else:
             equals.append(outline)
 
