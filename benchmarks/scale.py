@@ -1,0 +1,134 @@
+"""`python -m benchmarks.scale [--images N ...] [--stages NAME ...] [--out FILE]`: time and memory against size.
+
+Draws data sets in COCO format (images of 64 pixels, 7.3 objects each) in a temporary folder and runs each stage of
+`STAGES` in a process of its own, in this order. Prints seconds of wall time and of CPU time and peak resident memory
+(Linux), and the exponent of each: the slope of a line through the logarithms, 1 for a time that grows with the number
+of images. The libraries are part of the memory, so its exponent is below 1 at small sizes. Writes a plot.
+By default 5,000 to 40,000 images, about 6 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from benchmarks.intake import ROOT, command, environment, write_params
+
+SIZES = (5_000, 10_000, 20_000, 40_000)
+# name: arguments after `python`. A stage finds what those before it wrote.
+STAGES = {name: command(name)[1:] for name in ("convert", "register")}
+SIDE = 64  # pixels of an image's side
+OBJECTS = 7.3  # per image, on average, as in COCO
+CORNERS = 24  # of a polygon, the median of COCO
+CLASSES = 80
+BUDGET = 2000  # MB, that a stage may use
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a run: seconds of wall time and of CPU time, and peak resident memory in MB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", nargs="+", type=int, default=SIZES, help="numbers of images")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="NAME", help=", ".join(STAGES)
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/figures/scale.svg", help="the plot")
+    given = parser.parse_args()
+    costs: dict[str, dict[int, Cost]] = {name: {} for name in given.stages}
+    print(f"{'images':>8} {'stage':>9} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
+    for count in sorted(given.images):
+        with tempfile.TemporaryDirectory() as folder:
+            generate(Path(folder) / "raw", count)
+            write_params(Path(folder), {"data": {"raw": "raw", "format": "coco", "split": 0.05}})
+            for name in given.stages:
+                cost = costs[name][count] = run(STAGES[name], Path(folder))
+                print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
+    if len(given.images) > 1:
+        for name, own in costs.items():
+            fitted = ", ".join(f"{key} {exponent(own, key):.2f}" for key in ("wall", "cpu", "peak"))
+            print(f"{name}: exponents: {fitted}")
+        plot(costs, given.out)
+
+
+def run(arguments: Sequence[str], folder: Path) -> Cost:
+    """The cost of a Python process. Exits if it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(arguments)} failed")
+    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def generate(raw: Path, count: int, seed: int = 0) -> None:
+    """Write `count` images of coarse noise, each different, and annotations.json with random polygons."""
+    rng = np.random.default_rng(seed)
+    (raw / "images").mkdir(parents=True)
+    turns = np.arange(CORNERS) * (2 * np.pi / CORNERS)
+    corners = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((SIDE, SIDE)).save(raw / "images" / f"{number:06}.jpg", quality=50)
+        for _ in range(rng.poisson(OBJECTS)):
+            radius = rng.uniform(3, 12)
+            points = rng.uniform(radius, SIDE - radius, 2) + corners * radius * rng.uniform(0.8, 1, (CORNERS, 1))
+            polygon = [round(value, 2) for value in points.ravel().tolist()]
+            (x, y), (right, bottom) = points.min(0).round(2).tolist(), points.max(0).round(2).tolist()
+            box, area = [x, y, round(right - x, 2), round(bottom - y, 2)], round(shoelace(points), 2)
+            of = {"id": len(annotations) + 1, "image_id": number, "category_id": int(rng.integers(CLASSES)) + 1}
+            annotations.append(of | {"bbox": box, "area": area, "iscrowd": 0, "segmentation": [polygon]})
+    images = [{"id": n, "file_name": f"{n:06}.jpg", "height": SIDE, "width": SIDE} for n in range(count)]
+    categories = [{"id": n + 1, "name": f"class {n + 1}"} for n in range(CLASSES)]
+    with (raw / "annotations.json").open("w") as file:
+        json.dump({"images": images, "categories": categories, "annotations": annotations}, file)
+
+
+def shoelace(points: np.ndarray) -> float:
+    """Area of a polygon [n, 2]."""
+    x, y = points.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def exponent(costs: Mapping[int, Cost], key: str) -> float:
+    """The k of the curve c * images^k that is nearest to a cost (least squares of logarithms)."""
+    values = [getattr(cost, key) for cost in costs.values()]
+    return float(np.polyfit(np.log([*costs]), np.log(values), 1)[0])
+
+
+def plot(costs: Mapping[str, Mapping[int, Cost]], path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axis, key, title in zip(axes, ("cpu", "peak"), ("CPU time, s", "peak memory, MB"), strict=True):
+        for name, own in costs.items():
+            label = f"{name}: exponent {exponent(own, key):.2f}"
+            axis.plot([*own], [getattr(cost, key) for cost in own.values()], "o-", label=label)
+        axis.set(xscale="log", yscale="log", xlabel="images", title=title)
+        axis.legend()
+    axes[1].axhline(BUDGET, color="grey", linestyle="--", linewidth=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

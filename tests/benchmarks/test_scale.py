@@ -1,0 +1,31 @@
+"""benchmarks/scale.py: exponents of known curves, and a run of the stages on a few images."""
+
+import sys
+
+import pytest
+
+from benchmarks import scale
+from benchmarks.scale import Cost, exponent
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_exponent_of_a_power_is_found(power):
+    costs = {count: Cost(3 * count**power, count**power, 7) for count in (10, 100, 1000)}
+    assert exponent(costs, "wall") == pytest.approx(power) == pytest.approx(exponent(costs, "cpu"))
+    assert exponent(costs, "peak") == pytest.approx(0)
+
+
+def test_convert_and_register_are_measured_and_plotted(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "figures" / "scale.svg"
+    monkeypatch.setattr(sys, "argv", ["scale", "--images", "40", "80", "--out", str(out)])
+    scale.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        [count, stage] for count in ("40", "80") for stage in ("convert", "register")
+    ]
+    assert lines[5].startswith("convert: exponents") and b"<svg" in out.read_bytes()
+
+
+def test_a_process_that_fails_ends_the_benchmark(tmp_path):
+    with pytest.raises(SystemExit):
+        scale.run(["-c", "raise SystemExit(3)"], tmp_path)
