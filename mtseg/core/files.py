@@ -8,12 +8,12 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mtseg.core.errors import UserError
@@ -78,15 +78,21 @@ def write_json_array(path: Path | str, values: Iterable[Any]) -> None:
 
 def write_json_with(path: Path | str, first: str, values: Iterable[Any], rest: Mapping[str, Any]) -> None:
     """Write the same bytes as `write_json` of `{first: values} | rest` with `indent=None`, but one of the values at a
-    time to save memory. `first` must come before the other keys in alphabetical order. Arrays are written as lists."""
+    time to save memory. `first` must come before the other keys in alphabetical order. Arrays are written as lists. The
+    bytes are the same for numbers from 1e-4 to 1e16; values are not checked for NaN."""
+    import orjson  # of the extra `pipeline`; three times as fast
+
     assert all(first < key for key in rest)
-    keys = {"sort_keys": True, "allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    encode = json.JSONEncoder(default=array.tolist, **keys).encode
-    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f"{{{encode(first)}:[")
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+    def encode(value: Any) -> bytes:
+        return orjson.dumps(value, default=np.frombuffer, option=options)
+
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        file.write(b"{%s:[" % encode(first))
         for number, value in enumerate(values):
-            file.write("," * bool(number) + encode(value))
-        file.write("".join(["]", *(f",{encode(key)}:{encode(rest[key])}" for key in sorted(rest)), "}\n"]))
+            file.write(b"," * bool(number) + encode(value))
+        file.write(b"".join([b"]", *(b",%s:%s" % (encode(key), encode(rest[key])) for key in sorted(rest)), b"}\n"]))
 
 
 def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):
