@@ -75,6 +75,7 @@ def run(arguments: Sequence[str], folder: Path) -> Cost:
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # else it seems to run
     if status:
         sys.exit(f"{' '.join(arguments)} failed")
     return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)

@@ -298,7 +298,7 @@ def test_masks_that_cvat_calls_crowds_are_objects(tmp_path, keys, crowds):
 def test_duplicates_are_counted(tmp_path):
     folders.coco(tmp_path, "all", [annotation(), annotation(), annotation(category=2), annotation(2)])
     data = read(tmp_path)
-    assert list(data.notes.values()) == [1] and len(data.images[0].objects) == 3
+    assert list(data.warnings.values()) == [1] and len(data.images[0].objects) == 3
 
 
 def test_checkboxes_and_numbers_are_text(tmp_path):

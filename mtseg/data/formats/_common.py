@@ -299,8 +299,8 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
         equals = seen.setdefault((*item.labels.values(), item.crowd, start), [])
         if outline in equals:
             data.warn(
-                "duplicates: objects with the labels and outline of another object of their image, which are learnt "
-                "twice and scored as misses (likely cause: files merged twice)"
+                "duplicates: objects with the labels and outline of another object of their image (likely cause: a "
+                "file merged twice)"
             )
         else:
             equals.append(outline)
