@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import remove, replace_file, replace_folder, write_json
+from mtseg.core.files import remove, replace_file, replace_folder, uncollected, write_json
 from mtseg.core.masks import rle
 from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
@@ -56,6 +56,7 @@ class Seen:
     objects: list[tuple[Labels, Instance]] = field(default_factory=list)
 
 
+@uncollected()  # saves a tenth of the time, and no memory is lost
 def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     """Write `out`/{train,val}.{json,parquet}, of test too if there is a test split, and report.json, and print a
     summary. Raises UserError."""
