@@ -37,7 +37,6 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         stepper.optimizer.register_step_pre_hook(record)
         for step in range(STEPS):
             stepper([list(batch)], step)
-            stepper.settle()
         after, groups = network.state_dict(), stepper.optimizer.param_groups
         moved = {name for name in required if not torch.equal(after[name].cpu(), before[name])}
         rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}

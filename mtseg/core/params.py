@@ -218,7 +218,7 @@ class Input(Section):
     min_scale: Positive
     max_scale: Positive
     flip: Share
-    workers: Annotated[Whole, Field(ge=0)]
+    workers: Literal["auto"] | Annotated[Whole, Field(ge=0)] = "auto"
 
     def _wrong(self) -> Iterator[str]:
         if self.min_scale > self.max_scale:
@@ -241,6 +241,7 @@ class Solver(Section):
     backbone_multiplier: NonNegative
     clip: NonNegative
     amp: bool
+    tf32: bool = False
     log_period: Count
     eval_period: Count
     save_minutes: NonNegative = 2

@@ -6,9 +6,10 @@ S side of the square that the model sees, N instances, T tasks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -138,21 +139,41 @@ class _Steps(Sampler):
 
 
 def training_batches(
-    images: Sequence[Image], mapper: Mapper, *, batch: int, start: int, stop: int, seed: int, workers: int
+    images: Sequence[Image],
+    mapper: Mapper,
+    *,
+    batch: int,
+    start: int,
+    stop: int,
+    seed: int,
+    workers: int | Literal["auto"],
 ) -> Iterator[list[Example]]:
     """Batches `start` to `stop` of an endless, seeded stream of the images."""
     steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
     return _load(images, mapper, steps, workers)
 
 
-def prediction_batches(images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int) -> Iterator[list[Example]]:
+def prediction_batches(
+    images: Sequence[Image], mapper: Mapper, *, batch: int, workers: int | Literal["auto"]
+) -> Iterator[list[Example]]:
     """Batches of all images, in order."""
     keys = [[(i, 0) for i in range(at, min(at + batch, len(images)))] for at in range(0, len(images), batch)]
     return _load(images, mapper, keys, workers)
 
 
-def _load(images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int) -> Iterator[list[Example]]:
-    for batch in DataLoader(_Examples(images, mapper), batch_sampler=keys, num_workers=workers, collate_fn=list):
+def processes(workers: int | Literal["auto"]) -> int:
+    """`auto`: none without CUDA, where the training itself needs all cores."""
+    if workers != "auto":
+        return workers
+    return min(8, len(os.sched_getaffinity(0))) if torch.cuda.is_available() else 0
+
+
+def _load(
+    images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int | Literal["auto"]
+) -> Iterator[list[Example]]:
+    for batch in DataLoader(
+        _Examples(images, mapper), batch_sampler=keys, num_workers=processes(workers), collate_fn=list
+    ):
         for example in batch:
             if isinstance(example, UserError):
                 raise example

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
 from rich.progress import track
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from mtseg.core.tables import Image, Predictions
 from mtseg.data.loader import Example, Mapper, prediction_batches
 from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
-from mtseg.model.device import pick
+from mtseg.model.device import pick, to_host
 from mtseg.model.mask2former import Mask2Former
 
 
@@ -127,7 +126,14 @@ class TorchNetwork:
 @torch.no_grad()
 def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
     """The detections of each example of the loader."""
-    return [as_detections(found.to("cpu"), network.tasks) for found in network(batch)]
+    found = network.detections_and_masks(network.queries(batch), batch)
+    tensors = [x for instances, masks in found for x in (*instances.get_fields().values(), masks.transpose(1, 2))]
+    read = iter(to_host([x.contiguous() for x in tensors]))  # for which the host waits once per batch
+    results = []
+    for instances, _ in found:
+        fields = {name: next(read).numpy() for name in instances.get_fields()}
+        results.append(as_detections(fields, next(read).numpy(), network.tasks))
+    return results
 
 
 @torch.no_grad()
@@ -151,16 +157,18 @@ def predict(
         model.train(training)
 
 
-def as_detections(found: Instances, tasks: Sequence[Task]) -> Detections:
-    """Convert the instances that `Mask2Former.detect` returns for an image, on the CPU. Equal masks are stored once."""
-    _, first, mask = np.unique(found.query.numpy(), return_index=True, return_inverse=True)
-    masks_QWH = found.pred_masks[first].transpose(1, 2).contiguous()  # the memory layout of `encode`
+def as_detections(fields: Mapping[str, np.ndarray], masks_NWH: np.ndarray, tasks: Sequence[Task]) -> Detections:
+    """The detections of an image, from what `Mask2Former.detections_and_masks` returns for it, with transposed masks,
+    the memory layout of `encode`."""
+    used, mask = np.unique(fields["mask"], return_inverse=True)
+    if len(used) < len(masks_NWH):
+        masks_NWH = masks_NWH[used]
     return Detections(
-        query=found.query.numpy(),
-        labels=found.pred_labels.numpy(),
-        logits={task.name: found.get(f"logits_{task.name}").numpy() for task in tasks},
-        probabilities=found.probabilities.numpy() if found.has("probabilities") else None,
-        mask_quality=found.mask_quality.numpy(),
-        masks=masks_QWH.numpy().transpose(0, 2, 1),
+        query=fields["query"],
+        labels=fields["pred_labels"],
+        logits={task.name: fields[f"logits_{task.name}"] for task in tasks},
+        probabilities=fields.get("probabilities"),
+        mask_quality=fields["mask_quality"],
+        masks=masks_NWH.transpose(0, 2, 1),
         mask=mask,
     )

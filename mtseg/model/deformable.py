@@ -58,7 +58,7 @@ class DeformableAttention(nn.Module):
         """reference: (x, y) in 0..1 of each query. Returns [B, Q, C]."""
         B, Q, _ = query_BQC.shape
         M, L, P = self.heads, self.levels, self.points
-        size = torch.tensor([(w, h) for h, w in shapes], device=query_BQC.device, dtype=query_BQC.dtype)
+        size = torch.stack([query_BQC.new_full((), x) for h, w in shapes for x in (w, h)]).view(L, 2)  # no transfer
         # offsets are learned in pixels; rows of all points, not of pairs: ONNX Runtime is slow on short last dimensions
         offset = self.offset(query_BQC) / size[:, None].expand(M, L, P, 2).flatten()
         weight = self.weight(query_BQC).view(B, Q, M, L * P).softmax(-1).view(B, Q, M, L, P)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from mtseg.core.errors import UserError
 
@@ -31,6 +33,34 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of the CPU on the device, by one transfer that the host does not wait for. Unchanged if the device is the
+    CPU."""
+    if device.type == "cpu":
+        return list(tensors)
+    sizes = [x.numel() * x.element_size() for x in tensors]
+    padded = [-(-size // 8) * 8 for size in sizes]  # a view as int64 must begin at a multiple of 8 bytes
+    packed = torch.empty(sum(padded), dtype=torch.uint8, pin_memory=True)
+
+    def parts(buffer: Tensor) -> list[Tensor]:
+        each = zip(tensors, sizes, buffer.split(padded), strict=True)
+        return [part[:size].view(x.dtype).view(x.shape) for x, size, part in each]
+
+    for part, x in zip(parts(packed), tensors, strict=True):
+        part.copy_(x)
+    return parts(packed.to(device, non_blocking=True))
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors on the CPU, for which the host waits once. A step and a prediction read values only by this."""
+    device = tensors[0].device
+    if device.type == "cpu":
+        return list(tensors)
+    copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors]
+    torch.cuda.current_stream(device).synchronize()
+    return copies
 
 
 def keep_memory() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mtseg.core.params import Loss, Task
 from mtseg.core.tables import UNLABELLED
@@ -39,12 +40,12 @@ def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: in
     empty = sum(max(num_queries - len(image), 0) for image in labels)
     # with more instances than queries, only num_queries of them are matched, unknown which: each counts as a fraction
     matched = [min(1, num_queries / max(len(image), 1)) for image in labels]
-    weights = {}
+    rows, weights = [image.tolist() for image in labels], {}
     for i, task in enumerate(tasks):
         labelled = sum(
             share * task.weights[label]
-            for image, share in zip(labels, matched, strict=True)
-            for label in image[:, i].tolist()
+            for image, share in zip(rows, matched, strict=True)
+            for label in (row[i] for row in image)
             if label != UNLABELLED
         )
         weights[task.name] = max(labelled + loss.no_object * empty * task.background, 1e-6)
@@ -74,8 +75,7 @@ def losses(
 
 def _matched(labels: list[Tensor], matches: Matches) -> Tensor:
     """Labels [M, ...] of the matched instances. labels: [N, ...] of each image."""
-    start = torch.tensor([0, *(len(image) for image in labels)], device=matches.image.device).cumsum(0)
-    return torch.cat(labels)[start[matches.image] + matches.instance]
+    return pad_sequence(labels, batch_first=True)[matches.image, matches.instance]
 
 
 def mask_losses(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtseg.core.params import Loss, Model, Task
 from mtseg.model import backbones
 from mtseg.model.decoder import QueryDecoder, QueryOutput
+from mtseg.model.device import to_device
 from mtseg.model.heads import Head, Heads, build
 from mtseg.model.losses import Normaliser, Watch, losses, normaliser
 from mtseg.model.matching import Target
@@ -81,13 +82,17 @@ class Mask2Former(nn.Module):
     ) -> dict[str, Tensor] | list[Instances]:
         """norm: the normaliser of the step that the batch is a part of; by default that of the batch."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
-        output = self.queries(batch)
         if not self.training:
-            return self.detect(output, batch)
-        targets = [
-            Target(one["instances"].gt_masks.tensor.to(self.device), one["instances"].gt_labels.to(self.device))
-            for one in batch
-        ]
+            return self.detect(self.queries(batch), batch)
+        truth = [example["instances"] for example in batch]
+        given = (
+            [example["image"] for example in batch],
+            [x.gt_masks.tensor for x in truth],
+            [x.gt_labels for x in truth],
+        )
+        moved = iter(to_device([x for kind in given for x in kind], self.device))
+        images, masks, labels = ([next(moved) for _ in batch] for _ in given)
+        output, targets = self.outputs(torch.stack(images)), list(map(Target, masks, labels))
         if norm is None:
             norm = self.normaliser(batch)
         with torch.autocast(self.device.type, enabled=False):  # losses in float32
@@ -99,8 +104,7 @@ class Mask2Former(nn.Module):
 
     def queries(self, batch: list[dict[str, Any]]) -> QueryOutput:
         """The outputs of all queries in all decoder layers."""
-        images = torch.stack([example["image"].to(self.device) for example in batch])
-        return self.outputs(images)
+        return self.outputs(torch.stack(to_device([example["image"] for example in batch], self.device)))
 
     def outputs(self, images: Tensor) -> QueryOutput:
         """images: uint8 [B, 3, S, S], RGB."""
@@ -119,11 +123,22 @@ class Mask2Former(nn.Module):
         `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, classes] of each task (see `Head.class_logits`),
         `mask_quality` [k], `pred_masks` bool [k, height, width] of the original image, and the fields of the main
         head's `Candidates`."""
+        results = []
+        for instances, masks_NHW in self.detections_and_masks(output, batch):
+            instances.pred_masks = masks_NHW[instances.mask]
+            instances.remove("mask")
+            results.append(instances)
+        return results
+
+    @torch.no_grad()
+    def detections_and_masks(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[tuple[Instances, Tensor]]:
+        """The instances of `detect` without `pred_masks`, and bool [N, height, width], each mask once, to which the
+        field `mask` [k] is the index. On CUDA there can be masks without a detection."""
         last, results = output.last(), []
         class_logits, candidates = self.heads.class_logits(last), self.heads.candidates(last, self.detections)
         for b, example in enumerate(batch):
             found = candidates[b]
-            kept, position = found.query.unique(return_inverse=True)  # each mask is resized once
+            kept, position = distinct(found.query, self.num_queries)  # each mask is resized once
             embed = output.mask_embed_LBQC[-1, b, kept]
             mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])
             mask_logits = _to_original(mask_logits, example)
@@ -136,12 +151,22 @@ class Mask2Former(nn.Module):
             instances = Instances(
                 (example["height"], example["width"]),
                 query=found.query, scores=scores, pred_classes=found.labels[:, 0], pred_labels=found.labels,
-                mask_quality=quality[position], pred_masks=inside[position], **found.fields,
+                mask_quality=quality[position], mask=position, **found.fields,
             )  # fmt: skip
             for name, x_BQK in class_logits.items():
                 instances.set(f"logits_{name}", x_BQK[b][found.query])
-            results.append(instances[order])
+            results.append((instances[order], inside))
         return results
+
+
+def distinct(query_k: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
+    """The distinct queries, ascending, and the index of each of the k among them. On CUDA, where the host would wait
+    for their number, others follow, up to the largest possible number."""
+    if query_k.device.type == "cpu":
+        return query_k.unique(return_inverse=True)
+    used = torch.zeros(num_queries, dtype=torch.int64, device=query_k.device).index_fill(0, query_k, 1)
+    first = used.argsort(descending=True, stable=True)[: len(query_k)]
+    return first, (used.cumsum(0) - 1)[query_k]
 
 
 def _to_original(logits_QHW: Tensor, example: dict[str, Any]) -> Tensor:

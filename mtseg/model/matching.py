@@ -8,6 +8,7 @@ M matched pairs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from mtseg.core.params import Loss
 from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
+from mtseg.model.device import to_device, to_host
 from mtseg.model.heads import Heads
 from mtseg.model.points import sample
 
@@ -44,9 +46,15 @@ class Matches:
 @torch.no_grad()
 def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Matches:
     """The assignment of minimum cost for each layer and image. Raises FloatingPointError if a cost is not finite."""
-    device = output.mask_embed_LBQC.device
-    counts = [len(target.labels) for target in targets]
-    cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss).cpu().numpy()
+    cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss)
+    (on_host,) = to_host([cost_LBQN])
+    pairs = assignment(on_host.numpy(), [len(target.labels) for target in targets])
+    (pairs_4M,) = to_device([torch.from_numpy(pairs)], cost_LBQN.device)
+    return Matches(*pairs_4M)
+
+
+def assignment(cost_LBQN: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Int [4, M]: the fields of `Matches`. counts: instances of each image. Raises FloatingPointError (see `match`)."""
     rows = []
     for image, count in enumerate(counts):
         for layer, cost in enumerate(cost_LBQN[:, image, :, :count]):
@@ -54,7 +62,7 @@ def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Los
                 raise FloatingPointError(f"matching cost of decoder layer {layer}, image {image} of the batch")
             query, instance = linear_sum_assignment(cost)
             rows.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, instance]))
-    return Matches(*torch.from_numpy(np.concatenate(rows, axis=1)).to(device))
+    return np.concatenate(rows, axis=1)
 
 
 def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Tensor:
@@ -86,10 +94,8 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, l
     dice = 1 - (2 * (inside @ t.transpose(1, 2)) + 1) / (inside.sum(-1, keepdim=True) + t.sum(-1)[:, None] + 1)
     cost = (loss.mask * bce + loss.dice * dice).view(B, L, Q, most).transpose(0, 1)
 
-    weights = [task.match_weight if task.loss_weight else 0.0 for task in heads.tasks]
-    weights_T = torch.tensor(weights, device=x.device)
-    labels = labels.masked_fill(weights_T == 0, UNLABELLED)
-    weights_BNT = weights_T * (labels != UNLABELLED)
+    labels = labels.masked_fill(heads.match_weights == 0, UNLABELLED)
+    weights_BNT = heads.match_weights * (labels != UNLABELLED)
     powers_BNT = weights_BNT / weights_BNT.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     each = zip(heads.probabilities(output.logits, labels), powers_BNT.unbind(-1), strict=True)
     return cost - loss.labels * math.prod(p_LBQN ** power_BN[None, :, None] for p_LBQN, power_BN in each)

@@ -89,7 +89,6 @@ class Run:
 
     def save(self) -> None:
         """Write the state from which a later process can resume, and keep the one before it."""
-        self.stepper.settle()
         state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
         progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
         state |= {"health": self.stepper.health.sums, "best_weights": self.best_weights}

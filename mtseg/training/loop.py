@@ -60,7 +60,6 @@ def train(
             try:
                 while True:
                     if run.validation_is_due:
-                        run.stepper.settle()
                         scores = validate(network, val, root=root, input=input, batch=solver.ims_per_batch)
                         with interrupts_held():
                             progress.validated(run.step, scores)

@@ -33,7 +33,9 @@ def optimizer(network: Mask2Former, solver: Solver) -> torch.optim.AdamW:
         )  # fmt: skip
     for group in groups:
         group["initial_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay)
+    # fused: else the scaler of float16 waits for the device in each step; not on a CPU, where its last bits differ
+    fused = network.device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=solver.lr, weight_decay=solver.weight_decay, fused=fused)
 
 
 def schedule(solver: Solver) -> ParamScheduler:

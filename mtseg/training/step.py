@@ -3,8 +3,10 @@ images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import SupportsFloat
 
 import torch
 
@@ -12,7 +14,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
 from mtseg.core.params import Solver
 from mtseg.data.loader import Example
-from mtseg.model.device import amp_dtype
+from mtseg.model.device import amp_dtype, to_host
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.monitor import Health
 from mtseg.training.optimizer import optimizer, schedule
@@ -37,52 +39,55 @@ class Stepper:
         self.optimizer = optimizer(network, solver)
         self.schedule = schedule(solver)
         self.dtype = amp_dtype(network.device) if solver.amp else None
+        torch.backends.cuda.matmul.allow_tf32 = solver.tf32  # of convolutions PyTorch allows it by itself
         self.scaler = torch.amp.GradScaler(network.device.type, enabled=self.dtype == torch.float16)
         self.health = Health(network)
         network.watch = self.health.watch
         self._skipped = 0  # steps in a row
-        self._last: tuple[torch.Tensor, int, list[list[Example]]] | None = None
 
     def __call__(self, batches: list[list[Example]], step: int) -> dict[str, float]:
         """One step, number `step` from 0, with gradients accumulated over `batches`. Returns lr, loss, and the losses
-        by name, summed over decoder layers. Raises NotFinite if a loss of this step or a gradient of the previous step
-        is not finite (the gradients of this one are not read yet, since that would wait for the device)."""
+        by name, summed over decoder layers. Raises NotFinite if a loss or gradient is not finite; in float16, where the
+        scaler skips a step with such a gradient and lowers its scale, only after `PATIENCE` successive steps.
+
+        The host waits for the device twice: for the matching costs, and for losses and norms once all is queued."""
         self.network.train()
         lr = self.schedule(min(step / max(self.solver.max_iter, 1), 1 - 1e-9))
         lr *= min(1.0, (step + 1) / max(self.solver.warmup, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr
         norm = self.network.normaliser([example for batch in batches for example in batch])
-        values = {"lr": self.solver.lr * lr, "loss": 0.0}
+        losses = []
         for batch in batches:
             try:
                 with torch.autocast(self.network.device.type, self.dtype, enabled=bool(self.dtype)):
-                    losses = self.network(batch, norm)
-                for name, value in checked(losses).items():
-                    total = name.rpartition("_")[0]  # loss_mask_0, loss_mask_1, ... -> loss_mask
-                    values[total] = values.get(total, 0.0) + value
-                    values["loss"] += value
+                    own = self.network(batch, norm)
             except FloatingPointError as error:
-                self.settle()
                 raise self._stop("loss_not_finite", str(error), step, [batch]) from None
-            self.settle()
-            self.scaler.scale(sum(losses.values())).backward()
+            self.scaler.scale(sum(own.values())).backward()
+            losses.append({name: value.detach() for name, value in own.items()})
         self.scaler.unscale_(self.optimizer)
-        self._last = (self.health.gradients(), step, batches)
+        norms = self.health.gradients()
         if self.solver.clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.solver.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        *rows, norms = to_host([*(torch.stack([*own.values()]) for own in losses), norms])
+        values = {"lr": self.solver.lr * lr, "loss": 0.0}
+        for batch, own, row in zip(batches, losses, rows, strict=True):
+            try:
+                for name, value in checked(dict(zip(own, row.tolist(), strict=True))).items():
+                    total = name.rpartition("_")[0]  # loss_mask_0, loss_mask_1, ... -> loss_mask
+                    values[total] = values.get(total, 0.0) + value
+                    values["loss"] += value
+            except FloatingPointError as error:
+                raise self._stop("loss_not_finite", str(error), step, [batch]) from None
+        self._check([math.isfinite(norm) for norm in norms.tolist()], step, batches)
         return values
 
-    def settle(self) -> None:
-        """Raise NotFinite if a gradient of the last step is not finite; in float16, where the scaler skips such a step
-        and lowers its scale, only after `PATIENCE` successive steps."""
-        if self._last is None:
-            return
-        (norms, step, batches), self._last = self._last, None
-        finite = norms.isfinite().tolist()
+    def _check(self, finite: list[bool], step: int, batches: list[list[Example]]) -> None:
+        """finite: whether the norm of each part's gradient is."""
         self._skipped = 0 if all(finite) else self._skipped + 1
         scaled = self.scaler.is_enabled()
         if self._skipped >= (PATIENCE if scaled else 1):
@@ -109,10 +114,9 @@ def plain(example: Example) -> dict:
     return rest | {"gt_masks": target.gt_masks.tensor, "gt_labels": target.gt_labels}
 
 
-def checked(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The losses as floats, by one transfer to the CPU. Raises FloatingPointError that names those that are not
-    finite."""
-    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-    if bad := [name for name, value in values.items() if not abs(value) < float("inf")]:
+def checked(losses: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    """The losses as floats. Raises FloatingPointError that names those that are not finite."""
+    values = {name: float(value) for name, value in losses.items()}
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
         raise FloatingPointError(", ".join(bad))
     return values

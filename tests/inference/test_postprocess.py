@@ -28,7 +28,10 @@ def found(network):
 
 
 def rows(found, network, image_id=1):
-    return encode(as_detections(found, network.tasks), image_id, network.tasks)
+    _, first, mask = np.unique(found.query.numpy(), return_index=True, return_inverse=True)
+    fields = {name: values.numpy() for name, values in found.get_fields().items()} | {"mask": mask}
+    masks_NWH = found.pred_masks[first].transpose(1, 2).numpy()
+    return encode(as_detections(fields, masks_NWH, network.tasks), image_id, network.tasks)
 
 
 def test_rows_are_the_detections_in_their_order(network, found):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from mtseg.core.tables import UNLABELLED, Image, Instance, Predictions
 from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.postprocess import encode
-from mtseg.inference.torch_network import as_detections
+from mtseg.inference.torch_network import detect
 from mtseg.model.heads import Combinations, Head, Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from tests import tiny
@@ -80,8 +82,8 @@ def test_a_head_defined_here_trains_predicts_and_is_evaluated(trained):
     assert network.decoder.heads["head_marks"].out_features == 2
     assert 5 * history[-1][last] < history[0][last]
     images, parts = [], []
-    for example, found in zip(batch, network(batch), strict=True):
-        parts.append(encode(as_detections(found, network.tasks), example["image_id"], network.tasks))
+    for example, found in zip(batch, detect(network, batch), strict=True):
+        parts.append(encode(found, example["image_id"], network.tasks))
         rles = [packed(mask) for mask in example["instances"].gt_masks.tensor]
         labels = [dict(zip(("shape", "marks"), row, strict=True)) for row in example["instances"].gt_labels.tolist()]
         boxes, areas = coco_mask.toBbox(rles).tolist(), coco_mask.area(rles).tolist()
@@ -126,8 +128,8 @@ def test_the_columns_stored_are_those_of_rounded_logits(seen):
     for layer in network.decoder.heads.values():
         nn.init.normal_(layer.weight)
     (found,) = network([tiny.example(tasks, 0)])
-    found.pred_masks[:] = True  # every detection has a row
-    table = encode(as_detections(found, tasks), 1, tasks)
+    (detections,) = detect(network, [tiny.example(tasks, 0)])
+    table = encode(replace(detections, masks=np.ones_like(detections.masks)), 1, tasks)  # every detection has a row
     columns = {name: table.column(name) for name in table.names}
     row = np.arange(len(found))
     for t, task in enumerate(tasks):

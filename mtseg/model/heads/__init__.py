@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,15 @@ __all__ = ["Candidates", "Combinations", "Head", "Heads", "Softmax", "build"]
 
 class Heads(nn.ModuleList):
     """The heads of a network, the main one first, for the tasks in their order. T is the number of all tasks; each
-    method joins the results of the method of the same name in `Head`."""
+    method joins the results of the method of the same name in `Head`.
+
+    match_weights: [T], 0 for a task of loss weight 0.
+    """
+
+    def __init__(self, heads: Iterable[Head]):
+        super().__init__(heads)
+        weights = [task.match_weight if task.loss_weight else 0.0 for task in self.tasks]
+        self.register_buffer("match_weights", torch.tensor(weights), persistent=False)
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -49,6 +49,13 @@ class Head(nn.Module):
     def __init__(self, tasks: Sequence[Task]):
         super().__init__()
         self.tasks = tuple(tasks)
+        for t, task in enumerate(self.tasks):  # on the device: a tensor of a list would be a transfer in each step
+            weights = torch.tensor(task.weights, dtype=torch.float64)
+            self.register_buffer(f"weights_{t}", weights, persistent=False)
+
+    def class_weights(self, t: int, like: Tensor) -> Tensor:
+        """[classes]: `weights` of the head's task `t`, in the precision and on the device of `like`."""
+        return self.get_buffer(f"weights_{t}").to(like)
 
     def outputs(self, task: Task) -> int:
         """Outputs of the task's linear layer."""

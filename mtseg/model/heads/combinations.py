@@ -59,7 +59,7 @@ class Combinations(Head):
         zero = total_LBQ.new_zeros(len(total_LBQ))
         found = {}
         for t, task in enumerate(self.tasks):
-            weight_M = total_LBQ.new_tensor(task.weights)[labels_MT[:, t].clamp(min=0)] * (labels_MT[:, t] >= 0)
+            weight_M = self.class_weights(t, total_LBQ)[labels_MT[:, t].clamp(min=0)] * (labels_MT[:, t] >= 0)
             found[task.name] = zero.index_add(0, matched[0], -weight_M * terms_MT[:, t])
         unmatched_LBQ = (total_LBQ - distribution.no_object).index_put(matched, total_LBQ.new_zeros(()))
         main = self.tasks[0].name

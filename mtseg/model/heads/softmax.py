@@ -20,11 +20,13 @@ class Softmax(Head):
     ) -> dict[str, Tensor]:
         """Weighted cross-entropy. The target of unmatched queries is no-object, the last output, if the task has it."""
         found = {}
-        for task, label_M in zip(self.tasks, labels_MT.unbind(-1), strict=True):
+        for t, (task, label_M) in enumerate(zip(self.tasks, labels_MT.unbind(-1), strict=True)):
             L, B, Q, K = logits[task.name].shape
             target = torch.full((L, B, Q), K - 1 if task.background else UNLABELLED, device=label_M.device)
             target[matched] = label_M
-            weight = logits[task.name].new_tensor([*task.weights, no_object][:K])
+            weight = self.class_weights(t, logits[task.name])
+            if task.background:
+                weight = F.pad(weight, (0, 1), value=no_object)
             each = F.cross_entropy(
                 logits[task.name].flatten(0, 2), target.flatten(), weight, ignore_index=UNLABELLED, reduction="none"
             )
