@@ -103,9 +103,10 @@ class TorchNetwork:
             try:
                 loaded.detect(np.zeros((1, size, size, 3), np.uint8), [(size, size)], [(size, size)])
             except Exception as error:  # the compiler's errors have no common base class
+                cause = first_line(getattr(error, "inner_exception", error))
                 raise UserError(
-                    f"compile: PyTorch cannot compile this network here ({first_line(error)}): load it without, or use "
-                    "the model as ONNX"
+                    f"compile: PyTorch cannot compile this network here ({cause}): load it without, or use the model as "
+                    "ONNX"
                 ) from None
         return loaded
 
