@@ -105,8 +105,8 @@ class TorchNetwork:
             except Exception as error:  # the compiler's errors have no common base class
                 cause = first_line(getattr(error, "inner_exception", error))
                 raise UserError(
-                    f"compile: PyTorch cannot compile this network here ({cause}): load it without, or use the model as "
-                    "ONNX"
+                    f"compile: PyTorch cannot compile this network here ({cause}): load it without, or use the model "
+                    "as ONNX"
                 ) from None
         return loaded
 
