@@ -38,6 +38,7 @@ CAUSES = {
     "lr_for_batch": "the learning rate does not fit the batch size",
     "queries_too_few": "images have more instances than there are queries",
     "detections_too_few": "fewer detections are kept than images have objects",
+    "resolution_too_low": "masks at the network's resolution cannot be exact",
     "objects_too_small": "objects have few pixels in the network's input",
     "random_frozen_norm": "batch norm with random weights is frozen",
     "loss_muted": "a loss has weight 0",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mtseg.checks import batches, images, labels, mapper, network, settings
+from mtseg.checks import batches, images, labels, mapper, network, resolution, settings
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.data import manifest
@@ -33,6 +33,7 @@ def run(
         train, scored["val"], tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
         max_dets=max_dets,
     )  # fmt: skip
+    findings += resolution.check(scored["val"], tasks=tasks, input=input)
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, scored, root=root, tasks=tasks)

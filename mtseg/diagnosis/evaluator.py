@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.checks.findings import Finding, exception_text
+from mtseg.checks.resolution import ideal
 from mtseg.core import masks
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, task_columns
@@ -21,7 +22,6 @@ SHIFT = 0.1  # shift of each mask, as a share of its width
 WRONG = 3  # one object in this many gets the next class
 EXACT = 0.1  # AP points by which the ground truth may miss 100 (rounding)
 NEAR = 3.0  # AP points by which a score may differ: changed masks may also match a neighbour
-IOUS = np.linspace(0.5, 0.95, 10)
 
 Score = Callable[[Evaluation], dict[str, Any]]
 
@@ -120,11 +120,8 @@ def _moved(rle: dict[str, Any], step: int) -> dict[str, Any]:
 
 
 def expected(images: Images, predictions: Predictions, task: Task) -> float:
-    """COCO's AP in percent for one prediction per object, ranked by IoU: at each IoU threshold, precision is 1 up to
-    the recall reached."""
+    """COCO's AP in percent for one prediction per object, ranked by IoU."""
     objects = _objects(images)
     true = objects.labels[task.name]
     right = predictions.labels[task.name] == true
-    hit = right[:, None] & (_ious(objects, predictions)[:, None] >= IOUS)
-    recall = np.array([hit[true == label].mean(0) for label in np.unique(true[true != UNLABELLED])])
-    return float(100 * np.where(recall > 0, np.floor(100 * recall + 1e-9) + 1, 0).mean() / 101)
+    return ideal(np.where(right, _ious(objects, predictions), 0), true)

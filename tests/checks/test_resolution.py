@@ -1,0 +1,60 @@
+"""How exact masks can be at the network's resolution."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mtseg.checks import resolution
+from mtseg.core import masks
+from mtseg.core.tables import Image, Instance
+from tests import tiny
+from tests.scenes import images_of, make_tasks
+
+TASKS = make_tasks(1)
+SIDE = 640
+
+
+def discs(radius, count=12):
+    """Images of one disc each, as polygons."""
+    angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    found = []
+    for number in range(1, count + 1):
+        x, y = 200 + 17.3 * number, 310 + 5.7 * number
+        outline = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).ravel().tolist()
+        rle = masks.rle([outline], SIDE, SIDE)
+        box, labels = (x - radius, y - radius, 2 * radius, 2 * radius), {TASKS[0].name: number % TASKS[0].num_classes}
+        found.append(Image(number, f"{number}.png", SIDE, SIDE, (Instance(rle, box, masks.areas([rle])[0], labels),)))
+    return images_of(found, TASKS)
+
+
+def test_small_objects_need_a_larger_input_and_large_ones_do_not():
+    small, large = (resolution.ceilings(discs(radius), TASKS[0], 160) for radius in (20, 90))
+    assert list(small) == [64, 128, 160, 256, 320, 480]
+    assert small[128] < 60 < 90 < max(small.values()), small
+    assert min(large.values()) > 90, large
+    assert list(small.values()) == sorted(small.values())
+
+
+def test_a_warning_names_the_size_only_where_a_larger_one_helps():
+    (found,) = resolution.check(discs(20), tasks=TASKS, input=tiny.params(input={"size": 160}).input)
+    assert (found.cause, found.severity) == ("resolution_too_low", "warning") and "160" in found.evidence
+    assert not list(resolution.check(discs(90), tasks=TASKS, input=tiny.params(input={"size": 160}).input))
+    assert not list(resolution.check(images_of([], TASKS), tasks=TASKS, input=tiny.params().input))
+
+
+@pytest.mark.parametrize("size", [128, 640, 1280])
+def test_a_mask_of_straight_edges_on_the_grid_is_kept_without_a_shift(size):
+    mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    mask[160:480, 80:400] = 1
+    kept = resolution.representable(mask, size)
+    rows, columns = np.nonzero(kept)
+    assert abs(rows.mean() - 319.5) < 0.1 and abs(columns.mean() - 239.5) < 0.1
+    assert resolution._iou(mask, kept) > 0.98
+
+
+def test_ideal_ap_is_that_of_the_share_of_exact_masks():
+    true = np.array([0, 0, 1, 1])
+    assert resolution.ideal(np.ones(4), true) == pytest.approx(100)
+    assert resolution.ideal(np.zeros(4), true) == 0
+    assert resolution.ideal(np.array([0.76, 0.76, 0.76, 0.76]), true) == pytest.approx(60)
