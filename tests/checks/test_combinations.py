@@ -34,7 +34,7 @@ def images():
     return list(scene(TASKS, count=3))
 
 
-def test_the_combinations_of_the_data_are_sound(images):
+def test_the_combinations_of_the_data_give_no_finding(images):
     assert not is_named(network(shown_in(images)), images)
 
 

@@ -60,7 +60,7 @@ def changed(drawn, tmp_path, split, change):
     return tmp_path / "raw"
 
 
-def test_sound_images_give_no_finding(drawn):
+def test_correct_images_give_no_finding(drawn):
     assert not causes(drawn)
 
 
@@ -98,7 +98,7 @@ def test_annotations_that_are_shifted_are_found_before_training(drawn):
     assert causes(drawn, train=shifted) == {("masks_displaced", "train")}
 
 
-def test_annotations_of_other_images_and_turned_ones_are_told_apart(drawn):
+def test_annotations_of_other_images_and_turned_ones_are_distinguished(drawn):
     train = drawn[1]
     other = [replace(a, instances=b.instances) for a, b in zip(train, [*train[1:], train[0]], strict=True)]
     assert causes(drawn, train=other) == {("masks_of_other_image", "train")}

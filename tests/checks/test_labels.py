@@ -52,7 +52,7 @@ def params(train, tasks, **changes):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_sound_labels_and_params_give_no_finding(count):
+def test_correct_labels_and_params_give_no_finding(count):
     tasks, train, val = healthy(count)
     assert not check(train, val, tasks)
     assert not params(train, tasks)

@@ -36,7 +36,7 @@ def causes(found):
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 @pytest.mark.parametrize("background", [True, False])
-def test_a_sound_network_gives_no_finding_and_stays_as_it_was(count, background):
+def test_a_correct_network_gives_no_finding_and_stays_as_it_was(count, background):
     tasks = make_tasks(count, background=background)
     given = tiny.network(tasks)
     before = {name: value.clone() for name, value in given.state_dict().items()}
@@ -47,14 +47,14 @@ def test_a_sound_network_gives_no_finding_and_stays_as_it_was(count, background)
 
 
 @pytest.mark.parametrize("model", [{"num_queries": 1}, {"decoder_layers": 1}, {"encoder_layers": 2}])
-def test_other_shapes_of_the_network_are_sound_too(model):
+def test_other_shapes_of_the_network_pass_too(model):
     tasks = make_tasks(2)
     assert not look(tiny.network(tasks, model=model), tasks)
 
 
 @pytest.mark.parametrize("unseen", [0.5, 0.01, 1e-8])
 @pytest.mark.parametrize("step", [1, 3, 100])
-def test_one_softmax_over_combinations_is_sound_for_any_combinations_seen(unseen, step):
+def test_one_softmax_over_combinations_passes_for_any_combinations_seen(unseen, step):
     tasks = make_tasks(3, background=False)
     seen = list(itertools.product(*(range(task.num_classes) for task in tasks)))[::step]
     assert not look(tiny.network(tasks, seen=seen, model={"unseen_combinations": unseen}), tasks)
