@@ -58,7 +58,7 @@ def test_a_list_a_pattern_and_a_file_twice(predict, tmp_path, shots):
     assert names(tmp_path / "out") == ["3.png", "a/x.png", "b/y.png", "0.png", "1.png", "2.png", "4.png"]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(predict, tmp_path):
+def test_files_of_one_name_are_distinguished_by_their_folders(predict, tmp_path):
     for place in ("x/shots", "y/shots"):
         write_images(tmp_path / place, ["1.png", "deep/2.png"])
     write_images(tmp_path / "z", ["9.png"])
