@@ -70,7 +70,7 @@ def test_a_percent_sign_may_be_part_of_the_name(tmp_path):
     assert Files(tmp_path).image("a%20b.png", ["."]) == "a%20b.png"
 
 
-def test_two_names_that_differ_in_case_only_are_told_apart(tmp_path):
+def test_two_names_that_differ_in_case_only_are_distinguished(tmp_path):
     for name in ("a.png", "A.png"):
         folders.draw(tmp_path / name)
     files = Files(tmp_path)
