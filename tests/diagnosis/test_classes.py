@@ -13,7 +13,7 @@ COUNTS = pytest.mark.parametrize("count", [1, 3, 4])
 
 
 @COUNTS
-def test_a_sound_model_is_left_alone(count):
+def test_a_correct_model_gives_no_finding(count):
     tasks = make_tasks(count)
     whole, other = (split(*healthy(tasks, seed=seed), tasks) for seed in (0, 1))
     findings, numbers = classes.collapses(whole)

@@ -31,7 +31,7 @@ def found(tasks, images, predictions):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_a_sound_model_is_left_alone(count):
+def test_a_correct_model_gives_no_finding(count):
     tasks, images, predictions = answers(count)
     assert not found(tasks, images, predictions)
 

@@ -31,7 +31,7 @@ def causes(*, learnt=True, curve=None, validated=VALIDATED, **solver):
     return [finding.cause for finding in findings]
 
 
-def test_a_sound_training_is_left_alone():
+def test_a_correct_training_gives_no_finding():
     assert causes(curve=curve()) == []
 
 

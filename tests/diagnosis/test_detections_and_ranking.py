@@ -18,7 +18,7 @@ def causes(findings):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_a_sound_model_is_left_alone(count):
+def test_a_correct_model_gives_no_finding(count):
     whole = split(*healthy(make_tasks(count)), make_tasks(count))
     findings, numbers = detections.check(whole, **GIVEN)
     assert not findings and numbers["duplicates"] == 0 and numbers["most_objects"] == 4

@@ -15,7 +15,7 @@ def run(score=scores.metrics, count=3, size=6, **kinds):
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 @pytest.mark.parametrize("kinds", [{}, {"partial": True}, {"crowds": True}])
-def test_a_sound_evaluator_passes(count, kinds):
+def test_a_correct_evaluator_passes(count, kinds):
     findings, numbers = run(count=count, **kinds)
     assert not findings and numbers["truth"] == 100
     assert numbers["shifted"] == pytest.approx(numbers["shifted_expected"], abs=1)

@@ -22,7 +22,7 @@ def twins(predictions):
 
 
 @COUNTS
-def test_a_sound_model_is_left_alone(count):
+def test_a_correct_model_gives_no_finding(count):
     tasks = make_tasks(count)
     findings, numbers = label_alignment.check(split(*healthy(tasks), tasks))
     assert not findings

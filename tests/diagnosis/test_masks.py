@@ -43,7 +43,7 @@ def found(change, images=40):
     return masks.check(split(images, list(moved(predictions, change)), TASKS))[0]
 
 
-def test_a_sound_model_is_left_alone():
+def test_a_correct_model_gives_no_finding():
     findings, numbers = masks.check(split(*healthy(TASKS), TASKS))
     assert not findings
     assert abs(numbers["dx"]) < 0.3 and abs(numbers["dy"]) < 0.3 and numbers["scale"] == pytest.approx(1, abs=0.02)

@@ -39,7 +39,7 @@ def run(trained, found=None):
     )  # fmt: skip
 
 
-def test_a_sound_network_is_left_alone(trained):
+def test_a_correct_network_gives_no_finding(trained):
     train, val, findings = run(trained)
     assert not findings and len(train.images) == len(val.images) == 8
     assert probe.logit_change(val.predictions, trained[3]) == 0

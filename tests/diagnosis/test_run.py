@@ -37,7 +37,7 @@ def sample(of: Split) -> run.Sample:
     return run.Sample(of.images, of.predictions, some.replace(mask_quality=0.1 * some.mask_quality))
 
 
-def test_a_sound_model_has_no_issues():
+def test_a_correct_model_has_no_issues():
     found = diagnosed()
     assert not [finding for finding in found.findings if finding.severity != "note"]
     assert (found.metrics["errors"], found.metrics["warnings"]) == (0, 0)
