@@ -3,8 +3,8 @@
 Two tiles see the same pixels in the strip that they share. Where their predictions overlap there and agree in the
 labels of every task, they show one object: of two that are whole the better stays, of parts the union. Before that, a
 prediction that the border of its tile cuts off gives way to one that covers it in a tile that shows more of the place,
-whatever its labels, which a cut object often misleads. An object larger than a tile is found in the whole image, which
-runs through the network as well, reduced; of its predictions only those are used that no tile can hold.
+regardless of its labels, which a cut object often misleads. An object larger than a tile is found in the whole image,
+which runs through the network as well, reduced; of its predictions only those are used that no tile can hold.
 
 A mask is never made at the size of the image: it moves there as runs (`Strips`). Besides the image, memory grows with
 the predictions that pass the filter alone, and time with those that lie near each other.
