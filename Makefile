@@ -37,7 +37,7 @@ repro: $(STAMP) ## run the pipeline: every stage whose code, data or params chan
 test: $(STAMP) ## run every test; the tests in a browser need Chromium
 	@left=(); command -v chromium chromium-browser google-chrome > /dev/null || { left=(--ignore tests/report/test_browser.py); \
 	    echo "note: no Chromium on PATH, the tests of the report in a browser are skipped: apt-get install chromium" >&2; }; \
-	pytest --numprocesses auto --dist loadfile --durations=10 "$${left[@]}" $(ARGS)
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations=10 "$${left[@]}" $(ARGS)
 
 lint: $(STAMP) ## check code and formatting
 	@ruff check .

@@ -14,3 +14,9 @@ def segmenter(tmp_path_factory):
     from tests import scenes, tiny  # here: tests that need no PyTorch do not wait for it
 
     return tiny.segmenter(tmp_path_factory.mktemp("model") / "segmenter.safetensors", scenes.make_tasks(3))
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, or a worker would begin one of them when the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 class UserError(Exception):
     """Bad input. The message names the mistake, its place, the valid values and the fix."""
@@ -76,9 +74,8 @@ def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
     SIGTERM and SIGHUP become one line and exit code 130, after whatever was being written is removed."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, signal.default_int_handler)
+    for number in _stops():
+        signal.signal(number, signal.default_int_handler)
     try:
         stage()
         sys.stdout.flush()
@@ -94,6 +91,12 @@ def run_stage(stage: Callable[[], None]) -> None:
         raise
 
 
+def _stops() -> list[signal.Signals]:
+    """The signals that end a process, without SIGHUP where it is ignored, as nohup does."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
     """Defer SIGINT, SIGTERM and SIGHUP, so that a step of work is not cut in half: KeyboardInterrupt is raised at the
@@ -106,10 +109,7 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.getsignal(number) for number in STOPS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, note)
+    before = {number: signal.signal(number, note) for number in _stops()}
     try:
         yield lambda: bool(caught)
     finally:
