@@ -24,6 +24,8 @@ from mtseg.model.pixel_decoder import PixelDecoder
 from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
 
+RESIZED_PIXELS = 2**24  # of masks that are resized at a time: 64 MiB of float32 for each of some three intermediates
+
 
 class Mask2Former(nn.Module):
     """`forward(batch)` takes a list of the loader's dicts: `image`, uint8 [3, S, S]; in training also `instances` with
@@ -141,11 +143,7 @@ class Mask2Former(nn.Module):
             kept, position = distinct(found.query, self.num_queries)  # each mask is resized once
             embed = output.mask_embed_LBQC[-1, b, kept]
             mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])
-            mask_logits = _to_original(mask_logits, example)
-            inside = mask_logits > 0
-            area = inside.flatten(1).sum(1)
-            quality = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / area.clamp(min=1)
-
+            inside, quality = _masks(mask_logits, example)
             scores = found.probability * quality[position]
             order = scores.argsort(descending=True, stable=True)
             instances = Instances(
@@ -167,6 +165,23 @@ def distinct(query_k: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
     used = torch.zeros(num_queries, dtype=torch.int64, device=query_k.device).index_fill(0, query_k, 1)
     first = used.argsort(descending=True, stable=True)[: len(query_k)]
     return first, (used.cumsum(0) - 1)[query_k]
+
+
+def _masks(logits_Qhw: Tensor, example: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Mask logits at stride 4 -> masks, bool [Q, H, W] at the original size, stored by columns as the encoder of masks
+    reads them, and the mean probability inside each, 0 to 1. Few are resized at a time: as float32 they take four times
+    the memory of the masks, and more for what is derived from them."""
+    H, W = example["height"], example["width"]
+    inside_QWH = torch.empty((len(logits_Qhw), W, H), dtype=torch.bool, device=logits_Qhw.device)
+    at_once = max(1, RESIZED_PIXELS // max(H * W, example["image"].shape[-2:].numel()))
+    quality = []
+    for logits, kept in zip(logits_Qhw.split(at_once), inside_QWH.split(at_once), strict=True):
+        logits = _to_original(logits, example)
+        inside = logits > 0
+        kept.copy_(inside.transpose(1, 2))
+        area = inside.flatten(1).sum(1)
+        quality.append(logits.sigmoid_().mul_(inside).flatten(1).sum(1) / area.clamp(min=1))
+    return inside_QWH.transpose(1, 2), torch.cat(quality)
 
 
 def _to_original(logits_QHW: Tensor, example: dict[str, Any]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtseg.model.heads import Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
@@ -209,6 +210,34 @@ def test_masks_scores_and_all_labels_come_from_one_query(count):
                 chosen = logits.softmax(-1).gather(1, instances.pred_classes[:, None])[:, 0]
                 assert torch.allclose(instances.scores, chosen * instances.mask_quality, atol=1e-5)
         assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor of numbers that an operation returns."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, call, types, given=(), named=None):
+        result = call(*given, **(named or {}))
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.bytes = max(self.bytes, result.nbytes)
+        return result
+
+
+def test_masks_of_a_large_image_are_resized_a_few_at_a_time():
+    tasks = make_tasks(1)
+    network = sharp(tiny.network(tasks))
+    example = tiny.example(tasks, 0) | {"height": 2000, "width": 2500}
+    with torch.no_grad():
+        output = network.queries([example])
+        with Largest() as largest:
+            ((instances, masks),) = network.detections_and_masks(output, [example])
+        assert len(masks) > 3 and largest.bytes <= 3 * 2000 * 2500 * 4 < masks.numel() * 4
+        for query, row, quality in zip(instances.query, instances.mask, instances.mask_quality, strict=True):
+            square = nn.functional.interpolate(output.masks()[:1, query, None], size=(tiny.SIDE,) * 2, mode="bilinear")
+            own = nn.functional.interpolate(square, size=(2000, 2500), mode="bilinear")[0, 0]
+            assert torch.equal(masks[row], own > 0)
+            assert quality.item() == pytest.approx(own[own > 0].sigmoid().mean().item(), abs=1e-4)
 
 
 def test_heads_have_a_no_object_output_where_the_task_has_the_slot():
