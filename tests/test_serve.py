@@ -165,6 +165,11 @@ BAD = {  # what is sent -> status, and a word of the reason
     "many pixels": (lambda url: post(url, grey((800, 600)), "image/png"), 413, "0.4 megapixels"),
     "no image by type": (lambda url: post(url, photo(0), "text/plain"), 415, "text/plain"),
     "parameter": (lambda url: post(url, photo(0), colour="red"), 422, "colour: no such parameter"),
+    "parameter in a form": (
+        lambda url: CLIENT.post(f"{url}/predict", files={"file": photo(0)}, data={"score": "0.5"}),
+        422,
+        "score: ",
+    ),
     "value": (lambda url: post(url, photo(0), score="2"), 422, "score"),
 }
 

@@ -121,7 +121,7 @@ PROBLEMS = {
     408: f"The body took longer than {BODY_SECONDS:.0f} s",
     413: "Too many bytes or pixels",
     415: "Neither an image nor a form, by its content type",
-    422: "Bad query parameter",
+    422: "Bad query parameter, or one in the form",
     500: "The network failed",
     503: "The queue is full: try again after the seconds of the header `Retry-After`",
 }
@@ -267,6 +267,9 @@ async def _of_form(request: Request) -> tuple[str, bytes]:
             if not isinstance(file, UploadFile):
                 fields = ", ".join(form) or "none"
                 raise HTTPException(400, f"the form has no file in its field 'file' (its fields: {fields})")
+            if others := [name for name in form if name != "file"]:
+                detail = f"{', '.join(others)}: a form has only the field 'file'; parameters are in the URL: ?score=0.5"
+                raise HTTPException(422, detail)
             return file.filename or "image", await file.read()
     except FormParserError as error:
         raise HTTPException(400, f"the form is damaged ({one_line(error)})") from None
