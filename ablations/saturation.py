@@ -74,16 +74,14 @@ def missed(model: Mask2Former, shown: Sequence[Scene]) -> np.ndarray:
     score >= SCORE, and with any class and score. Objects do not overlap, so a mask matches at most one."""
     examples = [_example(number, scene.image) for number, scene in enumerate(shown)]
     shares = []
-    for scene, found in zip(shown, model.eval()(examples), strict=True):
+    for scene, (found, masks) in zip(shown, model.eval()(examples), strict=True):
         truth = torch.from_numpy(scene.masks).flatten(1).float()
-        queries, query = torch.unique(found.query, return_inverse=True)  # detections of a query share its mask
-        first = torch.zeros(len(queries), dtype=torch.long).scatter_(0, query, torch.arange(len(query)))
-        masks = found.pred_masks[first].flatten(1).float()
-        both = masks @ truth.T  # [queries, k]
+        masks = masks.flatten(1).float()  # detections of a query share its mask
+        both = masks @ truth.T  # [masks, k]
         hit = both / (masks.sum(1)[:, None] + truth.sum(1) - both) > HIT
         sure = found.scores >= SCORE
-        named = torch.zeros(len(queries), model.tasks[0].num_classes, dtype=torch.bool)
-        named[query[sure], found.pred_classes[sure]] = True
+        named = torch.zeros(len(masks), model.tasks[0].num_classes, dtype=torch.bool)
+        named[found.mask[sure], found.pred_classes[sure]] = True
         right = hit & named[:, [model.tasks[0].index(label) for label in scene.labels]]
         shares.append([1 - which.any(0).float().mean().item() for which in (right, hit)])
     return np.array(shares)

@@ -50,7 +50,7 @@ def nan_gradient(found: dict) -> dict:
 def background_as_label(real: Callable, self: Mask2Former, *args: Any) -> Any:
     """Read labels as the argmax over all outputs, including no-object."""
     found = real(self, *args)
-    for one in found:
+    for one, _ in found:
         for t, task in enumerate(self.tasks[1:], start=1):
             one.pred_labels[:, t] = one.get(f"logits_{task.name}").argmax(-1)
     return found

@@ -187,12 +187,13 @@ def detections_match(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
     wrong, no_object = torch.zeros_like(classes), torch.zeros_like(classes)
     of_other = torch.ones_like(classes, dtype=torch.bool)  # all wrong labels of the task are those of the other image
     detected = network.detect(replace(perfect.output, logits=logits), [example] * len(perfect.targets))
-    for b, detections in enumerate(detected):
+    for b, (detections, masks) in enumerate(detected):
         detections = detections[: len(BOXES)]
-        masks, labels_kT = detections.pred_masks[:, None], detections.pred_labels
-        iou, instance = ((masks & truth).sum((2, 3)) / (masks | truth).sum((2, 3)).clamp(min=1)).max(1)
+        masks, labels_kT = masks[detections.mask], detections.pred_labels
+        both, either = (f(masks[:, None], truth).sum((2, 3)) for f in (torch.logical_and, torch.logical_or))
+        iou, instance = (both / either.clamp(min=1)).max(1)
         worst, number = min(worst, *iou.tolist()), number + len(detections)
-        offsets += [centre(mask) - centre(truth[i]) for mask, i in zip(detections.pred_masks, instance, strict=True)]
+        offsets += [centre(mask) - centre(truth[i]) for mask, i in zip(masks, instance, strict=True)]
         right_kT = labels_kT == perfect.targets[b].labels[instance]
         other = perfect.owner[-1, 1 - b, detections.query]
         as_other_kT = (labels_kT == perfect.targets[1 - b].labels[other.clamp(min=0)]) | (other < 0)[:, None]

@@ -127,7 +127,7 @@ class TorchNetwork:
 @torch.no_grad()
 def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
     """The detections of each example of the loader."""
-    found = network.detections_and_masks(network.queries(batch), batch)
+    found = network(batch)
     tensors = [x for instances, masks in found for x in (*instances.get_fields().values(), masks.transpose(1, 2))]
     read = iter(to_host([x.contiguous() for x in tensors]))  # for which the host waits once per batch
     results = []
@@ -159,7 +159,7 @@ def predict(
 
 
 def as_detections(fields: Mapping[str, np.ndarray], masks_NWH: np.ndarray, tasks: Sequence[Task]) -> Detections:
-    """The detections of an image, from what `Mask2Former.detections_and_masks` returns for it, with transposed masks,
+    """The detections of an image, from what `Mask2Former.detect` returns for it, with transposed masks,
     the memory layout of `encode`."""
     used, mask = np.unique(fields["mask"], return_inverse=True)
     if len(used) < len(masks_NWH):

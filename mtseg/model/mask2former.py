@@ -81,8 +81,9 @@ class Mask2Former(nn.Module):
 
     def forward(
         self, batch: list[dict[str, Any]], norm: Normaliser | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        """norm: the normaliser of the step that the batch is a part of; by default that of the batch."""
+    ) -> dict[str, Tensor] | list[tuple[Instances, Tensor]]:
+        """The losses in training, else what `detect` returns. norm: the normaliser of the step that the batch is a part
+        of; by default that of the batch."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
         if not self.training:
             return self.detect(self.queries(batch), batch)
@@ -118,24 +119,14 @@ class Mask2Former(nn.Module):
         return self.decoder(mask_features, levels)
 
     @torch.no_grad()
-    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[Instances]:
+    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[tuple[Instances, Tensor]]:
         """The k most probable pairs of a query and labels in each image, sorted by score = probability x mask quality.
 
         Masks, scores and the labels of all tasks are indexed by the same `query`. Fields: `query` [k], `scores` [k],
         `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, classes] of each task (see `Head.class_logits`),
-        `mask_quality` [k], `pred_masks` bool [k, height, width] of the original image, and the fields of the main
-        head's `Candidates`."""
-        results = []
-        for instances, masks_NHW in self.detections_and_masks(output, batch):
-            instances.pred_masks = masks_NHW[instances.mask]
-            instances.remove("mask")
-            results.append(instances)
-        return results
-
-    @torch.no_grad()
-    def detections_and_masks(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[tuple[Instances, Tensor]]:
-        """The instances of `detect` without `pred_masks`, and bool [N, height, width], each mask once, to which the
-        field `mask` [k] is the index. On CUDA there can be masks without a detection."""
+        `mask_quality` [k], `mask` [k], and the fields of the main head's `Candidates`. `mask` is an index into the
+        second result, masks of the original image, bool [N, height, width], each of which is there once. On CUDA there
+        can be masks without a detection."""
         last, results = output.last(), []
         class_logits, candidates = self.heads.class_logits(last), self.heads.candidates(last, self.detections)
         for b, example in enumerate(batch):

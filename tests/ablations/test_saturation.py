@@ -43,9 +43,9 @@ class Finder:
         masks = torch.from_numpy(scene.masks[: self.most])
         labels = [self.tasks[0].index(self.label or label) for label in scene.labels[: self.most]]
         return Instances(
-            scene.image.shape[:2], pred_masks=masks, scores=torch.full((len(masks),), self.score),
-            pred_classes=torch.tensor(labels), query=torch.arange(len(masks)),
-        )  # fmt: skip
+            scene.image.shape[:2], scores=torch.full((len(masks),), self.score), pred_classes=torch.tensor(labels),
+            mask=torch.arange(len(masks)),
+        ), masks  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
     built = tiny.params().model.model_copy(update={"unseen_combinations": 0.01})
     weights.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
     scene = next(saturation.scenes(3, alike=True))
-    (found,) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.image)])
+    ((found, _),) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.image)])
     assert found.query.bincount(minlength=6).tolist() == [36] * 6
 
 

@@ -113,7 +113,7 @@ def test_what_the_defaults_make_of_class_logits_is_the_product_of_sigmoids(train
     bolt, dent = logits["marks"].sigmoid().unbind(-1)
     torch.testing.assert_close(of_marks[:, 0, :, 0], ((1 - bolt) * dent)[:, 0])
     assert (of_marks[:, 1] == 1).all()
-    for found in network(batch):
+    for found, _ in network(batch):
         bits = found.logits_marks[:, 1:3] > 0
         assert torch.equal(found.pred_labels[:, 1], bits[:, 0] + 2 * bits[:, 1])
 
@@ -127,7 +127,7 @@ def test_the_columns_stored_are_those_of_rounded_logits(seen):
     network = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.1}).eval()
     for layer in network.decoder.heads.values():
         nn.init.normal_(layer.weight)
-    (found,) = network([tiny.example(tasks, 0)])
+    ((found, _),) = network([tiny.example(tasks, 0)])
     (detections,) = detect(network, [tiny.example(tasks, 0)])
     table = encode(replace(detections, masks=np.ones_like(detections.masks)), 1, tasks)  # every detection has a row
     columns = {name: table.column(name) for name in table.names}

@@ -176,16 +176,15 @@ def test_a_batch_of_one_equals_a_batch_of_many(count):
     tasks = make_tasks(count)
     network = sharp(tiny.network(tasks))
     batch = [tiny.example(tasks, 0, seed=i, size=(64, 40 + 8 * i)) for i in range(3)]
-    together = network(batch)
-    for i in (0, 1, 2):
-        (alone,) = network([batch[i]])
-        assert torch.equal(alone.query, together[i].query)
-        assert torch.equal(alone.pred_labels, together[i].pred_labels)
-        assert torch.allclose(alone.scores, together[i].scores, atol=1e-5)
-        assert (alone.pred_masks != together[i].pred_masks).float().mean() < 1e-3
+    for example, (found, masks) in zip(batch, network(batch), strict=True):
+        ((alone, own),) = network([example])
+        assert torch.equal(alone.query, found.query)
+        assert torch.equal(alone.pred_labels, found.pred_labels)
+        assert torch.allclose(alone.scores, found.scores, atol=1e-5)
+        assert (own[alone.mask] != masks[found.mask]).float().mean() < 1e-3
         for task in tasks:
             name = f"logits_{task.name}"
-            assert torch.allclose(alone.get(name), together[i].get(name), atol=1e-4)
+            assert torch.allclose(alone.get(name), found.get(name), atol=1e-4)
 
 
 @COUNTS
@@ -196,11 +195,12 @@ def test_masks_scores_and_all_labels_come_from_one_query(count):
     with torch.no_grad():
         output = network.queries(batch)
         found = network.detect(output, batch)
-    for b, instances in enumerate(found):
+    for b, (instances, masks) in enumerate(found):
         assert len(set(instances.query.tolist())) > 1, "one query alone would prove nothing"
         own = output.masks()[b][instances.query]
         full = nn.functional.interpolate(own[None], size=(tiny.SIDE, tiny.SIDE), mode="bilinear")
-        assert torch.equal(instances.pred_masks, nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0] > 0)
+        full = nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0]
+        assert torch.equal(masks[instances.mask], full > 0)
         for t, task in enumerate(tasks):
             logits = output.logits[task.name][-1, b, instances.query]
             assert torch.equal(instances.get(f"logits_{task.name}"), logits)
@@ -231,7 +231,7 @@ def test_masks_of_a_large_image_are_resized_a_few_at_a_time():
     with torch.no_grad():
         output = network.queries([example])
         with Largest() as largest:
-            ((instances, masks),) = network.detections_and_masks(output, [example])
+            ((instances, masks),) = network.detect(output, [example])
         assert len(masks) > 3 and largest.bytes <= 3 * 2000 * 2500 * 4 < masks.numel() * 4
         for query, row, quality in zip(instances.query, instances.mask, instances.mask_quality, strict=True):
             square = nn.functional.interpolate(output.masks()[:1, query, None], size=(tiny.SIDE,) * 2, mode="bilinear")
