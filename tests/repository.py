@@ -17,17 +17,18 @@ ENVIRONMENT = {
 }
 
 
-def call(repo: Path, *command: str, fails: bool = False) -> str:
-    """Run a command, hold it to succeeding or failing, and return what it printed (errors only from one that fails)."""
+def call(repo: Path, *command: str, fails: bool = False, seconds: float = 600) -> str:
+    """Run a command, hold it to succeeding or failing within a time, and return what it printed (errors only from one
+    that fails)."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as error:  # pipes would wait for the workers that it starts
-        done = subprocess.run(command, cwd=repo, env=ENVIRONMENT, stdout=out, stderr=error)
+        done = subprocess.run(command, cwd=repo, env=ENVIRONMENT, stdout=out, stderr=error, timeout=seconds)
         printed, reported = (file.seek(0) or file.read() for file in (out, error))
     assert bool(done.returncode) == fails, printed + reported
     return printed + reported if fails else printed
 
 
-def dvc(repo: Path, *arguments: str, fails: bool = False) -> str:
-    return call(repo, sys.executable, "-m", "dvc", *arguments, fails=fails)
+def dvc(repo: Path, *arguments: str, **options: bool | float) -> str:
+    return call(repo, sys.executable, "-m", "dvc", *arguments, **options)
 
 
 def end_workers(repo: Path) -> None:

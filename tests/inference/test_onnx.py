@@ -160,12 +160,13 @@ def test_a_device_that_is_not_there_and_a_broken_file_are_refused(exported, tmp_
         OnnxNetwork(tmp_path / "broken.onnx")
 
 
-# an export takes half a minute, of Swin two: backbones and heads are independent, and each kind of both is here
-PAIRS = list(zip(["efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t"], [*HEADS, *HEADS], strict=True))
+# Backbones and heads are independent, and an export takes 10 s: each kind of both is here, in `exported`, or in the
+# test of the command.
+PAIRS = [("mobilenetv3_large", "combinations"), ("resnet50", "softmax"), ("swin_t", "combinations")]
 
 
 @pytest.mark.parametrize(("backbone", "heads"), PAIRS)
-def test_every_backbone_and_head_gives_the_detections_of_pytorch(tmp_path, backbone, heads):
+def test_other_backbones_and_heads_give_the_detections_of_pytorch(tmp_path, backbone, heads):
     network, given = make(backbone, HEADS[heads]), images(3)
     export(network, tmp_path / "model.onnx", described(network, HEADS[heads]))
     found = OnnxNetwork(tmp_path / "model.onnx", "cpu", threads=1)
