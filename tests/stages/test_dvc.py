@@ -64,7 +64,8 @@ def clean(repo):
 
 def experiments(repo: Path) -> dict[str, dict]:
     """{name: metrics} of the finished experiments. DVC also lists running ones, with metrics that are not theirs."""
-    (baseline,) = (row for row in json.loads(dvc(repo, "exp", "show", "--json", seconds=30)) if row["rev"] != "workspace")
+    shown = json.loads(dvc(repo, "exp", "show", "--json", seconds=30))
+    (baseline,) = (row for row in shown if row["rev"] != "workspace")
     ended = [
         one
         for one in baseline["experiments"] or []
