@@ -24,9 +24,9 @@ def command(
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that may be open at once; more get status 503.")
     ] = Limits.queue,
-    max_megabytes: Annotated[float, typer.Option(min=0, help="Largest request, in 10^6 bytes.")] = Limits.megabytes,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request, in 10^6 bytes.")] = Limits.megabytes,
     max_megapixels: Annotated[
-        float, typer.Option(min=0, max=178, help="Largest image; all images of a batch together have no more.")
+        float, typer.Option(min=0.001, max=178, help="Largest image; all images of a batch together have no more.")
     ] = Limits.megapixels,
 ) -> None:
     """Serve a model over HTTP: images in, predictions out as JSON (COCO), CSV, or drawn over the image.
@@ -41,7 +41,7 @@ def command(
     for those who run it. SIGTERM and Ctrl-C stop it after the accepted requests are answered. There is no password and
     no encryption: put a proxy in front where others reach it.
 
-    Exit codes: 0 stopped, 1 when the model cannot be loaded.
+    Exit codes: 0 stopped, 1 when the model cannot be loaded or the port is taken.
     """
     from mtseg.core.errors import UserError
 

@@ -4,15 +4,17 @@ and answered; what fails before the network is answered at once and never reache
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,7 +32,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import mtseg
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 from mtseg.core.masks import polygons
 from mtseg.core.metadata import Metadata
 from mtseg.core.tables import DIGITS
@@ -46,7 +48,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 BODY_SECONDS = 60.0  # a request whose body takes longer is refused, as it holds a place in the queue
 RETRY_SECONDS = 1  # after which a client that was refused for a full queue may ask again
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection; it only shows in the metrics
-PLOT = Lock()  # matplotlib is not safe in several threads at once
 
 
 class Options(BaseModel):
@@ -148,6 +149,8 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
     """The service of a model. The thread of the network ends with its lifespan."""
     metrics, metadata = Metrics(), predictor.metadata
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="images")
+    # matplotlib is not safe in several threads at once, and overlays must not take the place of images to decode
+    drawing = ThreadPoolExecutor(1, thread_name_prefix="overlays")
     most_bytes, most_pixels = int(limits.megabytes * 1e6), int(limits.megapixels * 1e6)
     batcher = Batcher(
         predictor, batch=limits.batch, wait=limits.wait / 1000, pixels=most_pixels, pool=pool, metrics=metrics
@@ -161,6 +164,7 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         yield
         batcher.close()
         pool.shutdown()
+        drawing.shutdown()
 
     app = FastAPIOffline(
         redoc_url=None, title="mtseg", version=mtseg.__version__, lifespan=lifespan,
@@ -170,8 +174,8 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(Exception, _failed)
 
-    async def in_thread(work: Callable[..., Any], *given: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, work, *given)
+    async def in_thread(work: Callable[..., Any], *given: Any, threads: ThreadPoolExecutor = pool) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
 
     @app.post(
         "/predict",
@@ -200,7 +204,7 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
                 result = await first_of(asyncio.wrap_future(job.future), request)
             finally:
                 batcher.withdraw(job)
-            return await in_thread(respond, result, options)
+            return await in_thread(respond, result, options, threads=drawing if options.format == "overlay" else pool)
         except UserError as error:
             raise HTTPException(400, str(error)) from None
         finally:
@@ -312,8 +316,7 @@ async def _disconnect(request: Request) -> None:
 
 def respond(result: Result, options: Options) -> Response:
     if options.format == "overlay":
-        with PLOT:
-            drawn = result.plot()
+        drawn = result.plot()
         buffer = BytesIO()
         drawn.save(buffer, "JPEG", quality=90)
         return Response(buffer.getvalue(), media_type="image/jpeg")
@@ -369,7 +372,17 @@ class Counted:
 
 def run(weights: Path, *, host: str, port: int, device: str, limits: Limits) -> None:
     """Serve a model until SIGTERM or SIGINT; the requests that were accepted are answered first. Raises UserError when
-    the model cannot be loaded."""
-    predictor = load(weights, device=device)
-    predictor.predict(np.zeros((64, 64, 3), dtype=np.uint8))  # the first image takes longer: none of a client
-    uvicorn.run(application(predictor, limits), host=host, port=port, access_log=False)
+    the address cannot be used or the model cannot be loaded."""
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno in errno.errorcode else first_line(error)
+        raise UserError(f"cannot listen on {host}, port {port}: {reason}: choose another --port or --host") from None
+    with listening:
+        predictor = load(weights, device=device)
+        predictor.predict(np.zeros((64, 64, 3), dtype=np.uint8))  # the first image takes longer: none of a client
+        server = uvicorn.Server(uvicorn.Config(application(predictor, limits), access_log=False))
+        for number in (signal.SIGINT, signal.SIGTERM):  # the server raises it again when it has ended
+            signal.signal(number, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
