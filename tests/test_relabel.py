@@ -419,6 +419,13 @@ def test_options_that_do_not_go_together(given, named):
         relabel(**given)
 
 
+@pytest.mark.parametrize("given", [{"out": Path("new")}, {"apply": Path("check"), "to": Path("new")}])
+def test_a_folder_that_is_no_project_is_refused(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="params.yaml: run it in the project's folder"):
+        relabel(**given)
+
+
 def test_annotation_changes_of_other_images_outlines_and_tasks(project):
     images = converted("clean")
     records = list(images)

@@ -87,9 +87,15 @@ def command(
 
 
 def _complete(file: Path, out: Path, params: Path, *, assume: bool) -> None:
+    from mtseg.core.errors import UserError
     from mtseg.core.params import load
     from mtseg.inference.predictor import pytorch
 
+    if not params.exists():
+        raise UserError(
+            f"{params}: no such file; a checkpoint is completed by the settings of its training: name that project's "
+            "params.yaml with --params"
+        )
     settings = load(params)
     with pytorch("mtseg export"):
         from mtseg.inference import checkpoint

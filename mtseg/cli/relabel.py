@@ -93,7 +93,17 @@ def command(
     elif sources or weights:
         raise UserError("SOURCE and --weights require --from predictions: suspects are found in this project's data")
     else:
+        _require_project("--from suspects")
         _suspects(out, split, format=format, most=most, device=device)
+
+
+def _require_project(option: str) -> None:
+    from mtseg.core.errors import UserError
+
+    if not Path("params.yaml").exists():
+        raise UserError(
+            f"{option} works on a project, and this folder has no params.yaml: run it in the project's folder"
+        )
 
 
 def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> None:
@@ -167,6 +177,7 @@ def _apply(corrected: Path, to: Path) -> None:
     from mtseg.data import labels
     from mtseg.relabel import corrections
 
+    _require_project("--apply")
     params = load()
     if params.data.format != "labelme":
         raise UserError(f"--apply requires data.format: labelme, params.yaml has {params.data.format}")

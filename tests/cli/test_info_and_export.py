@@ -140,7 +140,7 @@ def test_what_cannot_be_completed_is_one_line(mtseg, tmp_path, checkpoint, param
     refused("best.safetensors", out=checkpoint)
     refused(".safetensors", out=tmp_path / "new.bin")
     refused("none.safetensors", file=tmp_path / "none.safetensors")
-    refused("none.yaml", settings=tmp_path / "none.yaml")
+    refused("none.yaml", "--params", settings=tmp_path / "none.yaml")
     refused("input.size", 64, 96, settings=params(input={"size": 96}))
     refused("thresholds", "dvc repro", settings=params(filter={"thresholds": "auto"}))
     save_file(load_file(checkpoint), tmp_path / "foreign.safetensors")
