@@ -206,17 +206,15 @@ class Run:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for key in new:
         if old.get(key) != new[key]:
-            yield f"other {key}" if key in HASHES else f"{_stated(key, old.get(key))}, not {_stated(key, new[key])}"
+            option = key if key == "version" else f"--{key.replace('_', '-')}"
+            yield f"other {key}" if key in HASHES else f"{option} {_stated(old.get(key))}, not {_stated(new[key])}"
 
 
-def _stated(key: str, value: Any) -> str:
-    """A setting as on the command line, such as `--score 0.5` or `no --save-images`."""
-    if key == "version":
-        return f"version {value}"
-    option = f"--{key.replace('_', '-')}"
-    if value is None or isinstance(value, bool):
-        return option if value else f"no {option}"
-    return f"{option} {value}"
+def _stated(value: Any) -> str:
+    """The value of a command-line option."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "not set" if value is None else str(value)
 
 
 def _jpeg(name: str) -> str:
