@@ -133,6 +133,8 @@ def test_batches_are_a_function_of_seed_and_step_alone(tmp_path, workers, of):
     assert drawn(0, seed=8) != whole
     names = [name for batch in whole for name, _ in batch]
     assert sorted(names[:5]) == sorted(names[5:10]) == [f"{i}.png" for i in range(5)]
+    assert names[:5] != names[5:10], "each epoch has its own order"
+    assert len({pixels for batch in whole for _, pixels in batch}) > 10, "each draw has its own augmentation"
 
 
 def test_every_image_is_predicted_once_and_in_order(tmp_path):

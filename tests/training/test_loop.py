@@ -18,6 +18,7 @@ from mtseg.inference.torch_network import description, load_model, predict
 from mtseg.model import weights
 from mtseg.report import learning
 from mtseg.training import loop
+from mtseg.training.checkpoint import Run
 from mtseg.training.optimizer import optimizer, schedule
 from mtseg.training.step import Stepper
 from tests import tiny
@@ -217,3 +218,27 @@ def test_progress_of_a_finished_training_is_in_its_metrics(data, tmp_path, monke
     assert metrics["best"]["step"] in (2, 4, 6)
     assert metrics["last"]["loss"] > 0
     shutil.rmtree(tmp_path / "models")
+
+
+def test_best_is_the_first_checkpoint_of_the_highest_joint_ap(tmp_path):
+    network = tiny.network(make_tasks(1))
+    state = Run(network, tiny.params().solver, work=tmp_path / "work", metadata={})
+    for step, joint in enumerate((10.0, 30.0, 30.0, 20.0), start=1):
+        state.step = step
+        nn.init.constant_(network.decoder.query_feature, step)
+        state.validated({"segm_AP": 50 - joint, "joint_AP": joint})
+    state.finish(models=tmp_path / "models", metrics=tmp_path / "train.json", curves=tmp_path / "plots")
+    for name, step, joint in (("best", 2, 30.0), ("last", 4, 20.0)):
+        stored, metadata = weights.load(tmp_path / f"models/{name}.safetensors")
+        assert metadata["step"] == step and metadata["scores"] == {"segm_AP": 50 - joint, "joint_AP": joint}
+        assert (stored["decoder.query_feature"] == step).all()
+    assert read_json(tmp_path / "train.json")["best"] == {"step": 2, "segm_AP": 20.0, "joint_AP": 30.0}
+
+
+def test_logged_losses_are_the_means_since_the_last_row(tmp_path):
+    state = Run(tiny.network(make_tasks(1)), tiny.params(solver={"max_iter": 8, "log_period": 3}).solver,
+                work=tmp_path / "work", metadata={})  # fmt: skip
+    for loss in (1.0, 2.0, 6.0, 1.0, 1.0, 4.0, 3.0, 5.0):
+        state.log({"lr": 0.1, "loss": loss})
+    wanted = [(1, 1.0), (3, 4.0), (6, 2.0), (8, 4.0)]
+    assert [(row["step"], row["loss"]) for row in state.tables["train"]] == wanted

@@ -160,3 +160,66 @@ def test_a_batch_without_objects_has_no_shares_and_stops_nothing():
     stepper([[tiny.example(tasks, 0)]], 0)
     row = stepper.health.fetch()
     assert math.isnan(row["stability"]) and row["gradient_decoder"] > 0
+
+
+def watched(stepper):
+    """What the optimiser's steps will get: their gradients by name, and the lr of their groups."""
+    steps = []
+
+    def watch(optimizer, *_):
+        own = {name: p.grad.clone() for name, p in stepper.network.named_parameters() if p.grad is not None}
+        steps.append((own, {group["lr"] for group in optimizer.param_groups}))
+
+    stepper.optimizer.register_step_pre_hook(watch)
+    return steps
+
+
+def test_accumulated_batches_give_the_step_of_one_large_batch(monkeypatch):
+    """With fixed points, since random points differ between batches."""
+    tasks = make_tasks(3)
+    points = torch.rand(1, 64, 2, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr("mtseg.model.matching.torch.rand", lambda *size, device: points.expand(*size))
+    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda x, loss: points.expand(len(x), -1, -1))
+    examples = [tiny.example(tasks, count, seed=count) for count in (3, 0, 1)]
+    found = []
+    for batches in ([examples], [examples[:1], examples[1:]]):
+        network = tiny.network(tasks, model={"freeze_norm": True})
+        stepper = Stepper(network, tiny.params(solver={"clip": 0.0}).solver)
+        steps = watched(stepper)
+        values = stepper(batches, 0)
+        ((gradients, _),) = steps
+        found.append((values, gradients))
+    (large, gradients), (small, accumulated) = found
+    assert small == pytest.approx(large, rel=1e-4)
+    assert accumulated.keys() == gradients.keys()
+    for name, value in gradients.items():
+        assert (accumulated[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+
+
+def test_the_whole_gradient_is_clipped_to_the_norm_given():
+    tasks = make_tasks(2)
+    found = {}
+    for clip in (0.0, 0.01, 1e6):
+        stepper = Stepper(tiny.network(tasks), tiny.params(solver={"clip": clip}).solver)
+        steps = watched(stepper)
+        torch.manual_seed(1)
+        stepper([batch(tasks)], 0)
+        ((found[clip], _),) = steps
+    norm = {clip: torch.nn.utils.get_total_norm(own.values()).item() for clip, own in found.items()}
+    assert norm[0.0] > 1 and norm[1e6] == norm[0.0]
+    assert norm[0.01] == pytest.approx(0.01, rel=1e-3)
+    for name, value in found[0.0].items():
+        assert torch.allclose(found[0.01][name], value * 0.01 / norm[0.0], rtol=1e-3, atol=1e-9), name
+
+
+def test_the_lr_rises_over_the_warm_up_and_then_follows_the_schedule():
+    tasks = make_tasks(1)
+    given = {"warmup": 4, "max_iter": 10, "schedule": "steps", "steps": [0.7], "backbone_multiplier": 0.5}
+    solver = tiny.params(solver=given).solver
+    stepper = Stepper(tiny.network(tasks), solver)
+    steps = watched(stepper)
+    values = [stepper([[tiny.example(tasks, 1), tiny.example(tasks, 2)]], step)["lr"] for step in (0, 1, 3, 6, 7)]
+    wanted = [solver.lr * share for share in (0.25, 0.5, 1, 1, 0.1)]
+    assert values == pytest.approx(wanted)
+    for (_, used), lr in zip(steps, wanted, strict=True):
+        assert sorted(used) == pytest.approx([lr / 2, lr])
