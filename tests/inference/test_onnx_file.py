@@ -3,11 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 import mtseg
 from mtseg.core import metadata
 from mtseg.core.metadata import Metadata
+from mtseg.inference.onnx_network import OnnxNetwork
 
 DETECTIONS, QUERIES, SIDE = 3, 2, 64
 
@@ -81,3 +84,23 @@ def test_values_that_are_not_finite_are_one_line(tmp_path, known):
 def test_onnx_is_not_compiled(tmp_path, known):
     with pytest.raises(mtseg.UserError, match="compile: .*ONNX"):
         mtseg.load(write(tmp_path / "model.onnx", known, outputs(known)), compile=True)
+
+
+def test_mask_quality_is_the_mean_inside_and_sorts_masks_and_labels_together(tmp_path, known):
+    """Against PyTorch's resizing. The quality is such that the order is neither that given nor its reverse."""
+    values = np.random.default_rng(0).uniform(0.1, 1, (QUERIES, SIDE // 4, SIDE // 4)).astype(np.float32)
+    values[1] *= 20
+    masks = np.where(outputs(known)["masks"] > 0, values, -9).astype(np.float32)
+    labels = np.arange(DETECTIONS)[:, None].repeat(len(known.tasks), 1)
+    given = outputs(known) | {"masks": masks, "labels": labels}
+    network = OnnxNetwork(write(tmp_path / "model.onnx", known, given), "cpu", threads=1)
+    (found,) = network.detect(np.zeros((1, SIDE, SIDE, 3), np.uint8), [(56, 64)], [(90, 100)])
+    assert found.labels[:, 0].tolist() == [1, 0, 2] and found.query.tolist() == [1, 0, 0]
+    square = F.interpolate(torch.tensor(masks)[None], size=(SIDE, SIDE), mode="bilinear")[..., :56, :]
+    full = F.interpolate(square, size=(90, 100), mode="bilinear")[0]
+    for row, query in enumerate(found.query):
+        logits = full[query]
+        assert ((logits > 0).numpy() == found.masks[found.mask[row]]).mean() > 0.999
+        assert found.mask_quality[row] == pytest.approx(logits[logits > 0].sigmoid().mean().item(), abs=2e-3)
+        for name, x in found.logits.items():
+            assert np.array_equal(x[row], given[f"logits.{name}"][found.labels[row, 0]])
