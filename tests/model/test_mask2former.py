@@ -212,6 +212,27 @@ def test_masks_scores_and_all_labels_come_from_one_query(count):
         assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
 
 
+@COUNTS
+def test_detections_are_sorted_by_probability_times_mask_quality(count):
+    """Mask logits that differ by orders of magnitude, so that the order by probability alone is another."""
+    tasks = make_tasks(count)
+    network, batch = sharp(tiny.network(tasks)), [tiny.example(tasks, 0)]
+    with torch.no_grad():
+        output = network.queries(batch)
+        ((found, _),) = network.detect(output, batch)
+        embed_QC = output.mask_embed_LBQC[-1, 0]
+        embed_QC *= 100  # the quality of every mask becomes 1,
+        embed_QC[found.query[0]] *= 1e-5  # of the most probable query 0.5
+        ((instances, masks),) = network.detect(output, batch)
+    certainty = instances.scores / instances.mask_quality
+    assert not torch.equal(certainty, certainty.sort(descending=True).values), "else this would prove nothing"
+    assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
+    for row, mask in enumerate(masks[instances.mask]):
+        (logits,) = output.masks()[:1, instances.query[row], None]
+        full = nn.functional.interpolate(logits[None], size=(tiny.SIDE, tiny.SIDE), mode="bilinear")
+        assert torch.equal(mask, nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0, 0] > 0)
+
+
 class Largest(TorchDispatchMode):
     """Bytes of the largest tensor of numbers that an operation returns."""
 
