@@ -94,13 +94,12 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegmentation:
-    """The reference in eval mode (its batch norm is frozen), with random weights other than 0, so that each has an
-    effect."""
+def configuration(setting: Setting, *, importance: float = 0.0) -> Mask2FormerConfig:
+    """Of the reference. importance: share of the points of the losses chosen by uncertainty."""
     logging.set_verbosity_error()  # it warns about backbones other than Swin
     loss = PARAMS.loss
-    config = Mask2FormerConfig(
-        backbone_config=BACKBONES[setting.backbone],
+    return Mask2FormerConfig(
+        backbone_config=BACKBONES.get(setting.backbone),
         feature_size=setting.hidden_dim, mask_feature_size=setting.hidden_dim, hidden_dim=setting.hidden_dim,
         encoder_layers=setting.encoder_layers, encoder_feedforward_dim=setting.encoder_feedforward_dim,
         decoder_layers=setting.decoder_layers + 1,  # the reference counts the learned queries as a layer
@@ -108,9 +107,14 @@ def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegment
         num_queries=setting.num_queries, num_labels=TASK.num_classes, dropout=0.0,
         # the reference uses the weights of the losses for the matching costs as well
         class_weight=TASK.loss_weight, mask_weight=loss.mask, dice_weight=loss.dice, no_object_weight=loss.no_object,
-        train_num_points=setting.num_points, oversample_ratio=loss.oversample, importance_sample_ratio=0.0,
+        train_num_points=setting.num_points, oversample_ratio=loss.oversample, importance_sample_ratio=importance,
     )  # fmt: skip
-    network = Mask2FormerForUniversalSegmentation(config).eval()
+
+
+def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegmentation:
+    """The reference in eval mode (its batch norm is frozen), with random weights other than 0, so that each has an
+    effect."""
+    network = Mask2FormerForUniversalSegmentation(configuration(setting)).eval()
     if setting.backbone == "swin_t":
         network.model.pixel_level_module.encoder.swin.layernorm = (
             nn.Identity()
@@ -118,11 +122,11 @@ def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegment
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and name != "criterion.empty_weight":
-            tensor.copy_(_random(name, tensor.shape, draw))
+            tensor.copy_(random_weights(name, tensor.shape, draw))
     return network
 
 
-def _random(name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
+def random_weights(name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
     noise = torch.randn(shape, generator=draw)
     if name.endswith("running_var"):
         return 0.5 + torch.rand(shape, generator=draw)
