@@ -214,7 +214,7 @@ def _stated(value: Any) -> str:
     """The value of a command-line option."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "not set" if value is None else str(value)
+    return "the default" if value is None else str(value)
 
 
 def _jpeg(name: str) -> str:

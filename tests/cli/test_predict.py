@@ -180,7 +180,7 @@ def test_another_run_is_overwritten_on_request_only(predict, tmp_path, shots):
     before = content(tmp_path / "out")
     for arguments, batch, words in [
         (("--format", "csv,labelme"), 3, ["batch 2", "3", "--overwrite"]),
-        (("--format", "csv,labelme", "--score", "0.5"), 2, ["--score not set, not 0.5"]),
+        (("--format", "csv,labelme", "--score", "0.5"), 2, ["--score the default, not 0.5"]),
         (("--format", "csv,labelme", "--save-images"), 2, ["--save-images off, not on"]),
         (("--format", "coco"), 2, ["csv,labelme", "--overwrite"]),
     ]:
