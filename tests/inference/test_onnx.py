@@ -1,4 +1,9 @@
-"""ONNX Runtime finds what PyTorch finds, with none of it installed."""
+"""ONNX Runtime finds what PyTorch finds, with none of it installed, and int8 finds what float32 finds.
+
+For int8 the network has learned its images, so that its detections are no ties. Its scores differ by 0.012. By 0.027
+with all layers in int8, 0.066 with one scale for all channels, 0.085 and 0.14 if calibrated on one image or on black
+ones; with additions and layer norms in int8 a quarter of the detections is lost.
+"""
 
 import subprocess
 import sys
@@ -20,19 +25,22 @@ from mtseg.inference.torch_network import TorchNetwork
 from tests import tiny
 from tests.scenes import make_tasks
 
-pytestmark = pytest.mark.slow  # an export takes 10 to 30 s
+pytestmark = pytest.mark.slow  # an export takes 10 to 30 s, and each is used for all that can be asked of it
 
-TASKS = make_tasks(3, background=False)
+TASKS = make_tasks(3)
+COUNT, STEPS = 8, 80
+CERTAIN, CLOSE, OVERLAP = 0.5, 0.02, 0.95  # score, difference of scores, mask IoU
 SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
 HEADS = {"softmax": (), "combinations": SEEN}
 
 
 def shorten(backbone):
-    """Of the blocks of a kind that follow each other keep two, whose operations are those of all: an export takes time
+    """Of the blocks of a kind that follow each other keep those whose operations are those of all: an export takes time
     by the number of operations."""
+    swin = [layer for layer in backbone.modules() if isinstance(layer, nn.ModuleList) and hasattr(layer[0], "attn")]
+    for i, layer in enumerate(swin):
+        del layer[1 if i else 2 :]  # the second block has shifted windows
     for layer in list(backbone.modules()):
-        if isinstance(layer, nn.ModuleList) and hasattr(layer[0], "attn"):  # Swin's blocks: without and with a shift
-            del layer[2:]
         for i, (name, block) in enumerate(layer.named_children() if isinstance(layer, nn.Sequential) else ()):
             same = getattr(block, "use_res_connect", False) or getattr(block, "has_skip", False)
             if i > 1 and (same or getattr(block, "shortcut", block) is None):
@@ -41,23 +49,34 @@ def shorten(backbone):
 
 def make(backbone, seen):
     """A network whose batch norm has seen images, and whose labels are as sure as trained ones."""
-    network = tiny.network(TASKS, seen=seen, model={"backbone": backbone, "unseen_combinations": 0.1 if seen else 1})
+    chosen = {"backbone": backbone, "unseen_combinations": 0.1 if seen else 1, "decoder_layers": 1}
+    tasks = make_tasks(3, background=not seen)  # a softmax over combinations has one for all tasks
+    network = tiny.network(tasks, seen=seen, model=chosen)
     shorten(network.backbone)
     with torch.no_grad():
         for head in network.decoder.heads.values():
             head.weight *= 5
         for seed in range(8):
-            network([tiny.example(TASKS, 1, seed=seed), tiny.example(TASKS, 1, seed=seed + 100)])
+            network([tiny.example(tasks, 1, seed=seed), tiny.example(tasks, 1, seed=seed + 100)])
     return network.eval()
 
 
 def described(network, seen):
     square = {"size": tiny.SIDE, "pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std}
-    tasks = [{"name": task.name, "classes": task.classes, "background": task.background} for task in TASKS]
+    tasks = [{"name": task.name, "classes": task.classes, "background": task.background} for task in network.tasks]
     return Metadata(
         version="1", licence=None, tasks=tasks, model=tiny.params().model, seen=seen, input=square, data={}, params={},
         detections=network.detections, ranking="product_quality", filter=tiny.PARAMS.filter, scores={}, step=0,
     )  # fmt: skip
+
+
+def painted(seed):
+    """An example with two rectangles on plain grey, whose red, green and blue show the labels of the three tasks."""
+    example = tiny.example(TASKS, 2, seed=seed)
+    image, found = torch.full((3, tiny.SIDE, tiny.SIDE), 120, dtype=torch.uint8), example["instances"]
+    for mask, labels in zip(found.gt_masks.tensor, found.gt_labels, strict=True):
+        image[:, mask] = (30 + 90 * labels)[:, None].to(torch.uint8)
+    return example | {"image": image}
 
 
 def images(count):
@@ -93,36 +112,36 @@ def assert_same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    network = make("efficientnet_lite0", SEEN)
+    """A network after 80 steps on 8 images, its file, and these images."""
+    network, data = tiny.network(TASKS).train(), [painted(seed) for seed in range(COUNT)]
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        sum(network(data).values()).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export(network, path, described(network, SEEN))
-    return network, path
+    export(network, path, described(network, ()))
+    return network, path, np.stack([example["image"].permute(1, 2, 0).numpy() for example in data])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
-    network, path = exported
+    network, path, _ = exported
     given, found = images(count), OnnxNetwork(path, "cpu", threads=1)
     for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
         assert_same(ours, theirs)
 
 
 def test_the_file_describes_itself_and_holds_no_trace_of_this_machine(exported):
-    network, path = exported
-    assert metadata.read(path) == described(network, SEEN)
+    network, path, _ = exported
+    assert metadata.read(path) == described(network, ())
     assert not any(text in path.read_bytes() for text in (b"site-packages", b"/mtseg/", b"pytorch"))
-
-
-def test_the_same_network_gives_the_same_bytes(exported, tmp_path):
-    network, path = exported
-    export(network, tmp_path / "again.onnx", described(network, SEEN))
-    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_a_smaller_file_takes_and_gives_the_same_arrays_and_about_the_same_values(exported, tmp_path, precision):
-    _, path = exported
-    squares = images(5)[0]
+    _, path, squares = exported
     files = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
     for file in files:
         if precision == "float16":
@@ -137,6 +156,32 @@ def test_a_smaller_file_takes_and_gives_the_same_arrays_and_about_the_same_value
         assert (ours.name, ours.type, ours.shape) == (theirs.name, theirs.type, theirs.shape)
     masks = (session.run(["masks"], {"image": squares})[0].ravel() for session in (whole, small))
     assert np.corrcoef(*masks)[0, 1] > (0.999 if precision == "float16" else 0.95)
+
+
+def detections(network, squares):
+    """{(image, query, labels): (score, mask)}"""
+    size = [(tiny.SIDE, tiny.SIDE)] * len(squares)
+    rows = {}
+    for number, found in enumerate(network.detect(squares, size, size)):
+        probability = np.ones(len(found.query))
+        for task, labels in zip(TASKS, found.labels.T, strict=True):
+            logits = torch.from_numpy(found.logits[task.name])
+            probability *= logits.softmax(1).numpy()[np.arange(len(labels)), labels]
+        for i, score in enumerate(probability * found.mask_quality):
+            rows[number, int(found.query[i]), tuple(found.labels[i].tolist())] = score, found.masks[found.mask[i]]
+    return rows
+
+
+def test_int8_finds_the_detections_of_float32(exported, tmp_path):
+    _, path, squares = exported
+    quantise(path, tmp_path / "int8.onnx", squares)
+    whole, small = (detections(OnnxNetwork(file, "cpu", threads=1), squares) for file in (path, tmp_path / "int8.onnx"))
+    certain = {key for found in (whole, small) for key, (score, _) in found.items() if score >= CERTAIN}
+    assert len(certain) >= COUNT, "the network has learned its images"
+    for key in certain:
+        (score, mask), (other, theirs) = whole[key], small[key]
+        assert abs(score - other) < CLOSE
+        assert (mask & theirs).sum() >= OVERLAP * (mask | theirs).sum()
 
 
 def test_predicting_imports_no_pytorch(exported):
