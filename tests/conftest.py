@@ -16,6 +16,16 @@ def segmenter(tmp_path_factory):
     return tiny.segmenter(tmp_path_factory.mktemp("model") / "segmenter.safetensors", scenes.make_tasks(3))
 
 
+@pytest.fixture(scope="session")
+def onnx_segmenter(tmp_path_factory, segmenter):
+    """A file of ONNX Runtime with the tasks of that model, which starts in a third of the time."""
+    from mtseg.core import metadata
+    from tests import onnx_files
+
+    known = metadata.read(segmenter)
+    return onnx_files.write(tmp_path_factory.mktemp("model") / "segmenter.onnx", known, onnx_files.outputs(known))
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first, or a worker would begin one of them when the others have nothing left to do."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -21,8 +21,9 @@ RECIPES = {title: text for title, text in re.findall(r"\n## Recipe: ([^\n]*)\n(.
 
 
 @pytest.fixture
-def folder(tmp_path, segmenter):
-    shutil.copy(segmenter, tmp_path / "segmenter.safetensors")
+def folder(tmp_path, segmenter, onnx_segmenter):
+    for model in (segmenter, onnx_segmenter):
+        shutil.copy(model, tmp_path / model.name)
     write_images(tmp_path / "shots", ["a.png", "b.png", "c.png"])
     film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
     for level in (0, 90, 180):
@@ -35,14 +36,14 @@ def folder(tmp_path, segmenter):
     return tmp_path
 
 
-def run(title, folder, stop=""):
-    """The recipe's blocks in one shell. stop: a command at the end."""
+def run(title, folder, model="segmenter.safetensors", stop=""):
+    """The recipe's blocks in one shell. model: the file to use; stop: a command at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     lines = ["set -e"]
     for number, (kind, block) in enumerate(re.findall(r"```(bash|python)\n(.*?)```", RECIPES[title], re.DOTALL)):
-        text = block.replace("8000", port)
+        text = block.replace("8000", port).replace("segmenter.safetensors", model)
         if kind == "python":
             (folder / f"{number}.py").write_text(text)
             text = f"{sys.executable} -W ignore {number}.py\n"
@@ -57,14 +58,14 @@ def run(title, folder, stop=""):
 
 
 def test_a_folder_becomes_one_table(folder):
-    run("a folder of images to one table", folder)
+    run("a folder of images to one table", folder, model="segmenter.onnx")
     counts = pd.read_csv(folder / "counts.csv", index_col="file_name")
     assert set(counts.index) <= {"a.png", "b.png", "c.png"} and counts.to_numpy().sum() > 0
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the recipe waits with curl")
 def test_the_service_answers_for_every_image(folder):
-    run("a service", folder, stop="kill %1; wait %1 || true")
+    run("a service", folder, model="segmenter.onnx", stop="kill %1; wait %1 || true")
     assert set(pd.read_csv(folder / "answers.csv")["file"]) == {"a.png", "b.png", "c.png"}
 
 

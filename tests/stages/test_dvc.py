@@ -87,7 +87,7 @@ def ended_since(repo: Path, before: dict[str, dict]) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["1.25e-5", "1e-5", "0.00005"])
+@pytest.mark.parametrize("text", ["1.25e-5", "1e-5"])
 def test_a_value_set_for_an_experiment_reaches_the_stage_as_a_number(clean, text):
     dvc(clean, "exp", "run", "--quiet", "-S", f"solver.base_lr={text}")
     assert json.loads((clean / "metrics.json").read_text()) == {"lr": float(text), "is_float": True, "own_code": True}
@@ -125,9 +125,10 @@ def test_a_misspelt_key_never_reaches_a_stage_and_a_bad_value_stops_the_first(cl
     assert "Traceback" not in printed
 
 
-def test_an_experiment_changes_one_line_of_params(tmp_path):
+@pytest.mark.parametrize("text", ["1e-5", "0.00001"])
+def test_an_experiment_changes_one_line_of_params(tmp_path, text):
     path = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
-    apply_overrides(path, ["solver.base_lr=1e-5"])
+    apply_overrides(path, [f"solver.base_lr={text}"])
     before, after = (file.read_text().splitlines() for file in (ROOT / "params.yaml", path))
     ((old, new),) = ((a, b) for a, b in zip(before, after, strict=True) if a != b)
     assert "base_lr: auto" in old and "base_lr: 1e-05" in new and old.partition("#")[2] == new.partition("#")[2]
