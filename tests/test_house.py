@@ -168,7 +168,7 @@ def test_a_stage_depends_on_few_packages_and_on_none_that_it_does_not_reach(stag
 
 
 def test_the_pipeline_is_short_enough_to_read():
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 240
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 220
 
 
 def test_training_reaches_no_check_no_diagnosis_and_no_report():
