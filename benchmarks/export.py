@@ -86,7 +86,7 @@ def times(networks: Mapping[str, Any], data: Data, rounds: int) -> dict[str, lis
     for i in range(rounds):
         for name, network in networks.items():
             given, began = data.one(i), time.perf_counter()
-            network.detect(*given)
+            list(network.detect(*given))
             found[name].append(time.perf_counter() - began)
     return found
 

@@ -110,7 +110,7 @@ def main() -> None:
         with contextlib.chdir(folder):
             if not Path("data/predictions").exists():
                 prepare(arguments.steps)
-            for split in manifest.SPLITS:
+            for split in manifest.load(Path("data/manifest.json")).splits:
                 wrong, objects, rows = found(split)
                 first, images = rows.head(FIRST), rows["rank"].max()
                 print(

@@ -74,7 +74,7 @@ def masks_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, 
 
 def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
     """Leave the further labels in the order of the queries, while masks are in the order of the detections."""
-    results = real(self, output, batch)
+    results = list(real(self, output, batch))
     for b, (found, _) in enumerate(results):
         for i, task in enumerate(self.tasks[1:], start=1):
             logits = self.heads.class_logits(output.last())[task.name][b]

@@ -145,8 +145,6 @@ class Run:
         for result in results if overlays else ():
             with replace_file(self.out / OVERLAYS / _jpeg(result.images.file_name[0])) as temporary:
                 result.plot().save(temporary, format="JPEG", quality=90, comment=MADE)
-        for result in results:
-            result.sources[0].release()
         self._results += results
         if len(self._results) + len(self._failed) >= PART or time.monotonic() - self._saved > SECONDS:
             self.save()

@@ -5,7 +5,7 @@ B images, S side of the square, Q queries, k detections, T tasks, K outputs of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -62,9 +62,10 @@ class OnnxNetwork:
 
     def detect(
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
-    ) -> list[Detections]:
-        """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
-        content: height and width of each image in its square. sizes: of the original images."""
+    ) -> Iterator[Detections]:
+        """The detections of each image, best first; its masks are made when it is reached. squares: uint8 [B, S, S, 3],
+        see `mtseg.data.images.square`. content: height and width of each image in its square. sizes: of the original
+        images."""
         values = self.session.run(None, {"image": squares})
         found = dict(zip(self.outputs, values, strict=True))
         if not np.isfinite(found["probability"]).all():
@@ -72,8 +73,8 @@ class OnnxNetwork:
                 f"{self.path} computes values that are not finite: its weights are broken, or too large for float16; "
                 "export it again, in float32"
             )
-        pairs = enumerate(zip(content, sizes, strict=True))
-        return [_detections({name: x[b] for name, x in found.items()}, len(squares[b]), *pair) for b, pair in pairs]
+        for b, pair in enumerate(zip(content, sizes, strict=True)):
+            yield _detections({name: x[b] for name, x in found.items()}, len(squares[b]), *pair)
 
 
 def _providers(device: str) -> list:

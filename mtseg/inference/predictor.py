@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,7 @@ class Predictor:
         size are seen whole. See `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there
         is none, and on settings out of range.
         """
-        results = []
-        for result in self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap):
-            result.sources[0].release()  # or a film would be in memory as a whole
-            results.append(result)
+        results = list(self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap))
         if not results:
             raise UserError("there is no image to predict on: the source is empty")
         return Result.join(results)
@@ -100,20 +98,23 @@ class Predictor:
         self, source: Any, *, score: float | None = None, batch: int = 8, tile: int | None = None, overlap: float = 0.2,
         on_error: Report | None = None, on_tiles: tiling.Progress | None = None, first: int = 1,
     ) -> Iterator[Result]:  # fmt: skip
-        """The same, one image's result at a time, in bounded memory. on_error: called with an image's name and the
-        error when it cannot be read, which is then left out; by default the error is raised. on_tiles: called
-        with the numbers of tiles of an image that are done, and of all. first: id of the first image."""
+        """The same, one image's result at a time, in bounded memory: no result holds the pixels of a file or a video.
+        on_error: called with an image's name and the error when it cannot be read, which is then left out; by default
+        the error is raised. on_tiles: called with the numbers of tiles of an image that are done, and of all. first: id
+        of the first image."""
         _check(score, batch)
         tiling.check(tile, overlap)
-        number = first - 1
+        number = first - 1  # of the last image
         for some in sources.batches(sources.find(source), 1 if tile else batch):
-            read = list(self._read(some, on_error, Source.open if tile else lambda source: source.read()))
+            read = list(self._read(some, on_error, Source.open if tile else self._prepared))
+            first, number = number + 1, number + len(read)
             if read and tile:
-                yield self._tiled(*read.pop(), number + 1, score, on_tiles, batch=batch, tile=tile, overlap=overlap)
-                number += 1
-            elif read:
-                yield from self._results(*zip(*read, strict=True), first=number + 1, score=score)
-                number += len(read)
+                found = [self._tiled(*read.pop(), first, score, on_tiles, batch=batch, tile=tile, overlap=overlap)]
+            else:
+                found = self._results(read, first, score)
+            for result in found:
+                yield result
+                result.sources[0].release()  # `plot` may have read a frame of a video; later it decodes it again
 
     def _read(
         self, some: Sequence[Source], on_error: Report | None, read: Callable[[Source], Any]
@@ -126,22 +127,28 @@ class Predictor:
                     raise
                 on_error(one.name, error)
 
-    def _results(
-        self, given: Sequence[Source], pixels: Sequence[np.ndarray], *, first: int, score: float | None
-    ) -> Iterator[Result]:
-        """first: id of the first image."""
-        squares, content = zip(*(square(image, self.metadata.input.size) for image in pixels), strict=True)
-        found = self.network.detect(np.stack(squares), content, [image.shape[:2] for image in pixels])
-        for number, (source, image, own) in enumerate(zip(given, pixels, found, strict=True), first):
-            images = self._images(number, source, image)
-            kept = self.filtered(images, encode(own, number, self.tasks), score)
-            yield Result.of_table(kept, images, self.tasks, [source])
+    def _prepared(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """The network's input, height and width of the image in it, and those of the image itself."""
+        pixels = source.read()
+        return *square(pixels, self.metadata.input.size), pixels.shape[:2]
+
+    def _results(self, read: Sequence[tuple[Source, Any]], first: int, score: float | None) -> Iterator[Result]:
+        """read: with what `_prepared` returns. first: id of the first image."""
+        if not read:
+            return
+        given, prepared = zip(*read, strict=True)
+        squares, content, sizes = zip(*prepared, strict=True)
+        # one after the other: the masks of a batch of large images would take much memory
+        found = map(encode, self.network.detect(np.stack(squares), content, sizes), count(first), repeat(self.tasks))
+        for number, (source, size, own) in enumerate(zip(given, sizes, found, strict=True), first):
+            images = self._images(number, source, size)
+            yield Result.of_table(self.filtered(images, own, score), images, self.tasks, [source])
 
     def _tiled(
         self, source: Source, pixels: Any, number: int, score: float | None, on_tiles: tiling.Progress | None, *,
         batch: int, tile: int, overlap: float,
     ) -> Result:  # fmt: skip
-        images = self._images(number, source, pixels)
+        images = self._images(number, source, pixels.shape[:2])
         found = tiling.predict(
             self.network, pixels, tasks=self.tasks, image_id=number, size=self.metadata.input.size, tile=tile,
             overlap=overlap, batch=batch, select=lambda part: self.filtered(images, part, score, part=True),
@@ -149,10 +156,10 @@ class Predictor:
         )  # fmt: skip
         return Result.of_table(self.filtered(images, found, score), images, self.tasks, [source])
 
-    def _images(self, number: int, source: Source, pixels: Any) -> Images:
-        """The table of one image."""
+    def _images(self, number: int, source: Source, size: tuple[int, int]) -> Images:
+        """The table of one image. size: height and width."""
         classes = [(task.name, task.classes) for task in self.tasks]
-        return Images.from_records([Image(number, source.name, *pixels.shape[:2])], classes)
+        return Images.from_records([Image(number, source.name, *size)], classes)
 
     def filtered(
         self, images: Images, predictions: Predictions, score: float | None = None, *, part: bool = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -34,7 +35,7 @@ class Source:
     path: Path | None = None
 
     def release(self) -> None:
-        """Free the pixels of a frame of a video; `read` then decodes it again."""
+        """Free the pixels of a frame of a video, which `read` then decodes again."""
         if isinstance(self.read, Frame):
             self.read.release()
 
@@ -192,14 +193,14 @@ def _fix(kind: np.dtype) -> str:
 def _frames(path: Path, name: str) -> Iterator[Source]:
     """The frames of a video, each decoded as it is reached; of a video that does not decode one that raises the
     error."""
-    video = cv2.VideoCapture(str(path))
+    video, film = cv2.VideoCapture(str(path)), Film(path)
     try:
         number = 0
         while True:
             decoded, pixels = video.read()
             if not decoded:
                 break
-            yield Source(f"{name}#{number}", Frame(path, number, pixels))
+            yield Source(f"{name}#{number}", Frame(film, number, pixels))
             number += 1
         if not number:
             yield Source(name, partial(_broken, path), path)
@@ -208,26 +209,39 @@ def _frames(path: Path, name: str) -> Iterator[Source]:
 
 
 class Frame:
-    """Reads a frame of a video. Until `release` its pixels are in memory, then the video is decoded again up to it."""
+    """Reads a frame of a video. Until `release` its pixels are in memory, then the film decodes it again."""
 
-    def __init__(self, path: Path, number: int, pixels: np.ndarray):
-        self.path, self.number, self.pixels = path, number, pixels  # in BGR
+    def __init__(self, film: Film, number: int, pixels: np.ndarray):
+        self.film, self.number, self.pixels = film, number, pixels  # in BGR
 
     def __call__(self) -> np.ndarray:
-        pixels = self._decoded() if self.pixels is None else self.pixels
+        pixels = self.film.decode(self.number) if self.pixels is None else self.pixels
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
     def release(self) -> None:
         self.pixels = None
 
-    def _decoded(self) -> np.ndarray:
-        video = cv2.VideoCapture(str(self.path))
-        try:
-            for _ in range(self.number):  # a seek is not exact with every codec
-                video.grab()
-            decoded, pixels = video.read()
-        finally:
-            video.release()
+
+class Film:
+    """Decodes single frames of a video: those in ascending order in one pass, an earlier one from the start, as a seek
+    is not exact with every codec."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, Lock()
+        self.video, self.next = None, 0
+
+    def __reduce__(self) -> tuple:
+        return Film, (self.path,)
+
+    def decode(self, number: int) -> np.ndarray:
+        """In BGR. Raises UserError if the video does not decode."""
+        with self.lock:
+            if self.video is None or number < self.next:
+                self.video, self.next = cv2.VideoCapture(str(self.path)), 0
+            for _ in range(number - self.next):
+                self.video.grab()
+            decoded, pixels = self.video.read()
+            self.next = number + 1
         return pixels if decoded else _broken(self.path)
 
 

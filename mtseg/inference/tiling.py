@@ -16,8 +16,9 @@ whose IoU is small, stay two, and keep masks as arrays, of the tile's or the ima
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,9 @@ def predict(
     for start in range(0, len(areas), batch):
         some = areas[start : start + batch].tolist()
         cut = [pixels[top:bottom, left:right] for left, top, right, bottom in some]
-        for own, found in zip(some, _detect(network, cut, size), strict=True):
-            placed = _placed(encode(found, image_id, tasks), height, width, own[:2])
+        encoded = map(encode, _detect(network, cut, size), repeat(image_id), repeat(tasks))
+        for own, found in zip(some, encoded, strict=True):
+            placed = _placed(found, height, width, own[:2])
             parts.append(select(placed) if len(areas) > 1 else placed)
         if progress:
             progress(len(parts), len(areas))
@@ -97,7 +99,7 @@ def predict(
     return _numbered(_with_large(found, loose, select(_whole(network, pixels, size, image_id, tasks)), tile))
 
 
-def _detect(network: Any, images: Sequence[Any], size: int, longest: int | None = None) -> list[Any]:
+def _detect(network: Any, images: Sequence[Any], size: int, longest: int | None = None) -> Iterator[Any]:
     """Detections of images, with masks at their size or, if that is more, at a longer side of `longest`."""
     squares, content = zip(*(square(image, size) for image in images), strict=True)
     shares = [min(1.0, (longest or max(image.shape)) / max(image.shape)) for image in images]

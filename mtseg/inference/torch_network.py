@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.structures import Instances
 from rich.progress import track
 from torch import Tensor
 
@@ -20,6 +23,8 @@ from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
 from mtseg.model.device import pick, to_host
 from mtseg.model.mask2former import Mask2Former
+
+READ_AT_ONCE = 2**27  # bytes of masks that the host waits for together
 
 
 def load_model(path: Path, *, tasks: tuple[Task, ...], model: Model, detections: int) -> Mask2Former:
@@ -101,7 +106,7 @@ class TorchNetwork:
         if compile:
             size = metadata.input.size
             try:
-                loaded.detect(np.zeros((1, size, size, 3), np.uint8), [(size, size)], [(size, size)])
+                next(loaded.detect(np.zeros((1, size, size, 3), np.uint8), [(size, size)], [(size, size)]))
             except Exception as error:  # the compiler's errors have no common base class
                 cause = first_line(getattr(error, "inner_exception", error))
                 raise UserError(
@@ -112,7 +117,7 @@ class TorchNetwork:
 
     def detect(
         self, squares: np.ndarray, content: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
-    ) -> list[Detections]:
+    ) -> Iterator[Detections]:
         """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
         content: height and width of each image within its square. sizes: height and width of the original images."""
         planes = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
@@ -120,20 +125,29 @@ class TorchNetwork:
             {"image": x, "image_size": own, "height": height, "width": width}
             for x, own, (height, width) in zip(planes, content, sizes, strict=True)
         ]
-        parts = [[one] for one in batch] if self.compiled else [batch]
-        return [found for part in parts for found in detect(self.network, part)]
+        for part in [[one] for one in batch] if self.compiled else [batch]:
+            yield from detect(self.network, part)
 
 
 @torch.no_grad()
-def detect(network: Mask2Former, batch: list[Example]) -> list[Detections]:
-    """The detections of each example of the loader."""
-    found = network(batch)
-    tensors = [x for instances, masks in found for x in (*instances.get_fields().values(), masks.transpose(1, 2))]
-    read = iter(to_host([x.contiguous() for x in tensors]))  # for which the host waits once per batch
+def detect(network: Mask2Former, batch: list[Example]) -> Iterator[Detections]:
+    """The detections of each example of the loader. The masks of large images are made one image at a time, and kept no
+    longer than the caller keeps them."""
+    yield from chain.from_iterable(iter(partial(_read, network(batch), network.tasks), []))
+
+
+def _read(found: Iterator[tuple[Instances, Tensor]], tasks: Sequence[Task]) -> list[Detections]:
+    """The next images, for which the host waits once: a whole batch, unless the masks are large."""
+    some, size = [], 0
+    while size < READ_AT_ONCE and (pair := next(found, None)):
+        some.append(pair)
+        size += pair[1].numel()
+    tensors = [x for instances, masks in some for x in (*instances.get_fields().values(), masks.transpose(1, 2))]
+    read = iter(to_host([x.contiguous() for x in tensors]) if some else [])
     results = []
-    for instances, _ in found:
+    for instances, _ in some:
         fields = {name: next(read).numpy() for name in instances.get_fields()}
-        results.append(as_detections(fields, next(read).numpy(), network.tasks))
+        results.append(as_detections(fields, next(read).numpy(), tasks))
     return results
 
 
@@ -151,8 +165,8 @@ def predict(
         found = []
         total = -(-len(images) // batch)
         for examples in track(batches, "predict", total=total, disable=not progress):
-            detected = zip(examples, detect(model, examples), strict=True)
-            found += [encode(detections, example["image_id"], model.tasks) for example, detections in detected]
+            numbers = [example["image_id"] for example in examples]
+            found += map(encode, detect(model, examples), numbers, repeat(model.tasks))
         return Predictions.concatenate(found)
     finally:
         model.train(training)

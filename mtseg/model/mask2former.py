@@ -5,7 +5,7 @@ B images, Q queries, K outputs of a task's linear layer, k detections of an imag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from mtseg.core.params import Loss, Model, Task
 from mtseg.model import backbones
 from mtseg.model.decoder import QueryDecoder, QueryOutput
 from mtseg.model.device import to_device
-from mtseg.model.heads import Head, Heads, build
+from mtseg.model.heads import Candidates, Head, Heads, build
 from mtseg.model.losses import Normaliser, Watch, losses, normaliser
 from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
@@ -81,7 +81,7 @@ class Mask2Former(nn.Module):
 
     def forward(
         self, batch: list[dict[str, Any]], norm: Normaliser | None = None
-    ) -> dict[str, Tensor] | list[tuple[Instances, Tensor]]:
+    ) -> dict[str, Tensor] | Iterator[tuple[Instances, Tensor]]:
         """The losses in training, else what `detect` returns. norm: the normaliser of the step that the batch is a part
         of; by default that of the batch."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
@@ -119,33 +119,38 @@ class Mask2Former(nn.Module):
         return self.decoder(mask_features, levels)
 
     @torch.no_grad()
-    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> list[tuple[Instances, Tensor]]:
+    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> Iterator[tuple[Instances, Tensor]]:
         """The k most probable pairs of a query and labels in each image, sorted by score = probability x mask quality.
+        Masks of an image are made when it is reached, since those of large images take much memory.
 
         Masks, scores and the labels of all tasks are indexed by the same `query`. Fields: `query` [k], `scores` [k],
         `pred_classes` [k], `pred_labels` [k, T], `logits_TASK` [k, classes] of each task (see `Head.class_logits`),
         `mask_quality` [k], `mask` [k], and the fields of the main head's `Candidates`. `mask` is an index into the
         second result, masks of the original image, bool [N, height, width], each of which is there once. On CUDA there
         can be masks without a detection."""
-        last, results = output.last(), []
+        last = output.last()
         class_logits, candidates = self.heads.class_logits(last), self.heads.candidates(last, self.detections)
         for b, example in enumerate(batch):
-            found = candidates[b]
-            kept, position = distinct(found.query, self.num_queries)  # each mask is resized once
-            embed = output.mask_embed_LBQC[-1, b, kept]
-            mask_logits = torch.einsum("qc,chw->qhw", embed, output.mask_features_BCHW[b])
-            inside, quality = _masks(mask_logits, example)
-            scores = found.probability * quality[position]
-            order = scores.argsort(descending=True, stable=True)
-            instances = Instances(
-                (example["height"], example["width"]),
-                query=found.query, scores=scores, pred_classes=found.labels[:, 0], pred_labels=found.labels,
-                mask_quality=quality[position], mask=position, **found.fields,
-            )  # fmt: skip
-            for name, x_BQK in class_logits.items():
-                instances.set(f"logits_{name}", x_BQK[b][found.query])
-            results.append((instances[order], inside))
-        return results
+            logits = {f"logits_{name}": x_BQK[b][candidates[b].query] for name, x_BQK in class_logits.items()}
+            yield self._of_image(
+                candidates[b], logits, output.mask_embed_LBQC[-1, b], output.mask_features_BCHW[b], example
+            )
+
+    def _of_image(
+        self, found: Candidates, logits: dict[str, Tensor], embed_QC: Tensor, features_CHW: Tensor,
+        example: dict[str, Any],
+    ) -> tuple[Instances, Tensor]:  # fmt: skip
+        kept, position = distinct(found.query, self.num_queries)  # each mask is resized once
+        mask_logits = torch.einsum("qc,chw->qhw", embed_QC[kept], features_CHW)
+        inside, quality = _masks(mask_logits, example)
+        scores = found.probability * quality[position]
+        order = scores.argsort(descending=True, stable=True)
+        instances = Instances(
+            (example["height"], example["width"]),
+            query=found.query, scores=scores, pred_classes=found.labels[:, 0], pred_labels=found.labels,
+            mask_quality=quality[position], mask=position, **found.fields, **logits,
+        )  # fmt: skip
+        return instances[order], inside
 
 
 def distinct(query_k: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
