@@ -110,8 +110,8 @@ def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Around calls of Pillow's plugins alone, whose errors for damaged files can be of any type: AssertionError for
-    ICNS, AttributeError for SPIDER. Those that are not in DECODE_ERRORS become ValueError."""
+    """Around calls of Pillow's plugins alone, whose errors for damaged files can be of any type, as AttributeError for
+    SPIDER. Those that are not in DECODE_ERRORS become ValueError."""
     try:
         yield
     except (*DECODE_ERRORS, MemoryError):

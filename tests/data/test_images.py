@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 
 import numpy as np
 import PIL.EpsImagePlugin
@@ -102,6 +103,16 @@ def test_a_damaged_image_is_named_whatever_its_format(tmp_path, name):
             assert "a.img" in str(error)
             refused += 1
     assert refused
+
+
+def test_an_error_of_any_type_in_a_decoder_names_the_image(tmp_path):
+    """SPIDER: an image of a stack without the stack, for which Pillow raises AttributeError."""
+    header = dict.fromkeys(range(27), 0.0) | {1: 16.0, 4: 1.0, 11: 12.0, 12: 1.0, 21: 108.0, 22: 108.0, 26: 3.0}
+    (tmp_path / "a.spi").write_bytes(struct.pack(">27f", *header.values()) + bytes(4 * 16 * 12))
+    with pytest.raises(AttributeError):
+        PIL.Image.open(tmp_path / "a.spi")
+    with pytest.raises(UserError, match=r"a\.spi: .*AttributeError"):
+        images.open_image(tmp_path, Image(1, "a.spi", 16, 12))
 
 
 def test_postscript_is_never_run_and_a_pipe_never_waited_for(tmp_path, monkeypatch):
