@@ -199,6 +199,21 @@ def test_of_fifty_parallel_requests_none_is_lost_and_bad_ones_harm_no_other(url,
     assert counted["mtseg_accepted_requests",] == 0
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "word"),
+    [
+        ("GET", "/predictions", 404, "valid: POST /predict, GET /health"),
+        ("GET", "/static-offline-docs/no.js", 404, "valid: POST /predict"),
+        ("GET", "/predict", 405, "this path takes POST"),
+        ("DELETE", "/docs", 405, "this path takes GET"),
+    ],
+)
+def test_a_wrong_path_or_method_is_an_error_of_the_same_shape(url, method, path, status, word):
+    answer = CLIENT.request(method, url + path)
+    assert answer.status_code == status and {*answer.json()} == {"detail"}
+    assert word in answer.json()["detail"] and path in answer.json()["detail"]
+
+
 def test_memory_stays_flat(predictor):
     images = [photo(seed, size=(600, 600)) for seed in range(4)]
     kinds = [

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
@@ -172,6 +174,8 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         + ", ".join(f"{task.name} ({', '.join(task.classes)})" for task in metadata.tasks),
     )  # fmt: skip
     app.add_exception_handler(RequestValidationError, _bad_parameter)
+    app.add_exception_handler(404, partial(_no_route, app))
+    app.add_exception_handler(405, partial(_no_route, app))
     app.add_exception_handler(Exception, _failed)
 
     async def in_thread(work: Callable[..., Any], *given: Any, threads: ThreadPoolExecutor = pool) -> Any:
@@ -210,10 +214,15 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         finally:
             accepted.discard(request)
 
-    @app.get("/health", summary="200 when the model is loaded and the network's thread runs", responses={503: {}})
-    async def health() -> JSONResponse:
-        alive = batcher.thread.is_alive()
-        return JSONResponse({"status": "ready" if alive else "failed"}, 200 if alive else 503)
+    @app.get(
+        "/health",
+        summary="200 when the model is loaded and the network's thread runs",
+        responses={503: {"description": "The thread has ended", "model": Problem}},
+    )
+    async def health() -> dict[str, str]:
+        if not batcher.thread.is_alive():
+            raise HTTPException(503, "the network's thread has ended: restart the service")
+        return {"status": "ready"}
 
     @app.get("/metrics", summary="Counters and timings, as Prometheus reads them", response_class=Response)
     async def numbers() -> Response:
@@ -343,6 +352,18 @@ async def _bad_parameter(request: Request, error: RequestValidationError) -> JSO
     known = f"no such parameter (valid: {', '.join(Options.model_fields)})"
     texts = [f"{name}: {known if one['type'] == 'extra_forbidden' else one['msg']}" for name, one in faults.items()]
     return JSONResponse({"detail": "; ".join(texts)}, 422)
+
+
+async def _no_route(app: FastAPI, request: Request, error: HTTPException) -> JSONResponse:
+    """For a path that does not exist (404), or not with this method (405)."""
+    path = request.url.path
+    if error.status_code == 405:
+        detail = f"{request.method} {path}: this path takes {error.headers['Allow']}"
+    else:
+        routes = [one for one in app.routes if isinstance(one, APIRoute) and one.include_in_schema]
+        known = ", ".join(f"{method} {one.path}" for one in routes for method in one.methods)
+        detail = f"there is no path {path} (valid: {known}; GET {app.docs_url} describes them)"
+    return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
