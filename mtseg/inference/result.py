@@ -121,15 +121,15 @@ class Result(Predictions):
         self._check_one_image()
         box = self.box.astype(np.float32).reshape(-1, 4)
         main, data = self.tasks[0].name, {}
-        for task in self.tasks:
-            data[task.name] = self.names_of(task.name).astype(str)
-            data[f"{task.name}_probability"] = self.probability[task.name]
+        for task, (label, probability) in zip(self.tasks, csv.task_names(self.tasks, ["class_name"]), strict=True):
+            data[label] = self.names_of(task.name).astype(str)
+            data[probability] = self.probability[task.name]
         return supervision.Detections(
             xyxy=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1),
             mask=self.masks(),
             confidence=self.score.astype(np.float32),
             class_id=self.labels[main],
-            data=data | {"class_name": data[main]},
+            data=data | {"class_name": self.names_of(main).astype(str)},
         )
 
     def _check_one_image(self) -> None:

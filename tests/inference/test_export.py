@@ -126,13 +126,17 @@ def test_pandas_reads_the_csv(tmp_path, images, predictions, tasks):
         assert read[f"{task.name}_probability"].tolist() == given.probability[task.name].round(5).tolist()
 
 
-def test_a_task_called_like_another_column_of_the_csv_has_its_own():
-    tasks = (make_tasks(1)[0].model_copy(update={"name": "width"}),)
-    images = scene(tasks)
-    predictions = table(predict_all(images, tasks), tasks)
-    found = csv.frame(images, predictions, tasks)
-    assert found.width.tolist() == predictions.box[:, 2].tolist()
-    assert found.width_label.tolist() == classes_of(predictions, tasks[0])
+def test_tasks_called_like_other_columns_of_the_csv_have_their_own():
+    """Files of older versions may hold such tasks."""
+    for names in (("width", "width_label", "rle"), ("a", "a_probability", "a_probability_probability")):
+        tasks = tuple(task.model_copy(update={"name": name}) for task, name in zip(make_tasks(3), names, strict=True))
+        images = scene(tasks)
+        predictions = table(predict_all(images, tasks), tasks)
+        found = csv.frame(images, predictions, tasks)
+        assert found.width.tolist() == predictions.box[:, 2].tolist() and found.rle.tolist() == predictions.rle.tolist()
+        for task, (label, probability) in zip(tasks, csv.task_names(tasks, ["width", "rle"]), strict=True):
+            assert found[label].tolist() == classes_of(predictions, task)
+            assert found[probability].tolist() == predictions.probability[task.name].round(5).tolist()
 
 
 def test_the_table_reads_the_parquet(tmp_path, images, predictions, tasks):

@@ -7,6 +7,7 @@ ones; with additions and layer norms in int8 a quarter of the detections is lost
 
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
 from mtseg.data.images import square
 from mtseg.data.shapes import draw
+from mtseg.inference import torch_network
 from mtseg.inference.onnx_export import export
 from mtseg.inference.onnx_network import OnnxNetwork
 from mtseg.inference.onnx_precision import quantise, to_float16
@@ -131,6 +133,18 @@ def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
     given, found = images(count), OnnxNetwork(path, "cpu", threads=1)
     for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
         assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_masks_of_large_images_are_in_memory_one_image_at_a_time(exported, monkeypatch, kind):
+    monkeypatch.setattr(torch_network, "READ_AT_ONCE", 1)  # any image is large
+    network, path = exported
+    detects = OnnxNetwork(path, "cpu", threads=1) if kind == "onnx" else TorchNetwork(network)
+    made, before = 0, None
+    for number, found in enumerate(map(weakref.ref, detects.detect(*images(3)))):
+        assert before is None or before() is None
+        made, before = number + 1, found
+    assert made == 3
 
 
 def test_the_file_describes_itself_and_holds_no_trace_of_this_machine(exported):

@@ -1,5 +1,6 @@
 """A complete model predicts as the pipeline does, whatever the source is."""
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -76,6 +77,22 @@ def test_a_path_an_image_and_an_array_give_the_same(predictor, shots):
             assert equal(predictor.predict(source), expected)
         grey = np.asarray(image.convert("L"))
     assert equal(predictor.predict(grey), predictor.predict(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_results_of_a_film_hold_no_frame_once_the_next_is_asked_for(predictor, tmp_path):
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("OpenCV has no encoder for video")
+    for number in range(5):
+        writer.write(np.full((48, 64, 3), 50 * number, dtype=np.uint8))
+    writer.release()
+    stream = predictor.stream(path, batch=2)
+    first = next(stream)
+    assert first.sources[0].read.pixels is not None, "it is drawn without decoding the film again"
+    found = [first, *stream]
+    assert len(found) == 5 and all(one.sources[0].read.pixels is None for one in found)
+    assert found[3].plot().size[0] > 0
 
 
 def test_a_stream_gives_the_same_image_by_image(predictor, shots):

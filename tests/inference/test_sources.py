@@ -1,6 +1,7 @@
 """What a model predicts on: which images are found, under which names, and that each decodes as it must."""
 
 import os
+import pickle
 from itertools import islice
 
 import cv2
@@ -211,3 +212,16 @@ def test_batches_are_full_but_the_last():
     assert [len(some) for some in batches(found, 2)] == [2, 2, 1]
     assert [len(some) for some in batches(found[:4], 2)] == [2, 2]
     assert list(sources.batches([], 2)) == []
+
+
+def test_released_frames_in_order_are_decoded_in_one_pass(film, monkeypatch):
+    frames = list(find(film))
+    expected = [one.read() for one in frames]
+    for one in frames:
+        one.release()
+    opened, open_video = [], cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda path: opened.append(path) or open_video(path))
+    for number in (0, 1, 3, 4):
+        assert (frames[number].read() == expected[number]).all()
+    assert len(opened) == 1
+    assert (pickle.loads(pickle.dumps(frames[2])).read() == expected[2]).all()

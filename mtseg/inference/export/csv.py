@@ -5,7 +5,8 @@ Lost: logits, the probabilities of other classes, the mask quality, and images w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def write(path: Path, images: Images, predictions: Predictions, tasks: Sequence[
 
 
 def frame(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> pd.DataFrame:
-    """A task whose name is that of another column has the column `TASK_label`."""
+    """Columns of a task are named by `task_names`."""
     columns = {
         "file_name": images.file_name[images.rows(predictions.image_id)],
         "image_id": predictions.image_id,
@@ -32,8 +33,19 @@ def frame(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> pd
         **dict(zip(("x", "y", "width", "height"), predictions.box.T, strict=True)),
         "area": predictions.area,
     }
-    for task in tasks:
-        name = f"{task.name}_label" if task.name in {*columns, "rle"} else task.name
-        columns[name] = np.array(task.classes, dtype=object)[predictions.labels[task.name]]
-        columns[f"{task.name}_probability"] = predictions.probability[task.name].round(DECIMALS)
+    for task, (label, probability) in zip(tasks, task_names(tasks, {*columns, "rle"}), strict=True):
+        columns[label] = np.array(task.classes, dtype=object)[predictions.labels[task.name]]
+        columns[probability] = predictions.probability[task.name].round(DECIMALS)
     return pd.DataFrame(columns | {"rle": predictions.rle})
+
+
+def task_names(tasks: Sequence[Task], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Names for the label and the probability of each task: TASK and TASK_probability, or, where one of these is also
+    another's, labels.TASK and probability.TASK as in Parquet. No task has a dot in its name, so that all are distinct.
+    """
+    plain = [(task.name, f"{task.name}_probability") for task in tasks]
+    count = Counter([*others, *(name for names in plain for name in names)])
+    return [
+        names if count[names[0]] == count[names[1]] == 1 else (f"labels.{task.name}", f"probability.{task.name}")
+        for task, names in zip(tasks, plain, strict=True)
+    ]
