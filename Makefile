@@ -30,7 +30,7 @@ setup: $(STAMP) ## create the environment: pinned packages and detectron2 (6 GB;
 	@echo "$(VENV) is ready: source $(VENV)/bin/activate"
 
 repro: $(STAMP) ## run the pipeline: every stage whose code, data or params changed
-	@if [ -n "$(RECIPE)" ]; then python -m stages.recipe recipes/$(RECIPE).yaml $(if $(DATA),"$(DATA)"); \
+	@if [ -n "$(RECIPE)" ]; then python -m stages.recipe $(RECIPE) $(if $(DATA),"$(DATA)"); \
 	elif [ -n "$(DATA)" ]; then echo "error: DATA needs RECIPE; without a recipe, set data.raw in params.yaml" >&2; exit 1; fi
 	@dvc repro
 

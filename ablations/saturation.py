@@ -128,7 +128,7 @@ def _checkpoint(run: Run, folder: Path) -> Path:
 def read_model(path: Path) -> Mask2Former:
     """The model of a checkpoint, built from its metadata, without a limit on the number of detections."""
     _, metadata = weights.load(path)
-    tasks = tuple(Task.predicted(**task) for task in metadata["tasks"])
+    tasks = tuple(Task(**task) for task in metadata["tasks"])
     model = Model(**metadata["model"], weights=None, partial_weights=False, recompute="none")
     return load_model(path, tasks=tasks, model=model, detections=sys.maxsize)
 

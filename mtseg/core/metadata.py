@@ -42,7 +42,7 @@ class TaskClasses(Section):
 
     def _wrong(self) -> Iterator[str]:
         try:
-            Task.predicted(**self.model_dump())
+            Task(**self.model_dump())
         except ValidationError as error:
             yield reason(error)
 
@@ -99,7 +99,7 @@ class Metadata(Section):
                     yield f"filter.{key}: there is no task '{name}', only {', '.join(names)}"
 
     def predicted_tasks(self) -> tuple[Task, ...]:
-        return tuple(Task.predicted(**task.model_dump()) for task in self.tasks)
+        return tuple(Task(**task.model_dump()) for task in self.tasks)
 
     def text(self) -> str:
         """As JSON, the same for the same content."""

@@ -1,7 +1,8 @@
 """Load and validate params.yaml. The whole file is checked; an unknown key is an error.
 
 Read with ruamel (YAML 1.2): PyYAML reads `1e-05`, which `dvc exp run -S` writes, as a string. Scientific values have
-their defaults in params.yaml only. Keys added since version 0.1 have defaults here, so that older files stay valid.
+their defaults in params.yaml only. Keys added since version 0.1 have defaults here, so that older files stay valid, and
+so have those of a task but its name, since a project writes its own list.
 """
 
 from __future__ import annotations
@@ -124,18 +125,12 @@ class Task(Section):
     """One kind of label that every instance has. `classes` is `auto` until `convert` has read the data."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    classes: Literal["auto"] | tuple[ClassName, ...]
-    loss_weight: NonNegative
-    match_weight: NonNegative
-    background: bool
-    class_weights: Literal["auto"] | dict[ClassName, NonNegative] | None
-    flip_pairs: tuple[tuple[ClassName, ClassName], ...]
-
-    @classmethod
-    def predicted(cls, *, name: str, classes: tuple[str, ...], background: bool) -> Task:
-        """A task for reading predictions. Keys that only training reads have neutral values."""
-        neutral = {"loss_weight": 1, "match_weight": 1, "class_weights": None, "flip_pairs": ()}
-        return cls(name=name, classes=classes, background=background, **neutral)
+    classes: Literal["auto"] | tuple[ClassName, ...] = "auto"
+    loss_weight: NonNegative = 1.0
+    match_weight: NonNegative = 1.0
+    background: bool = True
+    class_weights: Literal["auto"] | dict[ClassName, NonNegative] | None = None
+    flip_pairs: tuple[tuple[ClassName, ClassName], ...] = ()
 
     def _wrong(self) -> Iterator[str]:
         flat = [name for pair in self.flip_pairs for name in pair]
@@ -346,7 +341,9 @@ class Params(Section):
             yield "data.raw must be the path of a folder"
         tracked = [Path("recipes/mappings").resolve(), self.data.raw.resolve()]
         if (mapping := self.data.mapping) and not any(map(mapping.resolve().is_relative_to, tracked)):
-            yield f"data.mapping: {mapping} is neither in recipes/mappings nor in data.raw; convert tracks only these"
+            place = Path("recipes/mappings") / mapping.name
+            there = "" if place.is_file() else ", and move the file there"
+            yield f"data.mapping: {mapping} is in neither folder that convert tracks: set it to {place}{there}"
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -397,17 +394,21 @@ def validate(raw: Any, source: Path) -> Params:
 def _faults(error: ValidationError) -> list[str]:
     """Pydantic's errors, reworded for params.yaml: unknown keys first, then one line for each other key."""
     unknown, missing, wrong, given = {}, [], {}, {}
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
+        place = item["loc"]
+        if item["type"] == "too_short" and any(other[: len(place)] == place != other for other in places):
+            continue  # a list whose items are all wrong is reported as empty, too
         # alternatives of a union, such as "literal['auto']" and "constrained-float", are not part of the key
-        parts = [part for part in map(str, item["loc"]) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
+        parts = [part for part in map(str, place) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
         key = ".".join(parts)
         if item["type"] == "extra_forbidden":
             unknown[key] = _meant(parts)
         elif item["type"] == "missing":
             missing.append(key)
         else:
-            message = re.sub("^Value error, |^(Input|String) (?=should)", "", item["msg"])
-            wrong.setdefault(key, []).append(message.split(", unable to parse")[0])
+            message = re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", item["msg"])
+            wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", message)[0])
             given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
     lines = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
     return [

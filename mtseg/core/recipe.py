@@ -13,6 +13,14 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
 from mtseg.core.params import load, validate
 
+RECIPES = Path("recipes")
+
+
+def find(name: str) -> Path:
+    """A recipe's file, by its path or by its name in RECIPES."""
+    path = Path(name)
+    return path if path.suffix or path.is_file() else RECIPES / f"{name}.yaml"
+
 
 def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     """Write `recipe` into `params`, key by key; a list (such as `tasks`) is replaced as a whole. `raw` sets data.raw.
@@ -27,8 +35,8 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     try:
         overlay = yaml.load(recipe)
     except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{recipe}: no such recipe, available: {known}") from None
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))) or "none"
+        raise UserError(f"{recipe}: no such recipe, available in {RECIPES}/: {known}") from None
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror.lower()}") from None
     except (YAMLError, UnicodeDecodeError) as error:

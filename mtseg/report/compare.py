@@ -84,7 +84,7 @@ def _predicted(revision: Revision, files: Sequence[str], scratch: Path, options:
         table, *results = (revision.fetch(path, scratch) for path in files)
         images = Images.read(table)
         # the other settings of tasks in its params may be those of an older version
-        tasks = tuple(Task.predicted(name=name, classes=own, background=True) for name, own in images.classes)
+        tasks = tuple(Task(name=name, classes=own, background=True) for name, own in images.classes)
         evaluations = []
         for made_by, predicted, overlaps in (("predict", *results[:2]), ("filter", *results[2:])):
             predictions = Predictions.read(predicted, tasks, made_by=made_by)

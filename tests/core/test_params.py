@@ -235,6 +235,16 @@ def test_any_number_of_tasks(raw, reload, number):
     assert all(task.num_outputs == task.num_classes + task.background for task in tasks)
 
 
+def test_a_task_needs_its_name_alone(raw, reload, refusal):
+    raw["tasks"] = [{"name": "part"}, {"name": "side", "classes": ["left", "right"]}]
+    first, second = reload(raw).tasks
+    assert first.classes == "auto" and first.background and second.classes == ("left", "right")
+    raw["tasks"] = [{"classes": "auto"}]
+    assert refusal(raw).splitlines() == ["missing key 'tasks.0.name'"]
+    raw["tasks"] = []
+    assert refusal(raw) == "tasks: should have at least 1 item, got []"
+
+
 def test_one_softmax_over_combinations_has_one_no_object(raw, reload):
     raw["tasks"] = [raw["tasks"][0], dict(raw["tasks"][0], name="other", background=True)]
     raw["model"]["unseen_combinations"] = 0.5
@@ -300,6 +310,12 @@ def test_a_class_name_without_text_is_one_line(refusal):
     tree = YAML(typ="safe").load(PARAMS)
     tree["tasks"][0]["classes"] = [None, "b"]
     assert "tasks.0.classes" in refusal(tree)
+
+
+@pytest.mark.parametrize(("name", "advice"), [("carparts.yaml", "parts.yaml"), ("new.yaml", "new.yaml, and move")])
+def test_a_mapping_elsewhere_is_told_the_path_that_works(raw, refusal, name, advice):
+    raw["data"]["mapping"] = name
+    assert f"set it to recipes/mappings/{advice}" in refusal(raw).replace("carparts", "parts")
 
 
 def test_a_mapping_may_lie_in_the_data_folder(raw, reload):

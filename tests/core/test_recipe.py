@@ -7,7 +7,7 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import load
-from mtseg.core.recipe import apply
+from mtseg.core.recipe import apply, find
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,5 +69,11 @@ def test_a_bad_recipe_is_refused_with_nothing_written(params, text, message):
 
 
 def test_an_unknown_recipe_lists_the_valid_ones(params):
-    with pytest.raises(UserError, match="available: carparts"):
-        apply(ROOT / "recipes/cars.yaml", params=params)
+    for name in ("cars", "cars.yaml", "recipes/cars.yaml"):
+        with pytest.raises(UserError, match="available in recipes/: carparts, coco"):
+            apply(find(name), params=params)
+
+
+def test_a_recipe_is_found_by_its_name_or_its_path(params):
+    assert find("carparts") == find("recipes/carparts.yaml") == Path("recipes/carparts.yaml")
+    assert find(str(params)) == params
