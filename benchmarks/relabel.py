@@ -1,8 +1,8 @@
 """`python -m benchmarks.relabel [--steps N] [--folder DIR]`: wrong labels that `mtseg relabel` finds after a training.
 
 Draws the embedded data set, gives a tenth of the objects of both splits one wrong label, trains and predicts by the
-stages of the pipeline with the settings of params.yaml, and lists the suspects of val and of train. About 8 minutes on
-two cores, a third with --steps 600. Expect a line for each split: the wrong labels, and how many are among the first
+stages of the pipeline with the settings of params.yaml, and lists the suspects of each split. About 8 minutes on two
+cores, a third with --steps 600. Expect a line for each split: the wrong labels, and how many are among the first
 100 suggestions and in the first 100 images. DIR keeps the project.
 """
 

@@ -8,10 +8,34 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 import mtseg
 from mtseg.cli import export, info, predict, relabel, serve
 from mtseg.core.errors import as_user_error
+
+NUMBERS = ("int", "float", "int range", "float range")  # Typer's names of types
+
+
+class Command(TyperCommand):
+    """Its help shows `FILE`, `SOURCE...` and `NUMBER` in place of Typer's `{FILE}`, `{SOURCE}...` and `<int range>`."""
+
+    def get_params(self, ctx: typer.Context) -> list:
+        found = super().get_params(ctx)
+        for one in found:
+            if isinstance(one, TyperArgument):
+                one.display_type_rich = lambda ctx: None  # its name says it
+            elif one.metavar is None:
+                kind = one.display_type(ctx).strip("<>")
+                one.metavar = "NUMBER" if kind in NUMBERS else {"bool": "", "str": "NAME"}.get(kind, kind)
+        return found
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
+        arguments = [one for one in self.get_params(ctx) if isinstance(one, TyperArgument)]
+        names = [one.metavar + "..." * (one.nargs != 1) for one in arguments]
+        required = [name if one.required else f"[{name}]" for one, name in zip(arguments, names, strict=True)]
+        return ["[OPTIONS]", *required]
+
 
 app = typer.Typer(
     name="mtseg",
@@ -23,11 +47,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("predict")(predict.command)
-app.command("info")(info.command)
-app.command("export")(export.command)
-app.command("relabel")(relabel.command)
-app.command("serve")(serve.command)
+app.command("predict", cls=Command)(predict.command)
+app.command("info", cls=Command)(info.command)
+app.command("export", cls=Command)(export.command)
+app.command("relabel", cls=Command)(relabel.command)
+app.command("serve", cls=Command)(serve.command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,7 +26,7 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SOURCE]...", show_default=False,
+            metavar="SOURCE", show_default=False,
             help="With --from predictions: images, videos, folders, or patterns in quotes.",
         ),
     ] = None,

@@ -62,7 +62,9 @@ class Vocabulary:
         else:
             labels = {main: label} | self._from_flags(flags) | explicit
             if missing := [task for task in self.classes if task not in labels]:
-                expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping"
+                entry = ", ".join(f"{task}: {labels.get(task, 'CLASS')}" for task in self.classes)
+                expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping such as "
+                expected += f"{label!r}: {{{entry}}}"
                 given = f" (its attributes are {', '.join(map(str, attributes))})" if attributes else ""
                 raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}{given}; {expected}")
         if labels[main] in (None, NO_LABEL):

@@ -66,6 +66,14 @@ def test_help_pages_have_examples_and_exit_codes(arguments):
     assert arguments == ["--help"] or f"mtseg {arguments[0]} " in page.stdout.partition("Example")[2]
 
 
+@pytest.mark.parametrize("command", ["predict", "info", "export", "relabel", "serve"])
+def test_help_pages_show_plain_names(command):
+    page = CliRunner().invoke(app, [command, "--help"]).stdout
+    usage = next(line for line in page.splitlines() if "Usage" in line)
+    assert re.fullmatch(rf" Usage: \S+ {command} \[OPTIONS\]( FILE| SOURCE\.\.\.| \[SOURCE\.\.\.\])?", usage.rstrip())
+    assert not re.search(r"[{}]|<(bool|str|int|float|path|list)|range", page)
+
+
 def test_the_version_is_printed_and_no_command_is_an_error(mtseg):
     assert mtseg("--version").out == f"mtseg {library.__version__}\n"
     assert mtseg().code == 1

@@ -62,7 +62,7 @@ def test_a_dash_is_no_label_for_a_further_task_alone(free):
 def test_attributes_name_the_further_classes(free):
     attributes = {"colour": "red", "fill": None, "occluded": True}
     assert free.labels("circle", attributes) == {"shape": "circle", "colour": "red", "fill": None}
-    with pytest.raises(BadRecord, match="has no fill"):
+    with pytest.raises(BadRecord, match="has no fill.*such as 'circle': {shape: circle, colour: red, fill: CLASS}"):
         free.labels("circle", {"colour": "red"})
     with pytest.raises(BadRecord, match="fill is True"):
         free.labels("circle", {"colour": "red", "fill": True})
