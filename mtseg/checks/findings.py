@@ -24,6 +24,7 @@ CAUSES = {
     "splits_differ": "the images of val or test look different from those of train",
     "masks_transposed": "rows and columns of masks are swapped",
     "masks_mirrored": "masks are mirrored relative to their images",
+    "images_turned": "images are turned relative to their annotations",
     "masks_of_other_image": "masks belong to another image",
     "label_noise": "a share of the labels is wrong",
     "annotations_missing": "objects in the images are not annotated",
@@ -83,6 +84,7 @@ CAUSES = {
     "lr_too_low": "the learning rate is too low: the loss falls slowly",
     "lr_too_high": "the learning rate is too high: the loss jumps or rises",
     "too_few_steps": "training is too short: the loss still falls",
+    "limiting_factor": "nothing is wrong, and one kind of error costs much AP",
     "overtrained": "the model overfits: it gets worse on val",
 }
 

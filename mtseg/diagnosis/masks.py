@@ -117,7 +117,7 @@ def _size_ratio(predicted: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def _explanations(split: Split) -> Iterator[Explanation]:
-    best = _BestBoxes(split)
+    best = BestBoxes(split)
     if not best.enough:
         return
     before = best.fit()
@@ -132,7 +132,7 @@ def _explanations(split: Split) -> Iterator[Explanation]:
         yield Explanation("masks_of_other_image", text, change, *best.gain(before, fits[step]))
 
 
-def _hypotheses(best: _BestBoxes) -> Iterator[tuple[str, str, str, Undo]]:
+def _hypotheses(best: BestBoxes) -> Iterator[tuple[str, str, str, Undo]]:
     """(cause, text, what to change, function that undoes the change of the masks)."""
     (dx, dy), undo = best.crossfit(_shift, lambda boxes, shift: boxes - np.append(shift, [0, 0]))
     if not np.isnan(dx):
@@ -157,25 +157,37 @@ def _hypotheses(best: _BestBoxes) -> Iterator[tuple[str, str, str, Undo]]:
     text = "the image was stretched to the square before the padding was cut off"
     yield "masks_displaced", text, MAPPER, lambda boxes, image: boxes * filled[image]
 
-    def mirrored(*axes: int) -> Undo:
-        def undo(boxes: np.ndarray, image: int) -> np.ndarray:
-            boxes = boxes.copy()
-            for axis in axes:
-                boxes[:, axis] = sizes[image, axis] - boxes[:, axis] - boxes[:, axis + 2]
-            return boxes
-
-        return undo
-
-    def transposed(boxes: np.ndarray, image: int) -> np.ndarray:
-        return boxes[:, [1, 0, 3, 2]] * np.tile(sizes[image] / sizes[image, ::-1], 2)
-
-    yield "masks_mirrored", "masks are mirrored left to right", MAPPER, mirrored(0)
-    yield "masks_mirrored", "masks are mirrored top to bottom", MAPPER, mirrored(1)
-    yield "masks_mirrored", "masks are rotated by 180 degrees", MAPPER, mirrored(0, 1)
-    yield "masks_transposed", "rows and columns of the masks are swapped", MAPPER, transposed
+    yield "masks_mirrored", "masks are mirrored left to right", MAPPER, mirrored(sizes, 0)
+    yield "masks_mirrored", "masks are mirrored top to bottom", MAPPER, mirrored(sizes, 1)
+    yield "images_turned", "masks are turned by 180 degrees", MAPPER, mirrored(sizes, 0, 1)
+    for quarter in (1, 3):
+        yield "images_turned", f"masks are turned by {90 * quarter} degrees", MAPPER, turned(sizes, quarter)
+    yield "masks_transposed", "rows and columns of the masks are swapped", MAPPER, transposed(sizes)
 
 
-class _BestBoxes:
+def mirrored(sizes: np.ndarray, *axes: int) -> Undo:
+    """sizes: [I, 2], width and height. axes: 0 for left and right, 1 for top and bottom."""
+
+    def undo(boxes: np.ndarray, image: int) -> np.ndarray:
+        boxes = boxes.copy()
+        for axis in axes:
+            boxes[:, axis] = sizes[image, axis] - boxes[:, axis] - boxes[:, axis + 2]
+        return boxes
+
+    return undo
+
+
+def transposed(sizes: np.ndarray) -> Undo:
+    return lambda boxes, image: boxes[:, [1, 0, 3, 2]] * np.tile(sizes[image] / sizes[image, ::-1], 2)
+
+
+def turned(sizes: np.ndarray, quarters: int) -> Undo:
+    """Turn by that many quarters, 1 or 3, stretched to the image: a transposition and a mirror."""
+    swap, mirror = transposed(sizes), mirrored(sizes, 0 if quarters == 1 else 1)
+    return lambda boxes, image: mirror(swap(boxes, image), image)
+
+
+class BestBoxes:
     """For each image the boxes of its objects [B, 4] and of its best predictions [A, 4], at most one per object.
     sizes [I, 2]: width and height of the images; counts [I]: number of objects."""
 
@@ -210,7 +222,7 @@ class _BestBoxes:
         """Gain in the mean IoU of the objects, and that mean afterwards. before, after [I]: sums of `fit`."""
         return ratio(after - before, self.counts), float(after.sum() / self.counts.sum())
 
-    def crossfit(self, estimate: Callable[[_BestBoxes, int], Any], undo: Callable) -> tuple[Any, Undo]:
+    def crossfit(self, estimate: Callable[[BestBoxes, int], Any], undo: Callable) -> tuple[Any, Undo]:
         """Estimate a change on the even images and on the odd ones, and undo it on the other half each time. Returns
         the mean of both estimates and the function."""
         halves = [estimate(self, half) for half in (0, 1)]
@@ -233,7 +245,7 @@ class _BestBoxes:
         return np.concatenate(best), np.concatenate(overlapped)
 
 
-def _shift(best: _BestBoxes, half: int) -> np.ndarray:
+def _shift(best: BestBoxes, half: int) -> np.ndarray:
     """The most frequent offset (x, y) in pixels between objects and predictions of similar size. NaN with less than 20
     such pairs."""
     offsets, sizes = [np.zeros((0, 2))], []
@@ -250,13 +262,13 @@ def _shift(best: _BestBoxes, half: int) -> np.ndarray:
     return np.median(offsets[tree.query_ball_point(offsets[densest], radius)], axis=0)
 
 
-def _growth(best: _BestBoxes, half: int) -> float:
+def _growth(best: BestBoxes, half: int) -> float:
     """Median size of predictions relative to the objects that they overlap best."""
     ratios = _size_ratio(*best.overlapping(half))
     return float(np.exp(np.median(np.log(np.maximum(ratios, 1e-3))))) if len(ratios) else 1.0
 
 
-def _margin(best: _BestBoxes, half: int) -> float:
+def _margin(best: BestBoxes, half: int) -> float:
     """Median number of pixels by which predictions exceed the objects that they overlap best, on each side."""
     predicted, objects = best.overlapping(half)
     return float(np.median((predicted - objects)[:, 2:] / 2)) if len(predicted) else 0.0
@@ -267,7 +279,7 @@ def _resized(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2] + (boxes[:, 2:] - size) / 2, size], axis=1)
 
 
-def _corner_scale(best: _BestBoxes, half: int) -> np.ndarray:
+def _corner_scale(best: BestBoxes, half: int) -> np.ndarray:
     """Scale (x, y) about the image's top left corner that fits best when undone: of one axis, or the same of both."""
     candidates = [(s, s) for s in SCALES] + [(s, 1.0) for s in SCALES] + [(1.0, s) for s in SCALES]
     images = [*best.half(half)]

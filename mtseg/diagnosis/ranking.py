@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import spearmanr
 
 from mtseg.checks.findings import Finding
 from mtseg.core import masks
+from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED, Pairs, Predictions
 from mtseg.diagnosis.classes import learnt
 from mtseg.diagnosis.split import Split
@@ -22,6 +24,7 @@ GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above wh
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # factor by which logits may be too large or too small
 UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
+CONSTANT = 1e-4  # spread of the mask quality below which it is constant
 NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
 
@@ -37,14 +40,12 @@ def losses(split: Split) -> dict[str, float]:
     evaluation, matches, instances = split.evaluation, split.matches, split.images.instances
     if not len(split.predictions) or not split.objects.sum():
         return {}
-    labels, overlap = {}, np.zeros(len(split.predictions))
+    overlap = np.zeros(len(split.predictions))
     overlap[matches.prediction] = matches.iou
     for task in split.tasks:
         own = split.labelled(task)
-        labels[task.name] = split.predictions.labels[task.name].copy()
-        labels[task.name][own.prediction] = own.true
         overlap[own.prediction[own.label != own.true]] = 0
-    numbers = {"AP": joint_ap(evaluation), "labels": joint_ap(evaluation, labels)}
+    numbers = {"AP": joint_ap(evaluation), "labels": with_labels(split, split.tasks)}
 
     perfect = _with_masks(split, matches.prediction, matches.instance)
     moved = pairs.of_masks(split.images, perfect)
@@ -75,6 +76,16 @@ def losses(split: Split) -> dict[str, float]:
     return numbers
 
 
+def with_labels(split: Split, tasks: Sequence[Task]) -> float:
+    """Joint AP in percent if the matches had the right labels of these tasks."""
+    labels = {}
+    for task in tasks:
+        own = split.labelled(task)
+        labels[task.name] = split.predictions.labels[task.name].copy()
+        labels[task.name][own.prediction] = own.true
+    return joint_ap(split.evaluation, labels)
+
+
 def _with_masks(split: Split, rows: np.ndarray, objects: np.ndarray) -> Predictions:
     """The predictions `rows` [n] with the masks of the instances `objects` [n]."""
     own = split.images.instances[objects]
@@ -96,6 +107,11 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     if sharp and sharp.high < 0.5:
         evidence = f"the higher the score, the more often a prediction is false (AUC {sharp.text()})"
         change = "the score is inverted: check mtseg/evaluation/ap/rankings.py and the logits' signs"
+        return [Finding("ranking", "error", evidence, change)], numbers
+    spread = float(np.ptp(split.predictions.mask_quality[split.best]))
+    if ranking.endswith("_quality") and spread < CONSTANT and len(split.best) >= 20:
+        evidence = f"the mask quality of all predictions is {split.predictions.mask_quality[split.best[0]]:.3g}"
+        change = "it must be the mean probability inside the mask: check mask_quality (Mask2Former.detect)"
         return [Finding("ranking", "error", evidence, change)], numbers
     numbers["quality"] = quality = _quality(split)
     if ranking.endswith("_quality") and quality is not None and quality + 0.1 < UNRELATED:

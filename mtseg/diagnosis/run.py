@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mtseg.checks.findings import Finding
-from mtseg.core.params import Model, Solver, Task, Test
+from mtseg.core.params import Input, Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
-from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, masks, ranking
+from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, limits, masks, parts, ranking
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 SEVERITIES = ("error", "warning", "note")
 BATCH_CAUSES = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
 DECLINE_CAUSES = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # explained by a fall of AP
+WRONG_LABELS = {"collapse_to_background", "collapse_to_class", "task_untrained_in_matching"}
+FOUND = 0.5  # share of train's objects that must be found for wrong labels to explain why few are right
+COMPARABLE = 0.5  # share of the most important finding's AP, from which another is as severe
+LOOKED_AT = (
+    "evaluator, weights and batches, position, size and pairing of masks (all and parts of them), labels, classes, "
+    "annotations, detections, ranking, calibration, training curves"
+)
+NOT_VISIBLE = (
+    "mistakes that the annotations of all splits share, objects that neither annotation nor model has, and images unlike "
+    "those of val"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Diagnosis:
 
 def diagnose(
     evaluation: Evaluation, *, train: Sample, val: Sample, known: Sequence[Finding], curve: pd.DataFrame,
-    validated: pd.DataFrame, health: pd.DataFrame, model: Model, solver: Solver, test: Test, images: int,
+    validated: pd.DataFrame, health: pd.DataFrame, model: Model, input: Input, solver: Solver, test: Test, images: int,
 ) -> Diagnosis:  # fmt: skip
     """evaluation: of the stored predictions of val. train, val: new predictions of a sample of each split. known:
     findings of `probe`. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: number of train
@@ -61,9 +72,12 @@ def diagnose(
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES - {"labels_of_other_image"}]
     inputs = [*known, *curves.without_gradient(health, tasks), *masks.boxes(split), *colours(val, train, tasks)]
     displaced, details["masks"] = masks.check(split)
+    displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
-    alignment = [*misaligned, *_blame_annotations(displaced, masks.check(trained)[0]), *renamed]
+    alignment = [*misaligned, *_blame_annotations(displaced, displaced_in_train), *renamed]
+    if not alignment:  # otherwise a part is no news
+        alignment = [*parts.check(split, "val"), *parts.check(trained, "train")]
 
     learning, details["training"] = curves.check(
         trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
@@ -74,13 +88,17 @@ def diagnose(
     )
     calibrated, details["temperature"] = ranking.calibration(split)
     order, details["rankings"] = ranking.rankings(split)
-    details["oracles"] = ranking.losses(split)
+    details["oracles"] = oracles = ranking.losses(split)
     if order or calibrated:  # duplicates are counted among confident predictions, which a wrong score selects
         counted = [finding for finding in counted if finding.cause != "duplicates"]
     noisy = [*classes.noise(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
     now = details["rankings"].get("product_quality", 0.0)
     decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
-    findings = unexplained(inputs, alignment, learning, [*order, *collapsed, *noisy], decline)
+    outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
+    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed)
+    details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
+    if not any(finding.severity != "note" for finding in findings):
+        findings += limits.factor(oracles)
     return Diagnosis(findings, metrics(findings, details), details)
 
 
@@ -91,21 +109,36 @@ def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> S
 
 
 def unexplained(
-    inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[Finding],
-    decline: list[Finding],
+    inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[limits.Weighed],
+    decline: list[Finding], *, found: float = 0.0,
 ) -> list[Finding]:  # fmt: skip
-    """The findings that no other finding explains, errors first. Each group explains all that follow: network and
-    inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
-    training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something."""
+    """All findings, errors first; those that others explain become notes. Each group explains all that follow: network
+    and inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
+    training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
+    finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
+    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
-    rest = [*outputs, *(finding for finding in learning if finding.severity != "error")]
-    last = [finding for finding in rest if finding.cause in DECLINE_CAUSES]
-    first = [finding for finding in rest if finding.cause not in DECLINE_CAUSES]
+    weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
+    wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS]
+    labels = wrong_labels if found >= FOUND else []
+    rest = limits.by_weight([one for one in [*outputs, *weak] if one.finding not in labels])
+    least = COMPARABLE * max((one.gain for one in rest), default=0.0)
+    strong = [one.finding for one in rest if one.gain >= least or decline]
+    minor = [one.finding for one in rest if one.finding not in strong]
+    last = [finding for finding in strong if decline and finding.cause in DECLINE_CAUSES]
+    first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
-    for tier in (inputs, alignment, untrained, first, decline, last):
-        explained = any(finding.severity != "note" for finding in kept)
-        kept += [finding for finding in tier if not explained or finding.severity == "note"]
+    for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):
+        cause = next((finding.cause for finding in kept if finding.severity != "note"), None)
+        kept += [finding if cause is None else _runner_up(finding, cause) for finding in tier]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _runner_up(finding: Finding, cause: str) -> Finding:
+    """A finding that another may explain, as a note."""
+    if finding.severity == "note":
+        return finding
+    return replace(finding, severity="note", change=f"{cause} may explain it; if not: {finding.change}")
 
 
 def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
@@ -166,13 +199,12 @@ def _plain(value: Any) -> Any:
 
 
 def text(diagnosis: Diagnosis) -> str:
-    """A line for each finding, then one with the joint AP lost to each kind of error."""
-    lines, oracles = [finding.line() for finding in diagnosis.findings], diagnosis.details.get("oracles")
-    if oracles:
-        gains = {name: value - oracles["AP"] for name, value in oracles.items() if name != "AP"}
-        words = {"labels": "correct labels", "ranking": "the best ranking", "masks": "perfect masks",
-                 "all_found": "no missed object"}  # fmt: skip
-        named = ", ".join(f"{words[name]} +{gains[name]:.1f}" for name in sorted(gains, key=gains.get, reverse=True))
-        lines.append(f"joint AP is {oracles['AP']:.1f}; potential gain: {named}")
-    found = any(finding.severity in ("error", "warning") for finding in diagnosis.findings)
-    return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix." if found else "No issues found."])
+    """A line for each finding, the table of what would raise AP, and what was looked at if nothing was found."""
+    lines = [finding.line() for finding in diagnosis.findings]
+    if "oracles" in diagnosis.details:
+        lines += limits.lines(diagnosis.details["oracles"], diagnosis.details["raise_ap"])
+    if any(finding.severity in ("error", "warning") for finding in diagnosis.findings):
+        return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix."])
+    limited = any(finding.cause == "limiting_factor" for finding in diagnosis.findings)
+    verdict = "No faults found, but much AP is to gain: see limiting_factor." if limited else "No issues found."
+    return "\n".join([*lines, f"{verdict} Looked at: {LOOKED_AT}.", f"Not visible here: {NOT_VISIBLE}."])

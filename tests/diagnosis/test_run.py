@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from mtseg.checks.findings import CAUSES, Finding
-from mtseg.diagnosis import run
+from mtseg.diagnosis import limits, run
+from mtseg.diagnosis.limits import Weighed
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 from tests.diagnosis.answers import healthy, split
@@ -26,8 +27,8 @@ def diagnosed(change=lambda row: row):
     curve = pd.DataFrame({"step": [0, 200, 400], "lr": 2e-3, "loss": [60.0, 10.0, 8.0]})
     return run.diagnose(
         val.evaluation, train=sample(train), val=sample(val), known=[], curve=curve, health=curve,
-        validated=pd.DataFrame({"step": [400], "joint_AP": [50.0]}), model=given.model, solver=given.solver,
-        test=given.test, images=40,
+        validated=pd.DataFrame({"step": [400], "joint_AP": [50.0]}), model=given.model, input=given.input,
+        solver=given.solver, test=given.test, images=40,
     )  # fmt: skip
 
 
@@ -42,14 +43,16 @@ def test_a_correct_model_has_no_issues():
     assert not [finding for finding in found.findings if finding.severity != "note"]
     assert (found.metrics["errors"], found.metrics["warnings"]) == (0, 0)
     assert set(found.metrics["image_share"]) == {task.name for task in TASKS}
-    assert run.text(found).endswith("No issues found.")
+    text = run.text(found)
+    assert "No issues found. Looked at: " in text and "Not visible here: " in text
+    assert "What would raise AP" in text and "twice the steps" not in text, "one validation shows no trend"
 
 
 def test_a_fault_is_recorded_with_its_title():
     found = diagnosed(lambda row: replace(row, labels=row.labels | {"fill": (row.labels["fill"] + 1) % 3}))
     (first, *_) = run.record(found)["findings"]
     assert first["cause"] == "labels_off_by_one" and first["title"] == CAUSES["labels_off_by_one"]
-    assert found.metrics["errors"] == len(found.findings) == 1
+    assert found.metrics["errors"] == 1
     assert "No issues" not in run.text(found)
 
 
@@ -65,17 +68,53 @@ def finding(cause, severity="error"):
     return Finding(cause, severity, "evidence", "change")
 
 
-def test_what_follows_from_a_cause_is_not_reported_beside_it():
+def unexplained(inputs=(), alignment=(), learning=(), outputs=(), decline=(), **options):
+    """The causes that keep their severity, and those that became notes."""
+    weighed = [Weighed(one, gain) for one, gain in outputs]
+    found = run.unexplained(list(inputs), list(alignment), list(learning), weighed, list(decline), **options)
+    notes = [one.cause for one in found if one.severity == "note"]
+    return [one.cause for one in found if one.severity != "note"], notes
+
+
+def test_what_follows_from_a_cause_is_a_note_beside_it():
     few, collapsed, note = finding("too_few_steps"), finding("collapse_to_background"), finding("queries_empty", "note")
     fallen, moved, fed = finding("prediction_differs"), finding("masks_displaced", "warning"), finding("normalisation")
-    assert run.unexplained([], [], [few], [collapsed, note], []) == [few, note]
-    assert run.unexplained([], [moved], [few], [collapsed], [fallen]) == [moved]
-    assert run.unexplained([fed], [moved], [], [collapsed], []) == [fed]
-    assert run.unexplained([], [], [few], [], [fallen]) == [fallen], "it was good in training"
-    noise = finding("label_noise", "warning")
-    assert run.unexplained([], [], [], [noise], [fallen]) == [fallen], "a worse prediction contradicts labels, too"
-    assert run.unexplained([], [], [], [noise], []) == [noise]
-    assert run.unexplained([], [], [], [note, collapsed], []) == [collapsed, note], "errors first"
+    bad = [(collapsed, 20.0)]
+    both = ["collapse_to_background", "queries_empty"]
+    assert unexplained(learning=[few], outputs=[*bad, (note, 0.0)]) == (["too_few_steps"], both)
+    assert unexplained(alignment=[moved], learning=[few], outputs=bad, decline=[fallen])[0] == ["masks_displaced"]
+    assert unexplained(inputs=[fed], alignment=[moved], outputs=bad)[0] == ["normalisation"]
+    assert unexplained(learning=[few], decline=[fallen])[0] == ["prediction_differs"], "it was good in training"
+    noise = (finding("label_noise", "warning"), 5.0)
+    contradicts = "a worse prediction contradicts labels, too"
+    assert unexplained(outputs=[noise], decline=[fallen])[0] == ["prediction_differs"], contradicts
+    assert unexplained(outputs=[noise])[0] == ["label_noise"]
+    (runner_up,) = (
+        one for one in run.unexplained([], [], [few], [Weighed(collapsed, 20.0)], []) if one.severity == "note"
+    )
+    assert runner_up.change == "too_few_steps may explain it; if not: change"
+
+
+def test_a_verdict_on_the_lr_waits_while_objects_are_found_with_wrong_labels():
+    low, collapsed = finding("lr_too_low"), (finding("collapse_to_background"), 60.0)
+    assert unexplained(learning=[low], outputs=[collapsed], found=0.9) == (["collapse_to_background"], ["lr_too_low"])
+    assert unexplained(learning=[low], outputs=[collapsed], found=0.1) == (["lr_too_low"], ["collapse_to_background"])
+    assert unexplained(learning=[low], found=0.9)[0] == ["lr_too_low"]
+
+
+def test_findings_that_cost_much_less_than_the_first_are_notes():
+    ranking, missing = (finding(cause, "warning") for cause in ("ranking", "annotations_missing"))
+    assert unexplained(outputs=[(ranking, 1.0), (missing, 9.0)]) == (["annotations_missing"], ["ranking"])
+    assert unexplained(outputs=[(ranking, 5.0), (missing, 9.0)])[0] == ["annotations_missing", "ranking"]
+
+
+def test_what_limits_ap_is_named_when_nothing_is_wrong():
+    oracles = {"AP": 20.0, "labels": 21.0, "ranking": 25.0, "masks": 60.0, "all_found": 30.0}
+    (limit,) = limits.factor(oracles)
+    assert limit.severity == "note" and "20.0" in limit.evidence and "60.0" in limit.evidence
+    diagnosis = run.Diagnosis([limit], {}, {"oracles": oracles, "raise_ap": {"masks": {"gain": 40.0, "cost": "c"}}})
+    assert "No issues found" not in run.text(diagnosis) and "masks  +40.0  c" in run.text(diagnosis)
+    assert not limits.factor(oracles | {"masks": 30.0}) and not limits.factor({})
 
 
 def test_every_cause_has_its_section_in_the_guide():

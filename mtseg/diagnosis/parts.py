@@ -1,0 +1,138 @@
+"""Find a part of the images whose masks or annotations are turned, mirrored, scaled, shifted, or those of another image.
+
+Each change is undone for each image alone. An image counts for a change if its masks fit badly as they are and well
+after undoing it. How often that happens by chance is measured with the predictions of other images. Only changes that
+explain surely more images than chance are reported, with their share and the images.
+
+I images; boxes are (x, y, width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binom, binomtest
+
+from mtseg.checks.findings import Finding
+from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, transposed, turned
+from mtseg.diagnosis.split import Split
+from mtseg.evaluation.ap.pairs import box_overlaps
+from mtseg.evaluation.bootstrap import DIAGNOSIS_LEVEL
+
+BAD, GOOD = 0.4, 0.6  # mean box IoU of an image's objects: at most as it is, and at least after undoing a change
+SHARE = 0.05  # smallest share of the images that is reported
+LEVEL = 0.005  # chance of a false alarm in a split, all changes together
+OTHERS = 8  # images whose predictions an image is compared with, to measure chance
+REACH = 3  # images: largest distance of an exchange
+MOST = 1500  # images that fit badly, at most as many are examined
+NAMED = 5  # file names in a finding
+SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner of the image
+APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
+NEAR = 0.3  # of the offset: offsets closer than this are the same
+
+Check = Callable[[int, int], float]  # (image, image of the predictions) -> mean box IoU after undoing a change
+
+
+class Change(NamedTuple):
+    cause: str
+    text: str
+    undo: Undo
+    step: int = 0  # predictions of the image that many rows further on
+
+
+def check(split: Split, name: str) -> list[Finding]:
+    """A warning for the change that explains most images, if any does. name: of the split."""
+    best = BestBoxes(split)
+    images = np.flatnonzero((best.counts > 0) & np.array([len(boxes) > 0 for boxes in best.predicted]))
+    if len(images) < 8:
+        return []
+    found = _fitting(best, images) or _offset(split, images)
+    if found is None:
+        return []
+    cause, text, rows = found
+    share = binomtest(len(rows), len(images)).proportion_ci(DIAGNOSIS_LEVEL, method="wilson")
+    names = ", ".join(split.images.file_name[rows[:NAMED]].tolist()) + " ..." * (len(rows) > NAMED)
+    evidence = f"{len(rows)} of {len(images)} {name} images ({len(rows) / len(images):.0%}, {share.low:.0%} to "
+    evidence += f"{share.high:.0%}): {text}: {names}"
+    change = "compare the annotations of these images with the images; an EXIF orientation is a usual reason"
+    if cause != "images_turned":
+        change = "compare the annotations of these images with the images"
+    return [Finding(cause, "warning", evidence, change, name)]
+
+
+def _changes(sizes: np.ndarray) -> Iterator[Change]:
+    for text, axes in (("left to right", (0,)), ("top to bottom", (1,))):
+        yield Change("masks_mirrored", f"masks are mirrored {text}", mirrored(sizes, *axes))
+    yield Change("images_turned", "masks are turned by 180 degrees", mirrored(sizes, 0, 1))
+    for quarter in (1, 3):
+        yield Change("images_turned", f"masks are turned by {90 * quarter} degrees", turned(sizes, quarter))
+    yield Change("masks_transposed", "rows and columns of the masks are swapped", transposed(sizes))
+    for scale in SCALES:
+        text = f"masks lie as in an image {scale:.3g} times as large"
+        yield Change("masks_displaced", text, lambda boxes, image, scale=scale: boxes / scale)
+    for step in (sign * step for step in range(1, REACH + 1) for sign in (1, -1)):
+        where = f"{abs(step)} {'further on' if step > 0 else 'before'}"
+        yield Change("masks_of_other_image", f"masks fit the image {where}", lambda boxes, image: boxes, step)
+
+
+def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
+    """(cause, text, rows of the images) of the change that surely explains most of the images that fit badly."""
+    bad = images[[_fit(best, image, image) <= BAD for image in images]]
+    bad = bad[np.unique(np.linspace(0, len(bad) - 1, min(len(bad), MOST)).astype(int))] if len(bad) else bad
+    if not len(bad):
+        return None
+    rng, changes = np.random.default_rng(0), list(_changes(best.sizes))
+    explained = []
+    for change in changes:
+        own = [image for image in bad if _fit(best, image, (image + change.step) % len(best.objects), change) >= GOOD]
+        if len(own) < max(3, SHARE * len(images)):
+            continue
+        others = [(image, other) for image in bad for other in rng.choice(images, OTHERS) if other != image]
+        lucky = sum(_fit(best, image, other, change) >= GOOD for image, other in others)
+        chance = (lucky + 1) / (len(others) + 1)
+        if binom.sf(len(own) - 1, len(bad), chance) * len(changes) < LEVEL:
+            explained.append((change, np.array(own)))
+    if not explained:
+        return None
+    change, own = max(explained, key=lambda one: len(one[1]))
+    return change.cause, change.text, own
+
+
+def _fit(best: BestBoxes, image: int, other: int, change: Change | None = None) -> float:
+    """Mean over the objects of an image of the best box IoU with the predictions of `other`, scaled to its size."""
+    objects, predicted = best.objects[image], best.predicted[other]
+    if not len(objects) or not len(predicted):
+        return 0.0
+    predicted = predicted * np.tile(best.sizes[image] / best.sizes[other], 2)
+    if change:
+        predicted = change.undo(predicted, image)
+    return float(box_overlaps(predicted, objects)[0].max(0).mean())
+
+
+def _offset(split: Split, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
+    """A part of the images whose masks lie at a common offset: more than lie at the opposite one."""
+    matches = split.matches
+    if not len(matches):
+        return None
+    boxes = split.predictions.box[matches.prediction], split.images.instances.box[matches.instance]
+    moved = np.subtract(*(box[:, :2] + box[:, 2:] / 2 for box in boxes))
+    rows = np.unique(matches.image)
+    offsets = np.array([np.median(moved[matches.image == row], axis=0) for row in rows])
+    offsets -= np.median(offsets, axis=0)
+    spread = max(1.4826 * float(np.median(np.abs(offsets))), 0.1)
+    far = np.flatnonzero(np.linalg.norm(offsets, axis=1) > APART * spread)
+    if len(far) < max(3, SHARE * len(images)):
+        return None
+
+    def near(point: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(offsets - point, axis=1) < max(NEAR * np.linalg.norm(point), 2 * spread)
+
+    centre = offsets[max(far[:MOST], key=lambda row: near(offsets[row]).sum())]
+    centre = np.median(offsets[near(centre)], axis=0)
+    own, opposite = near(centre), near(-centre)
+    if own.sum() < SHARE * len(images) or binom.sf(own.sum() - 1, own.sum() + opposite.sum(), 0.5) > LEVEL / 2:
+        return None
+    text = f"masks lie ({centre[0]:+.1f}, {centre[1]:+.1f}) px from their objects, further than in the other images"
+    return "masks_displaced", text, rows[own]
