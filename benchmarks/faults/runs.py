@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablations import page
-from benchmarks.faults import combinations, data, healthy, inputs, pipeline, prediction, settings, training, unseen
+from benchmarks.faults import (
+    combinations, data, healthy, inputs, pipeline, postprocessing, prediction, settings, training, unseen,
+)  # fmt: skip
 from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
 
 PROCESSES = 2
 RIGHT = 0.9  # share of all faults whose cause must be correct; for those of docs/failures.md it is 1
-LISTS = (data, settings, inputs, training, combinations, prediction, unseen)
+LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, unseen)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training

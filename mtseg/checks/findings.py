@@ -61,6 +61,7 @@ CAUSES = {
     "gradient_missing": "the losses do not reach a part of the network",
     "weights_frozen": "a part of the network gets gradients but is not updated",
     "matcher_wrong": "the matching does not have the lowest cost",
+    "postprocessing_wrong": "masks are not brought to the original size as they should be",
     "answer_depends_on_batch": "the output for an image depends on its batch",
     # the trained model
     "evaluator_wrong": "the evaluator gives the ground truth a wrong score",

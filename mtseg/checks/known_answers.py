@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +30,9 @@ BOXES = ((4, 4, 28, 20), (36, 8, 60, 24), (12, 28, 40, 44))  # x0, y0, x1, y1, a
 SIZE = (48, 64)  # height and width of the part of the square that is the image
 ENLARGED = 2  # size of the original image as a multiple of SIZE
 OVERLAP = 0.75  # smallest IoU of a box and its mask, which is upsampled from STRIDE and has round corners
+PEAK, STEEP = 4.0, 70.0  # of smooth mask logits: the highest, and how fast they fall from the centre
+UNEVEN = 1.57  # size of the original image of smooth masks as a multiple of SIZE
+EXACT, CLOSE = 0.97, 0.01  # least IoU of a smooth mask with the expected one, and largest difference of its quality
 LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
@@ -51,7 +55,7 @@ def check(network: Mask2Former) -> list[Finding]:
         perfect = two_images(network)
         findings = list(matched(perfect, loss)) or list(matched_by_label(network, loss))
         findings = findings or list(empty_images(network, loss)) or list(loss_values(perfect, loss))
-        return findings + list(detections_match(network, perfect))
+        return findings + (list(detections_match(network, perfect)) or list(resized(network, perfect)))
 
 
 def two_images(network: Mask2Former) -> Scene:
@@ -213,6 +217,38 @@ def detections_match(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
             cause = "labels_of_other_image" if of_other[t] else "labels_of_other_query"
             evidence = f"{wrong[t]} of {number} detections of a perfect output do not have the labels of their query"
             yield Finding(cause, "error", evidence, DETECT, f"task '{task.name}'")
+
+
+def resized(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
+    """Smooth mask logits must come out at the original size as OpenCV's bilinear interpolation gives them, cut at 0, with
+    the mean probability inside each mask as its quality."""
+    count = len(BOXES)
+    x, y = torch.meshgrid(torch.arange(SIDE // STRIDE) + 0.5, torch.arange(SIDE // STRIDE) + 0.5, indexing="xy")
+    logits = perfect.output.mask_features_BCHW.clone()
+    for i, (x0, y0, x1, y1) in enumerate(BOXES):
+        at = (x - (x0 + x1) / 2 / STRIDE) / (x1 - x0), (y - (y0 + y1) / 2 / STRIDE) / (y1 - y0)
+        logits[:, i] = PEAK * (1 - STEEP * (at[0] ** 2 + at[1] ** 2))
+    height, width = (round(UNEVEN * side) for side in SIZE)
+    example = {"image": torch.zeros(3, SIDE, SIDE), "image_size": SIZE, "height": height, "width": width}
+    output = replace(perfect.output, mask_features_BCHW=logits)
+    worst, qualities = 1.0, []
+    for b, (found, masks) in enumerate(network.detect(output, [example] * len(perfect.targets))):
+        instance = perfect.owner[-1, b, found.query]
+        for row in (instance >= 0).nonzero().flatten()[: 2 * count].tolist():
+            small = logits[b, instance[row]].cpu().numpy()
+            square = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)[: SIZE[0], : SIZE[1]]
+            expected = torch.from_numpy(cv2.resize(square, (width, height), interpolation=cv2.INTER_LINEAR))
+            inside, mask = expected > 0, masks[found.mask[row]].cpu()
+            worst = min(worst, float((inside & mask).sum() / (inside | mask).sum().clamp(min=1)))
+            qualities.append((float(found.mask_quality[row]), float(expected.sigmoid()[inside].mean())))
+    if worst < EXACT:
+        evidence = f"smooth masks brought to another size have IoU {worst:.2f} at worst with their bilinear interpolation"
+        change = f"{DETECT}: upsample logits bilinearly (align_corners=False), cut the padding off, resize, cut at 0"
+        yield Finding("postprocessing_wrong", "error", evidence, change)
+    elif off := [pair for pair in qualities if abs(pair[0] - pair[1]) > CLOSE]:
+        evidence = f"the mask quality of a known mask is {off[0][0]:.3g}, expected {off[0][1]:.3g}"
+        change = f"{DETECT}: it is the mean probability of the pixels inside the mask"
+        yield Finding("postprocessing_wrong", "error", evidence, change)
 
 
 def box(x0: int, y0: int, x1: int, y1: int, height: int = SIDE, width: int = SIDE) -> Tensor:

@@ -68,7 +68,7 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # patches are found by colour
     readings = [read(example) for example in examples]
     findings = list(displaced(readings)) or list(relabelled(readings, examples, tasks, record))
-    return [*findings, *misplaced(predicted, record)]
+    return [*findings, *misplaced(predicted, record), *padded(examples, predicted)]
 
 
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
@@ -160,6 +160,17 @@ def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:
     if max(abs(x), abs(y)) > SHIFT:
         evidence = f"in prediction, a synthetic image is ({x:+.1f}, {y:+.1f}) pixels from the position by image_size"
         yield Finding("mapper_displaces", "error", evidence, FIX)
+
+
+def padded(examples: Sequence[loader.Example], predicted: loader.Example) -> Iterator[Finding]:
+    """Padding must have the same value in training and prediction. The image is wider than high, so that the last row is
+    padding unless it was enlarged."""
+    rows = [pixels_of(example)[-1] for example in examples]
+    trained = [row[0] for row in rows if not np.ptp(row, axis=0).any() and np.abs(row[0] - GROUND).max() > TONE]
+    own = np.median(pixels_of(predicted)[-1], axis=0)
+    if trained and np.abs(np.median(trained, axis=0) - own).max() > TONE:
+        evidence = f"images are padded with {np.median(trained):.0f} in training and with {np.median(own):.0f} in prediction"
+        yield Finding("mapper_channels", "error", evidence, f"{FIX} or images.py: pad with the same value")
 
 
 def read(example: loader.Example) -> Reading:

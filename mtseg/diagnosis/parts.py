@@ -17,7 +17,7 @@ from scipy.stats import binom, binomtest
 
 from mtseg.checks.findings import Finding
 from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, transposed, turned
-from mtseg.diagnosis.split import Split
+from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import DIAGNOSIS_LEVEL
 
@@ -30,6 +30,7 @@ MOST = 1500  # images that fit badly, at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner of the image
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
+TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
 NEAR = 0.3  # of the offset: offsets closer than this are the same
 
 Check = Callable[[int, int], float]  # (image, image of the predictions) -> mean box IoU after undoing a change
@@ -45,10 +46,14 @@ class Change(NamedTuple):
 def check(split: Split, name: str) -> list[Finding]:
     """A warning for the change that explains most images, if any does. name: of the split."""
     best = BestBoxes(split)
+    confident = split.confident()
+    best.predicted = [
+        split.predictions.box[confident[own]] for own in by_image(split.image[confident], len(split.images))
+    ]
     images = np.flatnonzero((best.counts > 0) & np.array([len(boxes) > 0 for boxes in best.predicted]))
     if len(images) < 8:
         return []
-    found = _fitting(best, images) or _offset(split, images)
+    found = _fitting(best, images) or _offset(best, images)
     if found is None:
         return []
     cause, text, rows = found
@@ -111,15 +116,19 @@ def _fit(best: BestBoxes, image: int, other: int, change: Change | None = None) 
     return float(box_overlaps(predicted, objects)[0].max(0).mean())
 
 
-def _offset(split: Split, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
+def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
     """A part of the images whose masks lie at a common offset: more than lie at the opposite one."""
-    matches = split.matches
-    if not len(matches):
+    rows, offsets = [], []
+    for image in images:
+        iou = box_overlaps(best.predicted[image], best.objects[image])[0]
+        touched = iou.max(0) > TOUCHING
+        if touched.any():
+            boxes = best.predicted[image][iou.argmax(0)[touched]], best.objects[image][touched]
+            rows.append(image)
+            offsets.append(np.median(np.subtract(*(box[:, :2] + box[:, 2:] / 2 for box in boxes)), axis=0))
+    if not rows:
         return None
-    boxes = split.predictions.box[matches.prediction], split.images.instances.box[matches.instance]
-    moved = np.subtract(*(box[:, :2] + box[:, 2:] / 2 for box in boxes))
-    rows = np.unique(matches.image)
-    offsets = np.array([np.median(moved[matches.image == row], axis=0) for row in rows])
+    rows, offsets = np.array(rows), np.array(offsets)
     offsets -= np.median(offsets, axis=0)
     spread = max(1.4826 * float(np.median(np.abs(offsets))), 0.1)
     far = np.flatnonzero(np.linalg.norm(offsets, axis=1) > APART * spread)

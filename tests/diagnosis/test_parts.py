@@ -1,0 +1,67 @@
+"""A fault of a part of the images is reported with its share and the images; a correct model gives no finding."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtseg.diagnosis import parts
+from tests.diagnosis.answers import healthy, split
+from tests.diagnosis.test_masks import moved, shifted
+from tests.scenes import SIZE, make_tasks
+
+TASKS = make_tasks(3)
+
+
+def found(change, share, images=60, seed=0):
+    """The findings if the masks of that share of the images, evenly spread, are changed."""
+    records, rows = healthy(TASKS, images=images, scattered=True, seed=seed)
+    ids = [record.id for record in records]
+    chosen = {ids[i] for i in np.linspace(0, images - 1, round(share * images)).astype(int)}
+    own = [row for row in rows if row.image_id not in chosen]
+    others = list(moved([row for row in rows if row.image_id in chosen], change))
+    return parts.check(split(records, [*own, *others], TASKS), "val")
+
+
+def of(finding):
+    return int(re.match(r"(\d+) of", finding.evidence).group(1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_correct_model_gives_no_finding(seed):
+    assert not found(lambda mask: mask, 0.2, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "least"),
+    [
+        (lambda mask: mask[::-1, ::-1], "images_turned", 0.8),
+        (lambda mask: np.rot90(mask), "images_turned", 0.8),
+        (lambda mask: mask[:, ::-1], "masks_mirrored", 0.6),
+        (lambda mask: mask.T, "masks_transposed", 0.7),
+        (lambda mask: np.pad(mask[::2, ::2], ((0, SIZE // 2), (0, SIZE // 2))), "masks_displaced", 0.5),
+    ],
+)
+@pytest.mark.parametrize("share", [0.3, 0.15])
+def test_turned_images_are_counted_and_named(change, cause, least, share):
+    (finding,) = found(change, share)
+    assert finding.cause == cause and finding.severity == "warning" and finding.where == "val"
+    assert least * share * 60 <= of(finding) <= share * 60
+    assert "%" in finding.evidence and ".jpg" in finding.evidence
+
+
+def test_a_shift_of_a_part_is_measured():
+    (finding,) = found(shifted(5, 4), 0.3)
+    assert finding.cause == "masks_displaced" and 12 <= of(finding) <= 18
+    x, y = map(float, re.search(r"\(([-+.\d]+), ([-+.\d]+)\) px", finding.evidence).groups())
+    assert (x, y) == pytest.approx((5, 4), abs=2)
+
+
+def test_exchanged_images_are_found():
+    records, rows = healthy(TASKS, images=100, scattered=True)
+    ids = [record.id for record in records]
+    other = {ids[i + k]: ids[i + 1 - k] for i in range(0, 24, 4) for k in (0, 1)}
+    rows = [replace(row, image_id=other.get(row.image_id, row.image_id)) for row in rows]
+    (finding,) = parts.check(split(records, rows, TASKS), "train")
+    assert finding.cause == "masks_of_other_image" and 5 <= of(finding) <= 7 and finding.where == "train"
