@@ -296,7 +296,7 @@ FAULTS = (
           causes=("postprocessing_wrong", "masks_displaced", "masks_scaled"),
           code=changed(mask2former, "_to_original", sides_exchanged)),
     # ultralytics/yolov5#493
-    Fault("the filter's min_score is 0.97", since="evaluate", causes=("min_score_too_high",),
+    Fault("the filter's min_score is 0.97", since="evaluate", causes=("filter_too_strict",),
           changes={"filter.min_score": 0.97}),
     # facebookresearch/MaskFormer#46
     Fault("the dice loss has weight 0", causes=("loss_muted",), changes={"loss.dice": 0.0}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from scipy.ndimage import binary_erosion, gaussian_gradient_magnitude
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 from scipy.signal import fftconvolve
 
 from mtseg.checks.findings import Finding
@@ -28,6 +28,8 @@ STANDARD_ERRORS = (
 )
 FAINT = 0.1  # smallest difference of edge strength, in standard deviations, between own and other images
 SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
+OFFSETS = np.arange(-8, 9) * 0.05  # of an outline, outwards, in radii of a disc of the object's area
+LOOSE = 0.1  # the same: smallest difference of two splits that is reported
 TURNED = {  # cause -> function that corrects the points (y, x), given the image width
     "masks_mirrored": lambda points, width: np.stack([points[:, 0], width - 1 - points[:, 1]], axis=1),
     "masks_transposed": lambda points, width: points[:, ::-1],
@@ -38,12 +40,13 @@ TURNED = {  # cause -> function that corrects the points (y, x), given the image
 class Outlines:
     """Outlines of the instances of one image. edges [H, W]: gradient magnitude, mean 0, standard deviation 1.
     points [N, 2]: (y, x) on the outlines. colours [I, 3]: mean RGB (0 to 255) inside each instance that has a pixel.
-    labels: of the same instances."""
+    labels: of the same instances. profile [len(OFFSETS)]: mean edge strength inside and outside of the outlines."""
 
     edges: np.ndarray
     points: np.ndarray
     colours: np.ndarray
     labels: list[dict[str, int | None]]
+    profile: np.ndarray
 
     def sharpness(self, points: np.ndarray) -> float:
         """Mean edge strength at the points that are inside the image."""
@@ -90,6 +93,25 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
     return []
 
 
+def tightness(train: Sequence[Outlines], other: Sequence[Outlines], split: str) -> list[Finding]:
+    """A warning if the edges of the objects lie further inside or outside of the outlines than in train."""
+    if min(len(train), len(other)) < FEWEST:
+        return []
+    profiles = [np.array([image.profile for image in sample]) for sample in (train, other)]
+    best = [int(profile.mean(0).argmax()) for profile in profiles]
+    ours, theirs = OFFSETS[best]
+    gain = profiles[1][:, best[1]] - profiles[1][:, best[0]]
+    if abs(theirs - ours) < LOOSE - 1e-9 or gain.mean() <= STANDARD_ERRORS * standard_error(gain):
+        return []
+    evidence = (
+        f"outlines are {'looser' if theirs < ours else 'tighter'} than in train: the edges of the objects lie at "
+        f"{theirs:+.0%} of a radius from their outlines, in train at {ours:+.0%} (edge strength {with_interval(gain)}, "
+        f"{len(other)} images)"
+    )
+    change = "draw the outlines of all splits by the same rule"
+    return [Finding("outlines_differ", "warning", evidence, change, split)]
+
+
 def with_interval(values: np.ndarray) -> str:
     """The mean with its 95 % confidence interval, as text."""
     return f"{values.mean():+.2f} +- {2 * standard_error(values):.2f} standard deviations"
@@ -122,16 +144,34 @@ def outlines(image: Image, root: Path) -> Outlines | None:
     width, height = (max(round(side * scale), 1) for side in (image.width, image.height))
     small = open_image(root, image, side=LONGER).resize((width, height), PIL.Image.Resampling.BOX)
     edges = gaussian_gradient_magnitude(np.asarray(small.convert("L"), dtype=np.float32), 1.0)
-    points, colours, labels = [], [], []
+    points, colours, labels, sums = [], [], [], np.zeros((2, len(OFFSETS)))
     for instance in image.instances:
         mask = None if instance.crowd else small_mask(instance.segmentation, image, height, width)
         if mask is not None and mask.any():
             points.append(np.argwhere(mask & ~binary_erosion(mask, border_value=1)))
             colours.append(np.asarray(small)[mask].mean(0))
             labels.append(instance.labels)
+            sums += _rings(mask, edges)
     if not sum(map(len, points)) or edges.std() < 0.5:
         return None
-    return Outlines((edges - edges.mean()) / edges.std(), np.concatenate(points), np.array(colours), labels)
+    mean, spread = edges.mean(), edges.std()
+    profile = (sums[0] / np.maximum(sums[1], 1) - mean) / spread
+    return Outlines((edges - mean) / spread, np.concatenate(points), np.array(colours), labels, profile)
+
+
+def _rings(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Sum of the edges and number of pixels [2, len(OFFSETS)] at each offset from the outline of a mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    radius = float(np.sqrt(mask.sum() / np.pi))
+    reach = int(np.ceil(radius * OFFSETS[-1])) + 2
+    part = tuple(slice(max(0, own[0] - reach), own[-1] + reach + 1) for own in (rows, columns))
+    mask, edges = mask[part], edges[part]
+    inner = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    outer = distance_transform_edt(~mask) if not mask.all() else np.zeros(mask.shape)
+    offset = (np.where(mask, 0.5 - inner, outer - 0.5)) / radius
+    place = np.round((offset - OFFSETS[0]) / (OFFSETS[1] - OFFSETS[0])).astype(int)
+    kept = (place >= 0) & (place < len(OFFSETS))
+    return np.stack([np.bincount(place[kept], weights, len(OFFSETS)) for weights in (edges[kept], None)])
 
 
 def small_mask(segmentation: Segmentation, image: Image, height: int, width: int) -> np.ndarray:

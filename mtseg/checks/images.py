@@ -1,4 +1,5 @@
-"""Check the images of the splits: copies between splits, dark images, different splits, swapped colour channels.
+"""Check the images of the splits: copies between splits, dark images, different splits (light, colour, sharpness, noise,
+JPEG quality), swapped colour channels.
 
 Only a sample of each split is read, at a small size.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from scipy.ndimage import convolve, laplace
 
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
@@ -30,6 +32,11 @@ COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean s
 APART = 0.9  # AUC of a measure, train against val, above which the splits differ
 CERTAIN = 5.0  # standard errors by which that AUC must be above 0.5
 STEP = 8.0  # grey levels by which the medians of the splits must differ as well
+FEW, CROP = 150, 512  # images of a split, and pixels of the part in their middle, that are read at full resolution
+JPEG_MEAN = 57.6  # of the luminance table of the JPEG standard, annex K, at quality 50
+FINE = {  # measure: least difference of the medians, and least ratio
+    "sharpness": (0.0, 1.5), "noise": (2.0, 1.5), "JPEG quality": (40.0, 1.0),
+}  # fmt: skip
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, SIDE, 3] -> [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
@@ -54,11 +61,16 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     small = {name: thumbnails(images, root, name) for name, images in splits.items()}
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
     black = [*dark(small["train"])]
-    findings += black or [finding for name in scored for finding in differ(small["train"], small[name])]
+    findings += black
+    fine = {name: textures(images, root) for name, images in splits.items()}
+    for name in scored if not black else ():
+        findings += [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     for name, sample in outlines.items():
         findings += alignment.check(sample, name)
     for name in scored:
+        if not any(finding.where == name for finding in findings):
+            findings += alignment.tightness(outlines["train"], outlines[name], name)
         findings += swapped(outlines["train"], outlines[name], name, tasks=tasks)
     return findings
 
@@ -102,22 +114,68 @@ def dark(train: Thumbnails) -> Iterator[Finding]:
 
 def differ(train: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
     """Nearly all images of val or test differ from nearly all of train in brightness, contrast or saturation."""
-    of_other = np.arange(len(train.names) + len(other.names)) >= len(train.names)
-    # standard error of the AUC if there is no difference (Mann & Whitney 1947)
-    error = ((len(of_other) + 1) / (12 * len(train.names) * len(other.names))) ** 0.5
     differences = []
     for name, measure in MEASURES.items():
         ours, theirs = (measure(sample.pixels.astype(np.float32)) for sample in (train, other))
-        separation = auc(np.concatenate([ours, theirs]), of_other)
-        medians = np.median(ours), np.median(theirs)
-        if separation is None or abs(np.diff(medians)[0]) <= STEP:
-            continue
-        if abs(separation.value - 0.5) > max(APART - 0.5, CERTAIN * error):
-            differences.append(f"{name} {medians[1]:.0f}, in train {medians[0]:.0f}")
+        if _apart(ours, theirs) and abs(np.median(theirs) - np.median(ours)) > STEP:
+            differences.append(f"{name} {np.median(theirs):.0f}, in train {np.median(ours):.0f}")
     if differences:
         evidence = f"{other.split} images differ from train images (medians, 0 to 255): {'; '.join(differences)}"
         change = f"prepare {other.split} like train, or use data.split"
         yield Finding("splits_differ", "warning", evidence, change, other.split)
+
+
+def textured(train: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], split: str) -> Iterator[Finding]:
+    """The same for sharpness, noise and JPEG quality. train, other: of `textures`."""
+    differences = []
+    for name, (least, times) in FINE.items():
+        ours, theirs = train[name], other[name]
+        low, high = sorted((float(np.median(ours)), float(np.median(theirs)))) if len(ours) and len(theirs) else (0, 0)
+        if high - low > least and high > times * low and _apart(ours, theirs):
+            differences.append(f"{name} {np.median(theirs):.3g}, in train {np.median(ours):.3g}")
+    if differences:
+        evidence = f"{split} images differ from train images (medians): {'; '.join(differences)}"
+        change = f"prepare {split} like train, or use data.split"
+        yield Finding("splits_differ", "warning", evidence, change, split)
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether nearly all values of one sample are above those of the other, and surely so."""
+    separation = auc(np.concatenate([ours, theirs]), np.arange(len(ours) + len(theirs)) >= len(ours))
+    # standard error of the AUC if there is no difference (Mann & Whitney 1947)
+    error = ((len(ours) + len(theirs) + 1) / (12 * max(len(ours) * len(theirs), 1))) ** 0.5
+    return separation is not None and abs(separation.value - 0.5) > max(APART - 0.5, CERTAIN * error)
+
+
+def textures(images: Images, root: Path) -> dict[str, np.ndarray]:
+    """Of up to `FEW` images, evenly spread, at their full resolution: sharpness, the standard deviation of the second
+    derivative over that of the image; noise, in grey levels (Immerkaer 1996); JPEG quality, 1 to 100, of those that are
+    JPEG files."""
+    found: dict[str, list[float]] = {name: [] for name in FINE}
+    for row in np.unique(np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)):
+        opened = open_image(root, images[row])
+        height, width = opened.height, opened.width
+        left, top = max(0, (width - CROP) // 2), max(0, (height - CROP) // 2)
+        part = opened.crop((left, top, min(width, left + CROP), min(height, top + CROP))).convert("L")
+        grey = np.asarray(part, dtype=np.float32)
+        if min(grey.shape) > 4 and grey.std() > 1:
+            second = laplace(grey)[1:-1, 1:-1]
+            found["sharpness"].append(float(second.std() / grey.std()))
+            across = convolve(grey, np.outer([1, -2, 1], [1, -2, 1]))[1:-1, 1:-1]
+            found["noise"].append(float(np.median(np.abs(across)) / 0.6745 / 6))
+        if (quality := _jpeg_quality(root / images.file_name[row])) is not None:
+            found["JPEG quality"].append(quality)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _jpeg_quality(path: Path) -> float | None:
+    """The quality setting of libjpeg that has this mean of the first quantisation table; None if there is none."""
+    with PIL.Image.open(path) as opened:
+        tables = getattr(opened, "quantization", None)
+    if not tables:
+        return None
+    scale = 100 * float(np.mean(tables[min(tables)])) / JPEG_MEAN  # percent of the standard's table
+    return min(100.0, max(1.0, 5000 / scale if scale > 100 else (200 - scale) / 2))
 
 
 def swapped(

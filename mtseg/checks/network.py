@@ -16,9 +16,11 @@ from mtseg.core.params import Input, Model, Solver
 from mtseg.core.tables import Image
 from mtseg.data.loader import Example, Mapper
 from mtseg.model.mask2former import Mask2Former
+from mtseg.model.weights import initialise
 
 LARGEST = 256  # pixels: the network is checked on small images
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and standard deviation of its pixels, RGB
+PARTLY = 0.1  # share of the backbone's tensors that may be new
 SAME = 1e-2  # largest change of logits by the other images of a batch (rounding), over their standard deviation
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -47,6 +49,23 @@ def check(
         last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
         evidence = f"a training step raises {exception_text(error)}"
         return [*findings, Finding("step_fails", "error", evidence, f"fix {last.filename}:{last.lineno}")]
+
+
+def loaded(network: Mask2Former, *, model: Model, solver: Solver) -> Iterator[Finding]:
+    """Tensors of the backbone that the file of the weights lacks, which `model.partial_weights` allows. The weights are
+    loaded again."""
+    if model.weights is None or not model.partial_weights:
+        return
+    transfer = initialise(network, model.weights, backbone=model.backbone, tasks=network.tasks, partial=True)
+    new, whole = ([key for key in keys if key.startswith("backbone.")] for keys in (transfer.new, network.state_dict()))
+    frozen = not solver.backbone_multiplier
+    if len(new) > PARTLY * len(whole) or new and frozen:
+        evidence = f"{len(new)} of {len(whole)} tensors of the backbone are not in {transfer.source.name}, they stay random"
+        change = "provide a file of this backbone"
+        if frozen:
+            evidence += ", and solver.backbone_multiplier 0 does not train them"
+            change += ", or set solver.backbone_multiplier: 1"
+        yield Finding("weights_partly_loaded", "warning", evidence, change)
 
 
 def heads(network: Mask2Former) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mtseg.checks import batches, images, labels, mapper, network, resolution, settings
+from mtseg.checks import batches, images, labels, mapper, network, resolution, settings, style
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.data import manifest
@@ -33,6 +33,7 @@ def run(
         train, scored["val"], tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
         max_dets=max_dets,
     )  # fmt: skip
+    findings += style.check(train, scored, tasks=tasks, input=input)
     findings += resolution.check(scored["val"], tasks=tasks, input=input)
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
@@ -42,6 +43,7 @@ def run(
     torch.manual_seed(seed)
     seen = seen_combinations(records.combinations("train"), tasks, model)
     built = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
+    findings += network.loaded(built, model=model, solver=solver)
     return findings + network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
 
 

@@ -13,7 +13,7 @@ from mtseg.core.tables import Images
 
 LR_TOLERANCE = 2.0  # factor, up or down, by which the lr may differ from the linear scaling rule
 SCALE_TOLERANCE = 1.25  # factor by which the scale of prediction may be outside the range of training
-NO_OBJECT = (0.01, 1.0)  # usual range of loss.no_object; the paper: 0.1
+NO_OBJECT = (0.01, 0.5)  # usual range of loss.no_object; the paper: 0.1
 LARGE_WEIGHT = 10.0  # largest label weight relative to both mask losses together; the paper: 0.2
 FAST_BACKBONE = 2.0  # largest lr of the backbone relative to the other parts; the paper: 0.1
 SMALLEST = 4.0  # pixels of an object's longer side in the network's input; the masks have a fourth of its resolution
@@ -132,9 +132,9 @@ def small(train: Images, input: Input) -> Iterator[Finding]:
 
 
 def muted(tasks: Sequence[Task], loss: Loss) -> Iterator[Finding]:
-    if not loss.mask and not loss.dice:
-        evidence = "loss.mask and loss.dice are both 0: masks are not trained"
-        yield Finding("loss_muted", "warning", evidence, "set them to 5.0 (paper)")
+    if off := [f"loss.{name}" for name in ("mask", "dice") if not getattr(loss, name)]:
+        effect = "masks are not trained" if len(off) == 2 else "masks are learnt with difficulty, if at all"
+        yield Finding("loss_muted", "warning", f"{' and '.join(off)} 0: {effect}", "set them to 5.0 (paper)")
     for task in tasks:
         where = f"task '{task.name}'"
         if not task.loss_weight:  # allowed, and usually intended

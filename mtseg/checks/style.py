@@ -1,0 +1,211 @@
+"""Check how objects are annotated: boxes drawn for outlines, objects merged, split or left out, sizes, class names. Splits
+are compared by shares of their objects and images; each difference has a cause of its own. No image is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from mtseg.checks.findings import Finding
+from mtseg.checks.labels import count
+from mtseg.core import masks
+from mtseg.core.params import Input, Task
+from mtseg.core.strips import Strips
+from mtseg.core.tables import UNLABELLED, Images
+from mtseg.evaluation.bootstrap import auc
+
+MOST = 2000  # images of a split that are looked at
+SURE = 5.0  # standard errors by which shares differ surely
+DIFFERENT = 0.15  # difference of two shares from which it matters
+FEWEST = 20  # images of a split to compare it
+FULL, HOLLOW = 0.985, 0.85  # share of its box that a drawn box covers at least, and most outlines at most
+MIXED = 0.05, 0.9  # share of drawn boxes among the outlines of a class: some, and not nearly all
+SMALL = 8  # pixels: boxes of a smaller side are not judged
+APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
+CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
+SEPARATORS = re.compile(r"[\s_\-.]+")
+
+
+def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
+    """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
+    findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
+    own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
+    drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
+    findings += drawn
+    for name in scored if not drawn else ():
+        findings += differ(own["train"], own[name], name)
+    return findings
+
+
+class Style:
+    """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
+    full (its outline is a box), parts (more than one), touching (abuts another), size (of the image). single and empty:
+    of each image, whether it has one object at most, and none."""
+
+    def __init__(self, images: Images):
+        rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
+        images = images[rows]
+        self.images = images
+        self.objects = objects = images.instances[~images.instances.crowd]
+        sides = objects.box[:, 2:]
+        area = masks.areas(objects.rles()) if len(objects) else np.zeros(0)
+        self.extent = area / np.maximum(np.ceil(sides).prod(1), 1)
+        self.large = sides.min(1, initial=np.inf) >= SMALL
+        self.full = (self.extent >= FULL) & self.large
+        self.size = np.sqrt(area / (objects.height * objects.width))
+        counts = np.bincount(objects.image, minlength=len(images))
+        self.empty, self.single = counts == 0, counts[counts > 0] == 1
+        self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
+        self.touching = _touching(objects.image, objects.box)
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """Median size of the objects of each image that has any."""
+        order = np.argsort(self.objects.image, kind="stable")
+        ends = np.flatnonzero(np.diff(self.objects.image[order])) + 1
+        return np.array([np.median(own) for own in np.split(self.size[order], ends) if len(own)])
+
+
+def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """bool [N]: whether a box shares nearly a whole side with another box of the image."""
+    touching = np.zeros(len(image), dtype=bool)
+    order = np.argsort(image, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
+        low, high = box[rows, :2], box[rows, :2] + box[rows, 2:]
+        for axis in (0, 1):
+            across = 1 - axis
+            gap = np.abs(high[:, None, axis] - low[None, :, axis]) <= 1.5
+            shared = np.minimum(high[:, None, across], high[None, :, across])
+            shared = shared - np.maximum(low[:, None, across], low[None, :, across])
+            longer = np.maximum(box[rows, None, 2 + across], box[None, rows, 2 + across])
+            pairs = gap & (shared >= 0.8 * longer) & (longer >= SMALL / 2)
+            touching[rows] |= pairs.any(0) | pairs.any(1)
+    return touching
+
+
+def surely(one: np.ndarray, other: np.ndarray) -> float:
+    """Difference of two shares, one - other, or 0 unless it is sure."""
+    if min(len(one), len(other)) < FEWEST:
+        return 0.0
+    share = (one.sum() + other.sum()) / (len(one) + len(other))
+    error = np.sqrt(max(share * (1 - share), 0) * (1 / len(one) + 1 / len(other)))
+    difference = float(one.mean() - other.mean())
+    return difference if abs(difference) > max(DIFFERENT, SURE * error) else 0.0
+
+
+def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:
+    """Some objects of a class have a box as outline, while others of it fill much less of theirs."""
+    label = style.objects.labels[task.name]
+    for one in np.unique(label[label != UNLABELLED]):
+        own = style.large & (label == one)
+        full = style.full & own
+        share = full.sum() / max(own.sum(), 1)
+        others, nearly = style.extent[own & ~full], (style.extent[own] > 0.93).sum() - full.sum()
+        if full.sum() < 10 or share < MIXED[0] or len(others) and np.median(others) > HOLLOW or nearly > full.sum() / 2:
+            continue
+        if share < MIXED[1] or len(others) and split != "train":
+            yield _drawn(split, full.sum(), own.sum(), f"'{task.classes[one]}'", style, full)
+            return
+
+
+def _drawn(split: str, full: int, own: int, what: str, style: Style, rows: np.ndarray) -> Finding:
+    name = style.images.file_name[style.objects.image[np.flatnonzero(rows)[0]]]
+    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, the others are not: such as in {name}"
+    change = "draw outlines for these objects, or leave the images out: masks are learnt as boxes"
+    return Finding("boxes_for_outlines", "warning", evidence, change, split)
+
+
+def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
+    """The first difference between the objects of a split and those of train."""
+    if full := surely(other.full, train.full):
+        where, part = (split, other) if full > 0 else ("train", train)
+        yield _drawn(where, int(part.full.sum()), len(part.full), "all classes", part, part.full)
+        return
+    if parts := surely(other.parts, train.parts):
+        where = split if parts > 0 else "train"
+        evidence = f"{_percent(other.parts)} of the objects in {split} have several parts, {_percent(train.parts)} in train"
+        change = "give each object an outline and an id of its own"
+        yield Finding("objects_merged", "warning", evidence, change, where)
+        return
+    if touching := surely(other.touching, train.touching):
+        where = split if touching > 0 else "train"
+        evidence = f"{_percent(other.touching)} of the objects in {split} abut another along a whole side, "
+        evidence += f"{_percent(train.touching)} in train"
+        change = "one outline or one id for the parts of an object"
+        yield Finding("objects_split", "warning", evidence, change, where)
+        return
+    if single := surely(other.single, train.single):
+        where, part = (split, other) if single > 0 else ("train", train)
+        if part.single.mean() > 0.98:
+            evidence = f"{_percent(other.single)} of {split}'s images with objects have a single one, {_percent(train.single)} of train's"
+            change = f"annotate all objects of {where}: objects without an outline are learnt as background"
+            yield Finding("annotations_missing", "warning", evidence, change, where)
+            return
+    if empty := surely(other.empty, train.empty):
+        where = split if empty > 0 else "train"
+        evidence = f"{_percent(other.empty)} of {split}'s images have no objects, {_percent(train.empty)} of train's"
+        change = f"check whether {where}'s images without annotations show objects"
+        yield Finding("annotations_missing", "warning", evidence, change, where)
+        return
+    ours, theirs = train.per_image, other.per_image
+    separation = auc(np.concatenate([theirs, ours]), np.arange(len(theirs) + len(ours)) < len(theirs))
+    if separation and min(len(ours), len(theirs)) >= FEWEST:
+        medians = float(np.median(theirs)), float(np.median(ours))
+        far = abs(separation.value - 0.5) > APART - 0.6 and max(medians) > 1.4 * min(medians)
+        if far and (separation.low > 0.5 or separation.high < 0.5):
+            evidence = f"objects of {split} take {medians[0]:.0%} of the images' sides (median), those of train {medians[1]:.0%}"
+            change = "prepare both alike, widen input.min_scale to max_scale, or use data.split"
+            yield Finding("splits_differ", "warning", evidence, change, split)
+
+
+def _percent(values: np.ndarray) -> str:
+    return f"{values.mean():.0%}"
+
+
+def alike(train: Images, task: Task) -> Iterator[Finding]:
+    """Classes whose names are the same but for case, separators, a plural s, or a letter too many or too few."""
+    counts = count(train, task)
+    for (a, one), (b, other) in combinations(enumerate(task.classes), 2):
+        if _same(one, other):
+            evidence = f"the names of the classes '{one}' ({counts[a]} in train) and '{other}' ({counts[b]}) are nearly the same"
+            change = "if they mean the same, correct the labels, or map one to the other in data.mapping"
+            yield Finding("classes_alike", "warning", evidence, change, f"task '{task.name}'")
+
+
+def _same(one: str, other: str) -> bool:
+    short, long = sorted((SEPARATORS.sub("", name.lower()) for name in (one, other)), key=len)
+    if short == long or (len(short) > 3 and long == short + "s"):
+        return True
+    if len(short) < 5 or len(long) - len(short) > 1 or re.search(r"\d", long):
+        return False
+    if len(short) == len(long):  # two neighbouring letters exchanged
+        wrong = [i for i in range(len(long)) if short[i] != long[i]]
+        return len(wrong) == 2 and wrong[1] - wrong[0] == 1 and short[wrong[0]] == long[wrong[1]]
+    return any(long[:i] + long[i + 1 :] == short for i in range(1, len(long)))
+
+
+def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
+    """Classes that the size of an object in its image decides, at a border that the jitter of the scale crosses."""
+    objects = train.instances[~train.instances.crowd]
+    label = objects.labels[task.name]
+    size = np.sqrt(objects.area) / np.maximum(objects.height, objects.width)
+    for a, b in combinations(np.unique(label[label != UNLABELLED]), 2):
+        pair = (label == a) | (label == b)
+        of_b = label[pair] == b
+        separation = auc(size[pair], of_b)
+        if separation is None or abs(separation.value - 0.5) < APART - 0.5 or min(of_b.sum(), (~of_b).sum()) < FEWEST:
+            continue
+        larger, smaller = (b, a) if separation.value > 0.5 else (a, b)
+        border = np.median([np.quantile(size[label == smaller], 0.99), np.quantile(size[label == larger], 0.01)])
+        reach = np.where(label[pair] == smaller, input.max_scale, input.min_scale)
+        crossing = ((size[pair] > border) != (size[pair] * reach > border)).mean()
+        if crossing > CROSSING:
+            names = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
+            evidence = f"objects of {names} differ in size alone (AUC {max(separation.value, 1 - separation.value):.2f}), and the scale of training "
+            evidence += f"({input.min_scale:g} to {input.max_scale:g}) carries {crossing:.0%} beyond the border between them"
+            change = "set input.min_scale and max_scale near 1, or derive the size from the mask instead of learning it"
+            yield Finding("jitter_changes_label", "warning", evidence, change, f"task '{task.name}'")
