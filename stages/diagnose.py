@@ -34,7 +34,8 @@ def main() -> None:
     evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
     diagnosis = run.diagnose(
         evaluation, train=train, val=val, known=known, curve=curve, validated=validated, health=health,
-        model=params.model, input=params.input, solver=params.solver, test=test, images=data.splits["train"]["images"],
+        model=params.model, input=params.input, solver=params.solver, test=test, filter=params.filter,
+        images=data.splits["train"]["images"],
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)
     write_json(Path("data/diagnosis.json"), run.record(diagnosis))

@@ -66,10 +66,10 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     for name in scored if not black else ():
         findings += [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
-    for name, sample in outlines.items():
-        findings += alignment.check(sample, name)
+    misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
+    findings += misaligned
     for name in scored:
-        if not any(finding.where == name for finding in findings):
+        if not misaligned:
             findings += alignment.tightness(outlines["train"], outlines[name], name)
         findings += swapped(outlines["train"], outlines[name], name, tasks=tasks)
     return findings

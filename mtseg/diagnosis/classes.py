@@ -141,6 +141,41 @@ def noise(train: Split, val: Split) -> list[Finding]:
     return findings
 
 
+def mislabelled(train: Split, val: Split) -> list[Finding]:
+    """Warnings label_noise for one class of which many objects look like another: the model predicts the other with more
+    probability than for most of that class's own objects, in one split much more often than in the other. A class that
+    is only hard, or rare, is confused with low probability."""
+    findings: list[Finding] = []
+    for task in train.trained:
+        if task.num_classes < 2 or not learnt(train, task):
+            continue
+        sure = {name: _sure(split, task) for name, split in (("train", train), ("val", val))}
+        for one in range(task.num_classes):
+            for name, other in (("val", "train"), ("train", "val")):
+                here, there = sure[name], sure[other]
+                own, its = here[here.true == one], there[there.true == one]
+                if min(len(own), len(its)) < FEWEST or not own.sure.any():
+                    continue
+                looks = int(np.bincount(own.label[own.sure]).argmax())
+                rates = [proportion(part.sure & (part.label == looks)) for part in (own, its)]
+                if rates[0].low > max(NOISE, rates[1].high):
+                    evidence = f"{rates[0].text(0, 100)} % of the objects that are annotated as {task.classes[one]} in {name} "
+                    evidence += f"surely look like {task.classes[looks]} to the model, {rates[1].text(0, 100)} % in {other}"
+                    change = f"check the labels {task.classes[one]} in {name}: report/index.html lists contradictions"
+                    findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+    return findings
+
+
+def _sure(split: Split, task: Task) -> Pairs:
+    """`_contradictions` with a column `sure`: wrong, with a probability above the median of the right ones of the
+    predicted class."""
+    own = _contradictions(split, task)
+    median = np.full(task.num_classes, np.inf)
+    for label in np.unique(own.label[~own.wrong]):
+        median[label] = np.median(own.probability[~own.wrong & (own.label == label)])
+    return own.replace(sure=own.wrong & (own.probability >= median[own.label]))
+
+
 def _separation(split: Split, task: Task) -> Interval | None:
     """AUC of the logits for "the object has this class", over all pairs of an object and a class: 0.5 if they are
     unrelated. The mean of each class over the objects is subtracted, so that class frequency has no influence."""

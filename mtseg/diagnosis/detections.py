@@ -8,14 +8,20 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
+from mtseg.core.params import Filter
+from mtseg.diagnosis.ranking import joint_ap
 from mtseg.diagnosis.split import Split
+from mtseg.evaluation import f1, thresholds
 from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval, auc, ratio
+from mtseg.evaluation.filter import apply, reaches
 
 DUPLICATES = 0.8  # per matched object: reported if the 99 % interval is above; a short training leaves 0.4 to 0.7
 CROWDED = 0.5  # objects over queries, above which DETR starts to miss objects (its section 4.3)
 APART = 0.1  # mask IoU below which a prediction belongs to none of the objects
 SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all objects have about the same scores
+FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
+FEWEST, KEPT, GAIN_OF_F1 = 20, 0.5, 20.0  # predictions; share of them that the filter should keep; points of joint F1
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
@@ -45,6 +51,8 @@ def check(
         evidence += " and ".join(f"{name} is {limit}" for name, limit in low.items())
         change = f"raise {' and '.join(low)} to {most} or more"
         findings.append(Finding("detections_too_few", "warning", evidence, change))
+    elif min(limits.values()) < FEW and len(split.matches):
+        findings += _rising(split, min(limits.values()), " and ".join(limits))
     crowded = objects > CROWDED * num_queries
     table = [[(objects - matched)[part].sum(), matched[part].sum()] for part in (crowded, ~crowded)]
     if crowded.any() and (~crowded & (objects > 0)).any():
@@ -61,6 +69,45 @@ def check(
         change = f"model.num_queries can be lowered to save time: images have up to {most} objects"
         findings.append(Finding("queries_empty", "note", evidence, change))
     return findings, numbers
+
+
+def _rising(split: Split, limit: int, names: str) -> list[Finding]:
+    """A warning if AP still rises much with the number of detections at the limit."""
+    half = max(1, limit // 2)
+    fewer, now = (joint_ap(split.evaluation, max_dets=count) for count in (half, limit))
+    if now - fewer < RISE:
+        return []
+    evidence = f"joint AP is {fewer:.1f} with {half} detections per image and {now:.1f} with {limit}, the limit: it rises"
+    return [Finding("detections_too_few", "warning", evidence, f"raise {names}, to 100 as COCO does")]
+
+
+def filtered(split: Split, settings: Filter) -> list[Finding]:
+    """A warning if the filter removes most of the confident predictions that match an object, and other thresholds give a
+    much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
+    rows = np.intersect1d(split.matches.prediction, split.confident())
+    if settings.thresholds == "auto" or len(rows) < FEWEST:
+        return []
+    own = split.predictions[rows]
+    kept = reaches(own, settings) & (own.area >= settings.min_area)
+    if settings.most is not None:
+        kept &= split.objects[split.image[rows]] <= settings.most
+    if kept.mean() > KEPT:
+        return []
+    loose = settings.model_copy(update={"min_area": 0, "most": None})
+    loose = loose.model_copy(update=thresholds.pick(split.evaluation, loose))
+    now, then = (_joint_f1(split, given) for given in (settings, loose))
+    if then - now < GAIN_OF_F1:
+        return []
+    changed = {key: getattr(settings, key) for key in ("min_score", "min_logit", "min_area", "most")}
+    evidence = f"the filter removes {1 - kept.mean():.0%} of the confident predictions that match an object: joint F1 is "
+    evidence += f"{now:.1f}, and {then:.1f} with tuned thresholds (" + ", ".join(f"{k} {v}" for k, v in changed.items())
+    change = "lower filter.min_score and the other limits, or set filter.thresholds: auto"
+    return [Finding("filter_too_strict", "warning", f"{evidence})", change)]
+
+
+def _joint_f1(split: Split, settings: Filter) -> float:
+    *_, last = apply(split.evaluation, settings).steps.values()
+    return f1.summary(f1.counts(last.evaluation, last.as_mask())).get("joint_f1", 0.0)
 
 
 def duplicates(split: Split) -> Interval | None:

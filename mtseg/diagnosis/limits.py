@@ -27,6 +27,7 @@ OF_CAUSE = {  # cause -> the kind of error that it makes
     "collapse_to_background": "labels", "collapse_to_class": "labels", "label_noise": "labels",
     "task_untrained_in_matching": "labels", "too_few_steps": "labels", "duplicates": "ranking",
     "queries_saturated": "all_found", "detections_too_few": "all_found", "annotations_missing": "all_found",
+    "filter_too_strict": "all_found",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ I images; boxes are (x, y, width, height) in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,14 +33,13 @@ APART = 4.0  # standard deviations of the offsets of most images, from which an 
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
 NEAR = 0.3  # of the offset: offsets closer than this are the same
 
-Check = Callable[[int, int], float]  # (image, image of the predictions) -> mean box IoU after undoing a change
-
-
 class Change(NamedTuple):
+    """steps: the predictions are those of an image that many rows further on, whichever of them fits best."""
+
     cause: str
     text: str
     undo: Undo
-    step: int = 0  # predictions of the image that many rows further on
+    steps: Sequence[int] = (0,)
 
 
 def check(split: Split, name: str) -> list[Finding]:
@@ -77,43 +76,48 @@ def _changes(sizes: np.ndarray) -> Iterator[Change]:
     for scale in SCALES:
         text = f"masks lie as in an image {scale:.3g} times as large"
         yield Change("masks_displaced", text, lambda boxes, image, scale=scale: boxes / scale)
-    for step in (sign * step for step in range(1, REACH + 1) for sign in (1, -1)):
-        where = f"{abs(step)} {'further on' if step > 0 else 'before'}"
-        yield Change("masks_of_other_image", f"masks fit the image {where}", lambda boxes, image: boxes, step)
+    for step in range(1, REACH + 1):
+        text = f"masks fit the image {step} before or {step} further on"
+        yield Change("masks_of_other_image", text, lambda boxes, image: boxes, (step, -step))
 
 
 def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
     """(cause, text, rows of the images) of the change that surely explains most of the images that fit badly."""
-    bad = images[[_fit(best, image, image) <= BAD for image in images]]
+    count, as_is = len(best.objects), Change("", "", lambda boxes, image: boxes)
+    bad = images[[_fit(best, image, [image], as_is) <= BAD for image in images]]
     bad = bad[np.unique(np.linspace(0, len(bad) - 1, min(len(bad), MOST)).astype(int))] if len(bad) else bad
     if not len(bad):
         return None
     rng, changes = np.random.default_rng(0), list(_changes(best.sizes))
     explained = []
     for change in changes:
-        own = [image for image in bad if _fit(best, image, (image + change.step) % len(best.objects), change) >= GOOD]
+        fits = [_fit(best, image, [(image + step) % count for step in change.steps], change) for image in bad]
+        own = bad[np.array(fits) >= GOOD]
         if len(own) < max(3, SHARE * len(images)):
             continue
-        others = [(image, other) for image in bad for other in rng.choice(images, OTHERS) if other != image]
-        lucky = sum(_fit(best, image, other, change) >= GOOD for image, other in others)
+        others = [(image, rng.choice(images, len(change.steps))) for image in np.repeat(bad, OTHERS)]
+        others = [(image, drawn) for image, drawn in others if image not in drawn]
+        lucky = sum(_fit(best, image, drawn, change) >= GOOD for image, drawn in others)
         chance = (lucky + 1) / (len(others) + 1)
         if binom.sf(len(own) - 1, len(bad), chance) * len(changes) < LEVEL:
-            explained.append((change, np.array(own)))
+            explained.append((change, own))
     if not explained:
         return None
     change, own = max(explained, key=lambda one: len(one[1]))
     return change.cause, change.text, own
 
 
-def _fit(best: BestBoxes, image: int, other: int, change: Change | None = None) -> float:
-    """Mean over the objects of an image of the best box IoU with the predictions of `other`, scaled to its size."""
-    objects, predicted = best.objects[image], best.predicted[other]
-    if not len(objects) or not len(predicted):
-        return 0.0
-    predicted = predicted * np.tile(best.sizes[image] / best.sizes[other], 2)
-    if change:
-        predicted = change.undo(predicted, image)
-    return float(box_overlaps(predicted, objects)[0].max(0).mean())
+def _fit(best: BestBoxes, image: int, others: Sequence[int], change: Change) -> float:
+    """Mean over the objects of an image of the best box IoU with the predictions of one of `others`, in their own pixels
+    or scaled to the image's size."""
+    objects, fits = best.objects[image], [0.0]
+    for other in others:
+        predicted = best.predicted[other]
+        scale = np.tile(best.sizes[image] / best.sizes[other], 2)
+        for own in (predicted, predicted * scale) if (scale != 1).any() else (predicted,):
+            if len(objects) and len(own):
+                fits.append(float(box_overlaps(change.undo(own, image), objects)[0].max(0).mean()))
+    return max(fits)
 
 
 def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mtseg.checks.findings import Finding
-from mtseg.core.params import Input, Model, Solver, Task, Test
+from mtseg.core.params import Filter, Input, Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, limits, masks, parts, ranking
 from mtseg.diagnosis.split import Split
@@ -52,7 +52,8 @@ class Diagnosis:
 
 def diagnose(
     evaluation: Evaluation, *, train: Sample, val: Sample, known: Sequence[Finding], curve: pd.DataFrame,
-    validated: pd.DataFrame, health: pd.DataFrame, model: Model, input: Input, solver: Solver, test: Test, images: int,
+    validated: pd.DataFrame, health: pd.DataFrame, model: Model, input: Input, solver: Solver, test: Test,
+    filter: Filter, images: int,
 ) -> Diagnosis:  # fmt: skip
     """evaluation: of the stored predictions of val. train, val: new predictions of a sample of each split. known:
     findings of `probe`. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: number of train
@@ -91,7 +92,8 @@ def diagnose(
     details["oracles"] = oracles = ranking.losses(split)
     if order or calibrated:  # duplicates are counted among confident predictions, which a wrong score selects
         counted = [finding for finding in counted if finding.cause != "duplicates"]
-    noisy = [*classes.noise(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
+    counted += detections.filtered(split, filter)
+    noisy = [*classes.noise(trained, split), *classes.mislabelled(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
     now = details["rankings"].get("product_quality", 0.0)
     decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)

@@ -28,7 +28,7 @@ def diagnosed(change=lambda row: row):
     return run.diagnose(
         val.evaluation, train=sample(train), val=sample(val), known=[], curve=curve, health=curve,
         validated=pd.DataFrame({"step": [400], "joint_AP": [50.0]}), model=given.model, input=given.input,
-        solver=given.solver, test=given.test, images=40,
+        solver=given.solver, test=given.test, filter=given.filter, images=40,
     )  # fmt: skip
 
 
