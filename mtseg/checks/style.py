@@ -26,6 +26,7 @@ FULL, HOLLOW = 0.985, 0.85  # share of its box that a drawn box covers at least,
 MIXED = 0.05, 0.9  # share of drawn boxes among the outlines of a class: some, and not nearly all
 SMALL = 8  # pixels: boxes of a smaller side are not judged
 APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
+BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 SEPARATORS = re.compile(r"[\s_\-.]+")
 
@@ -200,9 +201,16 @@ def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
         if separation is None or abs(separation.value - 0.5) < APART - 0.5 or min(of_b.sum(), (~of_b).sum()) < FEWEST:
             continue
         larger, smaller = (b, a) if separation.value > 0.5 else (a, b)
-        border = np.median([np.quantile(size[label == smaller], 0.99), np.quantile(size[label == larger], 0.01)])
-        reach = np.where(label[pair] == smaller, input.max_scale, input.min_scale)
-        crossing = ((size[pair] > border) != (size[pair] * reach > border)).mean()
+        own, above = size[pair], label[pair] == larger
+        order = np.argsort(own, kind="stable")
+        right = np.cumsum(~above[order]) + above.sum() - np.cumsum(above[order])  # with the border after each object
+        border = own[order][int(right.argmax())]
+        near = (own > border / BAND) & (own < border * BAND)
+        sharp = ((own > border) == above)[near]
+        # classes of things that differ in size blend at the border, or leave a gap; a rule on the size does neither
+        if min(near[above].sum(), near[~above].sum()) < FEWEST / 2 or sharp.mean() < SHARP:
+            continue
+        crossing = ((own > border) != (own * np.where(above, input.min_scale, input.max_scale) > border)).mean()
         if crossing > CROSSING:
             names = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
             evidence = f"objects of {names} differ in size alone (AUC {max(separation.value, 1 - separation.value):.2f}), and the scale of training "

@@ -1,0 +1,152 @@
+"""How objects are annotated: each difference between splits has its cause; equal splits give no finding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtseg.checks import alignment, images, style
+from mtseg.core import masks
+from tests import tiny
+from tests.scenes import SIZE, box_instance, images_of, make_tasks, scene
+
+TASKS = make_tasks(3)
+INPUT = tiny.params().input
+POINTS = np.array([[0, 0.5], [0.5, 1], [1, 0.5], [0.5, 0]])  # a rhombus fills half of its box
+
+
+def drawn(count, change=lambda instances, number: instances, box=False):
+    """Images of rhombi, or of boxes, after `change` of the instances of each."""
+    own = []
+    for number, image in enumerate(scene(TASKS, count=count)):
+        instances = image.instances if box else tuple(map(rhombus, image.instances))
+        own.append(replace(image, instances=tuple(change(instances, number))))
+    return images_of(own, TASKS)
+
+
+def rhombus(instance, at=None):
+    x, y, w, h = at or instance.bbox
+    return outlined(instance, [(np.array([x, y]) + POINTS * (w, h)).ravel().tolist()])
+
+
+def outlined(instance, polygons):
+    rle = masks.rle(polygons, SIZE, SIZE)
+    points = np.concatenate([np.reshape(one, (-1, 2)) for one in polygons])
+    box = (*points.min(0).tolist(), *np.ptp(points, axis=0).tolist())
+    return replace(instance, segmentation=polygons, bbox=box, area=float(masks.areas([rle])[0]), rle=rle["counts"])
+
+
+def halves(instances, number):
+    for instance in instances:
+        x, y, w, h = instance.bbox
+        for left in (x, x + w / 2):
+            yield outlined(instance, [[left, y, left + w / 2, y + 2, left + w / 2, y + h, left, y + h - 3]])
+
+
+def merged(instances, number):
+    first = next(iter(instances), None)
+    return [] if first is None else [outlined(first, [part for one in instances for part in one.segmentation])]
+
+
+def found(train, val):
+    return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=INPUT)}
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_equal_splits_give_no_finding(box):
+    assert not found(drawn(60, box=box), drawn(25, box=box))
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (halves, "objects_split"),
+        (merged, "objects_merged"),
+        (lambda instances, number: instances[:1], "annotations_missing"),
+        (lambda instances, number: instances if number % 2 else (), "annotations_missing"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_is_annotated_in_another_way_is_named(change, cause, split):
+    train, val = (drawn(60, change if split == name else lambda own, _: own) for name in ("train", "val"))
+    assert found(train, val) == {(cause, split)}
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 1.0])
+def test_boxes_drawn_for_outlines_are_found(share):
+    def some(instances, number):
+        return [
+            box_instance(tuple(map(int, one.bbox)), one.labels) if number < share * 60 else one for one in instances
+        ]
+
+    assert found(drawn(60, some), drawn(60)) == {("boxes_for_outlines", "train")}
+
+
+def test_objects_of_another_size_are_found():
+    def small(instances, number):
+        return [rhombus(one, (one.bbox[0], one.bbox[1], one.bbox[2] / 2, one.bbox[3] / 2)) for one in instances]
+
+    assert found(drawn(60), drawn(60, small)) == {("splits_differ", "val")}
+
+
+@pytest.mark.parametrize(
+    ("names", "same"),
+    [
+        (("striped", "stripped"), True), (("yellow", "yelow"), True), (("Front Door", "front_door"), True),
+        (("wheel", "wheels"), True), (("bumper", "bupmer"), True), (("house", "mouse"), False), (("left", "right"), False),
+        (("tooth_11", "tooth_12"), False), (("tooth_1", "tooth_11"), False), (("red", "green"), False),
+        (("bus", "buses"), False),
+    ],
+)  # fmt: skip
+def test_names_that_are_nearly_the_same(names, same):
+    task = TASKS[1].model_copy(update={"classes": names})
+    assert [one.cause for one in style.alike(drawn(5), task)] == ["classes_alike"] * same
+
+
+def test_classes_that_mean_a_size_contradict_the_jitter():
+    rng = np.random.default_rng(0)
+
+    def sized(natural):
+        """The label follows the size, or the size of each class varies about its own mean."""
+
+        def change(instances, number):
+            for one in instances:
+                label = int(rng.integers(2))
+                side = float(np.clip((10, 24)[label] * np.exp(rng.normal(0, 0.25)), 4, 60))
+                if not natural:
+                    side = float(rng.uniform(6, 28))
+                    label = int(side > 15)
+                yield replace(rhombus(one, (1, 1, side, side)), labels=one.labels | {"colour": label})
+
+        return change
+
+    task, jittered = TASKS[1], INPUT.model_copy(update={"min_scale": 0.6, "max_scale": 1.6})
+    assert [one.cause for one in style.by_size(drawn(60, sized(False)), task, jittered)] == ["jitter_changes_label"]
+    calm = INPUT.model_copy(update={"min_scale": 0.99, "max_scale": 1.01})
+    assert not list(style.by_size(drawn(60, sized(False)), task, calm))
+    assert not list(style.by_size(drawn(60, sized(True)), task, jittered)), "classes of things that differ in size"
+
+
+def test_sharpness_noise_and_jpeg_quality_are_compared():
+    rng = np.random.default_rng(0)
+    train = {"sharpness": rng.normal(0.7, 0.1, 80), "noise": rng.normal(2, 0.5, 80), "JPEG quality": np.full(80, 92.0)}
+    assert not list(images.textured(train, {name: values[::2] for name, values in train.items()}, "val"))
+    for name, values in (("sharpness", 0.2), ("noise", 9.0), ("JPEG quality", 30.0)):
+        (finding,) = images.textured(train, train | {name: np.full(30, values)}, "val")
+        assert finding.cause == "splits_differ" and name in finding.evidence and finding.where == "val"
+
+
+def test_looser_outlines_are_found():
+    def outlines(offset):
+        profile = np.exp(-(((alignment.OFFSETS - offset) / 0.1) ** 2))
+        rng = np.random.default_rng(0)
+        return [
+            alignment.Outlines(np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17))
+            for _ in range(40)
+        ]
+
+    (finding,) = alignment.tightness(outlines(0.0), outlines(-0.2), "val")
+    assert finding.cause == "outlines_differ" and "looser" in finding.evidence
+    assert not alignment.tightness(outlines(0.0), outlines(0.04), "val")
