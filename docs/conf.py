@@ -12,7 +12,7 @@ CONTENTS = {
     "Train": ["own-data", "formats", "experiments", "metrics", "report", "backbones-and-weights", "gpu", "memory"],
     "Use a model": ["downstream", "serve", "relabel"],
     "When it fails": ["diagnosis", "failures", "troubleshooting"],
-    "Evidence": ["results", "reproducibility"],
+    "Evidence": ["results", "reproducibility", "robustness"],
 }
 
 

@@ -25,10 +25,14 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
 from mtseg.core.names import clean
+
+QUOTED = 200  # characters of a value in an error
+YAML_ERRORS = (YAMLError, ArithmeticError, LookupError, RecursionError, ValueError)  # what ruamel raises for a file
 
 SLIMMEST = 16  # largest aspect ratio of an image: resized to 16 pixels, such an image is still one pixel wide
 
@@ -65,16 +69,23 @@ ClassName = Annotated[str, BeforeValidator(_class_name)]
 Number = Annotated[float, NO_BOOL]
 Finite = Annotated[Number, Field(allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
+Logit = Annotated[Number, Field(ge=-1e6, le=1e6)]
 Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
 Count = Annotated[Whole, Field(ge=1)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Batch = Annotated[Count, Field(le=10_000)]
+Steps = Annotated[Whole, Field(ge=0, le=10**8)]
+Seed = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
 Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
 
 
 def _or_mapping(kind: Any) -> Any:  # kind or {name: kind}; tagged, so that an invalid value is reported once
     tagged = Annotated[kind, Tag("float")] | Annotated[dict[str, kind], Tag("dict[float]")]
     return Annotated[tagged, Discriminator(lambda value: "dict[float]" if isinstance(value, dict) else "float")]
+
+
+def _to(most: int) -> Any:  # 1 to `most`
+    return Annotated[Count, Field(le=most)]
 
 
 class Section(BaseModel):
@@ -91,10 +102,10 @@ class Section(BaseModel):
 
 
 class Generate(Section):
-    train: Count
-    val: Count
-    size: Annotated[Whole, Field(ge=32)]
-    max_objects: Count
+    train: _to(10**6)
+    val: _to(10**6)
+    size: Annotated[Whole, Field(ge=32, le=4096)]
+    max_objects: _to(1000)
     scale: Annotated[Number, Field(gt=0, le=2)]  # at 2 the largest objects fill the image
     unseen: Annotated[Whole, Field(ge=0, le=36)]  # of 48 combinations; at least one is left for each of the 11 classes
     alike: Share
@@ -126,10 +137,10 @@ class Task(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     classes: Literal["auto"] | tuple[ClassName, ...] = "auto"
-    loss_weight: NonNegative = 1.0
-    match_weight: NonNegative = 1.0
+    loss_weight: Weight = 1.0
+    match_weight: Weight = 1.0
     background: bool = True
-    class_weights: Literal["auto"] | dict[ClassName, NonNegative] | None = None
+    class_weights: Literal["auto"] | dict[ClassName, Weight] | None = None
     flip_pairs: tuple[tuple[ClassName, ClassName], ...] = ()
 
     def _wrong(self) -> Iterator[str]:
@@ -189,13 +200,13 @@ class Model(Section):
     weights: str | None
     partial_weights: bool
     freeze_norm: bool
-    num_queries: Count
-    hidden_dim: Annotated[Whole, Field(ge=32, multiple_of=32)]  # group norm has 32 groups
-    num_heads: Count
-    encoder_layers: Count
-    encoder_feedforward_dim: Count
-    decoder_layers: Count
-    decoder_feedforward_dim: Count
+    num_queries: _to(10_000)
+    hidden_dim: Annotated[Whole, Field(ge=32, le=4096, multiple_of=32)]  # group norm has 32 groups
+    num_heads: _to(4096)
+    encoder_layers: _to(100)
+    encoder_feedforward_dim: _to(2**16)
+    decoder_layers: _to(100)
+    decoder_feedforward_dim: _to(2**16)
     unseen_combinations: Annotated[Number, Field(gt=0, le=1)]
     recompute: Literal["none", "backbone", "pixel_decoder", "both"]
 
@@ -209,11 +220,11 @@ class Model(Section):
 
 
 class Input(Section):
-    size: Annotated[Whole, Field(ge=32, multiple_of=32)]
-    min_scale: Positive
-    max_scale: Positive
+    size: Annotated[Whole, Field(ge=32, le=8192, multiple_of=32)]
+    min_scale: Annotated[Number, Field(gt=0, le=10)]
+    max_scale: Annotated[Number, Field(gt=0, le=10)]
     flip: Share
-    workers: Literal["auto"] | Annotated[Whole, Field(ge=0)] = "auto"
+    workers: Literal["auto"] | Annotated[Whole, Field(ge=0, le=256)] = "auto"
 
     def _wrong(self) -> Iterator[str]:
         if self.min_scale > self.max_scale:
@@ -223,23 +234,23 @@ class Input(Section):
 
 
 class Solver(Section):
-    base_lr: Literal["auto"] | Positive
-    reference_lr: Positive
-    reference_batch: Count
-    ims_per_batch: Count
-    accumulate: Count
-    max_iter: Annotated[Whole, Field(ge=0)]
+    base_lr: Literal["auto"] | Annotated[Number, Field(gt=0, le=100)]
+    reference_lr: Annotated[Number, Field(gt=0, le=100)]
+    reference_batch: _to(10**6)
+    ims_per_batch: Batch
+    accumulate: Batch
+    max_iter: Steps
     schedule: Literal["cosine", "steps"]
     steps: tuple[Share, ...]
-    warmup: Annotated[Whole, Field(ge=0)]
-    weight_decay: NonNegative
-    backbone_multiplier: NonNegative
-    clip: NonNegative
+    warmup: Steps
+    weight_decay: Annotated[Number, Field(ge=0, le=100)]
+    backbone_multiplier: Annotated[Number, Field(ge=0, le=1000)]
+    clip: Weight
     amp: bool
     tf32: bool = False
-    log_period: Count
-    eval_period: Count
-    save_minutes: NonNegative = 2
+    log_period: _to(10**8)
+    eval_period: _to(10**8)
+    save_minutes: Annotated[Number, Field(ge=0, le=10_000)] = 2
 
     def _wrong(self) -> Iterator[str]:
         drops = [round(share * self.max_iter) for share in self.steps]
@@ -258,20 +269,20 @@ class Solver(Section):
 
 
 class Loss(Section):
-    mask: NonNegative
-    dice: NonNegative
-    labels: NonNegative
-    no_object: NonNegative
-    num_points: Count
-    oversample: Annotated[Number, Field(ge=1)]
+    mask: Weight
+    dice: Weight
+    labels: Weight
+    no_object: Weight
+    num_points: _to(10**6)
+    oversample: Annotated[Number, Field(ge=1, le=100)]
     importance: Share
 
 
 class Test(Section):
     checkpoint: Literal["best", "last"]
-    ims_per_batch: Count
-    detections: Count
-    max_dets: Annotated[tuple[Count, ...], Field(min_length=1)]
+    ims_per_batch: Batch
+    detections: _to(10**5)
+    max_dets: Annotated[tuple[_to(10**5), ...], Field(min_length=1)]
     ranking: Ranking
 
 
@@ -281,18 +292,18 @@ class Filter(Section):
     thresholds: Literal["given", "auto"]
     drop_background: bool
     min_score: _or_mapping(Share)
-    min_logit: _or_mapping(Finite)
+    min_logit: _or_mapping(Logit)
     largest_component: bool
-    min_area: Annotated[Whole, Field(ge=0)]
+    min_area: Annotated[Whole, Field(ge=0, le=10**9)]
     nms: Literal["agnostic", "class", "matrix", "none"]
     nms_iou: Share
-    most: Count | None
+    most: _to(10**5) | None
 
 
 class Visualise(Section):
-    pictures: Count
+    pictures: _to(10**5)
     min_score: Share
-    size: Annotated[Whole, Field(ge=64)]
+    size: Annotated[Whole, Field(ge=64, le=8192)]
 
 
 class Export(Section):
@@ -303,7 +314,7 @@ class Export(Section):
 
 class Params(Section):
     seed: Seed
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")]
     generate: Generate
     data: Data
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
@@ -349,13 +360,39 @@ class Params(Section):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the whole file. Raises UserError, which lists every invalid key and its valid values."""
     try:
-        raw = YAML(typ="safe").load(path)
+        raw = _reader().load(path)
         _restore_names(raw, YAML(typ="base").load(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror.lower()}; run stages in the folder of params.yaml") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return validate(raw, path)
+
+
+class _Constructor(SafeConstructor):
+    """Names the place of a value that YAML takes for a date or a number and Python does not, such as 2024-13-45."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            text = f"{quoted(node.value)} is no value ({error})"
+            raise ConstructorError(problem=text, problem_mark=node.start_mark) from None
+
+
+def _reader() -> YAML:
+    yaml = YAML(typ="safe")
+    yaml.Constructor = _Constructor
+    return yaml
+
+
+def quoted(value: Any) -> str:
+    """A value as an error shows it: its beginning, if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
 
 
 def _restore_names(raw: Any, text: Any) -> None:
@@ -401,6 +438,7 @@ def _faults(error: ValidationError) -> list[str]:
             continue  # a list whose items are all wrong is reported as empty, too
         # alternatives of a union, such as "literal['auto']" and "constrained-float", are not part of the key
         parts = [part for part in map(str, place) if not re.match(r"[\w-]+\[|constrained-|float$", part)]
+        parts = [part if len(part) <= QUOTED else f"{part[:QUOTED]}..." for part in parts]
         key = ".".join(parts)
         if item["type"] == "extra_forbidden":
             unknown[key] = _meant(parts)
@@ -409,7 +447,9 @@ def _faults(error: ValidationError) -> list[str]:
         else:
             message = re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", item["msg"])
             wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", message)[0])
-            given[key] = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+            given[key] = "" if item["type"] == "value_error" else f", got {quoted(item['input'])}"
+    # a fault in a mapping or list stands for that of its key, which could have been another kind of value
+    wrong = {key: own for key, own in wrong.items() if not any(other.startswith(f"{key}.") for other in wrong)}
     lines = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
     return [
         *(f"unknown key '{key}'" + (f", did you mean '{meant}'?" if meant else "") for key, meant in unknown.items()),

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
-from mtseg.core.params import load, validate
+from mtseg.core.params import YAML_ERRORS, load, validate
 
 RECIPES = Path("recipes")
 
@@ -39,7 +38,7 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
         raise UserError(f"{recipe}: no such recipe, available in {RECIPES}/: {known}") from None
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror.lower()}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(overlay, dict):
         raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")

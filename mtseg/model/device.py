@@ -21,8 +21,8 @@ def pick(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: {name} is unknown: use auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and ((device.index or 0) >= count or str(device) != name):  # PyTorch reads cuda:256 as 0
         raise UserError(f"device: {name} is not available, PyTorch finds {count} CUDA devices: use auto or cpu")
     return device
 

@@ -1,13 +1,14 @@
 """params.yaml: accepted values, and the message for each mistake."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from mtseg.core.errors import UserError
-from mtseg.core.params import SLIMMEST, Params, load
+from mtseg.core.params import SLIMMEST, Params, Section, load, validate
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -145,6 +146,87 @@ def test_a_value_out_of_range_is_named_with_its_key(raw, refusal, section, key, 
     raw[section][key] = value
     message = refusal(raw)
     assert message.startswith(section) and key in message and "\n" not in message
+
+
+def numeric(section=Params, key=""):
+    """(key, lowest, highest) of every numeric param; None where a bound is missing."""
+    for name, field in section.model_fields.items():
+        if len(kinds := [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]):
+            yield from numeric(kinds[0], f"{key}{name}.")
+            continue
+        for kind in number_schemas(TypeAdapter(section).json_schema()["properties"][name]):
+            lowest, highest = (
+                next((kind[bound] for bound in bounds if bound in kind), None)
+                for bounds in (("ge", "gt"), ("le", "lt"))
+            )
+            yield f"{key}{name}", lowest, highest
+
+
+def is_section(kind):
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def number_schemas(schema):
+    """The first schema of a number in a schema: one for each key is enough, a mapping's or a list's is the same."""
+    found = [schema] if schema.get("type") in ("integer", "number") else []
+    inner = [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    for one in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *inner):
+        found += number_schemas(one)
+    return found[:1]
+
+
+NUMERIC = [*numeric()]
+
+
+def place(raw, key):
+    """Section and key of a param; of `tasks` the first task's."""
+    section, _, name = key.rpartition(".")
+    return (raw["tasks"][0] if section == "tasks" else raw[section] if section else raw), name
+
+
+def test_every_number_has_bounds_and_a_value_beyond_them_is_one_line(raw):
+    assert len(NUMERIC) > 55
+    for key, lowest, highest in NUMERIC:
+        assert lowest is not None and highest is not None, key
+        section, name = place(raw, key)
+        before = section[name]
+        shape = {"class_weights": lambda v: {"circle": v}, "steps": lambda v: [v], "max_dets": lambda v: [v]}
+        for value in (lowest - 1, highest + 1, 10**30, 1e308, float("inf"), float("nan"), -1e308, True, "1e999"):
+            section[name] = shape.get(name, lambda v: v)(value)
+            with pytest.raises(UserError) as error:
+                validate(raw, PARAMS)
+            assert name in str(error.value) and "\n" not in str(error.value), (key, value)
+        section[name] = before
+    validate(raw, PARAMS)
+
+
+def test_the_limits_are_documented():
+    page = (PARAMS.parent / "docs/robustness.md").read_text(encoding="utf-8").partition("## Limits")[2]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    found = {key.strip("`"): ends for keys, *ends in rows for key in keys.split(", ")}
+    assert found == {key: [f"{lowest:,.0f}", f"{highest:,.0f}"] for key, lowest, highest in NUMERIC}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("2024-13-45", "'2024-13-45' is no value (month must be in 1..12) in"),
+        ("9" * 5000, "is no value (Exceeds the limit"),
+        ("0x" + "f" * 5000, "got a number of thousands of digits"),
+        ("'" + "x" * 10**5 + "'", "xxx..."),
+        ("!!int x", "'x' is no value"),
+        ("[" * 500, "maximum recursion depth"),
+        ("&a [*a]", "num_queries"),
+    ],
+)
+def test_an_odd_value_is_one_short_line(tmp_path, value, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("num_queries: 20", f"num_queries: {value}"))
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
 def test_what_is_named_after_files_is_listed(raw, refusal, reload):

@@ -16,6 +16,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.inference.checkpoint import complete
 from mtseg.inference.torch_network import load_model, predict
 from mtseg.model import weights
+from mtseg.model.device import pick
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -187,3 +188,9 @@ def test_an_empty_folder_an_empty_list_and_an_unknown_device_are_errors(tmp_path
         predictor.predict([])
     with pytest.raises(UserError, match="device: tpu is unknown"):
         mtseg.load(segmenter, device="tpu")
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    for name in ("cuda:99", "cuda:256", "cuda:999"):  # PyTorch keeps the number in a byte: 256 is 0, 999 is -25
+        with pytest.raises(UserError, match=f"device: {name} is not available"):
+            pick(name)
