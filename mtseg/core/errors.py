@@ -34,6 +34,8 @@ FIXES = {
     errno.EACCES: "change its permissions, or those of its folder",
     errno.EPERM: "change its permissions, or those of its folder",
     errno.EIO: "check the disk",
+    errno.EFBIG: "raise the limit with `ulimit -f unlimited`, or write to another file system",
+    errno.ENOMEM: "lower the batch or the number of processes",
     errno.EMFILE: "raise the limit with `ulimit -n 4096`",
     errno.ENFILE: "close other programs",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -43,6 +45,9 @@ FIXES = {
     errno.EISDIR: "it stands where a file is to be: choose another path",
 }
 
+# in RuntimeErrors of PyTorch and of Python, for which there is not always a class
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "can't start new thread")
+
 
 def as_user_error(error: Exception) -> UserError | None:
     """The line for an error that the user can put right, such as a full disk; None for any other."""
@@ -51,7 +56,7 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in FIXES:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{os.strerror(error.errno).lower()}: {FIXES[error.errno]}")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(t in str(error) for t in NO_MEMORY):
         return UserError("not enough memory: lower the batch or the number and size of images at once")
     return None
 

@@ -7,7 +7,10 @@ S side of the square that the model sees, N instances, T tasks.
 from __future__ import annotations
 
 import os
+import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,10 +174,42 @@ def processes(workers: int | Literal["auto"]) -> int:
 def _load(
     images: Sequence[Image], mapper: Mapper, keys: Iterable, workers: int | Literal["auto"]
 ) -> Iterator[list[Example]]:
-    for batch in DataLoader(
-        _Examples(images, mapper), batch_sampler=keys, num_workers=processes(workers), collate_fn=list
-    ):
+    sent = deque()  # keys of the batches that are not here yet
+    loader = DataLoader(
+        _Examples(images, mapper), batch_sampler=_noted(keys, sent), num_workers=processes(workers), collate_fn=list
+    )
+    iterator = iter(loader)
+    for number in count():
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            own = _in_hand(str(error), iterator, number, sent)
+            names = ", ".join(images[index].file_name for index, _ in own)
+            raise UserError(
+                f"a process that loads images ended without an error, most likely for lack of memory: lower "
+                f"input.workers, or cut large images into tiles. Its images: {names}"
+            ) from None
+        sent.popleft()
         for example in batch:
             if isinstance(example, UserError):
                 raise example
         yield batch
+
+
+def _noted(keys: Iterable, sent: deque) -> Iterator:
+    for own in keys:
+        sent.append(own)
+        yield own
+
+
+def _in_hand(error: str, iterator: Any, number: int, sent: Sequence) -> list[tuple[int, int]]:
+    """The keys of the batch that an ended process had to load. The processes load batches in turn. number: of the batch
+    that is awaited, the first in `sent`."""
+    pids = [worker.pid for worker in iterator._workers]
+    ended = [pids.index(pid) for pid in map(int, re.findall(r"\d+", error)) if pid in pids]
+    own = (keys for at, keys in enumerate(sent, number) if at % len(pids) in ended)
+    return next(own, sent[0])
