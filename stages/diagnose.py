@@ -23,9 +23,9 @@ def main() -> None:
     tasks, images = data.tasks(params.tasks), data.images("val")
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
-    curve, validated, health = (
-        read_table(path, "train") for path in ("plots/train.tsv", "plots/val.tsv", "plots/health.tsv")
-    )
+    curve = read_table("plots/train.tsv", "train", keys=("step", "lr", "loss"))
+    validated = read_table("plots/val.tsv", "train", keys=("step",))
+    health = read_table("plots/health.tsv", "train", keys=("step", "stability"))
     train, val, known = probe(
         Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,

@@ -17,10 +17,10 @@ def main() -> None:
     from mtseg.inference import checkpoint
 
     scores = {
-        "evaluate": read_json("metrics/evaluate.json", made_by="evaluate"),
-        "filter": read_json("metrics/filter.json", made_by="filter"),
+        "evaluate": read_json("metrics/evaluate.json", made_by="evaluate", keys=("segm", "joint")),
+        "filter": read_json("metrics/filter.json", made_by="filter", keys=("filtered",)),
     }
-    if tested := read_json("metrics/test.json", made_by="test"):  # {} without a test split
+    if tested := read_json("metrics/test.json", made_by="test", keys=()):  # {} without a test split
         scores["test"] = tested
     rules = params.filter.model_copy(update={"thresholds": "given"} | scores["filter"].get("picked", {}))
     with replace_folder("export") as folder:

@@ -21,7 +21,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 
 def main() -> None:
     params, data = load(), manifest.load(Path("data/manifest.json"))
-    picked = read_json("metrics/filter.json", made_by="filter").get("picked", {})
+    picked = read_json("metrics/filter.json", made_by="filter", keys=("filtered",)).get("picked", {})
     metrics, main, classes, removed = {}, [], [], []
     with replace_folder("data/test") as folder:
         if "test" in data.splits:

@@ -13,25 +13,26 @@ from mtseg.data import manifest
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.report import figures, history, page
 
-FILES = {  # (path, the stage that makes it)
-    "manifest": ("data/manifest.json", "register"),
-    "check": ("data/check/findings.json", "check"),
-    "evaluate": ("metrics/evaluate.json", "evaluate"),
-    "classes": ("plots/classes.csv", "evaluate"),
-    "rankings": ("plots/rankings.csv", "evaluate"),
-    "intervals": ("plots/intervals.csv", "evaluate"),
-    "analysis": ("data/evaluation/analysis.json", "evaluate"),
-    "filter": ("metrics/filter.json", "filter"),
-    "rules": ("plots/filter.csv", "filter"),
-    "test": ("metrics/test.json", "test"),
-    "test_classes": ("plots/test_classes.csv", "test"),
-    "test_intervals": ("plots/test_intervals.csv", "test"),
-    "diagnosis": ("data/diagnosis.json", "diagnose"),
+INTERVALS = ("value", "low", "high")
+FILES = {  # (path, the stage that makes it, keys or columns that it must have)
+    "manifest": ("data/manifest.json", "register", ("splits", "tasks")),
+    "check": ("data/check/findings.json", "check", ["cause", "severity"]),
+    "evaluate": ("metrics/evaluate.json", "evaluate", ("segm", "bbox", "tasks", "joint")),
+    "classes": ("plots/classes.csv", "evaluate", ("label", "task", "class", "instances", "AP")),
+    "rankings": ("plots/rankings.csv", "evaluate", ("ranking", "segm_AP", "joint_AP")),
+    "intervals": ("plots/intervals.csv", "evaluate", ("metric", *INTERVALS)),
+    "analysis": ("data/evaluation/analysis.json", "evaluate", ("joint", "label_errors", "score", "scores", "tasks")),
+    "filter": ("metrics/filter.json", "filter", ("raw", "filtered", "removed")),
+    "rules": ("plots/filter.csv", "filter", ("stage", "removed", "joint_f1", "low", "high")),
+    "test": ("metrics/test.json", "test", ()),
+    "test_classes": ("plots/test_classes.csv", "test", ("label", "AP")),
+    "test_intervals": ("plots/test_intervals.csv", "test", ("metric", *INTERVALS)),
+    "diagnosis": ("data/diagnosis.json", "diagnose", ("findings", "figures")),
 }
 CURVES = {
-    "train": ("plots/train.tsv", "train"),
-    "val": ("plots/val.tsv", "train"),
-    "health": ("plots/health.tsv", "train"),
+    "train": ("plots/train.tsv", "train", ("step", "lr", "loss")),
+    "val": ("plots/val.tsv", "train", ("step",)),
+    "health": ("plots/health.tsv", "train", ("step", "stability")),
 }
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         settings=params.visualise,
         numbers=numbers,
         drawn=drawn,
-        removed=page.read_removed(Path("data/filtered/val.csv")),
+        removed=page.read_removed(Path("data/filtered/val.csv"), len(raw)),
         params=history.load(history.WORKSPACE).params,
         baseline=history.baseline(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,21 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read_json(path: Path | str, made_by: str | None = None) -> Any:
-    """Read a JSON file. Raises UserError if it cannot be read or is not JSON; the message names the stage `made_by`."""
+def read_json(path: Path | str, made_by: str | None = None, keys: Sequence[str] | None = None) -> Any:
+    """Read a JSON file. keys: that its object must have, `()` for any object; a list of keys if the file is a list, of
+    objects that each must have them. Raises UserError if it cannot be read, is not JSON or not such; the message names
+    the stage `made_by`."""
     with _reading(path, "valid JSON", made_by), uncollected():
-        return json.loads(Path(path).read_bytes())
+        value = json.loads(Path(path).read_bytes())
+    if keys is None:
+        return value
+    listed = isinstance(keys, list)
+    with _reading(path, "a file of this version", made_by):
+        if not isinstance(value, list if listed else dict):
+            raise ValueError(f"{'a list' if listed else 'an object'} is expected")
+        for each in value if listed else [value]:
+            _has(each if isinstance(each, dict) else (), keys)
+    return value
 
 
 def parse_table(source: Any, sep: str = ",") -> pd.DataFrame:
@@ -128,11 +139,19 @@ def parse_table(source: Any, sep: str = ",") -> pd.DataFrame:
     return table
 
 
-def read_table(path: Path | str, made_by: str) -> pd.DataFrame:
-    """Read a .csv or .tsv file as `parse_table` does. Raises UserError if it cannot be read or is not a table; the
-    message names the stage `made_by`."""
+def read_table(path: Path | str, made_by: str, keys: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a .csv or .tsv file as `parse_table` does. keys: columns that it must have. Raises UserError if it cannot be
+    read, is not a table or lacks a column; the message names the stage `made_by`."""
     with _reading(path, "a table", made_by):
-        return parse_table(path, "\t" if Path(path).suffix == ".tsv" else ",")
+        table = parse_table(path, "\t" if Path(path).suffix == ".tsv" else ",")
+    with _reading(path, "a table of this version", made_by):
+        _has(table, keys)
+    return table
+
+
+def _has(known: Container[str], keys: Sequence[str]) -> None:
+    if missing := [key for key in keys if key not in known]:
+        raise ValueError(f"'{missing[0]}' is missing")
 
 
 @contextmanager
@@ -144,7 +163,7 @@ def _reading(path: Path | str, kind: str, made_by: str | None) -> Iterator[None]
     except FileNotFoundError:
         raise UserError(f"{path} is missing{first}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}){again}") from None
     except (ValueError, RecursionError) as error:  # broken contents, bytes that are not text, nested too deep
         raise UserError(f"{path} is not {kind} ({' '.join(str(error).split())}){again}") from None
 

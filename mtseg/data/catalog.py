@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 from mtseg.core.files import write_json
 from mtseg.data.manifest import Manifest, counts
 
@@ -59,9 +59,10 @@ def check(manifest: Manifest, root: Path) -> None:
             else:
                 records = DatasetCatalog.get(name)
             found = _counts(records, tasks)
-        except KeyError as error:
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:  # not as it was written
+            fault = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
-                f"{facts['json']} cannot be loaded by detectron2 (KeyError: {error}): run `dvc repro convert` again"
+                f"{facts['json']} cannot be loaded by detectron2 ({fault}): run `dvc repro convert` again"
             ) from None
         absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
         if absent:

@@ -67,7 +67,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such weights file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is broken, or no safetensors file ({first_line(error)[:160]})") from None
+        fault = first_line(error)[:160]
+        raise UserError(
+            f"{path} is broken, or no safetensors file ({fault}): copy it again, or run `dvc repro train` again"
+        ) from None
 
 
 def _torch(file: BinaryIO) -> Any:

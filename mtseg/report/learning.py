@@ -83,7 +83,7 @@ def _lines(
 def health(table: pd.DataFrame) -> Figure | None:
     """Left: gradient norms. Right: share of matched queries predicted as background, and stability of the matching."""
     gradients = [name for name in table if name.startswith("gradient_") and (table[name] > 0).any()]
-    shares = [name for name in table if name == "stability" or name.startswith("background_")]
+    shares = [name for name in table if name.startswith(("stability", "background_")) and table[name].notna().any()]
     if not gradients and not shares:
         return None
     figure = canvas(9, 3)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, read_table, replace_folder
 from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
@@ -19,26 +20,35 @@ from mtseg.report.history import Baseline
 
 JPEG = {"quality": 85, "optimize": True}
 Numbers = dict[str, Any]
+File = tuple[str, str, Sequence[str]]  # path, stage that makes it, keys or columns that it must have
 
 
-def read_numbers(files: Mapping[str, tuple[str, str]], curves: Mapping[str, tuple[str, str]]) -> Numbers:
-    """JSON files and tables by name; those of `curves` only if all exist. files, curves: (path, stage that makes it) by
-    name. Raises UserError if a file is missing or broken."""
-    if all(Path(path).exists() for path, _ in curves.values()):
+def read_numbers(files: Mapping[str, File], curves: Mapping[str, File]) -> Numbers:
+    """JSON files and tables by name; those of `curves` only if all exist. files, curves: by name. Raises UserError if a
+    file is missing or broken."""
+    if all(Path(path).exists() for path, *_ in curves.values()):
         files = {**files, **curves}
     numbers = {
-        name: (read_json if path.endswith(".json") else read_table)(Path(path), made_by=stage)
-        for name, (path, stage) in files.items()
+        name: (read_json if path.endswith(".json") else read_table)(Path(path), made_by=stage, keys=keys)
+        for name, (path, stage, keys) in files.items()
     }
     by_name = numbers["analysis"]["tasks"]  # sorted by name in the JSON file
-    numbers["analysis"]["tasks"] = {task["name"]: by_name[task["name"]] for task in numbers["manifest"]["tasks"]}
+    names = [task["name"] for task in numbers["manifest"]["tasks"]]
+    if {*by_name} != {*names}:
+        raise UserError(
+            f"{files['analysis'][0]} was made for other tasks: run `dvc repro {files['analysis'][1]}` again"
+        )
+    numbers["analysis"]["tasks"] = {name: by_name[name] for name in names}
     return numbers
 
 
-def read_removed(path: Path) -> list[str | None]:
-    """For each raw prediction the rule of the filter that removed it, or None. Raises UserError if the
-    file is missing or broken."""
-    return [rule or None for rule in read_table(path, made_by="filter")["rule"]]
+def read_removed(path: Path, count: int) -> list[str | None]:
+    """For each of `count` raw predictions the rule of the filter that removed it, or None. Raises UserError if the file
+    is missing, broken or of other predictions."""
+    rules = read_table(path, made_by="filter", keys=("rule",))["rule"]
+    if len(rules) != count:
+        raise UserError(f"{path} has {len(rules)} rows for {count} predictions: run `dvc repro filter` again")
+    return [rule or None for rule in rules]
 
 
 def write(

@@ -51,6 +51,37 @@ def test_values_written_one_by_one_are_the_same_bytes(tmp_path, values):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("value", "keys", "fault"),
+    [
+        ({"a": 1}, ("a",), None),
+        ({}, (), None),
+        ([{"a": 1}, {"a": 2}], ["a"], None),
+        ([], ["a"], None),
+        ({"a": 1}, ("a", "b"), "'b' is missing"),
+        ([], ("a",), "an object is expected"),
+        (None, (), "an object is expected"),
+        ({"a": 1}, ["a"], "a list is expected"),
+        ([{"a": 1}, 5], ["a"], "'a' is missing"),
+    ],
+)
+def test_json_of_another_shape_names_the_stage_that_makes_it(tmp_path, value, keys, fault):
+    write_json(path := tmp_path / "a.json", value)
+    if not fault:
+        assert read_json(path, "evaluate", keys) == value
+        return
+    with pytest.raises(UserError) as error:
+        read_json(path, "evaluate", keys)
+    assert str(error.value) == f"{path} is not a file of this version ({fault}): run `dvc repro evaluate` again"
+
+
+def test_a_table_of_other_columns_names_the_stage_that_makes_it(tmp_path):
+    (path := tmp_path / "a.tsv").write_text("step\tloss\n1\t2\n")
+    assert read_table(path, "train", keys=("step",)).loss.tolist() == [2]
+    with pytest.raises(UserError, match=r"a.tsv is not a table of this version \('lr' is missing\): run `dvc repro tr"):
+        read_table(path, "train", keys=("step", "lr"))
+
+
 def test_nan_is_refused_and_the_old_file_stays(tmp_path):
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(ValueError):

@@ -134,13 +134,18 @@ def test_the_main_task_comes_first_whatever_its_name(tmp_path):
     tasks = {"b": {"classes": []}, "a": {"classes": []}}
     write_json(tmp_path / "analysis.json", {"tasks": tasks})  # which sorts them
     write_json(tmp_path / "manifest.json", {"tasks": [{"name": name} for name in tasks]})
-    files = {name: (str(tmp_path / f"{name}.json"), "evaluate") for name in ("analysis", "manifest")}
-    numbers = page.read_numbers(files, {"train": (str(tmp_path / "train.tsv"), "train")})
+    files = {name: (str(tmp_path / f"{name}.json"), "evaluate", ("tasks",)) for name in ("analysis", "manifest")}
+    numbers = page.read_numbers(files, {"train": (str(tmp_path / "train.tsv"), "train", ("step",))})
     assert list(numbers["analysis"]["tasks"]) == ["b", "a"] and "train" not in numbers
+    write_json(tmp_path / "analysis.json", {"tasks": {"c": {}}})
+    with pytest.raises(UserError, match="analysis.json was made for other tasks: run `dvc repro evaluate` again"):
+        page.read_numbers(files, {})
 
 
 def test_the_rules_that_removed_are_read_in_order(tmp_path):
     (tmp_path / "val.csv").write_text("prediction,rule\n0,\n1,low_score\n2,\n")
-    assert page.read_removed(tmp_path / "val.csv") == [None, "low_score", None]
+    assert page.read_removed(tmp_path / "val.csv", 3) == [None, "low_score", None]
+    with pytest.raises(UserError, match="has 3 rows for 4 predictions: run `dvc repro filter` again"):
+        page.read_removed(tmp_path / "val.csv", 4)
     with pytest.raises(UserError, match="run `dvc repro filter` first"):
-        page.read_removed(tmp_path / "other.csv")
+        page.read_removed(tmp_path / "other.csv", 3)
