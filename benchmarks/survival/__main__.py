@@ -1,0 +1,101 @@
+"""`python -m benchmarks.survival [--quick] [--only KIND ...]`: what survives kills, full disks and hostile input.
+
+Builds a tiny project in a temporary folder and disturbs its stages, each case in a fork of this process and in a copy
+of the project:
+
+  kill, signal   before each change of a file: SIGKILL, SIGINT
+  full disk      an error from each write on, files of a limited size; `read-only`, `few files`: every write, open files
+  state          damaged states and locks of an unfinished training
+  concurrency    two trainings at once; without --quick also two queued experiments of DVC
+  reader, Ctrl-C `train | head -1`, and SIGINT in the first moments of a process
+  worker, memory a process that loads images dies; little memory
+  artifact       damaged, foreign and missing files of earlier stages
+  images, annotations, params   random mutations
+
+Survived: no traceback, no hang, at most one error, which is a line; a rerun gives the bytes of an undisturbed run, and
+a training goes on from its saved state. The last line is `survived N of M`; the exit code is 1 unless N = M.
+--quick: training, convert and evaluate, 100 inputs of each kind, at most 50 s on two idle cores. Without it all stages
+and 5,000 inputs of each kind: about an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: a fork has no other threads
+for name in ("DVC_ROOT", "MTSEG_WORK"):
+    os.environ.pop(name, None)
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
+from benchmarks.survival import cases  # noqa: E402
+from benchmarks.survival.project import STAGES, Project  # noqa: E402
+
+QUICK = ("generate", "convert", "register", "check", "train", "predict", "evaluate", "filter")
+USED = (
+    "mtseg.checks.run", "mtseg.data.catalog", "mtseg.diagnosis.run", "mtseg.diagnosis.probe",
+    "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
+    "mtseg.inference.torch_network", "mtseg.training.loop",
+)  # fmt: skip
+CASES: list[cases.Case] = []  # the processes of the pool are forks, which have it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer stages and inputs")
+    parser.add_argument("--only", nargs="+", default=(), metavar="KIND", help="kinds of cases")
+    parser.add_argument("--inputs", type=int, help="mutated inputs of each kind; by default 100 or 5000")
+    given = parser.parse_args()
+    began = time.monotonic()
+    stages = QUICK if given.quick else tuple(stage for stage in STAGES if stage != "compare")
+    for module in (*(f"stages.{stage}" for stage in stages), *USED):
+        importlib.import_module(module)
+    gc.freeze()  # a collection in a fork would copy the memory of all that is imported
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder) / "whole", Path(folder) / "stopped", stages)
+        project.build()
+        inputs = given.inputs or (100 if given.quick else 5000)
+        CASES.extend(
+            case
+            for case in cases.every(project, inputs=inputs, quick=given.quick)
+            if not given.only or case.kind in given.only
+        )
+        print(f"{len(CASES)} cases, {time.monotonic() - began:.0f} s to prepare", flush=True)
+        survived = _run()
+    total = Counter()
+    for case in CASES:
+        total[case.kind] += case.count
+    for kind, count in total.items():
+        print(f"{kind:>12}  {survived[kind]} of {count}")
+    print(f"{time.monotonic() - began:.0f} s")
+    print(f"survived {survived.total()} of {total.total()}")
+    sys.exit(survived != total)
+
+
+def _run() -> Counter:
+    survived = Counter()
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
+        for case, wrong in zip(CASES, pool.map(_outcome, range(len(CASES))), strict=True):
+            if wrong:
+                print(f"{case.kind}: {case.name}: {' '.join(wrong.split())[:400]}", flush=True)
+            else:
+                survived[case.kind] += case.count
+    return survived
+
+
+def _outcome(number: int) -> str | None:
+    return CASES[number].survives()
+
+
+if __name__ == "__main__":
+    main()
