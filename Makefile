@@ -16,7 +16,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # dvc.yaml says `python`
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup repro test lint docs ablations lock
+.PHONY: help setup repro test lint check docs ablations lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,10 @@ test: $(STAMP) ## run every test; the tests in a browser need Chromium
 lint: $(STAMP) ## check code and formatting
 	@ruff check .
 	@ruff format --check .
+
+check: $(STAMP) ## look for risky calls in the code, known vulnerabilities and unknown licences of the dependencies
+	@bandit --configfile pyproject.toml --quiet --recursive -ll mtseg stages
+	@python .ci/dependencies.py
 
 docs: $(STAMP) ## build the documentation site in site/; a broken link is an error
 	@sphinx-build --quiet --fail-on-warning --keep-going docs site
