@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mtseg.core.errors import one_line
+
 Severity = Literal["error", "warning", "note"]
 
 # All causes. docs/diagnosis.md has a section for each.
@@ -114,7 +116,7 @@ class Finding:
 
     def line(self) -> str:
         """A line for the terminal, such as `warning: lr_for_batch: ...; set solver.base_lr: auto`."""
-        return f"{self.severity}: {self.text()}"
+        return one_line(f"{self.severity}: {self.text()}")
 
     def text(self) -> str:
         """The same line without the severity."""

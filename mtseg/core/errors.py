@@ -4,21 +4,58 @@ from __future__ import annotations
 
 import errno
 import os
+import reprlib
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+QUOTED = 200  # characters of a user's value that a line shows
+LONGEST = 1000  # characters of a line
 
 
 class UserError(Exception):
-    """Bad input. The message names the mistake, its place, the valid values and the fix."""
+    """Bad input. The message names the mistake, its place, the valid values and the fix. faults: further lines."""
+
+    def __init__(self, message: str, *faults: str) -> None:
+        super().__init__(message, *faults)
+
+    def __str__(self) -> str:
+        return "\n  ".join(map(one_line, self.args))
 
     @classmethod
     def many(cls, headline: str, faults: Sequence[str], shown: int = 50) -> UserError:
         """One error that lists `faults`, one per line. Only the first `shown` are listed; the rest are counted."""
         rest = [f"... and {len(faults) - shown} more"] if len(faults) > shown else []
-        return cls("\n  ".join([headline, *faults[:shown], *rest]))
+        return cls(headline, *faults[:shown], *rest)
+
+
+def one_line(text: str) -> str:
+    """The text as one line of a terminal. Line breaks, control characters and half characters (lone surrogates), of
+    which file names and labels may have any, are escaped; the middle of a very long text is left out."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _cut(text, LONGEST)
+
+
+def quoted(value: Any) -> str:
+    """A value of the user's as a line shows it: in Python's notation, without the middle if it is long."""
+    shown = reprlib.Repr()
+    shown.maxlevel, shown.maxlist, shown.maxdict, shown.maxtuple = 3, 20, 20, 20
+    shown.maxstring = shown.maxother = QUOTED
+    try:
+        return _cut(shown.repr(value), QUOTED)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = most // 2 - 2
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def first_line(error: Exception) -> str:
@@ -77,14 +114,14 @@ def packages_of(what: str, extra: str) -> Iterator[None]:
 
 def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
-    SIGTERM and SIGHUP become one line and exit code 130, after whatever was being written is removed."""
+    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     for number in _stops():
         signal.signal(number, signal.default_int_handler)
     try:
         stage()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has ended, such as `head`
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
         sys.exit(1)
     except KeyboardInterrupt:

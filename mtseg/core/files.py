@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ import pandas as pd
 from mtseg.core.errors import UserError
 
 TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
+
+# the start of a formula, after any apostrophes: `without_formulas` adds one, which can be removed without doubt
+FORMULA = re.compile(r"'*[=+\-@\t\r\n](?s:.)")
 
 
 @contextmanager
@@ -97,8 +101,20 @@ def write_json_with(path: Path | str, first: str, values: Iterable[Any], rest: M
 
 def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):
     """Write rows as CSV, with an empty cell for None and NaN. columns: by default the rows' keys."""
+    table = without_formulas(pd.DataFrame(rows, columns=columns))
     with replace_file(path) as temporary:
-        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before text that spreadsheets would run as a formula, such as a class `=1+1`. An RLE
+    stays as it is: it is no text of the user's, and other tools read it. `parse_table` removes the apostrophe."""
+    table = table.copy(deep=False)
+    for name in [name for name in table.select_dtypes(exclude=["number", "bool"]) if name != "rle"]:
+        texts = [text for text in table[name].unique() if isinstance(text, str) and FORMULA.match(text)]
+        if texts:
+            table[name] = table[name].replace(texts, [f"'{text}" for text in texts])
+    return table
 
 
 @contextmanager
@@ -135,6 +151,8 @@ def parse_table(source: Any, sep: str = ",") -> pd.DataFrame:
     ValueError if it is not a table."""
     table = pd.read_csv(source, sep=sep, keep_default_na=False, dtype=str)
     numeric = [name for name in table if name not in TEXT_COLUMNS]
+    texts = [name for name in table if name in TEXT_COLUMNS]
+    table[texts] = table[texts].replace(rf"^'(?={FORMULA.pattern})", "", regex=True)
     table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
     return table
 

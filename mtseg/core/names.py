@@ -29,6 +29,13 @@ def clean(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).translate(INVISIBLE).split())
 
 
+def control(name: str) -> str | None:
+    """The first control character of a name, or half of a character (a lone surrogate), escaped; None if it has none.
+    A terminal may obey the first, and the second cannot be written to a file."""
+    found = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs")), None)
+    return found and found.encode("unicode_escape").decode()
+
+
 def twins(names: Sequence[str]) -> list[list[str]]:
     """Groups of names that differ only in case, look-alike characters, blanks, hyphens or underscores."""
     groups: dict[str, list[str]] = {}

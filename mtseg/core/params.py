@@ -1,8 +1,7 @@
 """Load and validate params.yaml. The whole file is checked; an unknown key is an error.
 
-Read with ruamel (YAML 1.2): PyYAML reads `1e-05`, which `dvc exp run -S` writes, as a string. Scientific values have
-their defaults in params.yaml only. Keys added since version 0.1 have defaults here, so that older files stay valid, and
-so have those of a task but its name, since a project writes its own list.
+Scientific values have their defaults in params.yaml only. Keys added since version 0.1 have defaults here, so that
+older files stay valid, and so have those of a task but its name, since a project writes its own list.
 """
 
 from __future__ import annotations
@@ -24,15 +23,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import YAMLError
 
-from mtseg.core.errors import UserError
-from mtseg.core.names import clean
-
-QUOTED = 200  # characters of a value in an error
-YAML_ERRORS = (YAMLError, ArithmeticError, LookupError, RecursionError, ValueError)  # what ruamel raises for a file
+from mtseg.core import yaml
+from mtseg.core.errors import QUOTED, UserError, quoted
+from mtseg.core.names import clean, control
 
 SLIMMEST = 16  # largest aspect ratio of an image: resized to 16 pixels, such an image is still one pixel wide
 
@@ -60,7 +54,11 @@ def _class_name(value: Any) -> Any:
         raise ValueError(f"class {value}: put a name that is a number with a fraction in quotes")
     if isinstance(value, bool | int):
         return str(value).lower()
-    return clean(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if found := control(clean(value)):
+        raise ValueError(f"class {quoted(value)} has the control character {found}")
+    return clean(value)
 
 
 NO_BOOL = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)  # true is not the number 1
@@ -122,6 +120,8 @@ class Data(Section):
     on_error: Literal["error", "skip"]
     ignore_shapes: tuple[Literal[SHAPES], ...] = ()
     max_megapixels: Annotated[Number, Field(gt=0, le=1000)] = 100.0  # above, an area does not fit into an RLE's 32 bits
+    max_file_mb: Annotated[Number, Field(gt=0, le=10**5)] = 2000.0
+    follow_links: bool = False
     flatten: bool
 
     def _wrong(self) -> Iterator[str]:
@@ -360,39 +360,13 @@ class Params(Section):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the whole file. Raises UserError, which lists every invalid key and its valid values."""
     try:
-        raw = _reader().load(path)
-        _restore_names(raw, YAML(typ="base").load(path))
+        raw = yaml.read(path)
+        _restore_names(raw, yaml.read(path, "base"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror.lower()}; run stages in the folder of params.yaml") from None
-    except YAML_ERRORS as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from None
     return validate(raw, path)
-
-
-class _Constructor(SafeConstructor):
-    """Names the place of a value that YAML takes for a date or a number and Python does not, such as 2024-13-45."""
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ArithmeticError, LookupError, ValueError) as error:
-            text = f"{quoted(node.value)} is no value ({error})"
-            raise ConstructorError(problem=text, problem_mark=node.start_mark) from None
-
-
-def _reader() -> YAML:
-    yaml = YAML(typ="safe")
-    yaml.Constructor = _Constructor
-    return yaml
-
-
-def quoted(value: Any) -> str:
-    """A value as an error shows it: its beginning, if it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print integers of more than 4300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
 
 
 def _restore_names(raw: Any, text: Any) -> None:
@@ -425,7 +399,7 @@ def validate(raw: Any, source: Path) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         faults = _faults(error)
-        raise UserError(f"{source}:" + (" " if len(faults) == 1 else "\n  ") + "\n  ".join(faults)) from None
+        raise (UserError(f"{source}: {faults[0]}") if len(faults) == 1 else UserError(f"{source}:", *faults)) from None
 
 
 def _faults(error: ValidationError) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from mtseg.core import yaml
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
-from mtseg.core.params import YAML_ERRORS, load, validate
+from mtseg.core.params import load, validate
 
 RECIPES = Path("recipes")
 
@@ -28,26 +29,27 @@ def apply(recipe: Path, *, params: Path, raw: str | None = None) -> None:
     broken, when the result is not a valid params.yaml, or when the folder data.raw does not exist.
     """
     load(params)
-    yaml = YAML()  # round trip, formatted as DVC does: comments and the notation of numbers stay
-    yaml.width = 4096
-    merged = yaml.load(params)
+    keeping = YAML()  # round trip, formatted as DVC does: comments and the notation of numbers stay
+    keeping.width = 4096
+    merged = keeping.load(params)
     try:
-        overlay = yaml.load(recipe)
+        yaml.read(recipe)  # which names what is wrong
+        overlay = keeping.load(recipe)
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))) or "none"
         raise UserError(f"{recipe}: no such recipe, available in {RECIPES}/: {known}") from None
     except OSError as error:
         raise UserError(f"{recipe}: {error.strerror.lower()}") from None
-    except YAML_ERRORS as error:
-        raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{recipe} {error}") from None
     if not isinstance(overlay, dict):
         raise UserError(f"{recipe}: expected sections such as 'solver:', as in {params}")
     _merge(merged, overlay)
     if raw:
         merged["data"]["raw"] = str(Path(raw).resolve())  # `dvc exp run --temp` runs in another folder
     text = StringIO()
-    yaml.dump(merged, text)
-    folder = validate(YAML(typ="safe").load(text.getvalue()), recipe).data.raw
+    keeping.dump(merged, text)
+    folder = validate(yaml.parse(text.getvalue()), recipe).data.raw
     if not folder.is_dir():
         raise UserError(f"{recipe}: no folder {folder}: put or link the data there, or set its path with DATA=")
     with replace_file(params) as temporary:

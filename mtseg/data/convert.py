@@ -25,13 +25,14 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, one_line
 from mtseg.core.files import remove, replace_file, replace_folder, uncollected, write_json
 from mtseg.core.masks import rle
 from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
+from mtseg.data.formats._common import check_files
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
 from mtseg.data.polygons import Measure
@@ -64,6 +65,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         raise UserError(f"{data.raw} (data.raw) is a file: unpack it, and set data.raw to the folder")
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
+    check_files(data.raw, follow_links=data.follow_links, most=data.max_file_mb)
     if data.format == "auto":
         name, evidence = formats.recognise(data.raw)
         print(f"{data.raw}: format {name}, recognised by {evidence}")
@@ -107,7 +109,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "clipped_objects": counts["clipped"],
-        "faults": [f"{fault.where}: {fault.text}" for fault in raw.faults],
+        "faults": [*map(str, raw.faults)],
         "images": {name: len(own) for name, own in converted.items()},
         "instances": {name: sum(len(image.instances) for image in own) for name, own in converted.items()},
         "left_out": dict(Counter(fault.reason for fault in raw.faults)),
@@ -322,7 +324,7 @@ def _listed(faults: Sequence[Fault], data: Data, out: Path) -> UserError:
     """One error that lists the first `SHOWN` faults of each reason. If there are more, a file beside `out` has all."""
     kinds: dict[str, list[str]] = {}
     for fault in sorted(faults, key=lambda fault: fault.reason):
-        kinds.setdefault(fault.reason, []).append(f"{fault.where}: {fault.text}")
+        kinds.setdefault(fault.reason, []).append(str(fault))
     lines = []
     for reason, own in kinds.items():
         lines += [*own[:SHOWN], f"... and {len(own) - SHOWN:,} more ({reason})"] if len(own) > SHOWN else own
@@ -333,7 +335,7 @@ def _listed(faults: Sequence[Fault], data: Data, out: Path) -> UserError:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as temporary:
             text = "".join(f"{line}\n" for own in kinds.values() for line in own)
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+            temporary.write_text(text, encoding="utf-8")
         headline += f"; {path} lists all"
     return UserError.many(headline, lines, shown=len(lines))
 
@@ -362,7 +364,7 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
     counts = [f"{name} {count} images, {report['instances'][name]} objects" for name, count in report["images"].items()]
     print(f"{data.raw} ({data.format}) -> {out}: {'; '.join(counts)}")
     images = ", ".join(f"{name} {count}" for name, count in report["images"].items())
-    print(f"  split: {report['split']}: {images} images")
+    print(one_line(f"  split: {report['split']}: {images} images"))
     for reason, count in sorted(report["left_out"].items()):
         print(f"  skipped, {reason}: {count}")
     for reason, count in sorted(report["unused"].items()):
@@ -394,4 +396,4 @@ def _warn(text: str) -> None:
 def _wrapped(text: str) -> None:
     """Print an item of the summary, in lines of at most `WIDE` characters."""
     whole = {"break_long_words": False, "break_on_hyphens": False}
-    print(textwrap.fill(text, WIDE, initial_indent="  ", subsequent_indent="      ", **whole))
+    print(textwrap.fill(one_line(text), WIDE, initial_indent="  ", subsequent_indent="      ", **whole))

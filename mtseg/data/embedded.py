@@ -10,13 +10,14 @@ from pathlib import Path
 
 from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
-from mtseg.data.formats._common import Files
+from mtseg.data.formats._common import Files, check_files
 from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.raw import BadRecord, read_record
 
 
 def unpack(folder: Path) -> list[str]:
     """Write every embedded image and return the names. Raises UserError, which names the file."""
+    check_files(folder, follow_links=True, most=float("inf"))
     files, written = Files(folder), []
     for where in files.ending(".json"):
         try:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtseg.core.errors import one_line
 from mtseg.core.masks import Box
 from mtseg.core.tables import Image, Instance
 from mtseg.data.polygons import Measure
@@ -50,7 +51,7 @@ class Remarks:
         self.examples.setdefault(remark, example)
 
     def lines(self) -> list[str]:
-        return [f"{text}: {self.counts[text]}, such as {self.examples[text]}" for text in sorted(self.counts)]
+        return [one_line(f"{text}: {self.counts[text]}, such as {self.examples[text]}") for text in sorted(self.counts)]
 
 
 def check_outline(item: RawObject, measure: Measure, height: int, width: int) -> None:

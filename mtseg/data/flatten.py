@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.params import Task, with_flips
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco
@@ -35,8 +35,8 @@ def task(tasks: Sequence[Task], classes: Sequence[str]) -> Task:
         if len(parts) != len(tasks) or not all(listed):
             ours = [task.name for task in tasks]
             raise UserError(
-                f"the data have the class {flat!r}, which does not fit the tasks {ours} of params.yaml: run `dvc repro "
-                "register`"
+                f"the data have the class {quoted(flat)}, which does not fit the tasks {ours} of params.yaml: run `dvc "
+                "repro register`"
             )
     weights = main.class_weights
     if isinstance(weights, dict):
@@ -57,7 +57,7 @@ def flatten(
     `left_out` because no flat class fits. Raises UserError."""
     for own in tasks:
         if parted := [label for label in own.classes if SEPARATOR in label]:
-            message = f"class {parted[0]!r} of task '{own.name}' has a comma, the separator of data.flatten"
+            message = f"class {quoted(parted[0])} of task '{own.name}' has a comma, the separator of data.flatten"
             raise UserError(f"{message}: rename it in data.mapping, or set data.flatten: false")
     every = [instance for images in splits.values() for image in images for instance in image.instances]
     found = {_labels(instance, tasks) for instance in every}

@@ -86,7 +86,7 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read, whatever a file's suffix."""
+    """Pillow's names of the formats that are read; the suffix of a file does not matter."""
     PIL.Image.init()
     return tuple(sorted({*PIL.Image.OPEN} - NO_IMAGES))
 

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from mtseg.core.errors import UserError
-from mtseg.core.names import COMMAS, are_twins, clean, difference
+from mtseg.core import yaml
+from mtseg.core.errors import UserError, quoted
+from mtseg.core.names import COMMAS, are_twins, clean, control, difference
 from mtseg.core.params import Task
 from mtseg.data.raw import BadRecord
 
@@ -46,13 +44,13 @@ class Vocabulary:
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
         """Labels of one object; None if the mapping excludes it. Raises BadRecord."""
         if not isinstance(label, str) or not clean(label):
-            raise BadRecord("no label", f"label is {label!r}, expected a string")
-        label = clean(label)
+            raise BadRecord("no label", f"label is {quoted(label)}, expected a string")
+        label = _named(label, "label")
         if self.categories is not None:
             if (key := _key(label)) not in self.categories:
                 fix = "add it, with null to leave such objects out"
                 raise BadRecord(
-                    "unknown label", f"label {label!r} is not in data.mapping{_twin(key, self.categories)}: {fix}"
+                    "unknown label", f"label {quoted(label)} is not in data.mapping{_twin(key, self.categories)}: {fix}"
                 )
             return self.categories[key]
         main = next(iter(self.classes))
@@ -66,15 +64,19 @@ class Vocabulary:
                 expected = f"expected '{','.join(self.classes)}', attributes, or an entry in data.mapping such as "
                 expected += f"{label!r}: {{{entry}}}"
                 given = f" (its attributes are {', '.join(map(str, attributes))})" if attributes else ""
-                raise BadRecord("missing label", f"label {label!r} has no {', '.join(missing)}{given}; {expected}")
+                raise BadRecord(
+                    "missing label", f"label {quoted(label)} has no {', '.join(missing)}{given}; {expected}"
+                )
         if labels[main] in (None, NO_LABEL):
-            raise BadRecord("missing label", f"label {label!r}: the main task {main} must have a label")
+            raise BadRecord("missing label", f"label {quoted(label)}: the main task {main} must have a label")
         return {task: self._checked(task, name, label) for task, name in labels.items()}
 
     def _flat(self, label: str) -> Labels:
         parts = [part.strip() for part in COMMAS.split(label)]
         if len(parts) != len(self.classes):
-            message = f"label {label!r} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
+            message = (
+                f"label {quoted(label)} has {len(parts)} parts, expected {len(self.classes)}: {','.join(self.classes)}"
+            )
             hint = "; class names with a comma require data.mapping" if len(parts) > 1 else ""
             raise BadRecord("missing label", message + hint)
         return dict(zip(self.classes, parts, strict=True))
@@ -95,30 +97,44 @@ class Vocabulary:
             else:
                 found = [(task, flag) for task in further if flag in (self.classes[task] or ())]
             if len(found) > 1:
-                raise BadRecord("ambiguous flag", f"flag {flag!r} is a class of {', '.join(task for task, _ in found)}")
+                raise BadRecord(
+                    "ambiguous flag", f"flag {quoted(flag)} is a class of {', '.join(task for task, _ in found)}"
+                )
             for task, name in found:
                 if labels.setdefault(task, name) != name:
-                    raise BadRecord("ambiguous flag", f"flags give both {labels[task]!r} and {name!r} for {task}")
+                    raise BadRecord(
+                        "ambiguous flag", f"flags give both {quoted(labels[task])} and {quoted(name)} for {task}"
+                    )
         return labels
 
     def _checked(self, task: str, name: Any, label: str) -> str | None:
         if name is None or name == NO_LABEL:
             return None
         if not isinstance(name, str) or not clean(name):
-            raise BadRecord("missing label", f"label {label!r}: {task} is {name!r}, expected a class, or '-' for none")
-        name = clean(name)
+            raise BadRecord(
+                "missing label", f"label {quoted(label)}: {task} is {quoted(name)}, expected a class, or '-' for none"
+            )
+        name = _named(name, f"label {quoted(label)}: {task}")
         known = self.classes[task]
         if known is None and name.casefold() in RESERVED:
             raise BadRecord(
                 "reserved label",
-                f"label {name!r} is an annotation tool's name for a region that is no object: leave it out by null in "
-                "data.mapping, or list it in the task's classes",
+                f"label {quoted(name)} is an annotation tool's name for a region that is no object: leave it out by "
+                "null in data.mapping, or list it in the task's classes",
             )
         if known is not None and name not in known:
             valid = ", ".join(known)
-            message = f"label {label!r}: {task} has no class {name!r}{_twin(name, known)}, valid: {valid}"
+            message = f"label {quoted(label)}: {task} has no class {quoted(name)}{_twin(name, known)}, valid: {valid}"
             raise BadRecord("unknown class", message)
         return name
+
+
+def _named(name: str, what: str) -> str:
+    """The clean name. Raises BadRecord if it has a control character."""
+    name = clean(name)
+    if found := control(name):
+        raise BadRecord("control character", f"{what} {quoted(name)} has the control character {found}: correct it")
+    return name
 
 
 def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
@@ -134,7 +150,7 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
     for task, listed in classes.items():
         if task in raw and listed is None:
             if not isinstance(raw[task], list) or not all(isinstance(name, str) for name in raw[task]):
-                raise UserError(f"{mapping}: '{task}' must be a list of class names, got {raw[task]!r}")
+                raise UserError(f"{mapping}: '{task}' must be a list of class names, got {quoted(raw[task])}")
             classes[task] = tuple(map(clean, raw[task]))
             if len({*classes[task]}) < len(classes[task]):
                 raise UserError(f"{mapping}: '{task}' lists a class twice: {', '.join(sorted(classes[task]))}")
@@ -149,7 +165,7 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
 def _twin(name: str, known: Iterable[str]) -> str:
     """For a message: the known name that looks nearly the same, and what distinguishes it."""
     twin = next((other for other in known if are_twins(name, other)), None)
-    return f" (unlike {twin!r}: {difference(name, twin)})" if twin else ""
+    return f" (unlike {quoted(twin)}: {difference(name, twin)})" if twin else ""
 
 
 def _key(label: str) -> str:
@@ -159,11 +175,11 @@ def _key(label: str) -> str:
 
 def _read(mapping: Path) -> dict[str, Any]:
     try:
-        raw = YAML(typ="base").load(mapping)  # all scalars as text: 01 and true are names as they stand
+        raw = yaml.read(mapping, "base")  # all scalars as text: 01 and true are names as they stand
     except OSError as error:
         raise UserError(f"{mapping} (data.mapping) cannot be read: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{mapping} (data.mapping) is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{mapping} (data.mapping) {error}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("categories"), dict):
         raise UserError(f"{mapping} (data.mapping) has no section 'categories:' with 'flat label: {{task: class}}'")
     return raw
@@ -173,16 +189,18 @@ def _category(where: str, entry: Any, classes: Mapping[str, tuple[str, ...] | No
     if is_null(entry):
         return None
     if not isinstance(entry, dict) or not set(classes) <= set(entry):
-        raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {entry!r}")
+        raise UserError(f"{where}: expected null or a class for each of {', '.join(classes)}, got {quoted(entry)}")
     labels: Labels = {}
     for task, known in classes.items():
         name = labels[task] = None if is_null(entry[task]) else entry[task]
         if name is None and task != next(iter(classes)):
             continue
         labels[task] = clean(name) if isinstance(name, str) else name
+        if isinstance(name, str) and (found := control(labels[task])):
+            raise UserError(f"{where}: {task} is {quoted(name)}, which has the control character {found}")
         if not labels[task] or (known is not None and labels[task] not in known):
             valid = f", valid: {', '.join(known)}" if known else ""
-            raise UserError(f"{where}: {task} has no class {name!r}{valid}")
+            raise UserError(f"{where}: {task} has no class {quoted(name)}{valid}")
     return labels
 
 

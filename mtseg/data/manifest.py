@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, one_line
 from mtseg.core.files import read_json
 from mtseg.core.masks import AREA_RANGES
 from mtseg.core.params import Task
@@ -19,6 +19,7 @@ from mtseg.core.tables import UNLABELLED, Classes, Images
 from mtseg.data import coco, flatten
 from mtseg.data.splits import SPLITS
 
+WIDEST = 60  # characters of the first column of the table
 COUNTED = ("images", "empty_images", "crowds", "instances")
 
 
@@ -134,10 +135,10 @@ def table(manifest: dict[str, Any]) -> str:
             rows.append(("  (unlabelled)", unlabelled))
         for split, count in zip(names, counts, strict=True):
             absent[split] += [f"{task['name']} {name}" for name in task["classes"] if not count[name]]
-    first = max(len(name) for name, _ in rows)
+    first = min(max(len(name) for name, _ in rows), WIDEST)
     lines = [f"{name:{first}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in rows]
     lines += [f"warning: {split} has no example of {', '.join(names)}" for split, names in absent.items() if names]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(one_line(line.rstrip()) for line in lines)
 
 
 def counts(images: Images) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mtseg.core.errors import one_line, quoted
 from mtseg.core.files import uncollected
 from mtseg.core.masks import Segmentation
 
@@ -39,6 +40,9 @@ class Fault:
     reason: str
     where: str
     text: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.where}: {self.text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     if sides == [0, 0]:
         return None
     if not all(isinstance(side, int) and side > 0 for side in sides):
-        raise BadRecord("size", f"the annotated size is {width!r} x {height!r}, expected integers")
+        raise BadRecord("size", f"the annotated size is {quoted(width)} x {quoted(height)}, expected integers")
     return sides[0], sides[1]
 
 

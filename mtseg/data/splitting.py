@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.params import Data
 from mtseg.data.formats._common import Files, Splits
 from mtseg.data.images import suffixes
@@ -76,7 +76,7 @@ class Lists:
         if strange and (self.names or len({split for split, *_ in strange}) > 1):
             _, path, line = strange[0]
             raise UserError(
-                f"{path}: none of its lines, such as {line[:60]!r}, is an image; expected paths, file names or names "
+                f"{path}: none of its lines, such as {quoted(line)}, is an image; expected paths, file names or names "
                 "without suffix; rename the file if it is no list of images"
             )
 
@@ -212,7 +212,7 @@ def _table(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
         found.setdefault(split_of((_columns(line) + [""] * place)[place]), []).append(line)
     without = found.pop(None, [])
     if found and without:
-        raise UserError(f"{files.folder / path}: {without[0][:60]!r} has no split, unlike others: train, val or test")
+        raise UserError(f"{files.folder / path}: {quoted(without[0])} has no split, unlike others: train, val or test")
     return {(path, split): lines for split, lines in found.items() if split}
 
 

@@ -30,7 +30,7 @@ def apply(
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     corrected = labelme.read(folder, vocabulary)
-    listed = [f"{fault.where}: {fault.text}" for fault in corrected.faults]
+    listed = [*map(str, corrected.faults)]
     if listed and check:
         raise UserError.many(f"{folder}: {len(listed)} invalid records: fix them first", listed)
     if not corrected.images:

@@ -35,6 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import mtseg
 from mtseg.core.errors import UserError, first_line
+from mtseg.core.files import without_formulas
 from mtseg.core.masks import polygons
 from mtseg.core.metadata import Metadata
 from mtseg.core.tables import DIGITS
@@ -330,7 +331,7 @@ def respond(result: Result, options: Options) -> Response:
         drawn.save(buffer, "JPEG", quality=90)
         return Response(buffer.getvalue(), media_type="image/jpeg")
     if options.format == "csv":
-        return Response(result.to_dataframe().to_csv(index=False), media_type="text/csv")
+        return Response(without_formulas(result.to_dataframe()).to_csv(index=False), media_type="text/csv")
     return Response(json.dumps(answer(result, options.mask), ensure_ascii=False), media_type="application/json")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from mtseg.core.errors import interrupts_held, run_stage
+from mtseg.core.errors import UserError, interrupts_held, quoted, run_stage
 from mtseg.core.files import replace_file
 
 
@@ -103,3 +104,20 @@ def test_a_held_signal_is_raised_at_the_end_of_the_block():
         assert interrupted()
         done.append(1)
     assert done
+
+
+def test_text_of_a_user_stays_on_its_line_and_short():
+    error = UserError.many("a\nerror: forged", ["b\x1b[31m", "half \ud800", "x" * 5000])
+    lines = str(error).split("\n")
+    assert lines[:3] == [r"a\nerror: forged", r"  b\x1b[31m", r"  half \ud800"]
+    assert len(lines) == 4 and len(lines[3]) <= 1002
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_quoted_value_has_at_most_200_characters():
+    for value in ("x" * 5000, ["x" * 5000] * 99, {"a": ["b"] * 10**5}, 10**5000, [[[[["deep"]]]]] * 50):
+        assert len(quoted(value)) <= 200
+
+
+def test_a_short_value_is_quoted_in_full():
+    assert quoted("a\nb") == r"'a\nb'" and quoted(["a", 1, {"b": None}]) == "['a', 1, {'b': None}]"

@@ -1,7 +1,15 @@
 import pytest
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, read_table, replace_file, replace_folder, write_json, write_json_array
+from mtseg.core.files import (
+    read_json,
+    read_table,
+    replace_file,
+    replace_folder,
+    write_json,
+    write_json_array,
+    write_table,
+)
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -118,3 +126,13 @@ def test_a_table_has_numbers_and_names_and_empty_cells_are_undefined(tmp_path):
     (tmp_path / "a.tsv").write_text("class\tAP\nNA\t0.5\nnone\t\n")
     table = read_table(tmp_path / "a.tsv", made_by="evaluate")
     assert table["class"].tolist() == ["NA", "none"] and table["AP"][0] == 0.5 and table["AP"].isna().tolist()[1]
+
+
+def test_text_that_a_spreadsheet_would_run_is_written_with_an_apostrophe(tmp_path):
+    names = ["=1+1", "+a", "-a", "@a", "\ta", "'=a", "'tis", "-", "a=1", "a"]
+    rows = [{"class": name, "value": -1.5, "rle": "=0@"} for name in names] + [{"class": None, "value": None}]
+    write_table(tmp_path / "a.csv", rows)
+    cells = [line.split(",")[0] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+    assert cells == ["'=1+1", "'+a", "'-a", "'@a", "'\ta", "''=a", "'tis", "-", "a=1", "a", ""]
+    assert ",-1.5,=0@" in (tmp_path / "a.csv").read_text()
+    assert read_table(tmp_path / "a.csv", "evaluate")["class"].tolist()[:-1] == names

@@ -1,10 +1,11 @@
 import json
+import time
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.masks import mask
 from mtseg.data.formats import coco as coco_format
 from mtseg.data.labels import Vocabulary
@@ -152,7 +153,7 @@ def test_images_that_are_missing_doubled_or_outside_are_named(tmp_path):
         "another image has the same id",
         "no image 'absent.png'",
         "no image '../../../secret.png'",
-        f"no image '{'x' * 5000}'",
+        f"no image {quoted('x' * 5000)}",
         *["expected an id (a number or text) and a file_name"] * 2,
     ]
 
@@ -470,3 +471,11 @@ def test_other_json_files_are_counted(tmp_path):
     (tmp_path / "settings.json").write_text('{"a": 1}')
     data = read(tmp_path)
     assert not data.faults and list(data.unused.values()) == [1]
+
+
+@pytest.mark.parametrize("counts", ["Q" * 10**6, "o" * 10**6, [0] * 10**6], ids=["digits", "no end", "empty runs"])
+def test_a_hostile_rle_is_refused_at_once(tmp_path, counts):
+    folders.coco(tmp_path, "all", [annotation(segmentation={"size": [HEIGHT, WIDTH], "counts": counts})])
+    start = time.monotonic()
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "geometry" and time.monotonic() - start < 1

@@ -1,6 +1,7 @@
 """What readers share: images by stated name, splits by name, encodings, and which format a folder is in."""
 
 import json
+import os
 from pathlib import Path
 
 import PIL.Image
@@ -8,7 +9,7 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.data import formats
-from mtseg.data.formats._common import Files, Splits
+from mtseg.data.formats._common import Files, Splits, check_files
 from mtseg.data.raw import BadRecord, read_value, stated_size, whole
 from mtseg.data.splits import split_of
 from tests.data import folders
@@ -247,3 +248,44 @@ def test_convert_says_which_format_it_recognised(tmp_path, capsys):
     for format in ("coco", "cvat", "label_studio"):
         with pytest.raises(UserError, match=f"looks like labelme, and data.format is {format}"):
             converted(tmp_path / "raw", tasks(part="auto"), format=format)
+
+
+def refused(folder, follow_links=False, most=1.0):
+    with pytest.raises(UserError) as error:
+        check_files(folder, follow_links=follow_links, most=most)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_link_out_of_the_folder_is_refused_unless_allowed(tmp_path, kind):
+    folders.draw(tmp_path / "raw" / "a" / "1.png")
+    folders.draw(tmp_path / "other" / "2.png")
+    (tmp_path / "raw" / "inside").symlink_to(tmp_path / "raw" / "a")
+    (tmp_path / "data").symlink_to(tmp_path / "raw")  # the folder itself may be a link
+    check_files(tmp_path / "data", follow_links=False, most=1)
+    (tmp_path / "raw" / "out").symlink_to(tmp_path / "other" / ("2.png" if kind == "file" else ""))
+    assert "raw/out is a link to" in refused(tmp_path / "raw") and "data.follow_links" in refused(tmp_path / "raw")
+    check_files(tmp_path / "raw", follow_links=True, most=1)
+
+
+def test_pipes_devices_and_files_of_the_system_are_refused(tmp_path):
+    for number, target in enumerate(("/dev/zero", "/proc/self/environ", "/proc/self")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.json").symlink_to(target)
+        assert "pipe, a device or a file of the system" in refused(tmp_path / str(number), follow_links=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "a.json")
+    assert "pipe, a device" in refused(tmp_path / "pipe")
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
+    assert r"caf\udce9.png: the name is not UTF-8" in refused(tmp_path)
+
+
+def test_a_very_large_annotation_file_is_refused(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(2 * 10**6)
+    assert "a.json has 2 MB: split" in refused(tmp_path)
+    check_files(tmp_path, follow_links=False, most=3)

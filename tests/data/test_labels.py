@@ -217,3 +217,19 @@ def test_an_empty_group_is_no_group(tmp_path, group):
         folders.labelme(tmp_path / "raw" / split, "a", *shapes)
     folders.converted(tmp_path / "raw", tasks(part="auto"))
     assert folders.report(tmp_path / "raw")["instances"] == {"train": 2, "val": 2}
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\x00", "a\ud800"])
+def test_a_control_character_in_a_name_is_refused(name, tmp_path):
+    with pytest.raises(BadRecord, match=r"has the control character \\"):
+        Vocabulary({"part": None}).labels(name)
+    with pytest.raises(BadRecord, match=r"colour .* has the control character \\"):
+        Vocabulary({"part": None, "colour": None}).labels("a", {"colour": name})
+    with pytest.raises(ValueError, match=r"has the control character \\"):
+        tasks(part=(name, "b"))
+
+
+def test_a_long_label_is_not_quoted_in_full():
+    with pytest.raises(BadRecord) as error:
+        Vocabulary({"part": ("a",)}).labels("x" * 10**6)
+    assert len(str(error.value)) < 500

@@ -160,7 +160,7 @@ def test_a_data_set_of_boxes_is_one_error(tmp_path):
     "text, part",
     [
         ("names: [", "YAML"),
-        ("names: 3", "`names` is 3"),
+        ("names: 3", "`names` is '3'"),
         ("train: .\nkpt_shape: [17, 3]\nnames: [a]", "poses"),
         ("train: nowhere\nnames: [a]", "nowhere"),
         ("train: .", "no data.yaml with `names`"),

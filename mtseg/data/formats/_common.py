@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
 from mtseg.data.labels import Labels, Vocabulary
@@ -25,6 +27,9 @@ from mtseg.data.splits import parts_of, split_in, split_of
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
+ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders without end
+NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
 BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
 
 
@@ -32,7 +37,7 @@ class Files:
     """The files of a folder and its subfolders, also linked ones, except hidden ones. Names are relative, with `/`.
 
     Links are followed and not resolved: DVC may link files into the folder. A link to a folder above it is not
-    followed: it would have no end."""
+    followed: it would have no end. Which links are allowed: `check_files`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +48,7 @@ class Files:
             for name in folders:
                 inside = os.path.join(path, name)
                 real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
-                if not name.startswith(".") and real not in own:
+                if not name.startswith(".") and real not in own and not f"{real}/".startswith(SYSTEM):
                     above[inside] = (real, *own)
             folders[:] = [name for name in folders if os.path.join(path, name) in above]
             place = Path(path).relative_to(folder).as_posix()
@@ -73,7 +78,7 @@ class Files:
         or a URL, whose last parts are. Case and Unicode composition may differ if only one image fits. Raises
         BadRecord."""
         if not isinstance(stated, str) or not stated.strip():
-            raise BadRecord("missing image", f"the file name of the image is {stated!r}, expected text")
+            raise BadRecord("missing image", f"the file name of the image is {quoted(stated)}, expected text")
         tails = list(_tails(stated))
         for tail in tails:
             for place in places:
@@ -86,7 +91,7 @@ class Files:
                     reason = f"{other} exists, but Pillow does not read {kind} files: convert it to PNG or JPEG"
                     raise BadRecord("missing image", reason)
         looked = ", ".join(dict.fromkeys(f"{place}/" if place != "." else "data.raw" for place in places))
-        raise BadRecord("missing image", f"no image {stated!r} in {looked}")
+        raise BadRecord("missing image", f"no image {quoted(stated)} in {looked}")
 
     def image_of_stem(self, stem: str, preferred: str = "") -> str | None:
         """The image of this name without suffix; of several, the one whose file name is `preferred`. Raises BadRecord
@@ -133,6 +138,46 @@ class Files:
             return path
         found = [name for name in self._alike.get(_folded(path), ()) if name in names]
         return found[0] if len(found) == 1 else None
+
+
+def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
+    """Raise UserError for what readers must not open: links out of the folder, unless they are to be followed; pipes,
+    devices and files of the system, which may never end; annotation files above `most` megabytes; and for names that
+    are not UTF-8, which no annotation can state."""
+    root = os.path.realpath(folder)
+    _check_links(folder, root, follow_links)
+    for name in Files(folder).names:
+        path = f"{folder}/{name}"
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{path}: the name is not UTF-8: rename it, for example with convmv -t utf8 -r {folder}")
+        try:
+            facts = os.stat(path)
+        except OSError:
+            continue  # a link to nothing: a missing image, if an annotation names it
+        system = os.path.realpath(path) if follow_links else root
+        if not stat.S_ISREG(facts.st_mode) or f"{system}/".startswith(SYSTEM):
+            raise UserError(f"{path} is {NO_DATA}")
+        if facts.st_size > most * 1e6 and name.lower().endswith(ANNOTATIONS):
+            size = f"{facts.st_size / 1e6:,.0f} MB"
+            raise UserError(
+                f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
+            )
+
+
+def _check_links(folder: Path, root: str, follow: bool) -> None:
+    for path, folders, names in os.walk(folder):
+        for name in [name for name in (*folders, *names) if os.path.islink(os.path.join(path, name))]:
+            place = os.path.join(path, name)
+            real = os.path.realpath(place)
+            if name.startswith(".") or not os.path.exists(real):
+                continue
+            if f"{real}/".startswith(SYSTEM):
+                raise UserError(f"{place} is {NO_DATA}")
+            if not follow and not Path(real).is_relative_to(root):
+                raise UserError(
+                    f"{place} is a link to {real}, outside {folder} (data.raw): copy the files into the folder, or set "
+                    "data.follow_links: true if all links in it are yours, as those of DVC's cache.type symlink are"
+                )
 
 
 def json_with(files: Files, pattern: str) -> str | None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from mtseg.core import yaml
+from mtseg.core.errors import quoted
 from mtseg.data.formats._common import Files
 from mtseg.data.raw import BadRecord, RawData, items, read_record, read_text, whole
 
@@ -43,7 +42,7 @@ class Beside:
         for id, own in values.items():
             if id not in annotations or not isinstance(own, dict):
                 raise BadRecord(
-                    "broken json", f"{source}: {id!r} is no annotation's id, or has no {{attribute: class}}"
+                    "broken json", f"{source}: {quoted(id)} is no annotation's id, or has no {{attribute: class}}"
                 )
             given = annotations[id].get("attributes")
             annotations[id]["attributes"] = (given if isinstance(given, dict) else {}) | own
@@ -52,12 +51,12 @@ class Beside:
 
     def _listed(self, name: str) -> list[dict[str, Any]]:
         try:
-            raw = YAML(typ="base").load(read_text(self._folder / name))  # all scalars as text: 01 and true are names
+            raw = yaml.parse(read_text(self._folder / name), "base")  # all scalars as text: 01 and true are names
             return [
                 {"name": item["name"], "categories": [_category(*pair) for pair in enumerate(item["categories"])]}
                 for item in raw["attributes"]
             ]
-        except (YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             text = f"{name} is no list `attributes` of {{name, categories}} ({' '.join(str(error).split())})"
             raise BadRecord("broken yaml", text) from None
 

@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, text, texts
 from mtseg.data.formats._sidecars import Beside
@@ -41,6 +42,7 @@ from mtseg.data.raw import (
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
+LETTERS = 7  # of a run length in a compressed RLE, at most: 35 bits
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
 FIX_PANOPTIC = "use the file of instances, such as instances_train2017.json, or export COCO instances"
 FIX_BOXES = (
@@ -178,10 +180,10 @@ class _File:
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
         image = annotation.get("image_id")
         if not _has_id(annotation, "image_id") or _id(annotation, "image_id") not in objects:
-            example = f", the images' ids are like {next(iter(objects))!r}" if objects else ""
-            raise BadRecord("broken json", f"no image has id {image!r}{example}")
+            example = f", the images' ids are like {quoted(next(iter(objects)))}" if objects else ""
+            raise BadRecord("broken json", f"no image has id {quoted(image)}{example}")
         if whole(annotation.get("iscrowd")) not in (None, 0, 1):  # False and True count as 0 and 1
-            raise BadRecord("broken json", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
+            raise BadRecord("broken json", f"iscrowd is {quoted(annotation['iscrowd'])}, expected 0 or 1")
         labels = self._labels(annotation)
         if labels is None:
             self.data.leave("objects that data.mapping leaves out")
@@ -259,7 +261,7 @@ class _File:
         types = {kind for _, kind in self.schema.typed.values()} & {*self.vocabulary.classes}
         found: dict[str, list[Any]] = {kind: [] for kind in types}
         if not isinstance(ids, list | None):
-            raise BadRecord("broken json", f"attribute_ids is {str(ids)[:60]}, expected a list of ids")
+            raise BadRecord("broken json", f"attribute_ids is {quoted(ids)}, expected a list of ids")
         for id in ids or ():
             if not isinstance(whole(id), int | str) or whole(id) not in self.schema.typed:
                 self.data.note(UNKNOWN)
@@ -278,7 +280,7 @@ class _File:
         for key, names in self.schema.levels.items():
             if not _has_id(annotation, key) or _id(annotation, key) not in names:
                 if len(self.schema.levels) == 1 or annotation.get(key) is not None:
-                    raise BadRecord("unknown label", f"no category has id {annotation.get(key)!r}")
+                    raise BadRecord("unknown label", f"no category has id {quoted(annotation.get(key))}")
                 found[key.replace("_id", "")] = None
             else:
                 found[key.replace("_id", "")] = names[_id(annotation, key)]
@@ -307,12 +309,12 @@ def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
     """Category names by id. An invalid or duplicate id fails the whole file: the affected annotations are unknown."""
     for category in categories:
         if not _has_id(category):
-            raise BadRecord("broken json", f"a category has id {category.get('id')!r}, expected a number or text")
+            raise BadRecord("broken json", f"a category has id {quoted(category.get('id'))}, expected a number or text")
     names = {_id(category): category.get("name") for category in categories}
     if len(names) < len(categories):
         ids = [_id(category) for category in categories]
         double = next(key for key in ids if ids.count(key) > 1)
-        raise BadRecord("broken json", f"two categories have id {double!r}")
+        raise BadRecord("broken json", f"two categories have id {quoted(double)}")
     return names
 
 
@@ -353,12 +355,14 @@ def _flat(polygon: Any) -> Any:
 
 def _rle(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadRecord("geometry", f"segmentation is {str(value)[:60]}, expected polygons or an RLE")
+        raise BadRecord("geometry", f"segmentation is {quoted(value)}, expected polygons or an RLE")
     try:
         height, width = (whole(side) for side in value["size"])
         counts = value["counts"]
         if isinstance(counts, str) and counts.startswith(("b'", 'b"')):  # str() of bytes, as Python prints them
             counts = ast.literal_eval(counts).decode()
+        if isinstance(height, int) and isinstance(width, int) and len(counts) > LETTERS * (height * width + 2):
+            raise ValueError(f"it has more run lengths than {height} x {width} pixels")
         counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts)
         if not all(isinstance(number, int) for number in (height, width, *counts)):
             raise ValueError("a size or a run length is not an integer")
@@ -380,6 +384,8 @@ def _runs(text: str) -> list[int]:
             code = next(codes, 0)
             run |= (code & 31) << shift
             shift += 5
+            if shift > 5 * LETTERS:
+                raise ValueError("a run length has too many digits")
         if code & 16:
             run -= 1 << shift
         runs.append(run + (runs[-2] if len(runs) > 2 else 0))

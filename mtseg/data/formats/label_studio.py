@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import (
     Files,
@@ -85,7 +86,7 @@ def _add_image(
         if isinstance(item.get("value"), dict):
             regions.setdefault(str(item.get("id", number)), []).append(item)
         elif item.get("type") != "relation":
-            raise BadRecord("broken json", f"a result has the value {str(item.get('value'))[:60]}, expected an object")
+            raise BadRecord("broken json", f"a result has the value {quoted(item.get('value'))}, expected an object")
     sizes = {stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
     if len(sizes) > 1:
         raise BadRecord("size", f"the regions state several sizes of the image: {sorted(sizes)}")
@@ -149,7 +150,7 @@ def _add_region(
             if given not in (None, []):
                 attributes[str(name)] = given[0] if isinstance(given, list) else given
                 if not isinstance(attributes[str(name)], str | int | float):
-                    raise BadRecord("missing label", f"the value of {name} is {str(given)[:60]}, expected text")
+                    raise BadRecord("missing label", f"the value of {name} is {quoted(given)}, expected text")
     value, kind = outline["value"], _kind(outline["value"])
 
     def drawn() -> Segmentation:
@@ -200,11 +201,12 @@ def _bitmask(address: str, size: tuple[int, int]) -> Segmentation:
     """RLE of a bitmask: a PNG in base64, transparent outside the object."""
     try:
         content = base64.b64decode(address.partition("base64,")[2], validate=True)
-        alpha = np.array(open_lazily(io.BytesIO(content), MOST_PIXELS).convert("RGBA"))[..., 3]
+        drawn = open_lazily(io.BytesIO(content), MOST_PIXELS)
+        if drawn.size != size[::-1]:
+            raise BadRecord("size", f"the bitmask is {drawn.size}, the image is {size[::-1]}")
+        alpha = np.array(drawn.convert("RGBA"))[..., 3]
     except (*DECODE_ERRORS, AttributeError) as error:
         raise BadRecord("geometry", f"the bitmask is not a PNG in base64 ({error})") from None
-    if alpha.shape != size:
-        raise BadRecord("size", f"the bitmask is {alpha.shape[::-1]}, the image is {size[::-1]}")
     return pasted(alpha > 0, 0, 0, size)
 
 

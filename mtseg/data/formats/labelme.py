@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
-from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
+from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_value, stated_size
 
@@ -116,7 +117,7 @@ def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
     try:
         return [(float(x), float(y)) for x, y in shape["points"]]
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise BadRecord("geometry", f"points are {str(shape.get('points'))[:60]}, expected [[x, y], ...]") from None
+        raise BadRecord("geometry", f"points are {quoted(shape.get('points'))}, expected [[x, y], ...]") from None
 
 
 def _polygon(kind: str, points: list[tuple[float, float]]) -> list[float]:
@@ -136,7 +137,7 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
     points = _points(shape)
     try:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
-        pixels = np.array(open_lazily(io.BytesIO(content), MOST_PIXELS).convert("L")) > 0
+        pixels = np.array(open_lazily(io.BytesIO(content), math.prod(size)).convert("L")) > 0
     except DECODE_ERRORS as error:
         raise BadRecord("geometry", f"`mask` is not a PNG in base64 ({error})") from None
     if len(points) != 2 or not all(math.isfinite(value) for point in points for value in point):

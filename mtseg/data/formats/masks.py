@@ -16,12 +16,14 @@ Lost: pixels that are of several objects, in VOC's files.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from mtseg.core.errors import quoted
 from mtseg.data.formats._common import Files, Splits, note_duplicates, pasted
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
@@ -79,11 +81,14 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
             if stem not in classes:
                 raise BadRecord("missing image", f"there is no {root / CLASSES / stem}.png")
             image = _image(files, root, stem)
-            (instances, _), (kinds, palette) = _values(files, where), _values(files, classes[stem])
+            size = files.size(image)
+            (instances, _), (kinds, palette) = _values(files, where, size), _values(files, classes[stem], size)
             if instances.shape != kinds.shape:
                 raise BadRecord("size", f"is {instances.shape[::-1]}, {classes[stem]} is {kinds.shape[::-1]}")
             found = []
             values = np.unique(instances[instances > 0]).tolist()
+            if not values:
+                data.note(f"files in {OBJECTS}/ without an object")
             for value in values:
                 named = f"{where}, object {value:#x}"
                 with data.refusing(named):
@@ -145,7 +150,7 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                                 "no label", "has no class in its name, such as CLASS_1.png, and tasks no only class"
                             )
                         label = classes[0]
-                    mask, _ = _values(files, where)
+                    mask, _ = _values(files, where, size)
                     if len(np.unique(mask)) > 2:
                         fix = "; JPEG blurs them: save masks as PNG" if where.lower().endswith(JPEG) else ""
                         raise BadRecord("geometry", f"has more than two values: expected 0 and another one{fix}")
@@ -192,11 +197,13 @@ def _sole_image(files: Files, root: PurePosixPath) -> str:
     raise BadRecord("missing image", f"expected a folder for each image, {root}/masks/NAME/, or one image in {root}/")
 
 
-def _values(files: Files, where: str) -> tuple[np.ndarray, dict[int, int]]:
+def _values(files: Files, where: str, size: tuple[int, int]) -> tuple[np.ndarray, dict[int, int]]:
     """The mask as int64 [height, width] of indices, grey values, or colours 0xRRGGBB; and the colours of the indices
-    and grey values."""
+    and grey values. size: height and width of the image, which no mask may exceed."""
     try:
         with open_lazily(files.folder / where, MOST_PIXELS) as opened:
+            if opened.width * opened.height > math.prod(size):
+                raise BadRecord("size", f"is {opened.size}, the image is {size[::-1]}")
             if opened.mode == "P":
                 palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
                 return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))
@@ -246,7 +253,7 @@ class _Names:
             try:
                 red, green, blue = (int(value) for value in colour.split(":")[0].split(","))
             except ValueError:
-                raise BadRecord("broken text", f"{path}: {line!r} is not name:r,g,b") from None
+                raise BadRecord("broken text", f"{path}: {quoted(line)} is not name:r,g,b") from None
             by_colour[red << 16 | green << 8 | blue] = name
         by_colour.pop(0, None)
         return cls({}, by_colour)

@@ -18,9 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from mtseg.core import yaml
+from mtseg.core.errors import quoted
 from mtseg.data.formats._common import Files, Reading, note_duplicates
 from mtseg.data.labels import Vocabulary, is_null
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
@@ -113,12 +112,12 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     if where.endswith(".txt"):
         return dict(enumerate(_lines(files, where))), _of_folders(reading, beside)
     try:
-        raw = YAML(typ="base").load(read_text(files.folder / where))  # all scalars as text: 01 and no are names
-    except YAMLError as error:
-        raise BadRecord("broken yaml", f"cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raw = yaml.parse(read_text(files.folder / where), "base")  # all scalars as text: 01 and no are names
+    except ValueError as error:
+        raise BadRecord("broken yaml", str(error)) from None
     names = raw.get("names") if isinstance(raw, dict) else None
     if not isinstance(names, dict | list):
-        raise BadRecord("broken yaml", f"`names` is {str(names)[:60]}, expected class names")
+        raise BadRecord("broken yaml", f"`names` is {quoted(names)}, expected class names")
     if "kpt_shape" in raw:
         raise BadRecord("broken yaml", "is a data set of poses (kpt_shape): outlines are needed")
     names = names if isinstance(names, dict) else dict(enumerate(names))
@@ -159,7 +158,7 @@ def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split:
                 return found
     if split == "test":  # stated by default, also where there is none
         return []
-    raise BadRecord("missing image", f"`{split}` is {entry!r}: there are no images in a folder of this name")
+    raise BadRecord("missing image", f"`{split}` is {quoted(entry)}: there are no images in a folder of this name")
 
 
 def _listed(data: RawData, files: Files, path: str) -> Iterator[str]:
@@ -224,5 +223,5 @@ def _numbers(line: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) < 2 or not all(map(math.isfinite, values)):
-        raise BadRecord("geometry", f"is {line[:60]!r}, expected a class and the coordinates of a polygon")
+        raise BadRecord("geometry", f"is {quoted(line)}, expected a class and the coordinates of a polygon")
     return values
