@@ -14,7 +14,8 @@ ablations/studies/NAME.yaml has these keys:
 
 ablations/scales/NAME.yaml has the params that all runs of a scale share. They are applied in this order: params.yaml,
 embedded.yaml, recipes/`recipe`.yaml (if the scale names one), the scale, the study, the level. embedded.yaml sets all
-params but device, input.workers, export and visualise, so edits of params.yaml for other data do not change studies.
+params but device, launch, input.workers, export and visualise, so edits of params.yaml for other data do not change
+studies.
 
 Params are sections of params.yaml, as in a recipe, with two additions: `tasks` may be {index: {key: value}}, which
 changes keys of those tasks, and `main: index` makes that task the first, with the weights of the previous first task.
@@ -140,8 +141,9 @@ class Run:
 
 
 def digest(params: Params) -> str:
-    """Hash of the params that affect results, 8 hex digits: without data folder, device, export and visualise."""
-    excluded = {"data": {"raw"}, "device": True, "input": {"workers"}, "export": True, "visualise": True}
+    """Hash of the params that affect results, 8 hex digits: without data folder, device, export and the like."""
+    excluded = dict.fromkeys(("device", "launch", "export", "visualise"), True)
+    excluded |= {"data": {"raw"}, "input": {"workers"}}
     found = params.model_dump(mode="json", exclude=excluded, exclude_defaults=True)  # as before a key was added
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -4,6 +4,7 @@ About 5 min for the embedded data on two cores; an interrupted training resumes 
 models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/{train,val,health}.tsv.
 """
 
+import os
 from pathlib import Path
 
 from mtseg.core.errors import UserError, run_stage
@@ -20,6 +21,10 @@ def main() -> None:
         raise UserError(f"{path} is not a verdict of the stage check: run `dvc repro check` again") from None
     if listed:
         raise UserError.many("the last check found errors: fix them and run `dvc repro check`", listed)
+    if params.launch.processes > 1 and "RANK" not in os.environ:  # else torchrun has started this process
+        from mtseg.training.launch import launch
+
+        return launch("stages.train", params.launch)
     from mtseg.training.loop import train
 
     train(
@@ -35,6 +40,7 @@ def main() -> None:
         loss=params.loss,
         device=params.device,
         seed=params.seed,
+        timeout=params.launch.timeout,
     )
 
 

@@ -116,7 +116,7 @@ def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
     SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
-    for number in _stops():
+    for number in stops():
         signal.signal(number, signal.default_int_handler)
     try:
         stage()
@@ -133,7 +133,7 @@ def run_stage(stage: Callable[[], None]) -> None:
         raise
 
 
-def _stops() -> list[signal.Signals]:
+def stops() -> list[signal.Signals]:
     """The signals that end a process, without SIGHUP where it is ignored, as nohup does."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
@@ -151,7 +151,7 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in _stops()}
+    before = {number: signal.signal(number, note) for number in stops()}
     try:
         yield lambda: bool(caught)
     finally:

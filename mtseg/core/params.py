@@ -278,6 +278,16 @@ class Loss(Section):
     importance: Share
 
 
+class Launch(Section):
+    nproc_per_node: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    nnodes: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    timeout: Annotated[Number, Field(ge=1, le=86_400)] = 600
+
+    @property
+    def processes(self) -> int:
+        return self.nproc_per_node * self.nnodes
+
+
 class Test(Section):
     checkpoint: Literal["best", "last"]
     ims_per_batch: Batch
@@ -322,6 +332,7 @@ class Params(Section):
     input: Input
     solver: Solver
     loss: Loss
+    launch: Launch = Launch()
     test: Test
     filter: Filter
     export: Export = Export()

@@ -120,10 +120,13 @@ class _Examples(Dataset):
 
 
 class _Steps(Sampler):
-    """Batches of (image, seed) from batch `start`. The permutation of an epoch depends only on (seed, epoch)."""
+    """Batches of (image, seed) from batch `start`, or a part of each. The permutation of an epoch depends only on
+    (seed, epoch), the seed of an image only on its place in the stream."""
 
-    def __init__(self, images: int, *, batch: int, start: int, stop: int, seed: int):
+    def __init__(self, images: int, *, batch: int, start: int, stop: int, seed: int, part: tuple[int, int]):
         self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
+        number, parts = part
+        self.first, self.last = batch * number // parts, batch * (number + 1) // parts
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -132,7 +135,7 @@ class _Steps(Sampler):
         epoch, order = None, None
         for number in range(self.start, self.stop):
             keys = []
-            for draw in range(number * self.batch, (number + 1) * self.batch):
+            for draw in range(number * self.batch + self.first, number * self.batch + self.last):
                 if draw // self.images != epoch:
                     epoch = draw // self.images
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
@@ -150,9 +153,11 @@ def training_batches(
     stop: int,
     seed: int,
     workers: int | Literal["auto"],
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Example]]:
-    """Batches `start` to `stop` of an endless, seeded stream of the images."""
-    steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed)
+    """Batches `start` to `stop` of an endless, seeded stream of the images. part: (0, 2) and (1, 2) are the first
+    and the second half of each batch, for two processes that share them."""
+    steps = _Steps(len(images), batch=batch, start=start, stop=stop, seed=seed, part=part)
     return _load(images, mapper, steps, workers)
 
 
@@ -165,10 +170,11 @@ def prediction_batches(
 
 
 def processes(workers: int | Literal["auto"]) -> int:
-    """`auto`: none without CUDA, where the training itself needs all cores."""
+    """`auto`: none without CUDA, where the training itself needs all cores, which the processes of torchrun share."""
     if workers != "auto":
         return workers
-    return min(8, len(os.sched_getaffinity(0))) if torch.cuda.is_available() else 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(1, cores)) if torch.cuda.is_available() else 0
 
 
 def _load(

@@ -21,7 +21,7 @@ from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.heads import Heads
 from mtseg.model.matching import Matches, Target, match
-from mtseg.model.points import sample, uncertain_points
+from mtseg.model.points import WHOLE, Place, sample, uncertain_points
 
 Watch = Callable[[QueryOutput, list[Target], Matches], None]
 
@@ -54,17 +54,18 @@ def normaliser(labels: list[Tensor], *, tasks: tuple[Task, ...], num_queries: in
 
 def losses(
     output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss, norm: Normaliser,
-    watch: Watch | None = None,
+    watch: Watch | None = None, place: Place = WHOLE,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Weighted scalar losses of each layer: `loss_mask_0`, `loss_dice_0`, `loss_TASK_0`, ...; training minimises their
-    sum. `watch` is called with the outputs, targets and matches.
+    sum. `watch` is called with the outputs, targets and matches. place: of the images in a batch that several processes
+    share.
 
     Raises FloatingPointError (see `match`). Images without objects give losses with a gradient too.
     """
-    matches = match(output, targets, heads=heads, loss=loss)
+    matches = match(output, targets, heads=heads, loss=loss, place=place)
     if watch:
         watch(output, targets, matches)
-    per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm)
+    per_layer = mask_losses(output, targets, matches, loss=loss, norm=norm, place=place)
     labels_MT = _matched([target.labels for target in targets], matches)
     matched = matches.layer, matches.image, matches.query
     sums = heads.losses(output.logits, labels_MT, matched, no_object=loss.no_object)
@@ -79,15 +80,17 @@ def _matched(labels: list[Tensor], matches: Matches) -> Tensor:
 
 
 def mask_losses(
-    output: QueryOutput, targets: list[Target], matches: Matches, *, loss: Loss, norm: Normaliser
-) -> dict[str, Tensor]:
+    output: QueryOutput, targets: list[Target], matches: Matches, *, loss: Loss, norm: Normaliser,
+    place: Place = WHOLE,
+) -> dict[str, Tensor]:  # fmt: skip
     """Point-sampled binary cross-entropy and dice of the matched masks: {"loss_mask": [L], "loss_dice": [L]}."""
     L, _, Q, _ = output.mask_embed_LBQC.shape
     embed_MC = output.mask_embed_LBQC[matches.layer, matches.image, matches.query]
-    counts = [L * min(Q, len(target.labels)) for target in targets]  # pairs of each image
+    instances = [place.before, [len(target.labels) for target in targets], place.after]
+    before, counts, after = ([L * min(Q, count) for count in part] for part in instances)  # pairs of each image
     pairs = zip(embed_MC.split(counts), output.mask_features_BCHW, strict=True)
     logits_MHW = torch.cat([torch.einsum("mc,chw->mhw", embed, features) for embed, features in pairs])
-    points_MP2 = uncertain_points(logits_MHW, loss) if len(logits_MHW) else logits_MHW.new_zeros(0, loss.num_points, 2)
+    points_MP2 = uncertain_points(logits_MHW, loss, before=sum(before), after=sum(after))
     x_MP = sample(logits_MHW[:, None], points_MP2)[:, 0]
 
     per_image = (x.split(counts) for x in (points_MP2, matches.instance, matches.layer))

@@ -21,6 +21,7 @@ from mtseg.model.heads import Candidates, Head, Heads, build
 from mtseg.model.losses import Normaliser, Watch, losses, normaliser
 from mtseg.model.matching import Target
 from mtseg.model.pixel_decoder import PixelDecoder
+from mtseg.model.points import WHOLE, Place
 from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
 
@@ -80,10 +81,10 @@ class Mask2Former(nn.Module):
         return self.pixel_mean.device
 
     def forward(
-        self, batch: list[dict[str, Any]], norm: Normaliser | None = None
+        self, batch: list[dict[str, Any]], norm: Normaliser | None = None, place: Place = WHOLE
     ) -> dict[str, Tensor] | Iterator[tuple[Instances, Tensor]]:
         """The losses in training, else what `detect` returns. norm: the normaliser of the step that the batch is a part
-        of; by default that of the batch."""
+        of; by default that of the batch. place: of the images in a batch that several processes share."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
         if not self.training:
             return self.detect(self.queries(batch), batch)
@@ -97,12 +98,12 @@ class Mask2Former(nn.Module):
         images, masks, labels = ([next(moved) for _ in batch] for _ in given)
         output, targets = self.outputs(torch.stack(images)), list(map(Target, masks, labels))
         if norm is None:
-            norm = self.normaliser(batch)
+            norm = self.normaliser([x.gt_labels for x in truth])
         with torch.autocast(self.device.type, enabled=False):  # losses in float32
-            return losses(output, targets, heads=self.heads, loss=self.loss, norm=norm, watch=self.watch)
+            return losses(output, targets, heads=self.heads, loss=self.loss, norm=norm, watch=self.watch, place=place)
 
-    def normaliser(self, batch: list[dict[str, Any]]) -> Normaliser:
-        labels = [example["instances"].gt_labels for example in batch]
+    def normaliser(self, labels: list[Tensor]) -> Normaliser:
+        """The normaliser of a step. labels: int [N, T] of each image, of all batches of the step."""
         return normaliser(labels, tasks=self.tasks, num_queries=self.num_queries, loss=self.loss)
 
     def queries(self, batch: list[dict[str, Any]]) -> QueryOutput:

@@ -22,7 +22,7 @@ from mtseg.core.tables import UNLABELLED
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import to_device, to_host
 from mtseg.model.heads import Heads
-from mtseg.model.points import sample
+from mtseg.model.points import WHOLE, Place, sample, uniform
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Matches:
 
 
 @torch.no_grad()
-def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Matches:
+def match(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss, place: Place = WHOLE) -> Matches:
     """The assignment of minimum cost for each layer and image. Raises FloatingPointError if a cost is not finite."""
-    cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss)
+    cost_LBQN = matching_cost(output, targets, heads=heads, loss=loss, place=place)
     (on_host,) = to_host([cost_LBQN])
     pairs = assignment(on_host.numpy(), [len(target.labels) for target in targets])
     (pairs_4M,) = to_device([torch.from_numpy(pairs)], cost_LBQN.device)
@@ -65,7 +65,9 @@ def assignment(cost_LBQN: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.concatenate(rows, axis=1)
 
 
-def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss) -> Tensor:
+def matching_cost(
+    output: QueryOutput, targets: list[Target], *, heads: Heads, loss: Loss, place: Place = WHOLE
+) -> Tensor:
     """Costs [L, B, Q, N]: weighted sum of binary cross-entropy and dice of masks, at random points that are the same
     for all masks of an image, minus the mean probability of the instance's labels.
 
@@ -76,7 +78,8 @@ def matching_cost(output: QueryOutput, targets: list[Target], *, heads: Heads, l
     embed_LBQC = output.mask_embed_LBQC
     L, B, Q, _ = embed_LBQC.shape
     most = max(len(target.labels) for target in targets)
-    points = torch.rand(B, loss.num_points, 2, device=embed_LBQC.device)
+    others = {"before": len(place.before), "after": len(place.after)}
+    points = uniform(B, loss.num_points, 2, device=embed_LBQC.device, **others)
 
     features_BCP = sample(output.mask_features_BCHW, points)
     x = embed_LBQC.transpose(0, 1).flatten(1, 2) @ features_BCP  # [B, L Q, P]

@@ -21,6 +21,7 @@ from mtseg.core.files import remove, replace_file, replace_folder, write_json
 from mtseg.core.params import Solver
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
+from mtseg.training.ranks import ALONE, Ranks
 from mtseg.training.step import Stepper
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
@@ -35,24 +36,27 @@ class Run:
     tables: `train` (averages over each log period), `val` and `health`, with a row for each logged step. since: values
     of the steps after the last row of `train`. best: step and scores of the best validation, whose weights are
     best_weights. metadata: of the checkpoints, besides step and scores. notes: a line for each thing that the user
-    should know of how the run begins.
+    should know of how the run begins. ranks: rank 0 alone reads and writes, the others begin with its state, which does
+    not depend on their number.
     """
 
-    def __init__(self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any]):
-        self.network, self.solver, self.work, self.metadata = network, solver, work, metadata
-        self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt")
+    def __init__(
+        self, network: Mask2Former, solver: Solver, *, work: Path, metadata: dict[str, Any], ranks: Ranks = ALONE
+    ):
+        self.network, self.solver, self.work, self.metadata, self.ranks = network, solver, work, metadata, ranks
+        self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt", ranks=ranks)
         self.step, self.best, self.best_weights, self.since = 0, None, None, []
         self.tables: dict[str, list[dict[str, float]]] = {name: [] for name in TABLES}
         self.saved, self.notes = time.monotonic(), []
-        for path in (work / STATE, work / PREVIOUS):
+        for path in (work / STATE, work / PREVIOUS) if ranks.first else ():
             if path.exists() and (state := self._read(path)):
-                for name in STATEFUL:
-                    getattr(self.stepper, name).load_state_dict(state[name])
-                self.stepper.health.sums.copy_(state["health"])
-                self.best_weights = state["best_weights"]
-                self.__dict__.update(json.loads(state["progress"]))
+                self._restore(state)
                 self.notes.append(f"resumed at step {self.step} of {solver.max_iter}, from {path}")
                 break
+        if ranks.size > 1:
+            content = ranks.share(self._content().getvalue() if ranks.first else None)
+            if not ranks.first:
+                self._restore(torch.load(io.BytesIO(content), map_location=network.device, weights_only=True))
 
     @property
     def validation_is_due(self) -> bool:
@@ -84,15 +88,29 @@ class Run:
         self.tables["val"].append({"step": self.step, **scores})
         if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
             self.best = {"step": self.step, **scores}
-            self.best_weights = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
+            if self.ranks.first:
+                self.best_weights = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
         self.save()
 
-    def save(self) -> None:
-        """Write the state from which a later process can resume, and keep the one before it."""
+    def _content(self) -> io.BytesIO:
         state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
         progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
         state |= {"health": self.stepper.health.sums, "best_weights": self.best_weights}
         torch.save(state | {"progress": json.dumps(progress)}, content := io.BytesIO())
+        return content
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in STATEFUL:
+            getattr(self.stepper, name).load_state_dict(state[name])
+        self.stepper.health.sums.copy_(state["health"])
+        self.best_weights = state["best_weights"]
+        self.__dict__.update(json.loads(state["progress"]))
+
+    def save(self) -> None:
+        """Write the state from which a later process can resume, and keep the one before it."""
+        if not self.ranks.first:
+            return
+        content = self._content()
         with replace_file(self.work / STATE) as path:
             with path.open("wb") as file:
                 file.write(self._signature(content.getbuffer()))
@@ -104,6 +122,8 @@ class Run:
 
     def finish(self, *, models: Path, metrics: Path, curves: Path) -> None:
         """Write the outs."""
+        if not self.ranks.first:
+            return
         best = {name: value for name, value in self.best.items() if name != "step"}
         last = {name: value for name, value in self.tables["val"][-1].items() if name != "step"}
         now = {name: value.cpu() for name, value in self.network.state_dict().items()}

@@ -4,87 +4,122 @@ number, so that an interrupted and resumed training gives the same bytes as an u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
-from mtseg.core.errors import UserError, interrupts_held
+from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Loss, Model, Solver, Task
-from mtseg.core.tables import Image
+from mtseg.core.tables import Images, Predictions
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
 from mtseg.inference.torch_network import description, predict
-from mtseg.model.device import keep_memory, pick
+from mtseg.model.device import keep_memory
 from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.checkpoint import Run, work_folder
 from mtseg.training.lock import sole
 from mtseg.training.monitor import Progress
+from mtseg.training.ranks import ALONE, Ranks, joined
 
 
 def train(
     data: Path, *, models: Path, metrics: Path, curves: Path, root: Path, tasks: Sequence[Task], model: Model,
-    input: Input, solver: Solver, loss: Loss, device: str, seed: int,
+    input: Input, solver: Solver, loss: Loss, device: str, seed: int, timeout: float,
 ) -> None:  # fmt: skip
     """Train on the split train of the manifest `data` and validate on val. Write checkpoints to the folder `models`,
-    final scores to the file `metrics` and tables to the folder `curves`. root: folder of the images.
+    final scores to the file `metrics` and tables to the folder `curves`. root: folder of the images. timeout: see
+    `joined`.
 
     Raises UserError for a loss or gradient that is not finite, and on interruption, after which a run can be resumed.
     """
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    where, records = pick(device), manifest.load(data)
-    tasks = records.tasks(tasks)
-    train, val = records.images("train"), records.images("val")
-    keep_memory()
-    torch.manual_seed(seed)
-    seen = seen_combinations(records.combinations("train"), tasks, model)
-    network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
-    # without device and workers, which may change when a training is resumed
-    kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
-    settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed, root]
-    files = sorted({root / image.file_name for image in (*train, *val)})
-    work = work_folder(settings, files=[data, Path(model.weights or ""), *files])
-    metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
-    metadata |= {"seen": seen, "data": records.summary()}
-    with sole(work, console.print):
-        run = Run(network, solver, work=work, metadata=metadata)
-        for note in run.notes:
-            console.print(note)
-        batches = training_batches(
-            train, Mapper(tasks, input, root=root, training=True), batch=solver.ims_per_batch, seed=seed,
-            start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
-        )  # fmt: skip
-        with Progress(console, total=solver.max_iter, start=run.step) as progress:
-            try:
-                while True:
-                    if run.validation_is_due:
-                        scores = validate(network, val, root=root, input=input, batch=solver.ims_per_batch)
-                        with interrupts_held():
-                            progress.validated(run.step, scores)
-                            run.validated(scores)
-                    if run.step == solver.max_iter:
-                        break
-                    with interrupts_held():
-                        step = [next(batches) for _ in range(solver.accumulate)]
-                        torch.manual_seed(seed * 1_000_003 + run.step)  # after the loader, which uses random numbers
-                        averages = run.log(run.stepper(step, run.step))
-                        progress.step(run.step, averages)
-                    if run.save_is_due:
-                        run.save()
-            except KeyboardInterrupt:  # between two steps: a signal within one is held until its end
-                run.save()
-                raise UserError(
-                    f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there"
-                ) from None
-        run.finish(models=models, metrics=metrics, curves=curves)
+    with joined(timeout) as ranks:
+        if ranks.size > solver.ims_per_batch:
+            raise UserError(
+                f"{ranks.size} processes cannot share a batch of solver.ims_per_batch {solver.ims_per_batch} images: "
+                "raise it, or start fewer processes"
+            )
+        if ranks.size > 1 and not model.freeze_norm:
+            raise UserError(
+                "model.freeze_norm: false needs a whole batch in one process, for its statistics: set it to true, or "
+                "launch.nproc_per_node and launch.nnodes to 1"
+            )
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        where, records = ranks.device(device), manifest.load(data)
+        tasks = records.tasks(tasks)
+        train, val = records.images("train"), records.images("val")
+        keep_memory()
+        torch.manual_seed(seed)
+        seen = seen_combinations(records.combinations("train"), tasks, model)
+        network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
+        work = Path()  # rank 0 alone has one
+        if ranks.first:
+            # without device, launch and workers, which may change when a training is resumed
+            kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
+            settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed, root]
+            files = sorted({root / image.file_name for image in (*train, *val)})
+            work = work_folder(settings, files=[data, Path(model.weights or ""), *files])
+        metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
+        metadata |= {"seen": seen, "data": records.summary()}
+        with sole(work, console.print) if ranks.first else nullcontext():
+            ranks.wait()
+            run = Run(network, solver, work=work, metadata=metadata, ranks=ranks)
+            for note in run.notes:
+                console.print(note)
+            batches = training_batches(
+                train, Mapper(tasks, input, root=root, training=True), batch=solver.ims_per_batch, seed=seed,
+                start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
+                part=(ranks.rank, ranks.size),
+            )  # fmt: skip
+            with Progress(console, total=solver.max_iter, start=run.step) as progress:
+                try:
+                    while True:
+                        if run.validation_is_due:
+                            scores = validate(
+                                network, val, root=root, input=input, batch=solver.ims_per_batch, ranks=ranks
+                            )
+                            with ranks.held():
+                                progress.validated(run.step, scores)
+                                run.validated(scores)
+                        if run.step == solver.max_iter:
+                            break
+                        with ranks.held():
+                            step = ranks.alone(lambda: [next(batches) for _ in range(solver.accumulate)])
+                            ranks.agree()
+                            torch.manual_seed(
+                                seed * 1_000_003 + run.step
+                            )  # after the loader, which uses random numbers
+                            averages = run.log(run.stepper(step, run.step))
+                            progress.step(run.step, averages)
+                        if run.save_is_due:
+                            run.save()
+                except KeyboardInterrupt:  # between two steps: a signal within one is held until its end
+                    run.save()
+                    ranks.gather(None)  # no rank ends the job while rank 0 writes
+                    raise UserError(
+                        f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there"
+                    ) from None
+            run.finish(models=models, metrics=metrics, curves=curves)
 
 
 def validate(
-    network: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int
+    network: Mask2Former, images: Images, *, root: Path, input: Input, batch: int, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """Validation scores in percent (see `headline`). They do not depend on the section `test` of params.yaml, which can
-    change without a new training."""
-    found = predict(network, images, root=root, input=input, batch=batch, progress=False)
-    return headline(images, found, network.tasks)
+    change without a new training. Each rank predicts its share of the batches: those of one process, so that the scores
+    are the same."""
+    numbers = np.arange(len(images)) // batch
+    own = images[np.flatnonzero(numbers % ranks.size == ranks.rank)]
+    parts = ranks.gather(
+        ranks.alone(lambda: predict(network, own, root=root, input=input, batch=batch, progress=False) if own else ())
+    )
+    if any(part is None for part in parts):
+        raise KeyboardInterrupt
+    found = Predictions.concatenate([part for part in parts if len(part)] or parts[:1])
+    if ranks.size > 1:
+        found = found[np.argsort(found.image_id, kind="stable")]  # as `images` are sorted
+    return ranks.share(headline(images, found, network.tasks) if ranks.first else None)

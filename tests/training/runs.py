@@ -28,6 +28,6 @@ def run(data, out, monkeypatch, **solver):
     loop.train(
         data / "manifest.json", models=out / "models", metrics=out / "train.json", curves=out / "plots",
         root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
-        loss=given.loss, device="cpu", seed=3,
+        loss=given.loss, device="cpu", seed=3, timeout=60,
     )  # fmt: skip
     return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}

@@ -99,7 +99,7 @@ def test_the_network_trains_the_losses_as_they_are_computed():
     trained = network(given)
     targets = [Target(one["instances"].gt_masks.tensor, one["instances"].gt_labels) for one in given]
     torch.manual_seed(1)
-    norm = network.normaliser(given)
+    norm = network.normaliser([one["instances"].gt_labels for one in given])
     wanted = losses.losses(outputs[0], targets, heads=network.heads, loss=network.loss, norm=norm)
     assert trained.keys() == wanted.keys()
     assert all(torch.isclose(trained[name], value) for name, value in wanted.items())
@@ -179,7 +179,7 @@ def test_accumulated_batches_give_the_step_of_one_large_batch(monkeypatch):
     tasks = make_tasks(3)
     points = torch.rand(1, 64, 2, generator=torch.Generator().manual_seed(5))
     monkeypatch.setattr("mtseg.model.matching.torch.rand", lambda *size, device: points.expand(*size))
-    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda x, loss: points.expand(len(x), -1, -1))
+    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda x, loss, **others: points.expand(len(x), -1, -1))
     examples = [tiny.example(tasks, count, seed=count) for count in (3, 0, 1)]
     found = []
     for batches in ([examples], [examples[:1], examples[1:]]):

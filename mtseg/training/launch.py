@@ -1,0 +1,36 @@
+"""Start a stage in several processes, as `torchrun` does, whose environment variables say where the other machines
+are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from mtseg.core.errors import UserError
+from mtseg.core.params import Launch
+
+
+def launch(module: str, launch: Launch) -> None:
+    """Run a module in `nproc_per_node` processes, on this machine, and wait for them. They share its cores. Raises
+    UserError if a signal ended one; exits with 1 if one failed, which has then reported why."""
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a dozen lines about each process that ends
+    cores = len(os.sched_getaffinity(0)) // launch.nproc_per_node
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+    counts = [f"--nproc-per-node={launch.nproc_per_node}", f"--nnodes={launch.nnodes}"]
+    try:
+        run.run(run.parse_args([*counts, "--module", module]))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            sys.exit(1)
+        raise UserError(
+            f"rank {rank} (process {failure.pid}) was ended by {failure.signal_name()} (memory used up?): "
+            "run again to resume at the last saved state"
+        ) from None
+    except SignalException:  # passed on to the processes, which have saved and reported it
+        sys.exit(1)

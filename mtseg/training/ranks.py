@@ -1,0 +1,211 @@
+"""Processes that train together, one for each rank of torchrun. Each computes its share of a batch; the gradients are
+summed by one all-reduce per step. All else that ranks tell each other goes through host memory (gloo), so that a rank
+that died or hangs is noticed there, before the GPUs (NCCL) wait for each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtseg.core.errors import UserError, as_user_error, interrupts_held, stops
+from mtseg.model import device
+
+GRACE = 3.0  # seconds that a rank which lost another one waits for the launcher to end the job
+
+
+class Ranks:
+    """This process among those of a training: rank 0 to size - 1. By default one process, which exchanges nothing and
+    is interrupted by signals as any other. Several stop at the same step: they note a signal until `agree`."""
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
+        self.rank, self.size, self.store = rank, size, store
+        self.asked = False  # whether a signal to stop has arrived
+        self.at_once = True  # whether it interrupts this process at once
+        self.processes: list[str] = []  # of all ranks, as text
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, the only one that reads and writes the state, and writes the outs."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """The device of this rank: with CUDA one for each process of a machine."""
+        if self.size == 1:
+            return device.pick(name)
+        if name not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device: {name} is one device, for {self.size} processes: use auto, cpu or cuda")
+        if device.pick(name).type == "cpu":
+            return torch.device("cpu")
+        where = device.pick(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        torch.cuda.set_device(where)
+        return where
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        if self.size == 1:
+            return [value]
+        found = [None] * self.size
+        with self._exchange():
+            dist.all_gather_object(found, value)
+        return found
+
+    def share(self, value: Any) -> Any:
+        """The value of rank 0. What the other ranks give is not used."""
+        if self.size == 1:
+            return value
+        with self._exchange():
+            dist.broadcast_object_list(found := [value])
+        return found[0]
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, which get the same bits."""
+        if self.size == 1:
+            return
+        flat = torch.cat([x.reshape(-1) for x in tensors])
+        with self._exchange():
+            dist.all_reduce(flat)
+        for x, total in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(total.view_as(x))
+
+    def wait(self) -> None:
+        """Wait for rank 0 to come here, however long that takes."""
+        if self.size == 1:
+            return
+        with self._exchange():
+            if self.first:
+                self.store.set("begin", "")
+            while not self.store.check(["begin"]):
+                time.sleep(0.1)
+
+    def agree(self) -> None:
+        """Raise KeyboardInterrupt in all ranks if a signal has reached one of them."""
+        if self.size > 1 and any(self.gather(self.asked)):
+            raise KeyboardInterrupt
+
+    def alone(self, function: Callable[[], Any]) -> Any:
+        """The value of a function that exchanges nothing. A signal interrupts it at once; of several ranks it is then
+        None until they `agree`. The launcher ends the processes of a loader too, which is an error that then means
+        the same."""
+        if self.size == 1:
+            return function()
+        try:
+            self.at_once = True
+            return None if self.asked else function()
+        except (KeyboardInterrupt, RuntimeError):
+            if not self.asked:
+                raise
+            return None
+        finally:
+            self.at_once = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Defer signals to the end of the block; of several ranks to where they `agree`."""
+        if self.size == 1:
+            with interrupts_held():
+                yield
+        else:
+            self.at_once = False
+            yield
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle a signal to stop."""
+        self.asked = True
+        if self.at_once:
+            raise KeyboardInterrupt
+
+    def reports(self) -> bool:
+        """Whether this rank is the one that reports the end of the job: the first that asks."""
+        try:
+            return self.store.compare_set("report", "", str(self.rank)) == str(self.rank).encode()
+        except RuntimeError:  # the process that kept the store is gone
+            return True
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: RuntimeError) -> Exception:
+        """What to raise when an exchange failed: a rank has died, or did not come within the time limit. A launcher
+        ends the others of a rank that died, and reports it."""
+        began = time.monotonic()
+        try:
+            self.store.set(f"alive/{self.rank}", "")
+            while time.monotonic() - began < GRACE and not self.asked:
+                time.sleep(0.05)
+            missing = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
+        except RuntimeError:
+            missing = [0]  # it kept the store
+        if self.asked or not self.reports():
+            return SystemExit(1)
+        if not missing:
+            return error
+        names = ", ".join(f"rank {rank} ({self.processes[rank]})" for rank in missing)
+        return UserError(
+            f"{names} has ended, or has not answered within launch.timeout: look there for its cause, and run again to "
+            "resume at the last saved state"
+        )
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(timeout: float) -> Iterator[Ranks]:
+    """The ranks that torchrun (or another launcher that sets its environment variables) started, joined; without one,
+    this process alone. timeout: seconds after which a rank that does not answer ends the job.
+
+    An error that all ranks raise is reported by one of them. Only rank 0 prints.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Ranks()
+        return
+    rank, limit = int(os.environ["RANK"]), timedelta(seconds=timeout)
+    before = {number: signal.getsignal(number) for number in stops()}
+    try:
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, timeout=limit,
+            is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        )  # fmt: skip
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    except RuntimeError:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"rank {rank} could not join the {size} processes at {where} within {timeout:g} s: look at the others, and "
+            "whether this machine reaches that address"
+        ) from None
+    ranks = Ranks(rank, size, store)
+    for number in before:
+        signal.signal(number, ranks.note)
+    try:
+        with ExitStack() as quiet:
+            if rank:
+                quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
+            ranks.processes = ranks.gather(f"process {os.getpid()} on {socket.gethostname()}")
+            yield ranks
+            ranks.gather(None)
+        dist.destroy_process_group()
+    except (Exception, KeyboardInterrupt) as error:
+        ranks.at_once = False
+        if isinstance(error, KeyboardInterrupt) or as_user_error(error):
+            if not ranks.reports():
+                raise SystemExit(1) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
