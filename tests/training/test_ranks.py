@@ -8,19 +8,20 @@ import signal
 import socket
 import sys
 import time
-from types import SimpleNamespace
+import zlib
 
 import pandas as pd
 import pytest
 import torch
+from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 
-from mtseg.core.errors import UserError, as_user_error
-from mtseg.core.files import read_json
+from mtseg.core.errors import as_user_error
+from mtseg.core.files import read_json, write_json
 from mtseg.core.params import Launch
 from mtseg.data import convert, manifest, shapes
 from mtseg.data.loader import training_batches
-from mtseg.core.files import write_json
 from mtseg.model import weights
+from mtseg.model.points import uncertain_points
 from mtseg.training import launch, loop, ranks
 from tests import tiny
 from tests.training.test_state import at_step
@@ -41,12 +42,12 @@ def data(tmp_path_factory):
     return folder
 
 
-def train(data, out, **solver):
+def train(data, out, timeout=60, **solver):
     given = tiny.params(solver=SOLVER | solver, model={"freeze_norm": True})
     loop.train(
         data / "manifest.json", models=out / "models", metrics=out / "train.json", curves=out / "plots",
         root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
-        loss=given.loss, device="cpu", seed=3, timeout=given.launch.timeout,
+        loss=given.loss, device="cpu", seed=3, timeout=timeout,
     )  # fmt: skip
 
 
@@ -88,27 +89,32 @@ def printed(out):
     return "".join(path.read_text() for path in sorted(out.glob("[0-9].txt")))
 
 
-def run(size, data, out, act=lambda rank: None, **solver):
+def run(size, data, out, act=lambda rank: None, **given):
     def work(rank):
         act(rank)
-        train(data, out, **solver)
+        train(data, out, **given)
 
     return codes(start(size, work, out))
+
+
+def of_rank(rank, act):
+    """Do something in one rank before it trains."""
+    return lambda own: act() if own == rank else None
 
 
 @pytest.fixture(scope="module")
 def one(data, tmp_path_factory):
     """The folder of a training by one process."""
     out = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTSEG_WORK", str(out / "work"))
-        train(data, out)
+    assert run(1, data, out) == [0]
     return out
 
 
 def assert_equal(found, wanted):
     for name in ("last", "best"):
-        (own, facts), (state, expected) = (weights.load(folder / f"models/{name}.safetensors") for folder in (found, wanted))
+        (own, facts), (state, expected) = (
+            weights.load(folder / f"models/{name}.safetensors") for folder in (found, wanted)
+        )
         assert facts == expected
         for key, value in state.items():
             assert torch.allclose(own[key], value, rtol=1e-4, atol=1e-4), key
@@ -117,8 +123,113 @@ def assert_equal(found, wanted):
         pd.testing.assert_frame_equal(own, table, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_ranks_give_the_losses_weights_and_scores_of_one_process(data, one, tmp_path, size):
-    assert run(size, data, tmp_path) == [0] * size
+def test_ranks_give_the_losses_weights_and_scores_of_one_process(data, one, tmp_path):
+    assert run(2, data, tmp_path) == [0, 0]
     assert_equal(tmp_path, one)
     assert not list((tmp_path / "work/train").iterdir())
+    assert (tmp_path / "1.txt").read_text() == "", "rank 0 alone prints"
+
+
+def test_a_signal_to_one_rank_stops_all_and_another_number_of_ranks_resumes(data, one, tmp_path):
+    patch = pytest.MonkeyPatch()
+    stop = of_rank(1, lambda: at_step(patch, 10, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert run(2, data, tmp_path, stop) == [1, 1]
+    assert printed(tmp_path).count("interrupted at step 10 of 20") == 1
+    assert run(3, data, tmp_path) == [0, 0, 0]
+    assert "resumed at step 10 of 20" in printed(tmp_path)
+    assert_equal(tmp_path, one)
+
+
+def test_validation_by_ranks_is_that_of_one_process_to_the_bit(data, tmp_path, monkeypatch):
+    def digest(images, found, tasks):
+        columns = [found.column(name).tolist() for name in ("image_id", "query", "score", "rle")]
+        return {"joint_AP": float(zlib.crc32(repr(columns).encode())), "segm_AP": float(len(found))}
+
+    monkeypatch.setattr(loop, "headline", digest)
+    found = []
+    for size in (1, 2):
+        assert run(size, data, tmp_path / str(size), max_iter=0, ims_per_batch=2) == [0] * size
+        found.append(read_json(tmp_path / f"{size}/train.json")["best"])
+    assert found[0] == found[1] and found[0]["segm_AP"] > 10
+
+
+@pytest.mark.parametrize(
+    "act", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: time.sleep(60)], ids=["killed", "hung"]
+)
+def test_a_rank_that_died_or_hangs_ends_the_job_with_one_line(data, tmp_path, monkeypatch, act):
+    monkeypatch.setattr(ranks, "GRACE", 0.2)
+
+    def work(rank):
+        if rank == 1:
+            at_step(pytest.MonkeyPatch(), 1, act)
+        train(data, tmp_path, timeout=3)
+
+    began, processes = time.monotonic(), start(3, work, tmp_path)
+    assert codes(processes[::2]) == [1, 1]
+    assert time.monotonic() - began < 20
+    processes[1].kill()
+    (line,) = [line for line in printed(tmp_path).splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        f"error: rank 1 (process {processes[1].pid} on {socket.gethostname()}) has ended, or has not"
+    )
+
+
+def test_a_loss_that_is_not_finite_in_one_rank_stops_all_with_its_images(data, tmp_path):
+    def spoil():
+        def fail(*args):
+            raise FloatingPointError("matching cost")
+
+        pytest.MonkeyPatch().setattr("mtseg.model.matching.assignment", fail)
+
+    assert run(2, data, tmp_path, of_rank(1, spoil)) == [1, 1]
+    (line,) = [line for line in printed(tmp_path).splitlines() if line.startswith("error: ")]
+    assert "loss_not_finite: step 1" in line and line.count(".jpg") + line.count(".png") == SOLVER["ims_per_batch"]
+    (broken,) = (tmp_path / "work/train").glob("*/broken_batch.pt")
+    assert [len(batch) for batch in torch.load(broken, weights_only=True)] == [SOLVER["ims_per_batch"]]
+
+
+def test_more_ranks_than_images_in_a_batch_are_one_error(data, tmp_path):
+    assert run(2, data, tmp_path, ims_per_batch=1) == [1, 1]
+    assert printed(tmp_path).count("2 processes cannot share a batch of solver.ims_per_batch 1 images") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_launcher_starts_all_ranks_and_names_one_that_was_killed(tmp_path, monkeypatch):
+    (tmp_path / "stage.py").write_text(
+        "import os, signal, sys\n"
+        "open(os.environ['RANK'] + os.environ['WORLD_SIZE'], 'w').close()\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '1' else signal.pause()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def work(rank):
+        del os.environ["WORLD_SIZE"], os.environ["RANK"]
+        launch.launch("stage", Launch(nproc_per_node=2))
+
+    assert codes(start(1, work, tmp_path / "out")) == [1]
+    assert (tmp_path / "02").exists() and (tmp_path / "12").exists()
+    (line,) = printed(tmp_path / "out").splitlines()
+    assert line.startswith("error: rank 1 (process ") and "was ended by SIGKILL" in line
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ranks_share_the_images_of_each_batch_in_order(size):
+    def batches(part):
+        keys = {"batch": 5, "start": 3, "stop": 6, "seed": 1, "workers": 0}
+        return [*training_batches(range(7), lambda image, seed: (image, seed), part=part, **keys)]
+
+    shares = zip(*(batches((rank, size)) for rank in range(size)), strict=True)
+    assert [sum(share, []) for share in shares] == batches((0, 1))
+
+
+def test_points_are_those_of_detectron2_and_of_the_whole_batch():
+    loss = tiny.params(loss={"num_points": 30, "oversample": 2.5, "importance": 0.7}).loss
+    logits = torch.randn(6, 16, 16)
+    torch.manual_seed(2)
+    wanted = get_uncertain_point_coords_with_randomness(
+        logits[:, None], lambda x: -x.abs(), loss.num_points, loss.oversample, loss.importance
+    )
+    for first, last in ((0, 6), (0, 2), (2, 6), (3, 3)):
+        torch.manual_seed(2)
+        found = uncertain_points(logits[first:last], loss, before=first, after=6 - last)
+        assert torch.equal(found, wanted[first:last])
