@@ -88,6 +88,9 @@ class Mask2Former(nn.Module):
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
         if not self.training:
             return self.detect(self.queries(batch), batch)
+        for module in self.backbone.modules():
+            if hasattr(module, "others"):  # drop path
+                module.others = len(place.before), len(place.after)
         truth = [example["instances"] for example in batch]
         given = (
             [example["image"] for example in batch],

@@ -23,6 +23,20 @@ FRESH = ("norm0.", "norm1.", "norm2.", "norm3.")
 DROP_PATH = 0.3  # rate of the last block, increasing linearly from 0 in the first
 
 
+class SharedDropPath(DropPath):
+    """Drop path, whose random numbers are those of a batch that several processes share. others: number of images of
+    the batch that other processes have, before and after those of this one."""
+
+    others = (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.drop_prob or not self.training:
+            return x
+        (before, after), kept = self.others, 1 - self.drop_prob
+        drawn = x.new_empty(before + len(x) + after, *[1] * (x.ndim - 1)).bernoulli_(kept)
+        return x * drawn[before : before + len(x)].div_(kept)
+
+
 class Swin(SwinTransformer):
     def __init__(self, *, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int):
         with warnings.catch_warnings():
@@ -31,7 +45,7 @@ class Swin(SwinTransformer):
             super().__init__(embed_dim=dim, depths=depths, num_heads=heads, window_size=window, drop_path_rate=0.0)
         blocks = [block for layer in self.layers for block in layer.blocks]
         for block, rate in zip(blocks, torch.linspace(0, DROP_PATH, len(blocks)).tolist(), strict=True):
-            block.drop_path = DropPath(rate)
+            block.drop_path = SharedDropPath(rate)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return dict(zip(STRIDES, super().forward(x).values(), strict=True))
