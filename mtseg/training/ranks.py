@@ -125,11 +125,12 @@ class Ranks:
             raise KeyboardInterrupt
 
     def reports(self) -> bool:
-        """Whether this rank is the one that reports the end of the job: the first that asks."""
+        """Whether this rank is the one that reports the end of the job: the first that asks. Not if rank 0 kept the
+        store, without a launcher, and has ended."""
         try:
             return self.store.compare_set("report", "", str(self.rank)) == str(self.rank).encode()
-        except RuntimeError:  # the process that kept the store is gone
-            return True
+        except RuntimeError:
+            return False
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
@@ -148,7 +149,7 @@ class Ranks:
                 time.sleep(0.05)
             missing = [rank for rank in range(self.size) if not self.store.check([f"alive/{rank}"])]
         except RuntimeError:
-            missing = [0]  # it kept the store
+            return SystemExit(1)
         if self.asked or not self.reports():
             return SystemExit(1)
         if not missing:
