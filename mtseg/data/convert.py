@@ -68,7 +68,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     check_files(data.raw, follow_links=data.follow_links, most=data.max_file_mb)
     if data.format == "auto":
         name, evidence = formats.recognise(data.raw)
-        print(f"{data.raw}: format {name}, recognised by {evidence}")
+        print(one_line(f"{data.raw}: format {name}, recognised by {evidence}"))
         data = data.model_copy(update={"format": name})
     vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
     raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
@@ -109,6 +109,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "clipped_objects": counts["clipped"],
+        "empty_images": sum(not image.instances for own in converted.values() for image in own),
         "faults": [*map(str, raw.faults)],
         "images": {name: len(own) for name, own in converted.items()},
         "instances": {name: sum(len(image.instances) for image in own) for name, own in converted.items()},
@@ -267,7 +268,8 @@ def instance_of(item: RawObject, measure: Measure, height: int, width: int) -> t
     packed = rle(segmentation, height, width)
     area = float(coco_mask.area(packed))
     if not area:
-        raise BadRecord("geometry", "the mask has no pixel")
+        outside = f"is outside the image of {width} x {height} pixels"
+        raise BadRecord("geometry", outside if cut else "the mask has no pixel")
     x, y, w, h = coco_mask.toBbox(packed).tolist()
     return Instance(segmentation, (x, y, w, h), area, {}, item.crowd, rle=packed["counts"]), cut
 
@@ -371,6 +373,8 @@ def _print(report: dict[str, Any], data: Data, out: Path) -> None:
         _wrapped(f"not used, {reason}: {count}")
     for text, count in sorted(report["notes"].items()):
         _wrapped(f"note, {text}: {count}")
+    if bare := report["empty_images"]:
+        print(f"  images without objects: {bare}")
     if report["clipped_objects"]:
         print(f"  clipped at the image border: {report['clipped_objects']} objects")
     if flat := report.get("flat"):

@@ -135,8 +135,11 @@ def read_value(path: Path) -> Any:
             return json.loads(path.read_text(encoding), object_hook=_packed)
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord("broken json", f"cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise BadRecord("broken json", "cannot be read as JSON: it is nested too deep") from None
+    except (OSError, ValueError) as error:
+        text = str(error) if path.stat().st_size else "the file is empty"
+        raise BadRecord("broken json", f"cannot be read as JSON: {text}") from None
 
 
 def _packed(value: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"annotation annotations coco data dataset image images img imgs instances json label labels mask masks".split(),
     *"file files id ids list lists names part set split subset yolo".split(),
 }
+_COLUMNS = {"fold", "folds", "partition", "set", "split", "subset"}
 _WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
 # other words that name a part of a data set that is split, such as fold2, trainval or minival
 _PARTS = re.compile("eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev)")
@@ -62,6 +63,11 @@ def _part(name: str) -> str | None:
 def _significant(name: str) -> list[str]:
     """The words of a name that are neither neutral nor a year."""
     return [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
+
+
+def names_splits(column: str) -> bool:
+    """Whether a column or key of this name has splits or folds: split, data_split, image_set, subset, fold."""
+    return not {*_words(column)}.isdisjoint(_COLUMNS)
 
 
 @cache

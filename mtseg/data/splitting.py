@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -20,7 +21,7 @@ from mtseg.core.params import Data
 from mtseg.data.formats._common import Files, Splits
 from mtseg.data.images import suffixes
 from mtseg.data.raw import BadRecord, RawData, RawImage, read_text, read_value
-from mtseg.data.splits import looks_split, split_in, split_of
+from mtseg.data.splits import looks_split, names_splits, split_in, split_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     """
     names, files = [image.file_name for image in images], Files(data.raw)
     bare = files.images - {*names}
-    lists = Lists(_listed(files), names, bare)
+    lists = Lists(_listed(files, raw), names, bare)
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if found != [image.split for image in images]:
         sources.append(", ".join(lists.names))
@@ -170,9 +171,9 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     return Assigned(found, "; ".join(sources))
 
 
-def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
+def _listed(files: Files, raw: RawData) -> dict[tuple[str, str], list[str]]:
     """Lines of the text files whose names mean a split, of Pascal VOC's folders those for segmentation; otherwise of
-    the tables that have splits, or of .json files called split."""
+    the tables that have splits, or of .json files called split. Columns of folds, which are none, are noted."""
     stems = {_stem(image) for image in files.images}  # YOLO has a .txt for each image
     files_of = {
         path: split_of(PurePosixPath(path).stem)
@@ -185,11 +186,13 @@ def _listed(files: Files) -> dict[tuple[str, str], list[str]]:
     paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
     if paths:
         return {(path, split): _lines(files, path) for path, split in paths.items()}
-    found = {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path).items()}
+    found = {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path, raw).items()}
     named = [
-        path for path in files.ending(".json") if re.search("split|train|val|test", PurePosixPath(path).stem.lower())
+        path
+        for path in files.ending(".json")
+        if re.search("split|fold|train|val|test", PurePosixPath(path).stem.lower())
     ]
-    return found or {key: lines for path in named for key, lines in _json_lists(files, path).items()}
+    return found or {key: lines for path in named for key, lines in _json_lists(files, path, raw).items()}
 
 
 def _lines(files: Files, path: str) -> list[str]:
@@ -199,41 +202,72 @@ def _lines(files: Files, path: str) -> list[str]:
         raise UserError(f"{files.folder}: {bad}") from None
 
 
-def _table(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
-    """Lines of a table by the split in its column called split, set or subset; none if it has no such column, or no
-    split in it. Raises UserError if some lines have one and others not."""
+def _table(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """Lines of a table by the split in its column called split, set, fold or the like; see `_by_split`."""
     with (files.folder / path).open(encoding="utf-8-sig", errors="replace") as file:
-        names = [name.lower() for name in _columns(file.readline())]
-    place = next((names.index(name) for name in ("split", "subset", "set") if name in names), None)
-    if place is None:
+        names = _columns(file.readline())
+    places = [place for place, name in enumerate(names) if names_splits(name)]
+    if not places:
         return {}
-    found: dict[str | None, list[str]] = {}
-    for line in _lines(files, path)[1:]:
-        found.setdefault(split_of((_columns(line) + [""] * place)[place]), []).append(line)
-    without = found.pop(None, [])
-    if found and without:
-        raise UserError(f"{files.folder / path}: {quoted(without[0])} has no split, unlike others: train, val or test")
-    return {(path, split): lines for split, lines in found.items() if split}
+    lines = _lines(files, path)[1:]
+    rows = [_columns(line) + [""] * len(names) for line in lines]
+    return _by_split(files, path, raw, {names[place]: [row[place] for row in rows] for place in places}, lines)
 
 
-def _json_lists(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
-    """{split: [image, ...]} of a .json file, or [image, ...] of train.json; none if it has other contents."""
+def _by_split(
+    files: Files, path: str, raw: RawData, columns: Mapping[str, Sequence[Any]], lines: Sequence[str]
+) -> dict[tuple[str, str], list[str]]:
+    """The lines by the split that they have in the first of the columns that has splits; none if no column has any,
+    which is noted. Raises UserError if some lines have one and others not."""
+    for name, values in columns.items():
+        splits = [split_of(str(value)) for value in values]
+        if not any(splits):
+            text = f"lines of {path} whose column {name} has no split (train, val or test) and is not used"
+            raw.note(text, len(lines))
+            continue
+        if None in splits:
+            line = quoted(lines[splits.index(None)])
+            raise UserError(f"{files.folder / path}: {line} has no split, unlike others: train, val or test")
+        found: dict[tuple[str, str], list[str]] = {}
+        for line, split in zip(lines, splits, strict=True):
+            found.setdefault((path, split), []).append(line)
+        return found
+    return {}
+
+
+def _json_lists(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """{split: [image, ...]} of a .json file, or [image, ...] of train.json, or [{"image": image, "split": split}, ...];
+    none if it has other contents."""
     stem = PurePosixPath(path).stem
     with (files.folder / path).open("rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not re.match(rb'\[\s*["\d]' if split_of(stem) else rb'\{\s*"\w+"\s*:\s*\[\s*["\d]', start):
+    records = start.startswith(b"[") and any(
+        map(names_splits, re.findall(r'"(\w+)"\s*:', start.decode(errors="replace")))
+    )
+    if not records and not re.match(rb'\[\s*["\d]' if split_of(stem) else rb'\{\s*"\w+"\s*:\s*\[\s*["\d]', start):
         return {}
     try:
-        raw = read_value(files.folder / path)
+        value = read_value(files.folder / path)
     except BadRecord as bad:
         raise UserError(f"{files.folder / path} {bad}") from None
-    raw = {stem: raw} if isinstance(raw, list) else raw
-    lists = {(path, split_of(key)): lines for key, lines in raw.items()}
+    if records:
+        return _of_records(files, path, raw, value)
+    value = {stem: value} if isinstance(value, list) else value
+    lists = {(path, split_of(key)): lines for key, lines in value.items()}
     return {
         key: [*map(str, lines)]
         for key, lines in lists.items()
         if key[1] and isinstance(lines, list) and all(isinstance(line, str | int) for line in lines)
     }
+
+
+def _of_records(files: Files, path: str, raw: RawData, records: Any) -> dict[tuple[str, str], list[str]]:
+    """The texts of each record, by the split that it has."""
+    if not all(isinstance(record, dict) for record in records):
+        return {}
+    columns = [key for key in dict.fromkeys(key for record in records for key in record) if names_splits(key)]
+    lines = [",".join(str(value) for value in record.values() if isinstance(value, str | int)) for record in records]
+    return _by_split(files, path, raw, {key: [record.get(key, "") for record in records] for key in columns}, lines)
 
 
 def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:

@@ -14,7 +14,7 @@ from mtseg.core.tables import Images
 from mtseg.data.convert import convert
 from mtseg.data.shapes import generate
 from tests.data import folders
-from tests.data.folders import HEIGHT, WIDTH, converted, draw, shape, tasks
+from tests.data.folders import HEIGHT, WIDTH, converted, draw, report, shape, tasks
 
 PARAMS = YAML(typ="safe").load(Path(__file__).parents[2] / "params.yaml")
 LABELS = ("circle", "red", "solid", "dashed")
@@ -316,3 +316,17 @@ def test_shares_of_the_train_images_are_nested_and_val_stays_whole(tmp_path):
     assert [len(chosen) for chosen in names] == [1, 2, 5, 10, 20]
     assert all(smaller < larger for smaller, larger in pairwise(names))
     assert len(val) == 1
+
+
+def test_images_without_objects_are_counted(tmp_path, capsys):
+    for name, own in (("a", [shape("x")]), ("b", [shape("x")]), ("c", [])):
+        folders.labelme(tmp_path / "raw", name, *own)
+    converted(tmp_path / "raw", tasks(part="auto"))
+    assert "images without objects: 1\n" in capsys.readouterr().out and report(tmp_path / "raw")["empty_images"] == 1
+
+
+def test_names_are_printed_escaped(tmp_path, capsys):
+    for name in ("a\nerror: forged\x1b[31m", "b"):
+        folders.labelme(tmp_path / "raw", name, shape("x"))
+    converted(tmp_path / "raw", tasks(part="auto"), format="auto")
+    assert r"a\nerror: forged\x1b[31m.json" in capsys.readouterr().out

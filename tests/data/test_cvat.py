@@ -123,3 +123,10 @@ def test_another_encoding_is_named(tmp_path):
     (tmp_path / "a.xml").write_bytes("<annotations><image name='汽车.png'/></annotations>".encode("gbk"))
     (fault,) = read(tmp_path).faults
     assert fault.reason == "encoding" and "GBK" in fault.text
+
+
+def test_a_mask_larger_than_the_image_is_refused_before_it_is_made(tmp_path):
+    mask = f'<mask label="car" rle="{10**10}" left="0" top="0" width="{10**5}" height="{10**5}"/>'
+    write(tmp_path, f'<image name="a.png">{mask}</image>')
+    (fault,) = read(tmp_path).faults
+    assert "100000 x 100000 pixels, the image is" in fault.text

@@ -164,3 +164,24 @@ def test_the_short_export_is_named(tmp_path):
     (tmp_path / "a.json").write_text('[{"id": 1, "image": "a.png", "label": [{"points": [], "polygonlabels": ["a"]}]}]')
     assert formats.recognise(tmp_path) == ("label_studio", "a.json")
     assert "JSON-MIN" in read(tmp_path).faults[0].text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"x": 340, "y": 10, "width": 20, "height": 20},
+        {"x": 10, "y": 10, "width": -20, "height": 20},
+        {"x": 10, "y": 10, "width": 900, "height": 20},
+        {"x": -40, "y": 10, "radiusX": 5, "radiusY": 5},
+        {"points": [[10, 10], [300, 10], [10, 200]]},
+    ],
+)
+def test_values_that_are_no_percents_are_refused(tmp_path, value):
+    write(tmp_path, {"result": [region("polygonlabels", **value)]})
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "geometry" and "expected a percent" in fault.text
+
+
+def test_coordinates_of_0_to_1_are_warned_of(tmp_path):
+    write(tmp_path, {"result": [region("polygonlabels", points=[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]])]})
+    assert ["0 to 1" in text for text in read(tmp_path).warnings] == [True]

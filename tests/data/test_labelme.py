@@ -362,3 +362,12 @@ def test_an_embedded_image_that_is_broken_is_named(tmp_path):
     folders.labelme(tmp_path, "a", imageData="junk").with_suffix(".png").unlink()
     with pytest.raises(UserError, match="a.json"):
         embedded.unpack(tmp_path)
+
+
+def test_a_mask_larger_than_the_image_is_not_decoded(tmp_path):
+    file = io.BytesIO()
+    PIL.Image.new("1", (9000, 9000)).save(file, "png")
+    mask = base64.b64encode(file.getvalue()).decode()
+    folders.labelme(tmp_path, "a", shape("a,b,c", shape_type="mask", mask=mask, points=[[0, 0], [8999, 8999]]))
+    (fault,) = read(tmp_path).faults
+    assert "the mask has 9000 x 9000 pixels, the image" in fault.text

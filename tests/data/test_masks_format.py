@@ -198,3 +198,17 @@ def test_broken_masks_are_named(tmp_path):
     data = read(tmp_path)
     assert sorted(fault.reason for fault in data.faults) == ["broken image", "geometry", "missing image", "size"]
     assert data.unused == {"images without masks": 1}
+
+
+def test_a_mask_file_without_an_object_is_counted(tmp_path):
+    write_voc(tmp_path, "a")
+    write_voc(tmp_path, "b", objects=np.zeros((HEIGHT, WIDTH)))
+    assert list(read(tmp_path).notes.values()) == [1]
+
+
+def test_a_mask_larger_than_the_image_is_not_decoded(tmp_path):
+    folders.draw(tmp_path / "images" / "a.png")
+    path = tmp_path / "masks" / "a" / "car_1.png"
+    path.parent.mkdir(parents=True)
+    PIL.Image.new("1", (9000, 9000)).save(path)
+    assert [fault.text for fault in read(tmp_path).faults] == [f"is 9000 x 9000, the image is {WIDTH} x {HEIGHT}"]

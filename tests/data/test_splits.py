@@ -425,3 +425,49 @@ def test_the_manifest_has_the_splits_that_exist(raw):
     built = manifest.build(raw.parent / "coco")
     assert manifest.Manifest.of(built).images("test").file_name == ("test/z.png",)
     assert manifest.table(built).split("\n")[0].split() == ["train", "val", "test"]
+
+
+NAMES = ["a", "b", "c"]
+
+
+def test_records_and_columns_of_splits_are_read(raw):
+    write(raw, *NAMES)
+    records = [
+        {"image": f"{name}.png", "split": kind} for name, kind in zip(NAMES, ("train", "train", "val"), strict=True)
+    ]
+    for file, text in (
+        ("splits.json", json.dumps(records)),
+        ("meta.csv", "image,data_split\na.png,train\nb.png,train\nc.png,val\n"),
+    ):
+        (raw / file).write_text(text)
+        assert split(raw) == {"train": ["a.png", "b.png"], "val": ["c.png"]}
+        (raw / file).unlink()
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("folds.csv", "image,fold\na.png,0\nb.png,1\nc.png,2\n"),
+        ("folds.json", json.dumps([{"image": f"{name}.png", "fold": 0} for name in NAMES])),
+    ],
+)
+def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys, file, text):
+    write(raw, *NAMES)
+    (raw / file).write_text(text)
+    split(raw)
+    assert f"lines of {file} whose column fold has no split" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_split_of_each_coco_image_is_read(raw):
+    path = folders.coco(raw, "all", [annotation(1), annotation(2), annotation(3)], count=3)
+    content = json.loads(path.read_text())
+    for image, kind in zip(content["images"], ("train", "val", "train"), strict=True):
+        image["split"] = kind
+    path.write_text(json.dumps(content))
+    found = split(raw, format="coco")
+    assert found == {"train": ["images/all/1.png", "images/all/3.png"], "val": ["images/all/2.png"]}
+    content["images"][0]["split"] = "test"
+    path.unlink()
+    (raw / "annotations" / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is of test by its own split, and of train"):
+        split(raw, format="coco")

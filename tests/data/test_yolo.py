@@ -199,3 +199,11 @@ def test_a_mapping_in_the_folder_is_no_description(tmp_path):
     mapping.write_text("# the names of classes\ncategories:\n  car: {part: vehicle}\n")
     folders.converted(tmp_path / "raw", folders.tasks(part="auto"), format="yolo", mapping=mapping)
     assert folders.report(tmp_path / "raw")["classes"] == {"part": ["vehicle"]}
+
+
+def test_two_images_with_one_label_file_are_counted(tmp_path):
+    write(tmp_path, "a", SQUARE)
+    folders.draw(tmp_path / "a.jpg")
+    (tmp_path / "data.yaml").write_text(NAMES)
+    warnings = read(tmp_path).warnings
+    assert [count for text, count in warnings.items() if "the .txt of another" in text] == [1]

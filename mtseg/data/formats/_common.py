@@ -309,6 +309,10 @@ class Shapes:
         except BadRecord as fault:
             self._faults.setdefault(key, []).append((where, fault))
 
+    def warn(self, text: str) -> None:
+        """Count a shape that is probably wrong."""
+        self._data.warn(text)
+
     def objects(self) -> tuple[RawObject, ...]:
         """The objects; faults are added to the data."""
         found = []
@@ -404,7 +408,9 @@ def pasted(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict
 
 def run_mask(runs: Sequence[int], height: int, width: int) -> np.ndarray:
     """Mask uint8 [height, width] of run lengths row by row, the first of zeros. Raises BadRecord."""
-    if height < 1 or width < 1 or min(runs, default=-1) < 0 or sum(runs) != height * width:
+    if min(runs, default=0) < 0:
+        raise BadRecord("geometry", f"a run length is {min(runs)}, expected 0 or more")
+    if height < 1 or width < 1 or not runs or sum(runs) != height * width:
         raise BadRecord("geometry", f"run lengths add up to {sum(runs)}, expected {width} x {height}")
     values = np.arange(len(runs), dtype=np.uint8) % 2
     return np.repeat(values, runs).reshape(height, width)

@@ -172,7 +172,12 @@ class _File:
             raise BadRecord("broken json", "another image has the same id")
         file_name = self.files.image(name, self._places)
         size = stated_size(image.get("height"), image.get("width"))
-        split = self.split or self.splits.of_folders(file_name)
+        own = self.splits.of_name(str(image.get("split") or image.get("subset") or ""))  # Karpathy's splits
+        if own and self.split and own != self.split:
+            raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
+        if "fold" in image:
+            self.data.note("images with a `fold`, which is no split and not used")
+        split = self.split or own or self.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
         note_duplicates(self.data, found)
         self.data.images.append(RawImage(where, file_name, size, split, tuple(found)))
@@ -190,6 +195,8 @@ class _File:
             return
         outline, left_out = _outline(annotation)
         box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
+        if (annotation.get("bbox") and not box) or (annotation.get("area") is not None and not area):
+            self.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
         crowd = self.crowds and _crowd(annotation)
         objects[_id(annotation, "image_id")].append(
             RawObject(where, labels, outline, crowd, box, area[0] if area else None, left_out)

@@ -120,5 +120,7 @@ def _polygon(shape: Element) -> list[float]:
 def _mask(shape: Element, size: tuple[int, int]) -> Segmentation:
     """Run lengths, row by row and inside the mask's box; the first is of zeros."""
     left, top, width, height = (int(float(shape.attrib[name])) for name in ("left", "top", "width", "height"))
+    if width > size[1] or height > size[0]:
+        raise BadRecord("geometry", f"a mask of {width} x {height} pixels, the image is {size[1]} x {size[0]}")
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
     return pasted(run_mask(runs, height, width).astype(np.uint8), left, top, size)

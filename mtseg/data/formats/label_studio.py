@@ -39,6 +39,7 @@ from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, suffixes
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
 
+MOST = 110  # percent of a side that an outline may reach, beyond what imprecise drawing explains
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
@@ -161,7 +162,12 @@ def _add_region(
                     text = f"original_width and original_height are {size[::-1]}, the image is {actual()[::-1]}"
                     raise BadRecord("size", text)
                 return _brush(value["rle"], size) if "rle" in value else _bitmask(value["imageDataURL"], size)
-            return [checked_polygon(_polygon(kind, value, *shapes.size()))]
+            polygon = checked_polygon(_polygon(kind, value, *shapes.size()))
+            if max(polygon[::2]) <= shapes.size()[1] / 100 and max(polygon[1::2]) <= shapes.size()[0] / 100:
+                shapes.warn(
+                    "outlines in the first hundredth of width and height (coordinates of 0 to 1, not percents?)"
+                )
+            return [polygon]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadRecord("geometry", f"the {kind} has no valid coordinates ({error})") from None
 
@@ -184,7 +190,16 @@ def _kind(value: dict[str, Any]) -> str | None:
 
 
 def _polygon(kind: str, value: dict[str, Any], height: int, width: int) -> list[float]:
-    """[x0, y0, ...] in pixels. Label Studio has percents of the image's width and height."""
+    """[x0, y0, ...] in pixels. Label Studio has percents of the image's width and height. Raises BadRecord for values
+    that are none, such as pixels."""
+    sizes = [value[key] for key in ("width", "height", "radiusX", "radiusY") if key in value and kind != "polygon"]
+    for number in sizes:
+        if not 0 < number <= 2 * MOST:
+            raise BadRecord("geometry", f"a size is {quoted(number)}, expected a percent above 0 (not pixels)")
+    places = value["points"] if kind == "polygon" else [(value["x"], value["y"])] if "x" in value else []
+    for number in (number for place in places for number in place):
+        if not 100 - MOST <= number <= MOST:
+            raise BadRecord("geometry", f"a coordinate is {quoted(number)}, expected a percent, 0 to 100 (not pixels)")
     if kind == "polygon":
         return [number * side / 100 for x, y in value["points"] for number, side in ((x, width), (y, height))]
     if kind not in ("rectangle", "ellipse"):

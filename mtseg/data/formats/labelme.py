@@ -21,7 +21,7 @@ import numpy as np
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
-from mtseg.data.images import DECODE_ERRORS, open_lazily
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_value, stated_size
 
@@ -137,7 +137,11 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
     points = _points(shape)
     try:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
-        pixels = np.array(open_lazily(io.BytesIO(content), math.prod(size)).convert("L")) > 0
+        drawn = open_lazily(io.BytesIO(content), MOST_PIXELS)
+        if drawn.width * drawn.height > math.prod(size):
+            message = f"the mask has {drawn.width} x {drawn.height} pixels, the image {size[1]} x {size[0]}"
+            raise BadRecord("geometry", message)
+        pixels = np.array(drawn.convert("L")) > 0
     except DECODE_ERRORS as error:
         raise BadRecord("geometry", f"`mask` is not a PNG in base64 ({error})") from None
     if len(points) != 2 or not all(math.isfinite(value) for point in points for value in point):

@@ -42,7 +42,7 @@ BORDER = 0xE0E0C0  # colour of index 255 in VOC's palette
 
 
 def recognises(files: Files) -> str | None:
-    return next((f"{name}/" for name in (*files.folders(OBJECTS), *files.folders(MASKS))), None)
+    return next((f"{name}/" for kind in (OBJECTS, MASKS, CLASSES) for name in files.folders(kind)), None)
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
@@ -203,7 +203,7 @@ def _values(files: Files, where: str, size: tuple[int, int]) -> tuple[np.ndarray
     try:
         with open_lazily(files.folder / where, MOST_PIXELS) as opened:
             if opened.width * opened.height > math.prod(size):
-                raise BadRecord("size", f"is {opened.size}, the image is {size[::-1]}")
+                raise BadRecord("size", f"is {opened.width} x {opened.height}, the image is {size[1]} x {size[0]}")
             if opened.mode == "P":
                 palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
                 return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))

@@ -39,6 +39,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     data, files = reading.data, reading.files
     boxes: list[Fault] = []
     before: dict[str, str] = {}  # images that were read, and the description that listed them
+    owner: dict[str, str] = {}  # the first image of each label file
     found = _descriptions(files)
     if not found:
         data.faults.append(Fault("no names", "data.yaml", "there is no data.yaml with `names`, and no classes.txt"))
@@ -66,10 +67,16 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for image, own in splits_of.items():
                 split = reading.splits.of_folders(image) if alike else own[0]
                 _add_image(reading, names, image, split, boxes)
+                if (labels := _label_file(files, image)) and owner.setdefault(labels, image) != image:
+                    data.warn("images that have the .txt of another one of their name (a.jpg and a.png): remove one")
             if any(image.split for image in data.images) and data.split_source is None:
                 data.split_source = where
     if before:
         _count_rest(reading, before)
+    outlines = [item.segmentation[0] for image in data.images for item in image.objects]
+    if outlines and all(len(outline) == 8 for outline in outlines):
+        text = "objects of four corners, as all are: read as outlines, also if they are rotated boxes (OBB)"
+        data.note(text, len(outlines))
     if boxes and not any(image.objects for image in data.images):
         data.faults.append(Fault("boxes only", "labels", f"all {len(boxes)} lines have 4 numbers, {BOX}"))
     else:
