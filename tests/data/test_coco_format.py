@@ -482,5 +482,6 @@ def test_a_hostile_rle_is_refused_at_once(tmp_path, counts):
 
 
 def test_a_bbox_of_no_numbers_is_noted(tmp_path):
-    folders.coco(tmp_path, "all", [annotation(bbox=[0, 0, float("inf"), 1]), annotation(area="big"), annotation(bbox=[])])
+    endless = [0, 0, float("inf"), 1]
+    folders.coco(tmp_path, "all", [annotation(bbox=endless), annotation(area="big"), annotation(bbox=[])])
     assert list(read(tmp_path).notes.values()) == [2]
