@@ -206,6 +206,7 @@ def test_of_fifty_parallel_requests_none_is_lost_and_bad_ones_harm_no_other(url,
         ("GET", "/static-offline-docs/no.js", 404, "valid: POST /predict"),
         ("GET", "/predict", 405, "this path takes POST"),
         ("DELETE", "/docs", 405, "this path takes GET"),
+        ("POST", "/static-offline-docs/no.js", 405, "this path takes GET"),
     ],
 )
 def test_a_wrong_path_or_method_is_an_error_of_the_same_shape(url, method, path, status, word):

@@ -359,7 +359,7 @@ async def _no_route(app: FastAPI, request: Request, error: HTTPException) -> JSO
     """For a path that does not exist (404), or not with this method (405)."""
     path = request.url.path
     if error.status_code == 405:
-        detail = f"{request.method} {path}: this path takes {error.headers['Allow']}"
+        detail = f"{request.method} {path}: this path takes {(error.headers or {}).get('Allow', 'GET')}"
     else:
         routes = [one for one in app.routes if isinstance(one, APIRoute) and one.include_in_schema]
         known = ", ".join(f"{method} {one.path}" for one in routes for method in one.methods)

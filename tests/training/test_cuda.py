@@ -189,7 +189,7 @@ def test_the_host_waits_twice_in_a_training_step(watch, monkeypatch, dtype, coun
 def test_the_host_waits_once_in_a_prediction(watch, seen, images):
     network = built(3, seen).eval()
     examples = batch(network, images)
-    found = torch_network.detect(network, examples)
+    found = list(torch_network.detect(network, examples))
     assert watch.waits == []
     assert watch.reads == 1 and watch.copies == 1
     with _disable_current_modes():
