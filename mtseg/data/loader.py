@@ -7,10 +7,11 @@ S side of the square that the model sees, N instances, T tasks.
 from __future__ import annotations
 
 import os
-import re
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,20 +185,26 @@ def _load(
     loader = DataLoader(
         _Examples(images, mapper), batch_sampler=_noted(keys, sent), num_workers=processes(workers), collate_fn=list
     )
-    iterator = iter(loader)
+    before, iterator = signal.getsignal(signal.SIGCHLD), iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not before:  # PyTorch's raises an error anywhere, such as within a step
+        signal.signal(signal.SIGCHLD, before)
     for number in count():
         try:
             batch = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):
+        except (EOFError, OSError, RuntimeError):
+            workers = getattr(iterator, "_workers", ())
+            # 1 s, for its last pipe closes a little later
+            gone = wait([worker.sentinel for worker in workers], timeout=1) if workers else []
+            if not (ended := [place for place, worker in enumerate(workers) if worker.sentinel in gone]):
                 raise
-            own = _in_hand(str(error), iterator, number, sent)
+            # the processes get batches in turn; each has two at once, and may have loaded the first
+            own = [key for at, keys in enumerate(sent, number) if at % len(workers) in ended for key in keys]
             names = ", ".join(images[index].file_name for index, _ in own)
             raise UserError(
                 f"a process that loads images ended without an error, most likely for lack of memory: lower "
-                f"input.workers, or cut large images into tiles. Its images: {names}"
+                f"input.workers, or cut large images into tiles. It had to load {names}"
             ) from None
         sent.popleft()
         for example in batch:
@@ -210,12 +217,3 @@ def _noted(keys: Iterable, sent: deque) -> Iterator:
     for own in keys:
         sent.append(own)
         yield own
-
-
-def _in_hand(error: str, iterator: Any, number: int, sent: Sequence) -> list[tuple[int, int]]:
-    """The keys of the batch that an ended process had to load. The processes load batches in turn. number: of the batch
-    that is awaited, the first in `sent`."""
-    pids = [worker.pid for worker in iterator._workers]
-    ended = [pids.index(pid) for pid in map(int, re.findall(r"\d+", error)) if pid in pids]
-    own = (keys for at, keys in enumerate(sent, number) if at % len(pids) in ended)
-    return next(own, sent[0])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import detectron2.data.transforms as T
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
 from mtseg.core.masks import rle as packed
 from mtseg.core.params import Task
 from mtseg.core.tables import Image, Images, Instance
+from mtseg.data import loader
 from mtseg.data.images import square
 from mtseg.data.loader import Mapper, prediction_batches, training_batches
 from tests import tiny
@@ -162,3 +167,20 @@ def test_a_broken_image_is_one_line_with_and_without_workers(tmp_path):
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"^[^\n]*a\.png: the image does not decode[^\n]*$"):
             next(prediction_batches([image], mapper, batch=1, workers=workers))
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_process_that_dies_names_the_images_it_had_in_hand(tmp_path, monkeypatch, number):
+    """As the system ends one that takes too much memory."""
+    images = Images.from_records([scene(tmp_path, name=f"{n}.png", number=n + 1) for n in range(8)], CLASSES)
+    read = loader.read_image
+
+    def dies_at(root, image):
+        return os.kill(os.getpid(), signal.SIGKILL) if image.file_name == f"{number}.png" else read(root, image)
+
+    monkeypatch.setattr(loader, "read_image", dies_at)
+    polled = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(polled, "__defaults__", (0.1,))  # seconds after which it looks for ended processes, else 5
+    mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)
+    with pytest.raises(UserError, match=rf"lower input.workers, .* It had to load .*{number}\.png"):
+        list(prediction_batches(images, mapper, batch=1, workers=2))
