@@ -158,11 +158,16 @@ def spoil_folder(path):
     path.mkdir()
 
 
+def spoil_fifo(path):  # to read it would wait for ever
+    path.unlink()
+    os.mkfifo(path)
+
+
 def spoil_other(path):
     torch.save({"network": {}, "optimizer": {}}, path)
 
 
-@pytest.mark.parametrize("spoil", [spoil_half, spoil_a_bit, spoil_empty, spoil_folder, spoil_other])
+@pytest.mark.parametrize("spoil", [spoil_half, spoil_a_bit, spoil_empty, spoil_folder, spoil_fifo, spoil_other])
 @pytest.mark.parametrize("both", [False, True], ids=["state", "both states"])
 def test_a_damaged_state_is_put_aside_and_the_one_before_is_used(
     data, whole, stopped, tmp_path, monkeypatch, capsys, spoil, both
