@@ -14,8 +14,7 @@ of the project:
 
 Survived: no traceback, no hang, at most one error, which is a line; a rerun gives the bytes of an undisturbed run, and
 a training goes on from its saved state. The last line is `survived N of M`; the exit code is 1 unless N = M.
---quick: training, convert and evaluate, 100 inputs of each kind, at most 50 s on two idle cores. Without it all stages
-and 5,000 inputs of each kind: about an hour.
+--quick: training, convert and evaluate, 100 inputs of each kind. Without it all stages, 5,000 inputs of each kind.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
     for stage in disturbed:
         for number in range(1, project.changes[stage] + 1):
             yield case("kill", f"{stage}, change {number}", disturb, stage, faults.killed(number))
-        numbers = range(1, project.changes[stage] + 1, 8 if quick else 1)
+        numbers = range(1, project.changes[stage] + 1, 12 if quick else 1)
         for number in numbers:
             yield case("signal", f"{stage}, SIGINT at change {number}", disturb, stage,
                        faults.signalled(number, signal.SIGINT))  # fmt: skip
@@ -96,7 +96,7 @@ def _files(path: Path) -> list[Path]:
 
 def again(project: Project, folder: Path, stage: str) -> str | None:
     """A rerun without a fault gives what an undisturbed run gives. A training goes on from its saved state."""
-    saved = any(folder.glob("work/train/[!.]*/*.pt"))  # .old-NAME: the outs are written, its removal has begun
+    saved = any(folder.glob("work/train/[!.]*/[!.]*.pt"))  # .old-NAME: the outs are written, its removal has begun
     outcome = run(stage, folder)
     if outcome.code:
         return f"the rerun fails: {outcome.fault() or outcome.err.strip()}"
