@@ -16,11 +16,12 @@ from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
 
 SIDE = 64
+BACKBONE = "timm/test_efficientnet"  # a thirtieth of the weights of the smallest that is a file
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 SMALL = {
-    "model": {"weights": None, "num_queries": 6, "hidden_dim": 32, "num_heads": 4, "decoder_layers": 2,
-              "encoder_layers": 1, "encoder_feedforward_dim": 32, "decoder_feedforward_dim": 32, "freeze_norm": False,
-              "unseen_combinations": 1},
+    "model": {"backbone": BACKBONE, "weights": None, "num_queries": 6, "hidden_dim": 32, "num_heads": 4,
+              "decoder_layers": 2, "encoder_layers": 1, "encoder_feedforward_dim": 32, "decoder_feedforward_dim": 32,
+              "freeze_norm": False, "unseen_combinations": 1},
     "input": {"size": SIDE},
     "loss": {"num_points": 64},
 }  # fmt: skip

@@ -49,7 +49,7 @@ def params(tmp_path):
 def test_info_prints_what_a_user_must_know(mtseg, segmenter):
     done = mtseg("info", segmenter)
     assert done.code == 0 and not done.err
-    for word in ("shape", "circle, square, star", "efficientnet_lite0", "64 x 64", "product_quality", "min_score"):
+    for word in ("shape", "circle, square, star", tiny.BACKBONE, "64 x 64", "product_quality", "min_score"):
         assert word in done.out
     assert "CC0-1.0" in done.out and f"mtseg {library.__version__}" in done.out and "MB" in done.out
 

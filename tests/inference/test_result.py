@@ -75,7 +75,7 @@ def test_a_result_and_a_predictor_describe_themselves(result, segmenter):
     text = repr(result)
     assert f"{len(result)} predictions on 3 images" in text and "labels.shape" in text and "to_dataframe()" in text
     text = repr(mtseg.load(segmenter, device="cpu"))
-    assert all(word in text for word in ("shape (circle, square, star)", "efficientnet_lite0", "64 x 64", "cpu"))
+    assert all(word in text for word in ("shape (circle, square, star)", tiny.BACKBONE, "64 x 64", "cpu"))
     assert "\n" not in text
 
 

@@ -37,7 +37,10 @@ every_family = pytest.mark.parametrize("name", [*FAMILIES, *TIMM[:2]])
 
 @cache
 def ready(name):
-    return backbones.build(name, freeze_norm=True).eval()
+    """Built without its random weights, which take most of the time of a large network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.init, "trunc_normal_", lambda tensor, **options: tensor.zero_())
+        return backbones.build(name, freeze_norm=True).eval()
 
 
 def random_network(name):

@@ -78,7 +78,7 @@ def coco_tasks():
 
 def fill(network, state, monkeypatch, **options):
     monkeypatch.setattr(weights, "read", lambda path: state)
-    options = {"backbone": "efficientnet_lite0", "tasks": network.tasks} | options
+    options = {"backbone": tiny.BACKBONE, "tasks": network.tasks} | options
     return initialise(network, "model_final.pkl", **options)
 
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_this_project_fills_the_same_network_wholly(count, tmp_p
     trained = write(tmp_path / "best.safetensors", tasks)
     again = tiny.network(tasks, model={"weights": str(tmp_path / "best.safetensors")})
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in trained.state_dict().items())
-    moved = initialise(again, str(tmp_path / "best.safetensors"), backbone="efficientnet_lite0", tasks=tasks)
+    moved = initialise(again, str(tmp_path / "best.safetensors"), backbone=tiny.BACKBONE, tasks=tasks)
     assert moved.resized == moved.new == moved.unused == ()
 
 
@@ -207,7 +207,7 @@ def test_classes_carry_over_by_name_and_queries_by_number(tmp_path):
     )
     network = tiny.network(tasks, model={"num_queries": 9})
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    moved = initialise(network, str(tmp_path / "best.safetensors"), backbone="efficientnet_lite0", tasks=tasks)
+    moved = initialise(network, str(tmp_path / "best.safetensors"), backbone=tiny.BACKBONE, tasks=tasks)
     after = network.state_dict()
 
     head = f"decoder.heads.head_{first.name}.weight"
@@ -294,7 +294,7 @@ def test_a_file_of_which_nothing_fits_is_refused_even_then(monkeypatch):
 
 
 def test_a_classifier_fills_the_backbone_alone(capsys):
-    network = tiny.network(make_tasks(1), model={"weights": "imagenet"})
+    network = tiny.network(make_tasks(1), model={"backbone": "efficientnet_lite0", "weights": "imagenet"})
     table = capsys.readouterr().out
     assert table.startswith("weights of efficientnet-lite0") and "new        0" in table
     assert network.backbone.body.conv_stem.weight.abs().max() > 0.5
