@@ -13,6 +13,7 @@ import mtseg
 from mtseg.core.masks import mask
 from mtseg.core.tables import Images, Predictions
 from mtseg.inference.result import Result
+from tests import tiny
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,10 @@ every_family = pytest.mark.parametrize("name", [*FAMILIES, *TIMM[:2]])
 
 @cache
 def ready(name):
-    """Built without its random weights, which take most of the time of a large network."""
+    """Without its random weights, which take most of the time of a large network: of shapes alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.init, "trunc_normal_", lambda tensor, **options: tensor.zero_())
+        for method in ("trunc_normal_", "kaiming_uniform_"):
+            patch.setattr(nn.init, method, lambda tensor, **options: tensor)
         return backbones.build(name, freeze_norm=True).eval()
 
 
