@@ -47,9 +47,7 @@ def each(folder: str, share: float, change: Change, *, quality: int = 92) -> Cal
 
 def pixels(folder: str, share: float, change: Callable[[np.ndarray], np.ndarray], quality: int = 92) -> Callable:
     """Change images and keep the annotations."""
-    return each(
-        folder, share, lambda image, record: (np.ascontiguousarray(change(image)), record), quality=quality
-    )
+    return each(folder, share, lambda image, record: (np.ascontiguousarray(change(image)), record), quality=quality)
 
 
 def outlines(
@@ -89,9 +87,7 @@ def neighbour(folder: str, share: float) -> Callable[[Path], None]:
 
 def shapes(folder: str, change: Callable[[list[Record], int], list[Record]]) -> Callable[[Path], None]:
     """Change the list of an image's shapes, given also the image's number."""
-    return lambda raw: edit(
-        raw / folder, lambda record, number: record.update(shapes=change(record["shapes"], number))
-    )
+    return lambda raw: edit(raw / folder, lambda record, number: record.update(shapes=change(record["shapes"], number)))
 
 
 def area(shape: Record) -> float:

@@ -242,7 +242,9 @@ def resized(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
             worst = min(worst, float((inside & mask).sum() / (inside | mask).sum().clamp(min=1)))
             qualities.append((float(found.mask_quality[row]), float(expected.sigmoid()[inside].mean())))
     if worst < EXACT:
-        evidence = f"smooth masks brought to another size have IoU {worst:.2f} at worst with their bilinear interpolation"
+        evidence = (
+            f"smooth masks brought to another size have IoU {worst:.2f} at worst with their bilinear interpolation"
+        )
         change = f"{DETECT}: upsample logits bilinearly (align_corners=False), cut the padding off, resize, cut at 0"
         yield Finding("postprocessing_wrong", "error", evidence, change)
     elif off := [pair for pair in qualities if abs(pair[0] - pair[1]) > CLOSE]:

@@ -169,7 +169,9 @@ def padded(examples: Sequence[loader.Example], predicted: loader.Example) -> Ite
     trained = [row[0] for row in rows if not np.ptp(row, axis=0).any() and np.abs(row[0] - GROUND).max() > TONE]
     own = np.median(pixels_of(predicted)[-1], axis=0)
     if trained and np.abs(np.median(trained, axis=0) - own).max() > TONE:
-        evidence = f"images are padded with {np.median(trained):.0f} in training and with {np.median(own):.0f} in prediction"
+        evidence = (
+            f"images are padded with {np.median(trained):.0f} in training and with {np.median(own):.0f} in prediction"
+        )
         yield Finding("mapper_channels", "error", evidence, f"{FIX} or images.py: pad with the same value")
 
 

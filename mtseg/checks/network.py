@@ -60,7 +60,9 @@ def loaded(network: Mask2Former, *, model: Model, solver: Solver) -> Iterator[Fi
     new, whole = ([key for key in keys if key.startswith("backbone.")] for keys in (transfer.new, network.state_dict()))
     frozen = not solver.backbone_multiplier
     if len(new) > PARTLY * len(whole) or new and frozen:
-        evidence = f"{len(new)} of {len(whole)} tensors of the backbone are not in {transfer.source.name}, they stay random"
+        evidence = (
+            f"{len(new)} of {len(whole)} tensors of the backbone are not in {transfer.source.name}, they stay random"
+        )
         change = "provide a file of this backbone"
         if frozen:
             evidence += ", and solver.backbone_multiplier 0 does not train them"

@@ -128,7 +128,9 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         return
     if parts := surely(other.parts, train.parts):
         where = split if parts > 0 else "train"
-        evidence = f"{_percent(other.parts)} of the objects in {split} have several parts, {_percent(train.parts)} in train"
+        evidence = (
+            f"{_percent(other.parts)} of the objects in {split} have several parts, {_percent(train.parts)} in train"
+        )
         change = "give each object an outline and an id of its own"
         yield Finding("objects_merged", "warning", evidence, change, where)
         return
@@ -214,6 +216,8 @@ def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
         if crossing > CROSSING:
             names = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
             evidence = f"objects of {names} differ in size alone (AUC {max(separation.value, 1 - separation.value):.2f}), and the scale of training "
-            evidence += f"({input.min_scale:g} to {input.max_scale:g}) carries {crossing:.0%} beyond the border between them"
+            evidence += (
+                f"({input.min_scale:g} to {input.max_scale:g}) carries {crossing:.0%} beyond the border between them"
+            )
             change = "set input.min_scale and max_scale near 1, or derive the size from the mask instead of learning it"
             yield Finding("jitter_changes_label", "warning", evidence, change, f"task '{task.name}'")

@@ -159,8 +159,12 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
                 looks = int(np.bincount(own.label[own.sure]).argmax())
                 rates = [proportion(part.sure & (part.label == looks)) for part in (own, its)]
                 if rates[0].low > max(NOISE, rates[1].high):
-                    evidence = f"{rates[0].text(0, 100)} % of the objects that are annotated as {task.classes[one]} in {name} "
-                    evidence += f"surely look like {task.classes[looks]} to the model, {rates[1].text(0, 100)} % in {other}"
+                    evidence = (
+                        f"{rates[0].text(0, 100)} % of the objects that are annotated as {task.classes[one]} in {name} "
+                    )
+                    evidence += (
+                        f"surely look like {task.classes[looks]} to the model, {rates[1].text(0, 100)} % in {other}"
+                    )
                     change = f"check the labels {task.classes[one]} in {name}: report/index.html lists contradictions"
                     findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings

@@ -51,8 +51,8 @@ def check(
         evidence += " and ".join(f"{name} is {limit}" for name, limit in low.items())
         change = f"raise {' and '.join(low)} to {most} or more"
         findings.append(Finding("detections_too_few", "warning", evidence, change))
-    elif min(limits.values()) < FEW and len(split.matches):
-        findings += _rising(split, min(limits.values()), " and ".join(limits))
+    elif detections < FEW and len(split.matches):
+        findings += _rising(split, detections)
     crowded = objects > CROWDED * num_queries
     table = [[(objects - matched)[part].sum(), matched[part].sum()] for part in (crowded, ~crowded)]
     if crowded.any() and (~crowded & (objects > 0)).any():
@@ -71,14 +71,17 @@ def check(
     return findings, numbers
 
 
-def _rising(split: Split, limit: int, names: str) -> list[Finding]:
-    """A warning if AP still rises much with the number of detections at the limit."""
-    half = max(1, limit // 2)
-    fewer, now = (joint_ap(split.evaluation, max_dets=count) for count in (half, limit))
+def _rising(split: Split, limit: int) -> list[Finding]:
+    """A warning if AP still rises much with the number of predictions per image at the limit."""
+    evaluation, half = split.evaluation, max(1, limit // 2)
+    order = np.lexsort((evaluation.rank, split.image))
+    place = np.empty(len(order), dtype=int)
+    place[order] = np.arange(len(order)) - np.searchsorted(split.image[order], split.image[order])
+    fewer, now = (joint_ap(evaluation, kept=place < count) for count in (half, limit))
     if now - fewer < RISE:
         return []
-    evidence = f"joint AP is {fewer:.1f} with {half} detections per image and {now:.1f} with {limit}, the limit: it rises"
-    return [Finding("detections_too_few", "warning", evidence, f"raise {names}, to 100 as COCO does")]
+    evidence = f"joint AP is {fewer:.1f} with {half} predictions per image and {now:.1f} with {limit}, the limit"
+    return [Finding("detections_too_few", "warning", evidence, "raise test.detections, to 100 as COCO does")]
 
 
 def filtered(split: Split, settings: Filter) -> list[Finding]:
@@ -99,7 +102,9 @@ def filtered(split: Split, settings: Filter) -> list[Finding]:
     if then - now < GAIN_OF_F1:
         return []
     changed = {key: getattr(settings, key) for key in ("min_score", "min_logit", "min_area", "most")}
-    evidence = f"the filter removes {1 - kept.mean():.0%} of the confident predictions that match an object: joint F1 is "
+    evidence = (
+        f"the filter removes {1 - kept.mean():.0%} of the confident predictions that match an object: joint F1 is "
+    )
     evidence += f"{now:.1f}, and {then:.1f} with tuned thresholds (" + ", ".join(f"{k} {v}" for k, v in changed.items())
     change = "lower filter.min_score and the other limits, or set filter.thresholds: auto"
     return [Finding("filter_too_strict", "warning", f"{evidence})", change)]

@@ -33,6 +33,7 @@ APART = 4.0  # standard deviations of the offsets of most images, from which an 
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
 NEAR = 0.3  # of the offset: offsets closer than this are the same
 
+
 class Change(NamedTuple):
     """steps: the predictions are those of an image that many rows further on, whichever of them fits best."""
 

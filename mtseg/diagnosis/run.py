@@ -93,7 +93,13 @@ def diagnose(
     if order or calibrated:  # duplicates are counted among confident predictions, which a wrong score selects
         counted = [finding for finding in counted if finding.cause != "duplicates"]
     counted += detections.filtered(split, filter)
-    noisy = [*classes.noise(trained, split), *classes.mislabelled(trained, split), *counted, *calibrated, *detections.unannotated(trained, split)]
+    noisy = [
+        *classes.noise(trained, split),
+        *classes.mislabelled(trained, split),
+        *counted,
+        *calibrated,
+        *detections.unannotated(trained, split),
+    ]
     now = details["rankings"].get("product_quality", 0.0)
     decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)

@@ -143,7 +143,9 @@ def test_looser_outlines_are_found():
         profile = np.exp(-(((alignment.OFFSETS - offset) / 0.1) ** 2))
         rng = np.random.default_rng(0)
         return [
-            alignment.Outlines(np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17))
+            alignment.Outlines(
+                np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17)
+            )
             for _ in range(40)
         ]
 

@@ -156,3 +156,27 @@ def test_a_task_that_nothing_was_learnt_of_has_no_wrong_labels(names, hint, caus
     blind = split(images, predictions, tasks)
     findings = classes.noise(blind, blind)
     assert [(f.cause, f.where) for f in findings] == [(cause, "task 'fill'")] * (len(names) == 1)
+
+
+def test_one_class_that_is_mislabelled_in_one_split():
+    """Predictions of another class show wrong labels only if they are as certain as the right ones."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, images=120)
+    rng, noisy = np.random.default_rng(0), []
+    for image in images:
+        instances = [
+            replace(i, labels=i.labels | {"fill": 1}) if i.labels["fill"] == 2 and rng.random() < 0.5 else i
+            for i in image.instances
+        ]
+        noisy.append(replace(image, instances=tuple(instances)))
+    sound, wrong = split(images, predictions, tasks), split(noisy, predictions, tasks)
+    (finding,) = classes.mislabelled(sound, wrong)
+    assert (finding.cause, finding.where) == ("label_noise", "task 'fill'") and "in val surely" in finding.evidence
+    (finding,) = classes.mislabelled(wrong, sound)
+    assert "in train surely" in finding.evidence
+    confused = [
+        relabelled(p, "fill", (0.0, 1.0, 1.5, 0.0)) if p.labels["fill"] == 1 and rng.random() < 0.4 else p
+        for p in predictions
+    ]
+    assert not classes.mislabelled(sound, split(images, confused, tasks))
+    assert not classes.mislabelled(sound, sound)

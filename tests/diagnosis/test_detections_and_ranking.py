@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtseg.diagnosis import detections, ranking
+from tests import tiny
 from tests.diagnosis.answers import QUERIES, healthy, relabelled, split
 from tests.scenes import box_rle, logits_of, make_tasks
 
@@ -134,3 +135,27 @@ def test_where_ap_is_lost():
     fewer = ranking.losses(split(images, half, TASKS))
     assert fewer["all_found"] > fewer["AP"] + 30
     assert ranking.losses(split(images, [], TASKS)) == {}
+
+
+def test_a_filter_that_removes_what_is_right_is_reported():
+    whole = split(*healthy(TASKS, images=30), TASKS)
+    given = tiny.params().filter.model_copy(update={"min_logit": {}})
+    assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.2}))
+    for strict in ({"min_score": 0.9999}, {"min_area": 1000}, {"most": 1}):
+        (finding,) = detections.filtered(whole, given.model_copy(update={"min_score": 0.2} | strict))
+        assert finding.cause == "filter_too_strict" and f"{next(iter(strict))} " in finding.evidence
+    assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.9999, "thresholds": "auto"}))
+
+
+def test_ap_that_rises_up_to_the_limit_of_detections_is_reported():
+    images, predictions = healthy(TASKS)
+    few = [p for p in predictions if p.query < 4]  # half of the queries
+    assert causes(detections.check(split(images, few, TASKS), **GIVEN | {"detections": 4})[0]) == ["detections_too_few"]
+    assert not detections.check(split(images, predictions, TASKS), **GIVEN | {"detections": 8})[0]
+
+
+def test_a_constant_mask_quality_is_an_error():
+    images, predictions = healthy(TASKS)
+    same = split(images, [replace(p, mask_quality=0.9) for p in predictions], TASKS)
+    (finding,) = ranking.rankings(same)[0]
+    assert (finding.cause, finding.severity) == ("ranking", "error") and "0.9" in finding.evidence
