@@ -11,7 +11,16 @@ from pathlib import Path
 
 from ablations import page
 from benchmarks.faults import (
-    combinations, data, healthy, inputs, pipeline, postprocessing, prediction, settings, training, unseen,
+    combinations,
+    data,
+    healthy,
+    inputs,
+    pipeline,
+    postprocessing,
+    prediction,
+    settings,
+    training,
+    unseen,
 )  # fmt: skip
 from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
 

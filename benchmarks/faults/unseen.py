@@ -272,7 +272,8 @@ FAULTS = (
     # openimages/dataset#31
     Fault("half of one class mislabelled in val", **VAL, causes=("label_noise",), raw=labels("val", squares_for_stars)),
     # ultralytics/yolov5#1125
-    Fault("val blurred", **VAL, causes=BLURRED, raw=pixels("val", 1.0, lambda image: cv2.GaussianBlur(image, (0, 0), 1.5))),
+    Fault("val blurred", **VAL, causes=BLURRED,
+          raw=pixels("val", 1.0, lambda image: cv2.GaussianBlur(image, (0, 0), 1.5))),
     # hendrycks/robustness#16
     Fault("val with JPEG quality 10", **VAL, causes=BLURRED, raw=pixels("val", 1.0, lambda image: image, quality=10)),
     # AlexeyAB/darknet#5160

@@ -220,8 +220,8 @@ def detections_match(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
 
 
 def resized(network: Mask2Former, perfect: Scene) -> Iterator[Finding]:
-    """Smooth mask logits must come out at the original size as OpenCV's bilinear interpolation gives them, cut at 0, with
-    the mean probability inside each mask as its quality."""
+    """Smooth mask logits must come out at the original size as OpenCV's bilinear interpolation gives them, cut at 0,
+    with the mean probability inside each mask as its quality."""
     count = len(BOXES)
     x, y = torch.meshgrid(torch.arange(SIDE // STRIDE) + 0.5, torch.arange(SIDE // STRIDE) + 0.5, indexing="xy")
     logits = perfect.output.mask_features_BCHW.clone()

@@ -163,8 +163,8 @@ def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:
 
 
 def padded(examples: Sequence[loader.Example], predicted: loader.Example) -> Iterator[Finding]:
-    """Padding must have the same value in training and prediction. The image is wider than high, so that the last row is
-    padding unless it was enlarged."""
+    """Padding must have the same value in training and prediction. The image is wider than high, so that the last row
+    is padding unless it was enlarged."""
     rows = [pixels_of(example)[-1] for example in examples]
     trained = [row[0] for row in rows if not np.ptp(row, axis=0).any() and np.abs(row[0] - GROUND).max() > TONE]
     own = np.median(pixels_of(predicted)[-1], axis=0)
