@@ -1,5 +1,5 @@
-"""Check the images of the splits: copies between splits, dark images, different splits (light, colour, sharpness, noise,
-JPEG quality), swapped colour channels.
+"""Check the images of the splits: copies between splits, dark images, different splits (light, colour, sharpness,
+noise, JPEG quality), swapped colour channels.
 
 Only a sample of each split is read, at a small size.
 """

@@ -1,5 +1,5 @@
-"""Check how objects are annotated: boxes drawn for outlines, objects merged, split or left out, sizes, class names. Splits
-are compared by shares of their objects and images; each difference has a cause of its own. No image is read.
+"""Check how objects are annotated: boxes drawn for outlines, objects merged, split or left out, sizes, class names.
+Splits are compared by shares of their objects and images; each difference has a cause of its own. No image is read.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
     if single := surely(other.single, train.single):
         where, part = (split, other) if single > 0 else ("train", train)
         if part.single.mean() > 0.98:
-            evidence = f"{_percent(other.single)} of {split}'s images with objects have a single one, {_percent(train.single)} of train's"
+            evidence = f"{_percent(other.single)} of {split}'s images with objects have a single one, "
+            evidence += f"{_percent(train.single)} of train's"
             change = f"annotate all objects of {where}: objects without an outline are learnt as background"
             yield Finding("annotations_missing", "warning", evidence, change, where)
             return
@@ -160,7 +161,8 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         medians = float(np.median(theirs)), float(np.median(ours))
         far = abs(separation.value - 0.5) > APART - 0.6 and max(medians) > 1.4 * min(medians)
         if far and (separation.low > 0.5 or separation.high < 0.5):
-            evidence = f"objects of {split} take {medians[0]:.0%} of the images' sides (median), those of train {medians[1]:.0%}"
+            evidence = f"objects of {split} take {medians[0]:.0%} of the images' sides (median), "
+            evidence += f"those of train {medians[1]:.0%}"
             change = "prepare both alike, widen input.min_scale to max_scale, or use data.split"
             yield Finding("splits_differ", "warning", evidence, change, split)
 
@@ -174,7 +176,10 @@ def alike(train: Images, task: Task) -> Iterator[Finding]:
     counts = count(train, task)
     for (a, one), (b, other) in combinations(enumerate(task.classes), 2):
         if _same(one, other):
-            evidence = f"the names of the classes '{one}' ({counts[a]} in train) and '{other}' ({counts[b]}) are nearly the same"
+            evidence = (
+                f"the names of the classes '{one}' ({counts[a]} in train) and '{other}' ({counts[b]}) are nearly "
+            )
+            evidence += "the same"
             change = "if they mean the same, correct the labels, or map one to the other in data.mapping"
             yield Finding("classes_alike", "warning", evidence, change, f"task '{task.name}'")
 
@@ -215,7 +220,8 @@ def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
         crossing = ((own > border) != (own * np.where(above, input.min_scale, input.max_scale) > border)).mean()
         if crossing > CROSSING:
             names = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
-            evidence = f"objects of {names} differ in size alone (AUC {max(separation.value, 1 - separation.value):.2f}), and the scale of training "
+            apart = max(separation.value, 1 - separation.value)
+            evidence = f"objects of {names} differ in size alone (AUC {apart:.2f}), and the scale of training "
             evidence += (
                 f"({input.min_scale:g} to {input.max_scale:g}) carries {crossing:.0%} beyond the border between them"
             )

@@ -21,7 +21,7 @@ CROWDED = 0.5  # objects over queries, above which DETR starts to miss objects (
 APART = 0.1  # mask IoU below which a prediction belongs to none of the objects
 SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all objects have about the same scores
 FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
-FEWEST, KEPT, GAIN_OF_F1 = 20, 0.5, 20.0  # predictions; share of them that the filter should keep; points of joint F1
+FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
@@ -85,7 +85,7 @@ def _rising(split: Split, limit: int) -> list[Finding]:
 
 
 def filtered(split: Split, settings: Filter) -> list[Finding]:
-    """A warning if the filter removes most of the confident predictions that match an object, and other thresholds give a
+    """A warning if the filter removes nearly all confident predictions that match an object, and other thresholds give a
     much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
     rows = np.intersect1d(split.matches.prediction, split.confident())
     if settings.thresholds == "auto" or len(rows) < FEWEST:
@@ -99,7 +99,7 @@ def filtered(split: Split, settings: Filter) -> list[Finding]:
     loose = settings.model_copy(update={"min_area": 0, "most": None})
     loose = loose.model_copy(update=thresholds.pick(split.evaluation, loose))
     now, then = (_joint_f1(split, given) for given in (settings, loose))
-    if then - now < GAIN_OF_F1:
+    if now > TIMES * then:
         return []
     changed = {key: getattr(settings, key) for key in ("min_score", "min_logit", "min_area", "most")}
     evidence = (

@@ -72,8 +72,8 @@ def factor(oracles: dict[str, float]) -> list[Finding]:
 def table(
     split: Split, train: Split, oracles: dict[str, float], *, validated: pd.DataFrame, input: Input
 ) -> dict[str, dict[str, Any]]:
-    """{what: {"gain": joint AP in points, "cost": what it takes}}, the largest gain first. train: a sample. The gains of
-    resolution, data and steps are estimates. They do not add up."""
+    """{what: {"gain": joint AP in points, "cost": what it takes}}, the largest gain first. train: a sample. The gains
+    of resolution, data and steps are estimates. They do not add up."""
     if not oracles:
         return {}
     rows = {what: {"gain": oracles[name] - oracles["AP"], "cost": cost} for name, (what, cost) in WORDS.items()}

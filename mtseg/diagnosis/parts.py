@@ -1,4 +1,4 @@
-"""Find a part of the images whose masks or annotations are turned, mirrored, scaled, shifted, or those of another image.
+"""Find a part of the images whose masks or annotations are turned, mirrored, scaled, shifted, or of another image.
 
 Each change is undone for each image alone. An image counts for a change if its masks fit badly as they are and well
 after undoing it. How often that happens by chance is measured with the predictions of other images. Only changes that
@@ -109,8 +109,8 @@ def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
 
 
 def _fit(best: BestBoxes, image: int, others: Sequence[int], change: Change) -> float:
-    """Mean over the objects of an image of the best box IoU with the predictions of one of `others`, in their own pixels
-    or scaled to the image's size."""
+    """Mean over the objects of an image of the best box IoU with the predictions of one of `others`, in their own
+    pixels or scaled to the image's size."""
     objects, fits = best.objects[image], [0.0]
     for other in others:
         predicted = best.predicted[other]

@@ -27,8 +27,8 @@ LOOKED_AT = (
     "annotations, detections, ranking, calibration, training curves"
 )
 NOT_VISIBLE = (
-    "mistakes that the annotations of all splits share, objects that neither annotation nor model has, and images unlike "
-    "those of val"
+    "mistakes that the annotations of all splits share, objects that neither annotation nor model has, and images "
+    "unlike those of val"
 )
 
 

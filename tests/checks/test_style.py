@@ -96,8 +96,8 @@ def test_objects_of_another_size_are_found():
     [
         (("striped", "stripped"), True), (("yellow", "yelow"), True), (("Front Door", "front_door"), True),
         (("wheel", "wheels"), True), (("bumper", "bupmer"), True), (("house", "mouse"), False),
-        (("left", "right"), False),        (("tooth_11", "tooth_12"), False), (("tooth_1", "tooth_11"), False), (("red", "green"), False),
-        (("bus", "buses"), False),
+        (("left", "right"), False), (("tooth_11", "tooth_12"), False), (("tooth_1", "tooth_11"), False),
+        (("red", "green"), False), (("bus", "buses"), False),
     ],
 )  # fmt: skip
 def test_names_that_are_nearly_the_same(names, same):
