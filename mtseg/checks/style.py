@@ -176,10 +176,8 @@ def alike(train: Images, task: Task) -> Iterator[Finding]:
     counts = count(train, task)
     for (a, one), (b, other) in combinations(enumerate(task.classes), 2):
         if _same(one, other):
-            evidence = (
-                f"the names of the classes '{one}' ({counts[a]} in train) and '{other}' ({counts[b]}) are nearly "
-            )
-            evidence += "the same"
+            names = f"'{one}' ({counts[a]} in train) and '{other}' ({counts[b]})"
+            evidence = f"the names of the classes {names} are nearly the same"
             change = "if they mean the same, correct the labels, or map one to the other in data.mapping"
             yield Finding("classes_alike", "warning", evidence, change, f"task '{task.name}'")
 

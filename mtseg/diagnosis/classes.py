@@ -143,8 +143,8 @@ def noise(train: Split, val: Split) -> list[Finding]:
 
 def mislabelled(train: Split, val: Split) -> list[Finding]:
     """Warnings label_noise for one class of which many objects look like another: the model predicts the other with
-    more probability than for most of that class's own objects, in one split much more often than in the other. A class that
-    is only hard, or rare, is confused with low probability."""
+    more probability than for most of that class's own objects, in one split much more often than in the other. A class
+    that is only hard, or rare, is confused with low probability."""
     findings: list[Finding] = []
     for task in train.trained:
         if task.num_classes < 2 or not learnt(train, task):

@@ -85,8 +85,8 @@ def _rising(split: Split, limit: int) -> list[Finding]:
 
 
 def filtered(split: Split, settings: Filter) -> list[Finding]:
-    """A warning if the filter removes nearly all confident predictions that match an object, and other thresholds give a
-    much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
+    """A warning if the filter removes nearly all confident predictions that match an object, and other thresholds give
+    a much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
     rows = np.intersect1d(split.matches.prediction, split.confident())
     if settings.thresholds == "auto" or len(rows) < FEWEST:
         return []

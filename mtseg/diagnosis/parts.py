@@ -29,6 +29,7 @@ REACH = 3  # images: largest distance of an exchange
 MOST = 1500  # images that fit badly, at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner of the image
+DIRECTIONS = 8  # of offsets that are compared
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
 NEAR = 0.3  # of the offset: offsets closer than this are the same
@@ -122,7 +123,7 @@ def _fit(best: BestBoxes, image: int, others: Sequence[int], change: Change) -> 
 
 
 def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
-    """A part of the images whose masks lie at a common offset: more than lie at the opposite one."""
+    """A part of the images whose masks lie at a common offset: more than lie as far in other directions."""
     rows, offsets = [], []
     for image in images:
         iou = box_overlaps(best.predicted[image], best.objects[image])[0]
@@ -145,8 +146,11 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
 
     centre = offsets[max(far[:MOST], key=lambda row: near(offsets[row]).sum())]
     centre = np.median(offsets[near(centre)], axis=0)
-    own, opposite = near(centre), near(-centre)
-    if own.sum() < SHARE * len(images) or binom.sf(own.sum() - 1, own.sum() + opposite.sum(), 0.5) > LEVEL / 2:
+    angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
+    counts = [int(near(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ centre).sum()) for a in angles]
+    own, opposite = near(centre), counts[DIRECTIONS // 2]
+    chance = binom.sf(counts[0] - 1, sum(counts), 1 / DIRECTIONS) * DIRECTIONS
+    if counts[0] < max(3 * opposite + 3, SHARE * len(images)) or chance > LEVEL:
         return None
     text = f"masks lie ({centre[0]:+.1f}, {centre[1]:+.1f}) px from their objects, further than in the other images"
     return "masks_displaced", text, rows[own]
