@@ -18,6 +18,7 @@ from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion
 FEWEST = 20  # labelled matches below which a task is not judged
 GAIN = 0.1  # gain in accuracy that renamed classes must surely exceed
 NOISE = 0.1  # share of labels that contradict the model, which must surely be exceeded
+ONE_CLASS = 0.15  # share of one class's objects that surely look like another
 LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
 APART = 0.8  # AUC that the logits surely exceed if they separate the classes of train in spite of wrong labels
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
@@ -158,7 +159,9 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
                     continue
                 looks = int(np.bincount(own.label[own.sure]).argmax())
                 rates = [proportion(part.sure & (part.label == looks)) for part in (own, its)]
-                if rates[0].low > max(NOISE, rates[1].high):
+                back = here.sure & (here.true == looks) & (here.label == one)  # confusion goes both ways
+                one_way = rates[0].value > 3 * back.sum() / max((here.true == looks).sum(), 1)
+                if one_way and rates[0].value > ONE_CLASS and rates[0].low > rates[1].high:
                     evidence = (
                         f"{rates[0].text(0, 100)} % of the objects that are annotated as {task.classes[one]} in {name} "
                     )

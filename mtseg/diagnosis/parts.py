@@ -29,6 +29,7 @@ REACH = 3  # images: largest distance of an exchange
 MOST = 1500  # images that fit badly, at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner of the image
+FAR = 0.08  # of the objects' side: smaller offsets are not reported
 DIRECTIONS = 8  # of offsets that are compared
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
@@ -137,7 +138,9 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
     rows, offsets = np.array(rows), np.array(offsets)
     offsets -= np.median(offsets, axis=0)
     spread = max(1.4826 * float(np.median(np.abs(offsets))), 0.1)
-    far = np.flatnonzero(np.linalg.norm(offsets, axis=1) > APART * spread)
+    side = float(np.median(np.concatenate([best.objects[image][:, 2:].ravel() for image in rows])))
+    least = max(APART * spread, FAR * side, 1.5)
+    far = np.flatnonzero(np.linalg.norm(offsets, axis=1) > least)
     if len(far) < max(3, SHARE * len(images)):
         return None
 
@@ -146,6 +149,8 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
 
     centre = offsets[max(far[:MOST], key=lambda row: near(offsets[row]).sum())]
     centre = np.median(offsets[near(centre)], axis=0)
+    if np.linalg.norm(centre) < least:
+        return None
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     counts = [int(near(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ centre).sum()) for a in angles]
     own, opposite = near(centre), counts[DIRECTIONS // 2]
