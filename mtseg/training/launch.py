@@ -18,7 +18,7 @@ from mtseg.core.params import Launch
 def launch(module: str, launch: Launch) -> None:
     """Run a module in `nproc_per_node` processes, on this machine, and wait for them. They share its cores. Raises
     UserError if a signal ended one; exits with 1 if one failed, which has then reported why."""
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a dozen lines about each process that ends
+    logging.disable(logging.ERROR)  # of a dozen lines about each process that ends
     cores = len(os.sched_getaffinity(0)) // launch.nproc_per_node
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
     counts = [f"--nproc-per-node={launch.nproc_per_node}", f"--nnodes={launch.nnodes}"]

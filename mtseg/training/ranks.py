@@ -20,6 +20,7 @@ from torch import Tensor
 from mtseg.core.errors import UserError, as_user_error, interrupts_held, stops
 from mtseg.model import device
 
+JOIN = 900.0  # seconds to wait for all processes at the start, as torchrun does for all machines
 GRACE = 3.0  # seconds that a rank which lost another one waits for the launcher to end the job
 
 
@@ -179,15 +180,21 @@ def joined(timeout: float) -> Iterator[Ranks]:
     before = {number: signal.getsignal(number) for number in stops()}
     try:
         store = dist.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, timeout=limit,
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, timeout=timedelta(seconds=JOIN),
             is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         )  # fmt: skip
+        began = time.monotonic()
+        store.add("joined", 1)
+        while store.add("joined", 0) < size:
+            if time.monotonic() - began > JOIN:
+                raise RuntimeError
+            time.sleep(0.05)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     except RuntimeError:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(
-            f"rank {rank} could not join the {size} processes at {where} within {timeout:g} s: look at the others, and "
+            f"rank {rank} could not join the {size} processes at {where} within {JOIN:g} s: look at the others, and "
             "whether this machine reaches that address"
         ) from None
     ranks = Ranks(rank, size, store)
