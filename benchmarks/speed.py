@@ -1,15 +1,16 @@
 """`python -m benchmarks.speed [--quick]`: mtseg beside the Mask2Former of Hugging Face transformers, on a CPU.
 
-Both train and predict with the same configuration, weights, inputs and optimiser, in rounds in which each has its turn,
-in one process with one thread, or as many as --threads says. `pip install -e .[dev]` installs transformers. It gets
-mtseg's backbone, since it has neither MobileNetV3 nor EfficientNet: the comparison is of all else. mtseg runs twice,
-with the main task and with two more of as many classes. Weights are random, so masks are noise, of which the run
-lengths are long for both.
+Both train and predict with the same configuration, inputs and optimiser, in rounds in which each has its turn, in one
+process with one thread, or as many as --threads says. `pip install -e .[dev]` installs transformers. Each has the
+backbone that its users get: transformers that of timm, with batch norm frozen by its own option, and in the memory
+format that it does not change. Its MobileNetV3 has one more 1 x 1 convolution. The weights behind the backbone are the
+same. mtseg runs twice, with the main task and with two more of as many classes. Weights are random, so masks are noise,
+of which the run lengths are long for both.
 
 A training step is forward pass, matching, losses, backward pass, clipping and AdamW. Inference is the network, a mask
 at full size for each query's detection, and its run lengths by pycocotools. Prints the median over rounds of mtseg's
 share of the processor time and wall time, its shares of peak memory and of aten operations (forward and backward), and
-processor seconds by part. Peak memory (Linux) is that of two steps in a process of its own, above the memory before the
+processor seconds by part. Peak memory (Linux) is that of two steps in a forked process, above the memory before the
 network was built, with `keep_memory` as in training. Exits 1 when a target is missed.
 
 --quick: the default set-up, within 50 s on two cores. Without it all set-ups, about 15 minutes, and the results with
@@ -20,28 +21,26 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import multiprocessing
 import platform
 import re
-import subprocess
 import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
-from transformers.models.mask2former import modeling_mask2former
+from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil, TimmBackboneConfig
 
 from benchmarks.memory import _status
 from benchmarks.parity import PARAMS, PUBLISHED, TASK, Setting, configuration, images, random_weights, renamed
@@ -69,6 +68,9 @@ SETUPS = {
     ),
     "resnet50": Setting(**vars(PUBLISHED) | {"height": 512, "width": 512, "instances": (8, 8)}),
 }
+TIMM = {
+    "efficientnet_lite0": "tf_efficientnet_lite0", "mobilenetv3_large": "mobilenetv3_large_100", "resnet50": "resnet50",
+}  # fmt: skip
 NAMES = ("mtseg", "mtseg, 3 tasks", "transformers")
 PEAKS = (NAMES[0], NAMES[2])  # whose memory is measured
 # Targets: largest share of transformers' cost
@@ -110,19 +112,6 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Features(nn.Module):
-    """A backbone of mtseg in the form in which transformers takes it."""
-
-    def __init__(self, backbone: nn.Module):
-        super().__init__()
-        self.body = backbone
-        self.channels = [shape.channels for shape in backbone.output_shape().values()]
-
-    def forward(self, images: Tensor) -> SimpleNamespace:
-        features = self.body(images.contiguous(memory_format=torch.channels_last))
-        return SimpleNamespace(feature_maps=list(features.values()))
-
-
 class Ours:
     """mtseg with some tasks."""
 
@@ -139,9 +128,10 @@ class Ours:
             example["instances"].gt_labels = example["instances"].gt_labels.repeat(1, tasks)
 
     def copy(self, theirs: Theirs) -> None:
-        """Take the weights, except of the heads of further tasks."""
-        self.network.backbone.load_state_dict(theirs.backbone.state_dict())
-        keys = self.network.load_state_dict(theirs.behind, strict=False)
+        """Take the weights behind the backbone, except of the heads of further tasks."""
+        own = self.network.state_dict()
+        fitting = {key: x for key, x in theirs.behind.items() if key not in own or x.shape == own[key].shape}
+        keys = self.network.load_state_dict(fitting, strict=False)
         assert not keys.unexpected_keys, keys
 
     def loss(self) -> Tensor:
@@ -157,16 +147,16 @@ class Ours:
 
 
 class Theirs:
-    """transformers, with mtseg's backbone."""
+    """transformers, with a backbone of timm."""
 
     def __init__(self, setting: Setting):
-        self.backbone = backbones.build(setting.backbone, freeze_norm=True)
-        weights = {key: x.clone() for key, x in self.backbone.state_dict().items()}
-        with patch.object(modeling_mask2former, "load_backbone", lambda _: Features(self.backbone)):
-            config = configuration(setting, importance=PARAMS.loss.importance)
-            self.network = Mask2FormerForUniversalSegmentation(config)
-        self.backbone.load_state_dict(weights)  # transformers initialised them, too
-        behind = {k: x for k, x in self.network.state_dict().items() if ".encoder.body." not in k}
+        config = configuration(setting, importance=PARAMS.loss.importance)
+        config.backbone_config = TimmBackboneConfig(
+            backbone=TIMM[setting.backbone], use_pretrained_backbone=False, freeze_batch_norm_2d=True,
+            out_indices=(1, 2, 3, 4),
+        )  # fmt: skip
+        self.network = Mask2FormerForUniversalSegmentation(config)
+        behind = {k: x for k, x in self.network.state_dict().items() if "pixel_level_module.encoder." not in k}
         del behind["criterion.empty_weight"]  # a constant
         draw = torch.Generator().manual_seed(0)
         for key, tensor in behind.items():  # with the initial weights, all masks of transformers are empty
@@ -175,9 +165,8 @@ class Theirs:
         solver = PARAMS.solver
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=solver.weight_decay)
         self.batch = images(setting)
-        self.mean, self.std = (
-            torch.tensor(values).view(3, 1, 1) for values in (self.backbone.pixel_mean, self.backbone.pixel_std)
-        )
+        backbone = backbones.find(setting.backbone)
+        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (backbone.PIXEL_MEAN, backbone.PIXEL_STD))
         self.sizes = [(setting.height, setting.width)] * len(self.batch)
         self.processor = Mask2FormerImageProcessorPil()
 
@@ -244,7 +233,6 @@ def share(of: Sequence[float], to: Sequence[float]) -> float:
 
 def measure(name: str, seconds: float) -> dict[str, Any]:
     """The costs of a set-up, see the header. seconds: of its rounds."""
-    used = peaks(name)
     clock = Clock()
     sides = {side: build(side, SETUPS[name]) for side in NAMES}
     for side in sides.values():
@@ -281,14 +269,15 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     found["parts"] = {
         side: {part: median(row[part] for row in rows) for part in rows[0]} for side, rows in parts.items()
     }
-    return found | {"peak": used}
+    return found
 
 
-def peaks(name: str) -> dict[str, int]:
-    """Peak memory of two training steps in bytes, each measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--threads", str(torch.get_num_threads()), "--peak"]
-    run = {side: subprocess.Popen([*command, side, name], stdout=subprocess.PIPE, text=True) for side in PEAKS}
-    return {side: int(process.communicate()[0]) for side, process in run.items()}
+def peaks(names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Peak memory of two training steps in bytes, each in a process of its own: forked, as imports take seconds, and
+    before this process has allocated memory."""
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(1, maxtasksperchild=1) as pool:
+        return {name: {side: pool.apply(own_peak, (side, name)) for side in PEAKS} for name in names}
 
 
 def own_peak(side: str, name: str) -> int:
@@ -339,18 +328,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the default set-up only")
     parser.add_argument("--threads", type=int, default=1, help="waiting threads take processor time")
-    parser.add_argument("--peak", nargs=2, metavar=("SIDE", "SETUP"), help="peak memory in bytes of a set-up")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_memory()
     warnings.simplefilter("ignore")  # transformers prefers other dimensions
-    if given.peak:
-        print(own_peak(*given.peak))
-        return 0
     seconds = SECONDS["quick" if given.quick else "full"]
-    results = {}
-    for name in ["default"] if given.quick else SETUPS:
-        results[name] = measure(name, seconds)
+    names = ["default"] if given.quick else [*SETUPS]
+    used, results = peaks(names), {}
+    for name in names:
+        results[name] = measure(name, seconds) | {"peak": used[name]}
         show(name, results[name])
     failures = [failure for name, found in results.items() for failure in missed(name, found)]
     print("\n" + "\n".join(f"missed: {failure}" for failure in failures))
