@@ -144,7 +144,7 @@ def test_a_network_of_combinations_trains_and_answers_with_labels_that_were_seen
     for head in network.decoder.heads.values():
         assert head.weight.grad.abs().sum() > 0
     with torch.no_grad():
-        found, _ = network.eval()(batch)[0]
+        found, _ = next(network.eval()(batch))
     confident = found.probabilities.prod(1) > 1e-4
     assert {tuple(own) for own in found.pred_labels[confident].tolist()} <= set(SEEN)
     assert torch.allclose(found.scores, found.probabilities.prod(1) * found.mask_quality, rtol=1e-4)

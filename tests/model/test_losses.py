@@ -230,7 +230,7 @@ def test_mask_losses_equal_a_loop_over_the_pairs(queries, monkeypatch):
     output = QueryOutput(logits, torch.randn(3, 3, queries, 8, generator=draw), features)
     matches = match(output, targets, heads=softmax_heads(tasks), loss=LOSS)
     points = torch.rand(len(matches.query), 50, 2, generator=draw)
-    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda *_: points)
+    monkeypatch.setattr("mtseg.model.losses.uncertain_points", lambda *_, **__: points)
     norm = normaliser([target.labels for target in targets], tasks=tasks, num_queries=queries, loss=LOSS)
     mask, dice = torch.zeros(3), torch.zeros(3)
     pairs = zip(matches.layer, matches.image, matches.query, matches.instance, points, strict=True)
