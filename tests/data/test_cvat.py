@@ -130,3 +130,10 @@ def test_a_mask_larger_than_the_image_is_refused_before_it_is_made(tmp_path):
     write(tmp_path, f'<image name="a.png">{mask}</image>')
     (fault,) = read(tmp_path).faults
     assert "100000 x 100000 pixels, the image is" in fault.text
+
+
+def test_two_values_of_an_attribute_are_refused(tmp_path):
+    values = "".join(f'<attribute name="part">{value}</attribute>' for value in "ab")
+    shape = f'<polygon label="car" points="4,4;14,4;14,14">{values}</polygon>'
+    write(tmp_path, f'<image name="a.png">{shape}</image>')
+    assert [fault.reason for fault in read(tmp_path, "thing", "part").faults] == ["ambiguous label"]

@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
 from mtseg.data.formats._common import (
     Files,
@@ -86,7 +87,11 @@ def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element
 
 
 def _attributes(shape: Element) -> dict[str, str | None]:
-    values = {item.get("name", ""): (item.text or "").strip() for item in shape.iter("attribute")}
+    values: dict[str, str] = {}
+    for item in shape.iter("attribute"):
+        name, value = item.get("name", ""), (item.text or "").strip()
+        if values.setdefault(name, value) != value:
+            raise BadRecord("ambiguous label", f"has several values of {quoted(name)}: {values[name]}, {value}")
     return {name: None if value in ("", "__undefined__") else value for name, value in values.items()}
 
 
