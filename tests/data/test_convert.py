@@ -318,7 +318,7 @@ def test_shares_of_the_train_images_are_nested_and_val_stays_whole(tmp_path):
     assert len(val) == 1
 
 
-def test_images_without_objects_are_counted(tmp_path, capsys):
+def test_images_without_objects_are_counted(tmp_path, capsys):  # also those whose mask files are empty
     for name, own in (("a", [shape("x")]), ("b", [shape("x")]), ("c", [])):
         folders.labelme(tmp_path / "raw", name, *own)
     converted(tmp_path / "raw", tasks(part="auto"))

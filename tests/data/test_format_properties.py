@@ -330,7 +330,8 @@ def test_what_goes_in_comes_out_the_same(format, scene):
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), scene, WRITERS[format](scene))
         data = read(format, Path(folder))
-        assert not data.faults and not data.notes
+        notes = [text for text in data.notes if "four corners" not in text]  # YOLO's quadrilaterals may be boxes
+        assert not data.faults and not notes
         assert outcome(data, scene) == expected(format, scene)
         assert sum(data.unused.values()) == len(scene.images) - len(expected(format, scene))
         if format != "masks" or data.images:

@@ -200,12 +200,6 @@ def test_broken_masks_are_named(tmp_path):
     assert data.unused == {"images without masks": 1}
 
 
-def test_a_mask_file_without_an_object_is_counted(tmp_path):
-    write_voc(tmp_path, "a")
-    write_voc(tmp_path, "b", objects=np.zeros((HEIGHT, WIDTH)))
-    assert list(read(tmp_path).notes.values()) == [1]
-
-
 def test_a_mask_larger_than_the_image_is_not_decoded(tmp_path):
     folders.draw(tmp_path / "images" / "a.png")
     path = tmp_path / "masks" / "a" / "car_1.png"

@@ -207,3 +207,10 @@ def test_two_images_with_one_label_file_are_counted(tmp_path):
     (tmp_path / "data.yaml").write_text(NAMES)
     warnings = read(tmp_path).warnings
     assert [count for text, count in warnings.items() if "the .txt of another" in text] == [1]
+
+
+@pytest.mark.parametrize("lines, notes", [([SQUARE, SQUARE[:-3] + "0.5"], [2]), ([SQUARE, "1 0 0 0.5 0 0 0.5"], [])])
+def test_only_outlines_of_four_corners_are_noted(tmp_path, lines, notes):
+    write(tmp_path, "a", *lines)
+    (tmp_path / "data.yaml").write_text(NAMES)
+    assert list(read(tmp_path).notes.values()) == notes

@@ -87,8 +87,6 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                 raise BadRecord("size", f"is {instances.shape[::-1]}, {classes[stem]} is {kinds.shape[::-1]}")
             found = []
             values = np.unique(instances[instances > 0]).tolist()
-            if not values:
-                data.note(f"files in {OBJECTS}/ without an object")
             for value in values:
                 named = f"{where}, object {value:#x}"
                 with data.refusing(named):
