@@ -44,10 +44,10 @@ def refusal(reload):
 
 def test_no_value_has_a_default_outside_the_file_but_those_that_older_files_lack(reload):
     params = load(PARAMS)
-    assert [name for name, field in Params.model_fields.items() if not field.is_required()] == ["export"]
+    assert [name for name, field in Params.model_fields.items() if not field.is_required()] == ["launch", "export"]
     assert params.tasks[0].background
     older = YAML(typ="safe").load(PARAMS)
-    del older["export"], older["data"]["ignore_shapes"], older["data"]["max_megapixels"]
+    del older["export"], older["launch"], older["data"]["ignore_shapes"], older["data"]["max_megapixels"]
     del older["data"]["max_file_mb"], older["data"]["follow_links"]
     assert reload(older) == params
 
