@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mtseg.checks import known_answers, network, step
@@ -173,3 +174,21 @@ def test_a_network_that_fails_is_named_with_the_line_to_fix(tmp_path):
     (found,) = network.check(given, images, **options)
     assert found.cause == "step_fails" and "KeyError: " in found.evidence and "two sizes" in found.evidence
     assert f"{__file__}:" in found.change
+
+
+@pytest.mark.parametrize(
+    ("share", "multiplier", "says"), [(0.5, 1.0, "stay random"), (0.95, 0.0, "does not train"), (0.95, 1.0, None)]
+)
+def test_a_backbone_that_is_partly_loaded_is_reported(share, multiplier, says, tmp_path):
+    tasks = make_tasks(1)
+    state = tiny.network(tasks).backbone.state_dict()
+    kept = dict(list(state.items())[: round(share * len(state))])
+    save_file({name: value.contiguous() for name, value in kept.items()}, tmp_path / "part.safetensors")
+    given = tiny.params(
+        model={"weights": str(tmp_path / "part.safetensors"), "partial_weights": True},
+        solver={"backbone_multiplier": multiplier},
+    )
+    found = list(network.loaded(tiny.network(tasks), model=given.model, solver=given.solver))
+    assert [finding.cause for finding in found] == ["weights_partly_loaded"] * bool(says)
+    assert not says or says in found[0].evidence and "part.safetensors" in found[0].evidence
+    assert not list(network.loaded(tiny.network(tasks), model=tiny.params().model, solver=given.solver))
