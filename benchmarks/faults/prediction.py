@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 
 from benchmarks.faults.case import Fault, Patch, changed
@@ -38,7 +37,7 @@ def query_weights(real: Callable, self: QueryDecoder, features: torch.Tensor, le
 def logits_by(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Patch:
     """In detection, replace the logits of some tasks."""
 
-    def detect(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+    def detect(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> Iterator[tuple]:
         return real(self, replace(output, logits=output.logits | change(output.logits)), batch)
 
     return changed(Mask2Former, "detect", detect)
@@ -67,12 +66,12 @@ def logits_times(factor: float) -> Patch:
     return logits_by(lambda logits: {name: x * factor for name, x in logits.items()})
 
 
-def masks_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+def masks_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> Iterator[tuple]:
     features = output.mask_features_BCHW
     return real(self, replace(output, mask_features_BCHW=features[-1:].expand_as(features)), batch)
 
 
-def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> list[Instances]:
+def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> Iterator[tuple]:
     """Leave the further labels in the order of the queries, while masks are in the order of the detections."""
     results = list(real(self, output, batch))
     for b, (found, _) in enumerate(results):
@@ -81,7 +80,7 @@ def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: l
             logits = logits[torch.arange(len(found)) % len(logits)]
             found.set(f"logits_{task.name}", logits)
             found.pred_labels[:, i] = logits[:, : task.num_classes].argmax(-1)
-    return results
+        yield found, masks
 
 
 def half_the_size(

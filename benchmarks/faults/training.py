@@ -49,11 +49,10 @@ def nan_gradient(found: dict) -> dict:
 
 def background_as_label(real: Callable, self: Mask2Former, *args: Any) -> Any:
     """Read labels as the argmax over all outputs, including no-object."""
-    found = real(self, *args)
-    for one, _ in found:
+    for one, masks in real(self, *args):
         for t, task in enumerate(self.tasks[1:], start=1):
             one.pred_labels[:, t] = one.get(f"logits_{task.name}").argmax(-1)
-    return found
+        yield one, masks
 
 
 def too_few_outputs(real: Callable, self: QueryDecoder, outputs: dict[str, int], **kwargs: Any) -> None:
