@@ -73,8 +73,7 @@ def masks_of_last_image(real: Callable, self: Mask2Former, output: QueryOutput, 
 
 def query_order(real: Callable, self: Mask2Former, output: QueryOutput, batch: list) -> Iterator[tuple]:
     """Leave the further labels in the order of the queries, while masks are in the order of the detections."""
-    results = list(real(self, output, batch))
-    for b, (found, _) in enumerate(results):
+    for b, (found, masks) in enumerate(real(self, output, batch)):
         for i, task in enumerate(self.tasks[1:], start=1):
             logits = self.heads.class_logits(output.last())[task.name][b]
             logits = logits[torch.arange(len(found)) % len(logits)]
