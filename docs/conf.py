@@ -9,7 +9,17 @@ html_copy_source = False
 
 CONTENTS = {
     "Start": ["install"],
-    "Train": ["own-data", "formats", "experiments", "metrics", "report", "backbones-and-weights", "gpu", "memory"],
+    "Train": [
+        "own-data",
+        "formats",
+        "experiments",
+        "metrics",
+        "report",
+        "backbones-and-weights",
+        "gpu",
+        "distributed",
+        "memory",
+    ],
     "Use a model": ["downstream", "serve", "relabel"],
     "When it fails": ["diagnosis", "failures", "troubleshooting"],
     "Evidence": ["results", "reproducibility", "robustness"],
