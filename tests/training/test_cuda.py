@@ -30,6 +30,9 @@ READS = {
     aten.nonzero.default, aten.unique_consecutive.default, aten.unique_dim.default, aten._unique2.default,
 }  # fmt: skip
 
+# With a fake device, the first backward pass of a process would start threads for it, and no later test could fork.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 class Watch(TorchDispatchMode):
     """waits: source lines at which the host waits for the device. copies: number of copies to the device that it does
