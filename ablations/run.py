@@ -67,7 +67,7 @@ def run_all(todo: Sequence[Run], chosen: Mapping[str, Study], runs: Mapping[str,
             try:
                 ref = experiments.execute(run, commit, cache)
             except experiments.Failed as error:
-                failed.append(f"{run.name}\n{error}")
+                failed.append([run.name, *str(error).splitlines()])
                 print(f"FAILED      {run.name}", flush=True)
                 return
             with writing:
@@ -83,7 +83,8 @@ def run_all(todo: Sequence[Run], chosen: Mapping[str, Study], runs: Mapping[str,
     finally:
         pool.shutdown(cancel_futures=True)
     if failed:
-        raise UserError.many(f"{len(failed)} runs failed; the same command repeats them", failed, shown=3)
+        lines = [line for own in failed[:3] for line in own]
+        raise UserError(f"{len(failed)} runs failed; the same command repeats them", *lines)
 
 
 def _arguments() -> argparse.Namespace:

@@ -145,6 +145,7 @@ def digest(params: Params) -> str:
     excluded = dict.fromkeys(("device", "launch", "export", "visualise"), True)
     excluded |= {"data": {"raw"}, "input": {"workers"}}
     found = params.model_dump(mode="json", exclude=excluded, exclude_defaults=True)  # as before a key was added
+    found["tasks"] = [task.model_dump(mode="json") for task in params.tasks]  # as before their keys had defaults
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -115,7 +115,8 @@ def assert_same(ours, theirs):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A network after 80 steps on 8 images, its file, and these images."""
-    network, data = tiny.network(TASKS).train(), [painted(seed) for seed in range(COUNT)]
+    network = tiny.network(TASKS, model={"backbone": "efficientnet_lite0"}).train()
+    data = [painted(seed) for seed in range(COUNT)]
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for _ in range(STEPS):
         optimiser.zero_grad()
@@ -138,7 +139,7 @@ def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_masks_of_large_images_are_in_memory_one_image_at_a_time(exported, monkeypatch, kind):
     monkeypatch.setattr(torch_network, "READ_AT_ONCE", 1)  # any image is large
-    network, path = exported
+    network, path, _ = exported
     detects = OnnxNetwork(path, "cpu", threads=1) if kind == "onnx" else TorchNetwork(network)
     made, before = 0, None
     for number, found in enumerate(map(weakref.ref, detects.detect(*images(3)))):

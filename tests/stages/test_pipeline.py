@@ -89,7 +89,7 @@ def test_another_lr_trains_anew_and_the_metrics_show_it(repo):
     assert not call(repo, "git", "status", "--porcelain")
 
 
-def test_another_threshold_in_a_copy_runs_no_network(repo):
+def test_another_threshold_in_a_copy_neither_trains_nor_predicts(repo):
     printed = dvc(repo, "exp", "run", "visualise", "--temp", "--name", "filter", "-S", "filter.min_score=0.5")
-    assert {*run(printed)} == {"filter", "test", "visualise"}
+    assert {*run(printed)} == {"filter", "diagnose", "test", "visualise"}
     assert not call(repo, "git", "status", "--porcelain")
