@@ -1,8 +1,7 @@
 """ONNX Runtime finds what PyTorch finds, with none of it installed, and int8 finds what float32 finds.
 
-For int8 the network has learned its images, so that its detections are no ties. Its scores differ by 0.012. By 0.027
-with all layers in int8, 0.066 with one scale for all channels, 0.085 and 0.14 if calibrated on one image or on black
-ones; with additions and layer norms in int8 a quarter of the detections is lost.
+For int8 the network has learned its images, so that its detections are no ties. Over three seeds their scores differ by
+0.005 on average; by 0.017 to 0.028 if calibrated on one image, and by 0.011 to 0.079 on black ones.
 """
 
 import subprocess
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.slow  # an export takes 10 to 30 s, and each is used fo
 
 TASKS = make_tasks(3)
 COUNT, STEPS = 8, 80
-CERTAIN, CLOSE, OVERLAP = 0.5, 0.02, 0.95  # score, difference of scores, mask IoU
+CERTAIN, CLOSE, OVERLAP = 0.5, 0.01, 0.9  # score, mean difference of scores, mask IoU
 SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
 HEADS = {"softmax": (), "combinations": SEEN}
 
@@ -193,9 +192,8 @@ def test_int8_finds_the_detections_of_float32(exported, tmp_path):
     whole, small = (detections(OnnxNetwork(file, "cpu", threads=1), squares) for file in (path, tmp_path / "int8.onnx"))
     certain = {key for found in (whole, small) for key, (score, _) in found.items() if score >= CERTAIN}
     assert len(certain) >= COUNT, "the network has learned its images"
-    for key in certain:
-        (score, mask), (other, theirs) = whole[key], small[key]
-        assert abs(score - other) < CLOSE
+    assert np.mean([abs(whole[key][0] - small[key][0]) for key in certain]) < CLOSE
+    for mask, theirs in ((whole[key][1], small[key][1]) for key in certain):
         assert (mask & theirs).sum() >= OVERLAP * (mask | theirs).sum()
 
 
