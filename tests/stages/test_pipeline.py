@@ -90,6 +90,6 @@ def test_another_lr_trains_anew_and_the_metrics_show_it(repo):
 
 
 def test_another_threshold_in_a_copy_neither_trains_nor_predicts(repo):
-    printed = dvc(repo, "exp", "run", "visualise", "--temp", "--name", "filter", "-S", "filter.min_score=0.5")
-    assert {*run(printed)} == {"filter", "diagnose", "test", "visualise"}
+    printed = dvc(repo, "exp", "run", "test", "--temp", "--name", "filter", "-S", "filter.min_score=0.5")
+    assert run(printed) == ["filter", "test"]
     assert not call(repo, "git", "status", "--porcelain")
