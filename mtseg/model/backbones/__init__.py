@@ -60,9 +60,6 @@ def build(name: str, *, freeze_norm: bool) -> Backbone:
         from mtseg.model.frozen_norm import freeze
 
         freeze(network)
-    from mtseg.model.backbones._depthwise import speed_up
-
-    speed_up(network)
     return network
 
 
