@@ -101,7 +101,7 @@ def backward(loss, *args, **kwargs):
         given = gradients.pop(node, None)
         if given is None:
             continue
-        found = getattr(node, "apply", node)(*given)  # a node of Python or of C++
+        found = node(*given)
         found = found if isinstance(found, tuple) else (found,)
         for (following, number), gradient in zip(node.next_functions, found, strict=False):
             if following is not None and gradient is not None:
