@@ -125,7 +125,7 @@ def estimate() -> None:
         ("default", given.model),
         ("coco_r50", given.model.model_copy(update=PAPER | {"backbone": "resnet50"})),
     ):
-        network = Mask2Former((Task.predicted(name="a", classes=CLASSES, background=True),), model)
+        network = Mask2Former((Task(name="a", classes=CLASSES),), model)
         size = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
         for count, speed in LINKS.items():
             seconds = 2 * (count - 1) / count * size / (speed * 1e9)

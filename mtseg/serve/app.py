@@ -363,7 +363,7 @@ async def _no_route(app: FastAPI, request: Request, error: HTTPException) -> JSO
     else:
         routes = [one for one in app.routes if isinstance(one, APIRoute) and one.include_in_schema]
         known = ", ".join(f"{method} {one.path}" for one in routes for method in one.methods)
-        detail = f"there is no path {path} (valid: {known}; GET {app.docs_url} describes them)"
+        detail = f"there is no path {path} (valid: {known}; GET /docs describes them)"
     return JSONResponse({"detail": detail}, error.status_code, error.headers)
 
 
