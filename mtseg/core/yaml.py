@@ -22,17 +22,10 @@ MOST = 10**5  # values, of which an alias repeats those that it stands for
 
 def read(path: Path, typ: Literal["safe", "base"] = "safe") -> Any:
     """The content of a YAML file. Raises OSError, and ValueError as `parse` does."""
-    return parse(text_of(path), typ)
-
-
-def text_of(path: Path) -> str:
-    """The text of a YAML file that can be parsed. Raises OSError, and ValueError as `parse` does."""
     if path.exists() and not path.is_file() and not path.is_dir():  # to open a FIFO would wait for ever
         raise ValueError("is a pipe or a device, and no file")
     with path.open("rb") as file:
-        text = _decoded(file.read(4 * LONGEST))
-    _check(text)
-    return text
+        return parse(_decoded(file.read(4 * LONGEST)), typ)
 
 
 def parse(text: str, typ: Literal["safe", "base"] = "safe") -> Any:

@@ -29,6 +29,13 @@ def test_a_long_file_is_refused_before_it_is_read_as_yaml(tmp_path):
         yaml.read(tmp_path / "long.yaml")
 
 
+@pytest.mark.parametrize("text", ["device: *auto", "a: [*b\nc: }", "*.car: x", "a: *b\n" + "[" * 500])
+def test_an_alias_of_nothing_and_other_bad_text_are_refused_in_a_file_too(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match="is not YAML|nested too deep"):
+        yaml.read(tmp_path / "bad.yaml")
+
+
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ValueError, match="a pipe"):
