@@ -114,12 +114,12 @@ class Stepper:
         """Sum the gradients and this step's health statistics over all ranks. before: the statistics before the step.
         fault: number of the batch that has no loss, and why. Raises NotFinite in all ranks if one has a fault."""
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        told = self.ranks.gather((fault, [p.grad is not None for p in trained]))
-        for number, text in (fault for fault, _ in told if fault):
+        of_ranks = self.ranks.gather((fault, [p.grad is not None for p in trained]))
+        for number, text in (fault for fault, _ in of_ranks if fault):
             raise self._stop("loss_not_finite", text, step, [batches[number]])
         if self.ranks.size == 1:
             return
-        used = [p for p, has in zip(trained, zip(*(own for _, own in told), strict=True), strict=True) if any(has)]
+        used = [p for p, has in zip(trained, zip(*(own for _, own in of_ranks), strict=True), strict=True) if any(has)]
         for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
