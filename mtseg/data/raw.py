@@ -137,7 +137,9 @@ def read_value(path: Path) -> Any:
         raise _not_utf8(path) from None
     except RecursionError:
         raise BadRecord("broken json", "cannot be read as JSON: it is nested too deep") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadRecord("broken file", f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
         text = str(error) if path.stat().st_size else "the file is empty"
         raise BadRecord("broken json", f"cannot be read as JSON: {text}") from None
 
@@ -157,8 +159,10 @@ def _not_utf8(path: Path) -> BadRecord:
 
 
 def _encoding(text: bytes) -> str:
-    """GBK, Chinese Windows', or CP1252, Western Windows'. The first writes a character as a pair of bytes, of which
-    mostly both are above 127; the second one byte."""
+    """UTF-16, which begins with a mark; GBK, Chinese Windows', or CP1252, Western Windows'. GBK writes a character as a
+    pair of bytes, of which mostly both are above 127; CP1252 as one byte."""
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
     paired = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", text))
     try:
         text.decode("gbk")

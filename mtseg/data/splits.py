@@ -65,6 +65,7 @@ def _significant(name: str) -> list[str]:
     return [word for word in _words(name) if word not in _NEUTRAL and not re.fullmatch(r"20\d\d", word)]
 
 
+@cache
 def names_splits(column: str) -> bool:
     """Whether a column or key of this name has splits or folds: split, data_split, image_set, subset, fold."""
     return not {*_words(column)}.isdisjoint(_COLUMNS)

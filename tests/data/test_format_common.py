@@ -228,6 +228,15 @@ def test_images_of_several_frames_are_counted(tmp_path, suffix):
     assert [count for text, count in folders.report(raw)["notes"].items() if "frames" in text] == [1]
 
 
+@pytest.mark.parametrize("name", ["val/c.json", "splits.csv", "train.txt"])
+def test_an_annotation_that_is_a_link_to_nowhere_is_named(tmp_path, name):
+    for stem in ("train/a", "val/b"):
+        folders.labelme(tmp_path / "raw", stem, shape("car"))
+    (tmp_path / "raw" / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"{name} is a link to nothing"):
+        converted(tmp_path / "raw", tasks(part="auto"))
+
+
 def test_a_link_to_nowhere_is_named(tmp_path):
     for name in ("train/a", "val/b"):
         folders.labelme(tmp_path / "raw", name, shape("car"))

@@ -185,3 +185,9 @@ def test_values_that_are_no_percents_are_refused(tmp_path, value):
 def test_coordinates_of_0_to_1_are_warned_of(tmp_path):
     write(tmp_path, {"result": [region("polygonlabels", points=[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]])]})
     assert ["0 to 1" in text for text in read(tmp_path).warnings] == [True]
+
+
+def test_the_split_of_a_task_is_read(tmp_path):
+    write(tmp_path, {"result": [region()]}, data={"image": "/data/upload/1/a.png", "split": "val"})
+    (image,) = read(tmp_path).images
+    assert image.split == "val"

@@ -471,3 +471,38 @@ def test_a_split_of_each_coco_image_is_read(raw):
     (raw / "annotations" / "train.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="is of test by its own split, and of train"):
         split(raw, format="coco")
+
+
+@pytest.mark.parametrize("key", ["data_split", "image_set", "subset"])
+def test_a_split_of_each_coco_image_is_read_under_its_usual_names(raw, key):
+    path = folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
+    content = json.loads(path.read_text())
+    for image, kind in zip(content["images"], ("val", "train"), strict=True):
+        image[key] = kind
+    path.write_text(json.dumps(content))
+    assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
+
+
+def test_a_key_of_coco_images_whose_values_are_no_splits_is_noted(raw, capsys):
+    path = folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
+    content = json.loads(path.read_text())
+    for number, image in enumerate(content["images"]):
+        image["split"] = number
+    path.write_text(json.dumps(content))
+    split(raw, format="coco")
+    assert "images whose `split` has no split" in " ".join(capsys.readouterr().out.split())
+
+
+def test_records_of_splits_beside_a_coco_file_are_no_coco_file(raw):
+    folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
+    records = [{"image": f"{number}.png", "split": kind} for number, kind in ((1, "val"), (2, "train"))]
+    (raw / "split.json").write_text(json.dumps(records))
+    assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
+
+
+def test_a_text_in_utf_16_is_named_as_such(raw):
+    write(raw, *NAMES)
+    (raw / "train.txt").write_text("a.png\n", encoding="utf-16")
+    (raw / "val.txt").write_text("b.png\n")
+    with pytest.raises(UserError, match="train.txt is not UTF-8, it looks like UTF-16"):
+        split(raw)

@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ from mtseg.core.masks import Segmentation, rle
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
-from mtseg.data.splits import parts_of, split_in, split_of
+from mtseg.data.splits import names_splits, parts_of, split_in, split_of
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
@@ -153,7 +153,9 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
         try:
             facts = os.stat(path)
         except OSError:
-            continue  # a link to nothing: a missing image, if an annotation names it
+            if name.lower().endswith(ANNOTATIONS):
+                raise UserError(f"{path} is a link to nothing: restore its file, or remove it") from None
+            continue  # a missing image, if an annotation names it
         system = os.path.realpath(path) if follow_links else root
         if not stat.S_ISREG(facts.st_mode) or f"{system}/".startswith(SYSTEM):
             raise UserError(f"{path} is {NO_DATA}")
@@ -202,6 +204,18 @@ class Splits:
     def of_name(self, name: str) -> str | None:
         """The split that a file's name means, without its suffix."""
         return self._noted(name, split_of(name))
+
+    def of_record(self, record: Mapping[str, Any], data: RawData) -> str | None:
+        """The split that a record of an image has under a key such as split or data_split. Values of such keys that
+        mean none, as numbers of folds, are noted."""
+        for key in filter(names_splits, record):
+            value = record[key]
+            if value in (None, ""):
+                continue
+            if split := self.of_name(str(value)):
+                return split
+            data.note(f"images whose `{key}` has no split (train, val or test) and is not used")
+        return None
 
     def of_files(self, paths: Sequence[str]) -> dict[str, str | None]:
         """The split of each annotation file, by its name or its folders. A name such as lvis_v1_train counts if those

@@ -39,6 +39,7 @@ from mtseg.data.raw import (
     stated_size,
     whole,
 )
+from mtseg.data.splits import names_splits
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
@@ -72,6 +73,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             continue
         with data.refusing(where):
             raw = read_value(folder / where)
+            if isinstance(raw, list) and raw and isinstance(raw[0], dict) and any(map(names_splits, raw[0])):
+                continue  # lists the images of the splits
             if isinstance(raw, dict) and not {"images", "annotations", "categories"} & {*raw}:
                 data.leave(".json files that are not COCO")
                 continue
@@ -172,11 +175,9 @@ class _File:
             raise BadRecord("broken json", "another image has the same id")
         file_name = self.files.image(name, self._places)
         size = stated_size(image.get("height"), image.get("width"))
-        own = self.splits.of_name(str(image.get("split") or image.get("subset") or ""))  # Karpathy's splits
+        own = self.splits.of_record(image, self.data)
         if own and self.split and own != self.split:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
-        if "fold" in image:
-            self.data.note("images with a `fold`, which is no split and not used")
         split = self.split or own or self.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
         note_duplicates(self.data, found)

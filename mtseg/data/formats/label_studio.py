@@ -105,7 +105,7 @@ def _add_image(
         named = f"{where}, region {outline.get('id', number)}"
         with data.refusing(named):
             _add_region(shapes, named, region, outline, lambda: reading.files.size(image))
-    split = split or reading.splits.of_folders(image)
+    split = split or reading.splits.of_record(task["data"], data) or reading.splits.of_folders(image)
     data.images.append(RawImage(where, image, size, split, shapes.objects()))
     if key == "predictions":
         data.note("objects of predictions, read as annotations", len(regions))
