@@ -26,10 +26,10 @@ from mtseg.core.errors import run_stage
 from mtseg.core.files import write_json
 from mtseg.core.params import Launch, Params, Task, load
 from mtseg.data import convert, manifest, shapes
+from mtseg.model.launch import launch
 from mtseg.model.mask2former import Mask2Former
+from mtseg.model.ranks import Ranks
 from mtseg.training import loop
-from mtseg.training.launch import launch
-from mtseg.training.ranks import Ranks
 from mtseg.training.step import Stepper
 
 ROOT = Path(__file__).parents[1]

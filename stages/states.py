@@ -1,7 +1,7 @@
-"""`python -m stages.states [--remove]`: list, or remove, the states from which unfinished trainings resume.
+"""`python -m stages.states [--remove]`: list, or remove, the states from which interrupted stages resume.
 
-A training removes its state when it is done. What stays are trainings that were interrupted and then given other
-settings, data or code. Expect a line for each: folder, step, size, time of the last save, who works on it.
+The stages train and predict remove their state when they are done. What stays are those that were interrupted and then
+given other settings, data or code. Expect a line for each: folder, size, time of the last save, who works on it.
 """
 
 import argparse
@@ -9,16 +9,14 @@ from datetime import datetime
 
 from mtseg.core.errors import run_stage
 from mtseg.core.files import remove
+from mtseg.core.work import owner, work_root
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--remove", action="store_true", help="remove those that no process works on")
     given = parser.parse_args()
-    from mtseg.training.checkpoint import states
-    from mtseg.training.lock import owner
-
-    found = sorted(path for path in states().glob("*") if path.is_dir())
+    found = sorted(path for path in work_root().glob("*/*") if path.is_dir())
     for folder in found:
         files = [path.stat() for path in folder.rglob("*") if path.is_file()]
         size, used = sum(file.st_size for file in files), owner(folder)
@@ -30,7 +28,7 @@ def main() -> None:
             state = "removed"
         print(f"{folder}  {size / 1e6:.0f} MB  {when}  {state}")
     if not found:
-        print(f"no unfinished training in {states()}")
+        print(f"no state of an interrupted stage in {work_root()}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main() -> None:
     if listed:
         raise UserError.many("the last check found errors: fix them and run `dvc repro check`", listed)
     if params.launch.processes > 1 and "RANK" not in os.environ:  # else torchrun has started this process
-        from mtseg.training.launch import launch
+        from mtseg.model.launch import launch
 
         return launch("stages.train", params.launch)
     from mtseg.training.loop import train

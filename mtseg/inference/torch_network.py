@@ -151,23 +151,29 @@ def _read(found: Iterator[tuple[Instances, Tensor]], tasks: Sequence[Task]) -> l
     return results
 
 
-@torch.no_grad()
 def predict(
     model: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int, progress: bool = True
 ) -> Predictions:
     """The predictions of all images, in the order of `images`, best first. root: folder of the images. batch: images
     per batch."""
+    batches = predict_batches(model, images, root=root, input=input, batch=batch)
+    return Predictions.concatenate(
+        list(track(batches, "predict", total=-(-len(images) // batch), disable=not progress))
+    )
+
+
+@torch.no_grad()
+def predict_batches(
+    model: Mask2Former, images: Sequence[Image], *, root: Path, input: Input, batch: int
+) -> Iterator[Predictions]:
+    """The predictions of `predict`, batch by batch."""
     mapper = Mapper(model.tasks, input, root=root, training=False)
-    batches = prediction_batches(images, mapper, batch=batch, workers=input.workers)
     training = model.training
     model.eval()
     try:
-        found = []
-        total = -(-len(images) // batch)
-        for examples in track(batches, "predict", total=total, disable=not progress):
+        for examples in prediction_batches(images, mapper, batch=batch, workers=input.workers):
             numbers = [example["image_id"] for example in examples]
-            found += map(encode, detect(model, examples), numbers, repeat(model.tasks))
-        return Predictions.concatenate(found)
+            yield Predictions.concatenate(list(map(encode, detect(model, examples), numbers, repeat(model.tasks))))
     finally:
         model.train(training)
 

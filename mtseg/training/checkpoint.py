@@ -6,10 +6,7 @@ import hashlib
 import io
 import json
 import os
-import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from mtseg.core.files import remove, replace_file, replace_folder, write_json
 from mtseg.core.params import Solver
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
-from mtseg.training.ranks import ALONE, Ranks
+from mtseg.model.ranks import ALONE, Ranks
 from mtseg.training.step import Stepper
 
 STATE, PREVIOUS = "state.pt", "previous.pt"
@@ -163,30 +160,3 @@ class Run:
         path.rename(aside)
         self.notes.append(f"{path} {fault}: it is kept as {aside.name} and not used")
         return None
-
-
-def work_folder(settings: Any, *, files: Iterable[Path]) -> Path:
-    """Folder of a training's state, below MTSEG_WORK, else DVC_ROOT (the repository, since DVC deletes the temporary
-    folders of experiments), else the current folder. Its name is a hash of everything that the training depends on, so
-    that no other training resumes from it: settings, contents of the files (those that exist), and the code of the
-    imported modules of mtseg."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
-    code = (Path(source) for module in modules if (source := getattr(module, "__file__", None)))
-    with ThreadPoolExecutor() as threads:
-        for value in threads.map(_sha256, [*files, *code]):
-            digest.update(value)
-    return states() / digest.hexdigest()[:16]
-
-
-def states() -> Path:
-    """The folder of all trainings' states."""
-    return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work") / "train"
-
-
-def _sha256(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except (FileNotFoundError, IsADirectoryError):
-        return b""

@@ -14,6 +14,7 @@ from rich.console import Console
 from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import Images, Predictions
+from mtseg.core.work import sole, work_folder
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
@@ -21,10 +22,9 @@ from mtseg.inference.torch_network import description, predict
 from mtseg.model.device import keep_memory
 from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
-from mtseg.training.checkpoint import Run, work_folder
-from mtseg.training.lock import sole
+from mtseg.model.ranks import ALONE, Ranks, joined
+from mtseg.training.checkpoint import Run
 from mtseg.training.monitor import Progress
-from mtseg.training.ranks import ALONE, Ranks, joined
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
             kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
             settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed, root]
             files = sorted({root / image.file_name for image in (*train, *val)})
-            work = work_folder(settings, files=[data, Path(model.weights or ""), *files])
+            work = work_folder("train", settings, files=[data, Path(model.weights or ""), *files])
         metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
         metadata |= {"seen": seen, "data": records.summary()}
         with sole(work, console.print) if ranks.first else nullcontext():

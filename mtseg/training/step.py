@@ -19,9 +19,9 @@ from mtseg.model.device import amp_dtype, to_host
 from mtseg.model.losses import Normaliser
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.points import Place
+from mtseg.model.ranks import ALONE, Ranks
 from mtseg.training.monitor import Health
 from mtseg.training.optimizer import optimizer, schedule
-from mtseg.training.ranks import ALONE, Ranks
 
 PATIENCE = 20  # successive steps that float16 may skip: its loss scale is then 2^-20 of the initial one
 

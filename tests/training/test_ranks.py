@@ -22,9 +22,10 @@ from mtseg.core.files import read_json, write_json
 from mtseg.core.params import Launch
 from mtseg.data import convert, manifest, shapes
 from mtseg.data.loader import training_batches
-from mtseg.model import weights
+from mtseg.inference import splits
+from mtseg.model import launch, ranks, weights
 from mtseg.model.points import Place, uncertain_points
-from mtseg.training import launch, loop, ranks
+from mtseg.training import loop
 from tests import tiny
 from tests.scenes import make_tasks
 from tests.training.test_state import at_step
@@ -155,6 +156,26 @@ def test_validation_by_ranks_is_that_of_one_process_to_the_bit(data, tmp_path, m
         assert run(size, data, tmp_path / str(size), max_iter=0, ims_per_batch=2) == [0] * size
         found.append(read_json(tmp_path / f"{size}/train.json")["best"])
     assert found[0] == found[1] and found[0]["segm_AP"] > 10
+
+
+def test_predictions_by_ranks_are_those_of_one_process_to_the_bit(data, one, tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "PART", 1)
+    given = tiny.params(model={"freeze_norm": True})
+
+    def predict(out):
+        splits.predict_splits(
+            data / "manifest.json", out=out / "predictions", checkpoint=one / "models/best.safetensors",
+            root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, detections=9, batch=2,
+            device="cpu", timeout=60,
+        )  # fmt: skip
+
+    found = []
+    for size in (1, 2):
+        out = tmp_path / str(size)
+        assert codes(start(size, lambda rank, out=out: predict(out), out)) == [0] * size
+        found.append({path.name: path.read_bytes() for path in (out / "predictions").iterdir()})
+        assert not any((out / "work/predict").iterdir())
+    assert found[0] == found[1] and found[0].keys() == {"val.parquet", "val.json", "val.csv"}
 
 
 @pytest.mark.parametrize(

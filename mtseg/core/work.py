@@ -1,28 +1,51 @@
-"""Two processes never work on one training: the first holds a lock of the operating system, which ends with it, even
-if it is killed; the second waits and then finds the state that the first has left."""
+"""Folders for unfinished work, which an interrupted run finds again. They are no outs of DVC, which deletes those
+before each run. Two processes never do the same work: the first holds a lock of the operating system, which ends with
+it, even if it is killed; the second waits and then finds what the first has left."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mtseg.core.files import remove
 
 LOCK, WAITING = "lock", "waiting"
 
 
+def work_root() -> Path:
+    """The folder of all unfinished work, below it one for each stage: MTSEG_WORK, else `work` in DVC_ROOT (the
+    repository, since DVC deletes the temporary folders of experiments), else in the current folder."""
+    return Path(os.environ.get("MTSEG_WORK") or Path(os.environ.get("DVC_ROOT", ".")) / "work")
+
+
+def work_folder(stage: str, settings: Any, *, files: Iterable[Path]) -> Path:
+    """Folder of a stage's unfinished work. Its name is a hash of everything that the work depends on, so that no other
+    work is continued there: settings, contents of the files (those that exist), and the code of the imported modules
+    of mtseg."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
+    code = (Path(source) for module in modules if (source := getattr(module, "__file__", None)))
+    with ThreadPoolExecutor() as threads:
+        for value in threads.map(_sha256, [*files, *code]):
+            digest.update(value)
+    return work_root() / stage / digest.hexdigest()[:16]
+
+
 @contextmanager
 def sole(work: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a work folder, which is created. While another process holds it, wait, and `say` whose it is.
-    The folder is removed if the block succeeds, unless a further process waits for the same training, which then takes
-    the state from there."""
+    The folder is removed if the block succeeds, unless a further process waits for the same work, which then continues
+    there."""
     with _locked(work, say):
         yield
         with (work / WAITING).open("a") as waiting, suppress(BlockingIOError):
@@ -51,7 +74,7 @@ def _locked(work: Path, say: Callable[[str], None]) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"waiting for {_owner(file)}, which runs the same training in {work}")
+                say(f"waiting for {_owner(file)}, which does the same work in {work}")
                 with (work / WAITING).open("a") as waiting:
                     fcntl.flock(waiting, fcntl.LOCK_SH)
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -72,3 +95,11 @@ def _owner(file: IO[str]) -> str:
         return f"process {known['process']} on {known['host']}, started {known['started']}"
     except (ValueError, KeyError, TypeError):  # it has not written its name yet
         return "another process"
+
+
+def _sha256(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""

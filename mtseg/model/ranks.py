@@ -1,6 +1,6 @@
-"""Processes that train together, one for each rank of torchrun. Each computes its share of a batch; the gradients are
-summed by one all-reduce per step. All else that ranks tell each other goes through host memory (gloo), so that a rank
-that died or hangs is noticed there, before the GPUs (NCCL) wait for each other."""
+"""Processes that share a training or a prediction, one for each rank of torchrun. All that ranks tell each other but
+gradients goes through host memory (gloo), so that a rank that died or hangs is noticed there, before the GPUs (NCCL)
+wait for each other. The gradients of a step are summed by one all-reduce."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GRACE = 3.0  # seconds that a rank which lost another one waits for the launcher
 
 
 class Ranks:
-    """This process among those of a training: rank 0 to size - 1. By default one process, which exchanges nothing and
-    is interrupted by signals as any other. Several stop at the same step: they note a signal until `agree`."""
+    """This process among those that share a stage: rank 0 to size - 1. By default one process, which exchanges nothing
+    and is interrupted by signals as any other. Several stop at the same step: they note a signal until `agree`."""
 
     def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
         self.rank, self.size, self.store = rank, size, store
