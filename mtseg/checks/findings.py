@@ -95,7 +95,7 @@ CAUSES = {
     "lr_too_low": "the learning rate is too low: the loss falls slowly",
     "lr_too_high": "the learning rate is too high: the loss jumps or rises",
     "too_few_steps": "training is too short: the loss still falls",
-    "limiting_factor": "nothing is wrong, and one kind of error costs much AP",
+    "limiting_factor": "no fault is found, and one kind of error costs much AP",
     "overtrained": "the model overfits: it gets worse on val",
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtseg.checks.findings import Finding
 from mtseg.checks.labels import count
-from mtseg.core import masks
+from mtseg.core import masks, names
 from mtseg.core.params import Input, Task
 from mtseg.core.strips import Strips
 from mtseg.core.tables import UNLABELLED, Images
@@ -28,7 +28,6 @@ SMALL = 8  # pixels: boxes of a smaller side are not judged
 APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
-SEPARATORS = re.compile(r"[\s_\-.]+")
 
 
 def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
@@ -176,14 +175,14 @@ def alike(train: Images, task: Task) -> Iterator[Finding]:
     counts = count(train, task)
     for (a, one), (b, other) in combinations(enumerate(task.classes), 2):
         if _same(one, other):
-            names = f"'{one}' ({counts[a]} in train) and '{other}' ({counts[b]})"
-            evidence = f"the names of the classes {names} are nearly the same"
+            pair = f"'{one}' ({counts[a]} in train) and '{other}' ({counts[b]})"
+            evidence = f"the names of the classes {pair} are nearly the same"
             change = "if they mean the same, correct the labels, or map one to the other in data.mapping"
             yield Finding("classes_alike", "warning", evidence, change, f"task '{task.name}'")
 
 
 def _same(one: str, other: str) -> bool:
-    short, long = sorted((SEPARATORS.sub("", name.lower()) for name in (one, other)), key=len)
+    short, long = sorted(map(names.shape, (one, other)), key=len)
     if short == long or (len(short) > 3 and long == short + "s"):
         return True
     if len(short) < 5 or len(long) - len(short) > 1 or re.search(r"\d", long):
@@ -217,9 +216,9 @@ def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
             continue
         crossing = ((own > border) != (own * np.where(above, input.min_scale, input.max_scale) > border)).mean()
         if crossing > CROSSING:
-            names = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
+            pair = f"'{task.classes[larger]}' and '{task.classes[smaller]}'"
             apart = max(separation.value, 1 - separation.value)
-            evidence = f"objects of {names} differ in size alone (AUC {apart:.2f}), and the scale of training "
+            evidence = f"objects of {pair} differ in size alone (AUC {apart:.2f}), and the scale of training "
             evidence += (
                 f"({input.min_scale:g} to {input.max_scale:g}) carries {crossing:.0%} beyond the border between them"
             )

@@ -40,25 +40,25 @@ def twins(names: Sequence[str]) -> list[list[str]]:
     """Groups of names that differ only in case, look-alike characters, blanks, hyphens or underscores."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_shape(name), []).append(name)
+        groups.setdefault(shape(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def are_twins(one: str, other: str) -> bool:
     """Whether two names look nearly the same; see `twins`."""
-    return _shape(one) == _shape(other)
+    return shape(one) == shape(other)
 
 
 def means_background(name: str) -> bool:
     """Whether it is a usual name for what is no object, such as "Background" or "no-object"."""
-    return _shape(name).strip("_") in BACKGROUND
+    return shape(name).strip("_") in BACKGROUND
 
 
 @lru_cache(2**16)
-def _shape(name: str) -> str:
+def shape(name: str) -> str:
     """The same for names that look nearly the same."""
-    shape = unicodedata.normalize("NFKC", name).translate(JOINERS).translate(LOOK_ALIKE).casefold()
-    return SEPARATORS.sub("", shape)
+    plain = unicodedata.normalize("NFKC", name).translate(JOINERS).translate(LOOK_ALIKE).casefold()
+    return SEPARATORS.sub("", plain)
 
 
 def difference(one: str, other: str) -> str:

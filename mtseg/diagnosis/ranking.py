@@ -14,11 +14,11 @@ from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED, Pairs, Predictions
 from mtseg.diagnosis.classes import learnt
 from mtseg.diagnosis.split import Split
-from mtseg.evaluation.ap import average_precision, pairs
+from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import DIAGNOSIS_LEVEL, DIAGNOSIS_REPLICATES, Interval, auc, resamples
+from mtseg.evaluation.bootstrap import DIAGNOSIS_REPLICATES, Interval, auc, of_replicates, resamples
 
 GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above which it is reported (99 % interval)
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
@@ -30,8 +30,7 @@ NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
 def joint_ap(evaluation: Evaluation, labels: dict[str, np.ndarray] | None = None, **options) -> float:
     """Joint AP in percent. labels: other predicted labels of some tasks. options: of `Evaluation.match`."""
-    value = average_precision.mean(evaluation.average_precision(evaluation.joint_with(labels or {}, **options)))[0]
-    return percent(np.nan_to_num(value))
+    return percent(np.nan_to_num(evaluation.ap(evaluation.joint_with(labels or {}, **options))))
 
 
 def losses(split: Split) -> dict[str, float]:
@@ -158,9 +157,7 @@ def _gains(split: Split) -> dict[str, Interval]:
     gains = {}
     for name in [name for name in precision if name != evaluation.ranking]:
         gain = precision[name] - precision[evaluation.ranking]
-        gains[name] = Interval(
-            float(gain[0]), *map(float, np.quantile(gain[1:], [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2]))
-        )
+        gains[name] = of_replicates(gain[0], gain[1:])
     return gains
 
 

@@ -214,5 +214,7 @@ def text(diagnosis: Diagnosis) -> str:
     if any(finding.severity in ("error", "warning") for finding in diagnosis.findings):
         return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix."])
     limited = any(finding.cause == "limiting_factor" for finding in diagnosis.findings)
-    verdict = "No faults found, but much AP is to gain: see limiting_factor." if limited else "No issues found."
+    verdict = (
+        "No faults found, but one kind of error costs much AP: see limiting_factor." if limited else "No issues found."
+    )
     return "\n".join([*lines, f"{verdict} Looked at: {LOOKED_AT}.", f"Not visible here: {NOT_VISIBLE}."])

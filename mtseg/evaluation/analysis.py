@@ -10,7 +10,7 @@ import numpy as np
 from mtseg.core.params import Task
 from mtseg.evaluation import curves, unseen
 from mtseg.evaluation.ap import scores
-from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
 from mtseg.evaluation.calibration import calibration
@@ -128,7 +128,7 @@ def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _ap(evaluation: Evaluation, matches: Matches) -> float | None:
-    value = float(mean(evaluation.average_precision(matches))[0])
+    value = evaluation.ap(matches)
     return None if np.isnan(value) else value
 
 

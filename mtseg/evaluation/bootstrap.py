@@ -74,9 +74,13 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = SEED) -> I
         return None
     weights = resamples(len(numerator), DIAGNOSIS_REPLICATES, seed)
     above, below = weights @ numerator, weights @ denominator
-    ratios = above[below > 0] / below[below > 0]
-    low, high = np.quantile(ratios, [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2])
-    return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
+    return of_replicates(numerator.sum() / denominator.sum(), above[below > 0] / below[below > 0])
+
+
+def of_replicates(value: float, replicates: np.ndarray) -> Interval:
+    """The percentile interval of a value, at the level of the diagnosis."""
+    low, high = np.quantile(replicates, [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2])
+    return Interval(float(value), float(low), float(high))
 
 
 def mean(values: np.ndarray, images: np.ndarray, count: int) -> Interval | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.evaluation import f1
-from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches
 
@@ -114,7 +114,7 @@ def _corrected(
 def _ap50(evaluation: Evaluation, matches: Matches) -> float:
     """Mean AP at IoU 0.5 over the categories with objects, 0 to 1; NaN without objects."""
     matches = replace(matches, hit=matches.hit[:1], ignored=matches.ignored[:1])
-    return float(mean(evaluation.average_precision(matches))[0])
+    return evaluation.ap(matches)
 
 
 def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

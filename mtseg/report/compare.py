@@ -17,9 +17,7 @@ from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import read_image
 from mtseg.evaluation import bootstrap, errors, f1, intervals
-from mtseg.evaluation.ap.average_precision import mean
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.matching import Matches
 from mtseg.inference.overlays import labelled
 from mtseg.report import breakdowns, history, html, overlays, page
 from mtseg.report.history import Revision
@@ -327,12 +325,9 @@ def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
         for kind, cost in errors.errors(evaluation, matches)["cost"].items()
     }
 
-    def ap(matches: Matches) -> float:
-        return 100 * float(mean(evaluation.average_precision(matches))[0])
-
-    if several and not np.isnan(now := ap(evaluation.joint)):
-        corrected = {task.name: ap(evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
-        costs |= {("joint AP", f"labels of {name}"): value - now for name, value in corrected.items()}
+    if several and not np.isnan(now := evaluation.ap(evaluation.joint)):
+        corrected = {task.name: evaluation.ap(evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
+        costs |= {("joint AP", f"labels of {name}"): 100 * value - 100 * now for name, value in corrected.items()}
     return costs
 
 

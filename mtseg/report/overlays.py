@@ -1,14 +1,10 @@
 """Overlays as the report shows them: outlines as SVG path data, drawings as SVG, and a JPEG for the docs.
 
 Coordinates are pixels of the thumbnail.
-
-`python -m mtseg.report.overlays FILE ID...` draws images of the validation split: ground truth on the left, predictions
-after the filter on the right. It made docs/result.jpg.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +12,10 @@ import numpy as np
 import PIL.Image
 from matplotlib.figure import Figure
 
-from mtseg.core import params
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
-from mtseg.data import manifest
 from mtseg.data.images import read_image
 from mtseg.inference.overlays import INK, PAPER, Labelled, draw, labelled, rings
 from mtseg.report.plotting import style, svg
@@ -78,18 +72,3 @@ def save(
                 axes.set_title(f" {title}", color=INK, size=14, pad=7)
                 left += size[0] + GAP
         figure.savefig(temporary, format="jpeg", pil_kwargs={"quality": 90, "optimize": True})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mtseg.report.overlays", description="Draw images with all labels.")
-    parser.add_argument("file", type=Path, help="the JPEG to write")
-    parser.add_argument("ids", type=int, nargs="+", metavar="ID", help="of images of the validation split")
-    arguments = parser.parse_args()
-    settings, data = params.load(), manifest.load(Path("data/manifest.json"))
-    tasks = data.tasks(settings.tasks)
-    predictions = Predictions.read("data/filtered/val.parquet", tasks, made_by="filter")
-    save(arguments.file, data.images("val"), predictions, arguments.ids, tasks=tasks, root=settings.data.raw)
-
-
-if __name__ == "__main__":
-    run_stage(main)

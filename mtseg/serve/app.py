@@ -42,7 +42,7 @@ from mtseg.core.tables import DIGITS
 from mtseg.data.images import DECODE_ERRORS
 from mtseg.inference.predictor import Predictor, load
 from mtseg.inference.result import Result
-from mtseg.serve.batches import Batcher, Job, one_line
+from mtseg.serve.batches import Batcher, Job
 from mtseg.serve.limits import Limits
 from mtseg.serve.metrics import Metrics
 
@@ -286,7 +286,7 @@ async def _of_form(request: Request) -> tuple[str, bytes]:
                 raise HTTPException(422, detail)
             return file.filename or "image", await file.read()
     except FormParserError as error:
-        raise HTTPException(400, f"the form is damaged ({one_line(error)})") from None
+        raise HTTPException(400, f"the form is damaged ({first_line(error)})") from None
 
 
 def count_pixels(data: bytes, megapixels: float) -> int:

@@ -12,7 +12,7 @@ from threading import Condition, Thread
 
 import numpy as np
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, first_line
 from mtseg.core.tables import Image, Images
 from mtseg.data.images import DECODE_ERRORS, decode
 from mtseg.inference.predictor import Predictor
@@ -38,7 +38,7 @@ class Job:
         try:
             return np.asarray(decode(BytesIO(self.data)))
         except DECODE_ERRORS as error:
-            raise UserError(f"the image does not decode ({one_line(error)})") from None
+            raise UserError(f"the image does not decode ({first_line(error)})") from None
 
 
 class Batcher:
@@ -143,7 +143,3 @@ def _alone(result: Result, job: Job) -> Result:
     images = Images.from_records([Image(1, job.name, int(height), int(width))], result.images.classes)
     table = result.replace(image_id=np.ones(len(result), dtype=int))
     return Result.of_table(table, images, result.tasks, [Source(job.name, job.read)])
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Pairs, Predictions
 from mtseg.evaluation.ap import pairs as overlapping
 from mtseg.evaluation.ap import rankings
-from mtseg.evaluation.ap.average_precision import average_precision
+from mtseg.evaluation.ap.average_precision import average_precision, mean
 from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, inverse, match
 
 
@@ -140,6 +140,10 @@ class Evaluation:
         """AP [B, categories, IoU thresholds], 0 to 1, NaN without ground truth. weights: [B, images], default ones."""
         weights = np.ones((1, len(self.images))) if weights is None else weights
         return average_precision(matches, self.candidates, weights)
+
+    def ap(self, matches: Matches) -> float:
+        """Mean of `average_precision` over thresholds and the categories with objects, 0 to 1; NaN without objects."""
+        return float(mean(self.average_precision(matches))[0])
 
     def class_probabilities(self, task: Task) -> np.ndarray:
         """Probabilities [N, classes], normalised without the no-object slot."""
