@@ -49,7 +49,9 @@ def predict_splits(
         with sole(work, print) if ranks.first else nullcontext():
             ranks.wait()
             found = {
-                name: predict_split(network, images, work=work / name, root=root, input=input, batch=batch, ranks=ranks)
+                name: predict_in_parts(
+                    network, images, work=work / name, root=root, input=input, batch=batch, ranks=ranks
+                )
                 for name, images in splits.items()
             }
             if ranks.first:
@@ -60,7 +62,7 @@ def predict_splits(
                         csv.write(folder / f"{name}.csv", splits[name], table, network.tasks)
 
 
-def predict_split(
+def predict_in_parts(
     model: Mask2Former, images: Images, *, work: Path, root: Path, input: Input, batch: int, ranks: Ranks = ALONE
 ) -> Predictions | None:
     """On rank 0 the predictions of all images, in their order, best first; on the others None. work: folder of the

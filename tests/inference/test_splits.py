@@ -30,7 +30,9 @@ def test_an_interrupted_prediction_keeps_its_parts_and_ends_as_an_uninterrupted_
             yield found
 
     def run():
-        return splits.predict_split(network, images, work=tmp_path / "work", root=tmp_path, input=GIVEN.input, batch=1)
+        return splits.predict_in_parts(
+            network, images, work=tmp_path / "work", root=tmp_path, input=GIVEN.input, batch=1
+        )
 
     monkeypatch.setattr(splits, "predict_batches", stopped)
     with pytest.raises(KeyboardInterrupt):
