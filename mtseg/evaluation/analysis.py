@@ -15,7 +15,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
 from mtseg.evaluation.calibration import calibration
 from mtseg.evaluation.confusion import confusion
-from mtseg.evaluation.errors import errors
+from mtseg.evaluation.errors import errors, label_costs
 from mtseg.evaluation.label_errors import label_errors
 
 DECIMALS = 4
@@ -111,9 +111,7 @@ def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int,
 
 def _joint(evaluation: Evaluation) -> dict[str, Any]:
     ap = _ap(evaluation, evaluation.joint)
-    corrected = {task.name: _ap(evaluation, evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
-    cost = {name: None if value is None else percent(value - ap) for name, value in corrected.items()}
-    return {"ap": percent(ap), "label_cost": cost, "errors": errors(evaluation, evaluation.joint)}
+    return {"ap": ap, "label_cost": label_costs(evaluation), "errors": errors(evaluation, evaluation.joint)}
 
 
 def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -123,13 +121,13 @@ def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
         rank = evaluation.rank_by(values)
         segm = _ap(evaluation, evaluation.of_task(evaluation.tasks[0], rank))
         joint = _ap(evaluation, evaluation.joint_with({}, rank=rank))
-        rows.append({"ranking": ranking, "segm_AP": percent(segm), "joint_AP": percent(joint)})
+        rows.append({"ranking": ranking, "segm_AP": segm, "joint_AP": joint})
     return rows
 
 
 def _ap(evaluation: Evaluation, matches: Matches) -> float | None:
     value = evaluation.ap(matches)
-    return None if np.isnan(value) else value
+    return None if np.isnan(value) else percent(value)
 
 
 def _rounded(curve: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtseg.evaluation.ap.average_precision import RECALLS
+from mtseg.evaluation.ap.average_precision import RECALLS, interpolate
 
 
 def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray | None:
@@ -19,7 +19,7 @@ def precisions(hit: np.ndarray, ignored: np.ndarray, objects: int) -> np.ndarray
         return np.zeros(len(RECALLS))
     true = np.arange(1, len(at) + 1)
     precision = true / np.cumsum(~ignored)[at]
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    interpolate(precision)
     # precision is 0 at recalls that are not reached
     return np.append(precision, 0.0)[np.searchsorted(true / objects, RECALLS)]
 

@@ -112,9 +112,16 @@ def _corrected(
 
 
 def _ap50(evaluation: Evaluation, matches: Matches) -> float:
-    """Mean AP at IoU 0.5 over the categories with objects, 0 to 1; NaN without objects."""
-    matches = replace(matches, hit=matches.hit[:1], ignored=matches.ignored[:1])
-    return evaluation.ap(matches)
+    """AP at IoU 0.5, 0 to 1; NaN without objects."""
+    return evaluation.ap(replace(matches, hit=matches.hit[:1], ignored=matches.ignored[:1]))
+
+
+def label_costs(evaluation: Evaluation) -> dict[str, float | None]:
+    """{task: joint AP in percent gained if matched objects had the right labels of the task}; None without ground
+    truth."""
+    ap = evaluation.ap(evaluation.joint)
+    corrected = {task.name: evaluation.ap(evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
+    return {name: None if np.isnan(value) else percent(value - ap) for name, value in corrected.items()}
 
 
 def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

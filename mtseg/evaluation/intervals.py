@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from mtseg.core.params import Task
 from mtseg.evaluation.ap import classes
-from mtseg.evaluation.ap.average_precision import mean
+from mtseg.evaluation.ap.average_precision import mean, means
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.bootstrap import LEVEL, draws, interval
 
@@ -52,7 +52,7 @@ def samples(evaluation: Evaluation, weights: np.ndarray, scored: Mapping[str, np
     numbers = {
         f"{of}.{name}": values
         for of, own in (("segm", scored[main.name]), ("joint", joint))
-        for name, values in (("AP", mean(own)), ("AP50", mean(own[:, :, :1])))
+        for name, values in means(own).items()
     }
     for task in evaluation.tasks:
         if task is not main:  # the main task's AP is segm.AP

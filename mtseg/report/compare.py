@@ -324,11 +324,8 @@ def _costs(evaluation: Evaluation) -> dict[tuple[str, str], float]:
         for of, matches in matched.items()
         for kind, cost in errors.errors(evaluation, matches)["cost"].items()
     }
-
-    if several and not np.isnan(now := evaluation.ap(evaluation.joint)):
-        corrected = {task.name: evaluation.ap(evaluation.joint_with_true_labels(task)) for task in evaluation.tasks}
-        costs |= {("joint AP", f"labels of {name}"): 100 * value - 100 * now for name, value in corrected.items()}
-    return costs
+    of_labels = errors.label_costs(evaluation) if several else {}
+    return costs | {("joint AP", f"labels of {name}"): cost for name, cost in of_labels.items() if cost is not None}
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float] | None:

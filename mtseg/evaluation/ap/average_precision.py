@@ -85,7 +85,7 @@ def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first:
         true[first[1] :] -= np.repeat(true[first[1:] - 1], sizes[1:], axis=0)
     precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
     for low, high in pairwise([*first.tolist(), len(true)]):
-        np.maximum.accumulate(precision[low:high][::-1], axis=0, out=precision[low:high][::-1])
+        interpolate(precision[low:high])
     recall = np.divide(true, objects, out=true, where=objects > 0)  # of a category without objects nothing is a hit
     nearest = np.rint(100 * recall).astype(np.intp)
     reached = nearest + (RECALLS[nearest] <= recall)  # number of recalls reached; np.searchsorted is slower
@@ -94,11 +94,22 @@ def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first:
     return np.add.reduceat(precision * gained, first, axis=0) / len(RECALLS)
 
 
+def interpolate(precision: np.ndarray) -> None:
+    """Raise precision [H, ...], highest score first, in place to the highest precision at the same or a higher
+    recall."""
+    np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
+
+
 def mean(scored: np.ndarray) -> np.ndarray:
     """Mean over the categories with ground truth and over thresholds: [B, K, T] -> [B], NaN if there are none."""
     defined = ~np.isnan(scored)
     counts = defined.sum(axis=(1, 2))
     return np.divide(np.nansum(scored, axis=(1, 2)), counts, out=np.full(len(scored), np.nan), where=counts > 0)
+
+
+def means(scored: np.ndarray) -> dict[str, np.ndarray]:
+    """AP, and AP50 of the first threshold: [B] each. scored: [B, K, T]."""
+    return {"AP": mean(scored), "AP50": mean(scored[:, :, :1])}
 
 
 def percent(share: float | None) -> float | None:

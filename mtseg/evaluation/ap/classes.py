@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.core.params import Task
-from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.average_precision import means, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 
@@ -38,7 +38,7 @@ def table(evaluation: Evaluation) -> list[dict[str, Any]]:
         scored = evaluation.average_precision(matches)
         objects = np.bincount(matches.true[matches.objects], minlength=task.num_classes)
         for index, name in enumerate(task.classes):
-            numbers = {"AP": mean(scored[:, index : index + 1])[0], "AP50": mean(scored[:, index : index + 1, :1])[0]}
+            numbers = {key: value[0] for key, value in means(scored[:, index : index + 1]).items()}
             matched = confusion[index].sum()
             rows.append(
                 {

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtseg.core.masks import AREA_RANGES
 from mtseg.evaluation.ap import pairs
-from mtseg.evaluation.ap.average_precision import average_precision, mean, percent
+from mtseg.evaluation.ap.average_precision import average_precision, mean, means, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Candidates, Matches
 
@@ -38,7 +38,7 @@ def _numbers(by_size: Mapping[str, Matches], candidates: Candidates, max_dets: S
         scored = average_precision(matches, candidates, once)
         numbers[f"AP{size}"] = mean(scored)[0]
         if not size:
-            numbers |= {"AP50": mean(scored[:, :, :1])[0], "AP75": mean(scored[:, :, 5:6])[0]}
+            numbers |= {"AP50": means(scored)["AP50"][0], "AP75": mean(scored[:, :, 5:6])[0]}
             numbers |= {f"AR{count}": _recall(matches, count) for count in max_dets}
         else:
             numbers[f"AR{size}"] = _recall(matches, max(max_dets))

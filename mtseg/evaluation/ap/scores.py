@@ -10,7 +10,7 @@ import numpy as np
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
 from mtseg.evaluation.ap import coco
-from mtseg.evaluation.ap.average_precision import mean, percent
+from mtseg.evaluation.ap.average_precision import means, percent
 from mtseg.evaluation.ap.classes import label_confusion, label_scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
@@ -48,6 +48,5 @@ def headline(images: Images, predictions: Predictions, tasks: Sequence[Task]) ->
 
 def summary(evaluation: Evaluation, matches: Matches, *names: str) -> dict[str, float]:
     """AP and AP50 in percent: those in `names` that are defined."""
-    scored = evaluation.average_precision(matches)
-    numbers = {"AP": mean(scored)[0], "AP50": mean(scored[:, :, :1])[0]}
-    return {name: percent(numbers[name]) for name in names if not np.isnan(numbers[name])}
+    numbers = means(evaluation.average_precision(matches))
+    return {name: percent(numbers[name][0]) for name in names if not np.isnan(numbers[name][0])}
