@@ -65,11 +65,10 @@ def losses(split: Split) -> dict[str, float]:
     added = added.replace(image_id=split.images.id[own.image], query=-1 - missed, **true)
     further = pairs.of_masks(split.images, added)
     further = further.replace(prediction=further.prediction + len(overlap))
-    whole = Evaluation(
-        split.images, Predictions.concatenate([split.predictions, added]),
-        Pairs.concatenate([evaluation.pairs, further]), tasks=split.tasks, ranking=evaluation.ranking,
-        max_dets=evaluation.max_dets,
-    )  # fmt: skip
+    whole = evaluation.replace(
+        predictions=Predictions.concatenate([split.predictions, added]),
+        pairs=Pairs.concatenate([evaluation.pairs, further]),
+    )
     scores = np.append(evaluation.scores, np.full(len(missed), evaluation.scores.max()))
     numbers["all_found"] = joint_ap(whole, rank=whole.rank_by(scores))
     return numbers

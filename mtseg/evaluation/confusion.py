@@ -19,9 +19,7 @@ def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarra
     """
     candidates, matches, classes = evaluation.candidates, evaluation.class_agnostic, task.num_classes
     true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
-    taken = np.zeros(len(predicted), dtype=bool)
-    taken[matches.scored] = True
-    taken &= evaluation.scores >= min_score
+    taken = matches.takes_part & (evaluation.scores >= min_score)
     unlabelled = (true[candidates.instance] == UNLABELLED) & (candidates.inside >= HIT)
     on_unlabelled = np.zeros(len(predicted), dtype=bool)
     on_unlabelled[candidates.prediction[unlabelled]] = True

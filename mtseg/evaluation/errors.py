@@ -69,9 +69,7 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
     own, own_object = _nearest(candidates, pairs[same], len(matches.predicted))
     other, other_object = _nearest(candidates, pairs[~same], len(matches.predicted))
 
-    wrong = np.zeros(len(matches.predicted), dtype=bool)
-    wrong[matches.scored] = True
-    wrong &= (matches.hit[0] < 0) & ~matches.ignored[0]
+    wrong = matches.takes_part & (matches.hit[0] < 0) & ~matches.ignored[0]
     kind = np.full(len(wrong), BOTH)
     kind[other <= NEAR] = BACKGROUND
     kind[own >= HIT] = DUPLICATE

@@ -26,8 +26,7 @@ def counts(evaluation: Evaluation, kept: np.ndarray | None = None) -> np.ndarray
     """
     matches, images = main_matches(evaluation, kept), len(evaluation.images)
     hits = np.flatnonzero(matches.hit[0] >= 0)
-    counted = np.zeros(len(evaluation.predictions), dtype=bool)
-    counted[matches.scored] = ~matches.ignored[0, matches.scored]
+    counted = matches.takes_part & ~matches.ignored[0]
     of_image = (
         evaluation.image[counted],
         evaluation.images.instances.image[matches.objects],

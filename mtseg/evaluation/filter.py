@@ -262,10 +262,7 @@ def _with_masks(evaluation: Evaluation, predictions: Predictions, changed: np.nd
     anew = anew.replace(prediction=changed[anew.prediction])
     pairs = Pairs.of({name: np.concatenate([unchanged.column(name), anew.column(name)]) for name in anew.names})
     pairs = pairs[np.lexsort((pairs.instance, pairs.prediction))]
-    return Evaluation(
-        evaluation.images, predictions, pairs, tasks=evaluation.tasks, ranking=evaluation.ranking,
-        max_dets=evaluation.max_dets,
-    )  # fmt: skip
+    return evaluation.replace(predictions=predictions, pairs=pairs)
 
 
 def _greedy(pairs: coo_array, max_iou: float) -> np.ndarray:

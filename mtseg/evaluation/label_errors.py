@@ -71,7 +71,7 @@ def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     free = matches.objects.copy()
     free[candidates.instance[candidates.iou >= HIT]] = False  # they have a match
     one = np.bincount(candidates.prediction, minlength=len(scores)) == 1
-    near = (_takes_part(evaluation) & one)[candidates.prediction] & free[candidates.instance] & (candidates.iou >= NEAR)
+    near = (matches.takes_part & one)[candidates.prediction] & free[candidates.instance] & (candidates.iou >= NEAR)
     near &= true[candidates.instance] == predicted[candidates.prediction]
     pairs = np.flatnonzero(near)
     both = candidates.inside[pairs]  # intersection; areas in units of the predicted area
@@ -93,7 +93,7 @@ def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 
 def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    scores, alone = evaluation.all_scores["main_quality"], _takes_part(evaluation)
+    scores, alone = evaluation.all_scores["main_quality"], evaluation.class_agnostic.takes_part
     alone[evaluation.candidates.prediction] = False
     rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
     rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
@@ -115,13 +115,6 @@ def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         alike = matches.objects & (true == true[index]) & (instances.area <= instances.area[index])
         if (confidence := matched[alike].mean()) >= MIN_SCORE:
             yield _suspect(evaluation, "spurious", confidence, -1, index, main, 0.0)
-
-
-def _takes_part(evaluation: Evaluation) -> np.ndarray:
-    """bool [N]: the best prediction of each query."""
-    takes_part = np.zeros(len(evaluation.predictions), dtype=bool)
-    takes_part[evaluation.class_agnostic.scored] = True
-    return takes_part
 
 
 def _iou(evaluation: Evaluation, predictions: np.ndarray, objects: np.ndarray) -> np.ndarray:

@@ -302,16 +302,14 @@ def _shared(evaluation: Evaluation, images: Images, own: np.ndarray, tasks: Sequ
     pairs = evaluation.pairs[kept[evaluation.pairs.prediction]]
     of_image = evaluation.images.instances.image[pairs.instance]
     within = pairs.instance - np.searchsorted(evaluation.images.instances.image, of_image)
-    return Evaluation(
-        images,
-        Predictions.of(columns | {"image_id": images.id[at[kept]]}),
-        pairs.replace(
+    return evaluation.replace(
+        images=images,
+        predictions=Predictions.of(columns | {"image_id": images.id[at[kept]]}),
+        pairs=pairs.replace(
             prediction=(np.cumsum(kept) - 1)[pairs.prediction],
             instance=np.searchsorted(images.instances.image, place[of_image]) + within,
         ),
         tasks=tasks,
-        ranking=evaluation.ranking,
-        max_dets=evaluation.max_dets,
     )
 
 

@@ -28,7 +28,7 @@ def collect(
     list, or None) and wrong (indices of tasks) as in `errors.verdicts`; a raw prediction also removed.
     """
     # the slider is a threshold on the stored score; verdicts hold at every threshold only if ranked by that score
-    raw = Evaluation(raw.images, raw.predictions, raw.pairs, tasks=raw.tasks, ranking=_stored(raw))
+    raw = raw.replace(ranking=_stored(raw))
     images, scores = raw.images, [f1.summary(counts).get("joint_f1") for counts in f1.counts(filtered)]
     of_raw = _predicted(raw, raw.scores >= settings.min_score)
     of_filtered = _predicted(filtered, np.ones(len(filtered.predictions), dtype=bool))

@@ -34,6 +34,11 @@ class Evaluation:
         self.image = overlapping.check(images, predictions)  # int [N], row of the image
         self.pairs = overlapping.of_masks(images, predictions) if pairs is None else pairs
 
+    def replace(self, **changes: Any) -> Evaluation:
+        """Another evaluation with some of the arguments changed. Other images or predictions need their `pairs`."""
+        names = ("images", "predictions", "pairs", "tasks", "ranking", "max_dets")
+        return Evaluation(**{name: getattr(self, name) for name in names} | changes)
+
     @cached_property
     def candidates(self) -> Candidates:
         """The pairs of masks with IoU >= 0.1, or with half of the prediction inside the object."""
@@ -59,7 +64,7 @@ class Evaluation:
         return self.all_scores[self.ranking]
 
     @cached_property
-    def ties(self) -> np.ndarray:
+    def tie_order(self) -> np.ndarray:
         """int [N]: the order of predictions with equal scores, see `rankings.order`."""
         return rankings.order(self.predictions)
 
@@ -69,7 +74,7 @@ class Evaluation:
         return self.rank_by(self.scores)
 
     def rank_by(self, scores: np.ndarray) -> np.ndarray:
-        return rankings.ranks(scores, self.ties)
+        return rankings.ranks(scores, self.tie_order)
 
     def best_of_query(self, rank: np.ndarray | None = None, task: Task | None = None) -> np.ndarray:
         """bool [N]: whether a prediction is the best of its query, hence of its mask; with `task`, the best of its

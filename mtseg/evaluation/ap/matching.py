@@ -62,6 +62,13 @@ class Matches:
     hit: np.ndarray
     ignored: np.ndarray
 
+    @property
+    def takes_part(self) -> np.ndarray:
+        """bool [N]: the predictions of `scored`."""
+        mask = np.zeros(len(self.predicted), dtype=bool)
+        mask[self.scored] = True
+        return mask
+
     def of(self, category: int) -> np.ndarray:
         """The predictions of one category, best first."""
         return self.scored[self.starts[category] : self.starts[category + 1]]

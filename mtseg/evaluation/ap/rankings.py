@@ -42,8 +42,8 @@ def order(predictions: Predictions) -> np.ndarray:
     return np.lexsort((*reversed(labels), likeliest, predictions.query, predictions.image_id))
 
 
-def ranks(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """int [N]: rank of each score, 0 the highest. ties: int [N], of `order`, ranks equal scores."""
+def ranks(values: np.ndarray, tie_order: np.ndarray) -> np.ndarray:
+    """int [N]: rank of each score, 0 the highest. tie_order: int [N], of `order`, ranks equal scores."""
     ranked = np.empty(len(values), dtype=int)
-    ranked[ties[np.argsort(-values[ties], kind="stable")]] = np.arange(len(values))
+    ranked[tie_order[np.argsort(-values[tie_order], kind="stable")]] = np.arange(len(values))
     return ranked
