@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
 from rich.progress import track
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from mtseg.data.loader import Example, Mapper, prediction_batches
 from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
 from mtseg.model.device import pick, to_host
-from mtseg.model.mask2former import Mask2Former
+from mtseg.model.mask2former import Detected, Mask2Former
 
 READ_AT_ONCE = 2**27  # bytes of masks that the host waits for together
 
@@ -136,7 +135,7 @@ def detect(network: Mask2Former, batch: list[Example]) -> Iterator[Detections]:
     yield from chain.from_iterable(iter(partial(_read, network(batch), network.tasks), []))
 
 
-def _read(found: Iterator[tuple[Instances, Tensor]], tasks: Sequence[Task]) -> list[Detections]:
+def _read(found: Iterator[Detected], tasks: Sequence[Task]) -> list[Detections]:
     """The next images, for which the host waits once: a whole batch, unless the masks are large."""
     some, size = [], 0
     while size < READ_AT_ONCE and (pair := next(found, None)):

@@ -25,6 +25,8 @@ from mtseg.model.points import WHOLE, Place
 from mtseg.model.recompute import recompute, stages
 from mtseg.model.weights import initialise
 
+Detected = tuple[Instances, Tensor]  # of an image, see `Mask2Former.detect`
+
 RESIZED_PIXELS = 2**24  # of masks that are resized at a time: 64 MiB of float32 for each of some three intermediates
 
 
@@ -53,8 +55,8 @@ class Mask2Former(nn.Module):
         self.backbone = backbones.build(model.backbone, freeze_norm=model.freeze_norm)
         common = {"dim": model.hidden_dim, "heads": model.num_heads}
         self.pixel_decoder = PixelDecoder(
-            self.backbone.output_shape(), layers=model.encoder_layers, feedforward_dim=model.encoder_feedforward_dim,
-            **common,
+            {level: shape.channels for level, shape in self.backbone.output_shape().items()},
+            layers=model.encoder_layers, feedforward_dim=model.encoder_feedforward_dim, **common,
         )  # fmt: skip
         self.decoder = QueryDecoder(
             self.heads.outputs(), layers=model.decoder_layers, feedforward_dim=model.decoder_feedforward_dim,
@@ -82,7 +84,7 @@ class Mask2Former(nn.Module):
 
     def forward(
         self, batch: list[dict[str, Any]], norm: Normaliser | None = None, place: Place = WHOLE
-    ) -> dict[str, Tensor] | Iterator[tuple[Instances, Tensor]]:
+    ) -> dict[str, Tensor] | Iterator[Detected]:
         """The losses in training, else what `detect` returns. norm: the normaliser of the step that the batch is a part
         of; by default that of the batch. place: of the images in a batch that several processes share."""
         assert self.loss or not self.training, "a network built without `loss` cannot train; call eval() to predict"
@@ -123,7 +125,7 @@ class Mask2Former(nn.Module):
         return self.decoder(mask_features, levels)
 
     @torch.no_grad()
-    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> Iterator[tuple[Instances, Tensor]]:
+    def detect(self, output: QueryOutput, batch: list[dict[str, Any]]) -> Iterator[Detected]:
         """The k most probable pairs of a query and labels in each image, sorted by score = probability x mask quality.
         Masks of an image are made when it is reached, since those of large images take much memory.
 
@@ -143,7 +145,7 @@ class Mask2Former(nn.Module):
     def _of_image(
         self, found: Candidates, logits: dict[str, Tensor], embed_QC: Tensor, features_CHW: Tensor,
         example: dict[str, Any],
-    ) -> tuple[Instances, Tensor]:  # fmt: skip
+    ) -> Detected:  # fmt: skip
         kept, position = distinct(found.query, self.num_queries)  # each mask is resized once
         mask_logits = torch.einsum("qc,chw->qhw", embed_QC[kept], features_CHW)
         inside, quality = _masks(mask_logits, example)

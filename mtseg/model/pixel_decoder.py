@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from mtseg.model.deformable import DeformableAttention, Shapes
@@ -32,12 +31,15 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features -> (mask features [B, C, H/4, W/4], three encoded levels [B, C, h, w], coarse to fine)."""
+    """Backbone features -> (mask features [B, C, H/4, W/4], three encoded levels [B, C, h, w], coarse to fine).
 
-    def __init__(self, inputs: dict[str, ShapeSpec], *, dim: int, heads: int, layers: int, feedforward_dim: int):
+    channels: of each level of the backbone.
+    """
+
+    def __init__(self, channels: dict[str, int], *, dim: int, heads: int, layers: int, feedforward_dim: int):
         super().__init__()
         self.project = nn.ModuleDict(
-            {name: nn.Sequential(nn.Conv2d(inputs[name].channels, dim, 1), nn.GroupNorm(32, dim)) for name in LEVELS}
+            {name: nn.Sequential(nn.Conv2d(channels[name], dim, 1), nn.GroupNorm(32, dim)) for name in LEVELS}
         )
         for name in LEVELS:
             nn.init.xavier_uniform_(self.project[name][0].weight)
@@ -46,7 +48,7 @@ class PixelDecoder(nn.Module):
         self.layers = nn.ModuleList(
             EncoderLayer(dim, heads=heads, feedforward_dim=feedforward_dim) for _ in range(layers)
         )
-        self.lateral = nn.Sequential(nn.Conv2d(inputs["res2"].channels, dim, 1, bias=False), nn.GroupNorm(32, dim))
+        self.lateral = nn.Sequential(nn.Conv2d(channels["res2"], dim, 1, bias=False), nn.GroupNorm(32, dim))
         self.smooth = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim), nn.ReLU())
         self.mask_features = nn.Conv2d(dim, dim, 1)
         for conv in (self.lateral[0], self.smooth[0], self.mask_features):

@@ -22,7 +22,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.params import load
 from mtseg.model import backbones
 from mtseg.model.backbones import _efficientnet_lite, find
-from mtseg.model.frozen_norm import freeze
+from mtseg.model.backbones._frozen_norm import freeze
 from mtseg.model.safe_read import read
 from mtseg.model.weights import initialise
 

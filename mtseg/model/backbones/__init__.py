@@ -57,7 +57,7 @@ def build(name: str, *, freeze_norm: bool) -> Backbone:
     _check(name, module, network)
     network.pixel_mean, network.pixel_std = module.PIXEL_MEAN, module.PIXEL_STD
     if freeze_norm:
-        from mtseg.model.frozen_norm import freeze
+        from mtseg.model.backbones._frozen_norm import freeze
 
         freeze(network)
     return network

@@ -14,11 +14,12 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 MAIN_HEAD = "decoder.heads.main."
-COCO = tuple(category["name"] for category in COCO_CATEGORIES if category["isthing"])  # in order of their ids
+# the names in order of their ids, of which some are not in use and 0 is the background
+COCO = tuple(n for n in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:] if n != "N/A")
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
