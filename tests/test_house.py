@@ -271,15 +271,33 @@ def test_imports_print_nothing_and_register_nothing():
     assert found.stdout == found.stderr == ""
 
 
-def test_only_stages_read_params_yaml():
-    named = {"mtseg.core.params.load", "params.load"}
-    readers = {module for module in LIBRARY if "mtseg.core.params.load" in imported(module)}
-    readers |= {
-        module
-        for module in LIBRARY
-        if any(isinstance(node, ast.Attribute) and ast.unparse(node) in named for node in ast.walk(tree(module)))
+def names_used(module: str) -> set[str]:
+    """Every name that a module uses, in full: `params.load` after `from mtseg.core import params` as
+    mtseg.core.params.load."""
+    nodes = list(ast.walk(tree(module)))
+    full = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
-    assert readers <= {"mtseg.core.recipe", "mtseg.cli.export", "mtseg.cli.relabel"}
+    full |= {alias.asname: alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    used = (ast.unparse(node).partition(".") for node in nodes if isinstance(node, ast.Name | ast.Attribute))
+    return {f"{full.get(name, name)}{dot}{rest}" for name, dot, rest in used}
+
+
+def test_only_stages_and_commands_read_params_yaml():
+    readers = {module for module in LIBRARY if "mtseg.core.params.load" in names_used(module)}
+    below = {module for module in readers if floor(module) < FLOORS["mtseg.cli"]}
+    assert below == {"mtseg.core.recipe"}  # which changes the file that it is given
+
+
+def test_few_modules_import_detectron2_and_the_docs_name_them():
+    importing = {module for module in LIBRARY if any(name.startswith("detectron2") for name in imported(module))}
+    rest = {module for module in importing if not module.startswith("mtseg.model.backbones")}
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").partition("## detectron2")[2]
+    stated = {path.replace("/", ".") for path in re.findall(r"`(mtseg/[\w/]+)\.py`", text)}
+    assert rest == stated
 
 
 @pytest.mark.parametrize("module", MODULES)
