@@ -117,6 +117,8 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
 def files(source: str | Path) -> list[File]:
     """The images and videos of a path of an image, a video or a folder, or of a pattern; see `find`. None is opened.
     Raises UserError when there is none."""
+    if not str(source).strip():  # Path("") is the current folder
+        raise UserError("a source is empty: give the path of an image, a video or a folder; `.` is the current one")
     path = Path(source)
     if path.is_dir():
         known = suffixes().union(VIDEOS)

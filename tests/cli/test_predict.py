@@ -152,6 +152,7 @@ def test_wrong_arguments_are_one_line(mtseg, segmenter, tmp_path, shots, argumen
 def test_missing_files_and_foreign_ones_are_one_line(mtseg, segmenter, tmp_path, shots):
     for source, weights, word in [
         (tmp_path / "none", segmenter, "none"),
+        ("", segmenter, "a source is empty"),
         (tmp_path / "*.gif", segmenter, "*.gif"),
         (shots, tmp_path / "none.safetensors", "none.safetensors"),
         (shots, shots / "0.png", ".safetensors or .onnx"),
