@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 import mtseg
 from mtseg.core.errors import UserError, first_line
-from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task
+from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task, plain
 
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
 MODELS = (".safetensors", ".onnx")
@@ -112,7 +112,7 @@ def reason(error: ValidationError) -> str:
     key = ".".join(map(str, first["loc"]))
     if first["type"] in ("extra_forbidden", "missing"):
         return f"{'unknown' if first['type'] == 'extra_forbidden' else 'missing'} key '{key}'"
-    text = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    text = plain(first["msg"])
     given = "" if first["type"] in ("value_error", "json_invalid") else f", got {str(first['input'])[:50]!r}"
     return f"{key}: " * bool(key) + text + given
 

@@ -430,8 +430,7 @@ def _faults(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             missing.append(key)
         else:
-            message = re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", item["msg"])
-            wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", message)[0])
+            wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", plain(item["msg"]))[0])
             given[key] = "" if item["type"] == "value_error" else f", got {quoted(item['input'])}"
     # a fault in a mapping or list stands for that of its key, which could have been another kind of value
     wrong = {key: own for key, own in wrong.items() if not any(other.startswith(f"{key}.") for other in wrong)}
@@ -441,6 +440,11 @@ def _faults(error: ValidationError) -> list[str]:
         *(f"missing key '{key}'" for key in missing if key not in unknown.values()),
         *(f"{key}: " * bool(key) + message + given[key] for key, message in lines.items()),
     ]
+
+
+def plain(message: str) -> str:
+    """A message of pydantic's without the words that a user of YAML and JSON does not need."""
+    return re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", message)
 
 
 def _meant(parts: list[str]) -> str | None:

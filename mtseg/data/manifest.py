@@ -56,9 +56,8 @@ class Manifest:
     def combinations(self, split: str) -> dict[tuple[int, ...], int]:
         """Number of instances of each combination of labels in a split. A combination is a tuple of class indices in
         the order of the tasks. Mirror images are not added; crowds and partly labelled instances are not counted."""
-        index = [{name: i for i, name in enumerate(classes)} for _, classes in self.classes]
         return {
-            tuple(of[name] for of, name in zip(index, each["labels"], strict=True)): each["count"]
+            tuple(own.index(name) for (_, own), name in zip(self.classes, each["labels"], strict=True)): each["count"]
             for each in self.splits[split]["combinations"]
         }
 

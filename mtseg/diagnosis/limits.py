@@ -14,7 +14,7 @@ from mtseg.core.params import Input
 from mtseg.diagnosis import ranking
 from mtseg.diagnosis.split import Split
 
-LIMITING = 20.0  # AP to gain from one kind of error, from which it is named although nothing is wrong
+LIMITING = 20.0  # AP to gain from one kind of error, from which it is named although there are no faults
 IMAGES = 60  # of val, from which the effect of input.size is estimated
 FEWEST = 5  # images of each split to compare their AP
 WORDS = {
