@@ -30,7 +30,6 @@ from mtseg.inference import checkpoint
 from mtseg.inference.postprocess import Detections
 from mtseg.inference.predictor import Predictor
 from mtseg.inference.torch_network import description
-from mtseg.model import weights
 from mtseg.relabel import corrections, suspects, uncertain
 from mtseg.report.data_changes import annotation_changes
 from tests import tiny
@@ -393,7 +392,7 @@ def test_a_trained_model_from_the_command_line(project):
     tasks = data.tasks(settings.tasks)
     network = tiny.network(tasks)
     known = description(tasks, settings.model, seed=0, input=settings.input) | {"seen": []}
-    weights.save(Path("models/best.safetensors"), network, known)
+    tiny.save(Path("models/best.safetensors"), network, known)
     rules = settings.filter.model_copy(update={"min_score": 0.0, "min_logit": {}, "drop_background": False, "most": 3})
     checkpoint.complete(
         Path("models/best.safetensors"), Path("model.safetensors"), size=settings.input.size, test=settings.test,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.structures import BitMasks, Instances
+from torch import nn
 
 from mtseg.core.params import Params, Task, load
 from mtseg.inference.checkpoint import complete
@@ -63,11 +65,16 @@ def example(tasks: tuple[Task, ...], count: int, seed: int = 0, size: tuple[int,
     }  # fmt: skip
 
 
+def save(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """A checkpoint of a model. facts: its metadata."""
+    weights.write(path, model.state_dict(), json.dumps(facts))
+
+
 def checkpoint(path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), **changes: Any) -> Path:
     """Of a training that has not begun. seen: if given, one softmax serves all tasks."""
     given = params(tasks=[task.model_dump() for task in tasks], **changes)
     facts = description(tasks, given.model, input=given.input)
-    weights.save(path, network(tasks, seen=seen, **changes), facts | {"seen": [list(row) for row in seen], "step": 0})
+    save(path, network(tasks, seen=seen, **changes), facts | {"seen": [list(row) for row in seen], "step": 0})
     return path
 
 

@@ -165,7 +165,8 @@ def everywhere(original: Callable, change: Callable) -> Patch:
 
     @contextmanager
     def fault() -> Iterator[None]:
-        import_module("mtseg.training.loop"), import_module("mtseg.checks.run")  # so that their names exist
+        for name in ("training.loop", "checks.run", "inference.splits", "diagnosis.run"):
+            import_module(f"mtseg.{name}")  # before the patch, or its name would stay the patched one
         modules = [module for name, module in sys.modules.items() if name.startswith("mtseg")]
         places = [(module, name) for module in modules for name, value in vars(module).items() if value is original]
         with together(*(changed(module, name, change) for module, name in places))():

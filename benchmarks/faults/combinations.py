@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,8 +40,8 @@ def next_pair(real: Callable, self: Combinations, logits: dict, most: int) -> An
     return replace(found, labels=found.labels.roll(1, -2))
 
 
-def not_recorded(real: Callable, path: Any, model: Any, metadata: dict[str, Any]) -> None:
-    real(path, model, {name: value for name, value in metadata.items() if name != "seen"})
+def not_recorded(real: Callable, path: Any, state: Any, metadata: str) -> None:
+    real(path, state, json.dumps({name: value for name, value in json.loads(metadata).items() if name != "seen"}))
 
 
 def every_third(head: Combinations) -> list[Head]:
@@ -55,7 +56,7 @@ def loaded(change: Callable[[Combinations], list[Head]]) -> Patch:
         network.heads = Heads(change(network.heads[0]))
         return network
 
-    return changed(torch_network, "load_model", load_model)
+    return everywhere(torch_network.load_model, load_model)
 
 
 HALF = COMBINED | {"generate.unseen": 24}  # with all combinations seen, exchanging tasks changes nothing
@@ -78,7 +79,7 @@ FAULTS = (
     Fault("combinations: labels go to the next mask at prediction", failure="label_readout", since="predict",
           changes=COMBINED, causes=OTHER_QUERY, code=changed(Combinations, "candidates", next_pair)),
     Fault("combinations: the checkpoint does not say which were seen", since="training", changes=COMBINED | FEW_STEPS,
-          says="does not record which combinations of labels", code=changed(weights, "save", not_recorded)),
+          says="does not record which combinations of labels", code=changed(weights, "write", not_recorded)),
     Fault("combinations: prediction uses separate heads", since="predict", changes=COMBINED, causes=PRIOR,
           code=loaded(lambda head: [Softmax([task]) for task in head.tasks])),
     Fault("combinations: prediction has those of other data", since="predict", changes=COMBINED, causes=PRIOR,

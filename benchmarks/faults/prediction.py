@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from benchmarks.faults.case import Fault, Patch, changed
+from benchmarks.faults.case import Fault, Patch, changed, everywhere
 from benchmarks.faults.inputs import bgr
 from mtseg.core.masks import areas
 from mtseg.core.tables import Images, Pairs, Predictions
@@ -221,9 +221,9 @@ FAULTS = (
     Fault("images read as BGR at prediction alone", since="predict", causes=("channels_swapped",),
           code=changed(loader, "read_image", bgr)),
     Fault("another normalisation at prediction alone", since="predict", causes=("normalisation",),
-          code=changed(torch_network, "load_model", other_normalisation)),
+          code=everywhere(torch_network.load_model, other_normalisation)),
     Fault("the trained weights are not loaded", since="predict", causes=("weights_not_loaded",),
-          code=changed(torch_network, "load_model", not_loaded)),
+          code=everywhere(torch_network.load_model, not_loaded)),
     Fault("main classes off by one at prediction", since="predict", causes=("labels_off_by_one", "labels_permuted"),
           code=logits_by(main_classes_rolled)),
     Fault("two tasks' logits swapped at prediction", since="predict", causes=("labels_of_other_task",),

@@ -213,22 +213,16 @@ def _check_attention(path: Path, expected: Tensor | None, stored: Tensor | None)
         )
 
 
-def save(path: Path | str, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write a model's state dict as safetensors, with `metadata` as JSON in the header. The bytes are deterministic."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    write(path, state, json.dumps(metadata, sort_keys=True, allow_nan=False))
-
-
 def write(path: Path | str, state: dict[str, Tensor], metadata: str) -> None:
-    """Write tensors on the CPU as safetensors. metadata: JSON text."""
-    data = to_bytes(state, metadata={KEY: metadata})
+    """Write tensors on the CPU as safetensors. metadata: JSON text. The bytes are deterministic."""
+    data = to_bytes({key: value.contiguous() for key, value in state.items()}, metadata={KEY: metadata})
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict (on the CPU) and the metadata that `save` wrote; tuples are read as lists. Raises UserError if the
-    file is missing, broken, or no checkpoint of this project."""
+    """The state dict (on the CPU) and the metadata of a checkpoint. Raises UserError if the file is missing, broken, or
+    no checkpoint of this project."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro train` first")
@@ -253,7 +247,7 @@ class _Description(BaseModel):
 
 
 def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata that `save` was given; empty for the file of another project. Raises UserError if they are
+    """The metadata that `write` was given; empty for the file of another project. Raises UserError if they are
     invalid."""
     text = header.get(KEY, "{}")
     try:

@@ -11,7 +11,6 @@ from ablations import saturation, studies
 from mtseg.core.errors import UserError
 from mtseg.data.shapes import grid
 from mtseg.inference.torch_network import description
-from mtseg.model import weights
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +89,7 @@ def test_an_untrained_network_of_a_checkpoint_misses_everything(tasks, tmp_path,
     monkeypatch.setattr(saturation, "SHOWN", (5, 100))
     monkeypatch.setattr(saturation, "REPEATS", 3)
     run = studies.runs(studies.read("saturation"), "embedded", params=ROOT / "params.yaml")[1]
-    weights.save(tmp_path / "last.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
+    tiny.save(tmp_path / "last.safetensors", tiny.network(tasks), description(tasks, tiny.params().model))
     rows = saturation.measure(tmp_path / "last.safetensors", run, commit="abc1234")
     assert [*zip(rows["objects"], rows["shown"], strict=True)] == [*itertools.product(saturation.OBJECTS, (5, 100))]
     assert (rows["low"] <= rows["missed"]).all() and (rows["missed"] <= rows["high"]).all()
@@ -102,7 +101,7 @@ def test_no_limit_on_detections_leaves_a_query_out(tasks, tmp_path):
     seen = [*itertools.product(range(4), range(9))]
     network = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01})
     built = tiny.params().model.model_copy(update={"unseen_combinations": 0.01})
-    weights.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
+    tiny.save(tmp_path / "last.safetensors", network, description(tasks, built) | {"seen": seen})
     scene = next(saturation.scenes(3, alike=True))
     ((found, _),) = saturation.read_model(tmp_path / "last.safetensors").eval()([saturation._example(0, scene.image)])
     assert found.query.bincount(minlength=6).tolist() == [36] * 6

@@ -9,9 +9,8 @@ import torch
 
 from mtseg.diagnosis import probe
 from mtseg.inference import torch_network
-from mtseg.model import weights
 from tests.scenes import SIZE, make_tasks, scene
-from tests.tiny import network, params
+from tests.tiny import network, params, save
 
 TASKS = make_tasks(3)
 GIVEN = params()
@@ -26,7 +25,7 @@ def trained(tmp_path):
         PIL.Image.fromarray(noise).save(tmp_path / image.file_name, quality=95)
     model = network(TASKS)
     path = tmp_path / "best.safetensors"
-    weights.save(path, model, {**torch_network.description(TASKS, GIVEN.model), "step": 1})
+    save(path, model, {**torch_network.description(TASKS, GIVEN.model), "step": 1})
     found = torch_network.predict(model, images, root=tmp_path, input=GIVEN.input, batch=4, progress=False)
     return tmp_path, path, images, found
 

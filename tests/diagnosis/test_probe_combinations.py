@@ -10,9 +10,8 @@ import torch
 
 from mtseg.diagnosis import probe
 from mtseg.inference import torch_network
-from mtseg.model import weights
 from tests.scenes import SIZE, make_tasks, scene
-from tests.tiny import network, params
+from tests.tiny import network, params, save
 
 TASKS = make_tasks(3, background=False)
 GIVEN = params(tasks=[task.model_dump() for task in TASKS], model={"unseen_combinations": 0.01})
@@ -29,7 +28,7 @@ def run(folder, seen, change=lambda model: None):
     model = network(TASKS, seen=seen, model={"unseen_combinations": 0.01})
     change(model)
     path = folder / "best.safetensors"
-    weights.save(path, model, {**torch_network.description(TASKS, GIVEN.model), "seen": seen, "step": 1})
+    save(path, model, {**torch_network.description(TASKS, GIVEN.model), "seen": seen, "step": 1})
     found = torch_network.predict(model, images, root=folder, input=GIVEN.input, batch=4, progress=False)
     return probe.probe(
         path, found, train=images, val=images, tasks=TASKS, model=GIVEN.model, input=GIVEN.input, root=folder,

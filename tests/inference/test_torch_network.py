@@ -11,7 +11,6 @@ import torch
 import mtseg
 from mtseg.core.errors import UserError
 from mtseg.inference.torch_network import description, load_model, predict
-from mtseg.model import weights
 from tests import tiny
 from tests.scenes import SIZE, make_tasks, scene
 
@@ -31,7 +30,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    weights.save(tmp_path / "best.safetensors", tiny.network(TASKS), {**description(TASKS, GIVEN.model), "step": 1})
+    tiny.save(tmp_path / "best.safetensors", tiny.network(TASKS), {**description(TASKS, GIVEN.model), "step": 1})
     return tmp_path / "best.safetensors"
 
 
@@ -72,10 +71,10 @@ def test_a_checkpoint_that_does_not_record_its_combinations_is_refused(tmp_path)
     given = tiny.params(model=combined, tasks=[task.model_dump() for task in tasks]).model
     network = tiny.network(tasks, seen=[(0, 0, 0)], model=combined)
     path = tmp_path / "best.safetensors"
-    weights.save(path, network, {**description(tasks, given), "step": 1})
+    tiny.save(path, network, {**description(tasks, given), "step": 1})
     with pytest.raises(UserError, match="does not record which combinations of labels it was trained with"):
         load(path, tasks, given)
-    weights.save(path, network, {**description(tasks, given), "seen": [[0, 0, 0]], "step": 1})
+    tiny.save(path, network, {**description(tasks, given), "seen": [[0, 0, 0]], "step": 1})
     assert len(load(path, tasks, given).heads) == 1
 
 

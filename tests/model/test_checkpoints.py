@@ -20,7 +20,7 @@ from benchmarks import parity as networks
 from mtseg.core.errors import UserError
 from mtseg.inference.torch_network import description
 from mtseg.model import checkpoints, weights
-from mtseg.model.weights import initialise, save
+from mtseg.model.weights import initialise
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -183,7 +183,7 @@ def write(path, tasks, **model):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.uniform_(-1, 1)
-    save(path, network, description(tasks, tiny.params(model=model).model))
+    tiny.save(path, network, description(tasks, tiny.params(model=model).model))
     return network
 
 

@@ -203,11 +203,11 @@ def test_a_checkpoint_that_does_not_state_what_it_has_seen_is_refused(tmp_path):
     model = tiny.params(tasks=[task.model_dump() for task in tasks], model={"unseen_combinations": 0.01}).model
     seen, path = [(0, 1), (2, 0)], tmp_path / "a.safetensors"
     given = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01})
-    weights.save(path, given, {**description(tasks, model), "seen": seen, "step": 1})
+    tiny.save(path, given, {**description(tasks, model), "seen": seen, "step": 1})
     assert load_model(path, tasks=tasks, model=model, detections=9).heads[0].seen.tolist() == [
         list(one) for one in seen
     ]
-    weights.save(path, given, {**description(tasks, model), "step": 1})
+    tiny.save(path, given, {**description(tasks, model), "step": 1})
     with pytest.raises(UserError, match="which combinations of labels"):
         load_model(path, tasks=tasks, model=model, detections=9)
 

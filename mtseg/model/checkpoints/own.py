@@ -1,4 +1,4 @@
-"""This project's own checkpoints, as `mtseg.model.weights.save` writes them."""
+"""This project's own checkpoints, as `mtseg.model.weights.write` writes them."""
 
 from __future__ import annotations
 
