@@ -60,11 +60,8 @@ def loaded(change: Callable[[Combinations], list[Head]]) -> Patch:
 
 
 HALF = COMBINED | {"generate.unseen": 24}  # with all combinations seen, exchanging tasks changes nothing
-FEW_STEPS = {
-    "solver.max_iter": 10,
-    "solver.eval_period": 10,
-    "solver.warmup": 2,
-}  # rejected when loaded, so a short training is enough
+# rejected when loaded, so a short training is enough
+FEW_STEPS = {"solver.max_iter": 10, "solver.eval_period": 10, "solver.warmup": 2}
 PRIOR = ("prior_wrong",)
 OTHER_QUERY = ("labels_of_other_query",)
 FAULTS = (

@@ -14,9 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 def recompute(block: nn.Module) -> None:
     """Checkpoint a block, whose forward pass must not change its state, as batch norm does in training."""
-    block.forward = MethodType(
-        _forward, block
-    )  # a method rather than a closure, so that a deep copy runs its own weights
+    # a method rather than a closure, so that a deep copy runs its own weights
+    block.forward = MethodType(_forward, block)
 
 
 def stages(network: nn.Module) -> Iterator[nn.Module]:

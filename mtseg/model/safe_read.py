@@ -80,9 +80,8 @@ def _torch(file: BinaryIO) -> Any:
 def _storage(data: bytes) -> Any:
     """Replaces torch.storage._load_from_bytes, which unpickles without restrictions."""
     storage = _torch(io.BytesIO(data))
-    if not isinstance(
-        storage, torch.TypedStorage | torch.UntypedStorage
-    ):  # such as a function of torch, which BUILD would change
+    # not a function of torch, for example, which BUILD would change
+    if not isinstance(storage, torch.TypedStorage | torch.UntypedStorage):
         raise pickle.UnpicklingError("expected a storage")
     return storage
 

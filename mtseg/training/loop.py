@@ -90,9 +90,8 @@ def train(
                         with ranks.held():
                             step = ranks.alone(lambda: [next(batches) for _ in range(solver.accumulate)])
                             ranks.agree()
-                            torch.manual_seed(
-                                seed * 1_000_003 + run.step
-                            )  # after the loader, which uses random numbers
+                            # after the loader, which uses random numbers
+                            torch.manual_seed(seed * 1_000_003 + run.step)
                             averages = run.log(run.stepper(step, run.step))
                             progress.step(run.step, averages)
                         if run.save_is_due:
