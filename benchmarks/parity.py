@@ -116,9 +116,8 @@ def reference(setting: Setting, seed: int = 0) -> Mask2FormerForUniversalSegment
     effect."""
     network = Mask2FormerForUniversalSegmentation(configuration(setting)).eval()
     if setting.backbone == "swin_t":
-        network.model.pixel_level_module.encoder.swin.layernorm = (
-            nn.Identity()
-        )  # used by the classifier only, not by the levels
+        # used by the classifier only, not by the levels
+        network.model.pixel_level_module.encoder.swin.layernorm = nn.Identity()
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and name != "criterion.empty_weight":

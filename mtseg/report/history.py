@@ -179,9 +179,8 @@ def _git(*arguments: str) -> bytes | None:
 def _text(commit: str | None, path: str) -> str | None:
     """The text of a file of a commit, or of the workspace if commit is None; None if it does not exist."""
     if commit is not None:
-        content = _git(
-            "cat-file", "blob", f"{commit}:./{path}"
-        )  # relative to this folder, which may be below the root of the repository
+        # relative to this folder, which may be below the root of the repository
+        content = _git("cat-file", "blob", f"{commit}:./{path}")
     else:
         content = Path(path).read_bytes() if Path(path).exists() else None
     return None if content is None else content.decode(errors="replace")
