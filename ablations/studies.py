@@ -37,7 +37,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mtseg.core.errors import UserError
-from mtseg.core.params import Params, plain, validate
+from mtseg.core.params import Params, validate
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
@@ -160,7 +160,7 @@ def read(name: str) -> Study:
     try:
         study = Study.model_validate({**read_params(HERE / "studies" / f"{name}.yaml"), "name": name})
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))} {plain(fault['msg'])}" for fault in error.errors())
+        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}" for fault in error.errors())
         raise UserError(f"ablations/studies/{name}.yaml: {'; '.join(faults)}") from None
     named = [*study.against.items(), *(item for chosen in study.only.values() for item in chosen.items())]
     for factor, at in named:

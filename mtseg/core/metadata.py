@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 import mtseg
 from mtseg.core.errors import UserError, first_line
-from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task, plain
+from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task, faults
 
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
 MODELS = (".safetensors", ".onnx")
@@ -44,7 +44,7 @@ class TaskClasses(Section):
         try:
             Task(**self.model_dump())
         except ValidationError as error:
-            yield reason(error)
+            yield faults(error, Task)[0]
 
 
 class Square(Section):
@@ -106,17 +106,6 @@ class Metadata(Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def reason(error: ValidationError) -> str:
-    """The first fault, in a line."""
-    first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] in ("extra_forbidden", "missing"):
-        return f"{'unknown' if first['type'] == 'extra_forbidden' else 'missing'} key '{key}'"
-    text = plain(first["msg"])
-    given = "" if first["type"] in ("value_error", "json_invalid") else f", got {str(first['input'])[:50]!r}"
-    return f"{key}: " * bool(key) + text + given
-
-
 def read(path: Path | str) -> Metadata:
     """The metadata of a model. Raises UserError when the file is missing, broken, or not a complete model."""
     path = Path(path)
@@ -124,7 +113,9 @@ def read(path: Path | str) -> Metadata:
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} cannot predict by itself ({reason(error)}): {_remedy(path, text)}") from None
+        raise UserError(
+            f"{path} cannot predict by itself ({faults(error, Metadata)[0]}): {_remedy(path, text)}"
+        ) from None
 
 
 def _remedy(path: Path, text: str) -> str:

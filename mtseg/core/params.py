@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -409,12 +409,13 @@ def validate(raw: Any, source: Path) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        faults = _faults(error)
-        raise (UserError(f"{source}: {faults[0]}") if len(faults) == 1 else UserError(f"{source}:", *faults)) from None
+        listed = faults(error)
+        raise (UserError(f"{source}: {listed[0]}") if len(listed) == 1 else UserError(f"{source}:", *listed)) from None
 
 
-def _faults(error: ValidationError) -> list[str]:
-    """Pydantic's errors, reworded for params.yaml: unknown keys first, then one line for each other key."""
+def faults(error: ValidationError, model: type[BaseModel] = Params) -> list[str]:
+    """Pydantic's errors in the words of YAML and JSON: unknown keys first, then one line for each other key. model:
+    whose errors they are."""
     unknown, missing, wrong, given = {}, [], {}, {}
     places = [item["loc"] for item in error.errors()]
     for item in error.errors():
@@ -426,12 +427,13 @@ def _faults(error: ValidationError) -> list[str]:
         parts = [part if len(part) <= QUOTED else f"{part[:QUOTED]}..." for part in parts]
         key = ".".join(parts)
         if item["type"] == "extra_forbidden":
-            unknown[key] = _meant(parts)
+            unknown[key] = _meant(parts, model)
         elif item["type"] == "missing":
             missing.append(key)
         else:
-            wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", plain(item["msg"]))[0])
-            given[key] = "" if item["type"] == "value_error" else f", got {quoted(item['input'])}"
+            message = re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", item["msg"])
+            wrong.setdefault(key, []).append(re.split(", unable to parse| after validation", message)[0])
+            given[key] = "" if item["type"] in ("value_error", "json_invalid") else f", got {quoted(item['input'])}"
     # a fault in a mapping or list stands for that of its key, which could have been another kind of value
     wrong = {key: own for key, own in wrong.items() if not any(other.startswith(f"{key}.") for other in wrong)}
     lines = {key: " or ".join(messages).replace(" or should be", " or") for key, messages in wrong.items()}
@@ -442,14 +444,10 @@ def _faults(error: ValidationError) -> list[str]:
     ]
 
 
-def plain(message: str) -> str:
-    """A message of pydantic's without the words that a user of YAML and JSON does not need."""
-    return re.sub("^Value error, |^(Input|String|Tuple) (?=should)", "", message)
-
-
-def _meant(parts: list[str]) -> str | None:
+def _meant(parts: list[str], model: type[BaseModel]) -> str | None:
     """The valid key of the same section that is most similar to an unknown one."""
     *place, name = parts
-    section = Params if not place else Task if place[0] == "tasks" else Params.model_fields[place[0]].annotation
-    close = difflib.get_close_matches(name, list(section.model_fields), n=1)
+    kind = model.model_fields[place[0]].annotation if place else model  # of `tasks` a tuple of sections
+    known = next((list(own.model_fields) for own in (kind, *get_args(kind)) if hasattr(own, "model_fields")), [])
+    close = difflib.get_close_matches(name, known, n=1)
     return ".".join([*place, *close]) if close else None

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json_with
-from mtseg.core.params import Task, plain
+from mtseg.core.params import Task, faults
 from mtseg.core.tables import Classes, Image, Images
 
 AT_ONCE = 1024  # images whose instances become columns at once, to save memory
@@ -71,7 +71,7 @@ def resolve(tasks: Sequence[Task], classes: Mapping[str, Sequence[str]]) -> tupl
     try:
         return tuple(Task.model_validate(task.model_dump() | {"classes": tuple(classes[task.name])}) for task in tasks)
     except ValidationError as error:
-        raise UserError(plain(error.errors()[0]["msg"])) from None
+        raise UserError(faults(error)[0]) from None
 
 
 def _name(task: Task, index: int | None) -> str | None:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 import mtseg
 from mtseg.core.errors import UserError
-from mtseg.core.metadata import TRAINING_ONLY, Metadata, Square, reason, recorded
-from mtseg.core.params import Filter, Model, Test
+from mtseg.core.metadata import TRAINING_ONLY, Metadata, Square, recorded
+from mtseg.core.params import Filter, Model, Test, faults
 from mtseg.inference.torch_network import fill
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
@@ -54,8 +54,8 @@ def complete(
         )  # fmt: skip
     except ValidationError as error:
         raise UserError(
-            f"{checkpoint} and params.yaml do not make a model ({reason(error)}): correct params.yaml, use the version "
-            "of mtseg that wrote the checkpoint, or train again"
+            f"{checkpoint} and params.yaml do not make a model ({faults(error, Metadata)[0]}): correct params.yaml, "
+            "use the version of mtseg that wrote the checkpoint, or train again"
         ) from None
     network = Mask2Former(metadata.predicted_tasks(), metadata.model, seen=metadata.seen)
     fill(network, state, checkpoint)
