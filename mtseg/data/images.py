@@ -49,7 +49,7 @@ def square(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
             pixels = np.concatenate([_resized(pixels[top : top + rows], width=width) for top in strips])
         pixels = _resized(pixels[:], width=width, height=height)
     padded = np.full((size, size, 3), PAD, dtype=np.uint8)
-    padded[:height, :width] = pixels
+    padded[:height, :width] = pixels[:]
     return padded, (height, width)
 
 

@@ -293,3 +293,10 @@ def test_a_file_above_pillows_limit_is_read_and_one_above_ours_is_refused(tmp_pa
     for tile in (None, 64):
         with pytest.raises(UserError, match=r"large.png: .* 200 x 130 pixels, and at most 25000"):
             own.predict(tmp_path, tile=tile)
+
+
+def test_a_file_as_large_as_the_networks_input_is_cut_into_tiles(tmp_path):
+    pixels = painted(numbers := scattered(96, 128, 20, 2))
+    PIL.Image.fromarray(pixels).save(tmp_path / "small.png")
+    own = predictor(Perfect(labels_for(numbers)), size=128)
+    assert [*own.predict(tmp_path, tile=64).rle] == [*own.predict(pixels, tile=64).rle] != []
