@@ -134,6 +134,8 @@ def files(source: str | Path) -> list[File]:
 
 
 def _of_pattern(pattern: str) -> list[File]:
+    if "://" in pattern:
+        raise UserError(f"{pattern} is a URL: download it first, and give the path of the file")
     if not glob.has_magic(pattern):
         raise UserError(f"{pattern}: no such file or folder")
     found = sorted(Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())

@@ -48,6 +48,11 @@ def test_a_pattern_gives_what_fits_it_under_its_fixed_part(shots, monkeypatch):
     assert names("deep/er/../*.bmp") == names("deep/*/../*.bmp") == ["c.bmp"]
 
 
+def test_a_url_is_to_be_downloaded_first():
+    with pytest.raises(UserError, match=r"https://x.org/a.jpg is a URL: download it first"):
+        names("https://x.org/a.jpg")
+
+
 def test_a_path_with_the_signs_of_a_pattern_is_a_path(tmp_path):
     save(tmp_path / "a[1].png")
     assert names(tmp_path / "a[1].png") == ["a[1].png"]
