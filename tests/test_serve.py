@@ -215,6 +215,12 @@ def test_a_wrong_path_or_method_is_an_error_of_the_same_shape(url, method, path,
     assert word in answer.json()["detail"] and path in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/info", "/docs"])
+def test_head_is_answered_as_get_without_a_body(url, path):
+    answer = CLIENT.head(url + path)
+    assert answer.is_success and not answer.content and int(answer.headers["content-length"]) > 0
+
+
 def test_memory_stays_flat(predictor):
     images = [photo(seed, size=(600, 600)) for seed in range(4)]
     kinds = [

@@ -373,13 +373,16 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
 
 
 class Counted:
-    """Counts every response when it starts: whoever has an answer finds it in the metrics."""
+    """Counts every response when it starts: whoever has an answer finds it in the metrics. HEAD is answered as GET,
+    whose body the server then leaves out."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.monotonic()
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
