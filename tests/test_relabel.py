@@ -30,7 +30,7 @@ from mtseg.inference import checkpoint
 from mtseg.inference.postprocess import Detections
 from mtseg.inference.predictor import Predictor
 from mtseg.inference.torch_network import description
-from mtseg.relabel import corrections, suspects, uncertain
+from mtseg.relabel import corrections, different, suspects, uncertain
 from mtseg.report.data_changes import annotation_changes
 from tests import tiny
 from tests.scenes import FILTER, make_tasks
@@ -354,15 +354,15 @@ def test_the_least_certain_images_come_first_without_near_duplicates(tmp_path, p
     found = list(uncertain.candidates(predictor, shots, batch=2, on_error=lambda name, _: bad.append(name)))
     assert bad == ["broken.png"] and len(found) == 5
     chosen = uncertain.choose(found, 4)
-    assert [one.name for one in chosen] == ["a/doubtful.png", "a/between.png", "a/faint.png", "a/sure.png"]
-    assert [one.name for one in uncertain.choose(found, 2)] == ["a/doubtful.png", "a/between.png"]
+    assert [*chosen] == ["a/doubtful.png", "a/between.png", "a/faint.png", "a/sure.png"]
+    assert [*uncertain.choose(found, 2)] == ["a/doubtful.png", "a/between.png"]
 
     table = uncertain.write(tmp_path / "out", predictor, shots, chosen, format="labelme", batch=2)
     assert table["reason"].tolist() == ["uncertain", "uncertain", "faint"]
     assert table["rank"].tolist() == [1, 2, 3] and pd.isna(table["object"][2])
     classes = {task.name: task.classes for task in predictor.tasks}
     read = labelme.read(tmp_path / "out", labels.Vocabulary(classes))
-    assert not read.faults and {image.file_name for image in read.images} == {one.name for one in chosen}
+    assert not read.faults and {image.file_name for image in read.images} == {*chosen}
     assert all(len(image.objects) == 1 for image in read.images), "what the filter drops is no annotation"
     last = predictor.tasks[-1]
     (noted,) = notes(tmp_path / "out/a/doubtful.json")
@@ -370,8 +370,29 @@ def test_the_least_certain_images_come_first_without_near_duplicates(tmp_path, p
     assert (tmp_path / "out/a/sure.png").read_bytes() == (shots / "a/sure.png").read_bytes()
 
 
+def test_images_unlike_the_training_come_first_and_none_twice(tmp_path, predictor):
+    for number in range(6):
+        draw(tmp_path / f"train/{number}.png", 100, seed=number)
+        draw(tmp_path / f"new/{number}.png", 110, seed=10 + number)
+    for name in ("outlier", "twin"):
+        PIL.Image.new("RGB", (64, 64), (250, 20, 20)).save(tmp_path / f"new/{name}.png")
+    PIL.Image.new("RGB", (64, 64), (20, 250, 20)).save(tmp_path / "new/second.png")
+    (tmp_path / "new/broken.png").write_bytes(b"no image")
+    predictor.network.features = lambda squares: squares.mean(axis=(1, 2))
+    bad, given = [], {"batch": 4, "on_error": lambda name, _: bad.append(name)}
+    chosen = different.choose(predictor, tmp_path / "new", tmp_path / "train", 9, **given)
+    assert bad == ["broken.png"] and {*[*chosen][:2]} == {"outlier.png", "second.png"}
+    assert [*chosen][-1] == "twin.png" and chosen["twin.png"] < 1e-3
+    assert [*chosen.values()] == sorted(chosen.values(), reverse=True)
+    table = uncertain.write(tmp_path / "out", predictor, tmp_path / "new", chosen, format="labelme", batch=4)
+    listed = table[table["reason"] == "different"]
+    assert listed["image"].tolist() == [*chosen] and listed["score"].tolist() == pytest.approx(
+        [*chosen.values()], abs=1e-4
+    )
+
+
 def test_nothing_to_choose_from():
-    assert uncertain.choose([], 3) == []
+    assert not uncertain.choose([], 3)
 
 
 def test_images_of_one_name_are_refused(tmp_path, predictor):
@@ -404,6 +425,8 @@ def test_a_trained_model_from_the_command_line(project):
     arguments = {"origin": Origin.predictions, "weights": Path("model.safetensors"), "device": "cpu", "most": 2}
     relabel([str(RAW / "train")], out=Path("new"), **arguments)
     assert len(list(Path("new").rglob("*.jpg"))) == len(list(Path("new").rglob("*.json"))) == 2
+    relabel([str(RAW / "val")], out=Path("far"), unlike=str(RAW / "train"), **arguments)
+    assert pd.read_csv("far/suggestions.csv").query("reason == 'different'")["rank"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -413,6 +436,16 @@ def test_a_trained_model_from_the_command_line(project):
         ({"apply": Path("check")}, "--to"),
         ({"out": Path("new"), "origin": Origin.predictions}, "--weights"),
         ({"out": Path("new"), "weights": Path("model.safetensors")}, "--from predictions"),
+        (
+            {
+                "out": Path("new"),
+                "sources": ["a"],
+                "origin": Origin.predictions,
+                "weights": Path("m.onnx"),
+                "unlike": "b",
+            },
+            "safetensors",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(given, named):

@@ -44,6 +44,13 @@ def command(
             metavar="FILE", show_default=False, help="With --from predictions: the model, `.safetensors` or `.onnx`."
         ),
     ] = None,
+    unlike: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", show_default=False,
+            help="With --from predictions: images of the training; the most different from them come first.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="With --from predictions: images at a time.")] = 8,
     apply: Annotated[
@@ -64,9 +71,12 @@ def command(
         mtseg relabel --out check
 
     --from predictions: new images, with the model's predictions; those in which most corrections are expected come
-    first, without near-duplicates. A note marks each uncertain label.
+    first, without near-duplicates, or with --unlike those that differ most from the training images. A note marks each
+    uncertain label.
 
         mtseg relabel --from predictions shots/ --weights segmenter.safetensors --out check
+
+        mtseg relabel --from predictions shots/ --weights segmenter.safetensors --unlike data/raw/shapes/train --out new
 
     DIR holds the images, the annotations, and suggestions.csv with a row for each object to check.
 
@@ -89,9 +99,13 @@ def command(
     if origin == Origin.predictions:
         if not weights or not sources:
             raise UserError("--from predictions requires --weights FILE and a SOURCE, such as a folder of images")
-        _predictions(out, weights, sources, format=format, most=most, device=device, batch=batch)
-    elif sources or weights:
-        raise UserError("SOURCE and --weights require --from predictions: suspects are found in this project's data")
+        if unlike and weights.suffix == ".onnx":
+            raise UserError("--unlike compares what the backbone sees, which ONNX does not give: use the .safetensors")
+        _predictions(out, weights, sources, unlike, format=format, most=most, device=device, batch=batch)
+    elif sources or weights or unlike:
+        raise UserError(
+            "SOURCE, --weights and --unlike require --from predictions: suspects are found in this project's data"
+        )
     else:
         _require_project("--from suspects")
         _suspects(out, split, format=format, most=most, device=device)
@@ -147,11 +161,11 @@ def _predict(params: Params, tasks: tuple[Task, ...], images: Images, device: st
 
 
 def _predictions(
-    out: Path, weights: Path, sources: list[str], *, format: str, most: int, device: str, batch: int
+    out: Path, weights: Path, sources: list[str], unlike: str | None, *, format: str, most: int, device: str, batch: int
 ) -> None:
     import mtseg
     from mtseg.core.errors import UserError
-    from mtseg.relabel import folder, uncertain
+    from mtseg.relabel import different, folder, uncertain
 
     folder.check_new(out)  # before the work
     failed = []
@@ -161,8 +175,11 @@ def _predictions(
         print(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
 
     predictor = mtseg.load(weights, device=device)
-    every = list(uncertain.candidates(predictor, sources, batch=batch, on_error=skip))
-    chosen = uncertain.choose(every, most)
+    if unlike:
+        chosen = different.choose(predictor, sources, unlike, most, batch=batch, on_error=skip)
+    else:
+        every = list(uncertain.candidates(predictor, sources, batch=batch, on_error=skip))
+        chosen = uncertain.choose(every, most)
     if not chosen:
         raise UserError(f"none of the {len(failed)} images could be read: {out} was not written")
     found = uncertain.write(out, predictor, sources, chosen, format=format, batch=batch)

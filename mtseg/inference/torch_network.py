@@ -20,7 +20,7 @@ from mtseg.core.tables import Image, Predictions
 from mtseg.data.loader import Example, Mapper, prediction_batches
 from mtseg.inference.postprocess import Detections, encode
 from mtseg.model import weights
-from mtseg.model.device import pick, to_host
+from mtseg.model.device import pick, to_device, to_host
 from mtseg.model.mask2former import Detected, Mask2Former
 
 READ_AT_ONCE = 2**27  # bytes of masks that the host waits for together
@@ -119,13 +119,24 @@ class TorchNetwork:
     ) -> Iterator[Detections]:
         """The detections of each image, best first. squares: uint8 [B, S, S, 3], see `mtseg.data.images.square`.
         content: height and width of each image within its square. sizes: height and width of the original images."""
-        planes = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
         batch = [
             {"image": x, "image_size": own, "height": height, "width": width}
-            for x, own, (height, width) in zip(planes, content, sizes, strict=True)
+            for x, own, (height, width) in zip(_planes(squares), content, sizes, strict=True)
         ]
         for part in [[one] for one in batch] if self.compiled else [batch]:
             yield from detect(self.network, part)
+
+    @torch.no_grad()
+    def features(self, squares: np.ndarray) -> np.ndarray:
+        """What the backbone sees in each image: the means of its coarsest level, float32 [B, C]. squares: see
+        `detect`."""
+        levels = self.network.features(to_device([_planes(squares)], self.network.device)[0])
+        return list(levels.values())[-1].mean(dim=(2, 3)).float().cpu().numpy()
+
+
+def _planes(squares: np.ndarray) -> Tensor:
+    """uint8 [B, 3, S, S]."""
+    return torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
 
 
 @torch.no_grad()

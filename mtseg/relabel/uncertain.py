@@ -54,24 +54,28 @@ def doubts(predictions: Predictions, tasks: Sequence[Task], settings: Filter) ->
 def candidates(predictor: Predictor, source: Any, *, batch: int, on_error: Report | None = None) -> Iterator[Candidate]:
     """Every image of a source (see `mtseg.inference.sources.find`), in order. Images that cannot be read are reported
     to `on_error` and left out. Raises UserError for two images of one name."""
-    lenient, thumbnails, names = lower(predictor), {}, set()
+    lenient, thumbnails = lower(predictor), {}
 
     def read(one: Source) -> np.ndarray:
         pixels = one.read()
         thumbnails[one.name] = duplicates.thumbnail(PIL.Image.fromarray(pixels))
         return pixels
 
-    def watched() -> Iterator[Source]:
-        for one in sources.find(source):
-            if one.name in names:
-                raise UserError(f"two images are named {one.name}: run once for each source, or for a folder of both")
-            names.add(one.name)
-            yield replace(one, read=partial(read, one))
-
-    for result in lenient.stream(watched(), batch=batch, on_error=on_error):
+    watched = (replace(one, read=partial(read, one)) for one in distinct(source))
+    for result in lenient.stream(watched, batch=batch, on_error=on_error):
         name = result.sources[0].name
         doubt = float(doubts(result, predictor.tasks, predictor.metadata.filter).sum())
         yield Candidate(name, doubt, thumbnails.pop(name))
+
+
+def distinct(source: Any) -> Iterator[Source]:
+    """The images of a source. Raises UserError for two of one name."""
+    names = set()
+    for one in sources.find(source):
+        if one.name in names:
+            raise UserError(f"two images are named {one.name}: run once for each source, or for a folder of both")
+        names.add(one.name)
+        yield one
 
 
 def lower(predictor: Predictor) -> Predictor:
@@ -83,10 +87,10 @@ def lower(predictor: Predictor) -> Predictor:
     return Predictor(predictor.network, predictor.metadata.model_copy(update={"filter": settings}))
 
 
-def choose(found: Sequence[Candidate], most: int) -> list[Candidate]:
-    """At most `most`, the most doubtful first, without images that look like a more doubtful one."""
+def choose(found: Sequence[Candidate], most: int) -> dict[str, None]:
+    """Names of at most `most`, the most doubtful first, without images that look like a more doubtful one."""
     if not found:
-        return []
+        return {}
     looks = duplicates.normalised(np.stack([one.thumbnail for one in found]))
     chosen: list[int] = []
     for i in sorted(range(len(found)), key=lambda i: (-found[i].doubt, found[i].name)):
@@ -94,25 +98,31 @@ def choose(found: Sequence[Candidate], most: int) -> list[Candidate]:
             break
         if not chosen or (looks[chosen] @ looks[i]).max() < ALIKE:
             chosen.append(i)
-    return [found[i] for i in chosen]
+    return {found[i].name: None for i in chosen}
 
 
 def write(
-    out: Path, predictor: Predictor, source: Any, chosen: Sequence[Candidate], *, format: str, batch: int
+    out: Path, predictor: Predictor, source: Any, chosen: Mapping[str, float | None], *, format: str, batch: int
 ) -> pd.DataFrame:
-    """Write `out` for a person to correct: the chosen images with the model's predictions, in which a note marks the
-    labels that are doubtful. Returns the rows of suggestions.csv, in the columns of `suspects.find`: reason is
-    `uncertain` for such a label, with the next likely one as `suggested`, and `faint` for what may be an object but was
-    left out by the filter's thresholds.
+    """Write `out` for a person to correct: the chosen images, by their names and in their order, with the model's
+    predictions, in which a note marks the labels that are doubtful. Returns the rows of suggestions.csv, in the columns
+    of `suspects.find`: reason is `uncertain` for such a label, with the next likely one as `suggested`, `faint` for
+    what may be an object but was left out by the filter's thresholds, and `different` for an image that `chosen` gives
+    a distance from the training images, the score.
 
     The source is read a second time, so that no image is kept in memory. Raises UserError when `out` is not empty.
     """
-    rank = {one.name: number for number, one in enumerate(chosen, start=1)}
+    rank = {name: number for number, name in enumerate(chosen, start=1)}
     wanted = {one.name: one for one in sources.find(source) if one.name in rank}
     result = lower(predictor).predict([wanted[name] for name in rank], batch=batch)  # ids are the ranks
     files = np.array([name if wanted[name].path else f"{name}.png" for name in rank], dtype=object)
     kept = filter.reaches(result, predictor.metadata.filter)
-    rows, notes = [], [None] * len(result)
+    rows = [
+        {"rank": rank[name], "image": file, "score": round(distance, DECIMALS), "reason": "different"}
+        for (name, distance), file in zip(chosen.items(), files, strict=True)
+        if distance is not None
+    ]
+    notes = [None] * len(result)
     objects = dict.fromkeys(rank.values(), 0)
     for i, image_id in enumerate(result.image_id.tolist()):
         objects[image_id] += bool(kept[i])
