@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import mtseg
 from mtseg.cli import export, info, predict, relabel, serve
@@ -17,8 +17,8 @@ from mtseg.core.errors import as_user_error
 NUMBERS = ("int", "float", "int range", "float range")  # Typer's names of types
 
 
-class Command(TyperCommand):
-    """Its help shows `FILE`, `SOURCE...` and `NUMBER` in place of Typer's `{FILE}`, `{SOURCE}...` and `<int range>`."""
+class Plain:
+    """Help shows `FILE`, `SOURCE...` and `NUMBER` in place of Typer's `{FILE}`, `{SOURCE}...` and `<int range>`."""
 
     def get_params(self, ctx: typer.Context) -> list:
         found = super().get_params(ctx)
@@ -30,6 +30,12 @@ class Command(TyperCommand):
                 one.metavar = "NUMBER" if kind in NUMBERS else {"bool": "", "str": "NAME"}.get(kind, kind)
         return found
 
+
+class Group(Plain, TyperGroup):
+    pass
+
+
+class Command(Plain, TyperCommand):
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
         arguments = [one for one in self.get_params(ctx) if isinstance(one, TyperArgument)]
         names = [one.metavar + "..." * (one.nargs != 1) for one in arguments]
@@ -39,6 +45,7 @@ class Command(TyperCommand):
 
 app = typer.Typer(
     name="mtseg",
+    cls=Group,
     help="Predict with a trained model whose instances carry several labels.",
     epilog="Exit codes: 0 done, 1 an error, 130 interrupted; `mtseg predict` and `mtseg relabel` have 2 too.",
     no_args_is_help=True,

@@ -177,6 +177,7 @@ def _of_array(pixels: np.ndarray, name: str) -> np.ndarray:
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
         fix = ": give pixels.transpose(1, 2, 0)" if pixels.ndim == 3 and len(pixels) in (1, 3, 4) else ""
+        fix = ": of several images, give list(pixels)" if pixels.ndim == 4 else fix
         raise UserError(
             f"{name}: an array must be [height, width, 3] in RGB, [height, width, 4] in RGBA, or [height, width] in "
             f"grey, got {list(pixels.shape)}{fix}"

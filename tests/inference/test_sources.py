@@ -129,7 +129,13 @@ def test_other_arrays_are_refused_by_name(pixels):
 
 def test_the_fix_of_a_refused_array_makes_an_image_of_it():
     rgb = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    for pixels in (rgb / 255, (rgb / 255).astype(np.float32), rgb.astype(np.uint16) * 257, rgb.transpose(2, 0, 1)):
+    for pixels in (
+        rgb / 255,
+        (rgb / 255).astype(np.float32),
+        rgb.astype(np.uint16) * 257,
+        rgb.transpose(2, 0, 1),
+        rgb[None],
+    ):
         with pytest.raises(UserError, match="image0: .* give ") as error:
             next(find(pixels)).read()
         fixed = eval(str(error.value).rpartition(" give ")[2], {"pixels": pixels})
