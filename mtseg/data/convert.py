@@ -32,7 +32,7 @@ from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
-from mtseg.data.formats._common import check_files
+from mtseg.data.files import check_files
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
 from mtseg.data.polygons import Measure
@@ -89,6 +89,8 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         )
     similar = duplicates.groups(np.stack([image.thumbnail for image in images]))
     assigned = splitting.assign(raw, [image.raw for image in images], similar, data, seed)
+    if raw.unused_files:
+        raw.leave(f"files in no form of the format, such as {raw.unused_files[0]}", len(raw.unused_files))
     splits = _without_bare_test(raw, images, assigned.splits)
     kept = [index for index, split in enumerate(splits) if split]
     images, similar, splits = [images[index] for index in kept], similar[kept], [*filter(None, splits)]

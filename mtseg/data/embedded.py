@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mtseg.core.errors import UserError, run_stage
 from mtseg.core.files import replace_file
-from mtseg.data.formats._common import Files, check_files
+from mtseg.data.files import Files, check_files
 from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.raw import BadRecord, read_record
 

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -103,3 +104,33 @@ def clip(polygon: list[float], height: int, width: int) -> list[float]:
                 kept.append(b)
         points = kept
     return [value for point in points for value in point]
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> list[float]:
+    """Polygon [x0, y0, ...] of 72 corners for an ellipse. angle: radians, clockwise on the screen."""
+    turns = np.arange(72) * (2 * np.pi / 72)
+    return turned(np.stack([x + rx * np.cos(turns), y + ry * np.sin(turns)], axis=1), x, y, angle)
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """Corners of a rectangle, [4, 2]."""
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], dtype=np.float64)
+
+
+def turned(points: np.ndarray, x: float, y: float, angle: float) -> list[float]:
+    """Polygon [x0, y0, ...] of points [n, 2], turned about (x, y). angle: radians, clockwise on the screen."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return ((points - (x, y)) @ np.array([[cos, sin], [-sin, cos]]) + (x, y)).ravel().tolist()
+
+
+def is_inside(polygon: list[float], polygons: list[list[float]]) -> bool:
+    """Whether another, larger one encloses a polygon."""
+    points = np.array(polygon, dtype=np.float32).reshape(-1, 2)
+    for other in polygons:
+        outer = np.array(other, dtype=np.float32).reshape(-1, 2)
+        if other is not polygon and cv2.contourArea(outer) > cv2.contourArea(points):
+            low, high = outer.min(axis=0), outer.max(axis=0)
+            if (points >= low).all() and (points <= high).all():
+                if all(cv2.pointPolygonTest(outer, (float(x), float(y)), False) >= 0 for x, y in points):
+                    return True
+    return False

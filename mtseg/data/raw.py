@@ -22,6 +22,7 @@ from mtseg.core.errors import one_line, quoted
 from mtseg.core.files import uncollected
 from mtseg.core.masks import Segmentation
 
+MARKS = b"\xff\xfe", b"\xfe\xff"  # of UTF-16
 FAR = 1e7  # pixels: a larger coordinate is an error
 
 
@@ -82,6 +83,7 @@ class RawData:
     """The contents of a raw folder.
 
     unused        number of valid images, objects or files that are not used, by reason
+    unused_files  files with the suffix of annotations that are none in the format
     notes         number of objects that were read in a way to know of, by that way
     warnings      number of objects that are probably wrong, by what is wrong
     split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
@@ -90,6 +92,7 @@ class RawData:
     images: list[RawImage] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
+    unused_files: list[str] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     split_source: str | None = None
@@ -116,9 +119,9 @@ class RawData:
 
 
 def read_text(path: Path) -> str:
-    """Read text in UTF-8, with or without a byte order mark. Raises BadRecord, which names the likely encoding."""
+    """Read text in UTF-8, or in UTF-16 with a byte order mark. Raises BadRecord, which names the likely encoding."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text("utf-16" if path.read_bytes().startswith(MARKS) else "utf-8-sig")
     except OSError as error:
         raise BadRecord("broken file", f"{path.name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -161,7 +164,7 @@ def _not_utf8(path: Path) -> BadRecord:
 def _encoding(text: bytes) -> str:
     """UTF-16, which begins with a mark; GBK, Chinese Windows', or CP1252, Western Windows'. GBK writes a character as a
     pair of bytes, of which mostly both are above 127; CP1252 as one byte."""
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if text.startswith(MARKS):
         return "UTF-16"
     paired = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", text))
     try:

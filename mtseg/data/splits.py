@@ -1,10 +1,16 @@
-"""Names of the splits: train, val and test."""
+"""Train, val and test: the names of the splits, and what names of files and folders state."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+from mtseg.data.files import Files
+from mtseg.data.raw import RawData
 
 SPLITS = ("train", "val", "test")
 _MEANINGS = {
@@ -16,6 +22,8 @@ _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"annotation annotations coco data dataset image images img imgs instances json label labels mask masks".split(),
     *"file files id ids list lists names part set split subset yolo".split(),
 }
+_PARTITION = {"fold", "folds", "kfold", "partition", "partitions", "split", "splits"}
+_SCORES = {"eval", "evaluation"}  # files of these names have results
 _COLUMNS = {"fold", "folds", "partition", "set", "split", "subset"}
 _WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
 # other words that name a part of a data set that is split, such as fold2, trainval or minival
@@ -72,6 +80,84 @@ def names_splits(column: str) -> bool:
 
 
 @cache
+def says_split(name: str, *, alone: bool = True) -> bool:
+    """Whether a file's name, without suffix, has the word split, fold or partition or, `alone`, has names of splits and
+    no words of another meaning: train_val, test1, but not train_log."""
+    words = _words(name)
+    if not {*words}.isdisjoint(_PARTITION):
+        return True
+    own = {word for word in _significant(name) if not re.fullmatch(r"\d+|[a-z]", word)}
+    return alone and all(_meaning(word) or _PARTS.fullmatch(word) for word in own) and not own <= _SCORES
+
+
+@cache
 def looks_split(name: str) -> bool:
     """Whether a name is that of a part of a data set that is split already, also where its meaning is unknown."""
     return any(_meaning(word) or _PARTS.fullmatch(word) for word in _words(name))
+
+
+class Splits:
+    """The splits that names of files and folders state, and which names they are."""
+
+    def __init__(self, files: Files) -> None:
+        parents = [PurePosixPath(name).parent.parts for name in files.names]
+        self._enclosing = len(os.path.commonprefix(parents)) if parents else 0  # folders that hold all files
+        self._parts = parts_of({part for own in {*parents} for part in own})
+        self._stated: dict[str, str] = {}
+
+    def of_name(self, name: str) -> str | None:
+        """The split that a file's name means, without its suffix."""
+        return self._noted(name, split_of(name))
+
+    def of_record(self, record: Mapping[str, Any], data: RawData) -> str | None:
+        """The split that a record of an image has under a key such as split or data_split. Values of such keys that
+        mean none, as numbers of folds, are noted."""
+        for key in filter(names_splits, record):
+            value = record[key]
+            if value in (None, ""):
+                continue
+            if split := self.of_name(str(value)):
+                return split
+            data.note(f"images whose `{key}` has no split (train, val or test) and is not used")
+        return None
+
+    def of_files(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """The split of each annotation file, by its name or its folders. A name such as lvis_v1_train counts if those
+        of other files are of other splits; a file called crash_test alone states none."""
+        meant = {path: split_of(PurePosixPath(path).stem) for path in paths}
+        parts = parts_of(PurePosixPath(path).stem for path in paths)
+        loose = {path: split or split_in(PurePosixPath(path).stem) for path, split in meant.items()}
+        if len({*loose.values()} - {None}) > 1 and parts is not None:
+            meant = loose
+        return {
+            path: self._noted(PurePosixPath(path).stem, split) or self.of_folders(path) for path, split in meant.items()
+        }
+
+    def of_folders(self, path: str) -> str | None:
+        """The split that one of a path's folders means; the first that means one counts, folders that hold all files
+        last."""
+        part, split = self._meaning(PurePosixPath(path).parts[:-1])
+        return self._noted(f"{part}/", split)
+
+    def meant_by_folders(self, path: str) -> str | None:
+        """The same for a folder, without noting that the data state it."""
+        return self._meaning(PurePosixPath(path).parts)[1]
+
+    def _meaning(self, folders: Sequence[str]) -> tuple[str, str | None]:
+        """The first folder that means a split, and which."""
+        for part in (*folders[self._enclosing :], *folders[: self._enclosing]):
+            if split := split_of(part) or (self._parts or {}).get(part):
+                return part, split
+        return "", None
+
+    def _noted(self, name: str, split: str | None) -> str | None:
+        if split:
+            self._stated[name] = split
+        return split
+
+    def source(self) -> str | None:
+        """For example "train2017/, valid/ (val)"."""
+        given = [
+            name if name.strip("/") == split else f"{name} ({split})" for name, split in sorted(self._stated.items())
+        ]
+        return ", ".join(given) or None

@@ -6,22 +6,20 @@ state no split, from all.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 
-from mtseg.core.errors import UserError, quoted
+from mtseg.core.errors import UserError
 from mtseg.core.params import Data
-from mtseg.data.formats._common import Files, Splits
-from mtseg.data.images import suffixes
-from mtseg.data.raw import BadRecord, RawData, RawImage, read_text, read_value
-from mtseg.data.splits import looks_split, names_splits, split_in, split_of
+from mtseg.data.files import Files
+from mtseg.data.raw import RawData, RawImage
+from mtseg.data.split_files import FORMS, listed, meaning
+from mtseg.data.split_lists import Lists
+from mtseg.data.splits import Splits, looks_split
 
 
 @dataclass(frozen=True)
@@ -30,101 +28,6 @@ class Assigned:
 
     splits: list[str | None]
     source: str
-
-
-class Lists:
-    """Text files that list the images of a split: train.txt, val.txt, test.txt with paths, names or stems; or tables
-    with a column of splits; or split.json with {split: images}."""
-
-    def __init__(
-        self, listed: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str]
-    ) -> None:
-        """listed: lines, by the path of the file and the split. images: paths of the annotated images; bare: of the
-        others. Raises UserError if an image is in the lists of two splits, or if a list names no image, unless it is
-        the only list.
-
-        splits   of the images that are listed, by their place in `images`
-        names    of the files that are lists
-        bare     number of images without annotations that the lists of each split name
-        unknown  number of lines that name no image
-        """
-        self.splits: dict[int, str] = {}
-        self.names: list[str] = []
-        self.bare: Counter[str] = Counter()
-        self.unknown = 0
-        if not listed:
-            return
-        index = _index(images)
-        others = {name for path in bare for tail in _tails(path) for name in (tail, _stem(tail))}
-        source: dict[int, str] = {}
-        strange = []
-        for (path, split), lines in listed.items():
-            own = [_find(index, line) for line in lines]
-            missing = [line for line, number in zip(lines, own, strict=True) if number is None]
-            unknown = [line for line in missing if not others & {*_meant(line)}]
-            if unknown and not split_of(PurePosixPath(path).stem) and _meaning(path):
-                continue  # train_log.txt is no list
-            if lines and len(unknown) == len(lines):
-                strange.append((split, path, lines[0]))
-                continue
-            self.names.append(path if PurePosixPath(path).stem == split else f"{path} ({split})")
-            self.bare[split] += len(missing) - len(unknown)
-            self.unknown += len(unknown)
-            for number in {*own} - {None}:
-                if self.splits.setdefault(number, split) != split:
-                    raise UserError(f"{images[number]} is in {source[number]} and {path}: keep it in one of them")
-                source.setdefault(number, path)
-        if strange and (self.names or len({split for split, *_ in strange}) > 1):
-            _, path, line = strange[0]
-            raise UserError(
-                f"{path}: none of its lines, such as {quoted(line)}, is an image; expected paths, file names or names "
-                "without suffix; rename the file if it is no list of images"
-            )
-
-
-def _index(images: Sequence[str]) -> dict[str, int | None]:
-    """The place of the image that a path, or the last parts of it, with or without suffix, means; None if several."""
-    index: dict[str, int | None] = {}
-    for number, image in enumerate(images):
-        for name in {name for tail in _tails(image) for name in (tail, _stem(tail))}:
-            index[name] = None if name in index else number
-    return index
-
-
-def _tails(path: str) -> Iterable[str]:
-    parts = PurePosixPath(path.casefold()).parts
-    return ("/".join(parts[start:]) for start in range(len(parts)))
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
-
-
-def _meant(line: str) -> Iterable[str]:
-    """Names that a line of a list may mean, the most likely first: it is a path, or has one in a column. In a table, a
-    name with an image's suffix counts before the first column, which may have other numbers."""
-    columns = _columns(line)
-    named = [text for text in columns if PurePosixPath(text).suffix.lower() in suffixes()]
-    texts = [line, *(named if named and len(columns) > 1 else [re.split(r"[\s,;]", line)[0]])]
-    for text in dict.fromkeys([*texts, *map(unquote, texts)]):
-        for tail in _tails(text.replace("\\", "/").removeprefix("./")):
-            yield tail
-            if PurePosixPath(tail).suffix:
-                yield _stem(tail)
-
-
-def _meaning(path: str) -> str | None:
-    """The split that a file's name means, or has among other words."""
-    stem = PurePosixPath(path).stem
-    return split_of(stem) or split_in(stem)
-
-
-def _columns(line: str) -> list[str]:
-    return [text.strip().strip("\"'") for text in re.split(r"[,;\t]", line)]
-
-
-def _find(index: Mapping[str, int | None], line: str) -> int | None:
-    return next((index[name] for name in _meant(line) if index.get(name) is not None), None)
 
 
 def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: Data, seed: int) -> Assigned:
@@ -136,11 +39,13 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     """
     names, files = [image.file_name for image in images], Files(data.raw)
     bare = files.images - {*names}
-    lists = Lists(_listed(files, raw), names, bare)
+    given = listed(files, raw, {text.where.partition(", ")[0] for text in (*images, *raw.faults)})
+    lists = Lists(given.lines, names, bare)
+    raw.unused_files = [path for path in raw.unused_files if path not in {path for path, _ in given.lines}]
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if found != [image.split for image in images]:
         sources.append(", ".join(lists.names))
-    own = [_meaning(name) for name in names]
+    own = [meaning(name) for name in names]
     if not any(found) and None not in own and {"train"} < {*own} and not _look_split(images, images):
         found, sources = own, ["names of the images"]
     source = "; ".join(sources)
@@ -155,6 +60,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     wanted = {name: share for name, share in shares.items() if name not in have}
     pool = [number for number, own in enumerate(found) if own == "train" or not have]
     if wanted:
+        _check_understood(given.not_understood | lists.strange, data)
         for number, own in zip(pool, _draw(similar[pool], wanted, seed), strict=True):
             found[number] = own
     if missing := [name for name in ("train", *shares) if name not in found]:
@@ -169,105 +75,6 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
         drawn = f"{' and '.join(wanted)} drawn{given} with data.split {_shown(data)} and data.seed {seed}"
         sources = [source, drawn] if have else [drawn]
     return Assigned(found, "; ".join(sources))
-
-
-def _listed(files: Files, raw: RawData) -> dict[tuple[str, str], list[str]]:
-    """Lines of the text files whose names mean a split, of Pascal VOC's folders those for segmentation; otherwise of
-    the tables that have splits, or of .json files called split. Columns of folds, which are none, are noted."""
-    stems = {_stem(image) for image in files.images}  # YOLO has a .txt for each image
-    files_of = {
-        path: split_of(PurePosixPath(path).stem)
-        for path in files.ending(".txt", ".lst", ".csv", ".tsv")
-        if "labels" not in PurePosixPath(path.lower()).parts and _stem(path) not in stems
-    }
-    loose = {path: split or _meaning(path) for path, split in files_of.items() if split or path.endswith(".txt")}
-    several = len({*loose.values()} - {None}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none
-    paths = {path: split for path, split in (loose if several else files_of).items() if split}
-    paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
-    if paths:
-        return {(path, split): _lines(files, path) for path, split in paths.items()}
-    found = {key: lines for path in files.ending(".csv", ".tsv") for key, lines in _table(files, path, raw).items()}
-    named = [
-        path
-        for path in files.ending(".json")
-        if re.search("split|fold|train|val|test", PurePosixPath(path).stem.lower())
-    ]
-    return found or {key: lines for path in named for key, lines in _json_lists(files, path, raw).items()}
-
-
-def _lines(files: Files, path: str) -> list[str]:
-    try:
-        return [*filter(None, map(str.strip, read_text(files.folder / path).splitlines()))]
-    except BadRecord as bad:
-        raise UserError(f"{files.folder}: {bad}") from None
-
-
-def _table(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
-    """Lines of a table by the split in its column called split, set, fold or the like; see `_by_split`."""
-    with (files.folder / path).open(encoding="utf-8-sig", errors="replace") as file:
-        names = _columns(file.readline())
-    places = [place for place, name in enumerate(names) if names_splits(name)]
-    if not places:
-        return {}
-    lines = _lines(files, path)[1:]
-    rows = [_columns(line) + [""] * len(names) for line in lines]
-    return _by_split(files, path, raw, {names[place]: [row[place] for row in rows] for place in places}, lines)
-
-
-def _by_split(
-    files: Files, path: str, raw: RawData, columns: Mapping[str, Sequence[Any]], lines: Sequence[str]
-) -> dict[tuple[str, str], list[str]]:
-    """The lines by the split that they have in the first of the columns that has splits; none if no column has any,
-    which is noted. Raises UserError if some lines have one and others not."""
-    for name, values in columns.items():
-        splits = [split_of(str(value)) for value in values]
-        if not any(splits):
-            text = f"lines of {path} whose column {name} has no split (train, val or test) and is not used"
-            raw.note(text, len(lines))
-            continue
-        if None in splits:
-            line = quoted(lines[splits.index(None)])
-            raise UserError(f"{files.folder / path}: {line} has no split, unlike others: train, val or test")
-        found: dict[tuple[str, str], list[str]] = {}
-        for line, split in zip(lines, splits, strict=True):
-            found.setdefault((path, split), []).append(line)
-        return found
-    return {}
-
-
-def _json_lists(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
-    """{split: [image, ...]} of a .json file, or [image, ...] of train.json, or [{"image": image, "split": split}, ...];
-    none if it has other contents."""
-    stem = PurePosixPath(path).stem
-    with (files.folder / path).open("rb") as file:
-        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
-    records = start.startswith(b"[") and any(
-        map(names_splits, re.findall(r'"(\w+)"\s*:', start.decode(errors="replace")))
-    )
-    if not records and not re.match(rb'\[\s*["\d]' if split_of(stem) else rb'\{\s*"\w+"\s*:\s*\[\s*["\d]', start):
-        return {}
-    try:
-        value = read_value(files.folder / path)
-    except BadRecord as bad:
-        raise UserError(f"{files.folder / path} {bad}") from None
-    if records:
-        return _of_records(files, path, raw, value)
-    value = {stem: value} if isinstance(value, list) else value
-    lists = {(path, split_of(key)): lines for key, lines in value.items()}
-    return {
-        key: [*map(str, lines)]
-        for key, lines in lists.items()
-        if key[1] and isinstance(lines, list) and all(isinstance(line, str | int) for line in lines)
-    }
-
-
-def _of_records(files: Files, path: str, raw: RawData, records: Any) -> dict[tuple[str, str], list[str]]:
-    """The texts of each record, by the split that it has."""
-    if not all(isinstance(record, dict) for record in records):
-        return {}
-    columns = [key for key in dict.fromkeys(key for record in records for key in record) if names_splits(key)]
-    lines = [",".join(str(value) for value in record.values() if isinstance(value, str | int)) for record in records]
-    return _by_split(files, path, raw, {key: [record.get(key, "") for record in records] for key in columns}, lines)
 
 
 def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:
@@ -325,6 +132,15 @@ def _check_stated(have: set[str], source: str, data: Data, bare: Mapping[str | N
         raise UserError(
             f"{where} has train and test, but no val ({source}): make val/ of a part of train, rename test to val, or "
             f"set data.split to {{val: {data.split:g}}}, which draws val from train"
+        )
+
+
+def _check_understood(strange: Mapping[str, str], data: Data) -> None:
+    """Raises UserError if there is a file that looks like a list of splits and is not understood."""
+    for path, reason in strange.items():
+        raise UserError(
+            f"{data.raw / path} looks like a list of splits, over which none is drawn, but {reason}: write {FORMS}; or "
+            "rename the file if it is no such list"
         )
 
 

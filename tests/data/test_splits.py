@@ -184,12 +184,13 @@ def test_lists_that_contradict_each_other_or_folders_are_refused(raw):
         split(raw)
 
 
-def test_a_list_of_no_image_is_refused_beside_one_of_images_and_ignored_alone(raw):
+def test_a_list_of_no_image_is_refused(raw):
     write(raw, "x", "y")
     (raw / "test.txt").write_text("notes on the tests\n")
-    assert set(split(raw)) == {"train", "val"}
+    with pytest.raises(UserError, match="test.txt looks like a list of splits.*'notes on the tests', name no image"):
+        split(raw)
     (raw / "train.txt").write_text("x\ny\n")
-    with pytest.raises(UserError, match="test.txt: none of its lines, such as 'notes on the tests'"):
+    with pytest.raises(UserError, match="test.txt .*its lines, such as 'notes on the tests', name no image"):
         split(raw)
 
 
@@ -444,18 +445,109 @@ def test_records_and_columns_of_splits_are_read(raw):
         (raw / file).unlink()
 
 
+FOLDS = "image,fold\na.png,0\nb.png,1\nc.png,2\n"
+BY_SPLIT = {"train": ["a.png", "b.png"], "val": ["c.png"]}
+SPLIT_OF = {"a.png": "train", "b.png": "train", "c.png": "val"}
+
+
+def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys):
+    write(raw, *NAMES)
+    (raw / "meta.csv").write_text(FOLDS)
+    split(raw)
+    assert "lines of meta.csv whose column fold has no split" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
-    "file, text",
+    "file, content",
     [
-        ("folds.csv", "image,fold\na.png,0\nb.png,1\nc.png,2\n"),
-        ("folds.json", json.dumps([{"image": f"{name}.png", "fold": 0} for name in NAMES])),
+        ("split.json", SPLIT_OF),
+        ("Splits.json", {"splits": BY_SPLIT, "seed": 1}),
+        ("split.json", {"train": {"images": ["a", "b"]}, "valid": [{"image": "c.png", "label": "x.txt"}]}),
+        ("my_split.json", {name: {"split": own, "size": 3} for name, own in SPLIT_OF.items()}),
+        ("split.json", [[*pair] for pair in SPLIT_OF.items()]),
+        ("split.yaml", "train: [a, b]\nval:\n- c\n"),
+        ("folds.yml", "a.png: train\nb.png: train\nc.png: val\n"),
+        ("split.jsonl", "\n".join(json.dumps({"file_name": name, "split": own}) for name, own in SPLIT_OF.items())),
+        ("split.txt", "a.png train\nb.png train\nc.png val\n"),
+        ("split.csv", "a.png,train\nb.png,train\nc.png,val\n"),
+        ("all.csv", '"note","image","split"\n"one, two",a.png,train\n,b.png,train\n"x",c.png,val\n'),
+        ("train_test_split.txt", "a\ttraining\nb\ttraining\nc\tvalidation\n"),
     ],
 )
-def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys, file, text):
+def test_the_obvious_forms_of_a_split_are_read(raw, capsys, file, content):
     write(raw, *NAMES)
-    (raw / file).write_text(text)
+    (raw / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    assert split(raw) == BY_SPLIT
+    out = capsys.readouterr().out
+    assert f"split: {file} (train), {file} (val): train 2, val 1" in out and "not used" not in out
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("folds.csv", FOLDS),
+        ("folds.json", json.dumps([{"image": f"{name}.png", "fold": 0} for name in NAMES])),
+        ("folds.json", json.dumps({"fold0": BY_SPLIT, "fold1": {"train": ["c.png"], "val": ["a.png", "b.png"]}})),
+        ("split.json", json.dumps({"train": 0.8, "val": 0.2})),
+        ("split.json", json.dumps(["a.png"])),
+        ("split.yaml", "a.png: 1\n"),
+        ("split.xlsx", "PK"),
+        ("train_val.npz", "PK"),
+        ("kfold.pkl", ""),
+        ("split.txt", "a b c\n"),
+        ("train_test_split.txt", "1 0\n2 1\n"),
+        ("trainval.txt", "a\nb\nc\n"),
+    ],
+)
+def test_a_split_that_is_not_understood_is_not_drawn_over(raw, file, content):
+    write(raw, *NAMES)
+    (raw / file).write_text(content)
+    with pytest.raises(UserError, match=rf"{file} looks like a list of splits.*\{{image: split\}}"):
+        split(raw)
+    (raw / "train.txt").write_text("a\nb\n")
+    (raw / "val.txt").write_text("c\n")
+    assert split(raw) == BY_SPLIT
+
+
+@pytest.mark.parametrize(
+    "file", ["eval.json", "val_results.json", "test_metrics.csv", "train.py", "training-log.txt", "train.cache"]
+)
+def test_other_files_are_no_splits(raw, file):
+    write(raw, *NAMES)
+    (raw / file).write_text('{"AP": 0.5}')
     split(raw)
-    assert f"lines of {file} whose column fold has no split" in " ".join(capsys.readouterr().out.split())
+    assert "drawn" in folders.report(raw)["split"]
+
+
+def test_several_lists_of_splits_must_agree(raw):
+    write(raw, *NAMES)
+    (raw / "split.json").write_text(json.dumps(SPLIT_OF))
+    (raw / "meta.csv").write_text("image,split\na.png,train\nb.png,val\nc.png,val\n")
+    with pytest.raises(UserError, match="b.png is in meta.csv and split.json"):
+        split(raw)
+
+
+@pytest.mark.parametrize("form", ["coco", "label_studio"])
+def test_lists_in_json_beside_one_annotation_file_are_no_annotations(raw, form):
+    if form == "coco":
+        folders.coco(raw, "all", [annotation(number) for number in (1, 2, 3)], count=3)
+        names = ["images/all/1.png", "images/all/2.png", "images/all/3.png"]
+    else:
+        size = {"original_width": folders.WIDTH, "original_height": folders.HEIGHT}
+        value = {"points": [[10, 10], [40, 10], [40, 40]], "polygonlabels": ["a"]}
+        result = [{"id": "r", "type": "polygonlabels", "from_name": "part", "value": value, **size}]
+        names = [folders.draw(raw / "images" / f"{name}.png").relative_to(raw).as_posix() for name in NAMES]
+        found = [{"id": name, "data": {"image": name}, "annotations": [{"result": result}]} for name in names]
+        (raw / "export.json").write_text(json.dumps(found))
+    expected = {"train": names[:2], "val": names[2:]}
+    for name, own in expected.items():
+        (raw / f"{name}.json").write_text(json.dumps(own))
+    assert split(raw, format=form) == expected
+    for name in expected:
+        (raw / f"{name}.json").unlink()
+    records = [{"image": one, "split": own} for own, some in expected.items() for one in some]
+    (raw / "split.json").write_text(json.dumps(records))
+    assert split(raw, format=form) == expected and not folders.report(raw)["unused"]
 
 
 def test_a_split_of_each_coco_image_is_read(raw):
@@ -500,9 +592,12 @@ def test_records_of_splits_beside_a_coco_file_are_no_coco_file(raw):
     assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
 
 
-def test_a_text_in_utf_16_is_named_as_such(raw):
+def test_lists_may_be_in_utf_16(raw):
     write(raw, *NAMES)
-    (raw / "train.txt").write_text("a.png\n", encoding="utf-16")
-    (raw / "val.txt").write_text("b.png\n")
-    with pytest.raises(UserError, match="train.txt is not UTF-8, it looks like UTF-16"):
-        split(raw)
+    rows = "".join(f"{name}\t{own}\n" for name, own in SPLIT_OF.items())
+    (raw / "splits.csv").write_text(f"image\tsplit\n{rows}", encoding="utf-16")
+    assert split(raw) == BY_SPLIT
+    (raw / "splits.csv").unlink()
+    (raw / "train.txt").write_text("a.png\nb.png\n", encoding="utf-16")
+    (raw / "val.txt").write_text("c.png\n")
+    assert split(raw) == BY_SPLIT

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from mtseg.core.errors import UserError
-from mtseg.data.formats._common import Files
+from mtseg.data.files import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")

@@ -13,7 +13,7 @@ from typing import Any
 
 from mtseg.core import yaml
 from mtseg.core.errors import quoted
-from mtseg.data.formats._common import Files
+from mtseg.data.files import Files
 from mtseg.data.raw import BadRecord, RawData, items, read_record, read_text, whole
 
 

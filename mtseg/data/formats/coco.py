@@ -25,7 +25,8 @@ from typing import Any
 
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation, rle
-from mtseg.data.formats._common import Files, Splits, json_with, note_duplicates, text, texts
+from mtseg.data.files import Files
+from mtseg.data.formats._reading import LIST, begins, json_with, note_duplicates, text, texts
 from mtseg.data.formats._sidecars import Beside
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import (
@@ -39,7 +40,7 @@ from mtseg.data.raw import (
     stated_size,
     whole,
 )
-from mtseg.data.splits import names_splits
+from mtseg.data.splits import Splits
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
@@ -66,17 +67,18 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     used = [name for name in names if not PurePosixPath(name).name.startswith(OTHER)] or names
     if len(used) < len(names):
         data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
-    given = splits.of_files(used)
+    data.unused_files = [name for name in used if begins(folder / name, LIST)]
+    given = splits.of_files([name for name in used if name not in data.unused_files])
     for where, split in given.items():
         if split is None and {"train", "val"} <= {*given.values()}:
             data.leave("annotation files that are of no split, beside those of train and val")
             continue
         with data.refusing(where):
             raw = read_value(folder / where)
-            if isinstance(raw, list) and raw and isinstance(raw[0], dict) and any(map(names_splits, raw[0])):
-                continue  # lists the images of the splits
-            if isinstance(raw, dict) and not {"images", "annotations", "categories"} & {*raw}:
-                data.leave(".json files that are not COCO")
+            if isinstance(raw, list) and raw and isinstance(raw[0], dict) and "image_id" in raw[0]:
+                raise BadRecord("other format", "is of COCO's format of results: the file of annotations is needed")
+            if raw and isinstance(raw, dict | list) and not {"images", "annotations", "categories"} & {*map(str, raw)}:
+                data.unused_files.append(where)
                 continue
             beside.add(data, where, raw)
             _File(data, files, splits, where, split, vocabulary, raw).read()

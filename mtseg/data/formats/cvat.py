@@ -19,18 +19,12 @@ import numpy as np
 
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
-from mtseg.data.formats._common import (
-    Files,
-    Reading,
-    ellipse,
-    pasted,
-    rectangle,
-    refuse_shape,
-    run_mask,
-    turned,
-)
+from mtseg.data.files import Files
+from mtseg.data.formats._rasters import pasted, run_mask
+from mtseg.data.formats._reading import Reading, refuse_shape
 from mtseg.data.formats._xml import read_xml
 from mtseg.data.labels import Vocabulary
+from mtseg.data.polygons import ellipse, rectangle, turned
 from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, stated_size
 
 

@@ -24,20 +24,14 @@ import numpy as np
 
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
-from mtseg.data.formats._common import (
-    Files,
-    Reading,
-    Shapes,
-    ellipse,
-    json_with,
-    pasted,
-    rectangle,
-    refuse_shape,
-    turned,
-)
+from mtseg.data.files import Files
+from mtseg.data.formats._rasters import pasted
+from mtseg.data.formats._reading import LIST, Reading, Shapes, begins, json_with, refuse_shape
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, suffixes
 from mtseg.data.labels import Vocabulary
+from mtseg.data.polygons import ellipse, rectangle, turned
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
+from mtseg.data.splits import names_splits
 
 MOST = 110  # percent of a side that an outline may reach, beyond what imprecise drawing explains
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
@@ -50,11 +44,14 @@ def recognises(files: Files) -> str | None:
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json of a folder that is a list of tasks."""
     reading = Reading(folder, vocabulary)
-    for where, split in reading.splits.of_files(reading.files.ending(".json")).items():
+    names = reading.files.ending(".json")
+    reading.data.unused_files = [name for name in names if begins(folder / name, LIST)]
+    names = [name for name in names if name not in reading.data.unused_files]
+    for where, split in reading.splits.of_files(names).items():
         with reading.data.refusing(where):
             tasks = read_value(folder / where)
-            if isinstance(tasks, dict) and "data" not in tasks:
-                reading.data.leave(".json files that are not Label Studio's")
+            if _is_other(tasks):
+                reading.data.unused_files.append(where)
                 continue
             tasks = tasks if isinstance(tasks, list) else [tasks]
             if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
@@ -67,6 +64,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 with reading.data.refusing(named):
                     _add_image(reading, named, task, key, PurePosixPath(where).parent, split)
     return reading.finished()
+
+
+def _is_other(value: Any) -> bool:
+    """Whether a file has no tasks, but another JSON object, or records of splits."""
+    first = value[0] if isinstance(value, list) and value else value
+    named = isinstance(first, dict) and "data" not in first
+    return named and (first is value or any(map(names_splits, first)))
 
 
 def _add_image(

@@ -20,9 +20,12 @@ import numpy as np
 
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
-from mtseg.data.formats._common import Files, Reading, Shapes, ellipse, json_with, pasted, rectangle, refuse_shape
+from mtseg.data.files import Files
+from mtseg.data.formats._rasters import pasted
+from mtseg.data.formats._reading import Reading, Shapes, json_with, refuse_shape
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
+from mtseg.data.polygons import ellipse, rectangle
 from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_value, stated_size
 
 BOXES = ("rectangle", "rotation", "oriented_rectangle", "quadrilateral")  # with four corners
@@ -42,7 +45,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             raw = read_value(folder / where)
             keys = {*raw} if isinstance(raw, dict) else set()
             if not {"shapes", "imagePath", "imageData"} & keys and not files.image_of_stem(where[: -len(".json")]):
-                data.leave(".json files that are not LabelMe's")
+                data.unused_files.append(where)
                 continue
             if not isinstance(raw, dict):
                 raise BadRecord("broken json", f"contains a {type(raw).__name__}, expected a JSON object")

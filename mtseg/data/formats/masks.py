@@ -24,10 +24,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mtseg.core.errors import quoted
-from mtseg.data.formats._common import Files, Splits, note_duplicates, pasted
+from mtseg.data.files import Files
+from mtseg.data.formats._rasters import pasted
+from mtseg.data.formats._reading import note_duplicates
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, read_text
+from mtseg.data.splits import Splits
 
 OBJECTS, CLASSES, MASKS = "SegmentationObject", "SegmentationClass", "masks"
 NAMES = ("labelmap.txt", "class_names.txt", "labels.txt", "classes.txt")

@@ -20,7 +20,8 @@ from typing import Any
 
 from mtseg.core import yaml
 from mtseg.core.errors import quoted
-from mtseg.data.formats._common import Files, Reading, note_duplicates
+from mtseg.data.files import Files
+from mtseg.data.formats._reading import Reading, note_duplicates
 from mtseg.data.labels import Vocabulary, is_null
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
 from mtseg.data.splits import split_of

@@ -9,9 +9,9 @@ import pytest
 
 from mtseg.core.errors import UserError
 from mtseg.data import formats
-from mtseg.data.formats._common import Files, Splits, check_files
+from mtseg.data.files import Files, check_files
 from mtseg.data.raw import BadRecord, read_value, stated_size, whole
-from mtseg.data.splits import split_of
+from mtseg.data.splits import Splits, split_of
 from tests.data import folders
 from tests.data.folders import annotation, converted, shape, tasks
 

@@ -1,0 +1,207 @@
+"""The files of a raw folder, which of them is the image that an annotation names, and what must not be opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mtseg.core.errors import UserError, quoted
+from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
+from mtseg.data.raw import BadRecord
+
+# leading folders of a stated file name that tools add, and that need not exist
+LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
+ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders without end
+NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
+
+
+class Files:
+    """The files of a folder and its subfolders, also linked ones, except hidden ones. Names are relative, with `/`.
+
+    Links are followed and not resolved: DVC may link files into the folder. A link to a folder above it is not
+    followed: it would have no end. Which links are allowed: `check_files`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: list[str] = []
+        above = {str(folder): (os.path.realpath(folder),)}  # by folder: the real path of itself, and of those above it
+        for path, folders, names in os.walk(folder, followlinks=True):
+            own = above.pop(path)
+            for name in folders:
+                inside = os.path.join(path, name)
+                real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
+                if not name.startswith(".") and real not in own and not f"{real}/".startswith(SYSTEM):
+                    above[inside] = (real, *own)
+            folders[:] = [name for name in folders if os.path.join(path, name) in above]
+            place = Path(path).relative_to(folder).as_posix()
+            self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
+        self.names.sort()
+        self._known = frozenset(self.names)
+        self.images = {name for name in self.names if PurePosixPath(name).suffix.lower() in suffixes()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def ending(self, *suffixes: str) -> list[str]:
+        """Files with one of the suffixes, in lower or upper case."""
+        return [name for name in self.names if name.lower().endswith(suffixes)]
+
+    def folders(self, name: str) -> list[str]:
+        """Folders of this name, in any case and at any depth, that contain files."""
+        parents = dict.fromkeys(str(parent) for file in self.names for parent in PurePosixPath(file).parents)
+        return [parent for parent in parents if PurePosixPath(parent).name.lower() == name.lower()]
+
+    def file(self, path: str) -> str | None:
+        """The file of this path, or the only one whose path differs in case or Unicode composition."""
+        return self._at(path, self._known)
+
+    def image(self, stated: Any, places: Sequence[str]) -> str:
+        """The image that an annotation names: a path below one of `places`, or an absolute path, of another computer,
+        or a URL, whose last parts are. Case and Unicode composition may differ if only one image fits. Raises
+        BadRecord."""
+        if not isinstance(stated, str) or not stated.strip():
+            raise BadRecord("missing image", f"the file name of the image is {quoted(stated)}, expected text")
+        tails = list(_tails(stated))
+        for tail in tails:
+            for place in places:
+                if found := self._at(f"{place}/{tail}", self.images):
+                    return found
+        for tail in tails:
+            for place in places:
+                if other := self._at(f"{place}/{tail}", self._known):
+                    kind = PurePosixPath(other).suffix or "such"
+                    reason = f"{other} exists, but Pillow does not read {kind} files: convert it to PNG or JPEG"
+                    raise BadRecord("missing image", reason)
+        looked = ", ".join(dict.fromkeys(f"{place}/" if place != "." else "data.raw" for place in places))
+        raise BadRecord("missing image", f"no image {quoted(stated)} in {looked}")
+
+    def image_of_stem(self, stem: str, preferred: str = "") -> str | None:
+        """The image of this name without suffix; of several, the one whose file name is `preferred`. Raises BadRecord
+        if there are several and none is preferred."""
+        found = self._stems.get(stem) or self._folded_stems.get(_folded(stem), [])
+        if len(found) > 1:
+            found = [name for name in found if PurePosixPath(name).name == preferred] or found
+        if len(found) > 1:
+            raise BadRecord("ambiguous image", f"several images have this name: {', '.join(found)}")
+        return found[0] if found else None
+
+    def beside(self, where: str) -> list[str]:
+        """The files in the same folder and with the same name but for the suffix, itself included."""
+        start = os.path.splitext(where)[0] + "."
+        return [name for name in self.names if name.startswith(start) and "/" not in name[len(start) :]]
+
+    def size(self, image: str) -> tuple[int, int]:
+        """Height and width of an image after rotation by its EXIF data. Raises BadRecord."""
+        try:
+            with open_lazily(self.folder / image, sys.maxsize) as opened:
+                width, height = opened.size
+                rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except FileNotFoundError:
+            raise BadRecord("missing image", f"{image} is a link to a file that does not exist") from None
+        except DECODE_ERRORS as error:
+            raise BadRecord("broken image", f"{image} does not decode: {error}") from None
+        return (width, height) if rotated else (height, width)
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        return _grouped(self.images, lambda name: os.path.splitext(name)[0])
+
+    @cached_property
+    def _folded_stems(self) -> dict[str, list[str]]:
+        return _grouped(self.images, lambda name: _folded(os.path.splitext(name)[0]))
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        return _grouped(self.names, _folded)
+
+    def _at(self, path: str, names: Set[str]) -> str | None:
+        path = _normal(path)
+        if path in names:
+            return path
+        found = [name for name in self._alike.get(_folded(path), ()) if name in names]
+        return found[0] if len(found) == 1 else None
+
+
+def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
+    """Raise UserError for what readers must not open: links out of the folder, unless they are to be followed; pipes,
+    devices and files of the system, which may never end; annotation files above `most` megabytes; and for names that
+    are not UTF-8, which no annotation can state."""
+    root = os.path.realpath(folder)
+    _check_links(folder, root, follow_links)
+    for name in Files(folder).names:
+        path = f"{folder}/{name}"
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{path}: the name is not UTF-8: rename it, for example with convmv -t utf8 -r {folder}")
+        try:
+            facts = os.stat(path)
+        except OSError:
+            if name.lower().endswith(ANNOTATIONS):
+                raise UserError(f"{path} is a link to nothing: restore its file, or remove it") from None
+            continue  # a missing image, if an annotation names it
+        system = os.path.realpath(path) if follow_links else root
+        if not stat.S_ISREG(facts.st_mode) or f"{system}/".startswith(SYSTEM):
+            raise UserError(f"{path} is {NO_DATA}")
+        if facts.st_size > most * 1e6 and name.lower().endswith(ANNOTATIONS):
+            size = f"{facts.st_size / 1e6:,.0f} MB"
+            raise UserError(
+                f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
+            )
+
+
+def _check_links(folder: Path, root: str, follow: bool) -> None:
+    for path, folders, names in os.walk(folder):
+        for name in [name for name in (*folders, *names) if os.path.islink(os.path.join(path, name))]:
+            place = os.path.join(path, name)
+            real = os.path.realpath(place)
+            if name.startswith(".") or not os.path.exists(real):
+                continue
+            if f"{real}/".startswith(SYSTEM):
+                raise UserError(f"{place} is {NO_DATA}")
+            if not follow and not Path(real).is_relative_to(root):
+                raise UserError(
+                    f"{place} is a link to {real}, outside {folder} (data.raw): copy the files into the folder, or set "
+                    "data.follow_links: true if all links in it are yours, as those of DVC's cache.type symlink are"
+                )
+
+
+def _tails(stated: str) -> Iterator[str]:
+    """Relative paths that a stated file name can mean, the most literal first."""
+    for name in dict.fromkeys((stated, unquote(stated), unquote(stated.replace("+", " ")))):
+        name = name.replace("\\", "/")
+        if stored := re.match(r".*(/local-files/\?d=|/media/upload/\d+/)", name):  # Label Studio's own folders
+            name = "/" + name[stored.end() :]
+        elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+            name = urlsplit(name).path
+        absolute = bool(re.match(r"/|[A-Za-z]:/", name))
+        rest = re.sub(r"^[A-Za-z]:/|^/+", "", name)
+        yield rest
+        while "/" in rest:
+            first, rest = rest.split("/", 1)
+            if not absolute and first.lower() not in LAYOUT:
+                break
+            yield rest
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(key(name), []).append(name)
+    return groups
+
+
+def _normal(path: str) -> str:
+    return os.path.normpath(path).replace(os.sep, "/")
+
+
+def _folded(name: str) -> str:
+    """Equal for names that differ in case or in Unicode composition only: macOS decomposes accents."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,271 @@
+"""Files that list the images of the splits, and the lines of each split in them.
+
+train.txt, val.txt, test.txt        a path, file name or stem on each line; also .lst, .csv and .tsv, in any column
+split.csv, or any table             a column called split, set, fold or the like
+split.txt, folds.tsv                the same without a header: a column that has a split in each line
+split.json, .jsonl, .yaml           {split: images}, {image: split}, or [{image, split}, ...]
+train.json                          [image, ...], or COCO's {images: [...]}
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from mtseg.core import yaml
+from mtseg.core.errors import UserError, quoted
+from mtseg.data.files import Files
+from mtseg.data.raw import BadRecord, RawData, read_text, read_value
+from mtseg.data.splits import looks_split, names_splits, says_split, split_in, split_of
+
+TEXTS = ("", ".lst", ".txt")
+TABLES = (".csv", ".tsv")
+VALUES = (".json", ".jsonl", ".yaml", ".yml")
+UNREAD = (  # may list images, and are not read
+    *(".feather", ".h5", ".hdf5", ".ini", ".mat", ".npy", ".npz", ".ods", ".parquet", ".pickle", ".pkl", ".pth"),
+    *(".sqlite", ".toml", ".xls", ".xlsx"),
+)
+FORMS = (
+    "train.txt, val.txt and test.txt with an image on each line, a .csv with the columns image,split, or a .json or "
+    ".yaml of {train: [images], val: [images]} or {image: split}"
+)
+SEPARATORS = ",;\t"
+NO_SPLITS = "it has no images by split"
+IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "image_path", "img", "name", "image_id", "id")
+
+
+@dataclass
+class Listed:
+    """lines: of each file and split that it states. not_understood: by path, why a file that looks like a list of
+    splits is not read."""
+
+    lines: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    not_understood: dict[str, str] = field(default_factory=dict)
+
+
+class _NotUnderstood(Exception):
+    """Why a file states no split that can be used."""
+
+
+def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
+    """The lists of a folder, of Pascal VOC's those for segmentation. annotations: files that are none. Columns of
+    splits that have none are noted in `raw`. Raises UserError if a list cannot be read, or states a split for
+    some of its lines alone."""
+    found, texts = Listed(), {}
+    for path in _candidates(files, annotations):
+        stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix.lower()
+        try:
+            if suffix in TABLES and (lines := _table(files, path, raw)):
+                found.lines |= lines
+            elif suffix in (*TABLES, *TEXTS) and meaning(path) and not says_split(stem, alone=False):
+                texts[path] = split_of(stem)
+            elif suffix in VALUES and (says_split(stem) or _may_list(files, path)):
+                found.lines |= _of_value(path, _value(files, path), raw)
+            elif suffix in (*TABLES, *TEXTS) and says_split(stem):
+                found.lines |= _headless(files, path)
+            elif suffix in UNREAD and says_split(stem):
+                raise _NotUnderstood(f"{suffix} files are not read")
+        except _NotUnderstood as reason:
+            if says_split(stem):
+                found.not_understood[path] = str(reason)
+    loose = {path: split or meaning(path) for path, split in texts.items() if split or not path.endswith(TABLES)}
+    several = len({*loose.values()}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none
+    paths = {path: split for path, split in (loose if several else texts).items() if split}
+    paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
+    found.lines |= {(path, split): _lines(files, path) for path, split in paths.items()}
+    return found
+
+
+def _candidates(files: Files, annotations: Set[str]) -> Iterator[str]:
+    """The files that may be lists by their suffix, and are no annotations of one image, as YOLO's .txt are."""
+    beside = {stem_of(image) for image in files.images}
+    alike = {PurePosixPath(stem).name for stem in beside}
+    for path in files.names:
+        place = PurePosixPath(path)
+        if path in annotations or place.suffix.lower() not in (*TEXTS, *TABLES, *VALUES, *UNREAD):
+            continue
+        if stem_of(path) in beside or (place.stem in alike and not split_of(place.stem)):
+            continue
+        if place.suffix.lower() not in TEXTS or "labels" not in PurePosixPath(path.lower()).parts:
+            yield path
+
+
+def _lines(files: Files, path: str) -> list[str]:
+    try:
+        return [*filter(None, map(str.strip, read_text(files.folder / path).splitlines()))]
+    except BadRecord as bad:
+        raise UserError(f"{files.folder}: {bad}") from None
+
+
+def _table(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """The lines of a table by the split in its column called split, set, fold or the like; none if it has no such
+    column."""
+    with (files.folder / path).open("rb") as file:
+        head = file.readline(1 << 16).replace(b"\0", b"").decode(errors="replace")  # without the zeros of UTF-16
+    if not any(map(names_splits, columns(head))):
+        return {}
+    names, *rows = _rows(_lines(files, path))
+    places = {name: place for place, name in enumerate(names) if names_splits(name)}
+    cells = {name: [row[place] if place < len(row) else "" for row in rows] for name, place in places.items()}
+    return _by_split(path, raw, cells, [",".join(row) for row in rows])
+
+
+def _headless(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
+    """The lines of a table without a header by the first column that has a split in each of them."""
+    lines = _lines(files, path)
+    for separator in (None, *SEPARATORS):
+        rows = [line.split() for line in lines] if separator is None else _rows(lines, separator)
+        for place in range(1, min(map(len, rows), default=0)):
+            if all(split_of(row[place]) for row in rows):
+                return _grouped(path, [split_of(row[place]) for row in rows], [" ".join(row[:place]) for row in rows])
+    like = f", such as {quoted(lines[0])}" if lines else ""
+    raise _NotUnderstood(f"none of its columns has a split in each line{like}")
+
+
+def _rows(lines: Sequence[str], separator: str | None = None) -> list[list[str]]:
+    separator = separator or max(SEPARATORS, key=lines[0].count)
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+
+
+def _by_split(
+    path: str, raw: RawData, columns: Mapping[str, Sequence[Any]], lines: Sequence[str]
+) -> dict[tuple[str, str], list[str]]:
+    """The lines by the split that they have in the first of the columns that has splits. If no column has any, this is
+    noted or, in a file whose name says that it is a list of splits, raised as _NotUnderstood. Raises UserError if some
+    lines have one and others not."""
+    for name, values in columns.items():
+        splits = [split_of(str(value)) for value in values]
+        if not any(splits):
+            stem = PurePosixPath(path).stem
+            if says_split(stem) and not split_of(stem):
+                like = f", such as {quoted(values[0])}" if lines else ""
+                raise _NotUnderstood(f"its {name} is not train, val or test{like}")
+            text = f"lines of {path} whose column {name} has no split (train, val or test) and is not used"
+            raw.note(text, len(lines))
+            continue
+        if None in splits:
+            line = quoted(lines[splits.index(None)])
+            raise UserError(f"{path} (in data.raw): {line} has no split, unlike others: train, val or test")
+        return _grouped(path, splits, lines)
+    return {}
+
+
+def _grouped(path: str, splits: Iterable[str], lines: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for line, split in zip(lines, splits, strict=True):
+        found.setdefault((path, split), []).append(line)
+    return found
+
+
+def _may_list(files: Files, path: str) -> bool:
+    """Whether a file of any name starts like a list of splits: a look at a file that may be large."""
+    if not looks_split(PurePosixPath(path).stem) or path.endswith((".yaml", ".yml")):
+        return False
+    with (files.folder / path).open("rb") as file:
+        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").decode(errors="replace")
+    if re.match(r'\[\s*["\d]', start):
+        return True
+    keys = re.findall(r'"(\w+)"\s*:', start)
+    if start.startswith("{"):
+        return bool(re.match(r'\{\s*"\w+"\s*:\s*\[\s*["\d]', start)) and any(map(split_of, keys))
+    return any(map(names_splits, keys))
+
+
+def _value(files: Files, path: str) -> Any:
+    try:
+        if path.endswith(".jsonl"):
+            return [json.loads(line) for line in _lines(files, path)]
+        if path.endswith(".json"):
+            return read_value(files.folder / path)
+        return yaml.parse(read_text(files.folder / path), "base")
+    except BadRecord as bad:
+        raise UserError(f"{path} (in data.raw): {bad}") from None
+    except ValueError as error:
+        raise UserError(f"{path} (in data.raw) cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _of_value(path: str, value: Any, raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """The images of each split by the value of a file; see the top of this module. Raises _NotUnderstood."""
+    own = split_of(PurePosixPath(path).stem)
+    if isinstance(value, dict):
+        if "names" in value and own is None:  # a description of YOLO
+            return {}
+        splits = {key: split_of(str(key)) for key in value}
+        if any(isinstance(value[key], list | dict) for key in splits if splits[key]):
+            found: dict[tuple[str, str], list[str]] = {}
+            for key, split in splits.items():
+                if split:
+                    found.setdefault((path, split), []).extend(_entries(value[key]))
+            return found
+        values = [*value.values()]
+        if values and all(isinstance(one, str) and split_of(one) for one in values):
+            return _grouped(path, map(split_of, values), map(str, value))
+        if values and all(isinstance(one, dict) and any(map(names_splits, one)) for one in values):
+            return _of_records(path, [{"image": key, **one} for key, one in value.items()], raw)
+        if own is None:
+            return _of_parts(path, [one for one in values if isinstance(one, list | dict)], raw)
+    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        if any(names_splits(key) for one in value for key in one):
+            return _of_records(path, value, raw)
+        if own is None:
+            return _of_parts(path, value, raw)
+    elif isinstance(value, list) and all(isinstance(one, list) for one in value) and own is None:
+        return _of_records(path, [{"image": row[0], "split": row[-1]} for row in value if len(row) > 1], raw)
+    if (own or meaning(path)) and isinstance(value, list | dict):
+        return {(path, own or meaning(path)): _entries(value)}
+    raise _NotUnderstood(NO_SPLITS)
+
+
+def _of_parts(path: str, parts: Sequence[Any], raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """The only one of some values that has splits. Several are folds."""
+    found = []
+    for part in parts:
+        try:
+            found.append(_of_value(path, part, raw))
+        except _NotUnderstood:
+            continue
+    found = [lines for lines in found if lines]
+    if len(found) == 1:
+        return found[0]
+    raise _NotUnderstood(f"it has {len(found)} splits, as of folds, and one is needed" if found else NO_SPLITS)
+
+
+def _of_records(path: str, records: Sequence[dict[str, Any]], raw: RawData) -> dict[tuple[str, str], list[str]]:
+    """The texts of each record, by the split that it has."""
+    keys = [key for key in dict.fromkeys(key for record in records for key in record) if names_splits(key)]
+    lines = [_entry({key: value for key, value in record.items() if key not in keys}) for record in records]
+    return _by_split(path, raw, {key: [record.get(key, "") for record in records] for key in keys}, lines)
+
+
+def _entries(value: Any) -> list[str]:
+    """The images of a list; of records with a name, such as COCO's `images`; or of a mapping, its keys."""
+    if isinstance(value, dict):
+        images = next((value[key] for key in ("images", "files", "data") if isinstance(value.get(key), list)), None)
+        return _entries(images) if images is not None else [*map(str, value)]
+    return [_entry(one) for one in value]
+
+
+def _entry(value: Any) -> str:
+    if isinstance(value, dict):
+        named = [value[key] for key in IMAGE_KEYS if isinstance(value.get(key), str | int)]
+        value = named[:1] or [one for one in value.values() if isinstance(one, str | int)]
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def stem_of(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
+
+
+def meaning(path: str) -> str | None:
+    """The split that a file's name means, or has among other words."""
+    stem = PurePosixPath(path).stem
+    return split_of(stem) or split_in(stem)
+
+
+def columns(line: str) -> list[str]:
+    return [text.strip().strip("\"'") for text in re.split(r"[,;\t]", line)]

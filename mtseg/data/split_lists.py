@@ -1,0 +1,96 @@
+"""The images that the lines of lists mean, by path, file name or stem."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from mtseg.core.errors import UserError, quoted
+from mtseg.data.images import suffixes
+from mtseg.data.split_files import columns, meaning, stem_of
+from mtseg.data.splits import split_of
+
+
+class Lists:
+    """The images that lists of splits name."""
+
+    def __init__(
+        self, lines_of: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str]
+    ) -> None:
+        """lines_of: by the path of the file and the split. images: paths of the annotated images; bare: of the others.
+        Raises UserError if an image is in the lists of two splits, or if a list beside others names no image.
+
+        splits   of the images that are listed, by their place in `images`
+        names    of the files that are lists
+        bare     number of images without annotations that the lists of each split name
+        unknown  number of lines that name no image
+        strange  why a file is no list, by its path, if all its lines name none
+        """
+        self.splits: dict[int, str] = {}
+        self.names: list[str] = []
+        self.bare: Counter[str] = Counter()
+        self.unknown = 0
+        self.strange: dict[str, str] = {}
+        if not lines_of:
+            return
+        index = _index(images)
+        others = {name for path in bare for tail in _tails(path) for name in (tail, stem_of(tail))}
+        source: dict[int, str] = {}
+        for (path, split), lines in lines_of.items():
+            own = [_find(index, line) for line in lines]
+            missing = [line for line, number in zip(lines, own, strict=True) if number is None]
+            unknown = [line for line in missing if not others & {*_meant(line)}]
+            loose = not split_of(PurePosixPath(path).stem) and meaning(path)
+            if loose and 2 * len(unknown) >= len(lines) > 0:
+                continue  # train_log.txt is no list
+            if lines and len(unknown) == len(lines):
+                kind = "several images" if any(index.get(name, 0) is None for name in _meant(lines[0])) else "no image"
+                self.strange[path] = f"its lines, such as {quoted(lines[0])}, name {kind}"
+                continue
+            self.names.append(path if PurePosixPath(path).stem == split else f"{path} ({split})")
+            self.bare[split] += len(missing) - len(unknown)
+            self.unknown += len(unknown)
+            for number in {*own} - {None}:
+                if self.splits.setdefault(number, split) != split:
+                    raise UserError(f"{images[number]} is in {source[number]} and {path}: keep it in one of them")
+                source.setdefault(number, path)
+        if self.strange and (self.names or len(self.strange) > 1):
+            path, reason = next(iter(self.strange.items()))
+            raise UserError(
+                f"{path} (in data.raw): {reason}; expected paths, file names or names without suffix; rename the file "
+                "if it is no list of images"
+            )
+
+
+def _index(images: Sequence[str]) -> dict[str, int | None]:
+    """The place of the image that a path, or the last parts of it, with or without suffix, means; None if several."""
+    index: dict[str, int | None] = {}
+    for number, image in enumerate(images):
+        for name in {name for tail in _tails(image) for name in (tail, stem_of(tail))}:
+            index[name] = None if name in index else number
+    return index
+
+
+def _tails(path: str) -> Iterable[str]:
+    parts = PurePosixPath(path.casefold()).parts
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _meant(line: str) -> Iterable[str]:
+    """Names that a line of a list may mean, the most likely first: it is a path, or has one in a column. In a table, a
+    name with an image's suffix counts before the first column, which may have other numbers."""
+    cells = columns(line)
+    named = [text for text in cells if PurePosixPath(text).suffix.lower() in suffixes()]
+    texts = [line, *(named if named and len(cells) > 1 else [re.split(r"[\s,;]", line)[0]])]
+    for text in dict.fromkeys([*texts, *map(unquote, texts)]):
+        for tail in _tails(text.replace("\\", "/").removeprefix("./")):
+            yield tail
+            if PurePosixPath(tail).suffix:
+                yield stem_of(tail)
+
+
+def _find(index: Mapping[str, int | None], line: str) -> int | None:
+    return next((index[name] for name in _meant(line) if index.get(name) is not None), None)
