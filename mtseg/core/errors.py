@@ -41,14 +41,22 @@ def one_line(text: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value of the user's as a line shows it: in Python's notation, without the middle if it is long."""
-    shown = reprlib.Repr()
+    """A value of the user's as a line shows it: null, true and false as in JSON, without the middle if it is long."""
+    shown = _Shown()
     shown.maxlevel, shown.maxlist, shown.maxdict, shown.maxtuple = 3, 20, 20, 20
     shown.maxstring = shown.maxother = QUOTED
     try:
         return _cut(shown.repr(value), QUOTED)
     except ValueError:  # Python does not print integers of more than 4300 digits
         return "a number of thousands of digits"
+
+
+class _Shown(reprlib.Repr):
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return str(value).lower()
 
 
 def _cut(text: str, most: int) -> str:

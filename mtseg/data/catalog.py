@@ -60,9 +60,8 @@ def check(manifest: Manifest, root: Path) -> None:
                 records = DatasetCatalog.get(name)
             found = _counts(records, tasks)
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:  # not as it was written
-            fault = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
-                f"{facts['json']} cannot be loaded by detectron2 ({fault}): run `dvc repro convert` again"
+                f"{facts['json']} cannot be loaded by detectron2 ({first_line(error)}): run `dvc repro convert` again"
             ) from None
         absent = [record["file_name"] for record in records if not Path(record["file_name"]).is_file()]
         if absent:

@@ -1,7 +1,8 @@
 """Convert raw annotations to the working format and check every record. Readers are the modules of mtseg/data/formats.
 
 Invalid records stop the run with a list of them, by kind. With `data.on_error: skip` they are skipped and counted: an
-invalid image with all its objects; an invalid object alone, so that it becomes background of its image.
+invalid image with all its objects; an image of which every object is invalid; any other invalid object, which becomes
+background of its image, with a warning.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from mtseg.data.files import check_files
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
 from mtseg.data.polygons import Measure
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by
 from mtseg.data.splits import SPLITS
 
 SHOWN = 5  # invalid records of a kind that an error lists
@@ -81,6 +82,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"{data.raw} (data.raw) has no annotated image in the format '{data.format}'{_other_format(data)}"
         unused = ", ".join(f"{reason}: {count}" for reason, count in sorted(raw.unused.items()))
         raise UserError(message + _left_out(raw.faults) + (f"; not used: {unused}" if unused else ""))
+    images = _without_skipped(raw, images)
     if len(images) == 1:
         raise UserError(
             f"{data.raw} (data.raw) has a single annotated image, {images[0].raw.file_name}: training and validation "
@@ -140,6 +142,18 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     _print(report, data, out)
 
 
+def _without_skipped(raw: RawData, images: Sequence[Seen]) -> list[Seen]:
+    """The images without those of which every object is invalid, which would be learnt as background. Where another
+    object of the image is valid, this is warned of. If no object is valid, all images, for the message."""
+    if not any(image.objects for image in images):
+        return [*images]
+    if lost := sum(image.raw.invalid > 0 and not image.objects for image in images):
+        raw.leave("images of which every object was skipped", lost)
+    if count := sum(image.raw.invalid for image in images if image.objects):
+        raw.warn("skipped objects are learnt as background, as their images have others: correct or remove them", count)
+    return [image for image in images if image.objects or not image.raw.invalid]
+
+
 def _without_bare_test(raw: RawData, images: Sequence[Seen], splits: Sequence[str | None]) -> list[str | None]:
     """The splits, without test if no image of it has an object: these are counted and left out. There is nothing to
     score; the annotations of a test split are often kept secret."""
@@ -168,8 +182,9 @@ def _read_images(
     )
     for image, result, measures in progress:
         with raw.refusing(image.where):
-            if (first := before.setdefault(image.file_name, image.where)) != image.where:
-                raise BadRecord("annotated twice", f"{image.file_name} is annotated in {first} too")
+            if image.file_name in before:
+                raise BadRecord("annotated twice", f"{image.file_name} is annotated in {before[image.file_name]} too")
+            before[image.file_name] = image.where
             if isinstance(result, BadRecord):
                 raise result
             height, width, orientation, thumbnail, animated = result
@@ -178,8 +193,9 @@ def _read_images(
             if image.size not in (None, (height, width)):
                 stated = f"states {image.size[1]} x {image.size[0]}, {image.file_name} is {width} x {height}"
                 raise BadRecord("size", f"{stated}; {facts.size_cause(image.size, height, width, orientation)}")
-            bare = replace(image, objects=())
+            faults = len(raw.faults)
             objects = list(_objects(raw, image, measures, height, width, counts, remarks))
+            bare = replace(image, objects=(), invalid=image.invalid + len(raw.faults) - faults)
             images.append(Seen(bare, height, width, orientation, thumbnail, objects))
     return images
 
@@ -242,7 +258,7 @@ def _objects(
     """Labels and instances of the objects with valid masks."""
     for item, measure in zip(image.objects, measures, strict=True):
         with raw.refusing(item.where):
-            facts.check_outline(item, measure, height, width)
+            facts.check_outline(item, measure, height, width, relative=raw.relative)
             instance, cut = instance_of(item, measure, height, width)
             counts["clipped"] += cut
             if text := facts.remark(item, measure, instance, height, width):
@@ -264,9 +280,9 @@ def instance_of(item: RawObject, measure: Measure, height: int, width: int) -> t
         else:
             segmentation = [*measure.rounded]
         if not segmentation:
-            raise BadRecord("geometry", f"is outside the image of {width} x {height} pixels")
+            raise BadRecord("geometry", facts.outside(measure.extent, height, width))
     elif segmentation["size"] != [height, width]:
-        raise BadRecord("size", f"the RLE is {segmentation['size'][::-1]}, the image is {[width, height]}")
+        raise BadRecord("size", f"the RLE is {by(segmentation['size'])}, the image is {width} x {height}")
     packed = rle(segmentation, height, width)
     area = float(coco_mask.area(packed))
     if not area:

@@ -54,12 +54,13 @@ class Remarks:
         return [one_line(f"{text}: {self.counts[text]}, such as {self.examples[text]}") for text in sorted(self.counts)]
 
 
-def check_outline(item: RawObject, measure: Measure, height: int, width: int) -> None:
-    """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`."""
+def check_outline(item: RawObject, measure: Measure, height: int, width: int, *, relative: bool = False) -> None:
+    """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`. relative: coordinates were
+    stated as shares of the image's size."""
     outline, extent = item.segmentation, measure.extent
     if not extent[2] or not extent[3]:
         return
-    if isinstance(outline, list) and _is_normalised(outline, extent, height, width):
+    if not relative and isinstance(outline, list) and _is_normalised(outline, extent, height, width):
         _refuse("normalised coordinates", f"all coordinates are from 0 to 1, the image has {width} x {height} pixels")
     if isinstance(outline, dict) and outline["size"] == [height, width]:
         _check_order(item, extent)
@@ -99,8 +100,16 @@ def remark(item: RawObject, measure: Measure, instance: Instance, height: int, w
         w, h = instance.bbox[2:]
         if item.box is not None and abs(item.area - item.box[2] * item.box[3]) <= 0.02 * item.area + 1:
             return None  # as many tools write it; the area of the mask is used
-        return f"the stated area is not that of the outline ({'larger' if item.area > w * h else 'other'} than its box)"
+        return f"the stated area is not that of the outline{', and larger than its box' if item.area > w * h else ''}"
     return None
+
+
+def outside(extent: Box, height: int, width: int) -> str:
+    """That an outline is outside the image, and the likely cause."""
+    x, y, w, h = extent
+    swapped = height != width and not _leaving((y, x, h, w), height, width)
+    cause = "x and y are swapped" if swapped else "the image was resized or cropped after annotating"
+    return f"is outside the image of {width} x {height} pixels (likely cause: {cause})"
 
 
 def size_cause(stated: tuple[int, int], height: int, width: int, orientation: int) -> str:

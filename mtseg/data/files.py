@@ -21,6 +21,7 @@ from mtseg.data.raw import BadRecord
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
 ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders without end
+POINTER = b"version https://git-lfs"
 NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
 
 
@@ -147,6 +148,8 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
             if name.lower().endswith(ANNOTATIONS):
                 raise UserError(f"{path} is a link to nothing: restore its file, or remove it") from None
             continue  # a missing image, if an annotation names it
+        if facts.st_size < 200 and stat.S_ISREG(facts.st_mode) and Path(path).read_bytes().startswith(POINTER):
+            raise UserError(f"{path} is a pointer of Git LFS, and not the file: run `git lfs pull` in its repository")
         system = os.path.realpath(path) if follow_links else root
         if not stat.S_ISREG(facts.st_mode) or f"{system}/".startswith(SYSTEM):
             raise UserError(f"{path} is {NO_DATA}")

@@ -117,7 +117,7 @@ def _pillow() -> Iterator[None]:
     except (*DECODE_ERRORS, MemoryError):
         raise
     except Exception as error:
-        raise ValueError(f"{type(error).__name__} {error}".strip()) from error
+        raise ValueError("the file is damaged") from error
 
 
 def _open(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:

@@ -44,7 +44,7 @@ class Vocabulary:
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
         """Labels of one object; None if the mapping excludes it. Raises BadRecord."""
         if not isinstance(label, str) or not clean(label):
-            raise BadRecord("no label", f"label is {quoted(label)}, expected a string")
+            raise BadRecord("no label", f"label is {quoted(label)}, expected text")
         label = _named(label, "label")
         if self.categories is not None:
             if (key := _key(label)) not in self.categories:

@@ -112,9 +112,8 @@ def load(path: Path) -> Manifest:
     raw = read_json(path, made_by="register")
     try:
         return Manifest.of(raw)
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{path} is not a manifest of this version ({type(error).__name__}: {error})"
-        raise UserError(f"{message}: run `dvc repro register`") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is not a manifest of this version: run `dvc repro register`") from None
 
 
 def table(manifest: dict[str, Any]) -> str:

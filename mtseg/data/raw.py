@@ -68,7 +68,8 @@ class RawObject:
 @dataclass(frozen=True, slots=True)
 class RawImage:
     """One image. `size`: height and width in the annotation. `split`: "train", "val", "test", or None if the data state
-    none. `stated_name`: the file name in the annotation, if it is not that of the image."""
+    none. `stated_name`: the file name in the annotation, if it is not that of the image. `invalid`: number of its
+    objects that are faults."""
 
     where: str
     file_name: str
@@ -76,6 +77,7 @@ class RawImage:
     split: str | None
     objects: tuple[RawObject, ...]
     stated_name: str | None = None
+    invalid: int = 0
 
 
 @dataclass
@@ -87,6 +89,7 @@ class RawData:
     notes         number of objects that were read in a way to know of, by that way
     warnings      number of objects that are probably wrong, by what is wrong
     split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
+    relative      whether the format's coordinates are shares of the image's size, and not pixels
     """
 
     images: list[RawImage] = field(default_factory=list)
@@ -96,6 +99,7 @@ class RawData:
     notes: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     split_source: str | None = None
+    relative: bool = False
 
     def leave(self, reason: str, count: int = 1) -> None:
         """Count valid images or files that are not used."""
@@ -121,11 +125,16 @@ class RawData:
 def read_text(path: Path) -> str:
     """Read text in UTF-8, or in UTF-16 with a byte order mark. Raises BadRecord, which names the likely encoding."""
     try:
-        return path.read_text("utf-16" if path.read_bytes().startswith(MARKS) else "utf-8-sig")
+        text = path.read_text("utf-16" if path.read_bytes().startswith(MARKS) else "utf-8-sig")
     except OSError as error:
         raise BadRecord("broken file", f"{path.name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
+    if "\0" in text:
+        raise BadRecord(
+            "encoding", f"{path.name} has zero bytes, as UTF-16 without a mark at its start: save it as UTF-8"
+        )
+    return text
 
 
 def read_value(path: Path) -> Any:
@@ -178,8 +187,24 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadRecord."""
     value = read_value(path)
     if not isinstance(value, dict):
-        raise BadRecord("broken json", f"contains a {type(value).__name__}, expected a JSON object")
+        raise no_object(value)
     return value
+
+
+def no_object(value: Any) -> BadRecord:
+    """The error for a JSON file whose content is no object."""
+    kind = "a list" if isinstance(value, list) else quoted(value)
+    return BadRecord("broken json", f"contains {kind}, expected a JSON object {{...}}")
+
+
+def named_by(record: dict[str, Any], number: int) -> str:
+    """How messages call a record: by its id or, if it has none, by its number in the file, from 1."""
+    return f"number {number}" if record.get("id") is None else str(record["id"])
+
+
+def by(size: Sequence[int]) -> str:
+    """A size, height and width, as messages state it."""
+    return f"{size[1]} x {size[0]}"
 
 
 def whole(value: Any) -> Any:
@@ -205,7 +230,9 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     if sides == [0, 0]:
         return None
     if not all(isinstance(side, int) and side > 0 for side in sides):
-        raise BadRecord("size", f"the annotated size is {quoted(width)} x {quoted(height)}, expected integers")
+        raise BadRecord(
+            "size", f"the annotated size is {quoted(width)} x {quoted(height)}, expected whole numbers above 0"
+        )
     return sides[0], sides[1]
 
 
@@ -214,9 +241,11 @@ def checked_polygon(values: Sequence[float]) -> Sequence[float]:
     if isinstance(values, array) and len(values) >= 6 and len(values) % 2 == 0 and _has_area(values):
         return values
     if not all(isinstance(value, int | float) and abs(value) < FAR for value in values):  # rejects NaN, too
-        raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:g}")
-    if len(values) % 2 or len(values) < 6:
-        raise BadRecord("geometry", f"a polygon of {len(values) / 2:g} points, expected 3 or more")
+        raise BadRecord("geometry", f"a polygon has a coordinate that is not a number below {FAR:,.0f}")
+    if len(values) % 2:
+        raise BadRecord("geometry", f"a polygon of {len(values)} numbers, expected pairs of x and y")
+    if len(values) < 6:
+        raise BadRecord("geometry", f"a polygon of {len(values) // 2} points, expected 3 or more")
     points = list(zip(values[::2], values[1::2], strict=True))
     if sum(a * d - b * c for (a, b), (c, d) in zip(points, points[1:] + points[:1], strict=True)) == 0:
         x, y = points[0]  # a sum of 0 can also be that of two lobes, where edges cross

@@ -74,8 +74,9 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
             if says_split(stem):
                 found.not_understood[path] = str(reason)
     loose = {path: split or meaning(path) for path, split in texts.items() if split or not path.endswith(TABLES)}
+    exact = len({*texts.values()} - {None}) > 1
     several = len({*loose.values()}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none
-    paths = {path: split for path, split in (loose if several else texts).items() if split}
+    paths = {path: split for path, split in (loose if several and not exact else texts).items() if split}
     paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
     found.lines |= {(path, split): _lines(files, path) for path, split in paths.items()}
     return found
@@ -164,10 +165,14 @@ def _grouped(path: str, splits: Iterable[str], lines: Iterable[str]) -> dict[tup
 
 def _may_list(files: Files, path: str) -> bool:
     """Whether a file of any name starts like a list of splits: a look at a file that may be large."""
-    if not looks_split(PurePosixPath(path).stem) or path.endswith((".yaml", ".yml")):
+    if path.endswith((".yaml", ".yml")):
         return False
     with (files.folder / path).open("rb") as file:
-        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").decode(errors="replace")
+        start = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n").decode(errors="replace")
+    if len({*map(split_of, re.findall(r'"(\w+)"\s*:\s*[\[{]', start))} - {None}) > 1:
+        return True
+    if not looks_split(PurePosixPath(path).stem):
+        return False
     if re.match(r'\[\s*["\d]', start):
         return True
     keys = re.findall(r'"(\w+)"\s*:', start)

@@ -39,7 +39,8 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     """
     names, files = [image.file_name for image in images], Files(data.raw)
     bare = files.images - {*names}
-    given = listed(files, raw, {text.where.partition(", ")[0] for text in (*images, *raw.faults)})
+    read = {image.where for image in images} | {fault.where for fault in raw.faults if ", " in fault.where}
+    given = listed(files, raw, {where.partition(", ")[0] for where in read})
     lists = Lists(given.lines, names, bare)
     raw.unused_files = [path for path in raw.unused_files if path not in {path for path, _ in given.lines}]
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]

@@ -131,4 +131,4 @@ def test_a_quoted_value_has_at_most_200_characters():
 
 
 def test_a_short_value_is_quoted_in_full():
-    assert quoted("a\nb") == r"'a\nb'" and quoted(["a", 1, {"b": None}]) == "['a', 1, {'b': None}]"
+    assert quoted("a\nb") == r"'a\nb'" and quoted(["a", 1, {"b": None}, True]) == "['a', 1, {'b': null}, true]"

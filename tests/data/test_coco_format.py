@@ -64,8 +64,11 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "not a number"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": PACKED[:-3]}}, "not a valid RLE"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}}, "not an integer"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH + 0.5], "counts": RUNS}}, "not an integer"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1000.5, HEIGHT * WIDTH - 1000.5]}},
+            "not a whole number",
+        ),
+        ({"segmentation": {"size": [HEIGHT, WIDTH + 0.5], "counts": RUNS}}, "not a whole number"),
         ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "not a valid RLE"),

@@ -96,7 +96,8 @@ def test_all_bad_records_are_listed_together_and_counted_when_skipped(tmp_path):
     ):
         assert part in text
     images = converted(raw, listed, on_error="skip")
-    assert set(images) == {"good.png", "good2.png", "label.png"} and not images["label.png"].instances
+    assert set(images) == {"good.png", "good2.png"}  # no object of label.png is left, which is no background
+    assert folders.report(raw)["unused"] == {"images of which every object was skipped": 1}
     assert folders.report(raw)["left_out"] == {
         "broken image": 1,
         "missing label": 1,
@@ -120,6 +121,14 @@ def test_of_many_bad_records_five_of_a_kind_are_shown_and_a_file_has_all(tmp_pat
     folders.labelme(raw, "a", shape(FLAT))
     converted(raw, tasks())
     assert not file.exists()
+
+
+def test_a_skipped_object_of_an_image_that_has_others_is_warned_of(tmp_path, capsys):
+    for name in "ab":
+        folders.labelme(tmp_path / "raw", name, shape(FLAT), shape("bad"), shape(FLAT, [[90, 90], [99, 90], [99, 99]]))
+    assert len(converted(tmp_path / "raw", tasks(), on_error="skip")) == 2
+    assert "warning: skipped objects are learnt as background" in " ".join(capsys.readouterr().out.split())
+    assert folders.report(tmp_path / "raw")["warnings"][0].endswith(": 4")
 
 
 def test_when_every_record_is_bad_what_was_skipped_is_counted(tmp_path):

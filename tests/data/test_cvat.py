@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mtseg.core.errors import UserError
 from mtseg.core.masks import mask
 from mtseg.data.formats import cvat
 from mtseg.data.labels import Vocabulary
@@ -137,3 +138,11 @@ def test_two_values_of_an_attribute_are_refused(tmp_path):
     shape = f'<polygon label="car" points="4,4;14,4;14,14">{values}</polygon>'
     write(tmp_path, f'<image name="a.png">{shape}</image>')
     assert [fault.reason for fault in read(tmp_path, "thing", "part").faults] == ["ambiguous label"]
+
+
+def test_an_image_that_is_annotated_twice_in_one_file_is_refused(tmp_path):
+    folders.draw(tmp_path / "raw" / "a.png")
+    image = '<image id="0" name="a.png"><polygon label="car" points="4,4;14,4;14,14;"/></image>'
+    (tmp_path / "raw" / "annotations.xml").write_text(f"<annotations>{image}{image}</annotations>")
+    with pytest.raises(UserError, match="a.png is annotated in annotations.xml, image a.png too"):
+        folders.converted(tmp_path / "raw", folders.tasks(part="auto"), format="cvat")

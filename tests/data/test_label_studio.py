@@ -182,9 +182,12 @@ def test_values_that_are_no_percents_are_refused(tmp_path, value):
     assert fault.reason == "geometry" and "expected a percent" in fault.text
 
 
-def test_coordinates_of_0_to_1_are_warned_of(tmp_path):
+def test_coordinates_of_0_to_1_are_refused_within_a_pixel_and_warned_of_above(tmp_path):
     write(tmp_path, {"result": [region("polygonlabels", points=[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]])]})
-    assert ["0 to 1" in text for text in read(tmp_path).warnings] == [True]
+    assert "multiply them by 100: Label Studio has percents" in read(tmp_path).faults[0].text
+    size = {"original_width": 1000, "original_height": 1000}
+    write(tmp_path, {"result": [region("polygonlabels", points=[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]) | size]})
+    assert ["multiply them by 100" in text for text in read(tmp_path).warnings] == [True]
 
 
 def test_the_split_of_a_task_is_read(tmp_path):

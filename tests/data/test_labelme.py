@@ -112,8 +112,8 @@ def test_the_mask_lies_where_the_polygon_does(tmp_path):
         (shape("a,b,c", [[1, 1], [5, 5]], shape_type="line"), "line"),
         (shape("a,b,c", [[50, 50], [60, 50], [60, 60]]), "outside the image"),
         (shape("a,b,c", [[1.1, 1.1], [1.2, 1.1], [1.2, 1.2]]), "no pixel"),
-        (shape(None), "label is None"),
-        ({}, "label is None"),
+        (shape(None), "label is null, expected text"),
+        ({}, "label is null, expected text"),
     ],
 )
 def test_a_shape_that_is_none_is_named(tmp_path, broken, message):

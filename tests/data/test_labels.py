@@ -64,7 +64,7 @@ def test_attributes_name_the_further_classes(free):
     assert free.labels("circle", attributes) == {"shape": "circle", "colour": "red", "fill": None}
     with pytest.raises(BadRecord, match="has no fill.*such as 'circle': {shape: circle, colour: red, fill: CLASS}"):
         free.labels("circle", {"colour": "red"})
-    with pytest.raises(BadRecord, match="fill is True"):
+    with pytest.raises(BadRecord, match="fill is true"):
         free.labels("circle", {"colour": "red", "fill": True})
 
 
@@ -132,7 +132,7 @@ def test_classes_of_the_params_outrank_those_of_the_mapping(tmp_path):
         ("a: [", "is not YAML"),
         ("shape: [circle]", "has no section 'categories:'"),
         ("categories: {c: {shape: circle}}", "m.yaml: c: expected null or a class for each of shape, colour"),
-        ("categories: {c: {shape: null, colour: red}}", "shape has no class None"),
+        ("categories: {c: {shape: null, colour: red}}", "shape has no class null"),
         ("shape: circle\ncategories: {}", "'shape' must be a list of class names"),
     ],
 )

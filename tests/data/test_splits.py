@@ -601,3 +601,25 @@ def test_lists_may_be_in_utf_16(raw):
     (raw / "train.txt").write_text("a.png\nb.png\n", encoding="utf-16")
     (raw / "val.txt").write_text("c.png\n")
     assert split(raw) == BY_SPLIT
+
+
+def test_a_json_of_any_name_with_several_splits_is_one(raw):
+    write(raw, *NAMES)
+    content = {"training": [{"image": "./a.png"}, {"image": "./b.png"}], "validation": [{"image": "./c.png"}]}
+    (raw / "dataset.json").write_text(json.dumps({"name": "x"} | content))
+    assert split(raw) == BY_SPLIT
+
+
+def test_a_broken_list_of_splits_is_refused_where_records_are_skipped(raw):
+    write(raw, *NAMES)
+    (raw / "split.json").write_text('{"train": ["a.png"')
+    with pytest.raises(UserError, match="split.json .*cannot be read as JSON"):
+        split(raw, on_error="skip")
+
+
+def test_lists_of_single_classes_of_pascal_voc_are_no_splits(raw):
+    write(raw, *NAMES)
+    lines = {"train": "a\nb\n", "val": "c\n", "car_train": "a 1\nb -1\n", "car_val": "b 1\n"}
+    for name, text in lines.items():
+        (raw / f"{name}.txt").write_text(text)
+    assert split(raw) == BY_SPLIT and folders.report(raw)["split"] == "train.txt, val.txt"

@@ -9,6 +9,7 @@ A format's module says what is lost in it, and holds
 from __future__ import annotations
 
 import importlib
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,13 @@ from mtseg.core.errors import UserError
 from mtseg.data.files import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+OTHERS = {  # formats that are named and not read, by what their .json files have at the start
+    "VIA (VGG Image Annotator)": '"(_via_settings|shape_attributes)"',
+    "Supervisely": '"(classTitle|classId)"|"tags".*"size".*"objects"',
+    "Cityscapes": '"imgHeight"',
+    "Labelbox": '"data_row"|"Labeled Data"',
+    "Datumaro": r'"categories"\s*:\s*\{.*"items"',
+}
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -41,7 +49,8 @@ def recognise(folder: Path) -> tuple[str, str]:
 
 def contents(folder: Path) -> str:
     """What a folder in no known format has instead, with advice."""
-    names = Files(folder).names
+    files = Files(folder)
+    names = files.names
     kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
     if not kinds:
         return "it has no files"
@@ -49,4 +58,15 @@ def contents(folder: Path) -> str:
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         return f"it has files {listed}; unpack {packed[0]}"
     boxes = "; Pascal VOC's .xml files have boxes alone, and outlines are needed" if ".xml" in kinds else ""
-    return f"it has files {listed}{boxes}"
+    return f"it has files {listed}{boxes}{_other(files)}"
+
+
+def _other(files: Files) -> str:
+    """Advice for annotations of a tool whose own format is not read."""
+    for name in files.ending(".json", ".ndjson")[:20]:
+        with (files.folder / name).open("rb") as file:
+            start = file.read(1 << 16).decode(errors="replace")
+        for tool, pattern in OTHERS.items():
+            if re.search(pattern, start, re.DOTALL):
+                return f"; {name} is of {tool}, which is not read: export or convert it to COCO"
+    return ""

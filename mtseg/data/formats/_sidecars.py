@@ -56,9 +56,10 @@ class Beside:
                 {"name": item["name"], "categories": [_category(*pair) for pair in enumerate(item["categories"])]}
                 for item in raw["attributes"]
             ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            text = f"{name} is no list `attributes` of {{name, categories}} ({' '.join(str(error).split())})"
-            raise BadRecord("broken yaml", text) from None
+        except (KeyError, TypeError, AttributeError):
+            raise BadRecord("broken yaml", f"{name} is no list `attributes` of {{name, categories}}") from None
+        except ValueError as error:
+            raise BadRecord("broken yaml", f"{name} {error}") from None
 
 
 def _category(number: int, given: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,8 @@ from mtseg.data.raw import (
     RawObject,
     checked_polygons,
     items,
+    named_by,
+    no_object,
     read_value,
     stated_size,
     whole,
@@ -44,6 +47,8 @@ from mtseg.data.splits import Splits
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
+NO_ATTRIBUTES = "the file's list `attributes`, or attr_type_to_attr_idxs, is not as attr-eomt or PACO write it"
+NO_RLE = "segmentation is not a valid RLE"
 LETTERS = 7  # of a run length in a compressed RLE, at most: 35 bits
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
 FIX_PANOPTIC = "use the file of instances, such as instances_train2017.json, or export COCO instances"
@@ -116,8 +121,8 @@ class _Schema:
                 for item in attributes
                 if "id" in item and "categories" not in item
             }
-        except (AttributeError, TypeError) as error:
-            raise BadRecord("broken json", f"the file's list `attributes` cannot be read ({error})") from None
+        except (AttributeError, TypeError):
+            raise BadRecord("broken json", NO_ATTRIBUTES) from None
         return cls(levels or {"category_id": _names(items(raw, "categories"))}, ids, typed)
 
 
@@ -133,11 +138,12 @@ class _File:
     vocabulary: Vocabulary
     raw: Any
     shared: dict[Any, Labels | None] = field(default_factory=dict)
+    invalid: Counter[Any] = field(default_factory=Counter)  # objects of an image that are faults
 
     def read(self) -> None:
         """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
         if not isinstance(self.raw, dict):
-            raise BadRecord("broken json", f"contains a {type(self.raw).__name__}, expected a JSON object")
+            raise no_object(self.raw)
         if "items" in self.raw and "images" not in self.raw:
             raise BadRecord("other format", "is of Datumaro's own format: export it as COCO (instances)")
         images, annotations = items(self.raw, "images"), items(self.raw, "annotations")
@@ -161,11 +167,14 @@ class _File:
         number = 0
         while annotations:  # which frees the memory of each one that was read
             annotation, number = annotations.pop(), number + 1
-            where = f"{self.where}, annotation {annotation.get('id', f'number {number}')}"
+            where = f"{self.where}, annotation {named_by(annotation, number)}"
+            before = len(self.data.faults)
             with self.data.refusing(where):
                 self._add_object(where, annotation, objects)
+            if len(self.data.faults) > before and _has_id(annotation, "image_id"):
+                self.invalid[_id(annotation, "image_id")] += 1
         for number, image in enumerate(images, start=1):
-            where = f"{self.where}, image {image.get('id', f'number {number}')}"
+            where = f"{self.where}, image {named_by(image, number)}"
             with self.data.refusing(where):
                 self._add_image(where, image, objects)
 
@@ -182,8 +191,9 @@ class _File:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
         split = self.split or own or self.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
+        invalid = self.invalid[_id(image)]
         note_duplicates(self.data, found)
-        self.data.images.append(RawImage(where, file_name, size, split, tuple(found)))
+        self.data.images.append(RawImage(where, file_name, size, split, tuple(found), invalid=invalid))
 
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
         image = annotation.get("image_id")
@@ -222,6 +232,9 @@ class _File:
         if self.schema.typed:
             attributes = self._of_types(annotation.get("attribute_ids")) | attributes
         label, further = self._categories(annotation)
+        if label is None and len(self.schema.levels) == 1:
+            key = next(iter(self.schema.levels))
+            raise BadRecord("no label", f"category {quoted(annotation.get(key))} has no name")
         return self.vocabulary.labels(text(label), texts(further | attributes))
 
     @cached_property
@@ -353,6 +366,8 @@ def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
         raise BadRecord("boxes only", f"has {BOXES_ONLY}: {FIX_BOXES}")
     if isinstance(value, list) and value and all(isinstance(polygon, list | array) for polygon in value):
         return checked_polygons(_flat(polygon) for polygon in value)
+    if isinstance(value, list) and all(isinstance(number, int | float) for number in value) and value:
+        raise BadRecord("geometry", "segmentation is one polygon, expected polygons or an RLE: write [[x, y, ...]]")
     return _rle(value), 0
 
 
@@ -372,15 +387,16 @@ def _rle(value: Any) -> dict[str, Any]:
         if isinstance(counts, str) and counts.startswith(("b'", 'b"')):  # str() of bytes, as Python prints them
             counts = ast.literal_eval(counts).decode()
         if isinstance(height, int) and isinstance(width, int) and len(counts) > LETTERS * (height * width + 2):
-            raise ValueError(f"it has more run lengths than {height} x {width} pixels")
+            raise BadRecord("geometry", f"{NO_RLE}: it has more run lengths than {width} x {height} pixels")
         counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts)
         if not all(isinstance(number, int) for number in (height, width, *counts)):
-            raise ValueError("a size or a run length is not an integer")
+            raise BadRecord("geometry", f"{NO_RLE}: a size or a run length is not a whole number")
         if min(counts) < 0 or sum(counts) != height * width:
-            raise ValueError(f"run lengths add up to {sum(counts)}, expected {height} x {width}")
+            text = f"run lengths add up to {quoted(sum(counts))}, expected {width} x {height}"
+            raise BadRecord("geometry", f"{NO_RLE}: {text}")
         return rle({"size": [height, width], "counts": counts}, height, width)
-    except (KeyError, TypeError, ValueError, OverflowError, IndexError, SyntaxError) as error:
-        raise BadRecord("geometry", f"segmentation is not a valid RLE ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, SyntaxError):
+        raise BadRecord("geometry", f"{NO_RLE} of size and counts: {quoted(value)}") from None
 
 
 def _runs(text: str) -> list[int]:
@@ -395,7 +411,7 @@ def _runs(text: str) -> list[int]:
             run |= (code & 31) << shift
             shift += 5
             if shift > 5 * LETTERS:
-                raise ValueError("a run length has too many digits")
+                raise BadRecord("geometry", f"{NO_RLE}: a run length has too many digits")
         if code & 16:
             run -= 1 << shift
         runs.append(run + (runs[-2] if len(runs) > 2 else 0))

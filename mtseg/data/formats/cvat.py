@@ -25,7 +25,9 @@ from mtseg.data.formats._reading import Reading, refuse_shape
 from mtseg.data.formats._xml import read_xml
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle, turned
-from mtseg.data.raw import BadRecord, RawData, RawImage, checked_polygon, stated_size
+from mtseg.data.raw import BadRecord, RawData, RawImage, by, checked_polygon, stated_size
+
+UNDRAWN = ("label", "source", "occluded", "z_order", "group_id")  # keys of a shape that do not draw it
 
 
 def recognises(files: Files) -> str | None:
@@ -61,7 +63,7 @@ def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element
     file_name = reading.files.image(image.get("name"), list(places))
     size = stated_size(image.get("height"), image.get("width"))
     split = reading.splits.of_name(subset) or given or reading.splits.of_folders(file_name)
-    shapes = reading.shapes(file_name, size)
+    shapes, before = reading.shapes(file_name, size), len(reading.data.faults)
     for number, shape in enumerate(image, start=1):
         if shape.tag == "tag":
             reading.data.leave("tags of images")
@@ -77,7 +79,9 @@ def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element
                 attributes=_attributes(shape),
                 group=None if group == "0" else group,
             )
-    reading.data.images.append(RawImage(where, file_name, size, split, shapes.objects()))
+    objects = shapes.objects()
+    invalid = len(reading.data.faults) - before
+    reading.data.images.append(RawImage(where, file_name, size, split, objects, invalid=invalid))
 
 
 def _attributes(shape: Element) -> dict[str, str | None]:
@@ -95,8 +99,9 @@ def _outline(shape: Element, size: Callable[[], tuple[int, int]]) -> Callable[[]
             if shape.tag == "mask":
                 return _mask(shape, size())
             return [checked_polygon(_polygon(shape))]
-        except (KeyError, ValueError, OverflowError) as error:
-            raise BadRecord("geometry", f"the {shape.tag} has no valid coordinates ({error})") from None
+        except (KeyError, ValueError, OverflowError):
+            given = {key: value for key, value in shape.attrib.items() if key not in UNDRAWN}
+            raise BadRecord("geometry", f"the {shape.tag} has no valid coordinates: {quoted(given)}") from None
 
     return outline
 
@@ -104,7 +109,7 @@ def _outline(shape: Element, size: Callable[[], tuple[int, int]]) -> Callable[[]
 def _polygon(shape: Element) -> list[float]:
     values = shape.attrib
     if shape.tag == "polygon":
-        points = [point.split(",") for point in values["points"].split(";")]
+        points = [point.split(",") for point in values["points"].split(";") if point.strip()]
         return [float(value) for x, y in points for value in (x, y)]
     angle = math.radians(float(values.get("rotation") or 0))
     if shape.tag == "box":
@@ -120,6 +125,6 @@ def _mask(shape: Element, size: tuple[int, int]) -> Segmentation:
     """Run lengths, row by row and inside the mask's box; the first is of zeros."""
     left, top, width, height = (int(float(shape.attrib[name])) for name in ("left", "top", "width", "height"))
     if width > size[1] or height > size[0]:
-        raise BadRecord("geometry", f"a mask of {width} x {height} pixels, the image is {size[1]} x {size[0]}")
+        raise BadRecord("geometry", f"a mask of {width} x {height} pixels, the image is {by(size)}")
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
     return pasted(run_mask(runs, height, width).astype(np.uint8), left, top, size)

@@ -30,10 +30,22 @@ from mtseg.data.formats._reading import LIST, Reading, Shapes, begins, json_with
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, suffixes
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle, turned
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, checked_polygon, items, read_value, stated_size
+from mtseg.data.raw import (
+    BadRecord,
+    Fault,
+    RawData,
+    RawImage,
+    by,
+    checked_polygon,
+    items,
+    named_by,
+    read_value,
+    stated_size,
+)
 from mtseg.data.splits import names_splits
 
 MOST = 110  # percent of a side that an outline may reach, beyond what imprecise drawing explains
+PERCENTS = "if coordinates are from 0 to 1, multiply them by 100: Label Studio has percents"
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 
 
@@ -44,6 +56,7 @@ def recognises(files: Files) -> str | None:
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json of a folder that is a list of tasks."""
     reading = Reading(folder, vocabulary)
+    reading.data.relative = True
     names = reading.files.ending(".json")
     reading.data.unused_files = [name for name in names if begins(folder / name, LIST)]
     names = [name for name in names if name not in reading.data.unused_files]
@@ -60,7 +73,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 )
             key = "annotations" if any("annotations" in task for task in tasks) else "predictions"
             for number, task in enumerate(tasks, start=1):
-                named = f"{where}, task {task.get('id', f'number {number}')}"
+                named = f"{where}, task {named_by(task, number)}"
                 with reading.data.refusing(named):
                     _add_image(reading, named, task, key, PurePosixPath(where).parent, split)
     return reading.finished()
@@ -94,9 +107,9 @@ def _add_image(
             raise BadRecord("broken json", f"a result has the value {quoted(item.get('value'))}, expected an object")
     sizes = {stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
     if len(sizes) > 1:
-        raise BadRecord("size", f"the regions state several sizes of the image: {sorted(sizes)}")
+        raise BadRecord("size", f"the regions state several sizes of the image: {', '.join(map(by, sorted(sizes)))}")
     size = next(iter(sizes), None)
-    shapes = reading.shapes(image, size)
+    shapes, before = reading.shapes(image, size), len(data.faults)
     for number, region in enumerate(regions.values(), start=1):
         outline = next((item for item in region if _kind(item["value"])), None)
         if outline is None and any(key.endswith("labels") for item in region for key in item["value"]):
@@ -110,7 +123,8 @@ def _add_image(
         with data.refusing(named):
             _add_region(shapes, named, region, outline, lambda: reading.files.size(image))
     split = split or reading.splits.of_record(task["data"], data) or reading.splits.of_folders(image)
-    data.images.append(RawImage(where, image, size, split, shapes.objects()))
+    objects = shapes.objects()
+    data.images.append(RawImage(where, image, size, split, objects, invalid=len(data.faults) - before))
     if key == "predictions":
         data.note("objects of predictions, read as annotations", len(regions))
 
@@ -163,17 +177,18 @@ def _add_region(
             if kind == "mask":
                 size = shapes.size()
                 if size != actual():
-                    text = f"original_width and original_height are {size[::-1]}, the image is {actual()[::-1]}"
+                    text = f"original_width and original_height are {by(size)}, the image is {by(actual())}"
                     raise BadRecord("size", text)
                 return _brush(value["rle"], size) if "rle" in value else _bitmask(value["imageDataURL"], size)
             polygon = checked_polygon(_polygon(kind, value, *shapes.size()))
             if max(polygon[::2]) <= shapes.size()[1] / 100 and max(polygon[1::2]) <= shapes.size()[0] / 100:
-                shapes.warn(
-                    "outlines in the first hundredth of width and height (coordinates of 0 to 1, not percents?)"
-                )
+                if max(polygon) <= 1:
+                    raise BadRecord("normalised coordinates", f"lies within a pixel of the top left corner: {PERCENTS}")
+                shapes.warn(f"outlines in the first hundredth of width and height: {PERCENTS}")
             return [polygon]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise BadRecord("geometry", f"the {kind} has no valid coordinates ({error})") from None
+        except (KeyError, TypeError, ValueError, OverflowError):
+            given = {key: part for key, part in value.items() if not key.endswith("labels")}
+            raise BadRecord("geometry", f"the {kind} has no valid coordinates: {quoted(given)}") from None
 
     shapes.add(where, kind, labels[0] if labels else None, drawn, attributes=attributes)
 
@@ -222,10 +237,10 @@ def _bitmask(address: str, size: tuple[int, int]) -> Segmentation:
         content = base64.b64decode(address.partition("base64,")[2], validate=True)
         drawn = open_lazily(io.BytesIO(content), MOST_PIXELS)
         if drawn.size != size[::-1]:
-            raise BadRecord("size", f"the bitmask is {drawn.size}, the image is {size[::-1]}")
+            raise BadRecord("size", f"the bitmask is {drawn.width} x {drawn.height}, the image is {by(size)}")
         alpha = np.array(drawn.convert("RGBA"))[..., 3]
-    except (*DECODE_ERRORS, AttributeError) as error:
-        raise BadRecord("geometry", f"the bitmask is not a PNG in base64 ({error})") from None
+    except (*DECODE_ERRORS, AttributeError):
+        raise BadRecord("geometry", "the bitmask is not a PNG in base64") from None
     return pasted(alpha > 0, 0, 0, size)
 
 

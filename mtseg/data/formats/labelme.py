@@ -26,7 +26,18 @@ from mtseg.data.formats._reading import Reading, Shapes, json_with, refuse_shape
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle
-from mtseg.data.raw import BadRecord, RawData, RawImage, RawObject, checked_polygon, items, read_value, stated_size
+from mtseg.data.raw import (
+    BadRecord,
+    RawData,
+    RawImage,
+    RawObject,
+    by,
+    checked_polygon,
+    items,
+    no_object,
+    read_value,
+    stated_size,
+)
 
 BOXES = ("rectangle", "rotation", "oriented_rectangle", "quadrilateral")  # with four corners
 
@@ -48,18 +59,19 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 data.unused_files.append(where)
                 continue
             if not isinstance(raw, dict):
-                raise BadRecord("broken json", f"contains a {type(raw).__name__}, expected a JSON object")
+                raise no_object(raw)
             shapes = items(raw, "shapes")
             image = _image(files, where, raw)
             annotated.add(image)
             size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
-            found = reading.shapes(image, size)
+            found, before = reading.shapes(image, size), len(data.faults)
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
                     _add_shape(found, f"{where}, shape {number}", shape)
             split, named = reading.splits.of_folders(where) or reading.splits.of_folders(image), _file_name(raw)
             stated = named if named not in ("", PurePosixPath(image).name) else None
-            data.images.append(RawImage(where, image, size, split, found.objects(), stated))
+            objects = found.objects()
+            data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before))
     if bare := len(files.images - annotated):
         data.leave("images without a .json", bare)
     return reading.finished()
@@ -83,7 +95,8 @@ def _image(files: Files, where: str, raw: dict[str, Any]) -> str:
     except BadRecord as missing:
         if not raw.get("imageData"):
             unread = [name for name in files.beside(where) if name != where]
-            hint = f"; Pillow does not read {unread[0]}: convert it to PNG or JPEG" if unread else ""
+            known = not unread or unread[0] in str(missing)
+            hint = "" if known else f"; Pillow does not read {unread[0]}: convert it to PNG or JPEG"
             raise BadRecord("missing image", f"{missing}, and no image with the name of this file{hint}") from None
     advice = f"write it beside this file with `python -m mtseg.data.embedded {files.folder}`"
     raise BadRecord("embedded image", f"the image is embedded in this file (imageData) and not a file: {advice}")
@@ -142,11 +155,11 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
         drawn = open_lazily(io.BytesIO(content), MOST_PIXELS)
         if drawn.width * drawn.height > math.prod(size):
-            message = f"the mask has {drawn.width} x {drawn.height} pixels, the image {size[1]} x {size[0]}"
+            message = f"the mask has {drawn.width} x {drawn.height} pixels, the image {by(size)}"
             raise BadRecord("geometry", message)
         pixels = np.array(drawn.convert("L")) > 0
-    except DECODE_ERRORS as error:
-        raise BadRecord("geometry", f"`mask` is not a PNG in base64 ({error})") from None
+    except DECODE_ERRORS:
+        raise BadRecord("geometry", "`mask` is not a PNG in base64") from None
     if len(points) != 2 or not all(math.isfinite(value) for point in points for value in point):
         raise BadRecord("geometry", f"a mask with {len(points)} points, expected 2 corners")
     left, top = (round(min(values)) for values in zip(*points, strict=True))

@@ -29,7 +29,7 @@ from mtseg.data.formats._rasters import pasted
 from mtseg.data.formats._reading import note_duplicates
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, read_text
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by, read_text
 from mtseg.data.splits import Splits
 
 OBJECTS, CLASSES, MASKS = "SegmentationObject", "SegmentationClass", "masks"
@@ -87,8 +87,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
             size = files.size(image)
             (instances, _), (kinds, palette) = _values(files, where, size), _values(files, classes[stem], size)
             if instances.shape != kinds.shape:
-                raise BadRecord("size", f"is {instances.shape[::-1]}, {classes[stem]} is {kinds.shape[::-1]}")
-            found = []
+                raise BadRecord("size", f"is {by(instances.shape)}, {classes[stem]} is {by(kinds.shape)}")
+            found, before = [], len(data.faults)
             values = np.unique(instances[instances > 0]).tolist()
             for value in values:
                 named = f"{where}, object {value:#x}"
@@ -111,7 +111,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                     else:
                         found.append(RawObject(named, labels, pasted(mask, 0, 0, mask.shape)))
             split = split_of.get(stem) or splits.of_folders(image)
-            data.images.append(RawImage(where, image, instances.shape, split, tuple(found)))
+            invalid = len(data.faults) - before
+            data.images.append(RawImage(where, image, instances.shape, split, tuple(found), invalid=invalid))
     if source := splits.source():
         data.split_source = f"{root / 'ImageSets' / 'Segmentation'}: {source}"
     return {*objects.values(), *classes.values()}
@@ -142,21 +143,20 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
     for image, own in by_image.items():
         with data.refusing(image):
             size = files.size(image)
-            found = []
+            found, before = [], len(data.faults)
             for where, label in own:
                 with data.refusing(where):
                     if NO_CLASS.fullmatch(label):
                         if len(vocabulary.classes) > 1 or not classes or len(classes) > 1:
-                            raise BadRecord(
-                                "no label", "has no class in its name, such as CLASS_1.png, and tasks no only class"
-                            )
+                            text = "has no class in its name, such as CLASS_1.png, and the main task lists not just one"
+                            raise BadRecord("no label", text)
                         label = classes[0]
                     mask, _ = _values(files, where, size)
                     if len(np.unique(mask)) > 2:
                         fix = "; JPEG blurs them: save masks as PNG" if where.lower().endswith(JPEG) else ""
                         raise BadRecord("geometry", f"has more than two values: expected 0 and another one{fix}")
                     if mask.shape != size:
-                        raise BadRecord("size", f"is {mask.shape[::-1]}, the image is {size[::-1]}")
+                        raise BadRecord("size", f"is {by(mask.shape)}, the image is {by(size)}")
                     inverted += 0 not in mask[[0, 0, -1, -1], [0, -1, 0, -1]] and 0 in mask
                     labels = vocabulary.labels(label)
                     if labels is None:
@@ -164,7 +164,8 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                     else:
                         found.append(RawObject(where, labels, pasted(mask > 0, 0, 0, size)))
             note_duplicates(data, found)
-            data.images.append(RawImage(str(place), image, None, splits.of_folders(image), tuple(found)))
+            split, invalid = splits.of_folders(image), len(data.faults) - before
+            data.images.append(RawImage(str(place), image, None, split, tuple(found), invalid=invalid))
     if 2 * inverted > len(masks):
         data.note("masks with all four corners of the image (inverted? what is not 0 is the object)", inverted)
     return {*masks.values()}

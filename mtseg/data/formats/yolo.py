@@ -38,6 +38,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every data.yaml of a folder, or classes.txt if there is none."""
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
+    data.relative = True
     boxes: list[Fault] = []
     before: dict[str, str] = {}  # images that were read, and the description that listed them
     owner: dict[str, str] = {}  # the first image of each label file
@@ -128,6 +129,8 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
         raise BadRecord("broken yaml", f"`names` is {quoted(names)}, expected class names")
     if "kpt_shape" in raw:
         raise BadRecord("broken yaml", "is a data set of poses (kpt_shape): outlines are needed")
+    if "nc" in raw and whole(raw["nc"]) != len(names):
+        raise BadRecord("broken yaml", f"nc is {raw['nc']}, and `names` has {len(names)} classes: correct one of them")
     names = names if isinstance(names, dict) else dict(enumerate(names))
     named = {whole(number): name for number, name in names.items()}
     listed: dict[str | None, list[str]] = {}
@@ -187,7 +190,7 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
         return
     with data.refusing(labels):
         height, width = files.size(image)
-        objects = []
+        objects, before = [], len(data.faults) + len(boxes)
         for number, line in enumerate(_lines(files, labels), start=1):
             where = f"{labels}, line {number}"
             with data.refusing(where):
@@ -200,9 +203,8 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
                         "unknown label", f"there is no class {values[0]:g}, valid: {', '.join(map(str, names))}"
                     )
                 if len(values) % 2 == 0:
-                    raise BadRecord(
-                        "geometry", f"has {len(values) - 1} numbers after the class, expected x and y pairs"
-                    )
+                    text = f"has {len(values) - 1} numbers after the class, expected pairs of x and y"
+                    raise BadRecord("geometry", f"{text} (predictions saved with their confidence have one too many)")
                 if max(map(abs, values[1:])) > 2:
                     raise BadRecord("geometry", "coordinates are not divided by the image's width and height")
                 points = [value * (height if place % 2 else width) for place, value in enumerate(values[1:])]
@@ -212,7 +214,8 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
                 else:
                     objects.append(RawObject(where, labels_of, [checked_polygon(points)]))
         note_duplicates(data, objects)
-        data.images.append(RawImage(labels, image, None, split, tuple(objects)))
+        invalid = len(data.faults) + len(boxes) - before
+        data.images.append(RawImage(labels, image, None, split, tuple(objects), invalid=invalid))
 
 
 def _label_file(files: Files, image: str) -> str | None:
