@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import UserError
+from mtseg.data import facts
 from tests.data import folders
 from tests.data.folders import HEIGHT, SQUARE, WIDTH, draw, shape
 
@@ -193,3 +194,8 @@ def test_points_on_a_line_have_no_area(tmp_path):
     for line in ([6, 3, 12, 6, 18, 9], [6, 3] * 3):
         with pytest.raises(UserError, match="annotation 1: a polygon has no area: its points are on a line"):
             report(tmp_path / "raw", annotation(1, [line]))
+
+
+def test_the_cause_of_an_outline_outside_the_image_is_named():
+    assert facts.outside((2, 32, 6, 7), 30, 40).endswith("(likely cause: x and y are swapped)")
+    assert "resized or cropped" in facts.outside((50, 50, 6, 7), 30, 40)

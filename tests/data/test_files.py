@@ -10,7 +10,7 @@ import pytest
 from mtseg.core.errors import UserError
 from mtseg.data import formats
 from mtseg.data.files import Files, check_files
-from mtseg.data.raw import BadRecord, read_value, stated_size, whole
+from mtseg.data.raw import BadRecord, read_text, read_value, stated_size, whole
 from mtseg.data.splits import Splits, split_of
 from tests.data import folders
 from tests.data.folders import annotation, converted, shape, tasks
@@ -298,3 +298,32 @@ def test_a_very_large_annotation_file_is_refused(tmp_path):
         file.truncate(2 * 10**6)
     assert "a.json has 2 MB: split" in refused(tmp_path)
     check_files(tmp_path, follow_links=False, most=3)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.json"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n")
+    with pytest.raises(UserError, match="pointer of Git LFS.*git lfs pull"):
+        check_files(tmp_path, follow_links=False, most=100)
+
+
+@pytest.mark.parametrize(
+    "content, tool",
+    [
+        ({"a.png1": {"filename": "a.png", "regions": [{"shape_attributes": {}}]}}, "VIA"),
+        ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
+        ({"imgHeight": 1, "imgWidth": 1, "objects": []}, "Cityscapes"),
+        ({"data_row": {}}, "Labelbox"),
+        ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(tmp_path, content, tool):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"a.json is of {tool}.*COCO"):
+        formats.recognise(tmp_path)
+
+
+def test_a_text_in_utf_16_without_a_mark_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes("abc".encode("utf-16-le"))
+    with pytest.raises(BadRecord, match="zero bytes, as UTF-16"):
+        read_text(tmp_path / "a.txt")

@@ -214,3 +214,9 @@ def test_only_outlines_of_four_corners_are_noted(tmp_path, lines, notes):
     write(tmp_path, "a", *lines)
     (tmp_path / "data.yaml").write_text(NAMES)
     assert list(read(tmp_path).notes.values()) == notes
+
+
+def test_a_number_of_classes_that_is_not_that_of_the_names_is_refused(tmp_path):
+    write(tmp_path, "a", SQUARE)
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\nnc: 7\n" + NAMES)
+    assert "nc is 7, and `names` has" in read(tmp_path).faults[0].text
