@@ -78,7 +78,7 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
     several = len({*loose.values()}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none
     paths = {path: split for path, split in (loose if several and not exact else texts).items() if split}
     paths = {path: split for path, split in paths.items() if "ImageSets/Segmentation/" in path} or paths
-    found.lines |= {(path, split): _lines(files, path) for path, split in paths.items()}
+    found.lines |= {(path, split): _without_head(_lines(files, path)) for path, split in paths.items()}
     return found
 
 
@@ -101,6 +101,11 @@ def _lines(files: Files, path: str) -> list[str]:
         return [*filter(None, map(str.strip, read_text(files.folder / path).splitlines()))]
     except BadRecord as bad:
         raise UserError(f"{files.folder}: {bad}") from None
+
+
+def _without_head(lines: list[str]) -> list[str]:
+    named = lines and any(cell.lower() in IMAGE_KEYS for cell in columns(lines[0]))
+    return lines[1:] if named else lines
 
 
 def _table(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[str]]:
@@ -248,10 +253,12 @@ def _of_records(path: str, records: Sequence[dict[str, Any]], raw: RawData) -> d
 
 
 def _entries(value: Any) -> list[str]:
-    """The images of a list; of records with a name, such as COCO's `images`; or of a mapping, its keys."""
+    """The images of a list; of records with a name, such as COCO's `images`; of lists by class; or of a mapping, its keys."""
     if isinstance(value, dict):
         images = next((value[key] for key in ("images", "files", "data") if isinstance(value.get(key), list)), None)
-        return _entries(images) if images is not None else [*map(str, value)]
+        if images is None and value and all(isinstance(one, list) for one in value.values()):  # images by class
+            images = [image for own in value.values() for image in own]
+        return [*map(str, value)] if images is None else _entries(images)
     return [_entry(one) for one in value]
 
 

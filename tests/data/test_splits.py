@@ -463,6 +463,7 @@ def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys):
         ("split.json", SPLIT_OF),
         ("Splits.json", {"splits": BY_SPLIT, "seed": 1}),
         ("split.json", {"train": {"images": ["a", "b"]}, "valid": [{"image": "c.png", "label": "x.txt"}]}),
+        ("split.json", {"train": {"x": ["a"], "y": ["b"]}, "val": {"x": ["c"]}}),
         ("my_split.json", {name: {"split": own, "size": 3} for name, own in SPLIT_OF.items()}),
         ("split.json", [[*pair] for pair in SPLIT_OF.items()]),
         ("split.yaml", "train: [a, b]\nval:\n- c\n"),
@@ -623,3 +624,10 @@ def test_lists_of_single_classes_of_pascal_voc_are_no_splits(raw):
     for name, text in lines.items():
         (raw / f"{name}.txt").write_text(text)
     assert split(raw) == BY_SPLIT and folders.report(raw)["split"] == "train.txt, val.txt"
+
+
+def test_the_head_of_a_list_is_no_line(raw):
+    write(raw, *NAMES)
+    for name, own in BY_SPLIT.items():
+        (raw / f"{name}.csv").write_text("\n".join(["Image_ID,label", *(f"{one},car" for one in own)]))
+    assert split(raw) == BY_SPLIT and not folders.report(raw)["unused"]

@@ -73,7 +73,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             objects = found.objects()
             data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before))
     if bare := len(files.images - annotated):
-        data.leave("images without a .json", bare)
+        data.leave("images without a valid .json", bare)
     return reading.finished()
 
 
