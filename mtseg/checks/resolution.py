@@ -7,7 +7,7 @@ estimate of the best that a model of this `input.size` can reach. A learnt map o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -72,9 +72,18 @@ def ideal(iou: np.ndarray, true: np.ndarray) -> float:
     return float(100 * np.where(recall > 0, np.floor(100 * recall + 1e-9) + 1, 0).mean() / 101)
 
 
-def check(images: Images, *, tasks: Sequence[Task], input: Input) -> Iterator[Finding]:
-    """Warn when masks cannot be exact at input.size, and would be at a larger one. images: of the split val."""
-    found = ceilings(images, tasks[0], input.size)
+def lines(found: dict[int, float], size: int) -> list[str]:
+    """The table of `ceilings` as text, with the cost of each input size beside that of `size`. Empty without
+    objects."""
+    if not found:
+        return []
+    head = "How exact masks can be: AP of ideal predictions on val, an estimate, and about the time and memory"
+    rows = (f"  {own:>10}  {ap:5.1f}  {(own / size) ** 2:5.2f} times" for own, ap in found.items())
+    return [head, f"  {'input.size':>10}  {'AP':>5}   cost", *rows]
+
+
+def check(found: dict[int, float], *, input: Input) -> Iterator[Finding]:
+    """Warn when masks cannot be exact at input.size, and would be at a larger one. found: `ceilings` of val."""
     larger = [own for own in found if own > input.size]
     if found and found[input.size] < LOW and larger and found[larger[0]] - found[input.size] >= GAIN:
         listed = ", ".join(f"{ap:.0f} at {own}" for own, ap in found.items())

@@ -34,7 +34,10 @@ def run(
         max_dets=max_dets,
     )  # fmt: skip
     findings += style.check(train, scored, tasks=tasks, input=input)
-    findings += resolution.check(scored["val"], tasks=tasks, input=input)
+    ceilings = resolution.ceilings(scored["val"], tasks[0], input.size)
+    for line in resolution.lines(ceilings, input.size):
+        print(line)
+    findings += resolution.check(ceilings, input=input)
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, scored, root=root, tasks=tasks)

@@ -86,7 +86,7 @@ def table(
         rows[f"input.size {larger}: finer masks"] = {"gain": max(gain, 0.0), "cost": cost}
     if min(len(train.images), len(split.images)) >= FEWEST and len(train.predictions):
         gain = ranking.joint_ap(train.evaluation) - oracles["AP"]
-        cost = "many more images, at most this much; data.share: 0.5 shows what half of them bring"
+        cost = "many more images, at most this much; for 100 more, compare this run with one at data.share: 0.5"
         rows["val as good as train"] = {"gain": max(gain, 0.0), "cost": cost}
     if "joint_AP" in validated and len(validated) > 2:
         step, ap = validated["step"].to_numpy(float), validated["joint_AP"].to_numpy(float)

@@ -16,8 +16,8 @@ from mtseg.report.history import Revision
 
 
 def rows(a: Revision, b: Revision, scratch: Path) -> list[dict[str, Any]]:
-    """`annotation_changes` from A to B with the `split`, of each split that DVC's cache has of both. scratch: a folder
-    for copies."""
+    """`annotation_changes` from A to B with the `split`, and its number of images in `a` and `b`, of each split that
+    DVC's cache has of both. scratch: a folder for copies."""
     found = []
     for split in SPLITS:
         with suppress(UserError):
@@ -25,7 +25,8 @@ def rows(a: Revision, b: Revision, scratch: Path) -> list[dict[str, Any]]:
                 Images.read(side.fetch(f"data/coco/{split}.parquet", scratch / name))
                 for name, side in (("a", a), ("b", b))
             )
-            found += [{"split": split, **row} for row in annotation_changes(one, other)]
+            sizes = {"a": len(one), "b": len(other)}
+            found += [{"split": split, **sizes, **row} for row in annotation_changes(one, other)]
     return found
 
 

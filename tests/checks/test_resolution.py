@@ -37,10 +37,19 @@ def test_small_objects_need_a_larger_input_and_large_ones_do_not():
 
 
 def test_a_warning_names_the_size_only_where_a_larger_one_helps():
-    (found,) = resolution.check(discs(20), tasks=TASKS, input=tiny.params(input={"size": 160}).input)
+    given = tiny.params(input={"size": 160}).input
+    small, large, none = (resolution.ceilings(images, TASKS[0], 160) for images in (discs(20), discs(90), discs(9, 0)))
+    (found,) = resolution.check(small, input=given)
     assert (found.cause, found.severity) == ("resolution_too_low", "warning") and "160" in found.evidence
-    assert not list(resolution.check(discs(90), tasks=TASKS, input=tiny.params(input={"size": 160}).input))
-    assert not list(resolution.check(images_of([], TASKS), tasks=TASKS, input=tiny.params().input))
+    assert not [*resolution.check(large, input=given), *resolution.check(none, input=given)]
+
+
+def test_the_table_has_the_cost_of_each_size_beside_the_present_one():
+    _, _, *rows = resolution.lines({128: 62.0, 224: 80.0, 448: 94.25}, 224)
+    assert [row.split()[:3] for row in rows] == [
+        ["128", "62.0", "0.33"], ["224", "80.0", "1.00"], ["448", "94.2", "4.00"]
+    ]  # fmt: skip
+    assert not resolution.lines({}, 224)
 
 
 @pytest.mark.parametrize("size", [128, 640, 1280])

@@ -361,3 +361,21 @@ def test_a_folder_without_results_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="workspace has no params.yaml: run `dvc repro`"):
         compare.load("workspace", tmp_path)
+
+
+def test_two_runs_that_differ_in_share_alone_say_what_more_images_would_bring(tmp_path):
+    leading = [{"metric": "joint.AP", "a": 40.0, "b": 44.0, "delta": 4.0, "low": 1.0, "high": 7.0}]
+    data, params = [{"split": "train", "what": "images", "a": 100, "b": 400}], [("data.share", "0.25", "1.0")]
+    found = compare.more_images(params, data, leading)
+    assert found["images"] == 400 and [row["more"] for row in found["rows"]] == [100, 400]
+    assert [found["rows"][1][key] for key in ("low", "gain", "high")] == pytest.approx([0.5, 2.0, 3.5])
+    assert found["rows"][0]["gain"] == pytest.approx(2 * np.log2(1.25))
+    back = [leading[0] | {"delta": -4.0, "low": -7.0, "high": -1.0}]
+    exchanged = compare.more_images(params, [data[0] | {"a": 400, "b": 100}], back)
+    assert exchanged["rows"] == [pytest.approx(row) for row in found["rows"]]
+    assert compare.more_images([*params, ("seed", "1", "2")], data, leading) == {}
+    assert compare.more_images(params, [], leading) == compare.more_images(params, data, []) == {}
+    a, b = pair(tmp_path, make_tasks(2))
+    b = replace(b, revision=revision(tmp_path, data={"raw": str(tmp_path), "share": 0.5}))
+    compare.write(tmp_path / "compare", a, b, [data[0] | {"changed": 0, "added": 300, "removed": 0}])
+    assert "Learning curve" in (tmp_path / "compare/index.html").read_text()
