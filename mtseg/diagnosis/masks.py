@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from mtseg.checks.findings import Finding
 from mtseg.diagnosis.split import Split, by_image
+from mtseg.evaluation import bootstrap
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, ratio
 
@@ -51,7 +52,7 @@ class Explanation:
 
 
 def check(split: Split) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and numbers: dx, dy (mean offset of matched masks, pixels), scale (their size over the object's)."""
+    """Findings, and numbers: dx, dy (median offset of matched masks, pixels), scale (their size over the object's)."""
     numbers = offsets(split)
     best = max(_explanations(split), key=lambda explanation: explanation.gain.value, default=None)
     severity = "error" if best and best.gain.low > 5 * GAIN else "warning"
@@ -79,15 +80,25 @@ def boxes(split: Split) -> list[Finding]:
 
 
 def offsets(split: Split) -> dict[str, float | None]:
-    """Of the matches: mean offset of the box's centre in pixels, and median size ratio (root of the area ratio)."""
+    """Of the matches: median offset of the mask's centre of mass in pixels, which a few bad masks do not move, on a
+    sample, with its interval; and median size ratio (root of the area ratio)."""
     if not len(split.matches):
         return {"dx": None, "dy": None, "scale": None}
-    predicted, objects = _matched(split)
-    moved, numbers = _centres(predicted) - _centres(objects), {}
+    count = len(split.matches)
+    sample = split.matches[np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(int))]
+    predicted, objects = split.predictions[sample.prediction], split.images.instances[sample.instance]
+    moved, numbers = _centres_of_mass(predicted.rles()) - _centres_of_mass(objects.rles()), {}
     for axis, name in enumerate(("dx", "dy")):
-        mean = split.mean(moved[:, axis], split.matches)
-        numbers |= {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
-    return numbers | {"scale": float(np.median(_size_ratio(predicted, objects)))}
+        middle = bootstrap.median(moved[:, axis], sample.image, len(split.images))
+        numbers |= {name: middle.value, f"{name}_low": middle.low, f"{name}_high": middle.high}
+    return numbers | {"scale": float(np.median(_size_ratio(*_matched(split))))}
+
+
+def _centres_of_mass(rles: list[dict[str, Any]]) -> np.ndarray:
+    """[M, 2], x and y in pixels. No mask is empty."""
+    masks = (coco_mask.decode(rle) for rle in rles)
+    return np.array([[weighed @ np.arange(len(weighed)) / weighed.sum() for weighed in (m.sum(0), m.sum(1))]
+                     for m in masks])  # fmt: skip
 
 
 def _matched(split: Split) -> tuple[np.ndarray, np.ndarray]:

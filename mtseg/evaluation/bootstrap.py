@@ -88,6 +88,16 @@ def mean(values: np.ndarray, images: np.ndarray, count: int) -> Interval | None:
     return ratio(*(np.bincount(images, weights, minlength=count) for weights in (values, np.ones(len(values)))))
 
 
+def median(values: np.ndarray, images: np.ndarray, count: int) -> Interval:
+    """Median of values [M], at least one. images: int [M], the image of each value. count: number of images."""
+    order = np.argsort(values, kind="stable")
+    below = resamples(count, DIAGNOSIS_REPLICATES)[:, images[order]].cumsum(axis=1)
+    below = below[below[:, -1] > 0]
+    medians = values[order][(below >= below[:, -1:] / 2).argmax(axis=1)]
+    low, high = np.quantile(medians, [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2])
+    return Interval(float(np.median(values)), float(low), float(high))
+
+
 def proportion(hits: np.ndarray) -> Interval:
     """Fraction of hits, bool [n], with the Wilson score interval for independent trials."""
     count, total = int(np.sum(hits)), max(len(hits), 1)

@@ -55,6 +55,17 @@ def test_the_shift_of_the_masks_is_measured(dx, dy, words):
     assert finding.cause == "masks_displaced" and words in finding.evidence
 
 
+def test_the_offset_is_that_of_most_masks_to_a_tenth_of_a_pixel():
+    """A tenth of the masks lies far off, which would move a mean by 0.6 pixels."""
+    images, predictions = healthy(TASKS, images=40, scattered=True)
+    few = predictions[::10]
+    rest = [prediction for number, prediction in enumerate(predictions) if number % 10]
+    given = [*moved(rest, shifted(1, 0)), *moved(few, shifted(7, 0))]
+    numbers = masks.offsets(split(images, given, TASKS))
+    assert abs(numbers["dx"] - 1) < 0.1 and abs(numbers["dy"]) < 0.1
+    assert numbers["dx_low"] <= numbers["dx"] <= numbers["dx_high"] < 1.5
+
+
 def test_a_shift_by_more_than_an_object_is_measured():
     (finding,) = found(shifted(26, 0))
     assert (finding.cause, finding.severity) == ("masks_displaced", "error")
