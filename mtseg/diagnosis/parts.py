@@ -13,16 +13,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from mtseg.checks.findings import Finding
 from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, transposed, turned
 from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.ap.pairs import box_overlaps
-from mtseg.evaluation.bootstrap import DIAGNOSIS_LEVEL
+from mtseg.evaluation.bootstrap import Interval, proportion
 
 BAD, GOOD = 0.4, 0.6  # mean box IoU of an image's objects: at most as it is, and at least after undoing a change
-SHARE = 0.05  # smallest share of the images that is reported
+FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
 LEVEL = 0.005  # chance of a false alarm in a split, all changes together
 OTHERS = 8  # images whose predictions an image is compared with, to measure chance
 REACH = 3  # images: largest distance of an exchange
@@ -59,7 +59,7 @@ def check(split: Split, name: str) -> list[Finding]:
     if found is None:
         return []
     cause, text, rows = found
-    share = binomtest(len(rows), len(images)).proportion_ci(DIAGNOSIS_LEVEL, method="wilson")
+    share = _share(len(rows), len(images))
     names = ", ".join(split.images.file_name[rows[:NAMED]].tolist()) + " ..." * (len(rows) > NAMED)
     evidence = f"{len(rows)} of {len(images)} {name} images ({len(rows) / len(images):.0%}, {share.low:.0%} to "
     evidence += f"{share.high:.0%}): {text}: {names}"
@@ -67,6 +67,15 @@ def check(split: Split, name: str) -> list[Finding]:
     if cause != "images_turned":
         change = "compare the annotations of these images with the images"
     return [Finding(cause, "warning", evidence, change, name)]
+
+
+def _share(found: int, images: int) -> Interval:
+    return proportion(np.arange(images) < found)
+
+
+def _enough(found: int, images: int) -> bool:
+    """Whether so many images may be `SHARE` of all or more: not every image with a fault is found."""
+    return found >= FEWEST and _share(found, images).high >= SHARE
 
 
 def _changes(sizes: np.ndarray) -> Iterator[Change]:
@@ -96,7 +105,7 @@ def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
     for change in changes:
         fits = [_fit(best, image, [(image + step) % count for step in change.steps], change) for image in bad]
         own = bad[np.array(fits) >= GOOD]
-        if len(own) < max(3, SHARE * len(images)):
+        if not _enough(len(own), len(images)):
             continue
         others = [(image, rng.choice(images, len(change.steps))) for image in np.repeat(bad, OTHERS)]
         others = [(image, drawn) for image, drawn in others if image not in drawn]
@@ -141,7 +150,7 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
     side = float(np.median(np.concatenate([best.objects[image][:, 2:].ravel() for image in rows])))
     least = max(APART * spread, FAR * side, 1.5)
     far = np.flatnonzero(np.linalg.norm(offsets, axis=1) > least)
-    if len(far) < max(3, SHARE * len(images)):
+    if not _enough(len(far), len(images)):
         return None
 
     def near(point: np.ndarray) -> np.ndarray:
@@ -155,7 +164,7 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
     counts = [int(near(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ centre).sum()) for a in angles]
     own, opposite = near(centre), counts[DIRECTIONS // 2]
     chance = binom.sf(counts[0] - 1, sum(counts), 1 / DIRECTIONS) * DIRECTIONS
-    if counts[0] < max(3 * opposite + 3, SHARE * len(images)) or chance > LEVEL:
+    if counts[0] < 3 * opposite + 3 or not _enough(counts[0], len(images)) or chance > LEVEL:
         return None
     text = f"masks lie ({centre[0]:+.1f}, {centre[1]:+.1f}) px from their objects, further than in the other images"
     return "masks_displaced", text, rows[own]
