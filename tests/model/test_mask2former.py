@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtseg.model import mask2former
 from mtseg.model.heads import Heads, Softmax
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.step import checked
@@ -259,6 +260,14 @@ def test_masks_of_a_large_image_are_resized_a_few_at_a_time():
             own = nn.functional.interpolate(square, size=(2000, 2500), mode="bilinear")[0, 0]
             assert torch.equal(masks[row], own > 0)
             assert quality.item() == pytest.approx(own[own > 0].sigmoid().mean().item(), abs=1e-4)
+
+
+def test_the_quality_of_one_pixel_is_its_probability_and_that_of_no_pixel_0():
+    logits = torch.tensor([2.0, -1.0]).view(2, 1, 1)
+    example = {"image": torch.zeros(3, 4, 4), "image_size": (4, 4), "height": 1, "width": 1}
+    masks, quality = mask2former._masks(logits, example)
+    assert masks.flatten().tolist() == [True, False]
+    assert quality.tolist() == pytest.approx([torch.tensor(2.0).sigmoid().item(), 0])
 
 
 def test_heads_have_a_no_object_output_where_the_task_has_the_slot():

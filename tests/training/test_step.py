@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
 import torch
+from rich.console import Console
 
 from mtseg.checks import known_answers
 from mtseg.model import losses
 from mtseg.model.matching import Matches, Target
-from mtseg.training.monitor import Health
+from mtseg.training.monitor import Health, Progress
 from mtseg.training.step import NotFinite, Stepper, checked
 from tests import tiny
 from tests.scenes import make_tasks
@@ -160,6 +162,17 @@ def test_a_batch_without_objects_has_no_shares_and_stops_nothing():
     stepper([[tiny.example(tasks, 0)]], 0)
     row = stepper.health.fetch()
     assert math.isnan(row["stability"]) and row["gradient_decoder"] > 0
+
+
+def test_progress_says_how_long_the_rest_takes():
+    text = io.StringIO()
+    progress = Progress(Console(file=text, width=200), total=10, start=2)
+    progress.began -= 180
+    progress.step(4, {"loss": 1.5, "lr": 1e-3})
+    progress.validated(4, {"joint_AP": 12.34})
+    assert text.getvalue().splitlines() == [
+        "step 4/10  loss 1.5  lr 1.00e-03  9.0 min left", "step 4/10  val  joint_AP 12.3"
+    ]  # fmt: skip
 
 
 def watched(stepper):
