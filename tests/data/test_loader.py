@@ -169,6 +169,15 @@ def test_a_broken_image_is_one_line_with_and_without_workers(tmp_path):
             next(prediction_batches([image], mapper, batch=1, workers=workers))
 
 
+def test_images_are_loaded_by_processes_where_cuda_leaves_cores_to_them(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    for cuda, wanted in ((False, 0), (True, 6)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        assert (loader.processes("auto"), loader.processes(3)) == (wanted, 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader.processes("auto") == 1
+
+
 @pytest.mark.parametrize("number", [0, 5])
 def test_a_process_that_dies_names_the_images_it_had_in_hand(tmp_path, monkeypatch, number):
     """As the system ends one that takes too much memory."""

@@ -236,3 +236,9 @@ def test_the_lr_rises_over_the_warm_up_and_then_follows_the_schedule():
     assert values == pytest.approx(wanted)
     for (_, used), lr in zip(steps, wanted, strict=True):
         assert sorted(used) == pytest.approx([lr / 2, lr])
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_a_warm_up_the_first_step_has_the_full_lr(warmup):
+    tasks, solver = make_tasks(1), tiny.params(solver={"warmup": warmup}).solver
+    assert Stepper(tiny.network(tasks), solver)([[tiny.example(tasks, 1)]], 0)["lr"] == solver.lr
