@@ -253,7 +253,7 @@ def _of_records(path: str, records: Sequence[dict[str, Any]], raw: RawData) -> d
 
 
 def _entries(value: Any) -> list[str]:
-    """The images of a list; of records with a name, such as COCO's `images`; of lists by class; or of a mapping, its keys."""
+    """The images of a list, of records with a name (as in COCO), of lists by class, or the keys of a mapping."""
     if isinstance(value, dict):
         images = next((value[key] for key in ("images", "files", "data") if isinstance(value.get(key), list)), None)
         if images is None and value and all(isinstance(one, list) for one in value.values()):  # images by class
