@@ -165,7 +165,7 @@ def test_what_is_not_taken_is_counted_and_hidden_files_are_not(tmp_path):
     folders.draw(tmp_path / "train" / "bare.png")
     data = read(tmp_path)
     assert [image.split for image in data.images] == ["test", "train", "val"]
-    assert data.unused == {"images without a .json": 1}
+    assert data.unused == {"images without a valid .json": 1}
 
 
 def test_the_split_is_that_of_the_folders_names(tmp_path):
