@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ablations import run
+from ablations import run, studies, tables
 from mtseg.core.errors import UserError
 from tests.repository import ENVIRONMENT, call, commit, dvc
 
@@ -64,9 +64,19 @@ def repo(tmp_path):
     return repo
 
 
-def studies(repo, *arguments, **environment):
-    command = [sys.executable, "-W", "ignore", "-m", *arguments]
-    return subprocess.run(command, cwd=repo, env=ENVIRONMENT | environment, capture_output=True, text=True)
+@pytest.fixture
+def command(repo, monkeypatch, capsys):
+    """A function that runs a module's command in the repository and returns what it printed."""
+    monkeypatch.chdir(repo)
+    monkeypatch.setattr(studies, "HERE", repo / "ablations")
+
+    def call(module, *arguments):
+        monkeypatch.setattr("sys.argv", [module.__name__, *arguments])
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return call
 
 
 def experiments(repo):
@@ -74,29 +84,32 @@ def experiments(repo):
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_reported_and_the_next_call_makes_what_is_missing(repo):
+def test_a_failed_run_is_reported_and_the_next_call_makes_what_is_missing(repo, command, monkeypatch, capsys):
     params = repo / "params.yaml"
     params.write_text(params.read_text() + "# mine\n")
-    done = studies(repo, "ablations.run", FAILS="2")
-    assert done.returncode == 1 and "2 runs at the scale 'embedded', 0 of them done" in done.stdout
-    assert done.stdout.count("FAILED") == 1 and "tiny-2-s0\n" in done.stderr and "no luck with 2" in done.stderr
+    monkeypatch.setenv("FAILS", "2")
+    with pytest.raises(UserError, match="1 runs failed(?s:.*)tiny-2-s0\n(?s:.*)no luck with 2"):
+        command(run)
+    printed = capsys.readouterr().out
+    assert "2 runs at the scale 'embedded', 0 of them done" in printed and printed.count("FAILED") == 1
     assert len(experiments(repo)) == 1
     assert "M params.yaml" in (changed := call(repo, "git", "status", "--short")) and len(changed.splitlines()) == 2
     assert params.read_text().endswith("# mine\n")
 
-    assert studies(repo, "ablations.run").stdout.splitlines()[0].endswith("1 of them done")
+    monkeypatch.delenv("FAILS")
+    assert command(run).splitlines()[0].endswith("1 of them done")
     rows = (repo / "ablations/results/tiny_embedded.csv").read_text()
     assert [line.split(",")[-1] for line in rows.splitlines()] == ["joint AP", "10", "20"]
     before = experiments(repo)
-    listed = studies(repo, "ablations.run", "--list").stdout
+    listed = command(run, "--list")
     assert len(before) == 2 and "2 of them done\n" in listed and "Does a study run?\ndone  tiny-1-s0" in listed
 
-    assert studies(repo, "ablations.run", "tiny", "--again").returncode == 0
+    command(run, "tiny", "--again")
     after = experiments(repo)
     assert before.keys() == after.keys() and not {*before.values()} & {*after.values()}
     assert (repo / "ablations/results/tiny_embedded.csv").read_text() == rows
 
-    assert "2 of 2 runs" in studies(repo, "ablations.tables").stdout
+    assert "2 of 2 runs" in command(tables)
     assert "| 2 | 1 | 20.0 | +10.0 |" in (repo / "docs/results.md").read_text()
 
 
@@ -115,10 +128,11 @@ def test_an_interrupt_stops_the_runs_and_keeps_finished_ones(repo):
     assert not clones and len(experiments(repo)) == 1
 
 
-def test_code_that_is_not_committed_is_not_run(repo):
+def test_code_that_is_not_committed_is_not_run(repo, command):
     (repo / "dvc.yaml").write_text((repo / "dvc.yaml").read_text() + "# changed\n")
-    done = studies(repo, "ablations.run")
-    assert done.returncode == 1 and "error: commit dvc.yaml first" in done.stderr and not experiments(repo)
+    with pytest.raises(UserError, match="commit dvc.yaml first"):
+        command(run)
+    assert not experiments(repo)
 
 
 @pytest.mark.parametrize(
