@@ -64,16 +64,16 @@ def random_network(name):
 
 
 @every_backbone
-@pytest.mark.parametrize("height, width", [(64, 64), (97, 130), (33, 31)])
+@pytest.mark.parametrize("height, width", [(97, 130), (33, 31)])  # build() itself takes 64
 def test_declared_channels_and_strides_are_the_real_ones(name, height, width):
     module, network = find(name), ready(name)
     with torch.no_grad():
-        features = network(torch.rand(2, 3, height, width))
+        features = network(torch.rand(1, 3, height, width))
     assert list(features) == list(network.output_shape()) == list(module.STRIDES) == list(module.CHANNELS) == LEVELS
     for level, x in features.items():
         shape, stride = network.output_shape()[level], module.STRIDES[level]
         assert (shape.channels, shape.stride) == (module.CHANNELS[level], stride)
-        assert x.shape == (2, module.CHANNELS[level], math.ceil(height / stride), math.ceil(width / stride))
+        assert x.shape == (1, module.CHANNELS[level], math.ceil(height / stride), math.ceil(width / stride))
     assert list(module.STRIDES.values()) == [4, 8, 16, 32]
 
 
