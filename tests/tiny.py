@@ -70,18 +70,25 @@ def save(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     weights.write(path, model.state_dict(), json.dumps(facts))
 
 
-def checkpoint(path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), **changes: Any) -> Path:
-    """Of a training that has not begun. seen: if given, one softmax serves all tasks."""
+def checkpoint(
+    path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), trained: Mask2Former | None = None,
+    **changes: Any,
+) -> Path:  # fmt: skip
+    """Of a training that has not begun, if not of a `trained` network. seen: if given, one softmax serves all tasks."""
     given = params(tasks=[task.model_dump() for task in tasks], **changes)
     facts = description(tasks, given.model, input=given.input)
-    save(path, network(tasks, seen=seen, **changes), facts | {"seen": [list(row) for row in seen], "step": 0})
+    own = network(tasks, seen=seen, **changes) if trained is None else trained
+    save(path, own, facts | {"seen": [list(row) for row in seen], "step": 0})
     return path
 
 
-def segmenter(path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), **changes: Any) -> Path:
+def segmenter(
+    path: Path, tasks: tuple[Task, ...], seen: Sequence[tuple[int, ...]] = (), trained: Mask2Former | None = None,
+    **changes: Any,
+) -> Path:  # fmt: skip
     """A complete model with a filter that keeps some predictions of random weights."""
     given = params(**changes)
-    source = checkpoint(path.with_name(f"of-{path.name}"), tasks, seen, **changes)
+    source = checkpoint(path.with_name(f"of-{path.name}"), tasks, seen, trained, **changes)
     test = given.test.model_copy(update={"detections": 12})
     complete(source, path, size=SIDE, test=test, filter=FILTER, licence="CC0-1.0")
     source.unlink()

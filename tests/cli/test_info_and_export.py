@@ -16,8 +16,6 @@ import mtseg as library
 from mtseg.cli import app
 from mtseg.cli.export import _squares
 from mtseg.core import metadata
-from mtseg.core.tables import Predictions
-from mtseg.inference.onnx_precision import quantise
 from mtseg.model import weights
 from tests import tiny
 from tests.cli.conftest import ROOT, start, write_images
@@ -238,30 +236,3 @@ def test_int8_is_calibrated_on_images_evenly_spread_over_folders_and_videos(tmp_
     levels = squares[:, 20, 20, 0].astype(int) // 2
     assert levels[0] < 3 and levels[-1] > 85 and np.diff(levels).max() <= 3
     assert len(_squares(tmp_path / "shots", 64)) == 9
-
-
-@pytest.mark.slow
-def test_onnx_predicts_without_pytorch_in_the_command_and_the_same_model_gives_the_same_bytes(
-    mtseg, tmp_path, segmenter
-):
-    shots = write_images(tmp_path / "shots", ["a.png", "b.png", "c.png"], size=(64, 48))
-    code = (
-        "import atexit, sys\n"
-        "atexit.register(lambda: print('torch' in sys.modules))\n"
-        "from mtseg.cli import main\n"
-        "main()\n"
-    )
-    whole, small = (tmp_path / f"{precision}.onnx" for precision in ("float32", "int8"))
-    for model, chosen in ((whole, ()), (small, ("--precision", "int8", "--calibration", shots))):
-        done = mtseg("export", segmenter, "--out", model, *chosen)
-        assert done.code == 0, done.err
-        assert metadata.read(model).precision == model.stem
-        process = start("predict", shots, "--weights", model, "--out", tmp_path / model.stem, "--score", 0, code=code)
-        said, err = process.communicate(timeout=120)
-        assert process.returncode == 0 and said.endswith("False\n") and "3 images" in said, err
-    expected = library.load(segmenter, device="cpu").predict(shots, score=0.0)
-    found = Predictions.read(tmp_path / "float32/predictions.parquet", expected.tasks)
-    assert len(found) and found.query.tolist() == expected.query.tolist()
-    assert found.score == pytest.approx(expected.score, abs=1e-3)
-    quantise(whole, tmp_path / "again.onnx", _squares(shots, tiny.SIDE))  # of the first export
-    assert (tmp_path / "again.onnx").read_bytes() == small.read_bytes()

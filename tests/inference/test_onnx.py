@@ -4,18 +4,27 @@ For int8 the network has learned its images, so that its detections are no ties.
 0.005 on average; by 0.017 to 0.028 if calibrated on one image, and by 0.011 to 0.079 on black ones.
 """
 
-import subprocess
-import sys
+import contextlib
 import weakref
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import onnx
+import PIL.Image
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
 from torch import nn
 
+import mtseg
+from mtseg.cli import main
+from mtseg.cli.export import _squares
 from mtseg.core import metadata
 from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
+from mtseg.core.tables import Predictions
 from mtseg.data.images import square
 from mtseg.data.shapes import draw
 from mtseg.inference import torch_network
@@ -23,43 +32,74 @@ from mtseg.inference.onnx_export import export
 from mtseg.inference.onnx_network import OnnxNetwork
 from mtseg.inference.onnx_precision import quantise, to_float16
 from mtseg.inference.torch_network import TorchNetwork
+from mtseg.model import backbones
+from mtseg.model.mask2former import Mask2Former
 from tests import tiny
+from tests.cli.conftest import start
 from tests.scenes import make_tasks
 
-pytestmark = pytest.mark.slow  # an export takes 10 to 30 s, and each is used for all that can be asked of it
+pytestmark = pytest.mark.slow  # an export takes some 8 s: each is used for all that can be asked of it
 
 TASKS = make_tasks(3)
 COUNT, STEPS = 8, 80
 CERTAIN, CLOSE, OVERLAP = 0.5, 0.01, 0.9  # score, mean difference of scores, mask IoU
 SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
-HEADS = {"softmax": (), "combinations": SEEN}
+BACKBONES = ("efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t")
 
 
 def shorten(backbone):
-    """Of the blocks of a kind that follow each other keep those whose operations are those of all: an export takes time
+    """Keep a block of each kind where others follow that do the same to features of the same size: an export takes time
     by the number of operations."""
     swin = [layer for layer in backbone.modules() if isinstance(layer, nn.ModuleList) and hasattr(layer[0], "attn")]
-    for i, layer in enumerate(swin):
-        del layer[1 if i else 2 :]  # the second block has shifted windows
-    for layer in list(backbone.modules()):
-        for i, (name, block) in enumerate(layer.named_children() if isinstance(layer, nn.Sequential) else ()):
+    for i, blocks in enumerate(swin):
+        del blocks[0 if i else 2 :]  # the second block has shifted windows
+    known = set()
+    for layer in [module for module in backbone.modules() if isinstance(module, nn.Sequential)]:
+        for name, block in layer.named_children():
             same = getattr(block, "use_res_connect", False) or getattr(block, "has_skip", False)
-            if i > 1 and (same or getattr(block, "shortcut", block) is None):
-                setattr(layer, name, nn.Identity())
+            if same or getattr(block, "shortcut", block) is None:
+                kind = tuple(map(type, block.modules()))
+                if kind in known:
+                    setattr(layer, name, nn.Identity())
+                known.add(kind)
 
 
-def make(backbone, seen):
-    """A network whose batch norm has seen images, and whose labels are as sure as trained ones."""
-    chosen = {"backbone": backbone, "unseen_combinations": 0.1 if seen else 1, "decoder_layers": 1}
-    tasks = make_tasks(3, background=not seen)  # a softmax over combinations has one for all tasks
-    network = tiny.network(tasks, seen=seen, model=chosen)
-    shorten(network.backbone)
-    with torch.no_grad():
-        for head in network.decoder.heads.values():
-            head.weight *= 5
-        for seed in range(8):
-            network([tiny.example(tasks, 1, seed=seed), tiny.example(tasks, 1, seed=seed + 100)])
-    return network.eval()
+class Several(Backbone):
+    """The features of several backbones side by side: one export for all of them."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.parts = nn.ModuleList(backbones.build(name, freeze_norm=False) for name in names)
+        self.pixel_mean, self.pixel_std = self.parts[0].pixel_mean, self.parts[0].pixel_std
+        shorten(self)
+        self.scales = [dict.fromkeys(part.output_shape(), 1.0) for part in self.parts]
+
+    def balance(self, x):
+        """With random weights, let no backbone be too faint to be missed."""
+        with torch.no_grad():
+            self.scales = [{level: 1 / float(y.std()) for level, y in part(x).items()} for part in self.parts]
+
+    def forward(self, x):
+        features = [part(x) for part in self.parts]
+        return {
+            level: torch.cat([found[level] * own[level] for found, own in zip(features, self.scales, strict=True)], 1)
+            for level in features[0]
+        }
+
+    def output_shape(self):
+        shapes = [part.output_shape() for part in self.parts]
+        return {
+            level: ShapeSpec(channels=sum(own[level].channels for own in shapes), stride=shape.stride)
+            for level, shape in shapes[0].items()
+        }
+
+    @contextlib.contextmanager
+    def exporting(self):
+        with contextlib.ExitStack() as stack:
+            for part in self.parts:
+                if hasattr(part, "exporting"):
+                    stack.enter_context(part.exporting())
+            yield
 
 
 def described(network, seen):
@@ -111,10 +151,22 @@ def assert_same(ours, theirs):
     assert ((one & other).sum((1, 2)) >= 0.99 * union).all() and union.any()
 
 
+@dataclass(frozen=True, repr=False)
+class Exported:
+    network: Mask2Former
+    model: Path  # .safetensors
+    whole: Path
+    int8: Path
+    shots: Path
+    squares: np.ndarray  # of the shots
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network after 80 steps on 8 images, its file, and these images."""
-    network = tiny.network(TASKS, model={"backbone": "efficientnet_lite0"}).train()
+    """A network after 80 steps on 8 images, and the files that `mtseg export` makes of it."""
+    folder = tmp_path_factory.mktemp("onnx")
+    chosen = {"decoder_layers": 1}
+    network = tiny.network(TASKS, model=chosen).train()
     data = [painted(seed) for seed in range(COUNT)]
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for _ in range(STEPS):
@@ -122,24 +174,32 @@ def exported(tmp_path_factory):
         sum(network(data).values()).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export(network, path, described(network, ()))
-    return network, path, np.stack([example["image"].permute(1, 2, 0).numpy() for example in data])
+    model = tiny.segmenter(folder / "model.safetensors", TASKS, trained=network, model=chosen)
+    squares = np.stack([example["image"].permute(1, 2, 0).numpy() for example in data])
+    (folder / "shots").mkdir()
+    for i, pixels in enumerate(squares):
+        PIL.Image.fromarray(pixels).save(folder / f"shots/{i}.png")
+    whole, int8 = folder / "whole.onnx", folder / "int8.onnx"
+    for path, chosen in ((whole, ()), (int8, ("--precision", "int8", "--calibration", str(folder / "shots")))):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(model), "--out", str(path), *chosen])
+        assert ended.value.code == 0
+    loaded = TorchNetwork.load(model, metadata.read(model), device="cpu").network
+    return Exported(loaded, model, whole, int8, folder / "shots", squares)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
-    network, path, _ = exported
-    given, found = images(count), OnnxNetwork(path, "cpu", threads=1)
-    for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
+    given, found = images(count), OnnxNetwork(exported.whole, "cpu", threads=1)
+    for ours, theirs in zip(found.detect(*given), TorchNetwork(exported.network).detect(*given), strict=True):
         assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_masks_of_large_images_are_in_memory_one_image_at_a_time(exported, monkeypatch, kind):
     monkeypatch.setattr(torch_network, "READ_AT_ONCE", 1)  # any image is large
-    network, path, _ = exported
-    detects = OnnxNetwork(path, "cpu", threads=1) if kind == "onnx" else TorchNetwork(network)
+    given = OnnxNetwork(exported.whole, "cpu", threads=1), TorchNetwork(exported.network)
+    detects = given[kind == "torch"]
     made, before = 0, None
     for number, found in enumerate(map(weakref.ref, detects.detect(*images(3)))):
         assert before is None or before() is None
@@ -148,35 +208,59 @@ def test_masks_of_large_images_are_in_memory_one_image_at_a_time(exported, monke
 
 
 def test_the_file_describes_itself_and_holds_no_trace_of_this_machine(exported):
-    network, path, _ = exported
-    assert metadata.read(path) == described(network, ())
-    assert not any(text in path.read_bytes() for text in (b"site-packages", b"/mtseg/", b"pytorch"))
+    assert metadata.read(exported.whole) == metadata.read(exported.model)
+    assert not any(text in exported.whole.read_bytes() for text in (b"site-packages", b"/mtseg/", b"pytorch"))
+
+
+def test_the_command_predicts_without_pytorch_what_pytorch_predicts(exported, tmp_path):
+    code = (
+        "import atexit, sys\n"
+        "heavy = {'torch', 'torchvision', 'detectron2', 'timm', 'onnx'}\n"
+        "atexit.register(lambda: print(heavy & {*sys.modules}))\n"
+        "from mtseg.cli import main\n"
+        "main()\n"
+    )
+    process = start("predict", exported.shots, "--weights", exported.whole, "--out", tmp_path, "--score", 0, code=code)
+    printed, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"{COUNT} images" in printed and printed.endswith("set()\n"), err
+    expected = mtseg.load(exported.model, device="cpu").predict(exported.shots, score=0.0)
+    found = Predictions.read(tmp_path / "predictions.parquet", expected.tasks)
+    assert len(found) and found.query.tolist() == expected.query.tolist()
+    assert found.score == pytest.approx(expected.score, abs=1e-3)
+
+
+def test_the_same_model_and_images_give_the_same_bytes(exported, tmp_path):
+    quantise(exported.whole, tmp_path / "again.onnx", _squares(exported.shots, tiny.SIDE))  # of the other export
+    assert (tmp_path / "again.onnx").read_bytes() == exported.int8.read_bytes()
+    for name in ("one", "two"):
+        to_float16(exported.whole, tmp_path / f"{name}.onnx")
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+def weights(path):
+    """Bytes of all tensors."""
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(path).graph.initializer)
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_a_smaller_file_takes_and_gives_the_same_arrays_and_about_the_same_values(exported, tmp_path, precision):
-    _, path, squares = exported
-    files = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
-    for file in files:
-        if precision == "float16":
-            to_float16(path, file)
-        else:
-            quantise(path, file, squares)
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert files[0].stat().st_size < (0.6 if precision == "float16" else 0.4) * path.stat().st_size
-    assert metadata.read(files[0]) == metadata.read(path).model_copy(update={"precision": precision})
-    whole, small = (OnnxNetwork(file, "cpu", threads=1).session for file in (path, files[0]))
-    for ours, theirs in zip(whole.get_outputs(), small.get_outputs(), strict=True):
+    small = exported.int8
+    if precision == "float16":
+        to_float16(exported.whole, small := tmp_path / "small.onnx")
+    assert weights(small) < (0.6 if precision == "float16" else 0.45) * weights(exported.whole)
+    assert metadata.read(small) == metadata.read(exported.whole).model_copy(update={"precision": precision})
+    one, other = (OnnxNetwork(file, "cpu", threads=1).session for file in (exported.whole, small))
+    for ours, theirs in zip(one.get_outputs(), other.get_outputs(), strict=True):
         assert (ours.name, ours.type, ours.shape) == (theirs.name, theirs.type, theirs.shape)
-    masks = (session.run(["masks"], {"image": squares})[0].ravel() for session in (whole, small))
+    masks = (session.run(["masks"], {"image": exported.squares})[0].ravel() for session in (one, other))
     assert np.corrcoef(*masks)[0, 1] > (0.999 if precision == "float16" else 0.95)
 
 
-def detections(network, squares):
+def detections(path, squares):
     """{(image, query, labels): (score, mask)}"""
     size = [(tiny.SIDE, tiny.SIDE)] * len(squares)
     rows = {}
-    for number, found in enumerate(network.detect(squares, size, size)):
+    for number, found in enumerate(OnnxNetwork(path, "cpu", threads=1).detect(squares, size, size)):
         probability = np.ones(len(found.query))
         for task, labels in zip(TASKS, found.labels.T, strict=True):
             logits = torch.from_numpy(found.logits[task.name])
@@ -186,10 +270,8 @@ def detections(network, squares):
     return rows
 
 
-def test_int8_finds_the_detections_of_float32(exported, tmp_path):
-    _, path, squares = exported
-    quantise(path, tmp_path / "int8.onnx", squares)
-    whole, small = (detections(OnnxNetwork(file, "cpu", threads=1), squares) for file in (path, tmp_path / "int8.onnx"))
+def test_int8_finds_the_detections_of_float32(exported):
+    whole, small = (detections(path, exported.squares) for path in (exported.whole, exported.int8))
     certain = {key for found in (whole, small) for key, (score, _) in found.items() if score >= CERTAIN}
     assert len(certain) >= COUNT, "the network has learned its images"
     assert np.mean([abs(whole[key][0] - small[key][0]) for key in certain]) < CLOSE
@@ -197,36 +279,28 @@ def test_int8_finds_the_detections_of_float32(exported, tmp_path):
         assert (mask & theirs).sum() >= OVERLAP * (mask | theirs).sum()
 
 
-def test_predicting_imports_no_pytorch(exported):
-    code = (
-        "import sys, numpy as np\n"
-        "from mtseg.inference.onnx_network import OnnxNetwork\n"
-        f"OnnxNetwork({str(exported[1])!r}).detect(np.zeros((1, 64, 64, 3), 'uint8'), [(64, 64)], [(9, 9)])\n"
-        "print({'torch', 'torchvision', 'detectron2', 'timm', 'onnx'} & {*sys.modules})"
-    )
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], text=True, capture_output=True, check=True)
-    assert found.stdout.strip() == "set()"
-
-
 def test_a_device_that_is_not_there_and_a_broken_file_are_refused(exported, tmp_path):
     with pytest.raises(UserError, match="device: cuda is not available"):
-        OnnxNetwork(exported[1], "cuda")
+        OnnxNetwork(exported.whole, "cuda")
     with pytest.raises(UserError, match="device: gpu is unknown, allowed are"):
-        OnnxNetwork(exported[1], "gpu")
-    (tmp_path / "broken.onnx").write_bytes(exported[1].read_bytes()[:1000])
+        OnnxNetwork(exported.whole, "gpu")
+    (tmp_path / "broken.onnx").write_bytes(exported.whole.read_bytes()[:1000])
     with pytest.raises(UserError, match="broken.onnx is broken"):
         OnnxNetwork(tmp_path / "broken.onnx")
 
 
-# Backbones and heads are independent, and an export takes 10 s: each kind of both is here, in `exported`, or in the
-# test of the command.
-PAIRS = [("mobilenetv3_large", "combinations"), ("resnet50", "softmax"), ("swin_t", "combinations")]
-
-
-@pytest.mark.parametrize(("backbone", "heads"), PAIRS)
-def test_other_backbones_and_heads_give_the_detections_of_pytorch(tmp_path, backbone, heads):
-    network, given = make(backbone, HEADS[heads]), images(3)
-    export(network, tmp_path / "model.onnx", described(network, HEADS[heads]))
-    found = OnnxNetwork(tmp_path / "model.onnx", "cpu", threads=1)
+def test_every_kind_of_backbone_and_a_softmax_over_combinations_give_the_detections_of_pytorch(tmp_path, monkeypatch):
+    tasks = make_tasks(3, background=False)  # such a softmax has one for all tasks
+    backbone = Several(BACKBONES)
+    monkeypatch.setattr(backbones, "build", lambda *_, **__: backbone)
+    network = tiny.network(tasks, seen=SEEN, model={"unseen_combinations": 0.1})
+    with torch.no_grad():
+        for head in network.decoder.heads.values():
+            head.weight *= 5  # labels as sure as trained ones
+        for seed in range(8):  # batch norm sees images
+            network([tiny.example(tasks, 1, seed=seed), tiny.example(tasks, 1, seed=seed + 100)])
+    backbone.eval().balance(torch.randn(2, 3, tiny.SIDE, tiny.SIDE))
+    export(network, tmp_path / "model.onnx", described(network, SEEN))
+    given, found = images(3), OnnxNetwork(tmp_path / "model.onnx", "cpu", threads=1)
     for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
         assert_same(ours, theirs)
