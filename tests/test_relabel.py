@@ -414,7 +414,7 @@ def test_a_trained_model_from_the_command_line(project):
     arguments = {"origin": Origin.predictions, "weights": Path("model.safetensors"), "device": "cpu", "most": 2}
     relabel([str(RAW / "train")], out=Path("new"), **arguments)
     assert len(list(Path("new").rglob("*.jpg"))) == len(list(Path("new").rglob("*.json"))) == 2
-    relabel([str(RAW / "val")], out=Path("far"), unlike=str(RAW / "train"), **arguments)
+    relabel([str(RAW / "train")], out=Path("far"), unlike=str(RAW / "train"), **arguments)
     assert pd.read_csv("far/suggestions.csv").query("reason == 'different'")["rank"].tolist() == [1, 2]
 
 
