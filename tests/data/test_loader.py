@@ -142,6 +142,14 @@ def test_batches_are_a_function_of_seed_and_step_alone(tmp_path, workers, of):
     assert len({pixels for batch in whole for _, pixels in batch}) > 10, "each draw has its own augmentation"
 
 
+@pytest.mark.parametrize("batch", [2, 5])
+def test_processes_share_each_batch_without_gaps(batch):
+    options = {"batch": batch, "start": 3, "stop": 9, "seed": 7}
+    whole = [*loader._Steps(5, part=(0, 1), **options)]
+    shares = zip(*(loader._Steps(5, part=(number, 2), **options) for number in (0, 1)), strict=True)
+    assert [one + other for one, other in shares] == whole and {len(keys) for keys in whole} == {batch}
+
+
 def test_every_image_is_predicted_once_and_in_order(tmp_path):
     images = [scene(tmp_path, name=f"{i}.png") for i in range(5)]
     mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)

@@ -270,6 +270,11 @@ def test_the_quality_of_one_pixel_is_its_probability_and_that_of_no_pixel_0():
     assert quality.tolist() == pytest.approx([torch.tensor(2.0).sigmoid().item(), 0])
 
 
+def test_a_checkpoint_holds_what_is_trained_not_the_constants_of_the_input():
+    network = tiny.network(make_tasks(1))
+    assert not {"pixel_mean", "pixel_std"} & network.state_dict().keys()
+
+
 def test_heads_have_a_no_object_output_where_the_task_has_the_slot():
     for background in (True, False):
         tasks = make_tasks(3, background)
