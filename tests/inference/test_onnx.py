@@ -1,7 +1,7 @@
 """ONNX Runtime finds what PyTorch finds, with none of it installed, and int8 finds what float32 finds.
 
-For int8 the network has learned its images, so that its detections are no ties. Over three seeds their scores differ by
-0.005 on average; by 0.017 to 0.028 if calibrated on one image, and by 0.011 to 0.079 on black ones.
+For int8 the network has learned its images, so that its detections are no ties. Over two seeds their scores differ by
+0.004 to 0.006 on average; by 0.020 to 0.031 if calibrated on one image, and by 0.019 to 0.043 on black ones.
 """
 
 import contextlib
