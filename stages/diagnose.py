@@ -10,14 +10,16 @@ from mtseg.core.errors import run_stage
 from mtseg.core.files import read_table, write_json
 from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
+from mtseg.model.imports import without_compiler
 
 
 def main() -> None:
     params = load()
-    from mtseg.data import manifest
-    from mtseg.diagnosis import run
-    from mtseg.diagnosis.probe import probe
-    from mtseg.evaluation.ap.evaluation import Evaluation
+    with without_compiler():
+        from mtseg.data import manifest
+        from mtseg.diagnosis import run
+        from mtseg.diagnosis.probe import probe
+        from mtseg.evaluation.ap.evaluation import Evaluation
 
     data, test = manifest.load(Path("data/manifest.json")), params.test
     tasks, images = data.tasks(params.tasks), data.images("val")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.model.imports import without_compiler
 
 
 def main() -> None:
@@ -19,7 +20,8 @@ def main() -> None:
         from mtseg.model.launch import launch
 
         return launch("stages.predict", params.launch.model_copy(update={"nnodes": 1}))
-    from mtseg.inference.splits import predict_splits
+    with without_compiler():
+        from mtseg.inference.splits import predict_splits
 
     predict_splits(
         Path("data/manifest.json"),

@@ -260,13 +260,19 @@ def test_core_data_and_evaluation_load_no_torch_through_others_either():
     assert found.stdout.strip() == "set()"
 
 
-def test_imports_print_nothing_and_register_nothing():
+def test_imports_print_nothing_register_nothing_and_load_no_compiler():
     found = run(
-        "import importlib\n"
-        "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
-        "before = DatasetCatalog.list(), MetadataCatalog.list()\n"
-        f"for m in {LIBRARY}: importlib.import_module(m)\n"
+        "import importlib, sys\n"
+        "from mtseg.model.imports import without_compiler\n"
+        "with without_compiler():\n"
+        "    from detectron2.data import DatasetCatalog, MetadataCatalog\n"
+        "    before = DatasetCatalog.list(), MetadataCatalog.list()\n"
+        f"    for m in {LIBRARY}: importlib.import_module(m)\n"
         "assert before == (DatasetCatalog.list(), MetadataCatalog.list())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "from torchvision.ops.roi_align import is_compile_supported\n"
+        "import torch\n"
+        "assert is_compile_supported('cpu') == torch._dynamo.utils.is_compile_supported('cpu')\n"  # now it is loaded
     )
     assert found.stdout == found.stderr == ""
 

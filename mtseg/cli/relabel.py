@@ -151,8 +151,11 @@ def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> 
 
 def _predict(params: Params, tasks: tuple[Task, ...], images: Images, device: str) -> Predictions:
     """With the checkpoint that the stage `predict` uses."""
-    from mtseg.inference.torch_network import load_model, predict
-    from mtseg.model.device import pick
+    from mtseg.model.imports import without_compiler
+
+    with without_compiler():
+        from mtseg.inference.torch_network import load_model, predict
+        from mtseg.model.device import pick
 
     checkpoint = Path("models") / f"{params.test.checkpoint}.safetensors"
     model = load_model(checkpoint, tasks=tasks, model=params.model, detections=params.test.detections)

@@ -22,6 +22,7 @@ from mtseg.inference import sources, tiling
 from mtseg.inference.postprocess import encode
 from mtseg.inference.result import Result
 from mtseg.inference.sources import Source
+from mtseg.model.imports import without_compiler
 
 Report = Callable[[str, UserError], None]
 
@@ -49,7 +50,7 @@ def load(path: Path | str, *, device: str = "auto", compile: bool = False) -> Pr
 def pytorch(what: str) -> Iterator[None]:
     """Around imports of PyTorch and what is built on it. Raises UserError when one of these packages is missing. what:
     needs them."""
-    with packages_of(what, "torch"), warnings.catch_warnings():
+    with packages_of(what, "torch"), warnings.catch_warnings(), without_compiler():
         warnings.simplefilter("ignore", FutureWarning)  # fvcore, on import
         yield
 

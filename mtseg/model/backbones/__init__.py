@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mtseg.core.errors import UserError
+from mtseg.model.imports import without_compiler
 
 if TYPE_CHECKING:  # torch takes seconds to import, so it is imported when a network is built
     from detectron2.modeling import Backbone
@@ -38,12 +39,14 @@ def names() -> list[str]:
 def find(name: str) -> ModuleType | Timm:
     """The module of a backbone, or a `Timm` with the same attributes. Raises UserError that lists the valid names."""
     if name.startswith("timm/"):
-        from mtseg.model.backbones._timm import Timm
+        with without_compiler():
+            from mtseg.model.backbones._timm import Timm
 
         return Timm(name.removeprefix("timm/"))
     if name not in names():
         raise UserError(f"model.backbone: unknown name '{name}', valid: {', '.join(names())}, timm/NAME")
-    return importlib.import_module(f"{__name__}.{name}")
+    with without_compiler():
+        return importlib.import_module(f"{__name__}.{name}")
 
 
 def build(name: str, *, freeze_norm: bool) -> Backbone:
