@@ -81,7 +81,7 @@ def metrics(evaluation: Evaluation, report: dict[str, Any], trained: Collection[
 def _label_calibration(evaluation: Evaluation, task: Task) -> dict[str, Any]:
     rows, objects = evaluation.labelled(task)
     predicted = evaluation.predictions.labels[task.name][rows]
-    confidence = evaluation.class_probabilities(task)[rows, predicted]
+    confidence = evaluation.class_probabilities(task, rows)[np.arange(len(rows)), predicted]
     return calibration(confidence, predicted == evaluation.images.instances.labels[task.name][objects])
 
 

@@ -95,14 +95,15 @@ def _corrected(
     """AP50 with one kind of error corrected. kind, target: int [N], of `_kinds`. used: bool [G], matched objects."""
     rows, rank = np.flatnonzero(kind == error), evaluation.rank
     hit, removed, predicted = matches.hit[:1].copy(), kind == error, matches.predicted.copy()
+    scored, starts = matches.scored, matches.starts
     if error in (CLASS, LOCALISATION):
         rows = rows[~used[target[rows]]]
         rows = rows[np.argsort(rank[rows])]
         first = rows[np.unique(target[rows], return_index=True)[1]]
         predicted[first] = matches.true[target[first]]
         hit[0, first], removed[first] = target[first], False
-    scored = matches.scored[np.lexsort((rank[matches.scored], predicted[matches.scored]))]
-    starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
+        scored = scored[np.lexsort((rank[scored], predicted[scored]))]
+        starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
     ignored = matches.ignored[:1] | removed
     return _ap50(
         evaluation, replace(matches, predicted=predicted, scored=scored, starts=starts, hit=hit, ignored=ignored)

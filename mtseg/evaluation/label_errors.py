@@ -55,7 +55,7 @@ def label_errors(
 def _other_label(evaluation: Evaluation, fits: float) -> Iterator[dict[str, Any]]:
     for task in evaluation.tasks:
         rows, objects = evaluation.labelled(task)
-        overlap, own = _iou(evaluation, rows, objects), evaluation.class_probabilities(task)[rows]
+        overlap, own = _iou(evaluation, rows, objects), evaluation.class_probabilities(task, rows)
         index = np.arange(len(rows))
         true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
         margin = own[index, predicted[rows]] - own[index, true[objects]]

@@ -61,7 +61,7 @@ def _row(suspect: dict[str, Any], rank: int, evaluation: Evaluation) -> dict[str
     if row is not None:
         task = next(task for task in evaluation.tasks if task.name == suspect["task"])
         label = evaluation.predictions.labels[task.name][row]
-        probability = round(float(evaluation.class_probabilities(task)[row, label]), 4)
+        probability = round(float(evaluation.class_probabilities(task, [row])[0, label]), 4)
     images = evaluation.images
     return {
         "rank": rank,

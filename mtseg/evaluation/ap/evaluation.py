@@ -150,9 +150,9 @@ class Evaluation:
         """Mean of `average_precision` over thresholds and the categories with objects, 0 to 1; NaN without objects."""
         return float(mean(self.average_precision(matches))[0])
 
-    def class_probabilities(self, task: Task) -> np.ndarray:
-        """Probabilities [N, classes], normalised without the no-object slot."""
-        probabilities = self.predictions.probabilities[task.name][:, : task.num_classes]
+    def class_probabilities(self, task: Task, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Probabilities [n, classes] of these predictions, normalised without the no-object slot."""
+        probabilities = self.predictions.probabilities[task.name][rows, : task.num_classes]
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def labelled(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
