@@ -116,11 +116,12 @@ def _joint(evaluation: Evaluation) -> dict[str, Any]:
 
 def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row for each ranking: ranking, segm_AP, joint_AP; percent, None where undefined."""
-    rows = []
+    rows, main = [], evaluation.tasks[0]
     for ranking, values in evaluation.all_scores.items():
-        rank = evaluation.rank_by(values)
-        segm = _ap(evaluation, evaluation.of_task(evaluation.tasks[0], rank))
-        joint = _ap(evaluation, evaluation.joint_with({}, rank=rank))
+        own = ranking == evaluation.ranking  # matched already
+        rank = evaluation.rank if own else evaluation.rank_by(values)
+        segm = _ap(evaluation, evaluation.matches[main.name] if own else evaluation.of_task(main, rank))
+        joint = _ap(evaluation, evaluation.joint if own else evaluation.joint_with({}, rank=rank))
         rows.append({"ranking": ranking, "segm_AP": segm, "joint_AP": joint})
     return rows
 
