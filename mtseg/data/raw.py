@@ -89,6 +89,7 @@ class RawData:
     notes         number of objects that were read in a way to know of, by that way
     warnings      number of objects that are probably wrong, by what is wrong
     split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
+    ids           paths of images by the id that annotation files give them, as text
     relative      whether the format's coordinates are shares of the image's size, and not pixels
     """
 
@@ -99,6 +100,7 @@ class RawData:
     notes: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     split_source: str | None = None
+    ids: dict[str, str] = field(default_factory=dict)
     relative: bool = False
 
     def leave(self, reason: str, count: int = 1) -> None:

@@ -21,7 +21,7 @@ from mtseg.core import yaml
 from mtseg.core.errors import UserError, quoted
 from mtseg.data.files import Files
 from mtseg.data.raw import BadRecord, RawData, read_text, read_value
-from mtseg.data.splits import looks_split, names_splits, says_split, split_in, split_of
+from mtseg.data.splits import looks_split, names_splits, of_flags, says_split, split_in, split_of
 
 TEXTS = ("", ".lst", ".txt")
 TABLES = (".csv", ".tsv")
@@ -36,7 +36,9 @@ FORMS = (
 )
 SEPARATORS = ",;\t"
 NO_SPLITS = "it has no images by split"
-IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "image_path", "img", "name", "image_id", "id")
+IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "image_path", "img", "name")
+ID_KEYS = ("image_id", "id")
+csv.field_size_limit(2**31 - 1)  # a cell may be a mask
 
 
 @dataclass
@@ -50,6 +52,10 @@ class Listed:
 
 class _NotUnderstood(Exception):
     """Why a file states no split that can be used."""
+
+
+class _Unclear(_NotUnderstood):
+    """The same of a file that does state one, whatever its name."""
 
 
 def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
@@ -71,7 +77,7 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
             elif suffix in UNREAD and says_split(stem):
                 raise _NotUnderstood(f"{suffix} files are not read")
         except _NotUnderstood as reason:
-            if says_split(stem):
+            if says_split(stem) or isinstance(reason, _Unclear):
                 found.not_understood[path] = str(reason)
     loose = {path: split or meaning(path) for path, split in texts.items() if split or not path.endswith(TABLES)}
     exact = len({*texts.values()} - {None}) > 1
@@ -104,7 +110,7 @@ def _lines(files: Files, path: str) -> list[str]:
 
 
 def _without_head(lines: list[str]) -> list[str]:
-    named = lines and any(cell.lower() in IMAGE_KEYS for cell in columns(lines[0]))
+    named = lines and any(cell.lower() in (*IMAGE_KEYS, *ID_KEYS) for cell in columns(lines[0]))
     return lines[1:] if named else lines
 
 
@@ -112,13 +118,15 @@ def _table(files: Files, path: str, raw: RawData) -> dict[tuple[str, str], list[
     """The lines of a table by the split in its column called split, set, fold or the like; none if it has no such
     column."""
     with (files.folder / path).open("rb") as file:
-        head = file.readline(1 << 16).replace(b"\0", b"").decode(errors="replace")  # without the zeros of UTF-16
-    if not any(map(names_splits, columns(head))):
+        start = [file.readline(1 << 16) for _ in range(2)]
+    head, first = (
+        columns(line.replace(b"\0", b"").decode(errors="replace")) for line in start
+    )  # without UTF-16's zeros
+    flags = of_flags(dict(zip(head, first, strict=False)))
+    if not (flags or any(map(names_splits, head)) or (any(map(split_of, first)) and not any(map(split_of, head)))):
         return {}
     names, *rows = _rows(_lines(files, path))
-    places = {name: place for place, name in enumerate(names) if names_splits(name)}
-    cells = {name: [row[place] if place < len(row) else "" for row in rows] for name, place in places.items()}
-    return _by_split(path, raw, cells, [",".join(row) for row in rows])
+    return _of_records(path, [dict(zip(names, row, strict=False)) for row in rows], raw)
 
 
 def _headless(files: Files, path: str) -> dict[tuple[str, str], list[str]]:
@@ -151,6 +159,8 @@ def _by_split(
             if says_split(stem) and not split_of(stem):
                 like = f", such as {quoted(values[0])}" if lines else ""
                 raise _NotUnderstood(f"its {name} is not train, val or test{like}")
+            if len({*map(str, values)}) > 1 and "split" in name.lower():
+                raise _Unclear(f"its column {name} is not train, val or test, such as {quoted(values[0])}")
             text = f"lines of {path} whose column {name} has no split (train, val or test) and is not used"
             raw.note(text, len(lines))
             continue
@@ -170,10 +180,14 @@ def _grouped(path: str, splits: Iterable[str], lines: Iterable[str]) -> dict[tup
 
 def _may_list(files: Files, path: str) -> bool:
     """Whether a file of any name starts like a list of splits: a look at a file that may be large."""
-    if path.endswith((".yaml", ".yml")):
-        return False
     with (files.folder / path).open("rb") as file:
         start = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n").decode(errors="replace")
+    if path.endswith((".yaml", ".yml")):
+        if "names" in re.findall(r"^(\w+)\s*:", start, re.M):  # a description of YOLO
+            return False
+        if len({*map(split_of, re.findall(r"^(\w+)\s*:.*\.(?:txt|csv|json)\s*$", start, re.M))} - {None}) > 1:
+            raise _Unclear("it names lists in other files, which is not read")
+        return len({*map(split_of, re.findall(r"^(\w+)\s*:(?:[ ]*\[|\s*\n\s*- )", start, re.M))} - {None}) > 1
     if len({*map(split_of, re.findall(r'"(\w+)"\s*:\s*[\[{]', start))} - {None}) > 1:
         return True
     if not looks_split(PurePosixPath(path).stem):
@@ -215,12 +229,12 @@ def _of_value(path: str, value: Any, raw: RawData) -> dict[tuple[str, str], list
         values = [*value.values()]
         if values and all(isinstance(one, str) and split_of(one) for one in values):
             return _grouped(path, map(split_of, values), map(str, value))
-        if values and all(isinstance(one, dict) and any(map(names_splits, one)) for one in values):
+        if values and all(isinstance(one, dict) for one in values) and _stating(values):
             return _of_records(path, [{"image": key, **one} for key, one in value.items()], raw)
         if own is None:
             return _of_parts(path, [one for one in values if isinstance(one, list | dict)], raw)
     elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        if any(names_splits(key) for one in value for key in one):
+        if _stating(value):
             return _of_records(path, value, raw)
         if own is None:
             return _of_parts(path, value, raw)
@@ -247,9 +261,25 @@ def _of_parts(path: str, parts: Sequence[Any], raw: RawData) -> dict[tuple[str, 
 
 def _of_records(path: str, records: Sequence[dict[str, Any]], raw: RawData) -> dict[tuple[str, str], list[str]]:
     """The texts of each record, by the split that it has."""
-    keys = [key for key in dict.fromkeys(key for record in records for key in record) if names_splits(key)]
-    lines = [_entry({key: value for key, value in record.items() if key not in keys}) for record in records]
-    return _by_split(path, raw, {key: [record.get(key, "") for record in records] for key in keys}, lines)
+    found = _stating(records)
+    lines = [_entry({key: value for key, value in record.items() if key not in found}) for record in records]
+    return _by_split(path, raw, found, lines)
+
+
+def _stating(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The values under each key that states splits, by its name or because all its values are splits; else the splits
+    by flags such as is_train."""
+    found = {}
+    for key in dict.fromkeys(key for record in records for key in record):
+        values = [record.get(key, "") for record in records]
+        if names_splits(key) or (
+            all(split_of(str(one)) for one in values) and len({*map(split_of, map(str, values))}) > 1
+        ):
+            found[key] = values
+    if not found and all(flags := [of_flags(record) for record in records]) and len({*flags}) > 1:
+        keys = [key for key in records[0] if of_flags({key: 1})]
+        found = {key: flags for key in keys}
+    return found
 
 
 def _entries(value: Any) -> list[str]:
@@ -259,13 +289,18 @@ def _entries(value: Any) -> list[str]:
         if images is None and value and all(isinstance(one, list) for one in value.values()):  # images by class
             images = [image for own in value.values() for image in own]
         return [*map(str, value)] if images is None else _entries(images)
+    if not isinstance(value, list):
+        raise _NotUnderstood(f"{quoted(value)} is no list of images")
     return [_entry(one) for one in value]
 
 
 def _entry(value: Any) -> str:
+    """The text of a list's entry; of a record what names the image or, if that is not known, all its values."""
     if isinstance(value, dict):
-        named = [value[key] for key in IMAGE_KEYS if isinstance(value.get(key), str | int)]
-        value = named[:1] or [one for one in value.values() if isinstance(one, str | int)]
+        by_key = {str(key).strip().lower(): one for key, one in value.items() if isinstance(one, str | int)}
+        others = {*by_key} - {*IMAGE_KEYS, *ID_KEYS}
+        keys = IMAGE_KEYS if others else (*IMAGE_KEYS, *ID_KEYS)
+        value = [by_key[key] for key in keys if key in by_key][:1] or [*by_key.values()]
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -11,17 +11,19 @@ from urllib.parse import unquote
 from mtseg.core.errors import UserError, quoted
 from mtseg.data.images import suffixes
 from mtseg.data.split_files import columns, meaning, stem_of
-from mtseg.data.splits import split_of
+from mtseg.data.splits import SPLITS, split_of
 
 
 class Lists:
     """The images that lists of splits name."""
 
     def __init__(
-        self, lines_of: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str]
-    ) -> None:
+        self, lines_of: Mapping[tuple[str, str], Sequence[str]], images: Sequence[str], bare: Iterable[str],
+        ids: Mapping[str, str],
+    ) -> None:  # fmt: skip
         """lines_of: by the path of the file and the split. images: paths of the annotated images; bare: of the others.
-        Raises UserError if an image is in the lists of two splits, or if a list beside others names no image.
+        ids: paths of images by the id that the annotations give them. Raises UserError if an image is in the lists of
+        two splits, if a list beside others names no image, or if a line may mean either of two images.
 
         splits   of the images that are listed, by their place in `images`
         names    of the files that are lists
@@ -37,10 +39,16 @@ class Lists:
         if not lines_of:
             return
         index = _index(images)
+        by_id = {key: index[path.casefold()] for key, path in ids.items() if path.casefold() in index}
+        tables = {
+            path for path, split in lines_of if any((path, other) in lines_of for other in SPLITS if other != split)
+        }
         others = {name for path in bare for tail in _tails(path) for name in (tail, stem_of(tail))}
         source: dict[int, str] = {}
         for (path, split), lines in lines_of.items():
-            own = [_find(index, line) for line in lines]
+            for line in lines if path in tables else ():
+                _check_one(path, line, index, by_id, images)
+            own = [_find(index, by_id, line) for line in lines]
             missing = [line for line, number in zip(lines, own, strict=True) if number is None]
             unknown = [line for line in missing if not others & {*_meant(line)}]
             loose = not split_of(PurePosixPath(path).stem) and meaning(path)
@@ -92,5 +100,17 @@ def _meant(line: str) -> Iterable[str]:
                 yield stem_of(tail)
 
 
-def _find(index: Mapping[str, int | None], line: str) -> int | None:
-    return next((index[name] for name in _meant(line) if index.get(name) is not None), None)
+def _find(index: Mapping[str, int | None], by_id: Mapping[str, int | None], line: str) -> int | None:
+    found = next((index[name] for name in _meant(line) if index.get(name) is not None), None)
+    return by_id.get(line) if found is None else found
+
+
+def _check_one(
+    path: str, line: str, index: Mapping[str, int | None], by_id: Mapping[str, int | None], images: Sequence[str]
+) -> None:
+    """Raises UserError if the cells of a line name several images, or one by its id and another by its name."""
+    found = {index[name] for cell in columns(line) for name in _meant(cell) if index.get(name) is not None}
+    found |= {by_id[line]} if line in by_id else set()
+    if len(found) > 1:
+        both = " or ".join(images[number] for number in sorted(found)[:2])
+        raise UserError(f"{path} (in data.raw): {quoted(line)} may mean {both}: write file names, in a column `image`")

@@ -15,7 +15,7 @@ from mtseg.data.raw import RawData
 SPLITS = ("train", "val", "test")
 _MEANINGS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _NEUTRAL = {  # words beside a split's name that do not change its meaning
@@ -23,16 +23,42 @@ _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"file files id ids list lists names part set split subset yolo".split(),
 }
 _PARTITION = {"fold", "folds", "kfold", "partition", "partitions", "split", "splits"}
+_MAY_STATE = {
+    "dataset",
+    "mode",
+    "phase",
+    "purpose",
+    "role",
+    "stage",
+    "type",
+    "usage",
+    "use",
+}  # if a split is their value
 _SCORES = {"eval", "evaluation"}  # files of these names have results
 _COLUMNS = {"fold", "folds", "partition", "set", "split", "subset"}
 _WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
+_SHORT = {"tr": "train", "va": "val", "te": "test", "ts": "test"}  # of names that differ in these alone: tr, va, te
+_ALIKE = {**_MEANINGS, **_SHORT, "训练": "train", "验证": "val", "测试": "test"}
+_FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+_REST = {
+    ("train",): "val",
+    ("val",): "train",
+    ("train", "val"): "test",
+    ("test", "val"): "train",
+    ("test", "train"): "val",
+}
+_FOLD = re.compile(r"(?<![a-z])(k?folds?|cv|splits?)[ _-]*(\d+)(?!\d)")
 # other words that name a part of a data set that is split, such as fold2, trainval or minival
 _PARTS = re.compile("eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev)")
 
 
 def _words(name: str) -> list[str]:
     """The words of a name, in lower case, with numbers: trainImages_2017 -> train, images, 2017."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    words: list[str] = []
+    for run in re.findall(r"[A-Za-z]+|\d+", name):
+        known = _meaning(run.lower()) or run.isdigit()  # TRAINset is one word
+        words += [run] if known else re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", run)
+    return [word.lower() for word in words]
 
 
 def _meaning(word: str) -> str | None:
@@ -61,6 +87,41 @@ def parts_of(names: Iterable[str]) -> dict[str, str] | None:
     if len({*parts.values()}) > 1:
         return None
     return parts if len(parts) > 1 else {}
+
+
+def alike(names: Iterable[str]) -> dict[str, str]:
+    """The split of names that differ in the name of the split alone, where train is among them: trains and vals,
+    mytrain and myval, imagesTr and imagesTs. Numbers beside it may be those of folds: these names are left out."""
+    forms: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        if any(map(_PARTS.fullmatch, _words(name))):
+            continue
+        lower = name.casefold()
+        for word, split in _ALIKE.items():
+            for match in re.finditer(word, lower):
+                before, after = lower[: match.start()], lower[match.end() :]
+                short = word in _SHORT and (after or before.rstrip("_- ") not in {"", *_NEUTRAL})
+                if not short and not re.search(r"\d", before + after):
+                    forms.setdefault((before, after), {})[name] = split
+    found = [own for own in forms.values() if "train" in own.values() and len({*own.values()}) > 1]
+    return {name: split for own in found for name, split in own.items()}
+
+
+def folds(path: str) -> str | None:
+    """The fold that a path names, beside a split: fold0/train/a.png, train_fold0.json. None if it names none."""
+    match = _FOLD.search(path.lower())
+    return f"{match[1]} {match[2]}" if match else None
+
+
+def of_flags(record: Mapping[str, Any]) -> str | None:
+    """The split by keys such as is_train or val, whose values are yes or no. None if they state none."""
+    flags: dict[str, bool] = {}
+    for key, value in record.items():
+        words = [word for word in _words(str(key)) if word not in ("is", "in", "for", "use")]
+        split, flag = _meaning(words[0]) if len(words) == 1 else None, _FLAGS.get(str(value).lower())
+        if split and flag is not None:
+            flags[split] = flag
+    return next((split for split, flag in flags.items() if flag), _REST.get(tuple(sorted(flags))))
 
 
 def _part(name: str) -> str | None:
@@ -102,7 +163,8 @@ class Splits:
     def __init__(self, files: Files) -> None:
         parents = [PurePosixPath(name).parent.parts for name in files.names]
         self._enclosing = len(os.path.commonprefix(parents)) if parents else 0  # folders that hold all files
-        self._parts = parts_of({part for own in {*parents} for part in own})
+        folders = {part for own in {*parents} for part in own}
+        self._parts = alike(folders) | (parts_of(folders) or {})
         self._stated: dict[str, str] = {}
 
     def of_name(self, name: str) -> str | None:
@@ -119,12 +181,22 @@ class Splits:
             if split := self.of_name(str(value)):
                 return split
             data.note(f"images whose `{key}` has no split (train, val or test) and is not used")
+        if split := of_flags(record):
+            return self._noted("is_train and the like", split)
+        for key, value in record.items():
+            if (
+                isinstance(value, str)
+                and not _MAY_STATE.isdisjoint(_words(str(key)))
+                and (split := self.of_name(value))
+            ):
+                return split
         return None
 
     def of_files(self, paths: Sequence[str]) -> dict[str, str | None]:
         """The split of each annotation file, by its name or its folders. A name such as lvis_v1_train counts if those
         of other files are of other splits; a file called crash_test alone states none."""
-        meant = {path: split_of(PurePosixPath(path).stem) for path in paths}
+        named = alike({PurePosixPath(path).stem for path in paths})
+        meant = {path: split_of(stem := PurePosixPath(path).stem) or named.get(stem) for path in paths}
         parts = parts_of(PurePosixPath(path).stem for path in paths)
         loose = {path: split or split_in(PurePosixPath(path).stem) for path, split in meant.items()}
         if len({*loose.values()} - {None}) > 1 and parts is not None:
@@ -146,7 +218,7 @@ class Splits:
     def _meaning(self, folders: Sequence[str]) -> tuple[str, str | None]:
         """The first folder that means a split, and which."""
         for part in (*folders[self._enclosing :], *folders[: self._enclosing]):
-            if split := split_of(part) or (self._parts or {}).get(part):
+            if split := split_of(part) or self._parts.get(part):
                 return part, split
         return "", None
 

@@ -19,7 +19,7 @@ from mtseg.data.files import Files
 from mtseg.data.raw import RawData, RawImage
 from mtseg.data.split_files import FORMS, listed, meaning
 from mtseg.data.split_lists import Lists
-from mtseg.data.splits import Splits, looks_split
+from mtseg.data.splits import Splits, folds, looks_split
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     bare = files.images - {*names}
     read = {image.where for image in images} | {fault.where for fault in raw.faults if ", " in fault.where}
     given = listed(files, raw, {where.partition(", ")[0] for where in read})
-    lists = Lists(given.lines, names, bare)
+    lists = Lists(given.lines, names, bare, raw.ids)
     raw.unused_files = [path for path in raw.unused_files if path not in {path for path, _ in given.lines}]
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if found != [image.split for image in images]:
@@ -56,6 +56,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
         raw.leave("images of no split, beside those of a split", left_out)
     have = {*found} - {None}
     of_folders = Splits(files).of_folders
+    _check_folds(images, found, data)
     _check_stated(have, source, data, Counter(map(of_folders, bare)) + lists.bare)
     shares = data.split if isinstance(data.split, Mapping) else {"val": data.split}
     wanted = {name: share for name, share in shares.items() if name not in have}
@@ -113,6 +114,18 @@ def _check_unknown(images: Sequence[RawImage], found: Sequence[str | None], sour
     return len(unknown)
 
 
+def _check_folds(images: Sequence[RawImage], found: Sequence[str | None], data: Data) -> None:
+    """Raises UserError if the splits that are stated are those of several folds, which have the same images."""
+    stated = [image for image, split in zip(images, found, strict=True) if split and image.split]
+    named = {fold: image for image in stated if (fold := folds(image.where) or folds(image.file_name))}
+    if len(named) > 1:
+        one, other = (named[fold].file_name for fold in sorted(named)[:2])
+        raise UserError(
+            f"{data.raw} (data.raw) has {len(named)} folds, such as those of {one} and {other}: an image may be in "
+            "train of one and in val of another; keep the files of one fold"
+        )
+
+
 def _check_stated(have: set[str], source: str, data: Data, bare: Mapping[str | None, int]) -> None:
     """Raises UserError if the data state some splits, but not train, or no val that may be drawn. bare: number of
     images of each split without annotations."""
@@ -122,7 +135,7 @@ def _check_stated(have: set[str], source: str, data: Data, bare: Mapping[str | N
             f"{where} has no image of train, all are of {' and '.join(sorted(have))} ({source}): give a part of them "
             "to train; if the data are not split, rename that folder or file"
         )
-    if not have or "val" in have:
+    if "val" in have:
         return
     if count := bare.get("val"):
         raise UserError(

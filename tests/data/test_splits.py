@@ -242,6 +242,23 @@ def test_other_folders_are_pooled(raw, names):
     assert len(split(raw)["val"]) == 1
 
 
+@pytest.mark.parametrize(
+    "names", ["trains vals", "mytrain myval", "imagesTr imagesTs", "tr va", "训练集 验证集", "TRAINset VALset"]
+)
+def test_folders_that_differ_in_the_name_of_the_split_alone_are_the_split(raw, names):
+    one, other = names.split()
+    write(raw, f"{one}/a", f"{one}/b", f"{other}/c")
+    found = split(raw, split={"val": 0.3})
+    assert found["train"][-1].startswith(f"{one}/") and not any(name.startswith(other) for name in found["train"])
+
+
+@pytest.mark.parametrize("pattern", ["fold{0}/{1}/x{0}{1}", "split_{0}/{1}/images/x{0}{1}"])
+def test_folds_with_splits_in_each_are_refused(raw, pattern):
+    write(raw, *(pattern.format(fold, own) for fold in (0, 1) for own in ("train", "val")))
+    with pytest.raises(UserError, match="2 folds.*keep the files of one fold"):
+        split(raw)
+
+
 @pytest.mark.parametrize("names", ["train1 train2", "train_part1 train_part2", "Train-A Train-B"])
 def test_numbered_folders_of_train_are_one_split(raw, capsys, names):
     one, other = names.split()
@@ -472,6 +489,14 @@ def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys):
         ("split.txt", "a.png train\nb.png train\nc.png val\n"),
         ("split.csv", "a.png,train\nb.png,train\nc.png,val\n"),
         ("all.csv", '"note","image","split"\n"one, two",a.png,train\n,b.png,train\n"x",c.png,val\n'),
+        ("config.yaml", "seed: 1\ntrain:\n  - a.png\n  - b.png\nval: [c.png]\n"),
+        ("meta.csv", "image,role\na.png,TRAIN\nb.png,TRAIN\nc.png,VAL\n"),
+        ("meta.csv", "image,train/val\na,train\nb,train\nc,val\n"),
+        ("meta.csv", "image,is_train\na,True\nb,True\nc,False\n"),
+        ("meta.csv", "image,train,val\na,1,0\nb,1,0\nc,0,1\n"),
+        ("splits.json", [{"image": name, "usage": own} for name, own in SPLIT_OF.items()]),
+        ("split.csv", "previous,image,split\nc,a,train\na,b,train\nb,c,val\n"),
+        ("split.csv", f"image,split,mask\na,train,{'1 ' * 99_000}\nb,train,\nc,val,\n"),
         ("train_test_split.txt", "a\ttraining\nb\ttraining\nc\tvalidation\n"),
     ],
 )
@@ -492,6 +517,9 @@ def test_the_obvious_forms_of_a_split_are_read(raw, capsys, file, content):
         ("split.json", json.dumps({"train": 0.8, "val": 0.2})),
         ("split.json", json.dumps(["a.png"])),
         ("split.yaml", "a.png: 1\n"),
+        ("split.json", json.dumps({"train": None, "val": ["c"]})),
+        ("meta.csv", "image,split\na,0\nb,0\nc,1\n"),
+        ("dataset.yaml", "train: lists/a.txt\nval: lists/b.txt\n"),
         ("split.xlsx", "PK"),
         ("train_val.npz", "PK"),
         ("kfold.pkl", ""),
@@ -566,7 +594,7 @@ def test_a_split_of_each_coco_image_is_read(raw):
         split(raw, format="coco")
 
 
-@pytest.mark.parametrize("key", ["data_split", "image_set", "subset"])
+@pytest.mark.parametrize("key", ["data_split", "image_set", "subset", "usage"])
 def test_a_split_of_each_coco_image_is_read_under_its_usual_names(raw, key):
     path = folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
     content = json.loads(path.read_text())
@@ -631,3 +659,39 @@ def test_the_head_of_a_list_is_no_line(raw):
     for name, own in BY_SPLIT.items():
         (raw / f"{name}.csv").write_text("\n".join(["Image_ID,label", *(f"{one},car" for one in own)]))
     assert split(raw) == BY_SPLIT and not folders.report(raw)["unused"]
+
+
+def test_ids_and_names_that_mean_different_images_are_refused(raw):
+    path = folders.coco(raw, "all", [annotation(1), annotation(2), annotation(3)], count=3)
+    content = json.loads(path.read_text())
+    (raw / "split.json").write_text(json.dumps({"train": [1, 2], "val": [3]}))
+    whole = split(raw, format="coco")
+    assert whole == {"train": ["images/all/1.png", "images/all/2.png"], "val": ["images/all/3.png"]}
+    for item in (*content["images"], *content["annotations"]):
+        key = "image_id" if "image_id" in item else "id"
+        item[key] = 4 - item[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'1' may mean images/all/1.png or images/all/3.png: write file names"):
+        split(raw, format="coco")
+
+
+def test_a_coco_file_may_list_the_ids_of_its_splits(raw):
+    path = folders.coco(raw, "all", [annotation(1), annotation(2), annotation(3)], count=3)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": {"train": [3, 1], "val": [2]}}))
+    assert split(raw, format="coco") == {"train": ["images/all/1.png", "images/all/3.png"], "val": ["images/all/2.png"]}
+
+
+@pytest.mark.parametrize("key, values", [("split", "train val"), ("is_val", [False, True]), ("phase", "train valid")])
+def test_a_key_of_a_labelme_file_may_state_its_split(raw, key, values):
+    write(raw, "a", "b")
+    for name, value in zip("ab", values.split() if isinstance(values, str) else values, strict=True):
+        path = raw / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert split(raw) == {"train": ["a.png"], "val": ["b.png"]}
+
+
+def test_images_of_val_without_annotations_beside_images_of_no_split_are_refused(raw):
+    write(raw, *NAMES)
+    folders.draw(raw / "val" / "x.png")
+    with pytest.raises(UserError, match="has 1 images of val, and no annotation of them was read"):
+        split(raw)

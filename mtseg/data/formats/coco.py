@@ -139,6 +139,7 @@ class _File:
     raw: Any
     shared: dict[Any, Labels | None] = field(default_factory=dict)
     invalid: Counter[Any] = field(default_factory=Counter)  # objects of an image that are faults
+    listed: dict[str, str] = field(default_factory=dict)  # the splits of images, by id, that the file itself lists
 
     def read(self) -> None:
         """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
@@ -163,6 +164,10 @@ class _File:
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
             self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
         objects: dict[Any, list[RawObject]] = {_id(image): [] for image in images if _has_id(image)}
+        lists = self.raw.get("splits")
+        for name, ids in lists.items() if isinstance(lists, dict) else ():
+            if isinstance(ids, list) and (split := self.splits.of_name(str(name))):
+                self.listed |= dict.fromkeys(map(str, ids), split)
         annotations.reverse()
         number = 0
         while annotations:  # which frees the memory of each one that was read
@@ -186,13 +191,14 @@ class _File:
             raise BadRecord("broken json", "another image has the same id")
         file_name = self.files.image(name, self._places)
         size = stated_size(image.get("height"), image.get("width"))
-        own = self.splits.of_record(image, self.data)
+        own = self.splits.of_record(image, self.data) or self.listed.get(str(_id(image)))
         if own and self.split and own != self.split:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
         split = self.split or own or self.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
         invalid = self.invalid[_id(image)]
         note_duplicates(self.data, found)
+        self.data.ids[str(_id(image))] = file_name
         self.data.images.append(RawImage(where, file_name, size, split, tuple(found), invalid=invalid))
 
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:

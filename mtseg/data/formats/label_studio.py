@@ -122,7 +122,8 @@ def _add_image(
         named = f"{where}, region {outline.get('id', number)}"
         with data.refusing(named):
             _add_region(shapes, named, region, outline, lambda: reading.files.size(image))
-    split = split or reading.splits.of_record(task["data"], data) or reading.splits.of_folders(image)
+    meta = task["meta"] if isinstance(task.get("meta"), dict) else {}
+    split = split or reading.splits.of_record(task["data"] | meta, data) or reading.splits.of_folders(image)
     objects = shapes.objects()
     data.images.append(RawImage(where, image, size, split, objects, invalid=len(data.faults) - before))
     if key == "predictions":

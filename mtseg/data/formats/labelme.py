@@ -68,13 +68,19 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
                     _add_shape(found, f"{where}, shape {number}", shape)
-            split, named = reading.splits.of_folders(where) or reading.splits.of_folders(image), _file_name(raw)
+            split, named = _split(reading, raw, where, image), _file_name(raw)
             stated = named if named not in ("", PurePosixPath(image).name) else None
             objects = found.objects()
             data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before))
     if bare := len(files.images - annotated):
         data.leave("images without a valid .json", bare)
     return reading.finished()
+
+
+def _split(reading: Reading, raw: dict[str, Any], where: str, image: str) -> str | None:
+    """By the folders, else by keys beside the shapes."""
+    of_folders = reading.splits.of_folders
+    return of_folders(where) or of_folders(image) or reading.splits.of_record(raw, reading.data)
 
 
 def _file_name(raw: dict[str, Any]) -> str:
