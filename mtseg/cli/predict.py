@@ -90,8 +90,8 @@ def command(
     The rules of the model's filter apply (see `mtseg info FILE`). Images are rotated by their EXIF data. Where images
     of several sources have the same name, the names of all begin with the folders above. Images in DIR are left out.
 
-    Ctrl-C stops after the current batch; the same command continues there, and its outputs are those of an unbroken
-    run. A run that is finished is not repeated. DIR/run.json records its settings.
+    Ctrl-C stops after the current batch of images or tiles; the same command continues there, and its outputs are those
+    of an unbroken run. A run that is finished is not repeated. DIR/run.json records its settings.
 
     Images that cannot be read are reported, skipped, and listed in DIR/failed.csv.
 
@@ -159,6 +159,11 @@ def _predict(
             run.fail(name, error)
             progress.print(f"skipped: {' '.join(str(error).split())}")
 
+        def on_tiles(done: int, count: int) -> None:
+            progress.tiles(done, count)
+            if interrupted():  # a large image takes minutes
+                raise KeyboardInterrupt
+
         def propose_tiles(results: list[Result]) -> bool:
             for one in results:
                 sides, size = (one.images.width[0], one.images.height[0]), predictor.metadata.input.size
@@ -174,13 +179,15 @@ def _predict(
         try:
             left = islice(sources.find(files), run.done, None)
             for some in sources.batches(left, 1 if tiled else options["batch"]):
-                calls = {"on_error": skip, "on_tiles": progress.tiles}
+                calls = {"on_error": skip, "on_tiles": on_tiles}
                 found = list(predictor.stream(some, **options, **calls, first=run.next_id))
                 proposed = proposed or propose_tiles(found)
                 run.add(found, overlays=save_images)
                 progress.advance(len(some))
                 if interrupted():
                     break
+        except KeyboardInterrupt:
+            pass  # the image that is not finished is predicted again
         finally:
             run.save()
         if interrupted():

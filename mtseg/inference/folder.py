@@ -75,7 +75,9 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
     listing = hashlib.sha256()
     for one in files:
         facts = one.path.stat()
-        listing.update(f"{one.path.resolve()}\t{one.name}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode())
+        listing.update(
+            f"{one.path.resolve()}\t{one.name}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return {"weights": model, "images": listing.hexdigest()} | others
 
 

@@ -121,12 +121,15 @@ class Predictor:
         self, some: Sequence[Source], on_error: Report | None, read: Callable[[Source], Any]
     ) -> Iterator[tuple[Source, Any]]:
         for one in some:
+            name = one.name.encode(errors="backslashreplace").decode()
             try:
+                if name != one.name:
+                    raise UserError(f"{name}: the name of this file is not UTF-8: rename it")
                 yield one, read(one)
             except UserError as error:
                 if on_error is None:
                     raise
-                on_error(one.name, error)
+                on_error(name, error)
 
     def _prepared(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """The network's input, height and width of the image in it, and those of the image itself."""

@@ -20,7 +20,9 @@ def pick(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device: {name} is unknown: use auto, cpu, cuda or cuda:1") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or name.startswith("cpu:"):
+        raise UserError(f"device: {name or 'no name'} is unknown: use auto, cpu, cuda or cuda:1")
     count = torch.cuda.device_count()
     if device.type == "cuda" and ((device.index or 0) >= count or str(device) != name):  # PyTorch reads cuda:256 as 0
         raise UserError(f"device: {name} is not available, PyTorch finds {count} CUDA devices: use auto or cpu")

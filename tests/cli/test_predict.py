@@ -228,6 +228,28 @@ def test_ctrl_c_stops_after_the_batch_and_the_same_command_continues(predict, tm
     assert content(tmp_path / "broken") == content(tmp_path / "unbroken")
 
 
+def test_a_name_that_is_not_utf_8_costs_its_image_alone(predict, tmp_path, shots):
+    shutil.copy(next(shots.iterdir()), os.fsencode(shots / "bad") + b"\xff.png")
+    done = predict(shots)
+    assert done.code == 2 and "bad\\udcff.png: the name of this file is not UTF-8" in done.err
+    assert "bad" in (tmp_path / "out/failed.csv").read_text() and len(names(tmp_path / "out")) > 1
+
+
+def test_ctrl_c_stops_within_a_large_image(predict, tmp_path, monkeypatch):
+    shots = write_images(tmp_path / "shots", ["a.png"], size=(200, 180))
+    seen = []
+
+    def stop(self, done, count):
+        seen.append(done)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtseg.cli.predict._Progress.tiles", stop)
+        assert predict(shots, "--tile", 64).code == 130
+    assert seen == [2]
+    assert predict(shots, "--tile", 64).code == 0
+
+
 def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segmenter, monkeypatch):
     """In parts of other sizes the outputs are the same, and a format that fails at the end costs no prediction."""
     predict(shots, "--format", "parquet,coco", out="whole")

@@ -186,6 +186,9 @@ def test_an_empty_folder_an_empty_list_and_an_unknown_device_are_errors(tmp_path
         predictor.predict(tmp_path)
     with pytest.raises(UserError, match="no image"):
         predictor.predict([])
+    for name in ("mps", "cpu:1", ""):
+        with pytest.raises(UserError, match="is unknown: use auto, cpu, cuda or cuda:1"):
+            mtseg.load(segmenter, device=name)
     with pytest.raises(UserError, match="device: tpu is unknown"):
         mtseg.load(segmenter, device="tpu")
 
