@@ -31,7 +31,7 @@ def test_given_splits_are_kept_and_other_files_left_out(tmp_path):
     assert {(image.file_name, image.split) for image in data.images} == {
         (f"images/{split}/{number}.png", split) for split in ("train", "val", "test") for number in (1, 2)
     }
-    assert list(data.unused.values()) == [1] and data.split_source == "test, train, val"
+    assert list(data.unused.values()) == [1, 2] and data.split_source == "test, train, val"
 
 
 def test_a_file_of_another_name_is_split_later(tmp_path):
@@ -488,3 +488,9 @@ def test_a_bbox_of_no_numbers_is_noted(tmp_path):
     endless = [0, 0, float("inf"), 1]
     folders.coco(tmp_path, "all", [annotation(bbox=endless), annotation(area="big"), annotation(bbox=[])])
     assert list(read(tmp_path).notes.values()) == [2]
+
+
+def test_images_that_no_file_lists_are_counted(tmp_path):
+    folders.coco(tmp_path, "all", [annotation()])
+    folders.draw(tmp_path / "images" / "all" / "further.png")
+    assert read(tmp_path).unused == {"images that no annotation file in use lists": 1}

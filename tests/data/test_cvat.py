@@ -146,3 +146,9 @@ def test_an_image_that_is_annotated_twice_in_one_file_is_refused(tmp_path):
     (tmp_path / "raw" / "annotations.xml").write_text(f"<annotations>{image}{image}</annotations>")
     with pytest.raises(UserError, match="a.png is annotated in annotations.xml, image a.png too"):
         folders.converted(tmp_path / "raw", folders.tasks(part="auto"), format="cvat")
+
+
+def test_images_that_no_file_lists_are_counted(tmp_path):
+    write(tmp_path, f'<image name="a.png" {IMAGE}/>')
+    folders.draw(tmp_path / "images" / "further.png")
+    assert read(tmp_path).unused == {"images that no annotation file in use lists": 1}

@@ -194,3 +194,15 @@ def test_the_split_of_a_task_is_read(tmp_path):
     write(tmp_path, {"result": [region()]}, data={"image": "/data/upload/1/a.png", "split": "val"})
     (image,) = read(tmp_path).images
     assert image.split == "val"
+
+
+def test_images_that_no_task_lists_are_counted_apart_from_those_without_annotations(tmp_path):
+    write(tmp_path, predictions=[{"result": [region()]}])
+    path = next(tmp_path.glob("*.json"))
+    path.write_text(json.dumps([*json.loads(path.read_text()), {"data": {"image": "b.png"}, "annotations": []}]))
+    for name in ("b", "further"):
+        folders.draw(tmp_path / "images" / f"{name}.png")
+    assert read(tmp_path).unused == {
+        "images that no annotation file in use lists": 1,
+        "images without an annotation": 2,
+    }

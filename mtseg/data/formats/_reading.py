@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
 from mtseg.data.splits import Splits
 
 LIST = r'\[\s*["\d]'  # the start of a .json that lists names or numbers, as of a split
+UNLISTED = "images that no annotation file in use lists"
 BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
 
 
@@ -45,14 +46,23 @@ class Reading:
         self.folder, self.vocabulary = folder, vocabulary
         self.data, self.files = RawData(), Files(folder)
         self.splits = Splits(self.files)
+        self.listed: set[str] = set()  # images that an annotation file lists
 
     def shapes(self, image: str, size: tuple[int, int] | None) -> Shapes:
         """For the shapes of an image, whose size is stated or read from its file."""
         return Shapes(self.data, self.vocabulary, lambda: size or self.files.size(image))
 
-    def finished(self) -> RawData:
+    def finished(self, unlisted: str = UNLISTED) -> RawData:
+        """The data, with the number of images that are not `listed`, which `unlisted` describes."""
+        count_unlisted(self.data, self.files, self.listed, unlisted)
         self.data.split_source = self.splits.source()
         return self.data
+
+
+def count_unlisted(data: RawData, files: Files, listed: Set[str], reason: str = UNLISTED) -> None:
+    """Count the images beside those that annotation files list."""
+    if bare := len(files.images - listed):
+        data.leave(reason, bare)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.files import Files
-from mtseg.data.formats._reading import LIST, begins, json_with, note_duplicates, text, texts
+from mtseg.data.formats._reading import LIST, begins, count_unlisted, json_with, note_duplicates, text, texts
 from mtseg.data.formats._sidecars import Beside
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import (
@@ -73,6 +73,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     if len(used) < len(names):
         data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
     data.unused_files = [name for name in used if begins(folder / name, LIST)]
+    listed: set[str] = set()
     given = splits.of_files([name for name in used if name not in data.unused_files])
     for where, split in given.items():
         if split is None and {"train", "val"} <= {*given.values()}:
@@ -86,7 +87,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 data.unused_files.append(where)
                 continue
             beside.add(data, where, raw)
-            _File(data, files, splits, where, split, vocabulary, raw).read()
+            _File(data, files, splits, where, split, vocabulary, raw, listed).read()
+    count_unlisted(data, files, listed)
     data.split_source = splits.source()
     return data
 
@@ -137,6 +139,7 @@ class _File:
     split: str | None
     vocabulary: Vocabulary
     raw: Any
+    listed: set[str]  # gets the images of the file
     shared: dict[Any, Labels | None] = field(default_factory=dict)
     invalid: Counter[Any] = field(default_factory=Counter)  # objects of an image that are faults
     listed: dict[str, str] = field(default_factory=dict)  # the splits of images, by id, that the file itself lists
@@ -190,6 +193,7 @@ class _File:
         if _id(image) not in objects:
             raise BadRecord("broken json", "another image has the same id")
         file_name = self.files.image(name, self._places)
+        self.listed.add(file_name)
         size = stated_size(image.get("height"), image.get("width"))
         own = self.splits.of_record(image, self.data) or self.listed.get(str(_id(image)))
         if own and self.split and own != self.split:

@@ -61,6 +61,7 @@ def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element
     below = (f"images/{subset}", "images", subset, ".")
     places = dict.fromkeys((root / place).as_posix() for root in (path.parent, PurePosixPath(".")) for place in below)
     file_name = reading.files.image(image.get("name"), list(places))
+    reading.listed.add(file_name)
     size = stated_size(image.get("height"), image.get("width"))
     split = reading.splits.of_name(subset) or given or reading.splits.of_folders(file_name)
     shapes, before = reading.shapes(file_name, size), len(reading.data.faults)

@@ -17,6 +17,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,11 +94,14 @@ def _add_image(
     given = [item for item in items(task, key) if not item.get("was_cancelled")] if key in task else []
     if not given:
         data.leave("images without an annotation")
+        with suppress(BadRecord):  # of a file that is missing: it is not needed
+            reading.listed.add(_image(reading.files, task, beside))
         return
     chosen = max(given, key=lambda item: item.get("ground_truth") is True)  # the first of equals
     if len(given) > 1:
         data.leave("further annotations of an image", len(given) - 1)
     image = _image(reading.files, task, beside)
+    reading.listed.add(image)
     results = items(chosen, "result")
     regions: dict[Any, list[dict[str, Any]]] = {}
     for number, item in enumerate(results):

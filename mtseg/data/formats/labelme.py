@@ -50,7 +50,6 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json under a folder."""
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
-    annotated = set()
     for where in files.ending(".json"):
         with data.refusing(where):
             raw = read_value(folder / where)
@@ -62,7 +61,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 raise no_object(raw)
             shapes = items(raw, "shapes")
             image = _image(files, where, raw)
-            annotated.add(image)
+            reading.listed.add(image)
             size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
             found, before = reading.shapes(image, size), len(data.faults)
             for number, shape in enumerate(shapes, start=1):
@@ -72,9 +71,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             stated = named if named not in ("", PurePosixPath(image).name) else None
             objects = found.objects()
             data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before))
-    if bare := len(files.images - annotated):
-        data.leave("images without a valid .json", bare)
-    return reading.finished()
+    return reading.finished("images without a valid .json")
 
 
 def _split(reading: Reading, raw: dict[str, Any], where: str, image: str) -> str | None:
