@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
@@ -235,14 +233,11 @@ def _read(path: Path, max_megapixels: float) -> tuple[int, int, int, np.ndarray,
             # a phone's JPEG may have a preview as second frame
             animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
             orientation = opened.getexif().get(0x0112, 1)
-            opened.draft("L", (4 * duplicates.SIDE, 4 * duplicates.SIDE))  # decodes a JPEG at a fraction of its size
-            thumbnail = duplicates.thumbnail(PIL.ImageOps.exif_transpose(opened))
+            (height, width), thumbnail = duplicates.upright(opened)
     except FileNotFoundError:
         return BadRecord("missing image", f"{path.name} is a link to a file that does not exist")
     except DECODE_ERRORS as error:
         return BadRecord("broken image", f"{path.name} does not decode: {error}")
-    if orientation in (5, 6, 7, 8):
-        height, width = width, height
     return height, width, orientation, thumbnail, animated
 
 

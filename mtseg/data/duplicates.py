@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.spatial import cKDTree
 
 SIDE = 32  # pixels of a thumbnail's side
 ALIKE = 0.98
+NOISE = 2  # mean difference in grey levels that compression explains in images of little contrast
 APART = (2 - 2 * ALIKE) ** 0.5 + 1e-3  # largest distance of two such normalised thumbnails, with room for rounding
 AXES = 12  # principal axes of the thumbnails, in which near ones are searched: no distance is larger in them
 SAMPLE = 500  # thumbnails from which the axes are computed
@@ -26,12 +27,27 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
+def upright(opened: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width, and the thumbnail, of an opened image as its EXIF orientation turns it. A JPEG is decoded at a
+    fraction of its size."""
+    width, height = opened.size
+    turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    opened.draft("L", (4 * SIDE, 4 * SIDE))
+    return (width, height) if turned else (height, width), thumbnail(ImageOps.exif_transpose(opened))
+
+
 def normalised(thumbnails: np.ndarray) -> np.ndarray:
     """Thumbnails [N, SIDE x SIDE] as float32, such that the dot product of two is their correlation, -1 to 1."""
     values = thumbnails.astype(np.float32)
     values -= values.mean(1, keepdims=True)
     # contrast below one grey level is noise: such an image is not compared
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SIDE)
+
+
+def differ(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two thumbnails are of different images, and not of one that was compressed again."""
+    values, (a, b) = np.stack([one, other]), normalised(np.stack([one, other]))
+    return bool(a @ b < ALIKE and np.abs(np.diff(values.astype(int), axis=0)).mean() > NOISE)
 
 
 def groups(thumbnails: np.ndarray) -> np.ndarray:

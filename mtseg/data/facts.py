@@ -18,8 +18,9 @@ from pycocotools import mask as coco_mask
 from mtseg.core.errors import one_line
 from mtseg.core.masks import Box
 from mtseg.core.tables import Image, Instance
+from mtseg.data import duplicates
 from mtseg.data.polygons import Measure
-from mtseg.data.raw import BadRecord, RawObject
+from mtseg.data.raw import BadRecord, RawObject, by
 
 if TYPE_CHECKING:
     from mtseg.data.convert import Seen
@@ -131,7 +132,6 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
 
 def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
     """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left."""
-    names = {image.raw.file_name.rpartition("/")[2] for image in images}
     for image in images:
         if image.orientation != 1 and image.objects:
             text = (
@@ -140,15 +140,32 @@ def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
                 "for example with exiftool -Orientation= FILE"
             )
             remarks.add(text, f"{image.raw.file_name} ({image.orientation})")
-        if image.raw.stated_name in names:
+        if image.raw.stated_name:
             text = "the annotation states the name of another image; the image with the file's own name is used"
             remarks.add(text, f"{image.raw.where} states {image.raw.stated_name}, used is {image.raw.file_name}")
+        if image.raw.shown:
+            _compare_shown(image, image.raw.shown, remarks)
     boxes = [(np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects]
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
     if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
         text = "images whose outlines are all at the top left (likely cause: enlarged after annotating)"
         remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
+
+
+def _compare_shown(image: Seen, shown: tuple[tuple[int, int], np.ndarray], remarks: Remarks) -> None:
+    size, thumbnail = shown
+    if size != (image.height, image.width):
+        text, example = "of another size than the image file", f" ({by(size)})"
+    elif duplicates.differ(thumbnail, image.thumbnail):
+        text, example = "another image than the file", ""
+    else:
+        return
+    text = (
+        f"`imageData`, on which LabelMe shows the outlines, is {text}, which is used: replace the file by it, or "
+        "remove it from the annotation"
+    )
+    remarks.add(text, f"{image.raw.where}{example}, used is {image.raw.file_name} ({by((image.height, image.width))})")
 
 
 def of_splits(splits: Mapping[str, Sequence[Image]]) -> list[str]:

@@ -113,6 +113,11 @@ class Files:
         return (width, height) if rotated else (height, width)
 
     @cached_property
+    def image_names(self) -> set[str]:
+        """Names of the images, without folders."""
+        return {PurePosixPath(name).name for name in self.images}
+
+    @cached_property
     def _stems(self) -> dict[str, list[str]]:
         return _grouped(self.images, lambda name: os.path.splitext(name)[0])
 

@@ -68,8 +68,9 @@ class RawObject:
 @dataclass(frozen=True, slots=True)
 class RawImage:
     """One image. `size`: height and width in the annotation. `split`: "train", "val", "test", or None if the data state
-    none. `stated_name`: the file name in the annotation, if it is not that of the image. `invalid`: number of its
-    objects that are faults."""
+    none. `stated_name`: the file name in the annotation, if it is that of another image. `invalid`: number of its
+    objects that are faults. `shown`: size and thumbnail of the image inside the annotation, if it is not the file's
+    bytes."""
 
     where: str
     file_name: str
@@ -78,6 +79,7 @@ class RawImage:
     objects: tuple[RawObject, ...]
     stated_name: str | None = None
     invalid: int = 0
+    shown: tuple[tuple[int, int], np.ndarray] | None = None
 
 
 @dataclass

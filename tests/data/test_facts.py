@@ -1,6 +1,9 @@
 """What annotations state twice: a disagreement is reported with its cause, and agreement is silent."""
 
+import base64
+import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +157,48 @@ def test_the_name_of_another_image(tmp_path):
     folders.converted(raw, TASK)
     (line,) = folders.report(raw)["warnings"]
     assert ": 2, such as train/a.json states b.png, used is train/a.png" in line
+
+
+def test_the_image_of_another_folder_that_is_no_copy(tmp_path):
+    raw = tmp_path / "raw"
+    for place, stated in (("train", "../val/a.png"), ("val", "../copy/a.png")):
+        folders.labelme(raw, f"{place}/a", shape("x"), imagePath=stated)
+    (raw / "copy").mkdir()
+    shutil.copy(raw / "val/a.png", raw / "copy")
+    folders.converted(raw, TASK)
+    (line,) = folders.report(raw)["warnings"]
+    assert ": 1, such as train/a.json states ../val/a.png, used is train/a.png" in line
+
+
+def embedded(image, kind="png", **save):
+    file = io.BytesIO()
+    image.save(file, kind, **save)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_an_embedded_image_that_is_not_the_file_is_reported(tmp_path):
+    raw = tmp_path / "raw"
+    size = {"imageHeight": None, "imageWidth": None}
+    opened = {name: Image.open(draw(tmp_path / "drawn" / f"{name}.png", (320, 240))) for name in "ab"}
+    dim = opened["a"].convert("L").point(lambda value: 120 + value // 60).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, image, data in (
+        ("same", opened["a"], embedded(opened["a"])),
+        ("jpeg", opened["a"], embedded(opened["a"], "jpeg", quality=40)),
+        ("dim", dim, embedded(dim, "jpeg", quality=30)),
+        ("turned", opened["a"].rotate(90, expand=True), embedded(opened["a"].rotate(180), "jpeg", exif=turned)),
+        ("junk", opened["b"], "junk"),
+        ("other", opened["a"], embedded(opened["b"])),
+        ("small", opened["a"], embedded(opened["a"].resize((160, 120)))),
+    ):
+        for split in ("train", "val"):
+            path = folders.labelme(raw, f"{split}/{name}", shape("x"), imageData=data, **size)
+            image.save(path.with_suffix(".png"))
+    folders.converted(raw, TASK)
+    other, small = (line for line in folders.report(raw)["warnings"] if "imageData" in line)
+    assert "is another image" in other and ": 2, such as train/other.json, used is train/other.png (320 x 240)" in other
+    assert "another size" in small and ": 2, such as train/small.json (160 x 120), used is" in small
 
 
 def test_images_without_objects_and_a_split_without_any(tmp_path):

@@ -11,8 +11,10 @@ Format: wkentaro/labelme, labelme/_label_file.py; CVHub520/X-AnyLabeling, docs/e
 from __future__ import annotations
 
 import base64
+import filecmp
 import io
 import math
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation
+from mtseg.data import duplicates
 from mtseg.data.files import Files
 from mtseg.data.formats._rasters import pasted
 from mtseg.data.formats._reading import Reading, Shapes, json_with, refuse_shape
@@ -67,10 +70,10 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
                     _add_shape(found, f"{where}, shape {number}", shape)
-            split, named = _split(reading, raw, where, image), _file_name(raw)
-            stated = named if named not in ("", PurePosixPath(image).name) else None
+            split = _split(reading, raw, where, image)
             objects = found.objects()
-            data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before))
+            stated, shown = _other_name(files, where, raw, image), _embedded(folder / image, raw.get("imageData"))
+            data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before, shown))
     return reading.finished("images without a valid .json")
 
 
@@ -78,6 +81,29 @@ def _split(reading: Reading, raw: dict[str, Any], where: str, image: str) -> str
     """By the folders, else by keys beside the shapes."""
     of_folders = reading.splits.of_folders
     return of_folders(where) or of_folders(image) or reading.splits.of_record(raw, reading.data)
+
+
+def _other_name(files: Files, where: str, raw: dict[str, Any], image: str) -> str | None:
+    """`imagePath`, if there is an image of its name that is not `image`, nor a copy of it."""
+    name, stated = _file_name(raw), str(raw.get("imagePath") or "").replace("\\", "/")
+    if name != PurePosixPath(image).name:
+        return name if name in files.image_names else None
+    path = os.path.normpath(PurePosixPath(where).parent / stated).replace(os.sep, "/")
+    copied = path not in files.images or filecmp.cmp(files.folder / path, files.folder / image, shallow=False)
+    return None if path == image or copied else stated
+
+
+def _embedded(path: Path, data: Any) -> tuple[tuple[int, int], np.ndarray] | None:
+    """Height and width, and the thumbnail, of the image in `imageData`, if it is not the file's bytes. Data that are no
+    image are not compared."""
+    try:
+        content = base64.b64decode(data or "")
+        if not content or content == path.read_bytes():
+            return None
+        with open_lazily(io.BytesIO(content), MOST_PIXELS) as opened:
+            return duplicates.upright(opened)
+    except DECODE_ERRORS:
+        return None
 
 
 def _file_name(raw: dict[str, Any]) -> str:
