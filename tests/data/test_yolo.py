@@ -29,6 +29,8 @@ def read(folder, vocabulary=None):
         "path: /home/me/data\ntrain: images/train/\nval: ./images/val\ntest:\n",
         "path: ..\ntrain: ../raw/images/train\nval: [images/val]\ntest: ../test/images\n",
         "train: train.txt\nval: val.txt\n",
+        "train: images/train\nvalidation: images/val\n",
+        "Training: images/train\ndev: images/val\nval:\ntest_split: 0.1\n",
     ],
 )
 def test_the_split_is_that_of_the_description(tmp_path, description):

@@ -26,7 +26,7 @@ from mtseg.data.labels import Vocabulary, is_null
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, checked_polygon, read_text, whole
 from mtseg.data.splits import split_of
 
-SPLITS = ("train", "val", "test")  # keys of data.yaml
+SPLITS = ("train", "val", "test")  # keys of data.yaml, also by their other usual names
 BOX = "a box, and no outline: export the data set for segmentation"
 
 
@@ -135,9 +135,11 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
     named = {whole(number): name for number, name in names.items()}
     listed: dict[str | None, list[str]] = {}
     for split in SPLITS:
-        given = raw.get(split, raw.get("valid") if split == "val" else None)
+        keys = [key for key, value in raw.items() if str(key).isalpha() and not is_null(value)]  # not train_ratio
+        key = next((key for key in (split, *keys) if key in keys and split_of(key) == split), split)
+        given = raw.get(key)
         entries = [entry for entry in (given if isinstance(given, list) else [given]) if not is_null(entry)]
-        images = [image for entry in entries for image in _entry(data, files, beside, raw.get("path"), split, entry)]
+        images = [image for entry in entries for image in _entry(data, files, beside, raw.get("path"), key, entry)]
         if images:
             listed[split] = images
     return named, listed or _of_folders(reading, beside)
@@ -153,7 +155,7 @@ def _of_folders(reading: Reading, root: PurePosixPath) -> dict[str | None, list[
     return listed
 
 
-def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split: str, entry: Any) -> list[str]:
+def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, key: str, entry: Any) -> list[str]:
     """The images of a folder, or of a text file that lists them. Exported paths are often of another computer, or start
     with `../`: their last folders count."""
     parts = [part for part in str(entry).replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -167,9 +169,9 @@ def _entry(data: RawData, files: Files, beside: PurePosixPath, root: Any, split:
             prefix = "" if path == "." else f"{path}/"
             if found := sorted(image for image in files.images if image.startswith(prefix)):
                 return found
-    if split == "test":  # stated by default, also where there is none
+    if split_of(key) == "test":  # stated by default, also where there is none
         return []
-    raise BadRecord("missing image", f"`{split}` is {quoted(entry)}: there are no images in a folder of this name")
+    raise BadRecord("missing image", f"`{key}` is {quoted(entry)}: there are no images in a folder of this name")
 
 
 def _listed(data: RawData, files: Files, path: str) -> Iterator[str]:
