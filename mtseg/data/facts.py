@@ -132,8 +132,11 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
 
 def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
     """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left."""
+    proven = any(  # then the tool that stated the turned size turned the image
+        image.orientation in (5, 6, 7, 8) and image.raw.size and image.height != image.width for image in images
+    )
     for image in images:
-        if image.orientation != 1 and image.objects:
+        if image.orientation != 1 and image.objects and not proven:
             text = (
                 "images have an EXIF orientation other than 1, and annotations are read on the turned image: if yours "
                 "were made on the pixels as stored (as OpenCV's and other tools' may be), remove it from the images, "

@@ -149,6 +149,19 @@ def test_exif_orientation(tmp_path, orientation):
         assert "EXIF" in line and ": 2, such as train/a.jpg (3)" in line
 
 
+def test_a_stated_size_of_the_turned_image_proves_that_the_tool_turned_it(tmp_path):
+    raw = tmp_path / "raw"
+    exif = Image.Exif()
+    for name, orientation, size in (("a", 6, (HEIGHT, WIDTH)), ("b", 3, (WIDTH, HEIGHT)), ("c", 1, (WIDTH, HEIGHT))):
+        exif[0x0112] = orientation
+        for split in ("train", "val"):
+            path = folders.labelme(raw, f"{split}/{name}", shape("x"), imagePath=f"{name}.jpg")
+            path.with_suffix(".png").unlink()
+            draw(path.with_suffix(".jpg"), size, exif=exif)
+    folders.converted(raw, TASK)
+    assert not folders.report(raw)["warnings"]
+
+
 def test_the_name_of_another_image(tmp_path):
     raw = tmp_path / "raw"
     for split in ("train", "val"):
