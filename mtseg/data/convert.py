@@ -169,6 +169,7 @@ def _read_images(
 
     `counts` gets the number of objects that are clipped, and `remarks` what is in doubt. `raw.images` is emptied."""
     images: list[Seen] = []
+    pixels = facts.in_pixels(item.segmentation for image in raw.images for item in image.objects)
     before: dict[str, str] = {}
     total = len(raw.images)
     progress = track(
@@ -192,7 +193,7 @@ def _read_images(
                 stated = f"states {image.size[1]} x {image.size[0]}, {image.file_name} is {width} x {height}"
                 raise BadRecord("size", f"{stated}; {facts.size_cause(image.size, height, width, orientation)}")
             faults = len(raw.faults)
-            objects = list(_objects(raw, image, measures, height, width, counts, remarks))
+            objects = list(_objects(raw, image, measures, height, width, counts, remarks, pixels=pixels))
             bare = replace(image, objects=(), invalid=image.invalid + len(raw.faults) - faults)
             images.append(Seen(bare, height, width, orientation, thumbnail, objects))
     return images
@@ -249,11 +250,13 @@ def _objects(
     width: int,
     counts: Counter[str],
     remarks: facts.Remarks,
+    *,
+    pixels: bool,
 ) -> Iterator[tuple[Labels, Instance]]:
-    """Labels and instances of the objects with valid masks."""
+    """Labels and instances of the objects with valid masks. pixels: see `facts.check_outline`."""
     for item, measure in zip(image.objects, measures, strict=True):
         with raw.refusing(item.where):
-            facts.check_outline(item, measure, height, width, relative=raw.relative)
+            facts.check_outline(item, measure, height, width, relative=raw.relative, pixels=pixels)
             instance, cut = instance_of(item, measure, height, width)
             counts["clipped"] += cut
             if text := facts.remark(item, measure, instance, height, width):

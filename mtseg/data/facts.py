@@ -7,7 +7,7 @@ in doubt is a remark, of which `convert` prints a warning with the number of obj
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.core.errors import one_line
-from mtseg.core.masks import Box
+from mtseg.core.masks import Box, Segmentation
 from mtseg.core.tables import Image, Instance
 from mtseg.data import duplicates
 from mtseg.data.polygons import Measure
@@ -55,13 +55,16 @@ class Remarks:
         return [one_line(f"{text}: {self.counts[text]}, such as {self.examples[text]}") for text in sorted(self.counts)]
 
 
-def check_outline(item: RawObject, measure: Measure, height: int, width: int, *, relative: bool = False) -> None:
+def check_outline(
+    item: RawObject, measure: Measure, height: int, width: int, *, relative: bool = False, pixels: bool = False
+) -> None:
     """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`. relative: coordinates were
-    stated as shares of the image's size."""
+    stated as shares of the image's size. pixels: those of other objects are plainly pixels."""
     outline, extent = item.segmentation, measure.extent
     if not extent[2] or not extent[3]:
         return
-    if not relative and isinstance(outline, list) and _is_normalised(outline, extent, height, width):
+    normalised = not relative and isinstance(outline, list) and _is_normalised(extent, height, width)
+    if normalised and not (pixels and _is_one_pixel(item, extent)):
         _refuse("normalised coordinates", f"all coordinates are from 0 to 1, the image has {width} x {height} pixels")
     if isinstance(outline, dict) and outline["size"] == [height, width]:
         _check_order(item, extent)
@@ -77,6 +80,11 @@ def check_outline(item: RawObject, measure: Measure, height: int, width: int, *,
         if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and (x > 0.05 * w or y > 0.05 * h):
             if _agree(item.box, scaled) and 0.9 < scale[0] / scale[1] < 1.1:
                 _refuse("coordinates of another image size", f"{stated}, {scale[0]:.3g} times as large")
+
+
+def in_pixels(outlines: Iterable[Segmentation]) -> bool:
+    """Whether a coordinate of a polygon is plainly one of pixels, and not from 0 to 1."""
+    return any(max(polygon) > 2 for outline in outlines if isinstance(outline, list) for polygon in outline)
 
 
 def remark(item: RawObject, measure: Measure, instance: Instance, height: int, width: int) -> str | None:
@@ -239,9 +247,15 @@ def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) ->
     return "bbox and outline disagree, which is used (likely cause: one of them belongs to another object or image)"
 
 
-def _is_normalised(outline: list, extent: Box, height: int, width: int) -> bool:
+def _is_normalised(extent: Box, height: int, width: int) -> bool:
     x, y, w, h = extent
     return min(height, width) > 4 and min(x, y) >= -0.05 and x + w <= 1.05 and y + h <= 1.05
+
+
+def _is_one_pixel(item: RawObject, extent: Box) -> bool:
+    """Whether an outline from 0 to 1 may be the pixel at the top left: its corners are, and so are box and area."""
+    whole = all(float(value).is_integer() for part in item.segmentation for value in part)
+    return whole and (item.box is None or _agree(item.box, extent)) and (item.area or 1) <= 1
 
 
 def _states_hole(item: RawObject, measure: Measure, instance: Instance) -> bool:

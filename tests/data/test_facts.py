@@ -77,6 +77,20 @@ def test_an_outline_that_is_wrong_is_an_error_with_its_cause(tmp_path, keys, cau
         report(tmp_path / "raw", *(annotation(number + 1, **keys) for number in range(share)))
 
 
+CORNER = [0, 0, 1, 0, 1, 1, 0, 1]
+
+
+def test_the_pixel_at_the_top_left_is_not_taken_for_coordinates_from_0_to_1(tmp_path):
+    pixel = annotation(1, [CORNER], bbox=[0, 0, 1, 1], area=1)
+    assert report(tmp_path / "raw", pixel, annotation(2, [CORNER], bbox=None, area=None))["warnings"] == []
+    for keys in ({"bbox": [0, 0, WIDTH, HEIGHT]}, {"bbox": None, "area": WIDTH * HEIGHT}):
+        with pytest.raises(UserError, match="1 invalid record(.|\n)*normalised coordinates"):
+            report(tmp_path / "raw", pixel | keys)
+    folders.coco(tmp_path / "all", "train", [pixel, pixel | {"image_id": 2}])
+    with pytest.raises(UserError, match="2 invalid record(.|\n)*normalised coordinates"):
+        folders.converted(tmp_path / "all", TASK, format="coco")
+
+
 def test_rows_are_found_without_a_box(tmp_path):
     circle = np.zeros((HEIGHT, WIDTH), np.uint8)
     circle[4:26, 5:33] = 1
