@@ -23,6 +23,15 @@ from mtseg.core.files import uncollected
 from mtseg.core.masks import Segmentation
 
 MARKS = b"\xff\xfe", b"\xfe\xff"  # of UTF-16
+ENCODINGS = {  # as Python and iconv call them
+    "GBK": "Chinese",
+    "BIG5": "Chinese",
+    "CP932": "Japanese, Shift-JIS",
+    "CP949": "Korean, EUC-KR",
+    "CP1251": "Cyrillic",
+    "CP1252": "Western",
+}
+FOREIGN = re.compile(r"\w*[^\x00-\x7f][^\x00-\x20\"'<>&,;:]{0,11}")  # a word that is not ASCII
 FAR = 1e7  # pixels: a larger coordinate is an error
 
 
@@ -169,22 +178,21 @@ def _packed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_utf8(path: Path) -> BadRecord:
-    encoding = _encoding(path.read_bytes())
-    fix = f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {path.name} > new{path.suffix}"
-    return BadRecord("encoding", f"{path.name} is not UTF-8, it looks like {encoding}: {fix}")
-
-
-def _encoding(text: bytes) -> str:
-    """UTF-16, which begins with a mark; GBK, Chinese Windows', or CP1252, Western Windows'. GBK writes a character as a
-    pair of bytes, of which mostly both are above 127; CP1252 as one byte."""
-    if text.startswith(MARKS):
-        return "UTF-16"
-    paired = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", text))
-    try:
-        text.decode("gbk")
-    except UnicodeDecodeError:
-        paired = False
-    return "GBK" if paired else "CP1252"
+    """The error for another encoding. Which one it is, bytes cannot prove, and a wrong one gives wrong names: it shows
+    how each reads the first word that is not ASCII."""
+    content = path.read_bytes()
+    if content.startswith(MARKS):
+        return BadRecord("encoding", f"{path.name} starts as UTF-16 and is damaged: export it again, in UTF-8")
+    words: dict[str, list[str]] = {}
+    for encoding in ENCODINGS:
+        with suppress(UnicodeDecodeError):
+            if (word := FOREIGN.search(content.decode(encoding))) and word[0].isprintable():
+                words.setdefault(word[0], []).append(f"{encoding} ({ENCODINGS[encoding]})")
+    fix = f"save it as UTF-8, for example: iconv -f ENCODING -t UTF-8 {path.name} > new{path.suffix}"
+    if words:
+        read = ", ".join(f"{quoted(word)} in {' and '.join(names)}" for word, names in words.items())
+        fix = f"a name in it reads {read}: with the right one of these, {fix}"
+    return BadRecord("encoding", f"{path.name} is not UTF-8: {fix}")
 
 
 def read_record(path: Path) -> dict[str, Any]:

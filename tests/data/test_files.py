@@ -110,12 +110,21 @@ def test_a_size_of_zero_is_not_stated(height, width):
             stated_size(*half)
 
 
-@pytest.mark.parametrize("encoding, named", [("gbk", "GBK"), ("cp1252", "CP1252")])
-def test_an_encoding_that_is_not_utf8_is_named(tmp_path, encoding, named):
-    text = {"gbk": "汽车", "cp1252": "grün"}[encoding]
+@pytest.mark.parametrize(
+    "encoding, text",
+    [
+        ("gbk", "汽车"),
+        ("big5", "汽車"),
+        ("cp932", "自動車"),
+        ("cp949", "자동차"),
+        ("cp1251", "машина"),
+        ("cp1252", "grün"),
+    ],
+)
+def test_of_an_encoding_that_is_not_utf8_the_candidates_are_named(tmp_path, encoding, text):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps({"label": text}, ensure_ascii=False).encode(encoding))
-    with pytest.raises(BadRecord, match=f"looks like {named}.*iconv"):
+    with pytest.raises(BadRecord, match=rf"'{text}' in {encoding.upper()} .*iconv -f ENCODING"):
         read_value(path)
     path.write_bytes(json.dumps({"label": text}, ensure_ascii=False).encode("utf-8-sig"))
     assert read_value(path) == {"label": text}
