@@ -123,7 +123,7 @@ def turned(points: np.ndarray, x: float, y: float, angle: float) -> list[float]:
     return ((points - (x, y)) @ np.array([[cos, sin], [-sin, cos]]) + (x, y)).ravel().tolist()
 
 
-def is_inside(polygon: list[float], polygons: list[list[float]]) -> bool:
+def is_inside(polygon: Sequence[float], polygons: Sequence[Sequence[float]]) -> bool:
     """Whether another, larger one encloses a polygon."""
     points = np.array(polygon, dtype=np.float32).reshape(-1, 2)
     for other in polygons:

@@ -490,6 +490,17 @@ def test_a_bbox_of_no_numbers_is_noted(tmp_path):
     assert list(read(tmp_path).notes.values()) == [2]
 
 
+def test_a_polygon_inside_another_of_its_object_is_counted_where_no_area_tells(tmp_path):
+    ring = [[2, 2, 22, 2, 22, 22, 2, 22], [6, 6, 16, 6, 16, 16, 6, 16]]
+    apart = [ring[0], [26, 2, 30, 2, 30, 6, 26, 6]]
+    folders.coco(
+        tmp_path,
+        "all",
+        [annotation(segmentation=ring), annotation(segmentation=apart), annotation(2, segmentation=ring, area=300)],
+    )
+    assert read(tmp_path).unused == {"polygons inside another one of their object (a union: they cut no hole)": 1}
+
+
 def test_images_that_no_file_lists_are_counted(tmp_path):
     folders.coco(tmp_path, "all", [annotation()])
     folders.draw(tmp_path / "images" / "all" / "further.png")

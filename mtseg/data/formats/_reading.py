@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,19 @@ class Shapes:
     def _joined(self, parts: list[Segmentation]) -> Segmentation:
         if all(isinstance(part, list) for part in parts):
             polygons = [polygon for part in parts for polygon in part]
-            if inside := sum(is_inside(polygon, polygons) for polygon in polygons):
-                self._data.leave("polygons inside another one of their group (a union: they cut no hole)", inside)
+            leave_inner(self._data, polygons)
             return polygons
         if len(parts) == 1:
             return parts[0]
         size = self.size()
         merged = coco_mask.merge([rle(part, *size) for part in parts])
         return {"size": list(size), "counts": merged["counts"].decode()}
+
+
+def leave_inner(data: RawData, polygons: Sequence[Sequence[float]]) -> None:
+    """Count the polygons of an object that lie inside another one of it."""
+    if inside := sum(is_inside(polygon, polygons) for polygon in polygons):
+        data.leave("polygons inside another one of their object (a union: they cut no hole)", inside)
 
 
 def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:

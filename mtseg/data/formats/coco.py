@@ -27,7 +27,16 @@ from typing import Any
 from mtseg.core.errors import quoted
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.files import Files
-from mtseg.data.formats._reading import LIST, begins, count_unlisted, json_with, note_duplicates, text, texts
+from mtseg.data.formats._reading import (
+    LIST,
+    begins,
+    count_unlisted,
+    json_with,
+    leave_inner,
+    note_duplicates,
+    text,
+    texts,
+)
 from mtseg.data.formats._sidecars import Beside
 from mtseg.data.labels import Labels, Vocabulary
 from mtseg.data.raw import (
@@ -220,6 +229,8 @@ class _File:
         box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
         if (annotation.get("bbox") and not box) or (annotation.get("area") is not None and not area):
             self.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
+        if isinstance(outline, list) and len(outline) > 1 and not area:  # with an area, which is compared, it is known
+            leave_inner(self.data, outline)
         crowd = self.crowds and _crowd(annotation)
         objects[_id(annotation, "image_id")].append(
             RawObject(where, labels, outline, crowd, box, area[0] if area else None, left_out)
