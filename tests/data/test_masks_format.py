@@ -149,6 +149,16 @@ def test_a_mask_for_a_whole_image_is_refused(tmp_path):
     assert [fault.reason for fault in read(tmp_path).faults] == ["no objects"] * 2
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_an_object_that_is_border_by_its_class_is_counted(tmp_path, mode):
+    objects, classes = two_objects()
+    classes[objects == 2] = 255
+    write_voc(tmp_path, "a", mode, objects, classes)
+    data = read(tmp_path)
+    assert not data.faults and areas(data.images[0]) == {"car": 81}
+    assert data.unused == {"objects that are border, 255, in SegmentationClass": 1}
+
+
 def test_masks_of_classes_alone_are_refused(tmp_path):
     write_voc(tmp_path, "a")
     (tmp_path / "SegmentationObject" / "a.png").unlink()

@@ -85,7 +85,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                 raise BadRecord("missing image", f"there is no {root / CLASSES / stem}.png")
             image = _image(files, root, stem)
             size = files.size(image)
-            (instances, _), (kinds, palette) = _values(files, where, size), _values(files, classes[stem], size)
+            instances, colours = _values(files, where, size)
+            kinds, palette = _values(files, classes[stem], size)
             if instances.shape != kinds.shape:
                 raise BadRecord("size", f"is {by(instances.shape)}, {classes[stem]} is {by(kinds.shape)}")
             found, before = [], len(data.faults)
@@ -101,6 +102,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                         if len(values) == 1:
                             text = "is the only one and of the border, 255, which is no object: number objects from 1"
                             raise BadRecord("no objects", text)
+                        if BORDER not in (value, colours.get(value)):
+                            data.leave("objects that are border, 255, in SegmentationClass")
                         continue
                     if label is None or counts.max() < 0.9 * counts.sum():
                         listed = ", ".join(f"{value:#x}" for value in own)
