@@ -99,7 +99,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
     tasks = coco.resolve(tasks, classes)
-    facts.of_images(images, remarks)
+    facts.of_images(images, remarks, relative=raw.relative)
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS if name in splits}
     shared: dict[tuple, dict[str, int | None]] = {}
@@ -257,18 +257,20 @@ def _objects(
     for item, measure in zip(image.objects, measures, strict=True):
         with raw.refusing(item.where):
             facts.check_outline(item, measure, height, width, relative=raw.relative, pixels=pixels)
-            instance, cut = instance_of(item, measure, height, width)
+            instance, cut = instance_of(item, measure, height, width, relative=raw.relative)
             counts["clipped"] += cut
-            if text := facts.remark(item, measure, instance, height, width):
+            if text := facts.remark(item, measure, instance, height, width, relative=raw.relative):
                 remarks.add(text, f"{item.where} ({image.file_name})")
             if item.parts_left_out:
                 raw.leave("invalid parts of objects, such as a polygon of two points", item.parts_left_out)
             yield item.labels, instance
 
 
-def instance_of(item: RawObject, measure: Measure, height: int, width: int) -> tuple[Instance, bool]:
+def instance_of(
+    item: RawObject, measure: Measure, height: int, width: int, *, relative: bool = False
+) -> tuple[Instance, bool]:
     """The unlabelled object, with box and area of its mask, and whether it was clipped at the image border. measure: of
-    its outline. Raises BadRecord where it has no pixel in the image."""
+    its outline. relative: see `facts.check_outline`. Raises BadRecord where it has no pixel in the image."""
     segmentation, cut = item.segmentation, False
     if isinstance(segmentation, list):
         cut = measure.leaves(height, width)
@@ -278,7 +280,7 @@ def instance_of(item: RawObject, measure: Measure, height: int, width: int) -> t
         else:
             segmentation = [*measure.rounded]
         if not segmentation:
-            raise BadRecord("geometry", facts.outside(measure.extent, height, width))
+            raise BadRecord("geometry", facts.outside(measure.extent, height, width, relative=relative))
     elif segmentation["size"] != [height, width]:
         raise BadRecord("size", f"the RLE is {by(segmentation['size'])}, the image is {width} x {height}")
     packed = rle(segmentation, height, width)

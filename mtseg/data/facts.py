@@ -87,16 +87,16 @@ def in_pixels(outlines: Iterable[Segmentation]) -> bool:
     return any(max(polygon) > 2 for outline in outlines if isinstance(outline, list) for polygon in outline)
 
 
-def remark(item: RawObject, measure: Measure, instance: Instance, height: int, width: int) -> str | None:
-    """What is in doubt about an object whose outline is valid, None if nothing is."""
+def remark(
+    item: RawObject, measure: Measure, instance: Instance, height: int, width: int, *, relative: bool = False
+) -> str | None:
+    """What is in doubt about an object whose outline is valid, None if nothing is. relative: see `check_outline`."""
     extent = measure.extent
     if item.box is not None and not _agree(item.box, extent) and not _agree(item.box, instance.bbox):
         return _box_remark(item.box, extent, instance.bbox, height, width)
     if isinstance(item.segmentation, list):
         if _leaving(extent, height, width) > BEYOND:
-            swapped = (extent[1], extent[0], extent[3], extent[2])
-            fits = height != width and not _leaving(swapped, height, width)
-            cause = "x and y are swapped" if fits else "the images were resized or cropped after annotating"
+            cause = _beyond_cause(extent, height, width, relative)
             return f"outlines reach far beyond the image (likely cause: {cause})"
         if len(item.segmentation) > 1 and _states_hole(item, measure, instance):
             return (
@@ -113,12 +113,18 @@ def remark(item: RawObject, measure: Measure, instance: Instance, height: int, w
     return None
 
 
-def outside(extent: Box, height: int, width: int) -> str:
-    """That an outline is outside the image, and the likely cause."""
+def outside(extent: Box, height: int, width: int, *, relative: bool = False) -> str:
+    """That an outline is outside the image, and the likely cause. relative: see `check_outline`."""
+    cause = _beyond_cause(extent, height, width, relative)
+    return f"is outside the image of {width} x {height} pixels (likely cause: {cause})"
+
+
+def _beyond_cause(extent: Box, height: int, width: int, relative: bool) -> str:
+    if relative:  # a resized image has the same shares
+        return "coordinates divided by another size than that of the annotated image, or an image that was cropped"
     x, y, w, h = extent
     swapped = height != width and not _leaving((y, x, h, w), height, width)
-    cause = "x and y are swapped" if swapped else "the image was resized or cropped after annotating"
-    return f"is outside the image of {width} x {height} pixels (likely cause: {cause})"
+    return "x and y are swapped" if swapped else "the image was resized or cropped after annotating"
 
 
 def size_cause(stated: tuple[int, int], height: int, width: int, orientation: int) -> str:
@@ -138,8 +144,9 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
     return "the image was cropped or replaced after annotating"
 
 
-def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
-    """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left."""
+def of_images(images: Sequence[Seen], remarks: Remarks, *, relative: bool = False) -> None:
+    """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left. relative:
+    see `check_outline`."""
     proven = any(  # then the tool that stated the turned size turned the image
         image.orientation in (5, 6, 7, 8) and image.raw.size and image.height != image.width for image in images
     )
@@ -160,7 +167,8 @@ def of_images(images: Sequence[Seen], remarks: Remarks) -> None:
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
     if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
-        text = "images whose outlines are all at the top left (likely cause: enlarged after annotating)"
+        cause = "coordinates divided by too large a size" if relative else "enlarged after annotating"
+        text = f"images whose outlines are all at the top left (likely cause: {cause})"
         remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
 
 

@@ -271,3 +271,16 @@ def test_points_on_a_line_have_no_area(tmp_path):
 def test_the_cause_of_an_outline_outside_the_image_is_named():
     assert facts.outside((2, 32, 6, 7), 30, 40).endswith("(likely cause: x and y are swapped)")
     assert "resized or cropped" in facts.outside((50, 50, 6, 7), 30, 40)
+    assert "divided by another size" in facts.outside((2, 32, 6, 7), 30, 40, relative=True)
+
+
+def test_shares_beyond_the_image_are_not_of_a_resized_one(tmp_path):
+    raw = tmp_path / "raw"
+    for split in ("train", "val"):
+        draw(raw / f"{split}/images/a.png")
+        (raw / split / "labels").mkdir()
+        (raw / split / "labels/a.txt").write_text("0 0.1 0.1 1.2 0.1 1.2 0.5\n")
+    (raw / "data.yaml").write_text("names: [car]\n")
+    folders.converted(raw, TASK, format="yolo")
+    (line,) = folders.report(raw)["warnings"]
+    assert "beyond the image" in line and "divided by another size" in line and "resized" not in line
