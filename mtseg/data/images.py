@@ -93,9 +93,11 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Suffixes of image files, in lower case, with the dot."""
+    """Suffixes of image files, in lower case, with the dot. Pillow opens MPO, of cameras with two lenses, as JPEG."""
     PIL.Image.init()
-    return frozenset(suffix for suffix, name in PIL.Image.registered_extensions().items() if name in formats())
+    return frozenset(
+        suffix for suffix, name in PIL.Image.registered_extensions().items() if name in {*formats(), "MPO"}
+    )
 
 
 def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:

@@ -30,6 +30,12 @@ def test_pixels_are_rgb_and_turned_as_exif_says(tmp_path):
     assert read_image(tmp_path, Image(1, "b.png", height=10, width=20)).shape == (10, 20, 3)
 
 
+def test_the_first_frame_of_an_mpo_is_read(tmp_path):
+    path = folders.draw(tmp_path / "a.mpo", save_all=True, append_images=[PIL.Image.new("RGB", (40, 30))])
+    assert path.suffix in images.suffixes()
+    assert read_image(tmp_path, Image(1, path.name, 30, 40, ())).any()
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="a.jpg: no such image"):
         read_image(tmp_path, Image(1, "a.jpg", 10, 20))
