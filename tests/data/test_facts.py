@@ -52,6 +52,7 @@ def test_agreement_and_rounding_are_silent(tmp_path):
     off = [
         annotation(1, bbox=[7.4, 1.6, 10, 7], area=77),
         annotation(2, area=None),
+        annotation(5, bbox=[0, 0, 0, 0], area=0),
         annotation(3, segmentation=rle("F")),
         annotation(4, [[-2, 3, 16, 3, 16, 10, -2, 10]], bbox=[0, 3, 16, 7], area=112),
     ]

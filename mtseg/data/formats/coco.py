@@ -229,12 +229,13 @@ class _File:
         box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
         if (annotation.get("bbox") and not box) or (annotation.get("area") is not None and not area):
             self.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
-        if isinstance(outline, list) and len(outline) > 1 and not area:  # with an area, which is compared, it is known
+        box, area = box if box and any(box) else None, area[0] or None if area else None  # 0 means not stated
+        if (
+            isinstance(outline, list) and len(outline) > 1 and area is None
+        ):  # with an area, which is compared, it is known
             leave_inner(self.data, outline)
         crowd = self.crowds and _crowd(annotation)
-        objects[_id(annotation, "image_id")].append(
-            RawObject(where, labels, outline, crowd, box, area[0] if area else None, left_out)
-        )
+        objects[_id(annotation, "image_id")].append(RawObject(where, labels, outline, crowd, box, area, left_out))
 
     def _labels(self, annotation: dict[str, Any]) -> Labels | None:
         if self.schema.typed or len(self.schema.levels) > 1 or annotation.get("attributes") or annotation.get("labels"):
