@@ -151,7 +151,7 @@ class _File:
     listed: set[str]  # gets the images of the file
     shared: dict[Any, Labels | None] = field(default_factory=dict)
     invalid: Counter[Any] = field(default_factory=Counter)  # objects of an image that are faults
-    listed: dict[str, str] = field(default_factory=dict)  # the splits of images, by id, that the file itself lists
+    split_of_id: dict[str, str] = field(default_factory=dict)  # the splits of images, by id, that the file itself lists
 
     def read(self) -> None:
         """Add its images to the data, or a fault. Raises BadRecord if the file as a whole is invalid."""
@@ -179,7 +179,7 @@ class _File:
         lists = self.raw.get("splits")
         for name, ids in lists.items() if isinstance(lists, dict) else ():
             if isinstance(ids, list) and (split := self.splits.of_name(str(name))):
-                self.listed |= dict.fromkeys(map(str, ids), split)
+                self.split_of_id |= dict.fromkeys(map(str, ids), split)
         annotations.reverse()
         number = 0
         while annotations:  # which frees the memory of each one that was read
@@ -204,7 +204,7 @@ class _File:
         file_name = self.files.image(name, self._places)
         self.listed.add(file_name)
         size = stated_size(image.get("height"), image.get("width"))
-        own = self.splits.of_record(image, self.data) or self.listed.get(str(_id(image)))
+        own = self.splits.of_record(image, self.data) or self.split_of_id.get(str(_id(image)))
         if own and self.split and own != self.split:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
         split = self.split or own or self.splits.of_folders(file_name)
