@@ -89,8 +89,13 @@ def _other_name(files: Files, where: str, raw: dict[str, Any], image: str) -> st
     if name != PurePosixPath(image).name:
         return name if name in files.image_names else None
     path = os.path.normpath(PurePosixPath(where).parent / stated).replace(os.sep, "/")
-    copied = path not in files.images or filecmp.cmp(files.folder / path, files.folder / image, shallow=False)
-    return None if path == image or copied else stated
+    if path == image or path not in files.images:
+        return None
+    try:
+        copied = filecmp.cmp(files.folder / path, files.folder / image, shallow=False)
+    except OSError:  # a file that cannot be read is reported when it is
+        return None
+    return None if copied else stated
 
 
 def _embedded(path: Path, data: Any) -> tuple[tuple[int, int], np.ndarray] | None:
