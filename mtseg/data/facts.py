@@ -19,7 +19,7 @@ from mtseg.core.errors import one_line
 from mtseg.core.masks import Box, Segmentation
 from mtseg.core.tables import Image, Instance
 from mtseg.data import duplicates
-from mtseg.data.polygons import Measure
+from mtseg.data.polygons import Measure, is_inside
 from mtseg.data.raw import BadRecord, RawObject, by
 
 if TYPE_CHECKING:
@@ -267,9 +267,14 @@ def _is_one_pixel(item: RawObject, extent: Box) -> bool:
 
 
 def _states_hole(item: RawObject, measure: Measure, instance: Instance) -> bool:
-    """Whether the stated area is that of a polygon minus those inside it."""
-    even_odd = 2 * max(measure.areas) - measure.area
-    return item.area is not None and abs(item.area - even_odd) < 0.25 * abs(item.area - instance.area)
+    """Whether the stated area is that of the outer polygons minus those inside them."""
+    if item.area is None or item.area > measure.area - 1.5 * min(
+        measure.areas
+    ):  # it would be twice the inner area less
+        return False
+    pairs = zip(item.segmentation, measure.areas, strict=True)
+    inner = sum(area for polygon, area in pairs if is_inside(polygon, item.segmentation))
+    return inner > 0 and abs(item.area - (measure.area - 2 * inner)) < 0.25 * abs(item.area - instance.area)
 
 
 def _crosses(measure: Measure, instance: Instance) -> bool:

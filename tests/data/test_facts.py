@@ -116,6 +116,11 @@ def test_rows_are_found_without_a_box(tmp_path):
             | {"bbox": [2, 2, 30, 25], "area": 750 - 16 * 14},
             "holes written as a second polygon",
         ),
+        (
+            {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12], [4, 4, 8, 4, 8, 8, 4, 8], [20, 10, 28, 10, 28, 18, 20, 18]]}
+            | {"bbox": [2, 2, 26, 16], "area": 100 - 16 + 64},
+            "holes written as a second polygon",
+        ),
     ],
 )
 def test_what_is_in_doubt_is_a_warning_with_count_and_example(tmp_path, keys, words):
