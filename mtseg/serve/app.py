@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -409,5 +410,7 @@ def run(weights: Path, *, host: str, port: int, device: str, limits: Limits) -> 
         server = uvicorn.Server(uvicorn.Config(application(predictor, limits), access_log=False))
         for number in (signal.SIGINT, signal.SIGTERM):  # the server raises it again when it has ended
             signal.signal(number, signal.default_int_handler)
+        where = f"[{host}]" if ":" in host else host
+        print(f"serving on http://{where}:{listening.getsockname()[1]}, stop with Ctrl-C", file=sys.stderr)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
