@@ -55,7 +55,7 @@ class _NotUnderstood(Exception):
 
 
 class _Unclear(_NotUnderstood):
-    """The same of a file that does state one, whatever its name."""
+    """The same of a file that states a split, under any name."""
 
 
 def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
@@ -277,7 +277,7 @@ def _stating(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         ):
             found[key] = values
     if not found and all(flags := [of_flags(record) for record in records]) and len({*flags}) > 1:
-        keys = [key for key in records[0] if of_flags({key: 1})]
+        keys = [key for key in records[0] if of_flags({"is_train": 0, "is_val": 0, "is_test": 0} | {key: 1})]
         found = {key: flags for key in keys}
     return found
 

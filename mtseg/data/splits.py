@@ -114,13 +114,19 @@ def folds(path: str) -> str | None:
 
 
 def of_flags(record: Mapping[str, Any]) -> str | None:
-    """The split by keys such as is_train or val, whose values are yes or no. None if they state none."""
+    """The split by keys such as is_train, or train and val, whose values are yes or no. None if they state none, as
+    `train` alone, which may be a class."""
     flags: dict[str, bool] = {}
+    sure = False
     for key, value in record.items():
-        words = [word for word in _words(str(key)) if word not in ("is", "in", "for", "use")]
+        every = _words(str(key))
+        words = [word for word in every if word not in ("is", "in", "for", "use")]
         split, flag = _meaning(words[0]) if len(words) == 1 else None, _FLAGS.get(str(value).lower())
         if split and flag is not None:
             flags[split] = flag
+            sure |= len(every) > 1
+    if not sure and len(flags) < 2:
+        return None
     return next((split for split, flag in flags.items() if flag), _REST.get(tuple(sorted(flags))))
 
 

@@ -548,6 +548,13 @@ def test_other_files_are_no_splits(raw, file):
     assert "drawn" in folders.report(raw)["split"]
 
 
+def test_a_column_of_a_class_called_train_is_no_split(raw):
+    write(raw, *NAMES)
+    (raw / "meta.csv").write_text("image,car,train\na,1,0\nb,0,1\nc,1,1\n")
+    split(raw)
+    assert "drawn" in folders.report(raw)["split"]
+
+
 def test_several_lists_of_splits_must_agree(raw):
     write(raw, *NAMES)
     (raw / "split.json").write_text(json.dumps(SPLIT_OF))
