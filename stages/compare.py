@@ -1,6 +1,7 @@
-"""`python -m stages.compare REV_A REV_B`: compare two revisions on one page. Not a stage of the pipeline.
+"""`python -m stages.compare [A [B]]`: compare two revisions on one page. Not a stage of the pipeline.
 
-A revision is a commit, a branch, a tag, an experiment, or `workspace` for the files as they are. About 5 s for 100
+A revision is a commit, a branch, a tag, an experiment, or `workspace` for the files as they are. As in `dvc metrics
+diff`, A is HEAD and B the workspace unless they are given. About 5 s for 100
 images with 80 predictions each. Expect compare/index.html: params, scores with intervals, and images.
 """
 
@@ -14,10 +15,12 @@ from mtseg.report import compare, data_changes
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description="Compare two revisions on one page.")
-    parser.add_argument("revisions", nargs=2, metavar="REV", help="commit, branch, tag, experiment or `workspace`")
-    arguments = parser.parse_args()
+    for name, default in (("a", "HEAD"), ("b", "workspace")):
+        revision = f"commit, branch, tag, experiment or `workspace`, by default {default}"
+        parser.add_argument(name, nargs="?", default=default, metavar=name.upper(), help=revision)
+    revisions = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as scratch:
-        pair = [compare.load(rev, Path(scratch) / name) for name, rev in zip("ab", arguments.revisions, strict=True)]
+        pair = [compare.load(revision, Path(scratch) / name) for name, revision in revisions.items()]
         changes = data_changes.rows(*(side.revision for side in pair), Path(scratch))
         for note in compare.write(Path("compare"), *pair, changes):
             print(f"note: {note}")

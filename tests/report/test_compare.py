@@ -312,7 +312,7 @@ def test_what_the_cache_lost_is_one_line_with_what_to_run_and_the_metrics_are_st
     hidden = repo / ".dvc/cache"
     hidden.rename(repo / ".dvc/gone")
     try:
-        output = run("better", "workspace")
+        output = run("better")
     finally:
         (repo / ".dvc/gone").rename(hidden)
     assert re.search(r"^note: better: data/coco/val.parquet is not in DVC's cache: .*`dvc repro`.*\nopen", output)
@@ -325,7 +325,7 @@ def test_a_fresh_clone_has_no_cache_and_gets_a_note(repo, run, tmp_path, monkeyp
     clone = tmp_path / "clone"
     call(repo, "git", "clone", "--quiet", str(repo), str(clone))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    output = run("HEAD", "workspace", folder=clone)
+    output = run(folder=clone)
     assert re.search(r"^note: HEAD: data/coco/val.parquet is not in DVC's cache: .*`dvc repro`", output, re.MULTILINE)
     assert "segm.AP" in (clone / "compare/index.html").read_text()
 
