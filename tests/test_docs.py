@@ -5,11 +5,14 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from mtseg.core.files import read_json
+from mtseg.core.params import Ranking
+from mtseg.evaluation.filter import RULES
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -67,6 +70,14 @@ def test_tables_of_whole_runs_are_of_their_files(heading):
     assert not [row for row in map(cells, rows) if row not in section]
     accuracies = ", ".join(f"{task['accuracy']:.1f}" for name, task in tasks.items() if name != main)
     assert cells([scores["segm"]["AP"], joint["AP"], accuracies]) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("head", "names"), [("`test.ranking`", get_args(Ranking)), ("rule, in this order", [one.__name__ for one in RULES])]
+)
+def test_the_tables_of_metrics_have_every_ranking_and_every_rule(head, names):
+    table = (ROOT / "docs/metrics.md").read_text(encoding="utf-8").partition(f"\n| {head} |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*names]
 
 
 def cells(values: list) -> str:
