@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,8 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
         *("filter", "images", "health", "lost"),
         *(f"{kind}_{task.name}" for kind in ("confusion", "data") for task in tasks),
     }
+    page = (Path(figures.__file__).parent / "templates/page.html").read_text(encoding="utf-8")
+    assert all(f'"{name}"' in page or f'"{name.partition("_")[0]}_" ~' in page for name in drawn), "a place on the page"
     assert count != 1 or figures.figures(given) == drawn
     for name, text in drawn.items():
         root = ElementTree.fromstring(text)
