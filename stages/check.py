@@ -14,7 +14,7 @@ from mtseg.core.params import load
 def main() -> None:
     params = load()
     from mtseg.checks import run as checks
-    from mtseg.checks.findings import of_severity
+    from mtseg.checks.findings import SEVERITIES, of_severity
 
     folder = Path("data/check")
     (folder / "verdict.json").unlink(missing_ok=True)  # a check that cannot finish leaves none
@@ -26,7 +26,7 @@ def main() -> None:
     with replace_folder(folder) as temporary:
         write_json(temporary / "verdict.json", checks.verdict(findings))
         write_json(temporary / "findings.json", [finding.as_record() for finding in findings])
-    counts = {f"{severity}s": len(of_severity(findings, severity)) for severity in ("error", "warning", "note")}
+    counts = {f"{severity}s": len(of_severity(findings, severity)) for severity in SEVERITIES}
     write_json(Path("metrics/check.json"), counts)
     for finding in findings:
         if finding.severity != "error":

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtseg.checks import resolution
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import SEVERITIES, Finding
 from mtseg.core.params import Input
 from mtseg.diagnosis import ranking
 from mtseg.diagnosis.split import Split
@@ -27,7 +27,7 @@ OF_CAUSE = {  # cause -> the kind of error that it makes
     "collapse_to_background": "labels", "collapse_to_class": "labels", "label_noise": "labels",
     "task_untrained_in_matching": "labels", "too_few_steps": "labels", "duplicates": "ranking",
     "queries_saturated": "all_found", "detections_too_few": "all_found", "annotations_missing": "all_found",
-    "filter_too_strict": "all_found",
+    "filter_too_strict": "all_found", "ranking": "ranking",
 }  # fmt: skip
 
 
@@ -43,9 +43,9 @@ def by_gain(findings: Sequence[Finding], split: Split, oracles: dict[str, float]
     weighed = []
     for finding in findings:
         kind = OF_CAUSE.get(finding.cause)
+        if finding.cause == "annotations_missing" and finding.where == "val":
+            kind = "ranking"  # predictions of objects that val lacks count as false
         gain = oracles[kind] - oracles["AP"] if oracles and kind else 0.0
-        if finding.cause == "annotations_missing" and finding.where == "val" or finding.cause == "ranking":
-            gain = oracles.get("ranking", 0.0) - oracles.get("AP", 0.0)
         if kind == "labels" and finding.where and len(split.tasks) > 1:
             task = next((task for task in split.tasks if finding.where == f"task '{task.name}'"), None)
             gain = ranking.with_labels(split, [task]) - oracles["AP"] if oracles and task else gain
@@ -54,8 +54,7 @@ def by_gain(findings: Sequence[Finding], split: Split, oracles: dict[str, float]
 
 
 def by_weight(weighed: Sequence[Weighed]) -> list[Weighed]:
-    order = ("error", "warning", "note")
-    return sorted(weighed, key=lambda one: (order.index(one.finding.severity), -one.gain))
+    return sorted(weighed, key=lambda one: (SEVERITIES.index(one.finding.severity), -one.gain))
 
 
 def factor(oracles: dict[str, float]) -> list[Finding]:

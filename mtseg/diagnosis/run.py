@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import SEVERITIES, Finding
 from mtseg.core.params import Filter, Input, Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, limits, masks, parts, ranking
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 
-SEVERITIES = ("error", "warning", "note")
 BATCH_CAUSES = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
 DECLINE_CAUSES = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # explained by a fall of AP
 WRONG_LABELS = {"collapse_to_background", "collapse_to_class", "task_untrained_in_matching"}
