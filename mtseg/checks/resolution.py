@@ -20,10 +20,10 @@ from mtseg.core.tables import UNLABELLED, Images
 STRIDE = 4  # of the mask logits
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of input.size, in the table
 WORK = 2e8  # pixels of all masks at most: with large images a sample of the objects is enough
-CERTAIN = 1e-3  # coverage of a cell is taken as at least this and at most 1 less it, for its logit is infinite else
+CERTAIN = 1e-3  # the share of a cell that is covered is taken as this to 1 - this: the logits of 0 and 1 are infinite
 LOW = 80.0  # AP below which a warning is given
 GAIN = 5.0  # AP, that the next size in the table must bring at least
-IOUS = np.linspace(0.5, 0.95, 10)
+IOUS = np.linspace(0.5, 0.95, 10)  # COCO's
 
 
 def ceilings(images: Images, task: Task, size: int) -> dict[int, float]:
@@ -35,13 +35,10 @@ def ceilings(images: Images, task: Task, size: int) -> dict[int, float]:
     if not len(objects):
         return {}
     sizes = sorted({max(32, round(size * factor / 32) * 32) for factor in FACTORS} | {size})
-    true = [masks.mask(rle, height, width) for rle, height, width in _rles(objects)]
+    sides = zip(objects.height.tolist(), objects.width.tolist(), strict=True)
+    true = [masks.mask(rle, *shape) for rle, shape in zip(objects.rles(), sides, strict=True)]
     ious = {own: np.array([_iou(mask, representable(mask, own)) for mask in true]) for own in sizes}
     return {own: round(ideal(iou, objects.labels[task.name]), 1) for own, iou in ious.items()}
-
-
-def _rles(objects) -> Iterator[tuple]:
-    return zip(objects.rles(), objects.height.tolist(), objects.width.tolist(), strict=True)
 
 
 def representable(mask: np.ndarray, size: int) -> np.ndarray:
