@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,10 @@ def draw() -> Images:
         for split in ("train", "val"):
             (RAW / split).mkdir(parents=True, exist_ok=True)
             for file in Path(kind, split).iterdir():
-                text = file.read_bytes().replace(b'"imagePath": "', f'"imagePath": "{kind}-'.encode())
-                (RAW / split / f"{kind}-{file.name}").write_bytes(text if file.suffix == ".json" else file.read_bytes())
+                content = file.read_bytes()
+                if file.suffix == ".json":
+                    content = content.replace(b'"imagePath": "', f'"imagePath": "{kind}-'.encode())
+                (RAW / split / f"{kind}-{file.name}").write_bytes(content)
     data = given.data.model_copy(update={"raw": RAW})
     convert(data, given.tasks, Path("coco"), seed=0)
     return Images.read("coco/val.parquet")
@@ -57,6 +59,11 @@ def corrections(predictor: Predictor, images: Images) -> dict[str, int]:
     predictions, objects, hits, correct = f1.counts(evaluation).T
     needed = predictions + objects - hits - correct
     return {Path(images.file_name[row]).name: int(needed[row]) for row in rows}
+
+
+def totals(names: Collection[str], needed: Mapping[str, int]) -> tuple[int, int]:
+    """Of these images: the corrections they need, and how many are unusual."""
+    return sum(needed[name] for name in names), sum(not name.startswith("usual") for name in names)
 
 
 def main() -> None:
@@ -74,10 +81,11 @@ def main() -> None:
             "most different": list(different.choose(predictor, RAW / "val", train, FIRST, batch=BATCH)),
         }
     for name, order in orders.items():
-        first = order[:FIRST]
-        unusual = sum(not one.startswith("usual") for one in first)
-        print(f"{name:<22}{sum(needed[one] for one in first):>6}{unusual:>6}")
-    print(f"{'random':<22}{FIRST * sum(needed.values()) / len(needed):>6.0f}{FIRST * 100 / len(needed):>6.0f}")
+        corrected, unusual = totals(order[:FIRST], needed)
+        print(f"{name:<22}{corrected:>6}{unusual:>6}")
+    corrected, unusual = totals(needed, needed)
+    share = FIRST / len(needed)
+    print(f"{'random':<22}{share * corrected:>6.0f}{share * unusual:>6.0f}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from PIL import Image
 from benchmarks.intake import ROOT, command, environment, write_params
 
 SIZES = (5_000, 10_000, 20_000, 40_000)
-# name: arguments after `python`. A stage finds what those before it wrote.
-STAGES = {name: command(name)[1:] for name in ("convert", "register")}
+STAGES = ("convert", "register")  # each finds what those before it wrote
 SIDE = 64  # pixels of an image's side
 OBJECTS = 7.3  # per image, on average, as in COCO
 CORNERS = 24  # of a polygon, the median of COCO
@@ -64,7 +63,7 @@ def main() -> None:
                 other.apply(generate, (Path(folder) / "raw", count))
             write_params(Path(folder), {"data": {"raw": "raw", "format": "coco", "split": 0.05}})
             for name in given.stages:
-                cost = costs[name][count] = run(STAGES[name], Path(folder))
+                cost = costs[name][count] = run(command(name), Path(folder))
                 print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
     if len(given.images) > 1:
         for name, own in costs.items():
@@ -74,9 +73,9 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str], folder: Path) -> Cost:
-    """The cost of a Python process. Exits if it fails."""
+    """The cost of a process. Exits if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)  # else it seems to run
     if status:
@@ -100,8 +99,8 @@ def generate(raw: Path, count: int, seed: int = 0) -> None:
             polygon = [round(value, 2) for value in points.ravel().tolist()]
             (x, y), (right, bottom) = points.min(0).round(2).tolist(), points.max(0).round(2).tolist()
             box, area = [x, y, round(right - x, 2), round(bottom - y, 2)], round(shoelace(points), 2)
-            of = {"id": len(annotations) + 1, "image_id": number, "category_id": int(rng.integers(CLASSES)) + 1}
-            annotations.append(of | {"bbox": box, "area": area, "iscrowd": 0, "segmentation": [polygon]})
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": int(rng.integers(CLASSES)) + 1}
+            annotations.append(ids | {"bbox": box, "area": area, "iscrowd": 0, "segmentation": [polygon]})
     images = [{"id": n, "file_name": f"{n:06}.jpg", "height": SIDE, "width": SIDE} for n in range(count)]
     categories = [{"id": n + 1, "name": f"class {n + 1}"} for n in range(CLASSES)]
     with (raw / "annotations.json").open("w") as file:

@@ -35,9 +35,8 @@ def first_label(change: Callable[[str], str]) -> Callable[[Path], None]:
 
 
 def colours(folder: Path) -> list[str]:
-    found: set[str] = set()
-    edit_labels(folder, lambda parts, rng: found.add(parts[COLOUR]) or parts)
-    return sorted(found)
+    shapes = [shape for path in folder.rglob("*.json") for shape in json.loads(path.read_bytes())["shapes"]]
+    return sorted({shape["label"].split(",")[COLOUR] for shape in shapes})
 
 
 def wrong_colours(share: float, split: str = ".") -> Callable[[Path], None]:

@@ -24,7 +24,7 @@ MEMORY = {"model": {"num_queries": 10_000}, "loss": {"num_points": 10**6}, "solv
 
 @dataclass(frozen=True)
 class Case:
-    """count: of the faults in it."""
+    """count: number of faults in it."""
 
     kind: str
     name: str

@@ -26,4 +26,4 @@ def test_a_stage_is_measured_and_plotted(tmp_path, monkeypatch, capsys):
 
 def test_a_process_that_fails_ends_the_benchmark(tmp_path):
     with pytest.raises(SystemExit):
-        scale.run(["-c", "raise SystemExit(3)"], tmp_path)
+        scale.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
