@@ -20,7 +20,7 @@ FAULTS = (
     Fault("maxDets 1 and one detection per image", failure="query_count", since="predict",
           causes=("detections_too_few", "queries_saturated"),
           changes={"test.detections": 1, "test.max_dets": [1]}),
-    Fault("a task's loss weight is 0 for the main task", failure="zero_loss_weight", causes=("loss_muted",),
+    Fault("the main task's loss weight is 0", failure="zero_loss_weight", causes=("loss_muted",),
           changes={"tasks.shape.loss_weight": 0.0}),
     Fault("a task's match weight is 0", failure="task_untrained_in_matching", causes=("task_untrained_in_matching",),
           changes={"tasks.fill.match_weight": 0.0}),
