@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from benchmarks.survival.spoil import EMPTY, a_bit, fifo, foreign_pickle, half
+from benchmarks.survival.spoil import folder as spoiled_folder
 from mtseg.core.errors import UserError
 from mtseg.training import loop
 from tests.training.runs import run
@@ -139,35 +141,7 @@ def test_other_images_under_the_same_names_are_other_data(data, tmp_path, monkey
     assert "resumed" not in capsys.readouterr().out
 
 
-def spoil_half(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def spoil_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def spoil_empty(path):
-    path.write_bytes(b"")
-
-
-def spoil_folder(path):
-    path.unlink()
-    path.mkdir()
-
-
-def spoil_fifo(path):  # to read it would wait for ever
-    path.unlink()
-    os.mkfifo(path)
-
-
-def spoil_other(path):
-    torch.save({"network": {}, "optimizer": {}}, path)
-
-
-@pytest.mark.parametrize("spoil", [spoil_half, spoil_a_bit, spoil_empty, spoil_folder, spoil_fifo, spoil_other])
+@pytest.mark.parametrize("spoil", [half, a_bit, EMPTY, spoiled_folder, fifo, foreign_pickle])
 @pytest.mark.parametrize("both", [False, True], ids=["state", "both states"])
 def test_a_damaged_state_is_put_aside_and_the_one_before_is_used(
     data, whole, stopped, tmp_path, monkeypatch, capsys, spoil, both
