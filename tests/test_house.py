@@ -1,7 +1,7 @@
 """The house rules, checked on the import graph: floors, silent imports, dependencies and params of the stages."""
 
 import ast
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -320,8 +320,9 @@ def test_no_file_is_called_utils():
     assert not names & {"utils", "util", "helpers", "common"}
 
 
-@pytest.mark.parametrize("kind", ["backbones", "formats"])
-def test_what_params_may_name_is_a_file(kind):
-    section, key = {"backbones": ("model", "backbone"), "formats": ("data", "format")}[kind]
-    package = {"backbones": "mtseg.model.backbones", "formats": "mtseg.data.formats"}[kind]
-    assert importlib.util.find_spec(f"{package}.{PARAMS[section][key]}")
+@pytest.mark.parametrize(
+    ("package", "named"),
+    [("mtseg.model.backbones", PARAMS["model"]["backbone"]), ("mtseg.data.formats", PARAMS["data"]["format"])],
+)
+def test_what_params_may_name_is_a_file(package, named):
+    assert importlib.util.find_spec(f"{package}.{named}")

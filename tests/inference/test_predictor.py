@@ -55,9 +55,7 @@ def test_a_complete_model_predicts_as_the_pipeline_does(tmp_path, shots, seen):
     images = Images.from_records(records, classes)
     model = load_model(checkpoint, tasks=tasks, model=given.model, detections=given.test.detections)
     raw = predict(model, images, root=shots, input=given.input, batch=3, progress=False)
-    evaluation = Evaluation(
-        images, raw, pairs.of_masks(images, raw), tasks=tasks, ranking=given.test.ranking
-    )  # fmt: skip
+    evaluation = Evaluation(images, raw, pairs.of_masks(images, raw), tasks=tasks, ranking=given.test.ranking)
     expected, _ = filter.apply(evaluation, rules).predictions
     assert 0 < len(expected) < len(raw)
 
