@@ -10,6 +10,8 @@ import torch
 
 import mtseg
 from mtseg.core.errors import UserError
+from mtseg.core.metadata import TaskClasses
+from mtseg.core.params import Task
 from mtseg.inference.torch_network import description, load_model, predict
 from tests import tiny
 from tests.scenes import SIZE, make_tasks, scene
@@ -55,6 +57,13 @@ def test_a_table_and_a_list_of_its_records_are_predicted_alike(tmp_path, images,
         for given in (images, list(images))
     )
     assert all(np.array_equal(one.column(name), other.column(name)) for name in one.names)
+
+
+def test_a_checkpoint_records_all_of_a_task_but_what_only_training_uses():
+    """Otherwise a model file is read as a network of other heads."""
+    training = {"loss_weight", "match_weight", "class_weights", "flip_pairs"}
+    for task in description(TASKS, GIVEN.model)["tasks"]:
+        assert {*task} == {*TaskClasses.model_fields} == {*Task.model_fields} - training
 
 
 def test_a_checkpoint_of_other_tasks_or_another_network_is_refused(checkpoint):
