@@ -50,7 +50,8 @@ def command(
         float | None,
         typer.Option(
             min=0, max=1, show_default="as the model's filter has it",
-            help="Smallest label probability x mask quality of the main task.",
+            help="Smallest label probability x mask quality of the main task, in place of all thresholds of the "
+            "filter: --score 0 shows all detections but duplicates.",
         ),
     ] = None,
     tile: Annotated[
@@ -87,8 +88,12 @@ def command(
 
         mtseg predict aerial.tif --weights segmenter.onnx --tile 512 --overlap 0.2
 
-    The rules of the model's filter apply (see `mtseg info FILE`). Images are rotated by their EXIF data. Where images
-    of several sources have the same name, the names of all begin with the folders above. Images in DIR are left out.
+    The rules of the model's filter apply (see `mtseg info FILE`); how many detections each removed is printed at the
+    end. --score replaces those on labels, min_score, min_logit and drop_background, and leaves those on masks:
+    largest_component, min_area, nms and most.
+
+    Images are rotated by their EXIF data. Where images of several sources have the same name, the names of all begin
+    with the folders above. Images in DIR are left out.
 
     Ctrl-C stops after the current batch of images or tiles; the same command continues there, and its outputs are those
     of an unbroken run. A run that is finished is not repeated. DIR/run.json records its settings.
@@ -101,7 +106,7 @@ def command(
     from mtseg.core import metadata
     from mtseg.core.errors import UserError
     from mtseg.inference import export, folder
-    from mtseg.inference.result import counted
+    from mtseg.inference.result import counted, filter_line
 
     formats = [name.strip() for name in format.split(",") if name.strip()]
     if unknown := [name for name in formats if name not in export.FORMATS]:
@@ -135,6 +140,9 @@ def command(
         raise UserError(f"none of {counted(len(run.failed), 'image')} could be read: see {out / folder.FAILED}")
     skipped = f", {len(run.failed)} skipped (see {folder.FAILED})" if run.failed else ""
     print(f"{counted(run.images, 'image')}, {counted(run.predictions, 'prediction')}{skipped}")
+    print(filter_line(run.removed, run.empty, run.images))
+    if run.empty and run.removed and score != 0:
+        print("try --score 0, which shows what the filter's thresholds removed")
     print(f"{out}: {', '.join(run.outputs + [folder.OVERLAYS] * save_images)}")
     if run.failed:
         raise typer.Exit(SOME_SKIPPED)

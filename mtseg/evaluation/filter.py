@@ -158,6 +158,7 @@ def surplus(kept: Kept, settings: Filter) -> Kept:
 
 
 RULES = (background, low_score, low_logit, largest_component, small, duplicate, surplus)
+KEYS = "drop_background min_score min_logit largest_component min_area nms most".split()  # of their settings
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,12 @@ class Filtered:
         for (_, before), (rule, after) in pairwise(self.steps.items()):
             rules[np.setdiff1d(before.rows, after.rows)] = rule
         return pd.DataFrame({"prediction": np.arange(len(rules)), "rule": pd.Series(rules, dtype=object)})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{key of `filter` in params.yaml: number of predictions that its rule removed}, without those of 0."""
+        left = pairwise(map(len, self.steps.values()))
+        return {key: before - after for key, (before, after) in zip(KEYS, left, strict=True) if before > after}
 
 
 def apply(evaluation: Evaluation, settings: Filter) -> Filtered:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,8 @@ from mtseg.inference.sources import File, files
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
 RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
 MADE = b"drawn by mtseg predict"  # the comment in an overlay, by which it is known again
+SPAN = ("images", "empty", "removed", "failed")  # in span.json
+RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
 
 
@@ -83,7 +86,8 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
 
 class Run:
     """A run in its folder. done: number of images that are finished, the unreadable ones included. images: number of
-    those that were read. failed: name and error of the others. finished: whether all formats are written."""
+    those that were read, empty: of those without a prediction. removed: see `Result`. failed: name and error of the
+    images that were not read. finished: whether all formats are written."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
         """Find out how far the run is; nothing is changed before `start`. overwrite: then delete the outputs of another
@@ -101,17 +105,20 @@ class Run:
             raise UserError(
                 f"{out} holds a run with {'; '.join(other)}: choose another folder, or start again with --overwrite"
             )
+        if record and not overwrite and record["outputs"] is not None and not {*RECORDED} <= {*record}:
+            raise UserError(f"{out} holds a run of an older mtseg: choose another folder, or add --overwrite")
         if overwrite or not record:
             record = {"outputs": None}
         self.outputs = record["outputs"]
         self.finished = self.outputs is not None and not self.parts.exists()
         if self.finished:
-            self.images, self.failed = record["images"], record["failed"]
             self.predictions, self.formats = record["predictions"], record["formats"]
+            spans = [record]
         else:
-            spans = [] if overwrite else [read_json(part / "span.json") for part in self._spans()]
-            self.images = sum(span["images"] for span in spans)
-            self.failed = [one for span in spans for one in span["failed"]]
+            spans = [] if overwrite else [read_json(part / "span.json", keys=SPAN) for part in self._spans()]
+        self.images, self.empty = (sum(span[key] for span in spans) for key in ("images", "empty"))
+        self.failed = [one for span in spans for one in span["failed"]]
+        self.removed = sum((Counter(span["removed"]) for span in spans), Counter())
         self.done = self.images + len(self.failed)
 
     def _record(self) -> dict[str, Any] | None:
@@ -121,7 +128,7 @@ class Run:
         if not self.out.is_dir() or not any(self.out.iterdir()):
             return None
         record = read_json(self.out / RUN) if (self.out / RUN).is_file() else None
-        if not isinstance(record, dict) or not {"settings", "outputs"} <= {*record}:
+        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or "outputs" not in record:
             raise UserError(f"{self.out} is not empty and holds no run of `mtseg predict`: choose another folder")
         return record
 
@@ -166,8 +173,16 @@ class Run:
                 joined = Result.join(self._results)
                 joined.write(folder / "predictions.parquet", joined.tasks)
                 joined.images.write(folder / "images.parquet")
-            write_json(folder / "span.json", {"images": len(self._results), "failed": self._failed})
-        self.images += len(self._results)
+            span = {
+                "images": len(self._results),
+                "empty": sum(not len(result) for result in self._results),
+                "removed": sum((Counter(result.removed) for result in self._results), Counter()),
+                "failed": self._failed,
+            }
+            write_json(folder / "span.json", span)
+        self.images += span["images"]
+        self.empty += span["empty"]
+        self.removed += span["removed"]
         self.failed += self._failed
         self.done += count
         self._results, self._failed, self._saved = [], [], time.monotonic()
@@ -191,10 +206,7 @@ class Run:
                 write_table(folder / FAILED, self.failed, ("file_name", "error"))
         written = sorted((self.parts / "outputs").iterdir())
         self.outputs = [path.name for path in written]
-        record = {
-            name: getattr(self, name) for name in ("settings", "outputs", "images", "failed", "predictions", "formats")
-        }
-        write_json(self.out / RUN, record)
+        write_json(self.out / RUN, {name: getattr(self, name) for name in RECORDED})
         for path in written:
             _remove(self.out / path.name)
             path.rename(self.out / path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, repeat
@@ -76,21 +77,24 @@ class Predictor:
         batch: int = 8,
         tile: int | None = None,
         overlap: float = 0.2,
+        on_error: Report | None = None,
     ) -> Result:
         """The predictions of every image of a source, in one table (see `Predictions`), image by image, the best first.
 
         source: a path of an image, folder or video, a pattern such as `shots/**/*.jpg`, a PIL image, a uint8 array
         [height, width, 3] in RGB (also RGBA, or [height, width] in grey), or a list of these. score: smallest label
-        probability x mask quality of the main task, 0 to 1; by default as the model's filter has it. batch: images at a
-        time, or tiles. tile: cut larger images into tiles of so many pixels a side, 32 or more, for objects that are
-        small in them; the best size shows objects about as large, compared with the tile, as they were in the training
-        images. overlap: share of a tile, 0 to 0.9, that it has in common with the next at least; objects up to that
-        size are seen whole. See `mtseg.inference.tiling`. Raises UserError on an image that cannot be read, where there
-        is none, and on settings out of range.
+        probability x mask quality of the main task, 0 to 1. It replaces all thresholds of the model's filter,
+        `min_score`, `min_logit` and `drop_background`: with 0 all detections are returned but duplicates and what other
+        rules on masks remove. batch: images at a time, or tiles. tile: cut larger images into tiles of so many pixels a
+        side, 32 or more, for objects that are small in them; the best size shows objects about as large, compared with
+        the tile, as they were in the training images. overlap: share of a tile, 0 to 0.9, that it has in common with
+        the next at least; objects up to that size are seen whole. See `mtseg.inference.tiling`. on_error: called with
+        the name of an image that cannot be read and the error, such as `print`; the image is then left out. By default
+        the error is raised. Raises UserError also where no image is left, and on settings out of range.
         """
-        results = list(self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap))
+        results = list(self.stream(source, score=score, batch=batch, tile=tile, overlap=overlap, on_error=on_error))
         if not results:
-            raise UserError("there is no image to predict on: the source is empty")
+            raise UserError("there is no image to predict on: the source is empty, or none could be read")
         return Result.join(results)
 
     __call__ = predict
@@ -100,9 +104,8 @@ class Predictor:
         on_error: Report | None = None, on_tiles: tiling.Progress | None = None, first: int = 1,
     ) -> Iterator[Result]:  # fmt: skip
         """The same, one image's result at a time, in bounded memory: no result holds the pixels of a file or a video.
-        on_error: called with an image's name and the error when it cannot be read, which is then left out; by default
-        the error is raised. on_tiles: called with the numbers of tiles of an image that are done, and of all. first: id
-        of the first image."""
+        on_tiles: called with the numbers of tiles of an image that are done, and of all. first: id of the first
+        image."""
         _check(score, batch)
         tiling.check(tile, overlap)
         number = first - 1  # of the last image
@@ -146,41 +149,48 @@ class Predictor:
         found = map(encode, self.network.detect(np.stack(squares), content, sizes), count(first), repeat(self.tasks))
         for number, (source, size, own) in enumerate(zip(given, sizes, found, strict=True), first):
             images = self._images(number, source, size)
-            yield Result.of_table(self.filtered(images, own, score), images, self.tasks, [source])
+            kept, removed = self._filtered(images, own, score)
+            yield Result.of_table(kept, images, self.tasks, [source], [removed])
 
     def _tiled(
         self, source: Source, pixels: Any, number: int, score: float | None, on_tiles: tiling.Progress | None, *,
         batch: int, tile: int, overlap: float,
     ) -> Result:  # fmt: skip
-        images = self._images(number, source, pixels.shape[:2])
+        images, removed = self._images(number, source, pixels.shape[:2]), Counter()
+
+        def select(found: Predictions, *, part: bool = True) -> Predictions:
+            kept, own = self._filtered(images, found, score, part=part)
+            removed.update(own)
+            return kept
+
         found = tiling.predict(
             self.network, pixels, tasks=self.tasks, image_id=number, size=self.metadata.input.size, tile=tile,
-            overlap=overlap, batch=batch, select=lambda part: self.filtered(images, part, score, part=True),
-            progress=on_tiles,
+            overlap=overlap, batch=batch, select=select, progress=on_tiles,
         )  # fmt: skip
-        return Result.of_table(self.filtered(images, found, score), images, self.tasks, [source])
+        return Result.of_table(select(found, part=False), images, self.tasks, [source], [removed])
 
     def _images(self, number: int, source: Source, size: tuple[int, int]) -> Images:
         """The table of one image. size: height and width."""
         classes = [(task.name, task.classes) for task in self.tasks]
         return Images.from_records([Image(number, source.name, *size)], classes)
 
-    def filtered(
-        self, images: Images, predictions: Predictions, score: float | None = None, *, part: bool = False
-    ) -> Predictions:
-        """What the model's filter keeps. part: of an image; only by the rules that hold there too."""
+    def _filtered(
+        self, images: Images, predictions: Predictions, score: float | None, *, part: bool = False
+    ) -> tuple[Predictions, dict[str, int]]:
+        """What the model's filter keeps, and how many its rules removed. part: of an image; only by the rules that hold
+        there too. score: replaces all thresholds."""
         settings = self.metadata.filter
         if part:
             settings = settings.model_copy(update={"largest_component": False, "min_area": 0, "most": None})
         if score is not None:
-            main = self.tasks[0].name
-            limits = settings.min_score if isinstance(settings.min_score, dict) else {main: settings.min_score}
-            settings = settings.model_copy(update={"min_score": limits | {main: score}})
+            thresholds = {"min_score": score, "min_logit": {}, "drop_background": False}
+            settings = settings.model_copy(update=thresholds)
         evaluation = Evaluation(
             images, predictions, Pairs.of(NO_PAIRS), tasks=self.tasks, ranking=self.metadata.ranking
         )
-        kept, _ = filter.apply(evaluation, settings).predictions
-        return kept
+        done = filter.apply(evaluation, settings)
+        kept, _ = done.predictions
+        return kept, done.counts
 
 
 def _check(score: float | None, batch: int) -> None:

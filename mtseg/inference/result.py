@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,35 +25,57 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def filter_line(removed: Mapping[str, int], empty: int, images: int) -> str:
+    """What the filter did, as one line. removed: see `Result.removed`. empty: images without a prediction."""
+    most_first = sorted(removed.items(), key=lambda one: (-one[1], one[0]))
+    rules = ", ".join(f"filter.{key} {number}" for key, number in most_first)
+    line = f"removed by the filter: {sum(removed.values())} ({rules})" if removed else "removed by the filter: none"
+    return line + f"; {empty} of {counted(images, 'image')} without a prediction" * (empty > 0)
+
+
 class Result(Predictions):
     """A table of predictions (see `Predictions`) with its images and tasks.
 
     images: `Images` without instances; `image_id` of a prediction is their number from 1. sources: of each image, where
-    it is read from. tasks: the main one first; `labels.TASK` are indices into its `classes`.
+    it is read from. tasks: the main one first; `labels.TASK` are indices into its `classes`. removed_of: of each image,
+    see `removed`.
     """
 
     images: Images
     tasks: tuple[Task, ...]
     sources: tuple[Source, ...]
+    removed_of: tuple[Mapping[str, int], ...]
 
     @classmethod
-    def of_table(cls, table: Table, images: Images, tasks: Sequence[Task], sources: Sequence[Source]) -> Result:
+    def of_table(
+        cls, table: Table, images: Images, tasks: Sequence[Task], sources: Sequence[Source],
+        removed_of: Sequence[Mapping[str, int]],
+    ) -> Result:  # fmt: skip
         result = cls(table.names, len(table), table.column)
         result.images, result.tasks, result.sources = images, tuple(tasks), tuple(sources)
+        result.removed_of = tuple(removed_of)
         return result
 
     @classmethod
     def join(cls, results: Sequence[Result]) -> Result:
         """One table of several, at least one, of the same tasks; their images in this order."""
         images = Images.join([result.images for result in results])
-        table = Predictions.concatenate(results)
-        return cls.of_table(table, images, results[0].tasks, [one for result in results for one in result.sources])
+        sources, removed = ([x for one in results for x in getattr(one, name)] for name in ("sources", "removed_of"))
+        return cls.of_table(Predictions.concatenate(results), images, results[0].tasks, sources, removed)
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """{key of the model's filter: number of detections in these images that its rule removed}; of tiles, in all of
+        them."""
+        return dict(sum(map(Counter, self.removed_of), Counter()))
 
     def __repr__(self) -> str:
         tasks = ", ".join(task.name for task in self.tasks)
+        count = len(self.images)
+        line = filter_line(self.removed, count - len(np.unique(self.image_id)), count)
         return (
-            f"Result: {counted(len(self), 'prediction')} on {counted(len(self.images), 'image')}, with labels of "
-            f"{tasks}\n"
+            f"Result: {counted(len(self), 'prediction')} on {counted(count, 'image')}, with labels of {tasks}\n"
+            f"{line}\n"
             f"columns: {', '.join(self.names)}\n"
             "by_image() splits it; to_dataframe(), to_coco(), to_supervision() and plot() convert it"
         )
@@ -62,17 +85,18 @@ class Result(Predictions):
         if isinstance(rows, str):
             raise UserError(f"result[{rows!r}]: a column is an attribute, result.score or result.labels['TASK']")
         rows = np.arange(len(self))[rows].reshape(-1)
-        return self.of_table(super().__getitem__(rows), self.images, self.tasks, self.sources)
+        return self.of_table(super().__getitem__(rows), self.images, self.tasks, self.sources, self.removed_of)
 
     def __reduce__(self) -> tuple:
-        return self.of_table, (Predictions(self.names, len(self), self.column), self.images, self.tasks, self.sources)
+        table = Predictions(self.names, len(self), self.column)
+        return self.of_table, (table, self.images, self.tasks, self.sources, self.removed_of)
 
     def by_image(self) -> Iterator[Result]:
         """A result for each image, in order, also for images without predictions."""
         rows = self.images.rows(self.image_id)
-        for i, source in enumerate(self.sources):
+        for i, given in enumerate(zip(self.sources, self.removed_of, strict=True)):
             own = Predictions(self.names, len(self), self.column)[rows == i]
-            yield self.of_table(own, self.images[i : i + 1], self.tasks, [source])
+            yield self.of_table(own, self.images[i : i + 1], self.tasks, *([x] for x in given))
 
     def names_of(self, task: str) -> np.ndarray:
         """Predicted class names of a task, str [N]. Raises UserError if there is no such task."""

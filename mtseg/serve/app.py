@@ -65,8 +65,8 @@ class Options(BaseModel):
     )
     score: float | None = Field(
         None, ge=0, le=1,
-        description="Smallest label probability x mask quality of the main task; by default as the model's filter has "
-        "it. Requests with the same value share batches.",
+        description="Smallest label probability x mask quality of the main task, in place of all thresholds of the "
+        "model's filter, which are the default. Requests with the same value share batches.",
     )  # fmt: skip
 
 

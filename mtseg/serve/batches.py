@@ -142,4 +142,4 @@ def _alone(result: Result, job: Job) -> Result:
     (height,), (width,) = result.images.height, result.images.width
     images = Images.from_records([Image(1, job.name, int(height), int(width))], result.images.classes)
     table = result.replace(image_id=np.ones(len(result), dtype=int))
-    return Result.of_table(table, images, result.tasks, [Source(job.name, job.read)])
+    return Result.of_table(table, images, result.tasks, [Source(job.name, job.read)], result.removed_of)

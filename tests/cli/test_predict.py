@@ -52,6 +52,26 @@ def test_the_smallest_score_is_that_of_the_option(predict, tmp_path, shots):
     assert 0 < len(few) < len(every) and few.score.min() >= limit
 
 
+def test_a_line_says_what_the_filter_removed_also_of_a_run_that_is_finished(predict, tmp_path, shots, segmenter):
+    result = library.load(segmenter, device="cpu").predict(shots, score=1)
+    line = f"removed by the filter: {result.removed['min_score']} (filter.min_score {result.removed['min_score']})"
+    for _ in range(2):
+        done = predict(shots, "--score", 1)
+        assert f"{line}; 5 of 5 images without a prediction" in done.out.splitlines()
+        assert "--score 0" in done.out
+    assert "--score 0" not in predict(shots, "--score", 0, out="all").out
+
+
+def test_a_run_of_an_older_version_is_started_again_only_on_demand(predict, tmp_path, shots):
+    predict(shots)
+    record = json.loads((tmp_path / "out/run.json").read_bytes())
+    del record["removed"]
+    (tmp_path / "out/run.json").write_text(json.dumps(record))
+    done = predict(shots)
+    assert done.code == 1 and done.err.count("\n") == 1 and "--overwrite" in done.err
+    assert predict(shots, "--overwrite").code == 0
+
+
 def test_a_list_a_pattern_and_a_file_twice(predict, tmp_path, shots):
     write_images(tmp_path / "more", ["a/x.png", "b/y.png", "b/z.jpg"])
     assert predict(shots / "3.png", tmp_path / "more" / "*" / "*.png", shots).code == 0

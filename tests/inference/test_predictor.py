@@ -113,6 +113,35 @@ def test_the_smallest_score_of_the_main_task_can_be_given(predictor, shots):
     assert len(none) == 0 and len(none.images) == len(SIZES)
 
 
+def filtering(predictor, **rules):
+    known = predictor.metadata
+    changed = known.filter.model_copy(update=rules)
+    return mtseg.inference.predictor.Predictor(predictor.network, known.model_copy(update={"filter": changed}))
+
+
+def test_a_score_replaces_all_thresholds_and_leaves_the_rules_on_masks(predictor, shots):
+    every = predictor.predict(shots, score=0)
+    strict = filtering(predictor, min_score={"shape": 0.9, "colour": 0.9}, min_logit=9.0, drop_background=True)
+    assert len(strict.predict(shots)) == 0 < len(every) == len(strict.predict(shots, score=0))
+    few = filtering(predictor, most=1).predict(shots, score=0)
+    assert len(few) == len(SIZES)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tile": 64}], ids=["whole", "tiles"])
+def test_a_result_says_how_many_detections_which_rule_removed(predictor, shots, settings):
+    bare = {"drop_background": False, "min_score": {}, "min_logit": {}, "largest_component": False, "nms": "none"}
+    every = filtering(predictor, **bare).predict(shots)
+    assert every.removed == {} and "removed by the filter: none" in repr(every)
+    strict = filtering(predictor, **bare | {"min_logit": 9.0})
+    none = strict.predict(shots, **settings)
+    assert [*none.removed] == ["min_logit"] and (settings or none.removed["min_logit"] == len(every))
+    line = f"removed by the filter: {none.removed['min_logit']} (filter.min_logit {none.removed['min_logit']}); "
+    assert line + "5 of 5 images without a prediction" in repr(none).splitlines()
+    few = filtering(predictor, **bare | {"most": 2}).predict(shots, **settings)
+    assert few.removed["most"] == sum(one.removed.get("most", 0) for one in few.by_image()) > 0
+    assert settings or len(few) + few.removed["most"] == len(every)
+
+
 def test_a_bad_image_is_an_error_or_reported(tmp_path, predictor, shots):
     (tmp_path / "bad.png").write_bytes(b"no image")
     source = [shots / "0.png", tmp_path / "bad.png", shots / "1.png"]
@@ -124,6 +153,10 @@ def test_a_bad_image_is_an_error_or_reported(tmp_path, predictor, shots):
     assert [part.images.file_name.tolist() for part in found] == [["0.png"], ["1.png"]]
     assert [part.images.id.tolist() for part in found] == [[1], [2]]
     assert not list(predictor.stream(tmp_path / "bad.png", on_error=lambda name, error: None))
+    whole = predictor.predict(source, batch=2, on_error=lambda name, error: reported.append(name))
+    assert reported == ["bad.png"] * 2 and equal(whole, mtseg.inference.result.Result.join(found))
+    with pytest.raises(UserError, match="none could be read"):
+        predictor.predict(tmp_path / "bad.png", on_error=lambda name, error: None)
 
 
 @pytest.mark.parametrize(
