@@ -29,6 +29,8 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n](?s:.)")
 def replace_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path (same suffix, same folder) to write to; it becomes `path` if the block succeeds."""
     path, temporary = _names(path)
+    with _creating(path):
+        temporary.touch()
     try:
         yield temporary
         temporary.replace(path)
@@ -40,7 +42,8 @@ def replace_file(path: Path | str) -> Iterator[Path]:
 def replace_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it becomes `path`, the old one removed, if the block succeeds."""
     path, temporary = _names(path)
-    temporary.mkdir()
+    with _creating(path):
+        temporary.mkdir()
     old = path.with_name(f".old-{path.name}")
     remove(old)
     try:
@@ -190,9 +193,18 @@ def _names(path: Path | str) -> tuple[Path, Path]:
     """The target path and its temporary path. Creates the parent folder and removes an old temporary file."""
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _creating(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     remove(temporary)
     return path, temporary
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:  # though its folder is there: a file system of the kernel's, such as /proc
+        raise UserError(f"{path} cannot be created, as its file system does not allow it: write elsewhere") from None
 
 
 def remove(path: Path) -> None:

@@ -7,6 +7,7 @@ scores. `export` adds it; only such a file is complete enough to predict with an
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import mtseg
 from mtseg.core.errors import UserError, first_line
 from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task, faults
 
+VERSION = r"^(\d+)\.(\d+)"
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
 MODELS = (".safetensors", ".onnx")
 TRAINING_ONLY = {"weights": None, "partial_weights": False, "recompute": "none"}  # of `model`: not recorded in files
@@ -33,6 +35,15 @@ def trained(settings: Any) -> Model:
     """The network of recorded settings. Raises ValidationError."""
     known = recorded(settings) if isinstance(settings, Model) else settings
     return Model.model_validate({**known, **TRAINING_ONLY} if isinstance(known, dict) else known)
+
+
+# of files of the pipeline: how they are made
+MADE = {
+    "export/segmenter.safetensors": "run `dvc repro export`, which writes it",
+    "export/segmenter.onnx": "set export.onnx: true in params.yaml and run `dvc repro export`, which writes it",
+    "models/best.safetensors": "run `dvc repro train`, which writes it",
+    "models/last.safetensors": "run `dvc repro train`, which writes it",
+}
 
 
 class TaskClasses(Section):
@@ -65,7 +76,7 @@ class Metadata(Section):
     precision: of the weights.
     """
 
-    version: str
+    version: Annotated[str, Field(pattern=VERSION)]
     licence: str | None
     tasks: Annotated[tuple[TaskClasses, ...], Field(min_length=1)]
     model: Annotated[Model, BeforeValidator(trained), PlainSerializer(recorded)]
@@ -107,15 +118,25 @@ class Metadata(Section):
 
 
 def read(path: Path | str) -> Metadata:
-    """The metadata of a model. Raises UserError when the file is missing, broken, or not a complete model."""
+    """The metadata of a model. Raises UserError when the file is missing, broken, not a complete model, or of a newer
+    version."""
     path = Path(path)
     text = read_text(path)
+    check_version(path, _version(text))
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
         raise UserError(
             f"{path} cannot predict by itself ({faults(error, Metadata)[0]}): {_remedy(path, text)}"
         ) from None
+
+
+def check_version(path: Path, version: Any) -> None:
+    """Raise UserError when a newer version wrote a file, since its entries may mean something else; a last number that
+    is higher does not matter."""
+    found, own = (re.match(VERSION, text) for text in (str(version), mtseg.__version__))
+    if found and [*map(int, found.groups())] > [*map(int, own.groups())]:
+        raise UserError(f"{path}: mtseg {version} wrote it, and this is {mtseg.__version__}: install that version")
 
 
 def _remedy(path: Path, text: str) -> str:
@@ -149,7 +170,8 @@ def read_text(path: Path) -> str:
     if path.suffix not in MODELS:
         raise UserError(f"{path} is not a model: the name of a model's file ends with {' or '.join(MODELS)}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        made = [how for name, how in MADE.items() if path.parts[-2:] == Path(name).parts]
+        raise UserError(": ".join([f"{path}: no such file", *made]))
     entries = _of_onnx(path) if path.suffix == ".onnx" else _of_safetensors(path)
     if KEY not in entries:
         raise UserError(f"{path} is not a model of mtseg, whose files have an entry '{KEY}' in their metadata")

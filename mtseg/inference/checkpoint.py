@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import mtseg
 from mtseg.core.errors import UserError
-from mtseg.core.metadata import TRAINING_ONLY, Metadata, Square, recorded
+from mtseg.core.metadata import TRAINING_ONLY, Metadata, Square, check_version, recorded
 from mtseg.core.params import Filter, Model, Test, faults
 from mtseg.inference.torch_network import fill
 from mtseg.model import weights
@@ -27,6 +27,7 @@ def complete(
     checkpoint of an older version does not record; without, such a checkpoint is refused. Raises UserError when the
     checkpoint is none, or was trained with other settings."""
     state, known = weights.load(checkpoint)
+    check_version(checkpoint, known.get("version"))
     if missing := [key for key in ("tasks", "model") if not known.get(key)]:
         raise UserError(f"{checkpoint} does not record its {missing[0]}: train again")
     if filter.thresholds == "auto":

@@ -70,8 +70,8 @@ class OnnxNetwork:
         found = dict(zip(self.outputs, values, strict=True))
         if not np.isfinite(found["probability"]).all():
             raise UserError(
-                f"{self.path} computes values that are not finite: its weights are broken, or too large for float16; "
-                "export it again, in float32"
+                f"{self.path} computes values that are not finite: it is damaged, or its weights are too large for "
+                "float16: copy it again, or export it again, in float32"
             )
         for b, pair in enumerate(zip(content, sizes, strict=True)):
             yield _detections({name: x[b] for name, x in found.items()}, len(squares[b]), *pair)

@@ -54,7 +54,9 @@ def fill(network: Mask2Former, state: Mapping[str, Tensor], path: Path) -> None:
         if value.is_floating_point() != own[key].is_floating_point():
             raise _misfit(path, key, f"is {value.dtype}, expected {own[key].dtype}")
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"{path}: the tensor {key} has values that are not finite: train again")
+            raise UserError(
+                f"{path} is damaged, its tensor {key} has values that are not finite: copy it again, or make it again"
+            )
     network.load_state_dict(state)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from mtseg.core.errors import UserError
@@ -34,6 +36,15 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
         raise KeyboardInterrupt
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that nobody can write to")
+@pytest.mark.parametrize("place", ["/proc/new", "/proc/new/deep/er", "/proc/self/new"])
+def test_a_file_system_that_allows_no_file_is_one_line(place):
+    for replace in (replace_file, replace_folder):
+        with pytest.raises(UserError, match=f"{place} cannot be created") as error, replace(place):
+            pytest.fail("nothing is computed")
+        assert "\n" not in str(error.value)
 
 
 def test_what_a_killed_run_left_is_not_taken_over(tmp_path):

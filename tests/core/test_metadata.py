@@ -93,8 +93,22 @@ def changed(*keys, value):
 
 def test_a_file_of_another_version_is_refused_with_that_version_and_a_command(tmp_path):
     newer = json.dumps(json.loads(changed("attention", value="flash")) | {"version": "9.1"})
-    refused(safetensors(tmp_path / "newer.safetensors", mtseg=newer), "unknown key 'attention'", "9.1", "mtseg export")
-    refused(onnx_file(tmp_path / "newer.onnx", mtseg=newer), "unknown key 'attention'", "9.1", ".safetensors")
+    refused(safetensors(tmp_path / "newer.safetensors", mtseg=newer), "mtseg 9.1 wrote it", "install that version")
+    refused(onnx_file(tmp_path / "newer.onnx", mtseg=newer), "mtseg 9.1 wrote it", "install that version")
+    older = json.dumps(json.loads(changed("attention", value="flash")) | {"version": "0.0.9"})
+    refused(
+        safetensors(tmp_path / "older.safetensors", mtseg=older), "unknown key 'attention'", "0.0.9", "mtseg export"
+    )
+    refused(onnx_file(tmp_path / "older.onnx", mtseg=older), "unknown key 'attention'", "0.0.9", ".safetensors")
+
+
+@pytest.mark.parametrize(("version", "newer"), [("0.1.99", False), ("0.2.0", True), ("10.0", True), ("1.0.0rc1", True)])
+def test_a_file_of_a_newer_version_is_refused_even_if_its_entries_look_right(tmp_path, version, newer):
+    path = safetensors(tmp_path / "model.safetensors", mtseg=changed("version", value=version))
+    if newer:
+        refused(path, f"mtseg {version} wrote it")
+    else:
+        metadata.read(path)
 
 
 UNFIT = [
@@ -115,6 +129,7 @@ UNFIT = [
     (("seen",), [[2]], "seen: [2]"),
     (("seen",), [[0, 1]], "seen: [0, 1]"),
     (("precision",), "int4", "precision"),
+    (("version",), "new", "version"),
 ]  # fmt: skip
 
 
@@ -137,6 +152,9 @@ def test_a_network_of_combinations_needs_those_it_was_trained_with(tmp_path):
 
 def test_what_is_no_file_of_a_model_is_refused(tmp_path):
     refused(tmp_path / "none.safetensors", "no such file")
+    for name, fix in [("segmenter.safetensors", "`dvc repro export`"), ("segmenter.onnx", "export.onnx: true")]:
+        refused(tmp_path / "export" / name, "no such file", fix)
+    refused(tmp_path / "models/best.safetensors", "no such file", "`dvc repro train`")
     refused(tmp_path / "best.pth", ".safetensors or .onnx")
     refused(Path("README.md"), "README.md is not a model", ".safetensors or .onnx")
     (tmp_path / "folder.onnx").mkdir()
