@@ -171,6 +171,7 @@ BAD = {  # what is sent -> status, and a word of the reason
         "score: ",
     ),
     "value": (lambda url: post(url, photo(0), score="2"), 422, "score"),
+    "value given twice": (lambda url: post(url, photo(0), score=[0.1, 0.9]), 422, "score: given 2 times"),
 }
 
 
@@ -204,6 +205,7 @@ def test_of_fifty_parallel_requests_none_is_lost_and_bad_ones_harm_no_other(url,
     [
         ("GET", "/predictions", 404, "valid: POST /predict, GET /health"),
         ("GET", "/static-offline-docs/no.js", 404, "valid: POST /predict"),
+        ("POST", "/predict/", 404, "valid: POST /predict"),
         ("GET", "/predict", 405, "this path takes POST"),
         ("DELETE", "/docs", 405, "this path takes GET"),
         ("POST", "/static-offline-docs/no.js", 405, "this path takes GET"),

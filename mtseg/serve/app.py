@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -171,7 +172,7 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         drawing.shutdown()
 
     app = FastAPIOffline(
-        redoc_url=None, title="mtseg", version=mtseg.__version__, lifespan=lifespan,
+        redoc_url=None, redirect_slashes=False, title="mtseg", version=mtseg.__version__, lifespan=lifespan,
         description="Instance segmentation with several labels per instance. Tasks of this model: "
         + ", ".join(f"{task.name} ({', '.join(task.classes)})" for task in metadata.tasks),
     )  # fmt: skip
@@ -198,6 +199,7 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         },
     )
     async def predict(request: Request, options: Annotated[Options, Query()]) -> Response:
+        _check_once(request)
         if len(accepted) >= limits.queue:
             detail = f"the queue is full ({limits.queue} requests): try again later"
             raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
@@ -235,6 +237,13 @@ def application(predictor: Predictor, limits: Limits) -> ASGIApp:
         return metadata
 
     return Counted(app, metrics)
+
+
+def _check_once(request: Request) -> None:
+    """Raises HTTPException when a parameter is given twice, of which only one value would count."""
+    times = Counter(name for name, _ in request.query_params.multi_items())
+    if repeated := [name for name, count in times.items() if count > 1]:
+        raise HTTPException(422, f"{repeated[0]}: given {times[repeated[0]]} times, once is allowed")
 
 
 async def read(request: Request, limit: int) -> tuple[str, bytes]:
