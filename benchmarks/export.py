@@ -5,9 +5,8 @@ the time of one image (network and masks at full size) in rounds in which every 
 the machine slows all of them: wall time on two threads, and processor time on one. Expect a table: size of the file,
 median and shortest wall time, how many times faster than PyTorch (the median over rounds, or the ratio of the shortest
 times, whichever is smaller) by wall time and by processor time, AP, joint AP, and the share of PyTorch's detections
-that have the same query and labels; below it, of float32, the largest difference of score, the smallest mask IoU and
-the most pixels in which two masks differ.
-About 3 minutes on two cores.
+that have the same query and labels; below it, of float32, the largest difference of score, the most pixels in which
+two masks differ, and the smallest mask IoU. About 3 minutes on two cores.
 
 Target: ONNX in float32 at least 3 times faster than PyTorch by wall time, int8 at most 1 joint AP lower; exits 1 when
 it is missed. float16 is for GPUs: on a CPU ONNX Runtime computes most of it in float32.

@@ -5,9 +5,9 @@ each backbone and both kinds of heads, briefly; exports it; and compares what Py
 images of val: every detection of PyTorch with a label probability x mask quality of SCORE or more. About 20 minutes on
 two cores. Expect a line for each network: detections compared, how many of them also have the default of
 `filter.min_score`, the share with the same query and labels, the largest difference of score, the smallest mask IoU,
-and the most pixels in which two masks differ. Exits 1 when a label differs, a score by more than 1e-3, or a mask has IoU
-below 0.99, unless one pixel alone differs: of a tiny object that is more than a hundredth. DIR keeps the trained
-networks.
+and the most pixels in which two masks differ. Exits 1 when a label differs, a score by more than 1e-3, or a mask has
+IoU below 0.99 and more than one pixel that differs: of a tiny object one is more than a hundredth. DIR keeps the
+trained networks.
 """
 
 from __future__ import annotations
