@@ -105,7 +105,7 @@ def command(
     """
     from mtseg.core import metadata
     from mtseg.core.errors import UserError
-    from mtseg.inference import export, folder
+    from mtseg.inference import export, folder, overlay_files
     from mtseg.inference.result import counted, filter_line
 
     formats = [name.strip() for name in format.split(",") if name.strip()]
@@ -121,7 +121,7 @@ def command(
     for name in formats:
         export.check(name, [file.name for file in files], known.predicted_tasks())
     if save_images:
-        folder.check_overlays(files, out)
+        overlay_files.check((file.name for file in files), out / folder.OVERLAYS)
     options = {"score": score, "batch": batch} | ({"tile": tile, "overlap": overlap} if tile else {})
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     settings |= {"compile": True} if compile else {}

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, replace_file, replace_folder, write_json, write_table
+from mtseg.core.files import read_json, replace_folder, write_json, write_table
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
-from mtseg.inference import export
+from mtseg.inference import export, overlay_files
 from mtseg.inference.result import Result
 from mtseg.inference.sources import File, files
 
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
 RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
-MADE = b"drawn by mtseg predict"  # the comment in an overlay, by which it is known again
 SPAN = ("images", "empty", "removed", "failed")  # in span.json
 RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
@@ -55,19 +54,6 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
         folders = {whole: depth + file.name.count("/") + 1 for whole, file in found.items()}
         named = [File(file.path, "/".join(whole.parts[1:][-folders[whole] :])) for whole, file in found.items()]
     return named
-
-
-def check_overlays(files: Iterable[File], out: Path) -> None:
-    """Raise UserError when the overlays of two images would share a file, or one would replace a file that is none."""
-    drawn: dict[str, str] = {}
-    for name in (file.name for file in files):
-        if (other := drawn.setdefault(_jpeg(name), name)) != name:
-            raise UserError(
-                f"images {other!r} and {name!r} would share the overlay {_jpeg(name)!r}: rename one of them"
-            )
-        path = out / OVERLAYS / _jpeg(name)
-        if path.exists() and not _is_overlay(path):
-            raise UserError(f"{path} is no overlay of `mtseg predict`: move it, or choose another folder of outputs")
 
 
 def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, Any]:
@@ -136,7 +122,7 @@ class Run:
         if self._old:
             for name in [PARTS, *(self._old["outputs"] or ()), RUN]:
                 _remove(self.out / name)
-            _remove_overlays(self.out / OVERLAYS)
+            overlay_files.remove(self.out / OVERLAYS)
         _remove(self.out / OLD)
         if not (self.out / RUN).exists():
             write_json(self.out / RUN, {"settings": self.settings, "outputs": None})
@@ -152,8 +138,7 @@ class Run:
         """Take the next images' results and the failures reported so far; on disk when a part is full, or by `save`.
         overlays: also draw them."""
         for result in results if overlays else ():
-            with replace_file(self.out / OVERLAYS / _jpeg(result.images.file_name[0])) as temporary:
-                result.plot().save(temporary, format="JPEG", quality=90, comment=MADE)
+            overlay_files.write(result, self.out / OVERLAYS)
         self._results += results
         if len(self._results) + len(self._failed) >= PART or time.monotonic() - self._saved > SECONDS:
             self.save()
@@ -227,28 +212,6 @@ def _stated(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "the default" if value is None else str(value)
-
-
-def _jpeg(name: str) -> str:
-    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
-
-
-def _is_overlay(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return MADE in file.read(1024)
-
-
-def _remove_overlays(folder: Path) -> None:
-    """What else is in the folder stays."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
-        if _is_overlay(path):
-            path.unlink()
-        elif path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-            path.rmdir()
-    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mtseg.core.errors import UserError, packages_of
 from mtseg.core.masks import mask
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions, Table
+from mtseg.inference import overlay_files
 from mtseg.inference.export import coco, csv
 from mtseg.inference.sources import Source
 
@@ -77,7 +79,7 @@ class Result(Predictions):
             f"Result: {counted(len(self), 'prediction')} on {counted(count, 'image')}, with labels of {tasks}\n"
             f"{line}\n"
             f"columns: {', '.join(self.names)}\n"
-            "by_image() splits it; to_dataframe(), to_coco(), to_supervision() and plot() convert it"
+            "by_image() splits it; to_dataframe(), to_coco(), to_supervision(), plot() and save_plots() convert it"
         )
 
     def __getitem__(self, rows: Any) -> Result:
@@ -134,6 +136,13 @@ class Result(Predictions):
 
         self._check_one_image()
         return overlay(self.sources[0].read(), self, self.tasks)
+
+    def save_plots(self, folder: Path | str) -> None:
+        """What `plot` gives for each image, as JPEG files in a folder, under the images' names. Raises UserError before
+        anything is drawn, when two images would share a file, or a file there is no such plot."""
+        names, folder = self.images.file_name.tolist(), Path(folder)
+        overlay_files.check(names, folder)
+        overlay_files.write(self, folder)
 
     def to_supervision(self) -> supervision.Detections:
         """Detections of one image for Roboflow's supervision: `xyxy`, `mask`, `confidence`, `class_id` of the main

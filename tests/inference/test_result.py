@@ -49,6 +49,23 @@ def test_by_image_gives_each_image_its_own(result):
     assert [part.sources[0].name for part in (one, two, three)] == result.images.file_name.tolist()
 
 
+def test_plots_are_saved_of_every_image_and_replace_no_other_file(result, tmp_path):
+    result.save_plots(tmp_path / "drawn")
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {f"image{i}.jpg" for i in range(3)}
+    first = next(result.by_image())
+    with PIL.Image.open(tmp_path / "drawn/image0.jpg") as image:
+        drawn = first.plot()
+        assert image.format == "JPEG" and image.size == drawn.size
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(drawn)).mean() < 5
+    first.save_plots(tmp_path / "drawn")
+    (tmp_path / "drawn/image1.jpg").write_bytes(b"mine")
+    with pytest.raises(mtseg.UserError, match="image1.jpg is no overlay"):
+        result.save_plots(tmp_path / "drawn")
+    with pytest.raises(mtseg.UserError, match="would share"):
+        Result.join([first, first]).save_plots(tmp_path / "new")
+    assert (tmp_path / "drawn/image1.jpg").read_bytes() == b"mine" and not (tmp_path / "new").exists()
+
+
 def test_masks_are_those_of_the_rles(result):
     one, two, _ = result.by_image()
     masks = one.masks()
