@@ -18,6 +18,7 @@ from benchmarks.faults import (
     pipeline,
     postprocessing,
     prediction,
+    reported,
     settings,
     training,
     unseen,
@@ -26,7 +27,7 @@ from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
 
 PROCESSES = 2
 RIGHT = 0.95  # share of all faults whose cause must be correct; for those of docs/failures.md it is 1
-LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, unseen)
+LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training
