@@ -26,6 +26,14 @@ FINDINGS = [
     {"cause": "masks_displaced", "severity": "error", "title": "<i>", "evidence": "by 3 pixels", "change": "see <b>"}
     | {"where": "shape"}
 ]
+DIAGNOSIS = {
+    "findings": FINDINGS,
+    "figures": {
+        "oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0},
+        "raise_ap": {"finer": {"gain": 5.0, "cost": "time"}, "more": {"gain": 20.0, "cost": "images"}},
+    },
+    "verdict": None, "looked_at": "masks", "not_visible": "the rest",
+}  # fmt: skip
 KEYS = ("precision", "recall", "f1", "joint_f1")
 KEPT = 0.5  # quality from which the filter of this report keeps a prediction
 
@@ -89,7 +97,7 @@ def make_numbers(folder: Path, evaluation: Evaluation) -> page.Numbers:
         "test": {},
         "test_classes": pd.DataFrame(columns=intervals.CLASS_COLUMNS),
         "test_intervals": pd.DataFrame(columns=intervals.COLUMNS),
-        "diagnosis": {"findings": FINDINGS, "figures": {"oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0}}},
+        "diagnosis": DIAGNOSIS,
     }
 
 

@@ -191,9 +191,11 @@ def metrics(findings: Sequence[Finding], details: dict[str, Any]) -> dict[str, A
 
 
 def record(diagnosis: Diagnosis) -> dict[str, Any]:
-    """For data/diagnosis.json: findings as records, errors first, and all numbers, by part of the diagnosis."""
+    """For data/diagnosis.json: findings as records, errors first; all numbers, by part of the diagnosis; what was and
+    what could not be looked at; and the verdict, which is None if there are errors or warnings."""
     findings = [finding.as_record() for finding in diagnosis.findings]
-    return {"findings": findings, "figures": _plain(diagnosis.details)}
+    known = {"verdict": verdict(diagnosis.findings), "looked_at": LOOKED_AT, "not_visible": NOT_VISIBLE}
+    return {"findings": findings, "figures": _plain(diagnosis.details), **known}
 
 
 def _plain(value: Any) -> Any:
@@ -210,10 +212,17 @@ def text(diagnosis: Diagnosis) -> str:
     lines = [finding.line() for finding in diagnosis.findings]
     if "oracles" in diagnosis.details:
         lines += limits.lines(diagnosis.details["oracles"], diagnosis.details["raise_ap"])
-    if any(finding.severity in ("error", "warning") for finding in diagnosis.findings):
+    last = verdict(diagnosis.findings)
+    if last is None:
         return "\n".join([*lines, "docs/diagnosis.md explains each cause and its fix."])
-    limited = any(finding.cause == "limiting_factor" for finding in diagnosis.findings)
-    verdict = (
+    return "\n".join([*lines, f"{last} Looked at: {LOOKED_AT}.", f"Not visible here: {NOT_VISIBLE}."])
+
+
+def verdict(findings: Sequence[Finding]) -> str | None:
+    """A sentence on findings without errors and warnings, else None."""
+    if any(finding.severity in ("error", "warning") for finding in findings):
+        return None
+    limited = any(finding.cause == "limiting_factor" for finding in findings)
+    return (
         "No faults found, but one kind of error costs much AP: see limiting_factor." if limited else "No issues found."
     )
-    return "\n".join([*lines, f"{verdict} Looked at: {LOOKED_AT}.", f"Not visible here: {NOT_VISIBLE}."])

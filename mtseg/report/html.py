@@ -35,11 +35,11 @@ def percent(share: float | None) -> str:
 
 
 def delta(value: float | None, decimals: int = 1) -> str:
-    """A difference with its sign; zero as ±0.0; "" for None and NaN."""
+    """A difference with its sign, which zero has not; "" for None and NaN."""
     if value is None or pd.isna(value):
         return ""
     text = f"{value:+.{decimals}f}"
-    return "±" + text[1:] if not text.strip("+-0.") else text.replace("-", "−")
+    return text[1:] if not text.strip("+-0.") else text.replace("-", "−")
 
 
 def ranking(name: str) -> str:

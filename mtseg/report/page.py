@@ -89,6 +89,7 @@ def write(
         gallery=shown,
         suspects=doubtful,
         findings=[*numbers["check"], *numbers["diagnosis"]["findings"]],
+        raise_ap=raise_ap(numbers["diagnosis"]["figures"]),
         all_suspects=len(analysis["label_errors"]),
         images=len(images),
         min_score=settings.min_score,
@@ -132,6 +133,12 @@ def picked(metrics: Mapping[str, Any], params: Mapping[str, Any]) -> list[str] |
         return None
     limits = metrics.get("picked", {})
     return [f"{kind} of {task} {limit:g}" for kind, own in limits.items() for task, limit in own.items()]
+
+
+def raise_ap(figures: Numbers) -> list[tuple[str, dict[str, Any]]]:
+    """The rows (step, {gain, cost}) of the table of what would raise AP, the largest gain first; the file is sorted by
+    name."""
+    return sorted(figures.get("raise_ap", {}).items(), key=lambda row: -row[1]["gain"])
 
 
 def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:

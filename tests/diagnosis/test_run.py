@@ -44,6 +44,7 @@ def test_a_correct_model_has_no_issues():
     assert (found.metrics["errors"], found.metrics["warnings"]) == (0, 0)
     assert set(found.metrics["image_share"]) == {task.name for task in TASKS}
     text = run.text(found)
+    assert run.record(found)["verdict"] == "No issues found."
     assert "No issues found. Looked at: " in text and "Not visible here: " in text
     assert "What would raise AP" in text and "twice the steps" not in text, "one validation shows no trend"
 
@@ -53,7 +54,7 @@ def test_a_fault_is_recorded_with_its_title():
     (first, *_) = run.record(found)["findings"]
     assert first["cause"] == "labels_off_by_one" and first["title"] == CAUSES["labels_off_by_one"]
     assert found.metrics["errors"] == 1
-    assert "No issues" not in run.text(found)
+    assert "No issues" not in run.text(found) and run.record(found)["verdict"] is None
 
 
 def test_an_evaluator_that_is_wrong_is_reported_alone(monkeypatch):

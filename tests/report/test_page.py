@@ -10,6 +10,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
 from mtseg.report import html, page
 from mtseg.report.history import Baseline
+from tests import reports
 from tests.reports import EVIL, EVIL_FILE, SETTINGS, evil_tasks, make_report
 from tests.scenes import make_tasks
 
@@ -59,6 +60,25 @@ def test_names_are_text_and_never_markup(tmp_path):
     assert EVIL_FILE in {entry["name"] for entry in shown(folder)}
 
 
+def test_the_diagnosis_says_what_would_raise_ap_and_what_it_looked_at(tmp_path):
+    text = (make_report(tmp_path, make_tasks(1)) / "index.html").read_text()
+    rows = re.search(r"What would raise AP.*?</table>", text, re.DOTALL)[0]
+    assert re.findall(r'row">(\w+)</th><td>(.*?)</td>', rows) == [("more", "+20.0"), ("finer", "+5.0")]
+    assert "Joint AP is 50.0" in text
+    assert "Looked at: masks. Not visible here: the rest." in text
+
+
+def test_no_issues_are_found_only_beside_the_number_of_suspected_label_errors(tmp_path, monkeypatch):
+    def section():
+        text = (make_report(tmp_path, make_tasks(1)) / "index.html").read_text()
+        return re.search(r'id="diagnosis">.*?</section>', text, re.DOTALL)[0]
+
+    assert "suspected" not in section(), "an error is reported"
+    monkeypatch.setattr(reports, "DIAGNOSIS", reports.DIAGNOSIS | {"findings": [], "verdict": "No issues found."})
+    found = section()
+    assert "No issues found." in found and re.search(r'href="#suspects">[1-9]\d* suspected label error', found)
+
+
 def test_params_and_scores_are_compared_with_the_last_commit(tmp_path):
     def report(lr, **options):
         before = Baseline(
@@ -74,7 +94,7 @@ def test_params_and_scores_are_compared_with_the_last_commit(tmp_path):
     text = report(1)
     assert "1 param differs" in text and "solver.lr" in text and "solver.max_iter" not in text
     assert "<dd>1234567890</dd>" in text
-    assert ">+1.0</i>" in text and ">±0.0</i>" in text
+    assert ">+1.0</i>" in text and ">0.0</i>" in text
     assert 'class="better"' in text, "joint AP of 0 is outside the interval"
     assert "No param differs" in report(1, params={"solver": {"max_iter": 9, "lr": 1}})
     assert "<details open>" in report(1) and "<details open>" not in report({str(place): 1 for place in range(13)})
@@ -108,7 +128,7 @@ def test_differing_params_are_listed_by_key():
 
 def test_numbers_as_they_are_shown():
     assert [html.number(value) for value in (1.25, None, float("nan"), 100)] == ["1.2", "–", "–", "100.0"]
-    assert [html.delta(value) for value in (0.04, -0.04, 1.5, -1.5, None)] == ["±0.0", "±0.0", "+1.5", "−1.5", ""]
+    assert [html.delta(value) for value in (0.04, -0.04, 1.5, -1.5, None)] == ["0.0", "0.0", "+1.5", "−1.5", ""]
     assert json.loads(html.data(["</script>", "<!--", "'&"])) == ["</script>", "<!--", "'&"]
 
 

@@ -19,6 +19,7 @@ from mtseg.core.files import write_json
 from mtseg.core.params import load
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import coco, manifest
+from mtseg.diagnosis.run import Diagnosis, record
 from mtseg.evaluation.ap import pairs
 from tests.scenes import CLASSES, SIZE, images_of, make_tasks, predict_all, scene, table
 
@@ -52,7 +53,7 @@ def project(request, tmp_path, monkeypatch):
     truth = predict_all(images, tasks)
     doubled = truth + [replace(row, query=row.query + 50, mask_quality=0.5) for row in truth]
     table(doubled, tasks).write("data/predictions/val.parquet", tasks)
-    write_json("data/diagnosis.json", {"findings": [], "figures": {}})
+    write_json("data/diagnosis.json", record(Diagnosis([], {})))
     write_json("data/check/findings.json", [])
     return tmp_path
 
