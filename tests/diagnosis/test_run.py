@@ -109,6 +109,16 @@ def test_findings_that_cost_much_less_than_the_first_are_notes():
     assert unexplained(outputs=[(ranking, 5.0), (missing, 9.0)])[0] == ["annotations_missing", "ranking"]
 
 
+def test_a_strict_filter_is_a_note_beside_what_costs_ap():
+    """A model that learnt from half the objects is unsure of them, and the filter removes its predictions."""
+    val = split(*healthy(TASKS), TASKS)
+    oracles = {"AP": 30.0, "labels": 31.0, "ranking": 33.0, "masks": 35.0, "all_found": 70.0}
+    strict, missing = finding("filter_too_strict", "warning"), finding("annotations_missing", "warning")
+    weighed = limits.by_gain([strict, replace(missing, where="train")], val, oracles)
+    assert unexplained(outputs=weighed) == (["annotations_missing"], ["filter_too_strict"])
+    assert unexplained(outputs=limits.by_gain([strict], val, oracles))[0] == ["filter_too_strict"]
+
+
 def test_what_limits_ap_is_named_when_nothing_is_wrong():
     oracles = {"AP": 20.0, "labels": 21.0, "ranking": 25.0, "masks": 60.0, "all_found": 30.0}
     (limit,) = limits.factor(oracles)
