@@ -51,7 +51,8 @@ class Case:
 
     tasks: names, the main task first. With separate softmaxes the further tasks have a no-object slot. changes:
     `section.key` or `tasks.NAME.key` -> value, applied after `TINY`. raw: edits the raw folder. plain: plain
-    backgrounds, which need fewer training steps.
+    backgrounds, which need fewer training steps. since: the phase from which the run differs from `healthy.BASE`; if
+    that is after training, it has the model of that case.
     """
 
     name: str
@@ -59,6 +60,11 @@ class Case:
     changes: dict[str, Any] = field(default_factory=dict)
     raw: Callable[[Path], None] | None = None
     plain: bool = True
+    since: Phase = "convert"
+
+    @property
+    def after_training(self) -> bool:
+        return PHASES.index(self.since) > PHASES.index("training")
 
     def params(self) -> Params:
         """The run's params, validated."""
@@ -88,7 +94,7 @@ class Fault(Case):
 
     failure: its heading in docs/failures.md, empty if none. causes: the causes that count as correct. says: regex of
     the error, if a stage is expected to reject the fault. coco: edits data/coco after convert. code: patches the code
-    from phase `since` on; if that is after training, the model of the fault-free run is used.
+    from phase `since` on.
     """
 
     failure: str = ""
@@ -96,11 +102,6 @@ class Fault(Case):
     says: str | None = None
     coco: Callable[[Path], None] | None = None
     code: Callable[[], AbstractContextManager] | None = None
-    since: Phase = "convert"
-
-    @property
-    def after_training(self) -> bool:
-        return PHASES.index(self.since) > PHASES.index("training")
 
 
 @dataclass(frozen=True)

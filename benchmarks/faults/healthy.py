@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.faults.case import COMBINED, SEPARATE, Case
-from benchmarks.faults.images import edit_labels
+import cv2
+import numpy as np
+from PIL import Image
+
+from benchmarks.faults.case import COMBINED, SEPARATE, TINY, Case
+from benchmarks.faults.images import draw, edit, edit_labels
 from mtseg.core.files import write_json
+from mtseg.core.params import Generate
 
 RANDOM = {"model.weights": None, "model.freeze_norm": False}
 MOBILE = {"generate.seed": 6, "tasks.colour.classes": "auto", "model.backbone": "mobilenetv3_small", **RANDOM}
@@ -64,6 +71,77 @@ def two_classes(raw: Path) -> None:
     edit_labels(raw, lambda parts, rng: ["round" if parts[0] == "circle" else "angular", *parts[1:]])
 
 
+def drawn(split: str, seed: int, **settings: float) -> Callable[[Path], None]:
+    """Draw a split with another seed of the generator, and other settings."""
+
+    def change(raw: Path) -> None:
+        own = Generate(
+            **TINY["generate"] | {"train": 1, "seed": seed, "scale": 1.0, "unseen": 0, "alike": 0.0} | settings
+        )
+        draw(raw / "drawn", settings=own, tasks=BASE.tasks, plain=True)
+        shutil.rmtree(raw / split, ignore_errors=True)
+        (raw / "drawn/val").rename(raw / split)
+        shutil.rmtree(raw / "drawn")
+
+    return change
+
+
+def moved(
+    pixels: Callable[[np.ndarray], np.ndarray], points: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Callable[[Path], None]:
+    """Change images and outlines of val alike. points: of the points [n, 2] and (width, height)."""
+
+    def change(raw: Path) -> None:
+        for path in sorted((raw / "val").glob("*.json")):
+            record, image = json.loads(path.read_bytes()), np.asarray(Image.open(path.with_suffix(".jpg")))
+            for shape in record["shapes"]:
+                shape["points"] = points(np.array(shape["points"]), np.array(image.shape[1::-1])).tolist()
+            image = np.ascontiguousarray(pixels(image))
+            record["imageHeight"], record["imageWidth"] = image.shape[:2]
+            Image.fromarray(image).save(path.with_suffix(".jpg"), quality=92, subsampling=0)
+            write_json(path, record, indent=None)
+
+    return change
+
+
+def larger(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+
+
+def as_png(raw: Path) -> None:
+    for path in sorted(raw.rglob("*.jpg")):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    edit(raw, lambda record, number: record.update(imagePath=record["imagePath"].replace(".jpg", ".png")))
+
+
+def grey(raw: Path) -> None:
+    for path in sorted(raw.rglob("*.jpg")):
+        Image.open(path).convert("L").save(path, quality=92)
+
+
+def by_size(raw: Path) -> None:
+    """The last label says whether an object is large or small."""
+
+    def each(record: dict, number: int) -> None:
+        for shape in record["shapes"]:
+            area = cv2.contourArea(np.array(shape["points"], dtype=np.float32))
+            word = "large" if area > 0.09 * record["imageHeight"] * record["imageWidth"] else "small"
+            shape["label"] = ",".join([*shape["label"].split(",")[:-1], word])
+
+    edit(raw, each)
+
+
+def few_stars(raw: Path) -> None:
+    """Remove nine in ten images with a star."""
+    for number, path in enumerate(sorted(raw.rglob("*.json"))):
+        if number % 10 and any(shape["label"].startswith("star") for shape in json.loads(path.read_bytes())["shapes"]):
+            path.unlink()
+            path.with_suffix(".jpg").unlink()
+
+
+VAL = {"since": "predict"}
+FIVE = (*FOUR, "level")
 BASE = Case("three tasks, EfficientNet-Lite0")
 HEALTHY = (
     BASE,
@@ -89,4 +167,32 @@ HEALTHY = (
     Case("a muted task, accumulated batches, schedule in steps",
          changes={"generate.seed": 9, "tasks.fill.loss_weight": 0.0, "tasks.fill.match_weight": 0.0,
                   "solver.schedule": "steps", "solver.ims_per_batch": 4, "solver.accumulate": 2}),
+    *(Case(f"val drawn with seed {seed}", **VAL, raw=drawn("val", seed)) for seed in range(101, 107)),
+    *(Case(f"val of {count} images", **VAL, raw=drawn("val", 110 + count, val=count)) for count in (6, 12, 20, 160)),
+    Case("a test split", **VAL, raw=drawn("test", 120)),
+    Case("val mirrored, with its outlines", **VAL,
+         raw=moved(lambda image: image[:, ::-1], lambda points, size: points * (-1, 1) + (size[0], 0))),
+    Case("val turned upside down, with its outlines", **VAL,
+         raw=moved(lambda image: image[::-1, ::-1], lambda points, size: size - points)),
+    Case("images of val 1.5 times as large", **VAL, raw=moved(larger, lambda points, size: points * 1.5)),
+    Case("all images as PNG", **VAL, raw=as_png),
+    Case("another seed of the training", changes={"seed": 3}),
+    *(Case(f"another generator, seed {seed}", changes={"generate.seed": seed}) for seed in (21, 22)),
+    Case("five tasks", tasks=FIVE, changes={"generate.seed": 23}),
+    Case("grey images, without the task that needs colour", tasks=("shape", "fill"), raw=grey,
+         changes={"generate.seed": 24}),
+    Case("one image in memory, eight summed into a step", changes={
+         "generate.seed": 25, "solver.ims_per_batch": 1, "solver.accumulate": 8}),
+    Case("a task for the size, without jitter", raw=by_size,
+         changes={"generate.seed": 26, "input.min_scale": 1.0, "input.max_scale": 1.0}),
+    Case("one task, one softmax, no flips", tasks=("colour",),
+         changes={"generate.seed": 27, "tasks.colour.classes": "auto", "input.flip": 0.0}),
+    Case("up to six objects", changes={"generate.seed": 28, "generate.max_objects": 6, "generate.scale": 0.8,
+                                       "solver.max_iter": 800}),
+    Case("MobileNetV3-Large with ImageNet weights", changes={"generate.seed": 29,
+                                                             "model.backbone": "mobilenetv3_large"}),
+    Case("COCO annotations, one softmax over combinations", raw=as_coco,
+         changes={"generate.seed": 30, "data.format": "coco", **COMBINED}),
+    Case("a class with a tenth of the objects of the others", raw=few_stars, changes={
+         "generate.seed": 31, "generate.train": 400, "generate.val": 100}),
 )  # fmt: skip

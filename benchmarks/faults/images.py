@@ -21,7 +21,7 @@ Edit = Callable[[dict[str, Any], int], None]  # changes a LabelMe record in plac
 def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool) -> None:
     """Write LabelMe files into `folder`/{train,val}.
 
-    tasks: some of shape, colour, fill and side (left or right half of the image). plain: plain backgrounds instead of
+    tasks: some of shape, colour, fill, side and level (halves of the image). plain: plain backgrounds instead of
     those of the embedded data."""
     with patch.object(shapes, "_background", _clouds if plain else shapes._background):
         shapes.generate(settings, folder, seed=settings.seed)
@@ -29,7 +29,8 @@ def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool)
     def relabel(record: dict[str, Any], number: int) -> None:
         for shape in record["shapes"]:
             known = dict(zip(("shape", "colour", "fill"), shape["label"].split(","), strict=True))
-            known["side"] = "left" if np.mean([x for x, _ in shape["points"]]) < record["imageWidth"] / 2 else "right"
+            x, y = np.mean(shape["points"], axis=0) / (record["imageWidth"], record["imageHeight"])
+            known |= {"side": "left" if x < 0.5 else "right", "level": "upper" if y < 0.5 else "lower"}
             shape["label"] = ",".join(known[task] for task in tasks)
 
     edit(folder, relabel)

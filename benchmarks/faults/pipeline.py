@@ -45,7 +45,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     """
     began = time.monotonic()
     folder.mkdir(parents=True)
-    fault = case if isinstance(case, Fault) else Fault(case.name)
+    fault = case if isinstance(case, Fault) else Fault(case.name, raw=case.raw, since=case.since)
     when, reported, crash = None, "", False
     with inside(folder), ExitStack() as patches:
         write_params(case)

@@ -68,7 +68,7 @@ def after_training(name: str) -> bool:
     """Whether a case can use the model of the healthy run."""
     case = CASES[name]
     alike = case.params().model == healthy.BASE.params().model
-    return isinstance(case, Fault) and case.after_training and alike
+    return case.after_training and alike
 
 
 def work(name: str, folder: Path, trained: Path | None, quick: bool) -> Outcome:
