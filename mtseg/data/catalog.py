@@ -14,6 +14,7 @@ from detectron2.data.datasets import load_coco_json
 
 from mtseg.core.errors import UserError, first_line
 from mtseg.core.files import write_json
+from mtseg.core.tables import Images
 from mtseg.data.manifest import Manifest, counts
 
 MOST = 5000  # images of a split that `check` loads: detectron2 needs 10 GB for the annotations of 100,000
@@ -31,13 +32,13 @@ def register(manifest: Manifest, root: Path) -> dict[str, str]:
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        json = manifest.splits[split]["json"]
+        path = manifest.splits[split]["json"]
         DatasetCatalog.register(
-            name, lambda json=json, name=name: load_coco_json(json, str(root), name, extra_annotation_keys=["labels"])
+            name, lambda path=path, name=name: load_coco_json(path, str(root), name, extra_annotation_keys=["labels"])
         )
         tasks = {task: list(classes) for task, classes in manifest.classes}
         MetadataCatalog.get(name).set(
-            json_file=json, image_root=str(root), thing_classes=tasks[manifest.classes[0][0]], tasks=tasks
+            json_file=path, image_root=str(root), thing_classes=tasks[manifest.classes[0][0]], tasks=tasks
         )
     return names
 
@@ -54,8 +55,9 @@ def check(manifest: Manifest, root: Path) -> None:
         facts = manifest.splits[split]
         try:
             if facts["images"] > MOST:
-                facts = facts | counts(manifest.images(split, outlines=False)[:MOST])
-                records = _first_records(facts["json"], root, manifest, split, name)
+                first = manifest.images(split, outlines=False)[:MOST]
+                facts = facts | counts(first)
+                records = _first_records(facts["json"], first, root, manifest, name)
             else:
                 records = DatasetCatalog.get(name)
             found = _counts(records, tasks)
@@ -76,9 +78,8 @@ def check(manifest: Manifest, root: Path) -> None:
             )
 
 
-def _first_records(path: str, root: Path, manifest: Manifest, split: str, name: str) -> list[dict[str, Any]]:
-    """detectron2's records of the first `MOST` images of a split, which is registered as `name`."""
-    images = manifest.images(split, outlines=False)[:MOST]
+def _first_records(path: str, images: Images, root: Path, manifest: Manifest, name: str) -> list[dict[str, Any]]:
+    """detectron2's records of the first images of the split in the JSON `path`, which is registered as `name`."""
     columns = (images.id.tolist(), images.file_name.tolist(), images.height.tolist(), images.width.tolist())
     value = {
         "images": [
@@ -94,7 +95,8 @@ def _first_records(path: str, root: Path, manifest: Manifest, split: str, name: 
 
 
 def _annotations(path: Path, last: int) -> Iterator[dict[str, Any]]:
-    """The annotations of a JSON that `coco.write` wrote, up to those of the image with id `last`."""
+    """The annotations of a JSON that `coco.write` wrote, which begins with them, up to those of the image with id
+    `last`."""
     decode = JSONDecoder().raw_decode
     with path.open(encoding="utf-8") as file:
         text = file.read(CHUNK)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mtseg.core.errors import UserError
 from mtseg.core.masks import Segmentation, mask
 from mtseg.core.params import Input, Task
-from mtseg.core.tables import Image, Instance
+from mtseg.core.tables import UNLABELLED, Image, Instance
 from mtseg.data.images import PAD, read_image, square
 
 Example = dict[str, Any]
@@ -83,7 +83,7 @@ class Mapper:
         task = self.tasks[i]
         label = instance.labels[task.name]
         if label is None:
-            return -1
+            return UNLABELLED
         if not 0 <= label < task.num_classes:  # in the loss, CUDA would fail with an unclear assertion
             raise UserError(
                 f"{image.file_name}, annotation {instance.id}: label {label} of task '{task.name}' "
@@ -185,7 +185,8 @@ def _load(
     loader = DataLoader(
         _Examples(images, mapper), batch_sampler=_noted(keys, sent), num_workers=processes(workers), collate_fn=list
     )
-    before, iterator = signal.getsignal(signal.SIGCHLD), iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
     if signal.getsignal(signal.SIGCHLD) is not before:  # PyTorch's raises an error anywhere, such as within a step
         signal.signal(signal.SIGCHLD, before)
     for number in count():

@@ -1,8 +1,7 @@
 """The interface of raw formats: images with their annotated objects, and the records that cannot be read.
 
-A format is a module of mtseg/data/formats with one function,
-    read(folder: Path, vocabulary: Vocabulary) -> RawData
-which validates all input: an invalid record becomes a fault with its location, and reading continues.
+A format is a module of mtseg/data/formats, see its __init__.py. Its `read(folder, vocabulary)` returns RawData and
+validates all input: an invalid record becomes a fault with its location, and reading continues.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def wrong_labels(evaluation: Evaluation, rows: np.ndarray, objects: np.ndarray) 
 def summary(counts: np.ndarray) -> dict[str, float]:
     """precision, recall, f1 and joint_f1 of images with these counts [..., 4]: percent, 3 decimals, undefined left
     out."""
-    parts = fractions(np.reshape(counts, (-1, 4)).sum(axis=0))
+    parts = _fractions(np.reshape(counts, (-1, 4)).sum(axis=0))
     return {name: round(100 * int(part) / int(whole), 3) for name, (part, whole) in parts.items() if whole}
 
 
@@ -55,11 +55,11 @@ def shares(counts: np.ndarray) -> dict[str, np.ndarray]:
     """precision, recall, f1 and joint_f1 of each row of counts [B, 4]: [B] each, 0 to 1, NaN where undefined."""
     return {
         name: np.divide(part, whole, out=np.full(len(counts), np.nan), where=whole > 0)
-        for name, (part, whole) in fractions(counts).items()
+        for name, (part, whole) in _fractions(counts).items()
     }
 
 
-def fractions(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _fractions(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{metric: (numerator, denominator)}. counts: [..., 4], as `counts` returns them."""
     predicted, true, hit, right = np.moveaxis(counts, -1, 0)
     return {
