@@ -105,8 +105,8 @@ def write_json_with(path: Path | str, first: str, values: Iterable[Any], rest: M
 def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):
     """Write rows as CSV, with an empty cell for None and NaN. columns: by default the rows' keys."""
     table = without_formulas(pd.DataFrame(rows, columns=columns))
-    with replace_file(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table.to_csv(file, index=False, lineterminator="\n")  # pandas would take a path like `file:a` for a URL
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

@@ -253,10 +253,10 @@ class Images(Table, Sequence):
     def write_parts(path: Path | str, parts: Iterable[Images]) -> None:
         """Write one or more tables with the same classes, whose ids ascend from one to the next, one at a time."""
         with replace_file(path) as temporary, ExitStack() as stack:
-            writer = None
+            file, writer = stack.enter_context(pa.OSFile(str(temporary), "wb")), None
             for part in parts:
                 table = _table(part._nested(), part.classes)
-                writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
                 writer.write_table(table)
 
     def _nested(self) -> dict[str, pa.Array]:
@@ -428,8 +428,8 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
 
 
 def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> None:
-    with replace_file(path) as temporary:
-        pq.write_table(_table(columns, classes, **facts), temporary, compression="zstd")
+    with replace_file(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
+        pq.write_table(_table(columns, classes, **facts), file, compression="zstd")
 
 
 def _table(columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> pa.Table:
@@ -443,7 +443,7 @@ def _open(
 ) -> tuple[pq.ParquetFile, Classes]:
     """Open a file. Checks that it has the columns `wanted` and, if given, the classes of `tasks`."""
     with _reading(path, made_by):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.OSFile(str(path)))  # ParquetFile would take a path like `a:b` for a URI
         found = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
         classes = tuple((task["name"], tuple(task["classes"])) for task in found)
     if tasks not in (None, classes):

@@ -46,7 +46,7 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
         if not whole.is_relative_to(outputs):
             found.setdefault(whole, file)
     if not found:
-        raise UserError(f"{', '.join(sources)}: all images are in {out}, the folder of outputs")
+        raise UserError(f"{', '.join(sources)}: all images are in {out}, the folder of outputs: choose another --out")
     named = list(found.values())
     depth = 0
     while len({file.name for file in named}) < len(named):
@@ -63,10 +63,12 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
         model = hashlib.file_digest(file, "sha256").hexdigest()
     listing = hashlib.sha256()
     for one in files:
-        facts = one.path.stat()
-        listing.update(
-            f"{one.path.resolve()}\t{one.name}\t{facts.st_size}\t{facts.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+        try:
+            facts = one.path.stat()
+            state = f"{facts.st_size}\t{facts.st_mtime_ns}"
+        except FileNotFoundError:  # it has gone since the folder was listed, and will be skipped
+            state = "gone"
+        listing.update(f"{one.path.resolve()}\t{one.name}\t{state}\n".encode(errors="surrogateescape"))
     return {"weights": model, "images": listing.hexdigest()} | others
 
 
@@ -109,6 +111,8 @@ class Run:
 
     def _record(self) -> dict[str, Any] | None:
         """The content of run.json; None when the folder is empty or does not exist."""
+        if str(self.out) != str(self.out).encode(errors="ignore").decode():
+            raise UserError(f"{self.out}: the name of this folder is not UTF-8: choose another")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out} is a file, expected a folder")
         if not self.out.is_dir() or not any(self.out.iterdir()):

@@ -382,6 +382,33 @@ def test_a_path_of_outputs_that_cannot_be_is_one_line(predict, tmp_path, shots, 
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("out", ["a:b", "file:x", "~", "s3:", "%41?b=1"])
+def test_a_folder_whose_name_looks_like_an_address_is_a_folder(
+    mtseg, onnx_segmenter, tmp_path, shots, monkeypatch, out
+):
+    monkeypatch.chdir(tmp_path)
+    given = ("predict", "shots/0.png", "--weights", onnx_segmenter, "--format", ",".join(export.FORMATS), "--out", out)
+    assert mtseg(*given).code == 0
+    assert {"predictions.csv", "predictions.parquet"} <= {path.name for path in (tmp_path / out).iterdir()}
+
+
+def test_names_that_are_not_utf8_and_images_that_go_are_no_traceback(
+    mtseg, onnx_segmenter, tmp_path, shots, monkeypatch
+):
+    done = mtseg("predict", shots, "--weights", onnx_segmenter, "--out", tmp_path / "\udcff")
+    assert done.code == 1 and done.err.count("\n") == 1 and "UTF-8" in done.err
+    gather = folder.gather
+
+    def slow(*given):
+        found = gather(*given)
+        (shots / "1.png").unlink()
+        return found
+
+    monkeypatch.setattr(folder, "gather", slow)
+    done = mtseg("predict", shots, "--weights", onnx_segmenter, "--out", tmp_path / "out")
+    assert done.code == 2 and "1.png: no such file" in done.err
+
+
 def test_tiles_are_reported_and_proposed_for_large_images(predict, shots, monkeypatch):
     monkeypatch.setattr("mtseg.cli.predict.SECONDS", 0)
     assert "--tile" not in predict(shots).err
