@@ -64,6 +64,7 @@ def command(
     Exit codes: 0 done, 1 when a file is missing or broken, or the checkpoint was trained with other settings.
     """
     from mtseg.core.errors import UserError
+    from mtseg.core.files import check_file
 
     if out.suffix not in (".safetensors", ".onnx") or format and out.suffix != f".{format}":
         raise UserError(
@@ -79,6 +80,7 @@ def command(
         raise UserError(
             "--precision int8 needs --calibration FOLDER, with images of the training's kind; no other does"
         )
+    check_file(out)
     if out.suffix == ".onnx":
         _write_onnx(file, out, precision, calibration)
     else:

@@ -101,6 +101,10 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in FIXES:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{os.strerror(error.errno).lower()}: {FIXES[error.errno]}")
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        "Symlink loop from "
+    ):  # Path.resolve before Python 3.13
+        return UserError(f"{first_line(error).lower()}: {FIXES[errno.ELOOP]}")
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(t in str(error) for t in NO_MEMORY):
         return UserError("not enough memory: lower the batch or the number and size of images at once")
     return None

@@ -28,14 +28,18 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n](?s:.)")
 @contextmanager
 def replace_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path (same suffix, same folder) to write to; it becomes `path` if the block succeeds."""
-    path, temporary = _names(path)
-    with _creating(path):
-        temporary.touch()
+    path, temporary = _begun(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def check_file(path: Path | str) -> None:
+    """Raise the error that `replace_file` would raise after long work: that the file cannot be written."""
+    _, temporary = _begun(path)
+    remove(temporary)
 
 
 @contextmanager
@@ -195,16 +199,30 @@ def _names(path: Path | str) -> tuple[Path, Path]:
     temporary = path.with_name(f".tmp-{path.name}")
     with _creating(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    remove(temporary)
+        remove(temporary)
+    return path, temporary
+
+
+def _begun(path: Path | str) -> tuple[Path, Path]:
+    """The same for a file, whose temporary one is created."""
+    path, temporary = _names(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: choose another name for the file")
+    with _creating(path):
+        temporary.touch()
     return path, temporary
 
 
 @contextmanager
 def _creating(path: Path) -> Iterator[None]:
+    """Errors name the path that the user knows."""
     try:
         yield
     except FileNotFoundError:  # though its folder is there: a file system of the kernel's, such as /proc
         raise UserError(f"{path} cannot be created, as its file system does not allow it: write elsewhere") from None
+    except OSError as error:
+        error.filename = error.filename.replace(f".tmp-{path.name}", path.name)
+        raise
 
 
 def remove(path: Path) -> None:

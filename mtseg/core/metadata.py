@@ -165,13 +165,18 @@ def _version(text: str) -> str | None:
     return known.get("version") if isinstance(known, dict) else None
 
 
+def missing(path: Path) -> UserError:
+    """The error for a model that is not there; of the pipeline, with what makes it."""
+    made = [how for name, how in MADE.items() if path.parts[-2:] == Path(name).parts]
+    return UserError(": ".join([f"{path}: no such file", *made]))
+
+
 def read_text(path: Path) -> str:
     """The metadata as JSON text. Raises UserError when the file is missing, broken, or not one of this project."""
     if path.suffix not in MODELS:
         raise UserError(f"{path} is not a model: the name of a model's file ends with {' or '.join(MODELS)}")
     if not path.is_file():
-        made = [how for name, how in MADE.items() if path.parts[-2:] == Path(name).parts]
-        raise UserError(": ".join([f"{path}: no such file", *made]))
+        raise missing(path)
     entries = _of_onnx(path) if path.suffix == ".onnx" else _of_safetensors(path)
     if KEY not in entries:
         raise UserError(f"{path} is not a model of mtseg, whose files have an entry '{KEY}' in their metadata")

@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         fault = first_line(error)[:160]
         raise UserError(
-            f"{path} is broken, or no safetensors file ({fault}): copy it again, or run `dvc repro train` again"
+            f"{path} is broken, or no safetensors file ({fault}): copy it again, or make it again"
         ) from None
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
-from mtseg.core.metadata import KEY
+from mtseg.core.metadata import KEY, missing
 from mtseg.core.params import Task
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
@@ -225,7 +225,7 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     no checkpoint of this project."""
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} is missing: run `dvc repro train` first")
+        raise missing(path)
     state, header = read_safetensors(path)
     if KEY not in header:
         raise UserError(f"{path} is not a checkpoint of this project: its header has no entry '{KEY}'")

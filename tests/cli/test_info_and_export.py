@@ -184,12 +184,16 @@ def test_the_script_of_the_package_is_this_command():
 
 
 def test_wrong_choices_of_onnx_are_one_line(mtseg, tmp_path, segmenter, checkpoint):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "loop.onnx").symlink_to(tmp_path / "loop.onnx")
     for file, arguments, words in [
         (segmenter, ("--out", "m.onnx", "--precision", "int8"), ["--calibration"]),
         (segmenter, ("--out", "m.onnx", "--calibration", tmp_path), ["int8"]),
         (segmenter, ("--out", "m.safetensors", "--precision", "float16"), ["ONNX"]),
         (segmenter, ("--out", "m.onnx", "--format", "safetensors"), [".safetensors"]),
         (segmenter, ("--out", "m.pt"), [".onnx"]),
+        (segmenter, ("--out", tmp_path / "folder.onnx"), ["folder.onnx is a folder"]),
+        (segmenter, ("--out", tmp_path / "loop.onnx"), ["loop.onnx", "leads back to itself"]),
         (segmenter, ("--out", "m.onnx", "--precision", "int4"), ["int4", "int8"]),
         (segmenter, ("--out", "m.onnx", "--precision", "int8", "--calibration", tmp_path / "none"), ["none"]),
         (checkpoint, ("--out", "m.onnx"), ["mtseg export", "--params"]),

@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, as_user_error
 from mtseg.core.files import (
+    check_file,
     read_json,
     read_table,
     replace_file,
@@ -45,6 +47,21 @@ def test_a_file_system_that_allows_no_file_is_one_line(place):
         with pytest.raises(UserError, match=f"{place} cannot be created") as error, replace(place):
             pytest.fail("nothing is computed")
         assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in [
+        (tmp_path / "folder.onnx", "folder.onnx is a folder"), (tmp_path / "file" / "a.onnx", "file: file exists"),
+        (tmp_path / f"{'x' * 300}.onnx", f"{tmp_path}/xxx.*: file name too long"),
+    ]:  # fmt: skip
+        with pytest.raises((UserError, OSError)) as error:
+            check_file(path)
+        assert re.search(reason, str(as_user_error(error.value)))
+    (tmp_path / "a.txt").write_text("kept")
+    check_file(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "kept" and len([*tmp_path.iterdir()]) == 3
 
 
 def test_what_a_killed_run_left_is_not_taken_over(tmp_path):

@@ -180,8 +180,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 
 def test_a_checkpoint_that_is_missing_or_not_ours(tmp_path):
-    with pytest.raises(UserError, match="best.safetensors is missing: run `dvc repro train` first"):
-        load(tmp_path / "best.safetensors")
+    with pytest.raises(UserError, match="best.safetensors: no such file: run `dvc repro train`"):
+        load(tmp_path / "models/best.safetensors")
     safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="foreign.safetensors is not a checkpoint of this project"):
         load(tmp_path / "foreign.safetensors")
