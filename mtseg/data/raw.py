@@ -94,13 +94,14 @@ class RawImage:
 class RawData:
     """The contents of a raw folder.
 
-    unused        number of valid images, objects or files that are not used, by reason
-    unused_files  files with the suffix of annotations that are none in the format
-    notes         number of objects that were read in a way to know of, by that way
-    warnings      number of objects that are probably wrong, by what is wrong
-    split_source  where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
-    ids           paths of images by the id that annotation files give them, as text
-    relative      whether the format's coordinates are shares of the image's size, and not pixels
+    unused          number of valid images, objects or files that are not used, by reason
+    unused_files    files with the suffix of annotations that are none in the format
+    notes           number of objects that were read in a way to know of, by that way
+    warnings        number of objects that are probably wrong, by what is wrong
+    split_source    where the split comes from, e.g. "folders train/, valid/ (val)"; None if the data state none
+    unclear_splits  values under keys of images such as fold, by key, that mean no split
+    ids             paths of images by the id that annotation files give them, as text
+    relative        whether the format's coordinates are shares of the image's size, and not pixels
     """
 
     images: list[RawImage] = field(default_factory=list)
@@ -110,6 +111,7 @@ class RawData:
     notes: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     split_source: str | None = None
+    unclear_splits: dict[str, set[str]] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     relative: bool = False
 

@@ -21,7 +21,17 @@ from mtseg.core import yaml
 from mtseg.core.errors import UserError, quoted
 from mtseg.data.files import Files
 from mtseg.data.raw import BadRecord, RawData, read_text, read_value
-from mtseg.data.splits import looks_split, names_splits, of_flags, says_split, split_in, split_of
+from mtseg.data.splits import (
+    divides,
+    folds,
+    looks_split,
+    names_splits,
+    of_flags,
+    says_split,
+    split_in,
+    split_of,
+    states,
+)
 
 TEXTS = ("", ".lst", ".txt")
 TABLES = (".csv", ".tsv")
@@ -72,6 +82,8 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
                 texts[path] = split_of(stem)
             elif suffix in VALUES and (says_split(stem) or _may_list(files, path)):
                 found.lines |= _of_value(path, _value(files, path), raw)
+            elif suffix in (*TABLES, *TEXTS) and meaning(path) and (fold := folds(path)):
+                raise _NotUnderstood(f"it is of {fold}: copy the lists of one fold to train.txt and val.txt")
             elif suffix in (*TABLES, *TEXTS) and says_split(stem):
                 found.lines |= _headless(files, path)
             elif suffix in UNREAD and says_split(stem):
@@ -152,22 +164,21 @@ def _by_split(
     """The lines by the split that they have in the first of the columns that has splits. If no column has any, this is
     noted or, in a file whose name says that it is a list of splits, raised as _NotUnderstood. Raises UserError if some
     lines have one and others not."""
-    for name, values in columns.items():
+    for values in columns.values():
         splits = [split_of(str(value)) for value in values]
-        if not any(splits):
-            stem = PurePosixPath(path).stem
-            if says_split(stem) and not split_of(stem):
-                like = f", such as {quoted(values[0])}" if lines else ""
-                raise _NotUnderstood(f"its {name} is not train, val or test{like}")
-            if len({*map(str, values)}) > 1 and "split" in name.lower():
-                raise _Unclear(f"its column {name} is not train, val or test, such as {quoted(values[0])}")
-            text = f"lines of {path} whose column {name} has no split (train, val or test) and is not used"
-            raw.note(text, len(lines))
-            continue
-        if None in splits:
+        if None not in splits:
+            return _grouped(path, splits, lines)
+        if any(splits):
             line = quoted(lines[splits.index(None)])
             raise UserError(f"{path} (in data.raw): {line} has no split, unlike others: train, val or test")
-        return _grouped(path, splits, lines)
+    for name, values in columns.items():
+        stem = PurePosixPath(path).stem
+        if says_split(stem) and not split_of(stem):
+            like = f", such as {quoted(values[0])}" if lines else ""
+            raise _NotUnderstood(f"its {name} is not train, val or test{like}")
+        if len({*map(str, values)}) > 1 and divides(name):
+            raise _Unclear(f"its column {name} is not train, val or test, such as {quoted(values[0])}")
+        raw.note(f"lines of {path} whose column {name} has no split (train, val or test) and is not used", len(lines))
     return {}
 
 
@@ -189,6 +200,11 @@ def _may_list(files: Files, path: str) -> bool:
             raise _Unclear("it names lists in other files, which is not read")
         return len({*map(split_of, re.findall(r"^(\w+)\s*:(?:[ ]*\[|\s*\n\s*- )", start, re.M))} - {None}) > 1
     if len({*map(split_of, re.findall(r'"(\w+)"\s*:\s*[\[{]', start))} - {None}) > 1:
+        return True
+    pairs = re.findall(r'"([^"\\]*)"\s*:\s*(?:"([^"\\]*)"|[^\s"])', start)
+    if sum(states(key, value) for key, value in pairs) > 1:
+        return True
+    if len({split_of(value) for _, value in pairs}) > 1 and all(split_of(value) for _, value in pairs):
         return True
     if not looks_split(PurePosixPath(path).stem):
         return False

@@ -23,19 +23,9 @@ _NEUTRAL = {  # words beside a split's name that do not change its meaning
     *"file files id ids list lists names part set split subset yolo".split(),
 }
 _PARTITION = {"fold", "folds", "kfold", "partition", "partitions", "split", "splits"}
-_MAY_STATE = {
-    "dataset",
-    "mode",
-    "phase",
-    "purpose",
-    "role",
-    "stage",
-    "type",
-    "usage",
-    "use",
-}  # if a split is their value
+_MAY_STATE = {*"dataset mode phase purpose role stage type usage use".split()}  # if a split is their value
 _SCORES = {"eval", "evaluation"}  # files of these names have results
-_COLUMNS = {"fold", "folds", "partition", "set", "split", "subset"}
+_COLUMNS = {"fold", "folds", "kfold", "partition", "set", "split", "subset"}
 _WORD = re.compile(rf"({'|'.join(_MEANINGS)})(set|images?|imgs|data|labels?|split)?")  # train, trainset
 _SHORT = {"tr": "train", "va": "val", "te": "test", "ts": "test"}  # of names that differ in these alone: tr, va, te
 _ALIKE = {**_MEANINGS, **_SHORT, "训练": "train", "验证": "val", "测试": "test"}
@@ -147,6 +137,17 @@ def names_splits(column: str) -> bool:
 
 
 @cache
+def divides(key: str) -> bool:
+    """Whether a column or key of this name divides the images even if its values mean no split: fold, split_id."""
+    return not {*_words(key)}.isdisjoint(_PARTITION)
+
+
+def states(key: str, value: str) -> bool:
+    """Whether a key has a split as its value, by the names of both: split: train, usage: Test."""
+    return split_of(value) is not None and not {*_words(key)}.isdisjoint(_COLUMNS | _MAY_STATE)
+
+
+@cache
 def says_split(name: str, *, alone: bool = True) -> bool:
     """Whether a file's name, without suffix, has the word split, fold or partition or, `alone`, has names of splits and
     no words of another meaning: train_val, test1, but not train_log."""
@@ -180,22 +181,19 @@ class Splits:
     def of_record(self, record: Mapping[str, Any], data: RawData) -> str | None:
         """The split that a record of an image has under a key such as split or data_split. Values of such keys that
         mean none, as numbers of folds, are noted."""
-        for key in filter(names_splits, record):
-            value = record[key]
-            if value in (None, ""):
-                continue
+        named = {key: record[key] for key in filter(names_splits, record) if record[key] not in (None, "")}
+        for value in named.values():
             if split := self.of_name(str(value)):
                 return split
-            data.note(f"images whose `{key}` has no split (train, val or test) and is not used")
         if split := of_flags(record):
             return self._noted("is_train and the like", split)
         for key, value in record.items():
-            if (
-                isinstance(value, str)
-                and not _MAY_STATE.isdisjoint(_words(str(key)))
-                and (split := self.of_name(value))
-            ):
-                return split
+            if isinstance(value, str) and states(key, value):
+                return self.of_name(value)
+        for key, value in named.items():
+            data.note(f"images whose `{key}` has no split (train, val or test) and is not used")
+            if divides(key):
+                data.unclear_splits.setdefault(key, set()).add(str(value))
         return None
 
     def of_files(self, paths: Sequence[str]) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.params import Data
 from mtseg.data.files import Files
 from mtseg.data.raw import RawData, RawImage
@@ -62,7 +62,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     wanted = {name: share for name, share in shares.items() if name not in have}
     pool = [number for number, own in enumerate(found) if own == "train" or not have]
     if wanted:
-        _check_understood(given.not_understood | lists.strange, data)
+        _check_understood(given.not_understood | lists.strange, raw, data)
         for number, own in zip(pool, _draw(similar[pool], wanted, seed), strict=True):
             found[number] = own
     if missing := [name for name in ("train", *shares) if name not in found]:
@@ -149,13 +149,21 @@ def _check_stated(have: set[str], source: str, data: Data, bare: Mapping[str | N
         )
 
 
-def _check_understood(strange: Mapping[str, str], data: Data) -> None:
-    """Raises UserError if there is a file that looks like a list of splits and is not understood."""
+def _check_understood(strange: Mapping[str, str], raw: RawData, data: Data) -> None:
+    """Raises UserError if there is a file that looks like a list of splits and is not understood, or if images have
+    keys, such as fold, that divide them."""
     for path, reason in strange.items():
         raise UserError(
             f"{data.raw / path} looks like a list of splits, over which none is drawn, but {reason}: write {FORMS}; or "
-            "rename the file if it is no such list"
+            "move the file out of data.raw if it is no such list"
         )
+    for key, values in raw.unclear_splits.items():
+        if len(values) > 1:
+            few = ", ".join(map(quoted, sorted(values)[:3]))
+            raise UserError(
+                f"{data.raw} (data.raw): `{key}` of the images, such as {few}, looks like a split, over which none is "
+                f"drawn: write {FORMS}; or remove the key"
+            )
 
 
 def _shown(data: Data) -> str:

@@ -467,11 +467,10 @@ BY_SPLIT = {"train": ["a.png", "b.png"], "val": ["c.png"]}
 SPLIT_OF = {"a.png": "train", "b.png": "train", "c.png": "val"}
 
 
-def test_a_column_of_folds_is_not_ignored_in_silence(raw, capsys):
+def test_a_column_of_folds_beside_one_of_splits_is_not_used(raw):
     write(raw, *NAMES)
-    (raw / "meta.csv").write_text(FOLDS)
-    split(raw)
-    assert "lines of meta.csv whose column fold has no split" in " ".join(capsys.readouterr().out.split())
+    (raw / "meta.csv").write_text("image,fold,split\na,0,train\nb,1,train\nc,2,val\n")
+    assert split(raw) == BY_SPLIT
 
 
 @pytest.mark.parametrize(
@@ -519,6 +518,8 @@ def test_the_obvious_forms_of_a_split_are_read(raw, capsys, file, content):
         ("split.yaml", "a.png: 1\n"),
         ("split.json", json.dumps({"train": None, "val": ["c"]})),
         ("meta.csv", "image,split\na,0\nb,0\nc,1\n"),
+        ("meta.csv", FOLDS),
+        ("fold0_train.txt", "a\nb\n"),
         ("dataset.yaml", "train: lists/a.txt\nval: lists/b.txt\n"),
         ("split.xlsx", "PK"),
         ("train_val.npz", "PK"),
@@ -611,14 +612,46 @@ def test_a_split_of_each_coco_image_is_read_under_its_usual_names(raw, key):
     assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
 
 
-def test_a_key_of_coco_images_whose_values_are_no_splits_is_noted(raw, capsys):
+@pytest.mark.parametrize("key, drawn", [("split", False), ("fold", False), ("kfold_id", False), ("subset", True)])
+def test_keys_of_coco_images_that_divide_them_are_not_drawn_over(raw, capsys, key, drawn):
     path = folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
     content = json.loads(path.read_text())
     for number, image in enumerate(content["images"]):
-        image["split"] = number
+        image[key] = number
     path.write_text(json.dumps(content))
-    split(raw, format="coco")
-    assert "images whose `split` has no split" in " ".join(capsys.readouterr().out.split())
+    if drawn:
+        split(raw, format="coco")
+        assert f"images whose `{key}` has no split" in " ".join(capsys.readouterr().out.split())
+        return
+    with pytest.raises(UserError, match=f"`{key}` of the images, such as '0', '1', looks like a split"):
+        split(raw, format="coco")
+    (raw / "train.txt").write_text("1\n")
+    (raw / "val.txt").write_text("2\n")
+    assert split(raw, format="coco") == {"train": ["images/all/1.png"], "val": ["images/all/2.png"]}
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("data_info.json", [{"image": name, "split": own} for name, own in SPLIT_OF.items()]),
+        ("images.json", {name: {"patient": 1, "usage": own} for name, own in SPLIT_OF.items()}),
+        ("assignment.json", SPLIT_OF),
+        ("metadata.jsonl", "".join(f'{{"file_name": "{name}", "split": "{own}"}}\n' for name, own in SPLIT_OF.items())),
+    ],
+)
+def test_records_of_images_with_their_split_are_read_whatever_the_file_is_called(raw, capsys, file, content):
+    write(raw, *NAMES)
+    (raw / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    assert split(raw) == BY_SPLIT
+    assert "not used" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{"mode": "train"}, {"lr": 1, "phase": "train"}, [{"label": "train", "n": 2}]])
+def test_other_json_files_with_the_word_train_are_no_splits(raw, content):
+    write(raw, *NAMES)
+    (raw / "config.json").write_text(json.dumps(content))
+    split(raw)
+    assert "drawn" in folders.report(raw)["split"]
 
 
 def test_records_of_splits_beside_a_coco_file_are_no_coco_file(raw):
