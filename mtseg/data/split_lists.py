@@ -30,12 +30,14 @@ class Lists:
         bare     number of images without annotations that the lists of each split name
         unknown  number of lines that name no image
         strange  why a file is no list, by its path, if all its lines name none
+        empty    the files without a line, by split
         """
         self.splits: dict[int, str] = {}
         self.names: list[str] = []
         self.bare: Counter[str] = Counter()
         self.unknown = 0
         self.strange: dict[str, str] = {}
+        self.empty = {split: path for (path, split), lines in lines_of.items() if not lines}
         if not lines_of:
             return
         index = _index(images)
@@ -46,15 +48,17 @@ class Lists:
         others = {name for path in bare for tail in _tails(path) for name in (tail, stem_of(tail))}
         source: dict[int, str] = {}
         for (path, split), lines in lines_of.items():
+            if not lines:
+                continue
             for line in lines if path in tables else ():
                 _check_one(path, line, index, by_id, images)
             own = [_find(index, by_id, line) for line in lines]
             missing = [line for line, number in zip(lines, own, strict=True) if number is None]
             unknown = [line for line in missing if not others & {*_meant(line)}]
             loose = not split_of(PurePosixPath(path).stem) and meaning(path)
-            if loose and 2 * len(unknown) >= len(lines) > 0:
+            if loose and 2 * len(unknown) >= len(lines):
                 continue  # train_log.txt is no list
-            if lines and len(unknown) == len(lines):
+            if len(unknown) == len(lines):
                 kind = "several images" if any(index.get(name, 0) is None for name in _meant(lines[0])) else "no image"
                 self.strange[path] = f"its lines, such as {quoted(lines[0])}, name {kind}"
                 continue

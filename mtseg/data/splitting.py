@@ -52,7 +52,7 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     source = "; ".join(sources)
     if lists.unknown:
         raw.leave(f"lines of {', '.join(lists.names)} that name no image", lists.unknown)
-    if left_out := _check_unknown(images, found, source, data):
+    if left_out := _check_unknown(images, found, source, given.not_understood, data):
         raw.leave("images of no split, beside those of a split", left_out)
     have = {*found} - {None}
     of_folders = Splits(files).of_folders
@@ -61,6 +61,8 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     shares = data.split if isinstance(data.split, Mapping) else {"val": data.split}
     wanted = {name: share for name, share in shares.items() if name not in have}
     pool = [number for number, own in enumerate(found) if own == "train" or not have]
+    if empty := [path for split, path in lists.empty.items() if split in wanted]:
+        raise UserError(f"{data.raw / empty[0]} has no line: write its images, or remove it to draw its split")
     if wanted:
         _check_understood(given.not_understood | lists.strange, raw, data)
         for number, own in zip(pool, _draw(similar[pool], wanted, seed), strict=True):
@@ -92,7 +94,9 @@ def _stated(images: Sequence[RawImage], lists: Lists) -> list[str | None]:
     return found
 
 
-def _check_unknown(images: Sequence[RawImage], found: Sequence[str | None], source: str, data: Data) -> int:
+def _check_unknown(
+    images: Sequence[RawImage], found: Sequence[str | None], source: str, unread: Mapping[str, str], data: Data
+) -> int:
     """The number of images of no split, if these are left out. Raises UserError if they are not, or if they are in
     folders or annotation files that look like splits."""
     unknown = [image for image, split in zip(images, found, strict=True) if split is None]
@@ -106,6 +110,7 @@ def _check_unknown(images: Sequence[RawImage], found: Sequence[str | None], sour
         return 0
     if unknown and data.on_error == "error":
         named = f" (in {', '.join(odd)})" if odd else ""
+        source += "".join(f"; {path} is not read, {reason}" for path, reason in unread.items())
         raise UserError(
             f"{len(unknown)} of {len(found)} images, such as {unknown[0].file_name}{named}, are of no split, the "
             f"others are ({source}): move or list them in train, val or test, or leave them out with data.on_error: "

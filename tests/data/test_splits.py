@@ -661,6 +661,26 @@ def test_records_of_splits_beside_a_coco_file_are_no_coco_file(raw):
     assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
 
 
+def test_no_split_is_drawn_in_place_of_an_empty_list(raw):
+    write(raw, *NAMES)
+    (raw / "train.txt").write_text("a\nb\nc\n")
+    (raw / "val.txt").write_text("\n")
+    with pytest.raises(UserError, match="val.txt has no line"):
+        split(raw)
+    (raw / "val.txt").write_text("c\n")
+    (raw / "train.txt").write_text("a\nb\n")
+    (raw / "test.txt").write_text("")
+    assert split(raw) == BY_SPLIT
+
+
+def test_images_of_no_split_are_reported_with_the_list_that_is_not_read(raw):
+    write(raw, *NAMES)
+    (raw / "trainval.txt").write_text("a\nb\n")
+    (raw / "test.txt").write_text("c\n")
+    with pytest.raises(UserError, match="2 of 3 images.*trainval.txt is not read"):
+        split(raw)
+
+
 def test_lists_may_be_in_utf_16(raw):
     write(raw, *NAMES)
     rows = "".join(f"{name}\t{own}\n" for name, own in SPLIT_OF.items())
