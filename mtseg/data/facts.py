@@ -77,9 +77,13 @@ def check_outline(
             _refuse("x and y swapped", stated)
         scale = item.box[2] / w, item.box[3] / h
         scaled = (x * scale[0], y * scale[1], item.box[2], item.box[3])
-        if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and (x > 0.05 * w or y > 0.05 * h):
-            if _agree(item.box, scaled) and 0.9 < scale[0] / scale[1] < 1.1:
+        if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and _agree(item.box, scaled):
+            away = x > 0.05 * w, y > 0.05 * h  # else the place proves nothing
+            if 0.9 < scale[0] / scale[1] < 1.1 and any(away):
                 _refuse("coordinates of another image size", f"{stated}, {scale[0]:.3g} times as large")
+            if all(away) and max(item.box) > 2:  # by two factors: the image was stretched, if the box is in pixels
+                both = f"{scale[0]:.3g} times in width and {scale[1]:.3g} times in height"
+                _refuse("coordinates of another image size", f"{stated}, {both}")
 
 
 def in_pixels(outlines: Iterable[Segmentation]) -> bool:
@@ -141,7 +145,10 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
         return (
             f"the image was resized after annotating, by {factors[1]:.3g}: scale the annotations or restore the image"
         )
-    return "the image was cropped or replaced after annotating"
+    return (
+        f"the image was stretched after annotating, by {factors[1]:.3g} in width and {factors[0]:.3g} in height, or "
+        "cropped, padded or replaced: restore the image, or annotate it as it is now"
+    )
 
 
 def of_images(images: Sequence[Seen], remarks: Remarks, *, relative: bool = False) -> None:

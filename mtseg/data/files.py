@@ -7,11 +7,13 @@ import re
 import stat
 import sys
 import unicodedata
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from mtseg.core.errors import UserError, quoted
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
@@ -20,6 +22,7 @@ from mtseg.data.raw import BadRecord
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
 ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+SCHEME = "[A-Za-z][A-Za-z0-9+.-]+://"
 SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders without end
 POINTER = b"version https://git-lfs"
 NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
@@ -47,7 +50,7 @@ class Files:
             self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
         self.names.sort()
         self._known = frozenset(self.names)
-        self.images = {name for name in self.names if PurePosixPath(name).suffix.lower() in suffixes()}
+        self.images = {name for name in self.names if _is_image(name)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -184,11 +187,11 @@ def _check_links(folder: Path, root: str, follow: bool) -> None:
 def _tails(stated: str) -> Iterator[str]:
     """Relative paths that a stated file name can mean, the most literal first."""
     for name in dict.fromkeys((stated, unquote(stated), unquote(stated.replace("+", " ")))):
-        name = name.replace("\\", "/")
-        if stored := re.match(r".*(/local-files/\?d=|/media/upload/\d+/)", name):  # Label Studio's own folders
+        name = _in_query(name).replace("\\", "/")
+        if stored := re.match(r".*/media/upload/\d+/", name):  # Label Studio's own folder
             name = "/" + name[stored.end() :]
-        elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-            name = urlsplit(name).path
+        else:
+            name = _path(name)
         absolute = bool(re.match(r"/|[A-Za-z]:/", name))
         rest = re.sub(r"^[A-Za-z]:/|^/+", "", name)
         yield rest
@@ -197,6 +200,31 @@ def _tails(stated: str) -> Iterator[str]:
             if not absolute and first.lower() not in LAYOUT:
                 break
             yield rest
+
+
+def _in_query(address: str) -> str:
+    """The file that the query of an address names, as Label Studio's /data/local-files/?d=, /storage-data/uploaded/
+    ?filepath= and, in base64, /tasks/1/resolve/?fileuri= do; else the address."""
+    path, _, query = address.partition("?")
+    if not re.match(rf"/|{SCHEME}", address) or _is_image(path):
+        return address
+    for key, value in parse_qsl(query):
+        if key == "fileuri":
+            with suppress(ValueError):
+                value = urlsafe_b64decode(value + "==").decode()
+        if _is_image(value):
+            return f"/{_path(value)}"
+    return address
+
+
+def _path(address: str) -> str:
+    """The path of a URL; any other address as it is."""
+    found = re.match(rf"{SCHEME}[^/?#]*([^?#]*)", address)
+    return found[1] if found else address
+
+
+def _is_image(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in suffixes()
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

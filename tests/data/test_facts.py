@@ -71,6 +71,10 @@ def test_agreement_and_rounding_are_silent(tmp_path):
         ({"segmentation": [[v / (HEIGHT if i % 2 else WIDTH) for i, v in enumerate(SIX)]]}, "normalised coordinates"),
         ({"segmentation": [[2 * value for value in SIX]]}, "another image size"),
         ({"segmentation": [[value / 2 for value in SIX]]}, "another image size"),
+        (
+            {"segmentation": [[v * (2 if i % 2 else 0.5) for i, v in enumerate(SIX)]]},
+            "another image size.* 2 times in width and 0.5 times in height",
+        ),
     ],
 )
 def test_an_outline_that_is_wrong_is_an_error_with_its_cause(tmp_path, keys, cause, share):
@@ -142,7 +146,14 @@ def test_images_that_were_enlarged_after_annotating(tmp_path):
     assert "top left" in line and ": 24, such as" in line
 
 
-@pytest.mark.parametrize(("stated", "cause"), [((60, 80), "by 0.5"), ((40, 30), "exchanged"), ((31, 90), "cropped")])
+@pytest.mark.parametrize(
+    ("stated", "cause"),
+    [
+        ((60, 80), "by 0.5"),
+        ((40, 30), "exchanged"),
+        ((60, 160), "stretched after annotating, by 0.25 in width and 0.5"),
+    ],
+)
 def test_a_stated_size_that_is_not_the_images(tmp_path, stated, cause):
     height, width = stated
     folders.labelme(tmp_path / "raw", "train/a", shape("x"), imageHeight=height, imageWidth=width)

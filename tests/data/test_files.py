@@ -29,7 +29,12 @@ from tests.data.folders import annotation, converted, shape, tasks
         "D:\\data\\images\\b 0.png",
         "https://example.org/data/upload/1/b%200.png?token=abc/d.png",
         "/data/local-files/?d=mine/b%200.png",
+        "http://localhost:8080/data/local-files/?d=D:%5Cmine%5Cb%200.png",
+        "https://example.org/storage-data/uploaded/?filepath=upload/12/b%200.png",
+        "https://example.org/storage-data/uploaded/?token=abc&filepath=upload/12/b+0.png",
+        "/tasks/1/resolve/?fileuri=czM6Ly9idWNrZXQvbWluZS9iIDAucG5n",
         "s3://bucket/mine/b 0.png",
+        "https://[no-address/mine/b%200.png",
         "../../label-studio/data/media/upload/12/b 0.png",
     ],
 )
