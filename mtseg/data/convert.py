@@ -30,7 +30,7 @@ from mtseg.core.masks import rle
 from mtseg.core.names import difference, means_background, twins
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
-from mtseg.data import coco, duplicates, facts, flatten, formats, labels, polygons, splitting
+from mtseg.data import coco, duplicates, facts, flatten, formats, label_order, labels, polygons, splitting
 from mtseg.data.files import check_files
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
@@ -98,6 +98,9 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     if absent := [task for task, names in classes.items() if not names]:
         message = f"task '{absent[0]}' has no labelled object in the data"
         raise UserError(message + _left_out(raw.faults))
+    free = [task.name for task in tasks if vocabulary.classes[task.name] is None]
+    named = ((image.raw.file_name, found) for image in images for found, _ in image.objects)
+    turned = label_order.warnings(free, tasks[0].name, named) if len(free) > 1 else []
     tasks = coco.resolve(tasks, classes)
     facts.of_images(images, remarks, relative=raw.relative)
     used = _used(splits, data.share, seed)
@@ -122,7 +125,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "unused": raw.unused,
         "warnings": [f"{text}: {count}" for text, count in sorted(raw.warnings.items())] + remarks.lines(),
     }
-    report["warnings"] += facts.of_splits(converted)
+    report["warnings"] += turned + facts.of_splits(converted)
     report["warnings"] += [
         f"task '{tasks[0].name}' has the class '{name}', which is learnt like any object: if it means that there is "
         "none, leave it out by null in data.mapping"

@@ -206,7 +206,7 @@ def _in_query(address: str) -> str:
     """The file that the query of an address names, as Label Studio's /data/local-files/?d=, /storage-data/uploaded/
     ?filepath= and, in base64, /tasks/1/resolve/?fileuri= do; else the address."""
     path, _, query = address.partition("?")
-    if not re.match(rf"/|{SCHEME}", address) or _is_image(path):
+    if not re.match(rf"/.*/$|{SCHEME}", path) or _is_image(path):
         return address
     for key, value in parse_qsl(query):
         if key == "fileuri":

@@ -505,3 +505,8 @@ def test_images_that_no_file_lists_are_counted(tmp_path):
     folders.coco(tmp_path, "all", [annotation()])
     folders.draw(tmp_path / "images" / "all" / "further.png")
     assert read(tmp_path).unused == {"images that no annotation file in use lists": 1}
+
+
+def test_annotations_to_ignore_are_counted(tmp_path):
+    folders.coco(tmp_path, "all", [annotation(1, ignore=1), annotation(2, ignore=0)])
+    assert read(tmp_path).notes == {"annotations with `ignore` 1, read as objects": 1}

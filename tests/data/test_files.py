@@ -200,7 +200,6 @@ def test_a_format_is_recognised_in_every_unicode_encoding(tmp_path, encoding, fo
         ([], "it has no files"),
         (["a.png", "b.png", "c.jsonl"], "2 .png, 1 .jsonl"),
         (["a.png", "annotations.zip"], "unpack annotations.zip"),
-        (["a.png", "Annotations/a.xml"], "Pascal VOC's .xml files have boxes"),
     ],
 )
 def test_a_folder_in_no_known_format_is_described(tmp_path, names, part):
@@ -329,11 +328,33 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
         ({"imgHeight": 1, "imgWidth": 1, "objects": []}, "Cityscapes"),
         ({"data_row": {}}, "Labelbox"),
         ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
+        ({"version": "2.0", "item": {"slots": []}, "annotations": [{}]}, "V7 Darwin"),
+        ({"image": {"image_id": 1}, "annotations": [{"predicted_iou": 0.9}]}, "Segment Anything"),
+        ({"channel_names": {"0": "R"}, "labels": {"background": 0}}, "nnU-Net"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(tmp_path, content, tool):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"a.json is of {tool}.*COCO"):
+        formats.recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("via.csv", "filename,region_shape_attributes\n", "via.csv is of VIA"),
+        ("a.xml", "<annotation><object><polygon><pt><x>1</x></pt></polygon></object></annotation>", "web tool"),
+        ("a.xml", "<annotation><object><bndbox></bndbox></object></annotation>", "Pascal VOC and has boxes alone"),
+        ("P1.txt", "imagesource:GoogleEarth\ngsd:0.1\n", "DOTA"),
+        ("P1.txt", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 0\n", "DOTA"),
+        ("labelsTr/a.png", "", "the images in labelsTr/ are masks.*class of each pixel"),
+        ("annotations/training/a.png", "", "the images in annotations/training/ are masks"),
+    ],
+)
+def test_files_of_a_format_that_is_not_read_are_named(tmp_path, file, content, words):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=words):
         formats.recognise(tmp_path)
 
 

@@ -17,13 +17,19 @@ from mtseg.core.errors import UserError
 from mtseg.data.files import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
-OTHERS = {  # formats that are named and not read, by what their .json files have at the start
-    "VIA (VGG Image Annotator)": '"(_via_settings|shape_attributes)"',
+OTHERS = {  # formats that are named and not read, by what their files have at the start
+    "VIA (VGG Image Annotator)": "_via_settings|shape_attributes",
     "Supervisely": '"(classTitle|classId)"|"tags".*"size".*"objects"',
     "Cityscapes": '"imgHeight"',
     "Labelbox": '"data_row"|"Labeled Data"',
     "Datumaro": r'"categories"\s*:\s*\{.*"items"',
+    "V7 Darwin": r'"slots"\s*:',
+    "Segment Anything (SA-1B), which has no classes": r'^\s*\{\s*"image"\s*:\s*\{',
+    "nnU-Net, whose masks have the class of each pixel and no objects": r'"(channel_names|numTraining)"\s*:',
+    "LabelMe's web tool": r"<pt>\s*<x>",
+    "DOTA (rotated boxes)": r"^(imagesource:|gsd:|([\d.]+ ){8}\S+ \d\s)",
 }
+TEXTS = (".json", ".ndjson", ".jsonl", ".csv", ".xml", ".txt")
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -57,16 +63,31 @@ def contents(folder: Path) -> str:
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         return f"it has files {listed}; unpack {packed[0]}"
-    boxes = "; Pascal VOC's .xml files have boxes alone, and outlines are needed" if ".xml" in kinds else ""
-    return f"it has files {listed}{boxes}{_other(files)}"
+    return f"it has files {listed}{_other(files) or _masks(files)}"
 
 
 def _other(files: Files) -> str:
     """Advice for annotations of a tool whose own format is not read."""
-    for name in files.ending(".json", ".ndjson")[:20]:
+    for name in (name for suffix in TEXTS for name in files.ending(suffix)[:20]):
         with (files.folder / name).open("rb") as file:
             start = file.read(1 << 16).decode(errors="replace")
         for tool, pattern in OTHERS.items():
             if re.search(pattern, start, re.DOTALL):
                 return f"; {name} is of {tool}, which is not read: export or convert it to COCO"
+        if "<bndbox>" in start:
+            return f"; {name} is of Pascal VOC and has boxes alone, and outlines are needed"
     return ""
+
+
+def _masks(files: Files) -> str:
+    """Advice for images in a folder whose name is one of masks, in no layout of them."""
+    folders = {PurePosixPath(name).parent for name in files.images}
+    found = sorted(
+        str(folder) for folder in folders if re.search("(^|/)(mask|label|annotation|gt)", f"{folder}".lower())
+    )
+    if not found:
+        return ""
+    return (
+        f"; if the images in {found[0]}/ are masks, they are in no layout of the format masks (docs/formats.md), which "
+        "needs a file or a number for each object: the class of each pixel does not tell which object it is of"
+    )

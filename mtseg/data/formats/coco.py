@@ -68,7 +68,7 @@ FIX_BOXES = (
 
 
 def recognises(files: Files) -> str | None:
-    return json_with(files, r'\{(?!.*"shapes"\s*:).*"(images|annotations)"\s*:\s*\[')
+    return json_with(files, r'\{(?!.*("(shapes|slots)"\s*:|"image"\s*:\s*\{)).*"(images|annotations)"\s*:\s*\[')
 
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
@@ -172,6 +172,8 @@ class _File:
                 raise BadRecord("keypoints only", text)
         if count := sum(bool(item.get("keypoints")) for item in annotations):
             self.data.leave("keypoints of objects", count)
+        if count := sum(whole(item.get("ignore")) == 1 for item in annotations):
+            self.data.note("annotations with `ignore` 1, read as objects", count)
         self.crowds = _has_crowds(annotations)
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
             self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
