@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from pycocotools.cocoeval import COCOeval
 from ruamel.yaml import YAML
 
 from mtseg.core.files import write_json
-from mtseg.core.params import load
+from mtseg.core.params import Task, load
 from mtseg.core.tables import Image, Instance, Predictions, task_columns
 from mtseg.data import coco, manifest
 from mtseg.inference.export import coco as results
@@ -42,8 +43,9 @@ CLASSES = {
 }
 
 
-def draw(folder: Path, count: int) -> None:
-    """Write the inputs of evaluate. A fifth of the instances, ellipses, is missed; other predictions are at random."""
+def draw(folder: Path, count: int) -> tuple[Predictions, Sequence[Task]]:
+    """Write the inputs of evaluate, and return the predictions. A fifth of the instances, ellipses, is missed; other
+    predictions are at random."""
     rng, size = np.random.default_rng(0), count * DETECTIONS
     template = load(ROOT / "params.yaml").tasks[0]
     tasks = tuple(template.model_copy(update={"name": name, "classes": CLASSES[name]}) for name in CLASSES)
@@ -69,12 +71,12 @@ def draw(folder: Path, count: int) -> None:
     for split in manifest.SPLITS:
         coco.write(folder / f"data/coco/{split}.json", images, tasks)
     predictions.write(folder / "data/predictions/val.parquet", tasks)
-    results.write_results(folder / "data/predictions/val.json", predictions, tasks)
     with contextlib.chdir(folder):
         write_json("data/manifest.json", manifest.build(Path("data/coco")))
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     params["tasks"] = [params["tasks"][0] | {"name": name, "classes": "auto"} for name in CLASSES]
     YAML().dump(params, folder / "params.yaml")
+    return predictions, tasks
 
 
 def _ellipse(rng: np.random.Generator) -> tuple[dict, tuple[float, ...], float]:
@@ -118,7 +120,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="500 and 1,000 images")
     for count in (500, 1000) if parser.parse_args().quick else (500, 1000, LARGEST):
         with tempfile.TemporaryDirectory() as folder:
-            draw(Path(folder), count)
+            results.write_results(Path(folder) / "data/predictions/val.json", *draw(Path(folder), count))
             theirs = measure(Path(folder), "from benchmarks.evaluate import plain; plain()")
             ours = measure(Path(folder), "from stages.evaluate import main; main()")
         for name, own in (("evaluate", ours), ("pycocotools", theirs)):

@@ -21,7 +21,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 def main() -> None:
     params = load()
     data = manifest.load(Path("data/manifest.json"))
-    tasks, images = data.tasks(params.tasks), data.images("val")
+    tasks, images = data.tasks(params.tasks), data.images("val", outlines=False)
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     evaluation = Evaluation(
         images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets

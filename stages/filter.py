@@ -23,7 +23,7 @@ from mtseg.inference.export import coco
 def main() -> None:
     params = load()
     data = manifest.load(Path("data/manifest.json"))
-    tasks, images = data.tasks(params.tasks), data.images("val")
+    tasks, images = data.tasks(params.tasks), data.images("val", outlines=False)
     raw = Predictions.read("data/predictions/val.parquet", tasks)
     pairs = Pairs.read("data/evaluation/pairs.parquet", images, raw)
     evaluation = Evaluation(images, raw, pairs, tasks=tasks, ranking=params.test.ranking)

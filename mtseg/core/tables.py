@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from mtseg.core.files import replace_file
 from mtseg.core.masks import Box, Segmentation, rle
 from mtseg.core.params import Task
 
+NESTED = "instances.list.element"  # path of the columns of `Instances` in the table of `Images`
 UNLABELLED = -1  # class index of an instance without a label of a task
 DECIMALS = 5  # of boxes, logits, scores and mask quality in predictions
 DIGITS = 6  # significant digits of a conditional probability; decimals would make the products of small ones equal
 CLIP = 1e-7  # log-odds are taken of probabilities at least this far from 0 and 1, so that they are finite
+
+PART = 2**17  # rows of a large column that are in memory at once
 
 Classes = Sequence[tuple[str, tuple[str, ...]]]  # (task, its classes), the main task first
 
@@ -64,11 +68,12 @@ class Table:
     """Columns of equal length, sliced together.
 
     `table.box` is the column `box`, an array [N, ...]; `table.labels` is {task: column} of the columns `labels.TASK`.
-    `table[rows]` takes a mask [N], indices or a slice. Columns are read, and sliced, when they are first used.
+    `table[rows]` takes a mask [N], indices or a slice. Columns are read, and sliced, when they are first used, and
+    kept. `once`, `parts` and `take` keep nothing, for columns of millions of rows that are used once.
     """
 
-    def __init__(self, names: Sequence[str], length: int, load: Callable[[str], np.ndarray]):
-        self.names, self._length, self._load = tuple(names), length, load
+    def __init__(self, names: Sequence[str], length: int, load: Callable[[str], np.ndarray], file: _File | None = None):
+        self.names, self._length, self._load, self._file = tuple(names), length, load, file
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -103,20 +108,56 @@ class Table:
             self._columns[name] = self._load(name)
         return self._columns[name]
 
+    def once(self, name: str) -> np.ndarray:
+        """A column, of which nothing is kept."""
+        return self._columns[name] if name in self._columns else self._load(name)
+
+    def parts(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+        """A column in parts: the rows of each, and their values."""
+        if self._file is None or name in self._columns:
+            column = self.once(name)
+            yield from ((own := slice(low, low + PART), column[own]) for low in range(0, len(self), PART))
+        else:
+            for group, (low, high) in enumerate(pairwise(self._file.ends)):
+                yield slice(low, high), self._file.part(group, name)
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A column at some rows, int [n]."""
+        if self._file is None or name in self._columns or len(self) <= PART:
+            return self.column(name)[rows]
+        order, found = np.argsort(rows, kind="stable"), []
+        bounds = np.searchsorted(rows[order], self._file.ends)
+        for group in np.flatnonzero(np.diff(bounds)).tolist():
+            own = rows[order[bounds[group] : bounds[group + 1]]]
+            found.append(self._file.part(group, name)[own - self._file.ends[group]])
+        values = _concatenate(found) if found else self._file.part(0, name)[rows]
+        return values[np.argsort(order, kind="stable")]
+
     def __getitem__(self, rows: Any) -> Table:
         rows = np.arange(len(self))[rows]
-        return type(self)(self.names, len(rows), lambda name: self.column(name)[rows])
+        return type(self)(self.names, len(rows), lambda name: self.take(name, rows))
 
     def replace(self, **columns: np.ndarray) -> Table:
         """A copy with some columns replaced or added."""
         assert {len(column) for column in columns.values()} <= {len(self)}
         names = tuple(dict.fromkeys([*self.names, *columns]))
-        return type(self)(names, len(self), lambda name: columns[name] if name in columns else self.column(name))
+        changed = type(self)(names, len(self), self.once, self._file)
+        changed._columns |= columns
+        return changed
 
     def rles(self) -> list[dict[str, Any]]:
         """The masks as compressed RLEs for pycocotools."""
         sizes = zip(self.height.tolist(), self.width.tolist(), self.rle, strict=True)
         return [{"size": [height, width], "counts": counts} for height, width, counts in sizes]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file of a table. ends: where each of its row groups starts, and the number of rows. part: reads a column of
+    one of the groups."""
+
+    ends: tuple[int, ...]
+    part: Callable[[int, str], np.ndarray]
 
 
 class Polygons:
@@ -268,18 +309,30 @@ class Images(Table, Sequence):
 
     @classmethod
     def read(cls, path: Path | str, made_by: str = "convert", *, outlines: bool = True) -> Images:
-        """outlines: whether to read `rle` and `polygons` of the instances, most of the memory. Raises UserError when
-        the file is missing or was not written by `write`."""
+        """outlines: whether to read `rle` and `polygons` of the instances, most of the memory, now or when they are
+        used. Raises UserError when the file is missing or was not written by `write`."""
         file, classes = _open(path, made_by, ("id", "height", "width", "file_name", "instances"))
         with _reading(path, made_by):
             columns = [*file.schema_arrow.names]
             if not outlines:
-                fields = file.schema_arrow.field("instances").type.value_type
+                fields = [own.name for own in file.schema_arrow.field("instances").type.value_type]
                 columns.remove("instances")
-                columns += [f"instances.list.element.{f.name}" for f in fields if f.name not in ("rle", "polygons")]
+                columns += [f"{NESTED}.{name}" for name in fields if name not in ("rle", "polygons")]
             count = file.num_row_groups
             parts = (file.read_row_group(n, columns) for n in range(count)) if count > 1 else [file.read(columns)]
-            return cls.join([cls._of(part, classes) for part in parts])
+            images = cls.join([cls._of(part, classes) for part in parts])
+        if not outlines:
+            known = images.instances
+
+            def column(name: str) -> np.ndarray | Polygons:
+                if name in known.names:
+                    return known.column(name)
+                with _reading(path, made_by):
+                    lists = file.read([f"{NESTED}.{name}"])["instances"].combine_chunks()
+                    return _numpy(lists.values.field(name), name, classes)
+
+            images.instances = Instances((*known.names, "rle", "polygons"), len(known), column)
+        return images
 
     @classmethod
     def _of(cls, table: pa.Table, classes: Classes) -> Images:
@@ -319,7 +372,13 @@ class Predictions(Table):
             with _reading(path, made_by):
                 return _numpy(file.read([name])[name], name, classes)
 
-        return cls(file.schema_arrow.names, file.metadata.num_rows, column)
+        def part(group: int, name: str) -> np.ndarray:
+            with _reading(path, made_by):
+                return _numpy(file.read_row_group(group, [name])[name], name, classes)
+
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        rows = _File(tuple(accumulate(sizes, initial=0)), part)
+        return cls(file.schema_arrow.names, file.metadata.num_rows, column, rows)
 
 
 class Pairs(Table):
@@ -344,10 +403,12 @@ class Pairs(Table):
 def _digest(images: Images, predictions: Predictions) -> str:
     """Hash of what the rows of pairs refer to: the predictions' images, queries and masks, and the instances' masks."""
     digest = hashlib.sha256()
-    for column in (predictions.image_id, predictions.query):
-        digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
-    for column in (predictions.rle, images.instances.rle):
-        digest.update("\n".join(column).encode())
+    for name in ("image_id", "query"):
+        for _, part in predictions.parts(name):
+            digest.update(np.ascontiguousarray(part, dtype=np.int64))
+    for table in (predictions, images.instances):
+        for _, part in table.parts("rle"):
+            digest.update("".join(f"{counts}\n" for counts in part).encode())
     return digest.hexdigest()
 
 
@@ -418,7 +479,7 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
     kind, _, task = name.partition(".")
     if kind == "labels":
         index = {text: code for code, text in enumerate(dict(classes)[task])}
-        codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED], dtype=np.int64)
+        codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED], dtype=np.int32)
         return codes[column.indices.fill_null(-1).to_numpy()]
     if name == "polygons":
         return Polygons(column)
@@ -429,7 +490,7 @@ def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> n
 
 def _write(path: Path | str, columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> None:
     with replace_file(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
-        pq.write_table(_table(columns, classes, **facts), file, compression="zstd")
+        pq.write_table(_table(columns, classes, **facts), file, compression="zstd", row_group_size=PART)
 
 
 def _table(columns: Mapping[str, pa.Array], classes: Classes, **facts: str) -> pa.Table:

@@ -157,7 +157,7 @@ def _argmax(split: Split, task: Task, combined: bool) -> Evidence:
     if combined:
         main = split.tasks[0]
         objects = predictions.probabilities[main.name][first, : main.num_classes].sum(1)
-        first = first[split.evaluation.all_scores["product"][first] > 0.5 * objects]
+        first = first[split.evaluation.scores_by("product")[first] > 0.5 * objects]
     highest = predictions.logits[task.name][first, : task.num_classes].argmax(1)
     label = predictions.labels[task.name][first]
     if not len(first) or (highest != label).mean() <= 0.01:

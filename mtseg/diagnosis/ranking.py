@@ -18,6 +18,7 @@ from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
+from mtseg.evaluation.ap.rankings import RANKINGS
 from mtseg.evaluation.bootstrap import DIAGNOSIS_REPLICATES, Interval, auc, of_replicates, resamples
 
 GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above which it is reported (99 % interval)
@@ -97,9 +98,7 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     evaluation, ranking = split.evaluation, split.evaluation.ranking
     if not len(split.matches):
         return [], {}
-    numbers = {
-        name: joint_ap(evaluation, rank=evaluation.rank_by(scores)) for name, scores in evaluation.all_scores.items()
-    }
+    numbers = {name: joint_ap(evaluation, rank=evaluation.rank_by(evaluation.scores_by(name))) for name in RANKINGS}
     sharp = auc(evaluation.scores[split.best], np.isin(split.best, split.matches.prediction))
     numbers["auc"] = sharp.value if sharp else None
     if sharp and sharp.high < 0.5:
@@ -150,8 +149,9 @@ def _gains(split: Split) -> dict[str, Interval]:
     count = len(split.images)
     weights = np.vstack([np.ones(count), resamples(count, DIAGNOSIS_REPLICATES)])
     precision = {}
-    for name, scores in evaluation.all_scores.items():
-        matches = evaluation.match(*one_class, rank=evaluation.rank_by(scores), **options)
+    for name in RANKINGS:
+        rank = evaluation.rank_by(evaluation.scores_by(name))
+        matches = evaluation.match(*one_class, rank=rank, **options)
         precision[name] = np.nan_to_num(evaluation.average_precision(matches, weights)[:, 0, 0])
     gains = {}
     for name in [name for name in precision if name != evaluation.ranking]:

@@ -26,7 +26,7 @@ class Split:
         self.images, self.predictions, self.tasks = evaluation.images, evaluation.predictions, evaluation.tasks
         self.image = evaluation.image  # int [N], row of the image
         self.trained = tuple(task for task in self.tasks if task.loss_weight)  # a task of weight 0 is not trained
-        self.score = evaluation.all_scores["main_quality"]
+        self.score = evaluation.scores_by("main_quality")
         instances = self.images.instances
         self.objects = np.bincount(
             instances.image[~instances.crowd], minlength=len(self.images)
@@ -35,7 +35,7 @@ class Split:
     @cached_property
     def best(self) -> np.ndarray:
         """int, ascending: rows of the best prediction of each query."""
-        rank = self.evaluation.rank_by(self.evaluation.all_scores["product_quality"])
+        rank = self.evaluation.rank_by(self.evaluation.scores_by("product_quality"))
         return np.flatnonzero(self.evaluation.best_of_query(rank))
 
     @cached_property
@@ -46,7 +46,7 @@ class Split:
         count = len(self.predictions)
         kept = np.isin(np.arange(count), self.best)
         options = {"kept": kept, "rank": self.evaluation.rank_by(self.score), "thresholds": np.array([HIT])}
-        hit = self.evaluation.match(*one_class, categories=1, max_dets=count, **options).hit[0]
+        hit = self.evaluation.match(*one_class, categories=1, max_dets=count, **options).first_hit
         pairs = self.evaluation.pairs
         matches = pairs[hit[pairs.prediction] == pairs.instance]
         return matches.replace(image=self.image[matches.prediction])

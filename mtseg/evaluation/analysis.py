@@ -13,6 +13,7 @@ from mtseg.evaluation.ap import scores
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
+from mtseg.evaluation.ap.rankings import RANKINGS
 from mtseg.evaluation.calibration import calibration
 from mtseg.evaluation.confusion import confusion
 from mtseg.evaluation.errors import errors, label_costs
@@ -86,8 +87,8 @@ def _label_calibration(evaluation: Evaluation, task: Task) -> dict[str, Any]:
 
 
 def _score_calibration(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
-    rows = matches.scored[~matches.ignored[0, matches.scored]]
-    return calibration(evaluation.scores[rows], matches.hit[0, rows] >= 0)
+    rows = matches.scored[~matches.first_ignored[matches.scored]]
+    return calibration(evaluation.scores[rows], matches.first_hit[rows] >= 0)
 
 
 def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
@@ -101,9 +102,9 @@ def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[s
 
 
 def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:
-    precision = curves.precisions(matches.hit[0, rows] >= 0, matches.ignored[0, rows], objects)
-    rows = rows[~matches.ignored[0, rows]]
-    hit, scores = matches.hit[0, rows] >= 0, scores[rows]
+    hit, ignored = matches.first_hit[rows] >= 0, matches.first_ignored[rows]
+    precision = curves.precisions(hit, ignored, objects)
+    hit, scores = hit[~ignored], scores[rows[~ignored]]
     best_f1, best_score = curves.best_f1(hit, scores, objects)
     f1 = curves.f1_by_score(hit, scores, objects, axis)
     return {"precision": precision, "f1": f1, "best_f1": best_f1, "best_score": best_score}
@@ -117,9 +118,9 @@ def _joint(evaluation: Evaluation) -> dict[str, Any]:
 def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row for each ranking: ranking, segm_AP, joint_AP; percent, None where undefined."""
     rows, main = [], evaluation.tasks[0]
-    for ranking, values in evaluation.all_scores.items():
+    for ranking in RANKINGS:
         own = ranking == evaluation.ranking  # matched already
-        rank = evaluation.rank if own else evaluation.rank_by(values)
+        rank = evaluation.rank if own else evaluation.rank_by(evaluation.scores_by(ranking))
         segm = _ap(evaluation, evaluation.matches[main.name] if own else evaluation.of_task(main, rank))
         joint = _ap(evaluation, evaluation.joint if own else evaluation.joint_with({}, rank=rank))
         rows.append({"ranking": ranking, "segm_AP": segm, "joint_AP": joint})

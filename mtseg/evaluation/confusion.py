@@ -25,12 +25,13 @@ def confusion(evaluation: Evaluation, task: Task, min_score: float) -> np.ndarra
     on_unlabelled[candidates.prediction[unlabelled]] = True
 
     objects = matches.objects & (true != UNLABELLED)
-    matched = taken & (matches.hit[0] >= 0)
-    hit = matches.hit[0][matched]
+    hit = matches.first_hit
+    matched = taken & (hit >= 0)
+    hit = hit[matched]
     labelled = objects[hit]
     missed = objects.copy()
     missed[hit] = False
-    alone = taken & ~matched & ~matches.ignored[0] & ~on_unlabelled
+    alone = taken & ~matched & ~matches.first_ignored & ~on_unlabelled
 
     rows = np.concatenate([true[hit[labelled]], true[missed], np.full(alone.sum(), classes)])
     columns = np.concatenate([predicted[matched][labelled], np.full(missed.sum(), classes), predicted[alone]])

@@ -46,7 +46,7 @@ def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
     kind, target = _kinds(evaluation.candidates, matches)
     counts = [int((kind == error).sum()) for error in range(MISSED)]
     used = np.zeros(len(matches.true), dtype=bool)
-    used[matches.hit[0][matches.hit[0] >= 0]] = True
+    used[matches.hit[0, matches.hit[0] >= 0]] = True
     missed = matches.objects & ~used
     missed[target[target >= 0]] = False
     counts.append(int(missed.sum()))
@@ -69,7 +69,7 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
     own, own_object = _nearest(candidates, pairs[same], len(matches.predicted))
     other, other_object = _nearest(candidates, pairs[~same], len(matches.predicted))
 
-    wrong = matches.takes_part & (matches.hit[0] < 0) & ~matches.ignored[0]
+    wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
     kind = np.full(len(wrong), BOTH)
     kind[other <= NEAR] = BACKGROUND
     kind[own >= HIT] = DUPLICATE
@@ -94,20 +94,20 @@ def _corrected(
 ) -> float:
     """AP50 with one kind of error corrected. kind, target: int [N], of `_kinds`. used: bool [G], matched objects."""
     rows, rank = np.flatnonzero(kind == error), evaluation.rank
-    hit, removed, predicted = matches.hit[:1].copy(), kind == error, matches.predicted.copy()
+    hit, removed, predicted = matches.first_hit, kind == error, matches.predicted.copy()
     scored, starts = matches.scored, matches.starts
     if error in (CLASS, LOCALISATION):
         rows = rows[~used[target[rows]]]
         rows = rows[np.argsort(rank[rows])]
         first = rows[np.unique(target[rows], return_index=True)[1]]
         predicted[first] = matches.true[target[first]]
-        hit[0, first], removed[first] = target[first], False
+        hit[first], removed[first] = target[first], False
         scored = scored[np.lexsort((rank[scored], predicted[scored]))]
         starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
-    ignored = matches.ignored[:1] | removed
-    return _ap50(
-        evaluation, replace(matches, predicted=predicted, scored=scored, starts=starts, hit=hit, ignored=ignored)
-    )
+    ignored = matches.first_ignored | removed
+    rows = np.flatnonzero((hit >= 0) | ignored)
+    changed = {"rows": rows, "hit": hit[None, rows], "ignored": ignored[None, rows]}
+    return _ap50(evaluation, replace(matches, predicted=predicted, scored=scored, starts=starts, **changed))
 
 
 def _ap50(evaluation: Evaluation, matches: Matches) -> float:
@@ -150,7 +150,7 @@ def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray
     overlap, nearest = _nearest(candidates, objects, len(predicted))
     own, _ = _nearest(candidates, objects[same[objects]], len(predicted))
 
-    kinds, instances = np.full(len(predicted), "background", dtype=object), matches.hit[0].astype(int)
+    kinds, instances = np.full(len(predicted), "background", dtype=object), matches.first_hit.astype(int)
     kinds[own >= NEAR] = "localisation"
     taken: set[int] = set()
     for row in np.argsort(evaluation.rank):

@@ -25,13 +25,14 @@ def counts(evaluation: Evaluation, kept: np.ndarray | None = None) -> np.ndarray
     are not counted, nor predictions without a hit that lie at least half inside a crowd of their class.
     """
     matches, images = main_matches(evaluation, kept), len(evaluation.images)
-    hits = np.flatnonzero(matches.hit[0] >= 0)
-    counted = matches.takes_part & ~matches.ignored[0]
+    hit = matches.hit[0] >= 0
+    hits, objects = matches.rows[hit], matches.hit[0, hit]
+    counted = matches.takes_part & ~matches.first_ignored
     of_image = (
         evaluation.image[counted],
         evaluation.images.instances.image[matches.objects],
         evaluation.image[hits],
-        evaluation.image[hits[~wrong_labels(evaluation, hits, matches.hit[0, hits]).any(axis=1)]],
+        evaluation.image[hits[~wrong_labels(evaluation, hits, objects).any(axis=1)]],
     )
     return np.stack([np.bincount(rows, minlength=images) for rows in of_image], axis=1)
 

@@ -66,7 +66,7 @@ def _other_label(evaluation: Evaluation, fits: float) -> Iterator[dict[str, Any]
 
 def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     candidates, matches, main = evaluation.candidates, evaluation.class_agnostic, evaluation.tasks[0]
-    scores = evaluation.all_scores["main_quality"]
+    scores = evaluation.scores_by("main_quality")
     true, predicted = evaluation.images.instances.labels[main.name], evaluation.predictions.labels[main.name]
     free = matches.objects.copy()
     free[candidates.instance[candidates.iou >= HIT]] = False  # they have a match
@@ -93,7 +93,7 @@ def _outline(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 
 def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    scores, alone = evaluation.all_scores["main_quality"], evaluation.class_agnostic.takes_part
+    scores, alone = evaluation.scores_by("main_quality"), evaluation.class_agnostic.takes_part
     alone[evaluation.candidates.prediction] = False
     rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
     rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
@@ -110,7 +110,7 @@ def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     matches, main, instances = evaluation.class_agnostic, evaluation.tasks[0], evaluation.images.instances
     true, overlapped, matched = instances.labels[main.name], *np.zeros((2, len(instances)), dtype=bool)
     overlapped[evaluation.candidates.instance] = True
-    matched[matches.hit[0][matches.hit[0] >= 0]] = True
+    matched[matches.hit[0, matches.hit[0] >= 0]] = True
     for index in np.flatnonzero(matches.objects & ~overlapped & (true != UNLABELLED)):
         alike = matches.objects & (true == true[index]) & (instances.area <= instances.area[index])
         if (confidence := matched[alike].mean()) >= MIN_SCORE:
@@ -120,9 +120,10 @@ def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 def _iou(evaluation: Evaluation, predictions: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """IoU [n] of predictions and objects, int [n] each, that overlap."""
     candidates, count = evaluation.candidates, len(evaluation.images.instances)
-    key = candidates.prediction * count + candidates.instance
+    key = candidates.prediction.astype(np.int64) * count + candidates.instance
     order = np.argsort(key)
-    return candidates.iou[order[np.searchsorted(key[order], predictions * count + objects)]]
+    wanted = predictions.astype(np.int64) * count + objects
+    return candidates.iou[order[np.searchsorted(key[order], wanted)]]
 
 
 def _suspect(

@@ -11,6 +11,7 @@ from mtseg.core.params import Ranking, Visualise
 from mtseg.core.tables import UNLABELLED, Instances, Predictions
 from mtseg.evaluation import errors, f1
 from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.rankings import RANKINGS
 from mtseg.report import overlays
 
 Entry = dict[str, Any]
@@ -70,14 +71,14 @@ def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
 
 def _stored(evaluation: Evaluation) -> Ranking:
     """The ranking of the stored column `score`."""
-    scores, own = evaluation.all_scores, evaluation.predictions.score
-    return min(scores, key=lambda ranking: np.abs(scores[ranking] - own).max(initial=0))
+    own = evaluation.predictions.once("score")
+    return min(RANKINGS, key=lambda ranking: np.abs(evaluation.scores_by(ranking) - own).max(initial=0))
 
 
 def _predicted(evaluation: Evaluation, shown: np.ndarray):
     """A function (row of an image, scale) -> {row: object} of its predictions with `shown` [N], best first."""
     kind, instance, wrong = errors.verdicts(evaluation)
-    scores = evaluation.all_scores[_stored(evaluation)].round(3)
+    scores = evaluation.scores_by(_stored(evaluation)).round(3)
     order = np.argsort(evaluation.rank)
     order = order[shown[order]]
 

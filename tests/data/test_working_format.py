@@ -74,7 +74,8 @@ def test_a_table_in_parts_reads_as_one(tmp_path, monkeypatch, at_once):
     whole, parts = (Images.read(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
     assert list(whole) == list(parts)
     light = Images.read(tmp_path / "parts.parquet", outlines=False)
-    assert "rle" not in light.instances.names
+    assert not {"rle", "polygons"} & {*light.instances._columns}, "they are read when they are used"
+    assert list(light) == list(whole) and list(light[1:]) == list(whole)[1:]
     assert light.instances.area.tolist() == whole.instances.area.tolist()
     for task in tasks:
         assert light.instances.labels[task.name].tolist() == whole.instances.labels[task.name].tolist()

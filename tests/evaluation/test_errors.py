@@ -148,7 +148,7 @@ def test_verdicts_are_right_where_f1_counts_all_labels_right_and_hold_without_wo
     images = scene(tasks, count=8, partial=True, crowds=True)
     own = evaluation(images, table(noisy(images, tasks, seed=seed, copies=4), tasks), tasks)
     kinds, instances, wrong = verdicts(own)
-    hits = f1.main_matches(own).hit[0]
+    hits = f1.main_matches(own).first_hit
     assert (np.bincount(own.image[kinds == "right"], minlength=len(images)) == f1.counts(own)[:, 3]).all()
     assert (instances[hits >= 0] == hits[hits >= 0]).all() and (wrong.any(axis=1) == (kinds == "class")).all()
     assert ((instances >= 0) == np.isin(kinds, ("right", "class"))).all()

@@ -14,18 +14,22 @@ TASKS = make_tasks(1)
 def matches(images, rows, true=None, **options):
     own = evaluation(images, rows, TASKS)
     true = own.images.instances.labels["shape"] if true is None else np.array(true)
-    return own.match(true, own.predictions.labels["shape"], categories=3, **options)
+    found = own.match(true, own.predictions.labels["shape"], categories=3, **options)
+    hit, ignored = np.full((len(found.hit), len(rows)), -1), np.zeros((len(found.hit), len(rows)), dtype=bool)
+    hit[:, found.rows], ignored[:, found.rows] = found.hit, found.ignored
+    assert (found.first_hit == hit[0]).all() and (found.first_ignored == ignored[0]).all()
+    return found, hit, ignored
 
 
 def test_each_takes_the_best_that_is_free_and_higher_thresholds_decide_for_themselves():
     first, second = (box_instance((x, 2, 20, 20), {"shape": 0}) for x in (2, 6))
     close = predict(first, TASKS, shift=1)  # IoU 19/21 = .905 with the first, 17/23 = .739 with the second
     between = predict(first, TASKS, query=1, shift=1, quality=0.5)
-    own = matches(one_image(first, second), [between, close])
-    assert own.hit[:, 1].tolist() == [0] * 9 + [-1], "the surer one takes the first as long as it fits"
+    _, hit, ignored = matches(one_image(first, second), [between, close])
+    assert hit[:, 1].tolist() == [0] * 9 + [-1], "the surer one takes the first as long as it fits"
     expected = np.where(THRESHOLDS < 17 / 23, 1, -1)
-    assert own.hit[:, 0].tolist() == expected.tolist(), "the other is left the second"
-    assert not own.ignored.any() and own.position.tolist() == [1, 0]
+    assert hit[:, 0].tolist() == expected.tolist(), "the other is left the second"
+    assert not ignored.any()
 
 
 def test_crowds_and_unlabelled_objects_are_neither_hit_nor_miss():
@@ -33,18 +37,18 @@ def test_crowds_and_unlabelled_objects_are_neither_hit_nor_miss():
     unlabelled = box_instance((2, 34, 20, 20), {"shape": 1})
     inside = box_instance((4, 4, 10, 10), {"shape": 0})
     found = [predict(inside, TASKS), predict(inside, TASKS, shape=1), predict(unlabelled, TASKS, shape=2)]
-    own = matches(one_image(crowd, unlabelled), found, true=[0, UNLABELLED])
-    assert (own.hit == -1).all() and not own.objects.any()
-    assert own.ignored[0].tolist() == [True, False, True], "a crowd is of its class, an unlabelled object of any"
+    own, hit, ignored = matches(one_image(crowd, unlabelled), found, true=[0, UNLABELLED])
+    assert (hit == -1).all() and not own.objects.any()
+    assert ignored[0].tolist() == [True, False, True], "a crowd is of its class, an unlabelled object of any"
 
 
 def test_what_counts_is_preferred_to_what_is_ignored_with_more_overlap():
     truth = box_instance((2, 2, 20, 20), {"shape": 0})
     found = [predict(truth, TASKS, shift=4), predict(truth, TASKS, shift=4, query=1, quality=0.5)]
     large = replace(box_instance((6, 2, 20, 20), {"shape": 0}), area=500.0)
-    own = matches(one_image(large, truth), found, sizes=(0, 400))
-    assert own.hit[0].tolist() == [1, -1] and own.ignored[0].tolist() == [False, True]
-    assert own.hit[-1].tolist() == [-1, -1] and own.ignored[-1].tolist() == [True, False]
+    own, hit, ignored = matches(one_image(large, truth), found, sizes=(0, 400))
+    assert hit[0].tolist() == [1, -1] and ignored[0].tolist() == [False, True]
+    assert hit[-1].tolist() == [-1, -1] and ignored[-1].tolist() == [True, False]
 
 
 def test_the_best_prediction_of_a_query_counts_and_of_equal_ones_the_likeliest():

@@ -30,29 +30,40 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     ends = np.searchsorted(matches.true[true], np.arange(K + 1))
     scored = np.full((K, len(weights), len(matches.hit)), np.nan)
 
-    place = np.flatnonzero((matches.hit >= 0).any(axis=0)[rows])  # in `rows`, of predictions with a hit
+    matched = np.zeros(len(matches.predicted), dtype=bool)
+    matched[matches.rows] = True
+    place = np.flatnonzero(matched[rows])  # in `rows`, of predictions with a match
+    own = np.searchsorted(matches.rows, rows[place])
+    hit, ignored = matches.hit[:, own] >= 0, matches.ignored[:, own]
+    skipped = [place[each] for each in ignored]
+    some = hit.any(axis=0)
+    place, hit = place[some], hit[:, some]
     hits = rows[place]
     category = matches.predicted[hits]
     # sums of weights are needed up to each of these places and up to the first of its category
     bounds = np.union1d(place + 1, matches.starts)
     last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
+    images = len(weights[0])
+    of_objects = groups(candidates.true_image[true], ends, images)
+    of_rows = groups(candidates.image[rows], bounds, images)
     parts = []
-    for threshold, hit in enumerate(matches.hit[:, hits] >= 0):
-        at, skipped = np.flatnonzero(hit), np.flatnonzero(matches.ignored[threshold, rows])
+    for threshold, own in enumerate(hit):
+        at, out = np.flatnonzero(own), skipped[threshold]
         known, first = np.unique(category[at], return_index=True)
+        of_skipped = groups(candidates.image[rows[out]], np.searchsorted(out, bounds), images) if len(out) else None
         if len(at):
-            parts.append((threshold, at, candidates.image[hits[at]], known, first, skipped))
+            parts.append((threshold, at, candidates.image[hits[at]], known, first, of_skipped))
 
     def compute(columns: slice) -> None:
         own = np.ascontiguousarray(weights[columns].T)
-        objects = np.diff(sums(candidates.true_image[true], ends, own), axis=0)
+        objects = np.diff(sums(of_objects, own), axis=0)
         scored[:, columns] = np.where(objects > 0, 0.0, np.nan)[..., None]
-        before = sums(candidates.image[rows], bounds, own)
+        before = sums(of_rows, own)
         before = before[last] - before[start]
-        for threshold, at, image, known, first, skipped in parts:
+        for threshold, at, image, known, first, of_skipped in parts:
             counted = before[at]
-            if len(skipped):
-                out = sums(candidates.image[rows[skipped]], np.searchsorted(skipped, bounds), own)
+            if of_skipped is not None:
+                out = sums(of_skipped, own)
                 counted -= out[last[at]] - out[start[at]]
             of_hit = np.repeat(objects[known], np.diff(first, append=len(at)), axis=0)
             scored[known, columns, threshold] = _areas(own[image], counted, of_hit, first)
@@ -64,11 +75,14 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     return scored.swapaxes(0, 1)
 
 
-def sums(images: np.ndarray, bounds: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights of the images [n] summed up to each bound: [len(bounds), B]. bounds: ascending, 0 to n. weights:
-    [I, B]."""
+def groups(images: np.ndarray, bounds: np.ndarray, count: int) -> csr_array:
+    """Images [n] grouped by bounds, for `sums`. bounds: ascending, 0 to n. count: of all images."""
     bounds = np.append(0, bounds)
-    groups = csr_array((np.ones(bounds[-1]), images[: bounds[-1]], bounds), shape=(len(bounds) - 1, len(weights)))
+    return csr_array((np.ones(bounds[-1]), images[: bounds[-1]], bounds), shape=(len(bounds) - 1, count))
+
+
+def sums(groups: csr_array, weights: np.ndarray) -> np.ndarray:
+    """Weights of the images summed up to each bound: [len(bounds), B]. groups: of `groups`. weights: [I, B]."""
     return (groups @ weights).cumsum(axis=0)
 
 

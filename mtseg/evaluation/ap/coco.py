@@ -10,7 +10,7 @@ from mtseg.core.masks import AREA_RANGES
 from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.average_precision import average_precision, mean, means, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.matching import Candidates, Matches
+from mtseg.evaluation.ap.matching import Candidates, Matches, positions
 
 SIZES = {"": None} | {name[0]: limits for name, limits in AREA_RANGES.items()}  # suffixes of AP and AR
 
@@ -39,18 +39,19 @@ def _numbers(by_size: Mapping[str, Matches], candidates: Candidates, max_dets: S
         numbers[f"AP{size}"] = mean(scored)[0]
         if not size:
             numbers |= {"AP50": means(scored)["AP50"][0], "AP75": mean(scored[:, :, 5:6])[0]}
-            numbers |= {f"AR{count}": _recall(matches, count) for count in max_dets}
+            place = positions(candidates.image[matches.scored], matches.predicted[matches.scored])
+            numbers |= {f"AR{count}": _recall(matches, matches.scored[place < count]) for count in max_dets}
         else:
-            numbers[f"AR{size}"] = _recall(matches, max(max_dets))
+            numbers[f"AR{size}"] = _recall(matches, matches.scored)
     return {name: percent(value) for name, value in numbers.items() if not np.isnan(value)}
 
 
-def _recall(matches: Matches, max_dets: int) -> float:
-    """Recall of the `max_dets` best predictions of each image and category: mean over categories and IoU thresholds, 0
-    to 1; NaN without ground truth."""
+def _recall(matches: Matches, scored: np.ndarray) -> float:
+    """Recall of the predictions `scored`: mean over categories and IoU thresholds, 0 to 1; NaN without ground truth."""
     objects = np.bincount(matches.true[matches.objects], minlength=matches.categories)[: matches.categories]
-    rows = matches.scored[: matches.starts[-1]]
-    rows = rows[(matches.hit >= 0).any(axis=0)[rows] & (matches.position[rows] < max_dets)]
-    hits = (rows[own] for own in matches.hit[:, rows] >= 0)
-    counts = [np.bincount(matches.predicted[own], minlength=matches.categories) for own in hits]
-    return float((np.stack(counts)[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan
+    counted = np.zeros(len(matches.predicted), dtype=bool)
+    counted[scored] = True
+    category, counted = matches.predicted[matches.rows], counted[matches.rows]
+    hits = [category[counted & own] for own in matches.hit >= 0]
+    counts = np.stack([np.bincount(own, minlength=matches.categories)[: matches.categories] for own in hits])
+    return float((counts[:, objects > 0] / objects[objects > 0]).mean()) if objects.any() else np.nan

@@ -54,14 +54,13 @@ class Evaluation:
         )
 
     @cached_property
-    def all_scores(self) -> dict[Ranking, np.ndarray]:
-        """{ranking: scores [N]}."""
-        return rankings.scores(self.predictions)
-
-    @property
     def scores(self) -> np.ndarray:
         """The scores [N] of this evaluation's ranking."""
-        return self.all_scores[self.ranking]
+        return self.scores_by(self.ranking)
+
+    def scores_by(self, ranking: Ranking) -> np.ndarray:
+        """The scores [N] of a ranking."""
+        return rankings.score(self.predictions, ranking)
 
     @cached_property
     def tie_order(self) -> np.ndarray:
@@ -81,7 +80,7 @@ class Evaluation:
         query and its label of that task."""
         order = inverse(self.rank if rank is None else rank)[::-1]
         group = self._groups(None if task is None else task.name)
-        last = np.zeros(group.max(initial=-1) + 1, dtype=int)
+        last = np.zeros(group.max(initial=-1) + 1, dtype=np.int32)
         last[group[order]] = order  # of equal groups the last assignment stays: the best
         best = np.zeros(len(order), dtype=bool)
         best[last] = True
@@ -90,11 +89,12 @@ class Evaluation:
     def _groups(self, task: str | None) -> np.ndarray:
         """int [N]: the number of each prediction's query, or of its query and its label of a task."""
         if task not in self._known_groups:
-            keys = self.image * (self.predictions.query.max(initial=0) + 1) + self.predictions.query
+            query = self.predictions.once("query").astype(np.int64)
+            keys = self.image * (query.max(initial=0) + 1) + query
             if task:
                 labels = self.predictions.labels[task]
-                keys = keys * (labels.max(initial=0) + 1) + labels
-            self._known_groups[task] = np.unique(keys, return_inverse=True)[1]
+                keys = keys * (int(labels.max(initial=0)) + 1) + labels
+            self._known_groups[task] = np.unique(keys, return_inverse=True)[1].astype(np.int32)
         return self._known_groups[task]
 
     def match(self, true: np.ndarray, predicted: np.ndarray, *, categories: int, **options: Any) -> Matches:
@@ -118,7 +118,8 @@ class Evaluation:
     @cached_property
     def class_agnostic(self) -> Matches:
         """Matches at IoU 0.5 without regard to labels, of the best prediction of each query."""
-        true, predicted = (np.zeros(len(table), dtype=int) for table in (self.images.instances, self.predictions))
+        tables = (self.images.instances, self.predictions)
+        true, predicted = (np.broadcast_to(np.int32(0), len(table)) for table in tables)
         options = {"max_dets": len(predicted), "kept": self.best_of_query(), "thresholds": np.array([HIT])}
         return self.match(true, predicted, categories=1, **options)
 
@@ -134,7 +135,7 @@ class Evaluation:
 
     def joint_with_true_labels(self, task: Task) -> Matches:
         """`joint` if every prediction of `class_agnostic` that matches an object had the object's label of one task."""
-        true, hit = self.images.instances.labels[task.name], self.class_agnostic.hit[0]
+        true, hit = self.images.instances.labels[task.name], self.class_agnostic.first_hit
         rows = np.flatnonzero(hit >= 0)
         rows = rows[true[hit[rows]] != UNLABELLED]
         predicted = self.predictions.labels[task.name].copy()
@@ -152,13 +153,13 @@ class Evaluation:
 
     def class_probabilities(self, task: Task, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Probabilities [n, classes] of these predictions, normalised without the no-object slot."""
-        probabilities = self.predictions.probabilities[task.name][rows, : task.num_classes]
+        probabilities = self.predictions.take(f"probabilities.{task.name}", rows)[:, : task.num_classes]
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def labelled(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """The class-agnostic matches whose object has a label of the task: rows of predictions and rows of instances,
         int [n] each."""
-        hit = self.class_agnostic.hit[0]
+        hit = self.class_agnostic.first_hit
         rows = np.flatnonzero(hit >= 0)
         rows = rows[self.images.instances.labels[task.name][hit[rows]] != UNLABELLED]
         return rows, hit[rows]
@@ -179,11 +180,11 @@ def combined(
     whole = (true != UNLABELLED).all(axis=1)
     # the numbers of a mixed-radix system sort as the tuples do
     codes, numbers = np.unique(np.ravel_multi_index(true[whole].T, shape), return_inverse=True)
-    true_number = np.full(len(true), UNLABELLED)
+    true_number = np.full(len(true), UNLABELLED, dtype=np.int32)
     true_number[whole] = numbers
     code = np.ravel_multi_index([labels[task.name] for task in tasks], shape)
     position = np.searchsorted(codes, code)
     known = np.append(codes, -1)[position] == code
     combinations = zip(*np.unravel_index(codes, shape), strict=True)
     names = [tuple(task.classes[i] for task, i in zip(tasks, own, strict=True)) for own in combinations]
-    return true_number, np.where(known, position, len(codes)), names
+    return true_number, np.where(known, position, len(codes)).astype(np.int32), names

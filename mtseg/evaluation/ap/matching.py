@@ -43,12 +43,13 @@ class Matches:
     """Predictions matched to instances of their category.
 
     true: int [G], category or UNLABELLED. predicted: int [N], category. categories: their number.
-    scored: int, rows of the predictions that count, by category, best first.
+    scored: int, rows of the predictions that count, by category, best first. Those that lie outside the area limits and
+    match nothing are left out.
     starts: int [categories + 1], where each category starts in `scored`; predictions of no category come last.
-    position: int [N], number of better predictions of the same image and category.
     objects: bool [G], instances that count: labelled, no crowd, within the area limits.
-    hit: int [T, N], the matched instance or -1.
-    ignored: bool [T, N], neither true nor false positive: without a hit, and on a crowd, on an unlabelled instance or
+    rows: int [M], the predictions that match something at some threshold, ascending. Of these:
+    hit: int [T, M], the matched instance or -1.
+    ignored: bool [T, M], neither true nor false positive: without a hit, and on a crowd, on an unlabelled instance or
     outside the area limits.
     """
 
@@ -57,8 +58,8 @@ class Matches:
     categories: int
     scored: np.ndarray
     starts: np.ndarray
-    position: np.ndarray
     objects: np.ndarray
+    rows: np.ndarray
     hit: np.ndarray
     ignored: np.ndarray
 
@@ -68,6 +69,20 @@ class Matches:
         mask = np.zeros(len(self.predicted), dtype=bool)
         mask[self.scored] = True
         return mask
+
+    @property
+    def first_hit(self) -> np.ndarray:
+        """int [N]: the instance that each prediction matches at the first threshold, or -1."""
+        hit = np.full(len(self.predicted), -1, dtype=np.int32)
+        hit[self.rows] = self.hit[0]
+        return hit
+
+    @property
+    def first_ignored(self) -> np.ndarray:
+        """bool [N]: those that the first threshold ignores."""
+        ignored = np.zeros(len(self.predicted), dtype=bool)
+        ignored[self.rows] = self.ignored[0]
+        return ignored
 
     def of(self, category: int) -> np.ndarray:
         """The predictions of one category, best first."""
@@ -95,15 +110,13 @@ def match(
     """
     order = inverse(rank)
     order = order if kept is None else order[kept[order]]
-    order = order[by(predicted[order])]
-    position = np.zeros(len(predicted), dtype=int)
-    position[order] = _positions(candidates.image[order], predicted[order])
-    scored = order[position[order] < max_dets]
+    scored = order[by(predicted[order])]
+    if np.bincount(candidates.image).max(initial=0) > max_dets:
+        scored = scored[positions(candidates.image[scored], predicted[scored]) < max_dets]
     reusable = candidates.crowd | (true == UNLABELLED)
-    objects, outside = ~reusable, np.zeros(len(predicted), dtype=bool)
+    objects = ~reusable
     if sizes:
         objects &= (candidates.true_area >= sizes[0]) & (candidates.true_area <= sizes[1])
-        outside = (candidates.area < sizes[0]) | (candidates.area > sizes[1])
 
     takes_part = np.zeros(len(predicted), dtype=bool)
     takes_part[scored] = True
@@ -118,18 +131,24 @@ def match(
     # COCO prefers instances that count to ignored ones, then the higher IoU, then the later instance
     order = np.lexsort((column, value, objects[column], row, turn[row]))
     threshold, row, column = _greedy(row[order], column[order], value[order], turn, reusable, thresholds)
-    ignored = outside[None].repeat(len(thresholds), axis=0)
-    ignored[threshold, row] = ~objects[column]
-    hit, counts = np.full(ignored.shape, -1, dtype=np.int32), objects[column]
-    hit[threshold[counts], row[counts]] = column[counts]
+    rows, place = np.unique(row, return_inverse=True)
+    ignored, counts = np.zeros((len(thresholds), len(rows)), dtype=bool), objects[column]
+    hit = np.full(ignored.shape, -1, dtype=np.int32)
+    if sizes:
+        outside = (candidates.area < sizes[0]) | (candidates.area > sizes[1])
+        ignored[:] = outside[rows]
+        outside[rows] = False
+        scored = scored[~outside[scored]]
+    ignored[threshold, place] = ~counts
+    hit[threshold[counts], place[counts]] = column[counts]
     starts = np.searchsorted(predicted[scored], np.arange(categories + 1))
-    return Matches(true, predicted, categories, scored, starts, position, objects, hit, ignored)
+    return Matches(true, predicted, categories, scored, starts, objects, rows, hit, ignored)
 
 
 def inverse(rank: np.ndarray) -> np.ndarray:
     """int [N]: the row of each rank. rank: a permutation of 0 to N - 1."""
-    rows = np.empty(len(rank), dtype=int)
-    rows[rank] = np.arange(len(rank))
+    rows = np.empty(len(rank), dtype=np.int32)
+    rows[rank] = np.arange(len(rank), dtype=np.int32)
     return rows
 
 
@@ -140,7 +159,7 @@ def by(keys: np.ndarray) -> np.ndarray:
     return np.argsort(keys.astype(np.uint16) if small else keys, kind="stable")
 
 
-def _positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
+def positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """int [n]: for predictions sorted by category, then best first, how many of the same image and category precede
     each."""
     order = by(images)
@@ -159,8 +178,8 @@ def _turns(images: np.ndarray, predicted: np.ndarray, scored: np.ndarray, choose
     chooses = np.zeros(len(predicted), dtype=bool)
     chooses[choosers] = True
     ordered = scored[chooses[scored]]
-    turns = np.zeros(len(predicted), dtype=int)
-    turns[ordered] = _positions(images[ordered], predicted[ordered])
+    turns = np.zeros(len(predicted), dtype=np.int32)
+    turns[ordered] = positions(images[ordered], predicted[ordered])
     return turns
 
 

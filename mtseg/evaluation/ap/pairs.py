@@ -12,10 +12,10 @@ from mtseg.core.tables import Images, Pairs, Predictions
 def check(images: Images, predictions: Predictions) -> np.ndarray:
     """int [N]: the row of each prediction's image. Raises UserError if an image is not among `images`, or has another
     size there."""
-    rows = images.rows(predictions.image_id)
+    rows = images.rows(predictions.once("image_id")).astype(np.int32)
     wrong, known = rows < 0, rows >= 0
-    sizes = ((images.height, predictions.height), (images.width, predictions.width))
-    wrong[known] = np.any([expected[rows[known]] != given[known] for expected, given in sizes], axis=0)
+    for name in ("height", "width"):
+        wrong[known] |= images.column(name)[rows[known]] != predictions.once(name)[known]
     if wrong.any():
         first = np.flatnonzero(wrong)[0]
         row, number = rows[first], int(predictions.image_id[first])
@@ -28,29 +28,37 @@ def check(images: Images, predictions: Predictions) -> np.ndarray:
 def of_masks(images: Images, predictions: Predictions) -> Pairs:
     """All pairs of a prediction and an instance of the same image whose masks overlap, sorted by prediction, then
     instance. Raises UserError as `check` does."""
-    row_of, rle, true, parts = check(images, predictions), predictions.rle, images.instances.rles(), []
-    for rows, columns in _by_image(images, row_of):
-        size, counts = true[columns[0]]["size"], rle[rows].tolist()
-        index = {own: i for i, own in enumerate(dict.fromkeys(counts))}  # a query's mask serves several predictions
-        iou = masks.iou([{"size": size, "counts": own} for own in index], true[columns[0] : columns[-1] + 1])
-        iou = iou[[index[own] for own in counts]]
-        row, column = np.nonzero(iou)
-        parts.append((rows[row], columns[column], iou[row, column]))
-    prediction, instance, iou = _joined(parts)
-    area, true_area = predictions.area[prediction], masks.areas(true)[instance]
-    intersection = np.rint(iou * (area + true_area) / (1 + iou))  # exact, since areas are whole pixels
-    return Pairs.of({"prediction": prediction, "instance": instance, "iou": iou, "intersection": intersection})
+    row_of, true, parts = check(images, predictions), images.instances.once("rle"), []
+    for place, rle in predictions.parts("rle"):
+        found = []
+        for rows, columns in _by_image(images, row_of[place]):
+            image, counts = row_of[place.start + rows[0]], rle[rows].tolist()
+            size = [int(images.height[image]), int(images.width[image])]
+            objects = [{"size": size, "counts": own} for own in true[columns]]
+            index = {own: i for i, own in enumerate(dict.fromkeys(counts))}  # a query's mask serves several predictions
+            iou = masks.iou([{"size": size, "counts": own} for own in index], objects)
+            iou = iou[[index[own] for own in counts]]
+            row, column = np.nonzero(iou)
+            found.append((rows[row], columns[column], iou[row, column], masks.areas(objects)[column]))
+        prediction, instance, iou, true_area = _sorted(found)
+        area = predictions.area[place][prediction]
+        intersection = np.rint(iou * (area + true_area) / (1 + iou))  # exact, since areas are whole pixels
+        parts.append((place.start + prediction, instance, iou, intersection))
+    return _pairs(parts)
 
 
 def of_boxes(images: Images, predictions: Predictions) -> Pairs:
     """The pairs whose boxes overlap; `iou` and `intersection` are those of the boxes."""
-    parts = []
-    for rows, columns in _by_image(images, check(images, predictions)):
-        iou, intersection = box_overlaps(predictions.box[rows], images.instances.box[columns])
-        row, column = np.nonzero(intersection)
-        parts.append((rows[row], columns[column], iou[row, column], intersection[row, column]))
-    names = ("prediction", "instance", "iou", "intersection")
-    return Pairs.of(dict(zip(names, _joined(parts, 4), strict=True)))
+    row_of, parts = check(images, predictions), []
+    for place, box in predictions.parts("box"):
+        found = []
+        for rows, columns in _by_image(images, row_of[place]):
+            iou, intersection = box_overlaps(box[rows], images.instances.box[columns])
+            row, column = np.nonzero(intersection)
+            found.append((rows[row], columns[column], iou[row, column], intersection[row, column]))
+        prediction, *rest = _sorted(found)
+        parts.append((place.start + prediction, *rest))
+    return _pairs(parts)
 
 
 def box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,12 +79,25 @@ def _by_image(images: Images, row_of: np.ndarray):
         yield order[ends[image] : ends[image + 1]], np.arange(true[image], true[image + 1])
 
 
-def _joined(parts: list[tuple[np.ndarray, ...]], count: int = 3) -> list[np.ndarray]:
-    """Columns of the parts joined and sorted by the first two (prediction, instance), which are int."""
-    empty = [np.zeros(0, dtype=int if column < 2 else float) for column in range(count)]
-    columns = [np.concatenate(own) for own in zip(empty, *parts, strict=True)]
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """The columns of the parts (prediction, instance and two more) joined; int32 and float64."""
+    dtypes = (np.int32, np.int32, np.float64, np.float64)
+    if not parts:
+        return [np.zeros(0, dtype=dtype) for dtype in dtypes]
+    columns = zip(*parts, strict=True)
+    return [np.concatenate(own, dtype=dtype, casting="same_kind") for own, dtype in zip(columns, dtypes, strict=True)]
+
+
+def _sorted(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """The same, sorted by prediction, then instance."""
+    columns = _joined(parts)
     order = np.lexsort((columns[1], columns[0]))
     return [column[order] for column in columns]
+
+
+def _pairs(parts: list[tuple[np.ndarray, ...]]) -> Pairs:
+    names = ("prediction", "instance", "iou", "intersection")
+    return Pairs.of(dict(zip(names, _joined(parts), strict=True)))
 
 
 def _corner(boxes: np.ndarray) -> np.ndarray:
