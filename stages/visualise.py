@@ -38,7 +38,10 @@ CURVES = {
 
 def main() -> None:
     params, data = load(), manifest.load(Path("data/manifest.json"))
-    images, options = data.images("val", outlines=False), {"tasks": data.tasks(params.tasks), "ranking": params.test.ranking}
+    images, options = (
+        data.images("val", outlines=False),
+        {"tasks": data.tasks(params.tasks), "ranking": params.test.ranking},
+    )
     raw = Predictions.read("data/predictions/val.parquet", options["tasks"])
     filtered = Predictions.read("data/filtered/val.parquet", options["tasks"], made_by="filter")
     pairs = Pairs.read("data/evaluation/pairs.parquet", images, raw)

@@ -145,6 +145,21 @@ class Table:
         changed._columns |= columns
         return changed
 
+    def patched(self, rows: np.ndarray, **values: np.ndarray) -> Table:
+        """A copy with other values in some columns at some rows, int [n], ascending."""
+
+        def patch(name: str, column: np.ndarray, first: int) -> np.ndarray:
+            if name in values:
+                low, high = np.searchsorted(rows, [first, first + len(column)])
+                column = column.copy()
+                column[rows[low:high] - first] = values[name][low:high]
+            return column
+
+        file, load = self._file, lambda name: patch(name, self.once(name), 0)
+        if file:
+            file = _File(file.ends, lambda group, name: patch(name, self._file.part(group, name), file.ends[group]))
+        return type(self)(self.names, len(self), load, file)
+
     def rles(self) -> list[dict[str, Any]]:
         """The masks as compressed RLEs for pycocotools."""
         sizes = zip(self.height.tolist(), self.width.tolist(), self.rle, strict=True)
@@ -503,6 +518,7 @@ def _open(
     path: Path | str, made_by: str, wanted: Sequence[str], tasks: Classes | None = None
 ) -> tuple[pq.ParquetFile, Classes]:
     """Open a file. Checks that it has the columns `wanted` and, if given, the classes of `tasks`."""
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     with _reading(path, made_by):
         file = pq.ParquetFile(pa.OSFile(str(path)))  # ParquetFile would take a path like `a:b` for a URI
         found = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]

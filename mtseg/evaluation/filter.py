@@ -37,7 +37,7 @@ class Kept:
 
     @classmethod
     def all(cls, evaluation: Evaluation) -> Kept:
-        return cls(evaluation, np.lexsort((evaluation.rank, evaluation.image)))
+        return cls(evaluation, np.lexsort((evaluation.rank, evaluation.image)).astype(np.int32))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,10 +83,12 @@ def background(kept: Kept, settings: Filter) -> Kept:
     """Drop predictions whose most probable output of a further task is the no-object slot."""
     if not settings.drop_background:
         return kept
-    predictions, dropped = kept.predictions, np.zeros(len(kept), dtype=bool)
+    predictions = kept.evaluation.predictions
+    dropped = np.zeros(len(predictions), dtype=bool)
     for task in kept.evaluation.tasks[1:]:
-        dropped |= predictions.probabilities[task.name].argmax(axis=1) >= task.num_classes
-    return kept[~dropped]
+        for rows, probabilities in predictions.parts(f"probabilities.{task.name}"):
+            dropped[rows] |= probabilities.argmax(axis=1) >= task.num_classes
+    return kept[~dropped[kept.rows]]
 
 
 def low_score(kept: Kept, settings: Filter) -> Kept:
@@ -108,19 +110,19 @@ def largest_component(kept: Kept, settings: Filter) -> Kept:
     """Reduce each mask to its largest component (8-connected), and box and area accordingly. Drops no prediction."""
     if not settings.largest_component:
         return kept
-    evaluation, predictions = kept.evaluation, kept.evaluation.predictions
-    columns = {name: predictions.column(name).copy() for name in ("rle", "box", "area")}
-    known, changed = {}, []
+    evaluation, known, changed = kept.evaluation, {}, {}
     for row, mask in zip(kept.rows.tolist(), kept.predictions.rles(), strict=True):
         key = evaluation.image[row], mask["counts"]
         if key not in known:
             known[key] = _largest_component(mask)
         if known[key]:
-            columns["rle"][row], columns["box"][row], columns["area"][row] = known[key]
-            changed.append(row)
+            changed[row] = known[key]
     if not changed:
         return kept
-    return Kept(_with_masks(evaluation, predictions.replace(**columns), np.array(changed)), kept.rows)
+    rows = np.array(sorted(changed))
+    rle, box, area = zip(*(changed[row] for row in rows.tolist()), strict=True)
+    columns = {"rle": np.array(rle, dtype=object), "box": np.array(box), "area": np.array(area)}
+    return Kept(_with_masks(evaluation, evaluation.predictions.patched(rows, **columns), rows), kept.rows)
 
 
 def small(kept: Kept, settings: Filter) -> Kept:

@@ -59,7 +59,7 @@ def _other_label(evaluation: Evaluation, fits: float) -> Iterator[dict[str, Any]
         index = np.arange(len(rows))
         true, predicted = evaluation.images.instances.labels[task.name], evaluation.predictions.labels[task.name]
         margin = own[index, predicted[rows]] - own[index, true[objects]]
-        confidence = evaluation.predictions.mask_quality[rows] * margin
+        confidence = evaluation.predictions.take("mask_quality", rows) * margin
         for at in np.flatnonzero((overlap >= fits) & (confidence >= MIN_SCORE)):
             yield _suspect(evaluation, "label", confidence[at], rows[at], objects[at], task, overlap[at])
 

@@ -6,6 +6,7 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -70,7 +71,7 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
         scored[:, columns][objects == 0] = np.nan
 
     step = max(1, CHUNK // max(len(hits), 1))
-    with ThreadPoolExecutor() as threads:  # NumPy computes outside Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy computes outside Python's lock
         list(threads.map(compute, (slice(low, low + step) for low in range(0, len(weights), step))))
     return scored.swapaxes(0, 1)
 

@@ -20,8 +20,9 @@ def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
     Numbers without ground truth are left out. AP is at the largest of `max_dets`.
     """
-    boxes = pairs.of_boxes(evaluation.images, evaluation.predictions)
-    of_boxes = evaluation.candidates_of(boxes, evaluation.predictions.box[:, 2:].prod(1))
+    predictions = evaluation.predictions
+    area = np.concatenate([np.zeros(0), *(box[:, 2:].prod(1) for _, box in predictions.parts("box"))])
+    of_boxes = evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions), area)
     found = {}
     for kind, candidates in (("segm", evaluation.candidates), ("bbox", of_boxes)):
         main = evaluation.tasks[0]
