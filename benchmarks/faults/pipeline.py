@@ -46,7 +46,7 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
     began = time.monotonic()
     folder.mkdir(parents=True)
     fault = case if isinstance(case, Fault) else Fault(case.name, raw=case.raw, since=case.since)
-    when, reported, crash = None, "", False
+    when, reported, crash, known = None, "", False, ()
     with inside(folder), ExitStack() as patches:
         write_params(case)
         images.draw(Path("raw"), settings=case.params().generate, tasks=case.tasks, plain=case.plain)
@@ -63,11 +63,12 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
             if reused and fault.raw and phase == "diagnosis":
                 as_validated()
             text, over, crash = perform(phase, fault)
-            if named(text) or over or (REMARK.search(text) and not when):
-                when, reported = phase, text
-            if named(text) or over:  # a warning without a name may get one in a later phase
+            causes = named(text) if phase != "convert" else ()  # it has names of its own, such as duplicates
+            if causes or over or (REMARK.search(text) and not when):
+                when, reported, known = phase, text, causes
+            if causes or over:  # a warning without a name may get one in a later phase
                 break
-    return Outcome(case, when, named(reported), reported, crash, time.monotonic() - began)
+    return Outcome(case, when, known, reported, crash, time.monotonic() - began)
 
 
 def as_validated() -> None:

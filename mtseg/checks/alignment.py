@@ -40,13 +40,15 @@ TURNED = {  # cause -> function that corrects the points (y, x), given the image
 class Outlines:
     """Outlines of the instances of one image. edges [H, W]: gradient magnitude, mean 0, standard deviation 1.
     points [N, 2]: (y, x) on the outlines. colours [I, 3]: mean RGB (0 to 255) inside each instance that has a pixel.
-    labels: of the same instances. profile [len(OFFSETS)]: mean edge strength inside and outside of the outlines."""
+    labels: of the same instances. profile [len(OFFSETS)]: mean edge strength inside and outside of the outlines. name:
+    of the file."""
 
     edges: np.ndarray
     points: np.ndarray
     colours: np.ndarray
     labels: list[dict[str, int | None]]
     profile: np.ndarray
+    name: str
 
     def sharpness(self, points: np.ndarray) -> float:
         """Mean edge strength at the points that are inside the image."""
@@ -156,7 +158,9 @@ def outlines(image: Image, root: Path) -> Outlines | None:
         return None
     mean, spread = edges.mean(), edges.std()
     profile = (sums[0] / np.maximum(sums[1], 1) - mean) / spread
-    return Outlines((edges - mean) / spread, np.concatenate(points), np.array(colours), labels, profile)
+    return Outlines(
+        (edges - mean) / spread, np.concatenate(points), np.array(colours), labels, profile, image.file_name
+    )
 
 
 def _rings(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from scipy.ndimage import convolve, laplace
+from scipy.stats import binom
 
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
@@ -22,7 +23,7 @@ from mtseg.core.params import Task
 from mtseg.core.tables import Images
 from mtseg.data.duplicates import SIDE, groups
 from mtseg.data.images import open_image
-from mtseg.evaluation.bootstrap import auc
+from mtseg.evaluation.bootstrap import auc, proportion
 
 MOST = {"train": 4000, "val": 1000, "test": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
@@ -37,10 +38,24 @@ JPEG_MEAN = 57.6  # of the luminance table of the JPEG standard, annex K, at qua
 FINE = {  # measure: least difference of the medians, and least ratio
     "sharpness": (0.0, 1.5), "noise": (2.0, 1.5), "JPEG quality": (40.0, 1.0),
 }  # fmt: skip
+ENDS, WIDER = (0.005, 0.995), 0.25  # quantiles of train, and share of their distance by which they are exceeded
+LEAST_FACTOR = 1.15  # the same, of measures that are compared as ratios
+LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # the same, of the others
+BLANK = 1.0  # standard deviation, in grey levels, of a row without content
+FEWEST_OF_TRAIN = 20  # images below which train shows no range
+FEWEST_STRAY, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
+FAR = 16.0  # squared distance of a colour from that of its class, in standard deviations: 1 in 1000 by chance
+RECOLOURED = (  # cause, text, function that corrects colours
+    ("channels_swapped", "with red and blue swapped", lambda pixels: pixels[:, ::-1]),
+    ("splits_differ", "with all values inverted", lambda pixels: 255 - pixels),
+)
+STRAY_LEVEL = 0.002  # chance of a false alarm in one measure
+EXAMPLES = 5  # file names in a finding
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, SIDE, 3] -> [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
     "saturation": lambda pixels: np.ptp(pixels, axis=3).mean((1, 2)),
+    "blank rows": lambda pixels: blank_rows(pixels),
 }
 
 
@@ -64,14 +79,16 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     findings += black
     fine = {name: textures(images, root) for name, images in splits.items()}
     for name in scored if not black else ():
-        findings += [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
+        whole = [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
+        findings += whole or strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
     findings += misaligned
     for name in scored:
         if not misaligned:
             findings += alignment.tightness(outlines["train"], outlines[name], name)
-        findings += swapped(outlines["train"], outlines[name], name, tasks=tasks)
+        exchanged = [*swapped(outlines["train"], outlines[name], name, tasks=tasks)]
+        findings += exchanged or recoloured(outlines["train"], outlines[name], name, tasks=tasks)
     return findings
 
 
@@ -129,7 +146,7 @@ def textured(train: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], s
     """The same for sharpness, noise and JPEG quality. train, other: of `textures`."""
     differences = []
     for name, (least, times) in FINE.items():
-        ours, theirs = train[name], other[name]
+        ours, theirs = (values[np.isfinite(values)] for values in (train[name], other[name]))
         low, high = sorted((float(np.median(ours)), float(np.median(theirs)))) if len(ours) and len(theirs) else (0, 0)
         if high - low > least and high > times * low and _apart(ours, theirs):
             differences.append(f"{name} {np.median(theirs):.3g}, in train {np.median(ours):.3g}")
@@ -137,6 +154,61 @@ def textured(train: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], s
         evidence = f"{split} images differ from train images (medians): {'; '.join(differences)}"
         change = f"prepare {split} like train, or use data.split"
         yield Finding("splits_differ", "warning", evidence, change, split)
+
+
+def measured(small: Thumbnails, fine: Mapping[str, np.ndarray]) -> dict[str, tuple[Sequence[str], np.ndarray]]:
+    """measure: (names of the images, values [N])."""
+    found = {name: (small.names, measure(small.pixels.astype(np.float32))) for name, measure in MEASURES.items()}
+    return found | {name: (fine["names"], fine[name]) for name in FINE}
+
+
+def strays(
+    train: Mapping[str, tuple[Sequence[str], np.ndarray]], other: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    split: str,
+) -> list[Finding]:  # fmt: skip
+    """A warning if a part of the images is beyond nearly all of train in one measure. train, other: of `measured`."""
+    found = []
+    for name, (names, values) in other.items():
+        low, high = usual(train[name][1], name)
+        beyond = np.flatnonzero((values < low) | (values > high))
+        if a_part(len(beyond), np.isfinite(values).sum(), 1 / (np.isfinite(train[name][1]).sum() + 1)):
+            text = f"{name} {np.median(values[beyond]):.3g} (median), in train {max(low, 0):.3g} to {high:.3g}"
+            found.append((text, [names[row] for row in beyond], len(values)))
+    if not found:
+        return []
+    text, own, count = max(found, key=lambda one: len(one[1]))
+    evidence = f"{_part(own, count, split)} are beyond nearly all of train: {text}"
+    return [Finding("splits_differ", "warning", evidence, f"prepare these images of {split} like the others", split)]
+
+
+def _part(names: Sequence[str], count: int, split: str) -> str:
+    share = proportion(np.arange(count) < len(names))
+    files = ", ".join(names[:EXAMPLES]) + " ..." * (len(names) > EXAMPLES)
+    return f"{share.text(0, 100)} % of the {split} images ({files})"
+
+
+def usual(values: np.ndarray, name: str) -> tuple[float, float]:
+    """The range of a measure in train, widened. Without bounds if train has too few images."""
+    values = values[np.isfinite(values)]
+    if len(values) < FEWEST_OF_TRAIN:
+        return -np.inf, np.inf
+    ratios = name not in LEAST
+    low, high = np.quantile(np.log(values + 1) if ratios else values, ENDS)
+    room = max(WIDER * (high - low), np.log(LEAST_FACTOR) if ratios else LEAST[name])
+    return tuple(float(np.exp(end) - 1 if ratios else end) for end in (low - room, high + room))
+
+
+def a_part(found: int, images: int, chance: float) -> bool:
+    """Whether so many images may be `SHARE` of all or more, and are more than chance finds."""
+    surely = binom.sf(found - 1, images, chance) < STRAY_LEVEL
+    return found >= FEWEST_STRAY and proportion(np.arange(images) < found).high >= SHARE and bool(surely)
+
+
+def blank_rows(pixels: np.ndarray) -> np.ndarray:
+    """Share of rows without content at the lower end of each image, of those that have content above: where a file was
+    cut off."""
+    blank = pixels.std(axis=2).max(axis=2) < BLANK
+    return np.where(blank[:, 0], 0.0, np.logical_and.accumulate(blank[:, ::-1], axis=1).mean(1))
 
 
 def _apart(ours: np.ndarray, theirs: np.ndarray) -> bool:
@@ -148,32 +220,34 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def textures(images: Images, root: Path) -> dict[str, np.ndarray]:
-    """Of up to `FEW` images, evenly spread, at their full resolution: sharpness, the standard deviation of the second
-    derivative over that of the image; noise, in grey levels (Immerkaer 1996); JPEG quality, 1 to 100, of those that are
-    JPEG files."""
+    """Of up to `FEW` images, evenly spread, at their full resolution: names; sharpness, the standard deviation of the
+    second derivative over that of the image; noise, in grey levels (Immerkaer 1996); JPEG quality, 1 to 100. NaN in
+    images without content, and that are no JPEG files."""
     found: dict[str, list[float]] = {name: [] for name in FINE}
+    names = []
     for row in np.unique(np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)):
         opened = open_image(root, images[row])
         height, width = opened.height, opened.width
         left, top = max(0, (width - CROP) // 2), max(0, (height - CROP) // 2)
         part = opened.crop((left, top, min(width, left + CROP), min(height, top + CROP))).convert("L")
         grey = np.asarray(part, dtype=np.float32)
+        sharpness = noise = np.nan
         if min(grey.shape) > 4 and grey.std() > 1:
-            second = laplace(grey)[1:-1, 1:-1]
-            found["sharpness"].append(float(second.std() / grey.std()))
+            sharpness = laplace(grey)[1:-1, 1:-1].std() / grey.std()
             across = convolve(grey, np.outer([1, -2, 1], [1, -2, 1]))[1:-1, 1:-1]
-            found["noise"].append(float(np.median(np.abs(across)) / 0.6745 / 6))
-        if (quality := _jpeg_quality(root / images.file_name[row])) is not None:
-            found["JPEG quality"].append(quality)
-    return {name: np.array(values) for name, values in found.items()}
+            noise = np.median(np.abs(across)) / 0.6745 / 6
+        names.append(str(images.file_name[row]))
+        for name, value in zip(FINE, (sharpness, noise, _jpeg_quality(root / images.file_name[row])), strict=True):
+            found[name].append(float(value))
+    return {"names": np.array(names), **{name: np.array(values) for name, values in found.items()}}
 
 
-def _jpeg_quality(path: Path) -> float | None:
-    """The quality setting of libjpeg that has this mean of the first quantisation table; None if there is none."""
+def _jpeg_quality(path: Path) -> float:
+    """The quality setting of libjpeg that has this mean of the first quantisation table; NaN if there is none."""
     with PIL.Image.open(path) as opened:
         tables = getattr(opened, "quantization", None)
     if not tables:
-        return None
+        return np.nan
     scale = 100 * float(np.mean(tables[min(tables)])) / JPEG_MEAN  # percent of the standard's table
     return min(100.0, max(1.0, 5000 / scale if scale > 100 else (200 - scale) / 2))
 
@@ -197,6 +271,56 @@ def swapped(
             f"and by {as_swapped**0.5:.1f} with red and blue swapped"
         )
         yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", split)
+
+
+def recoloured(
+    train: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
+) -> list[Finding]:
+    """A warning if a part of the images has the colours of its classes only after red and blue are swapped, or after
+    all values are inverted."""
+    found: list[tuple[int, Finding]] = []
+    for task in tasks:
+        known = [(image, *_known(image, task)) for image in train]
+        known = [(image, own, labels) for image, own, labels in known if len(labels)]
+        if len(known) < FEWEST_OF_TRAIN:
+            continue
+        pixels, label = (
+            np.concatenate(parts) for parts in zip(*((own, labels) for _, own, labels in known), strict=True)
+        )
+        mean = {one: pixels[label == one].mean(0) for one in np.unique(label) if (label == one).sum() >= FEWEST}
+        within = np.concatenate([pixels[label == one] - centre for one, centre in mean.items()])
+        spread = np.linalg.inv(np.cov(within.T) + np.eye(3))
+        for cause, what, undo in RECOLOURED:
+            rows = [_fits_after(image, task, mean, spread, undo) for image in other]
+            own = [image.name for image, fits in zip(other, rows, strict=True) if fits]
+            chance = (sum(_fits_after(image, task, mean, spread, undo) for image in train) + 1) / (len(train) + 1)
+            if a_part(len(own), len(other), chance):
+                evidence = (
+                    f"{_part(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
+                )
+                found.append((len(own), Finding(cause, "warning", evidence, "save these images again, as RGB", split)))
+    return [max(found, key=lambda one: one[0])[1]] if found else []
+
+
+def _known(image: Outlines, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [n, 3] and labels [n] of the labelled objects."""
+    rows = [row for row, labels in enumerate(image.labels) if labels[task.name] is not None]
+    return image.colours[rows].reshape(-1, 3), np.array([image.labels[row][task.name] for row in rows], dtype=int)
+
+
+def _fits_after(
+    image: Outlines, task: Task, mean: Mapping[int, np.ndarray], spread: np.ndarray, undo: Callable
+) -> bool:
+    """Whether the objects surely have not the colours of their classes, and have them after `undo`."""
+    pixels, label = _known(image, task)
+    kept = [row for row, one in enumerate(label.tolist()) if one in mean]
+    if not kept:
+        return False
+    centre = np.array([mean[one] for one in label[kept].tolist()])
+    before, after = (
+        np.einsum("ni,ij,nj->n", apart, spread, apart) for apart in (pixels[kept] - centre, undo(pixels[kept]) - centre)
+    )
+    return bool(before.max() > FAR and before.sum() > FAR + 2 * after.sum())
 
 
 def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
