@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from scipy.ndimage import convolve, laplace
-from scipy.stats import binom
 
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
-from mtseg.checks.findings import Finding
+from mtseg.checks.findings import Finding, of_severity
+from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, usual
 from mtseg.core.params import Task
 from mtseg.core.tables import Images
 from mtseg.data.duplicates import SIDE, groups
 from mtseg.data.images import open_image
-from mtseg.evaluation.bootstrap import auc, proportion
+from mtseg.evaluation.bootstrap import auc
 
 MOST = {"train": 4000, "val": 1000, "test": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
@@ -38,19 +38,13 @@ JPEG_MEAN = 57.6  # of the luminance table of the JPEG standard, annex K, at qua
 FINE = {  # measure: least difference of the medians, and least ratio
     "sharpness": (0.0, 1.5), "noise": (2.0, 1.5), "JPEG quality": (40.0, 1.0),
 }  # fmt: skip
-ENDS, WIDER = (0.005, 0.995), 0.25  # quantiles of train, and share of their distance by which they are exceeded
-LEAST_FACTOR = 1.15  # the same, of measures that are compared as ratios
-LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # the same, of the others
+LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # beyond train; the others are ratios
 BLANK = 1.0  # standard deviation, in grey levels, of a row without content
-FEWEST_OF_TRAIN = 20  # images below which train shows no range
-FEWEST_STRAY, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
 FAR = 16.0  # squared distance of a colour from that of its class, in standard deviations: 1 in 1000 by chance
 RECOLOURED = (  # cause, text, function that corrects colours
     ("channels_swapped", "with red and blue swapped", lambda pixels: pixels[:, ::-1]),
     ("splits_differ", "with all values inverted", lambda pixels: 255 - pixels),
 )
-STRAY_LEVEL = 0.002  # chance of a false alarm in one measure
-EXAMPLES = 5  # file names in a finding
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, SIDE, 3] -> [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
@@ -75,12 +69,14 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     splits = {"train": train, **scored}
     small = {name: thumbnails(images, root, name) for name, images in splits.items()}
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
-    black = [*dark(small["train"])]
+    leaked, black = bool(of_severity(findings, "warning")), [*dark(small["train"])]
     findings += black
     fine = {name: textures(images, root) for name, images in splits.items()}
     for name in scored if not black else ():
         whole = [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
-        findings += whole or strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
+        if not whole and not leaked:  # copies may be saved in another way
+            whole = strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
+        findings += whole
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
     findings += misaligned
@@ -169,39 +165,18 @@ def strays(
     """A warning if a part of the images is beyond nearly all of train in one measure. train, other: of `measured`."""
     found = []
     for name, (names, values) in other.items():
-        low, high = usual(train[name][1], name)
+        low, high = usual(train[name][1], LEAST.get(name))
         beyond = np.flatnonzero((values < low) | (values > high))
         if a_part(len(beyond), np.isfinite(values).sum(), 1 / (np.isfinite(train[name][1]).sum() + 1)):
             text = f"{name} {np.median(values[beyond]):.3g} (median), in train {max(low, 0):.3g} to {high:.3g}"
             found.append((text, [names[row] for row in beyond], len(values)))
     if not found:
         return []
-    text, own, count = max(found, key=lambda one: len(one[1]))
-    evidence = f"{_part(own, count, split)} are beyond nearly all of train: {text}"
+    found.sort(key=lambda one: -len(one[1]))
+    _, own, count = found[0]
+    text = "; ".join(text for text, others, _ in found if len(others) > 0.8 * len(own))
+    evidence = f"{described(own, count, split)} are beyond nearly all of train: {text}"
     return [Finding("splits_differ", "warning", evidence, f"prepare these images of {split} like the others", split)]
-
-
-def _part(names: Sequence[str], count: int, split: str) -> str:
-    share = proportion(np.arange(count) < len(names))
-    files = ", ".join(names[:EXAMPLES]) + " ..." * (len(names) > EXAMPLES)
-    return f"{share.text(0, 100)} % of the {split} images ({files})"
-
-
-def usual(values: np.ndarray, name: str) -> tuple[float, float]:
-    """The range of a measure in train, widened. Without bounds if train has too few images."""
-    values = values[np.isfinite(values)]
-    if len(values) < FEWEST_OF_TRAIN:
-        return -np.inf, np.inf
-    ratios = name not in LEAST
-    low, high = np.quantile(np.log(values + 1) if ratios else values, ENDS)
-    room = max(WIDER * (high - low), np.log(LEAST_FACTOR) if ratios else LEAST[name])
-    return tuple(float(np.exp(end) - 1 if ratios else end) for end in (low - room, high + room))
-
-
-def a_part(found: int, images: int, chance: float) -> bool:
-    """Whether so many images may be `SHARE` of all or more, and are more than chance finds."""
-    surely = binom.sf(found - 1, images, chance) < STRAY_LEVEL
-    return found >= FEWEST_STRAY and proportion(np.arange(images) < found).high >= SHARE and bool(surely)
 
 
 def blank_rows(pixels: np.ndarray) -> np.ndarray:
@@ -296,7 +271,7 @@ def recoloured(
             chance = (sum(_fits_after(image, task, mean, spread, undo) for image in train) + 1) / (len(train) + 1)
             if a_part(len(own), len(other), chance):
                 evidence = (
-                    f"{_part(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
+                    f"{described(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
                 )
                 found.append((len(own), Finding(cause, "warning", evidence, "save these images again, as RGB", split)))
     return [max(found, key=lambda one: one[0])[1]] if found else []

@@ -14,6 +14,7 @@ from mtseg.core.params import Input, Task, with_flips
 from mtseg.core.tables import UNLABELLED, Images
 
 COPY_IOU = 0.95  # mask IoU above which two instances are copies
+FILLED = 0.98  # share of its box that an object fills, which is then a box drawn round another one
 MANY = 0.01  # share of duplicate instances above which the finding is a warning
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lhs": "rhs", "rhs": "lhs"}
 # `l`, `r`, `lhs` and `rhs` only as whole words
@@ -125,8 +126,10 @@ def unpaired(task: Task, input: Input) -> Iterator[Finding]:
 
 
 def duplicates(images: Images, split: str) -> Iterator[Finding]:
-    """Instances of one image with the same box and nearly the same mask."""
+    """Instances of one image with the same box and nearly the same mask, or of which one is the box of the other."""
     instances = images.instances[~images.instances.crowd]
+    filled = instances.area / np.maximum(instances.box[:, 2:].prod(1), 1)
+    alike = instances.labels[images.classes[0][0]]
     original: dict[int, int] = {}  # row of a copy -> row of the first instance of the same object
     for rows in np.split(np.arange(len(instances)), np.flatnonzero(np.diff(instances.image)) + 1):
         box = instances.box[rows]
@@ -138,13 +141,16 @@ def duplicates(images: Images, split: str) -> Iterator[Finding]:
             near = [other for other in near.tolist() if other not in original]
             if near:
                 overlap = iou(instances[near].rles(), instances[[row]].rles())[:, 0]
-                original |= {other: row for other, value in zip(near, overlap, strict=True) if value > COPY_IOU}
+                for other, value in zip(near, overlap, strict=True):
+                    low, high = sorted((filled[row], filled[other]))
+                    if value > COPY_IOU or alike[row] == alike[other] and low < FILLED < high:
+                        original[other] = row
     if original:
         copy, first = next(iter(original.items()))
         name = images.file_name[instances.image[first]]
         example = f"{name}, annotations {instances.id[first]} and {instances.id[copy]}"
         count = f"{len(original)} of {len(instances)} instances in {split}"
-        evidence = f"{count} are duplicates (mask IoU above {COPY_IOU}): {example}"
+        evidence = f"{count} are duplicates (mask IoU above {COPY_IOU}, or one is the box of the other): {example}"
         severity = "warning" if len(original) > len(instances) * MANY else "note"
         yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
 

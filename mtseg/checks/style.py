@@ -5,11 +5,12 @@ Splits are compared by shares of their objects and images; each difference has a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
+from mtseg.checks import strays
 from mtseg.checks.findings import Finding
 from mtseg.checks.labels import count
 from mtseg.core import masks, names
@@ -27,6 +28,7 @@ MIXED = 0.05, 0.9  # share of drawn boxes among the outlines of a class: some, a
 SMALL = 8  # pixels: boxes of a smaller side are not judged
 APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
+CORNERS = 4  # points of an outline, up to which it is coarse unless train draws the class so
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 
 
@@ -37,14 +39,15 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     findings += drawn
     for name in scored if not drawn else ():
-        findings += differ(own["train"], own[name], name)
+        pair = own["train"], own[name], name
+        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or sizes(*pair)
     return findings
 
 
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
-    full (its outline is a box), parts (more than one), touching (abuts another), size (of the image). single and empty:
-    of each image, whether it has one object at most, and none."""
+    full (its outline is a box), parts (more than one), touching (abuts another), size (of the image), points (of its
+    outline, 0 if it has none). single and empty: of each image, whether it has one object at most, and none."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -61,13 +64,14 @@ class Style:
         self.empty, self.single = counts == 0, counts[counts > 0] == 1
         self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
         self.touching = _touching(objects.image, objects.box)
+        drawn = (objects.polygons[row] or [] for row in range(len(objects)))
+        self.points = np.array([sum(map(len, own)) // 2 for own in drawn], dtype=int)
 
-    @property
-    def per_image(self) -> np.ndarray:
-        """Median size of the objects of each image that has any."""
+    def per_image(self, statistic: Callable[[np.ndarray], float]) -> tuple[np.ndarray, np.ndarray]:
+        """Row, and a statistic of the objects' sizes, of each image that has objects."""
         order = np.argsort(self.objects.image, kind="stable")
-        ends = np.flatnonzero(np.diff(self.objects.image[order])) + 1
-        return np.array([np.median(own) for own in np.split(self.size[order], ends) if len(own)])
+        rows, starts = np.unique(self.objects.image[order], return_index=True)
+        return rows, np.array([statistic(own) for own in np.split(self.size[order], starts[1:]) if len(own)])
 
 
 def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -154,7 +158,7 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         change = f"check whether {where}'s images without annotations show objects"
         yield Finding("annotations_missing", "warning", evidence, change, where)
         return
-    ours, theirs = train.per_image, other.per_image
+    ours, theirs = (style.per_image(np.median)[1] for style in (train, other))
     separation = auc(np.concatenate([theirs, ours]), np.arange(len(theirs) + len(ours)) < len(theirs))
     if separation and min(len(ours), len(theirs)) >= FEWEST:
         medians = float(np.median(theirs)), float(np.median(ours))
@@ -164,6 +168,45 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             evidence += f"those of train {medians[1]:.0%}"
             change = "prepare both alike, widen input.min_scale to max_scale, or use data.split"
             yield Finding("splits_differ", "warning", evidence, change, split)
+
+
+def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Finding]:
+    """Outlines of a class have `CORNERS` points or fewer in one split much more often than in the other."""
+    for one in range(task.num_classes):
+        parts = [
+            ((style.points > 0) & (style.points <= CORNERS))[
+                (style.objects.labels[task.name] == one) & (style.points > 0) & style.large
+            ]
+            for style in (other, train)
+        ]
+        if difference := surely(*parts):
+            where = split if difference > 0 else "train"
+            evidence = (
+                f"{_percent(parts[0])} of the outlines of '{task.classes[one]}' have {CORNERS} points or fewer in "
+            )
+            evidence += f"{split}, {_percent(parts[1])} in train"
+            yield Finding(
+                "outlines_differ", "warning", evidence, f"draw the outlines of {where} with more points", where
+            )
+            return
+
+
+def sizes(train: Style, other: Style, split: str) -> list[Finding]:
+    """A warning if a part of the images has objects smaller or larger than nearly all of train."""
+    found = []
+    for what, statistic in (("smallest", np.min), ("largest", np.max)):
+        low, high = strays.usual(100 * train.per_image(statistic)[1])
+        rows, values = other.per_image(statistic)
+        beyond = (100 * values < low) | (100 * values > high)
+        if strays.a_part(beyond.sum(), len(values), 1 / (len(train.per_image(statistic)[1]) + 1)):
+            names = other.images.file_name[rows[beyond]].tolist()
+            text = f"their {what} object takes {np.median(values[beyond]):.0%} of the image's sides (median), in train "
+            found.append((names, f"{text}{max(low, 0):.0f} to {high:.0f} %"))
+    if not found:
+        return []
+    names, text = max(found, key=lambda one: len(one[0]))
+    evidence = f"{strays.described(names, len(other.images), split)} are beyond nearly all of train: {text}"
+    return [Finding("splits_differ", "warning", evidence, f"check the annotations of these images of {split}", split)]
 
 
 def _percent(values: np.ndarray) -> str:

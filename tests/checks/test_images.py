@@ -51,10 +51,10 @@ def outlined(images, move):
     return [replace(image, instances=tuple(moved(one, image) for one in image.instances)) for image in images]
 
 
-def changed(drawn, tmp_path, split, change):
-    """A copy of the raw folder in which `change(pixels)` was applied to the images of one split."""
+def changed(drawn, tmp_path, split, change, count=None):
+    """A copy of the raw folder in which `change(pixels)` was applied to the first `count` images of a split, or all."""
     shutil.copytree(drawn[0], tmp_path / "raw")
-    for path in (tmp_path / "raw" / split).glob("*.jpg"):
+    for path in sorted((tmp_path / "raw" / split).glob("*.jpg"))[:count]:
         pixels = np.ascontiguousarray(change(np.asarray(PIL.Image.open(path))))
         PIL.Image.fromarray(pixels).save(path, quality=92, subsampling=0)
     return tmp_path / "raw"
@@ -141,6 +141,29 @@ def test_a_few_images_of_another_kind_are_no_difference_of_the_splits(drawn):
     assert not list(checked.differ(train, replace(val, pixels=pixels))), "half of val"
     few = replace(val, names=val.names[:4], pixels=val.pixels[:4] // 3)
     assert not list(checked.differ(train, few)), "four images can be dark by chance"
+
+
+def half_lost(pixels):
+    return np.concatenate([pixels[: len(pixels) // 2], np.full_like(pixels[len(pixels) // 2 :], 128)])
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "text"),
+    [
+        (lambda pixels: pixels // 4, "splits_differ", "beyond nearly all of train"),
+        (half_lost, "splits_differ", "blank rows"),
+        (lambda pixels: 255 - pixels, "splits_differ", "all values inverted"),
+        (lambda pixels: pixels[..., ::-1], "channels_swapped", "red and blue swapped"),
+    ],
+)
+def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, cause, text, drawn, tmp_path):
+    found = check(drawn, root=changed(drawn, tmp_path, "val", change, count=12))
+    assert [one.cause for one in found] == [cause]
+    assert text in found[0].evidence and "val/00000.jpg" in found[0].evidence
+
+
+def test_two_images_of_another_kind_are_no_part_of_a_split(drawn, tmp_path):
+    assert not check(drawn, root=changed(drawn, tmp_path, "val", lambda pixels: pixels // 4, count=2))
 
 
 def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):

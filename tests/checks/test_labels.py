@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mtseg.checks import labels, settings
+from mtseg.core import masks
 from mtseg.core.tables import UNLABELLED, Image
 from tests import tiny
-from tests.scenes import box_instance, images_of, make_tasks, scene
+from tests.scenes import SIZE, box_instance, images_of, make_tasks, scene
 
 INPUT = tiny.params(input={"flip": 0.5}).input
 
@@ -152,6 +153,19 @@ def test_objects_annotated_twice_are_counted():
     assert found.cause == "annotated_twice" and found.severity == "warning"
     assert found.evidence.startswith("116 of 232")
     assert not list(labels.duplicates(train, "train"))
+
+
+def test_an_object_and_its_box_are_one_object_annotated_twice():
+    tasks = make_tasks(1)
+    outline = box_instance((8, 8, 16, 16), {tasks[0].name: 0})
+    polygon = [[8, 8, 24, 8, 24, 24]]
+    cut = replace(outline, segmentation=polygon, rle=masks.rle(polygon, SIZE, SIZE)["counts"], area=128.0)
+    images = [replace(image, instances=(outline, cut)) for image in scene(tasks, count=4)]
+    (found,) = labels.duplicates(images_of(images, tasks), "train")
+    assert found.cause == "annotated_twice" and found.evidence.startswith("4 of 8 instances")
+    other = replace(cut, labels={tasks[0].name: 1})
+    images = [replace(image, instances=(outline, other)) for image in images]
+    assert not list(labels.duplicates(images_of(images, tasks), "train")), "of another class"
 
 
 @pytest.mark.parametrize("copies", [1, 5000])

@@ -50,6 +50,18 @@ def merged(instances, number):
     return [] if first is None else [outlined(first, [part for one in instances for part in one.segmentation])]
 
 
+def specks(instances):
+    """Beside each object one of 2 pixels."""
+    return [*instances, *(rhombus(one, (*one.bbox[:2], 2, 2)) for one in instances)]
+
+
+def smooth(instance):
+    """The same outline, with a point in the middle of each side."""
+    points = np.reshape(instance.segmentation[0], (-1, 2))
+    middle = (points + np.roll(points, -1, axis=0)) / 2
+    return outlined(instance, [np.stack([points, middle], axis=1).ravel().tolist()])
+
+
 def found(train, val):
     return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=INPUT)}
 
@@ -72,6 +84,21 @@ def test_equal_splits_give_no_finding(box):
 def test_a_split_that_is_annotated_in_another_way_is_named(change, cause, split):
     train, val = (drawn(60, change if split == name else lambda own, _: own) for name in ("train", "val"))
     assert found(train, val) == {(cause, split)}
+
+
+def test_objects_of_another_size_in_a_part_of_val_are_found():
+    some = drawn(60, lambda instances, number: instances if number % 4 else specks(instances))
+    assert found(drawn(60), some) == {("splits_differ", "val")}
+    assert not found(some, drawn(60)), "train has them"
+
+
+def test_outlines_of_few_points_are_found_in_the_split_that_has_them():
+    def smoothed(instances, number):
+        return map(smooth, instances)
+
+    assert found(drawn(60, smoothed), drawn(60)) == {("outlines_differ", "val")}
+    assert found(drawn(60), drawn(60, smoothed)) == {("outlines_differ", "train")}
+    assert not found(drawn(60, smoothed), drawn(60, smoothed))
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 1.0])
@@ -144,7 +171,7 @@ def test_looser_outlines_are_found():
         rng = np.random.default_rng(0)
         return [
             alignment.Outlines(
-                np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17)
+                np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17), "a"
             )
             for _ in range(40)
         ]
