@@ -30,10 +30,14 @@ FAINT = 0.1  # smallest difference of edge strength, in standard deviations, bet
 SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
 OFFSETS = np.arange(-8, 9) * 0.05  # of an outline, outwards, in radii of a disc of the object's area
 LOOSE = 0.1  # the same: smallest difference of two splits that is reported
-TURNED = {  # cause -> function that corrects the points (y, x), given the image width
-    "masks_mirrored": lambda points, width: np.stack([points[:, 0], width - 1 - points[:, 1]], axis=1),
-    "masks_transposed": lambda points, width: points[:, ::-1],
-}
+TURNED = (  # cause, function that corrects the points (y, x), given the last (y, x) of the image
+    ("masks_mirrored", lambda points, last: points * (1, -1) + (0, last[1])),
+    ("masks_mirrored", lambda points, last: points * (-1, 1) + (last[0], 0)),
+    ("masks_transposed", lambda points, last: points[:, ::-1]),
+    ("images_turned", lambda points, last: last - points),
+    ("images_turned", lambda points, last: points[:, ::-1] * (-1, 1) + (last[0], 0)),
+    ("images_turned", lambda points, last: points[:, ::-1] * (1, -1) + (0, last[1])),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def sample(images: Images, *, root: Path) -> list[Outlines]:
 
 
 def check(images: Sequence[Outlines], split: str) -> list[Finding]:
-    """At most one warning: masks_displaced, masks_mirrored, masks_transposed or masks_of_other_image."""
+    """At most one warning: masks_displaced, masks_mirrored, masks_transposed, images_turned or masks_of_other_image."""
     if len(images) < FEWEST:
         return []
     count, change = f"{len(images)} images", "compare the raw annotations with their images"
@@ -77,13 +81,16 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         )
         return [Finding("masks_displaced", "warning", evidence, f"{change}: was the image size different?", split)]
     own = np.array([image.sharpness(image.points) for image in images])
-    for cause, turned in TURNED.items():
-        gain = np.array([image.sharpness(turned(image.points, image.edges.shape[1])) for image in images]) - own
-        if gain.mean() > STANDARD_ERRORS * standard_error(gain):
-            evidence = (
-                f"after correction, outlines fit the image edges better: edge strength {with_interval(gain)}, {count}"
-            )
-            return [Finding(cause, "warning", evidence, change, split)]
+    gains = []
+    for cause, turned in TURNED:
+        moved = [image.sharpness(turned(image.points, np.array(image.edges.shape) - 1)) for image in images]
+        gains.append((cause, np.array(moved) - own))
+    cause, gain = max(gains, key=lambda one: one[1].mean())
+    if gain.mean() > STANDARD_ERRORS * standard_error(gain):
+        evidence = (
+            f"after correction, outlines fit the image edges better: edge strength {with_interval(gain)}, {count}"
+        )
+        return [Finding(cause, "warning", evidence, change, split)]
     steps = [len(images) // 4, len(images) // 2, 3 * len(images) // 4]
     other = [np.mean([images[i - step].sharpness(image.points) for step in steps]) for i, image in enumerate(images)]
     gap = own - np.array(other)

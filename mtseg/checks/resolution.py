@@ -21,7 +21,7 @@ STRIDE = 4  # of the mask logits
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of input.size, in the table
 WORK = 2e8  # pixels of all masks at most: with large images a sample of the objects is enough
 CERTAIN = 1e-3  # the share of a cell that is covered is taken as this to 1 - this: the logits of 0 and 1 are infinite
-LOW = 80.0  # AP below which a warning is given
+LOW = 75.0  # AP below which a warning is given
 GAIN = 5.0  # AP, that the next size in the table must bring at least
 IOUS = np.linspace(0.5, 0.95, 10)  # COCO's
 

@@ -188,13 +188,15 @@ def mirrored(sizes: np.ndarray, *axes: int) -> Undo:
     return undo
 
 
-def transposed(sizes: np.ndarray) -> Undo:
-    return lambda boxes, image: boxes[:, [1, 0, 3, 2]] * np.tile(sizes[image] / sizes[image, ::-1], 2)
+def transposed(sizes: np.ndarray, *, stretched: bool = True) -> Undo:
+    """stretched: the swapped image was brought to the size of the image, not cut."""
+    scale = np.tile(sizes / sizes[:, ::-1], 2) if stretched else np.ones((len(sizes), 4))
+    return lambda boxes, image: boxes[:, [1, 0, 3, 2]] * scale[image]
 
 
-def turned(sizes: np.ndarray, quarters: int) -> Undo:
-    """Turn by that many quarters, 1 or 3, stretched to the image: a transposition and a mirror."""
-    swap, mirror = transposed(sizes), mirrored(sizes, 0 if quarters == 1 else 1)
+def turned(sizes: np.ndarray, quarters: int, *, stretched: bool = True) -> Undo:
+    """Turn by that many quarters, 1 or 3: a transposition and a mirror."""
+    swap, mirror = transposed(sizes, stretched=stretched), mirrored(sizes, 0 if quarters == 1 else 1)
     return lambda boxes, image: mirror(swap(boxes, image), image)
 
 

@@ -1,8 +1,8 @@
 """Find a part of the images whose masks or annotations are turned, mirrored, scaled, shifted, or of another image.
 
 Each change is undone for each image alone. An image counts for a change if its masks fit badly as they are and well
-after undoing it. How often that happens by chance is measured with the predictions of other images. Only changes that
-explain surely more images than chance are reported, with their share and the images.
+after undoing it. How well they fit by chance is measured with the predictions of other images. Only changes after which
+the images surely fit better than by chance are reported, with their share and the images.
 
 I images; boxes are (x, y, width, height) in pixels.
 """
@@ -22,8 +22,10 @@ from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, proportion
 
 BAD, GOOD = 0.4, 0.6  # mean box IoU of an image's objects: at most as it is, and at least after undoing a change
+SURE = 4.0  # standard errors by which undoing a change must fit better than with the predictions of other images
+LEAST_SPREAD = 0.1  # standard deviation of such fits by chance, at least
 FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
-LEVEL = 0.005  # chance of a false alarm in a split, all changes together
+LEVEL = 0.005  # chance of a false alarm from offsets
 OTHERS = 8  # images whose predictions an image is compared with, to measure chance
 REACH = 3  # images: largest distance of an exchange
 MOST = 1500  # images that fit badly, at most as many are examined
@@ -82,9 +84,12 @@ def _changes(sizes: np.ndarray) -> Iterator[Change]:
     for text, axes in (("left to right", (0,)), ("top to bottom", (1,))):
         yield Change("masks_mirrored", f"masks are mirrored {text}", mirrored(sizes, *axes))
     yield Change("images_turned", "masks are turned by 180 degrees", mirrored(sizes, 0, 1))
-    for quarter in (1, 3):
-        yield Change("images_turned", f"masks are turned by {90 * quarter} degrees", turned(sizes, quarter))
-    yield Change("masks_transposed", "rows and columns of the masks are swapped", transposed(sizes))
+    for stretched in (True, False):
+        for quarter in (1, 3):
+            undo = turned(sizes, quarter, stretched=stretched)
+            yield Change("images_turned", f"masks are turned by {90 * quarter} degrees", undo)
+        text = "rows and columns of the masks are swapped"
+        yield Change("masks_transposed", text, transposed(sizes, stretched=stretched))
     for scale in SCALES:
         text = f"masks lie as in an image {scale:.3g} times as large"
         yield Change("masks_displaced", text, lambda boxes, image, scale=scale: boxes / scale)
@@ -100,22 +105,23 @@ def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
     bad = bad[np.unique(np.linspace(0, len(bad) - 1, min(len(bad), MOST)).astype(int))] if len(bad) else bad
     if not len(bad):
         return None
-    rng, changes = np.random.default_rng(0), list(_changes(best.sizes))
-    explained = []
-    for change in changes:
-        fits = [_fit(best, image, [(image + step) % count for step in change.steps], change) for image in bad]
-        own = bad[np.array(fits) >= GOOD]
+    rng, explained = np.random.default_rng(0), []
+    for change in _changes(best.sizes):
+        fits = np.array([_fit(best, image, [(image + step) % count for step in change.steps], change) for image in bad])
+        own = bad[fits >= GOOD]
         if not _enough(len(own), len(images)):
             continue
-        others = [(image, rng.choice(images, len(change.steps))) for image in np.repeat(bad, OTHERS)]
-        others = [(image, drawn) for image, drawn in others if image not in drawn]
-        lucky = sum(_fit(best, image, drawn, change) >= GOOD for image, drawn in others)
-        chance = (lucky + 1) / (len(others) + 1)
-        if binom.sf(len(own) - 1, len(bad), chance) * len(changes) < LEVEL:
-            explained.append((change, own))
+        drawn = [[rng.choice(images[images != image], len(change.steps)) for _ in range(OTHERS)] for image in bad]
+        by_chance = np.array(
+            [[_fit(best, image, one, change) for one in others] for image, others in zip(bad, drawn, strict=True)]
+        )
+        spread = max(float(by_chance.std()), LEAST_SPREAD) * np.sqrt(len(bad) * (1 + 1 / OTHERS))
+        surely = (fits.sum() - by_chance.mean(1).sum()) / spread
+        if surely > SURE:
+            explained.append((surely, change, own))
     if not explained:
         return None
-    change, own = max(explained, key=lambda one: len(one[1]))
+    _, change, own = max(explained, key=lambda one: one[0])
     return change.cause, change.text, own
 
 

@@ -104,8 +104,14 @@ def test_annotations_of_other_images_and_turned_ones_are_distinguished(drawn):
     assert causes(drawn, train=other) == {("masks_of_other_image", "train")}
     mirrored = outlined(train, lambda points, image: points * (-1, 1) + (image.width, 0))
     assert causes(drawn, train=mirrored) == {("masks_mirrored", "train")}
+    below = outlined(train, lambda points, image: points * (1, -1) + (0, image.height))
+    assert causes(drawn, train=below) == {("masks_mirrored", "train")}
     transposed = outlined(train, lambda points, image: points[:, ::-1])
     assert causes(drawn, train=transposed) == {("masks_transposed", "train")}
+    turned = outlined(train, lambda points, image: (image.width, image.height) - points)
+    assert causes(drawn, train=turned) == {("images_turned", "train")}
+    quarter = outlined(train, lambda points, image: points[:, ::-1] * (-1, 1) + (image.width, 0))
+    assert causes(drawn, train=quarter) == {("images_turned", "train")}
 
 
 def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(drawn, tmp_path):
