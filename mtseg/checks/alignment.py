@@ -30,6 +30,7 @@ FAINT = 0.1  # smallest difference of edge strength, in standard deviations, bet
 SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
 OFFSETS = np.arange(-8, 9) * 0.05  # of an outline, outwards, in radii of a disc of the object's area
 LOOSE = 0.1  # the same: smallest difference of two splits that is reported
+SCALES = (0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 1.7, 2.0)  # about the middle of the image, and about its corner
 TURNED = (  # cause, function that corrects the points (y, x), given the last (y, x) of the image
     ("masks_mirrored", lambda points, last: points * (1, -1) + (0, last[1])),
     ("masks_mirrored", lambda points, last: points * (-1, 1) + (last[0], 0)),
@@ -37,6 +38,8 @@ TURNED = (  # cause, function that corrects the points (y, x), given the last (y
     ("images_turned", lambda points, last: last - points),
     ("images_turned", lambda points, last: points[:, ::-1] * (-1, 1) + (last[0], 0)),
     ("images_turned", lambda points, last: points[:, ::-1] * (1, -1) + (0, last[1])),
+    *(("masks_scaled", lambda points, last, by=by: (points - last / 2) * by + last / 2) for by in SCALES),
+    *(("masks_displaced", lambda points, last, by=by: points * by) for by in SCALES),
 )
 
 
@@ -56,6 +59,7 @@ class Outlines:
 
     def sharpness(self, points: np.ndarray) -> float:
         """Mean edge strength at the points that are inside the image."""
+        points = np.rint(points).astype(int)
         inside = points[((points >= 0) & (points < self.edges.shape)).all(1)]
         return float(self.edges[tuple(inside.T)].mean()) if len(inside) else 0.0
 
@@ -69,7 +73,8 @@ def sample(images: Images, *, root: Path) -> list[Outlines]:
 
 
 def check(images: Sequence[Outlines], split: str) -> list[Finding]:
-    """At most one warning: masks_displaced, masks_mirrored, masks_transposed, images_turned or masks_of_other_image."""
+    """At most one warning: masks_displaced, masks_scaled, masks_mirrored, masks_transposed, images_turned or
+    masks_of_other_image."""
     if len(images) < FEWEST:
         return []
     count, change = f"{len(images)} images", "compare the raw annotations with their images"

@@ -71,15 +71,15 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
     leaked, black = bool(of_severity(findings, "warning")), [*dark(small["train"])]
     findings += black
+    outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
+    misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
+    findings += misaligned
     fine = {name: textures(images, root) for name, images in splits.items()}
     for name in scored if not black else ():
         whole = [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
         if not whole and not leaked:  # copies may be saved in another way
             whole = strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
         findings += whole
-    outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
-    misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
-    findings += misaligned
     for name in scored:
         if not misaligned:
             findings += alignment.tightness(outlines["train"], outlines[name], name)

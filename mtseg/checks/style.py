@@ -172,13 +172,13 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
 
 def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Finding]:
     """Outlines of a class have `CORNERS` points or fewer in one split much more often than in the other."""
+    drawn = [style.points > 0 for style in (other, train)]
+    few = [(style.points <= CORNERS)[own] for style, own in zip((other, train), drawn, strict=True)]
+    if not all(map(len, few)) or abs(few[0].mean() - few[1].mean()) < DIFFERENT / 2:
+        return  # a class may have other outlines because its labels are wrong
+    labels = [style.objects.labels[task.name][own] for style, own in zip((other, train), drawn, strict=True)]
     for one in range(task.num_classes):
-        parts = [
-            ((style.points > 0) & (style.points <= CORNERS))[
-                (style.objects.labels[task.name] == one) & (style.points > 0) & style.large
-            ]
-            for style in (other, train)
-        ]
+        parts = [own[label == one] for own, label in zip(few, labels, strict=True)]
         if difference := surely(*parts):
             where = split if difference > 0 else "train"
             evidence = (

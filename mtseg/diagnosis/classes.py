@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mtseg.checks.findings import Finding
+from mtseg.checks.strays import a_part, described
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
 from mtseg.diagnosis.split import Split
@@ -22,6 +23,8 @@ ONE_CLASS = 0.15  # share of one class's objects that surely look like another
 LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
 APART = 0.8  # AUC that the logits surely exceed if they separate the classes of train in spite of wrong labels
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
+SURPRISING = 2.0  # of `_surprise`, from which the labels of an image are taken for wrong
+BY_CHANCE = 0.01  # share of such images in any split, at least
 CONFIDENT_ALONE = 0.2  # the same for val alone with two classes, where the second choice is no evidence
 
 
@@ -171,6 +174,42 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
                     change = f"check the labels {task.classes[one]} in {name}: report/index.html lists contradictions"
                     findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
+
+
+def contradicted(train: Split, val: Split) -> list[Finding]:
+    """A warning label_noise for a part of the images of one split, whose labels the model surely contradicts, all tasks
+    together, and more often than in the other split."""
+    tasks = [task for task in train.trained if task.num_classes > 1 and learnt(train, task)]
+    surprise = {"train": _surprise(train, tasks), "val": _surprise(val, tasks)}
+    for name, split, other in (("val", val, "train"), ("train", train, "val")):
+        own, others = surprise[name], surprise[other]
+        rows = np.flatnonzero(own > SURPRISING)
+        seen, known = int(np.isfinite(own).sum()), int(np.isfinite(others).sum())
+        chance = max(((others > SURPRISING).sum() + 1) / (known + 1), BY_CHANCE)
+        if known >= FEWEST and a_part(len(rows), seen, chance):
+            part = described(split.images.file_name[rows].tolist(), seen, name)
+            evidence = f"the model surely contradicts the labels of {part}, and of {(others > SURPRISING).sum()} of "
+            change = "compare the labels of these images with the images"
+            return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name)]
+    return []
+
+
+def _surprise(split: Split, tasks: Sequence[Task]) -> np.ndarray:
+    """[I]: by how much the model prefers its own labels to those annotated, summed over the matched objects and the
+    tasks: the difference of the logarithms of their probabilities, over how far a right label is usually ahead of the
+    second choice. NaN without matches."""
+    total = np.full(len(split.images), np.nan)
+    total[np.unique(split.matches.image)] = 0.0
+    for task in tasks:
+        own = split.labelled(task)
+        rows, right = np.arange(len(own)), own.label == own.true
+        logs = np.log(split.predictions.probabilities[task.name][own.prediction][:, : task.num_classes] + 1e-6)
+        predicted, annotated = logs[rows, own.label], logs[rows, own.true]
+        logs[rows, own.label] = -np.inf
+        if right.any():
+            usual = max(float(np.median((predicted - logs.max(1))[right])), 0.1)
+            np.add.at(total, own.image, (predicted - annotated) / usual)
+    return total
 
 
 def _sure(split: Split, task: Task) -> Pairs:

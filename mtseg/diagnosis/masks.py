@@ -200,6 +200,12 @@ def turned(sizes: np.ndarray, quarters: int, *, stretched: bool = True) -> Undo:
     return lambda boxes, image: mirror(swap(boxes, image), image)
 
 
+def scaled(sizes: np.ndarray, scale: float) -> Undo:
+    """Boxes of an image that was scaled about its middle, before that."""
+    corner = np.pad(sizes * (1 - scale) / 2, ((0, 0), (0, 2)))
+    return lambda boxes, image: (boxes - corner[image]) / scale
+
+
 class BestBoxes:
     """For each image the boxes of its objects [B, 4] and of its best predictions [A, 4], at most one per object.
     sizes [I, 2]: width and height of the images; counts [I]: number of objects."""

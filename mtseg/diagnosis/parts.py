@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import binom
 
 from mtseg.checks.findings import Finding
-from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, transposed, turned
+from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, scaled, transposed, turned
 from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, proportion
@@ -30,7 +30,7 @@ OTHERS = 8  # images whose predictions an image is compared with, to measure cha
 REACH = 3  # images: largest distance of an exchange
 MOST = 1500  # images that fit badly, at most as many are examined
 NAMED = 5  # file names in a finding
-SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner of the image
+SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner, and the middle, of the image
 FAR = 0.08  # of the objects' side: smaller offsets are not reported
 DIRECTIONS = 8  # of offsets that are compared
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
@@ -93,6 +93,9 @@ def _changes(sizes: np.ndarray) -> Iterator[Change]:
     for scale in SCALES:
         text = f"masks lie as in an image {scale:.3g} times as large"
         yield Change("masks_displaced", text, lambda boxes, image, scale=scale: boxes / scale)
+    for scale in SCALES:
+        text = f"masks lie as in an image {scale:.3g} times as large in the middle of their own"
+        yield Change("masks_displaced", text, scaled(sizes, scale))
     for step in range(1, REACH + 1):
         text = f"masks fit the image {step} before or {step} further on"
         yield Change("masks_of_other_image", text, lambda boxes, image: boxes, (step, -step))

@@ -93,8 +93,7 @@ def diagnose(
         counted = [finding for finding in counted if finding.cause != "duplicates"]
     counted += detections.filtered(split, filter)
     noisy = [
-        *classes.noise(trained, split),
-        *classes.mislabelled(trained, split),
+        *(classes.noise(trained, split) + classes.mislabelled(trained, split) or classes.contradicted(trained, split)),
         *counted,
         *calibrated,
         *detections.unannotated(trained, split),

@@ -180,3 +180,35 @@ def test_one_class_that_is_mislabelled_in_one_split():
     ]
     assert not classes.mislabelled(sound, split(images, confused, tasks))
     assert not classes.mislabelled(sound, sound)
+
+
+def exchanged(image):
+    """The objects of an image with the labels of the next one."""
+    own = image.instances
+    labels = [one.labels for one in (*own[1:], *own[:1])]
+    return replace(image, instances=tuple(replace(one, labels=other) for one, other in zip(own, labels, strict=True)))
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3])
+def test_a_part_of_the_images_whose_labels_are_wrong(share):
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, images=60)
+    sound = split(images, predictions, tasks)
+    faulty = [exchanged(image) if number < share * 60 else image for number, image in enumerate(images)]
+    wrong = split(faulty, predictions, tasks)
+    for train, val, where in ((sound, wrong, "val"), (wrong, sound, "train")):
+        (finding,) = classes.contradicted(train, val)
+        assert (finding.cause, finding.where) == ("label_noise", where)
+        assert sound.images.file_name[1] in finding.evidence
+    assert not classes.contradicted(sound, sound) and not classes.contradicted(wrong, wrong)
+
+
+def test_errors_of_the_model_itself_are_no_wrong_labels():
+    """It errs in a fifth of val's objects, and is less sure there than where it is right."""
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=60)
+    erring = [
+        relabelled(p, "fill", (0.0, 1.0, 1.6, 0.0)) if p.labels["fill"] == 1 and rng.random() < 0.5 else p
+        for p in predictions
+    ]
+    assert not classes.contradicted(split(images, predictions, tasks), split(images, erring, tasks))
