@@ -40,7 +40,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     findings += drawn
     for name in scored if not drawn else ():
         pair = own["train"], own[name], name
-        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or sizes(*pair)
+        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or [*alone(*pair, tasks)] or sizes(*pair)
     return findings
 
 
@@ -189,6 +189,25 @@ def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Findi
                 "outlines_differ", "warning", evidence, f"draw the outlines of {where} with more points", where
             )
             return
+
+
+def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iterator[Finding]:
+    """All objects of an image have the same labels in one split much more often than in the other."""
+    if same := surely(*(own := [_same_labels(style, tasks) for style in (other, train)])):
+        where = split if same > 0 else "train"
+        evidence = f"all objects have the same labels in {_percent(own[0])} of {split}'s images with several objects, "
+        evidence += f"in {_percent(own[1])} of train's"
+        change = f"check the labels of such images of {where}: does the annotation tool keep those of the last object?"
+        yield Finding("label_noise", "warning", evidence, change, where)
+
+
+def _same_labels(style: Style, tasks: Sequence[Task]) -> np.ndarray:
+    """bool: of each image with two objects or more, whether all have the same labels in all tasks."""
+    objects = style.objects
+    labels = np.column_stack([objects.labels[task.name] for task in tasks])
+    order = np.argsort(objects.image, kind="stable")
+    groups = np.split(labels[order], np.flatnonzero(np.diff(objects.image[order])) + 1)
+    return np.array([bool((own == own[0]).all()) for own in groups if len(own) > 1], dtype=bool)
 
 
 def sizes(train: Style, other: Style, split: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from mtseg.checks.findings import Finding
 from mtseg.checks.strays import a_part, described
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
-from mtseg.diagnosis.split import Split
+from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion
 
 # "surely" above or below: the 99 % interval is
@@ -24,7 +24,7 @@ LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
 APART = 0.8  # AUC that the logits surely exceed if they separate the classes of train in spite of wrong labels
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
 SURPRISING = 2.0  # of `_surprise`, from which the labels of an image are taken for wrong
-BY_CHANCE = 0.01  # share of such images in any split, at least
+BY_CHANCE = 0.1  # share of such images in a split that the model does not know, by its own errors
 CONFIDENT_ALONE = 0.2  # the same for val alone with two classes, where the second choice is no evidence
 
 
@@ -192,6 +192,39 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
             change = "compare the labels of these images with the images"
             return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name)]
     return []
+
+
+def exchanged(train: Split, val: Split) -> list[Finding]:
+    """A warning labels_of_other_query for a part of the images in which exchanging the labels of the objects among each
+    other makes all of them right, and which has surely more such images than the other split."""
+    rows, count = zip(*(_exchanged(split) for split in (train, val)), strict=True)
+    for here, there, name in ((1, 0, "val"), (0, 1, "train")):
+        if count[there] >= FEWEST and a_part(len(rows[here]), count[here], (len(rows[there]) + 1) / (count[there] + 1)):
+            split = (train, val)[here]
+            part = described(split.images.file_name[rows[here]].tolist(), count[here], name)
+            evidence = f"the labels of {part} are right after exchanging them among the objects of the image"
+            change = "compare the order of labels and outlines in the annotations of these images"
+            return [Finding("labels_of_other_query", "warning", evidence, change, name)]
+    return []
+
+
+def _exchanged(split: Split) -> tuple[np.ndarray, int]:
+    """Rows of the images in which most objects have wrong labels, which another order makes right, and the number of
+    images with two matched objects or more."""
+    own = [split.labelled(task) for task in split.trained]
+    first = own[0]
+    if any(len(one) != len(first) for one in own):  # some labels are missing
+        return np.zeros(0, dtype=int), 0
+    true, label = (np.column_stack([getattr(one, name) for one in own]) for name in ("true", "label"))
+    rows, several = [], 0
+    for image, objects in enumerate(by_image(first.image, len(split.images))):
+        if len(objects) > 1:
+            several += 1
+            wrong = (true[objects] != label[objects]).any(1)
+            same = sorted(map(tuple, true[objects])) == sorted(map(tuple, label[objects]))
+            if same and wrong.sum() > len(objects) / 2:
+                rows.append(image)
+    return np.array(rows, dtype=int), several
 
 
 def _surprise(split: Split, tasks: Sequence[Task]) -> np.ndarray:

@@ -25,7 +25,8 @@ WORDS = {
 }
 OF_CAUSE = {  # cause -> the kind of error that it makes. The filter makes none: AP is that of the raw predictions
     "collapse_to_background": "labels", "collapse_to_class": "labels", "label_noise": "labels",
-    "task_untrained_in_matching": "labels", "too_few_steps": "labels", "duplicates": "ranking",
+    "task_untrained_in_matching": "labels", "labels_of_other_query": "labels", "too_few_steps": "labels",
+    "duplicates": "ranking",
     "queries_saturated": "all_found", "detections_too_few": "all_found", "annotations_missing": "all_found",
     "ranking": "ranking",
 }  # fmt: skip

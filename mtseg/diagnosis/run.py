@@ -93,7 +93,11 @@ def diagnose(
         counted = [finding for finding in counted if finding.cause != "duplicates"]
     counted += detections.filtered(split, filter)
     noisy = [
-        *(classes.noise(trained, split) + classes.mislabelled(trained, split) or classes.contradicted(trained, split)),
+        *(
+            classes.exchanged(trained, split)
+            or classes.noise(trained, split) + classes.mislabelled(trained, split)
+            or classes.contradicted(trained, split)
+        ),
         *counted,
         *calibrated,
         *detections.unannotated(trained, split),

@@ -92,6 +92,15 @@ def test_objects_of_another_size_in_a_part_of_val_are_found():
     assert not found(some, drawn(60)), "train has them"
 
 
+def test_objects_that_all_have_the_labels_of_the_first_are_found():
+    def kept(instances, number):
+        return [replace(one, labels=instances[0].labels) for one in instances]
+
+    assert found(drawn(60), drawn(60, kept)) == {("label_noise", "val")}
+    assert found(drawn(60, kept), drawn(60)) == {("label_noise", "train")}
+    assert not found(drawn(60, kept), drawn(60, kept))
+
+
 def test_outlines_of_few_points_are_found_in_the_split_that_has_them():
     def smoothed(instances, number):
         return map(smooth, instances)
