@@ -106,8 +106,9 @@ def described(network, seen):
     square = {"size": tiny.SIDE, "pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std}
     tasks = [{"name": task.name, "classes": task.classes, "background": task.background} for task in network.tasks]
     return Metadata(
-        version="1", licence=None, tasks=tasks, model=tiny.params().model, seen=seen, input=square, data={}, params={},
-        detections=network.detections, ranking="product_quality", filter=tiny.PARAMS.filter, scores={}, step=0,
+        version=mtseg.__version__, licence=None, tasks=tasks, model=tiny.params().model, seen=seen, input=square,
+        detections=network.detections, ranking="product_quality", filter=tiny.PARAMS.filter, step=0,
+        data={}, params={}, scores={},
     )  # fmt: skip
 
 

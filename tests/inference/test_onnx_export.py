@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import mtseg
 from mtseg.core.errors import UserError
 from mtseg.core.metadata import Metadata
 from mtseg.inference.onnx_export import export
@@ -17,11 +18,12 @@ def test_a_backbone_of_timm_that_bakes_in_a_batch_is_one_line(tmp_path):
     network = tiny.network(TASKS).eval()
     forward = network.backbone.forward
     network.backbone.forward = lambda x: forward(x.reshape(2, *x.shape[1:]))  # the exporter gives it two images
+    pixels = {"pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std}
     known = Metadata(
-        version="1", licence=None, model=tiny.params().model, seen=(), detections=network.detections, step=0,
-        input={"size": tiny.SIDE, "pixel_mean": network.backbone.pixel_mean, "pixel_std": network.backbone.pixel_std},
+        version=mtseg.__version__, licence=None, model=tiny.params().model, seen=(), detections=network.detections,
         tasks=[{"name": task.name, "classes": task.classes, "background": task.background} for task in TASKS],
-        ranking="product_quality", filter=tiny.FILTER, data={}, params={}, scores={},
+        input={"size": tiny.SIDE, **pixels}, step=0, ranking="product_quality", filter=tiny.FILTER, data={}, params={},
+        scores={},
     )  # fmt: skip
     of_timm = known.model_copy(update={"model": known.model.model_copy(update={"backbone": "timm/baked"})})
     with pytest.raises(UserError, match="timm/baked cannot be exported to ONNX .*safetensors") as error:
