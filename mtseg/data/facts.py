@@ -7,7 +7,7 @@ in doubt is a remark, of which `convert` prints a warning with the number of obj
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,10 @@ FEWEST = 20  # images that such a statement needs
 WRONG = {  # causes that make an outline wrong, and how to fix them
     "normalised coordinates": "multiply x by the image's width and y by its height",
     "x and y swapped": "write x before y",
+    "y counted from the bottom": "count it from the top: subtract it from the image's height",
+    "all x before all y": "write them in turns: x, y, x, y",
+    "three numbers for each point": "write x and y alone",
+    "inverted RLE": "its first run is of background: put a 0 before the runs, or encode the inverse mask",
     "row-major RLE": "COCO's runs go down the columns: encode the transposed mask, for example with pycocotools",
     "coordinates of another image size": "scale them by the size of the image as it is now",
 }
@@ -75,6 +79,11 @@ def check_outline(
         x, y, w, h = extent
         if _agree(item.box, (y, x, h, w)):
             _refuse("x and y swapped", stated)
+        if _agree(item.box, (x, height - y - h, w, h)):
+            _refuse("y counted from the bottom", stated)
+        for cause, other in _other_orders(outline):
+            if _agree(item.box, other):
+                _refuse(cause, stated)
         scale = item.box[2] / w, item.box[3] / h
         scaled = (x * scale[0], y * scale[1], item.box[2], item.box[3])
         if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and _agree(item.box, scaled):
@@ -221,8 +230,24 @@ def _refuse(cause: str, text: str) -> None:
     raise BadRecord(cause, f"{cause}: {text}; {WRONG[cause]}")
 
 
+def _other_orders(polygons: Sequence[Sequence[float]]) -> Iterator[tuple[str, Box]]:
+    """The bounding boxes of polygons whose numbers are in another order than x0, y0, x1, y1, ..., by cause."""
+    values = [np.asarray(polygon) for polygon in polygons]
+    yield "all x before all y", _extent([own.reshape(2, -1) for own in values])
+    if all(len(own) % 3 == 0 for own in values):
+        yield "three numbers for each point", _extent([own.reshape(-1, 3).T[:2] for own in values])
+
+
+def _extent(points: Sequence[np.ndarray]) -> Box:
+    """The bounding box of points [2, N]."""
+    every = np.concatenate(points, axis=1)
+    (left, top), (right, bottom) = every.min(1).tolist(), every.max(1).tolist()
+    return left, top, right - left, bottom - top
+
+
 def _check_order(item: RawObject, extent: Box) -> None:
-    """Raise BadRecord if an RLE fits its box, or is of one part, only when it is read row by row."""
+    """Raise BadRecord if an RLE fits its box only when it is inverted or read row by row, or if it is of one part only
+    when it is read row by row."""
     if item.box is not None:
         if _agree(item.box, extent):
             return
@@ -230,6 +255,9 @@ def _check_order(item: RawObject, extent: Box) -> None:
             _refuse(
                 "row-major RLE", f"bbox is {_text(item.box)}, the mask's {_text(extent)}, read row by row it agrees"
             )
+        inverse = coco_mask.encode(np.asfortranarray(1 - coco_mask.decode(item.segmentation)))
+        if _agree(item.box, tuple(coco_mask.toBbox(inverse).tolist())):
+            _refuse("inverted RLE", f"bbox is {_text(item.box)}, the mask's {_text(extent)}")
         return
     if len(item.segmentation["counts"]) < 2 * SPECKS:
         return
@@ -259,6 +287,12 @@ def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) ->
     for form, read in forms.items():
         if _agree(read, extent) or _agree(read, of_mask):
             return f"bbox is written {form}, the outline is used"
+    w, h = extent[2:]
+    if min(a, b, w, h) > 10 and abs(a * h / (b * w) - 1) < 0.03:
+        return (
+            "bbox has the proportions of the outline, which is used, and not its place (likely cause: the image was "
+            "cropped or got borders after annotating, or one of them belongs to another object)"
+        )
     return "bbox and outline disagree, which is used (likely cause: one of them belongs to another object or image)"
 
 

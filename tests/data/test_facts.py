@@ -33,6 +33,12 @@ def rle(order):
     return {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *ends, len(flat)]).tolist()}
 
 
+def inverse():
+    """RLE of all pixels outside the object: its runs without the first one, of background."""
+    size, counts = rle("F").values()
+    return {"size": size, "counts": [0, *counts]}
+
+
 def report(raw, *wrong, count=6, sizes=True):
     """Report of a COCO folder whose other annotations are right."""
     for split in ("train", "val"):
@@ -69,6 +75,13 @@ def test_agreement_and_rounding_are_silent(tmp_path):
             "x and y",
         ),
         ({"segmentation": [[v / (HEIGHT if i % 2 else WIDTH) for i, v in enumerate(SIX)]]}, "normalised coordinates"),
+        ({"segmentation": [[HEIGHT - v if i % 2 else v for i, v in enumerate(SIX)]]}, "y counted from the bottom"),
+        ({"segmentation": [[*SIX[::2], *SIX[1::2]]]}, "all x before all y"),
+        (
+            {"segmentation": [[v for x, y in zip(SIX[::2], SIX[1::2], strict=True) for v in (x, y, 2)]]},
+            "three numbers for each point",
+        ),
+        ({"segmentation": inverse()}, "inverted RLE"),
         ({"segmentation": [[2 * value for value in SIX]]}, "another image size"),
         ({"segmentation": [[value / 2 for value in SIX]]}, "another image size"),
         (
@@ -114,6 +127,10 @@ def test_rows_are_found_without_a_box(tmp_path):
         ({"bbox": [11, 6.5, 10, 7]}, "centre and size"),
         ({"bbox": [6 / WIDTH, 3 / HEIGHT, 10 / WIDTH, 7 / HEIGHT]}, "in 0 to 1"),
         ({"bbox": [20, 20, 5, 5]}, "disagree"),
+        (
+            {"segmentation": [[2, 2, 32, 2, 32, 27, 2, 27]], "bbox": [10, 9, 24, 20]},
+            "cropped or got borders after annotating",
+        ),
         ({"area": 500}, "stated area"),
         (
             {"segmentation": [[2, 2, 32, 2, 32, 27, 2, 27], [8, 8, 24, 8, 24, 22, 8, 22]]}

@@ -216,3 +216,20 @@ def test_a_mask_larger_than_the_image_is_not_decoded(tmp_path):
     path.parent.mkdir(parents=True)
     PIL.Image.new("1", (9000, 9000)).save(path)
     assert [fault.text for fault in read(tmp_path).faults] == [f"is 9000 x 9000, the image is {WIDTH} x {HEIGHT}"]
+
+
+def test_index_255_is_the_border_in_every_palette(tmp_path):
+    objects, classes = two_objects()
+    write_voc(tmp_path, "a", "P", objects, classes)
+    for path in tmp_path.glob("Segmentation*/a.png"):
+        with PIL.Image.open(path) as opened:
+            opened.putpalette([value % 251 for value in range(768)])
+            opened.save(path)
+    data = read(tmp_path)
+    assert not data.faults and len(data.images[0].objects) == 2
+
+
+def test_names_that_are_vocs_by_default_are_noted(tmp_path):
+    for name, noted in (("a", True), ("2007_000032", False)):
+        write_voc(tmp_path / name, name, "L", *two_objects())
+        assert any("named as Pascal VOC's" in text for text in read(tmp_path / name).notes) is noted

@@ -681,6 +681,13 @@ def test_images_of_no_split_are_reported_with_the_list_that_is_not_read(raw):
         split(raw)
 
 
+def test_images_with_splits_and_no_annotations_beside_a_coco_file_are_no_coco_file(raw):
+    folders.coco(raw, "all", [annotation(1), annotation(2)], count=2)
+    records = [{"filename": f"{number}.png", "split": kind} for number, kind in ((1, "val"), (2, "train"))]
+    (raw / "dataset.json").write_text(json.dumps({"images": records, "dataset": "mine"}))
+    assert split(raw, format="coco") == {"train": ["images/all/2.png"], "val": ["images/all/1.png"]}
+
+
 def test_lists_may_be_in_utf_16(raw):
     write(raw, *NAMES)
     rows = "".join(f"{name}\t{own}\n" for name, own in SPLIT_OF.items())

@@ -222,3 +222,22 @@ def test_a_number_of_classes_that_is_not_that_of_the_names_is_refused(tmp_path):
     write(tmp_path, "a", SQUARE)
     (tmp_path / "data.yaml").write_text("train: .\nval: .\nnc: 7\n" + NAMES)
     assert "nc is 7, and `names` has" in read(tmp_path).faults[0].text
+
+
+def test_names_in_another_order_than_those_of_classes_txt_are_reported(tmp_path):
+    write(tmp_path, "images/a", SQUARE, labels="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [car, bus]\n")
+    (tmp_path / "classes.txt").write_text("car\nbus\n")
+    assert not read(tmp_path).warnings
+    (tmp_path / "classes.txt").write_text("bus\ncar\n")
+    (text,) = read(tmp_path).warnings
+    assert "classes.txt lists other classes, or in another order, than data.yaml" in text
+
+
+def test_train_and_val_of_the_same_images_are_noted(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path, f"images/{name}", SQUARE, labels=f"labels/{name}.txt")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\n" + NAMES)
+    data = read(tmp_path)
+    assert data.notes["images that data.yaml lists for train and val alike, which is no split"] == 2
+    assert {image.split for image in data.images} == {None}

@@ -52,7 +52,7 @@ from mtseg.data.raw import (
     stated_size,
     whole,
 )
-from mtseg.data.splits import Splits
+from mtseg.data.splits import Splits, names_splits
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
@@ -92,7 +92,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             raw = read_value(folder / where)
             if isinstance(raw, list) and raw and isinstance(raw[0], dict) and "image_id" in raw[0]:
                 raise BadRecord("other format", "is of COCO's format of results: the file of annotations is needed")
-            if raw and isinstance(raw, dict | list) and not {"images", "annotations", "categories"} & {*map(str, raw)}:
+            if raw and isinstance(raw, dict | list) and _is_other(raw):
                 data.unused_files.append(where)
                 continue
             beside.add(data, where, raw)
@@ -100,6 +100,15 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     count_unlisted(data, files, listed)
     data.split_source = splits.source()
     return data
+
+
+def _is_other(raw: dict[str, Any] | list[Any]) -> bool:
+    """Whether a file has no key of COCO's, or images with their splits alone."""
+    keys = {"images", "annotations", "categories"} & {*map(str, raw)}
+    if keys != {"images"}:
+        return not keys
+    first = raw["images"][0] if isinstance(raw["images"], list) and raw["images"] else None
+    return isinstance(first, dict) and any(map(names_splits, first))
 
 
 @dataclass

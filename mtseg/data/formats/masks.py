@@ -40,6 +40,7 @@ VOC = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor".split()
 )
+OF_VOC = re.compile(r"20\d\d_\d{6}")  # names of Pascal VOC's own images
 JPEG = (".jpg", ".jpeg", ".jfif")
 BORDER = 0xE0E0C0  # colour of index 255 in VOC's palette
 
@@ -81,6 +82,8 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
         with data.refusing(where):
             if names is None:
                 names = _Names.read(files, root)
+                if names.are_voc and not all(map(OF_VOC.fullmatch, objects)):
+                    data.note(f"classes named as Pascal VOC's, as there is none of {', '.join(NAMES)} beside {OBJECTS}")
             if stem not in classes:
                 raise BadRecord("missing image", f"there is no {root / CLASSES / stem}.png")
             image = _image(files, root, stem)
@@ -98,11 +101,11 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                     own, counts = np.unique(kinds[mask], return_counts=True)
                     kind = int(own[counts.argmax()])
                     label = names.of(kind, palette)
-                    if label is None and BORDER in (kind, palette.get(kind)):
+                    if label is None and _is_border(kind, palette):
                         if len(values) == 1:
                             text = "is the only one and of the border, 255, which is no object: number objects from 1"
                             raise BadRecord("no objects", text)
-                        if BORDER not in (value, colours.get(value)):
+                        if not _is_border(value, colours):
                             data.leave("objects that are border, 255, in SegmentationClass")
                         continue
                     if label is None or counts.max() < 0.9 * counts.sum():
@@ -228,6 +231,11 @@ def _values(files: Files, where: str, size: tuple[int, int]) -> tuple[np.ndarray
         raise BadRecord("broken image", f"does not decode: {error}") from None
 
 
+def _is_border(value: int, palette: dict[int, int]) -> bool:
+    """Whether a value of a mask is VOC's border: its colour, or index or grey value 255."""
+    return BORDER in (value, palette.get(value)) or (value == 255 and value in palette)
+
+
 def _packed(colours: np.ndarray) -> np.ndarray:
     """Colours [..., 3], or with alpha [..., 4], as 0xRRGGBB."""
     return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
@@ -239,6 +247,7 @@ class _Names:
 
     by_index: dict[int, str]
     by_colour: dict[int, str]
+    are_voc: bool = False
 
     def of(self, value: int, palette: dict[int, int]) -> str | None:
         """The class of a value of a mask, None for the background and for unknown values."""
@@ -251,7 +260,7 @@ class _Names:
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "__ignore__"))]
         if not path or not path.endswith(NAMES[0]):
             by_index = dict(enumerate(lines[1:], start=1))
-            return cls(by_index, {_voc_colour(index): name for index, name in by_index.items()})
+            return cls(by_index, {_voc_colour(index): name for index, name in by_index.items()}, path is None)
         by_colour = {}
         for line in lines:
             name, _, colour = line.partition(":")

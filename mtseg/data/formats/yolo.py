@@ -53,6 +53,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 for image in images:
                     splits_of.setdefault(image, []).append(split)
             alike = len({*map(frozenset, listed.values())}) == 1 < len(listed)  # train and val alike are no split
+            if alike:
+                data.note("images that data.yaml lists for train and val alike, which is no split", len(splits_of))
             again = [image for image in splits_of if image in before]
             double = [image for image, own in splits_of.items() if len({*own}) > 1 and not alike]
             if again:
@@ -133,6 +135,8 @@ def _described(reading: Reading, where: str) -> tuple[dict[Any, str], dict[str |
         raise BadRecord("broken yaml", f"nc is {raw['nc']}, and `names` has {len(names)} classes: correct one of them")
     names = names if isinstance(names, dict) else dict(enumerate(names))
     named = {whole(number): name for number, name in names.items()}
+    if (other := (beside / "classes.txt").as_posix()) in files and _lines(files, other) != [*map(str, named.values())]:
+        data.warn(f"{other} lists other classes, or in another order, than {where}, which is used: remove one of them")
     listed: dict[str | None, list[str]] = {}
     for split in SPLITS:
         keys = [key for key, value in raw.items() if str(key).isalpha() and not is_null(value)]  # not train_ratio
