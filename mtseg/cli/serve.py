@@ -19,12 +19,14 @@ def command(
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = Limits.batch,
     wait: Annotated[
-        float, typer.Option(min=0, help="ms that an image waits for others to fill a batch.")
+        float, typer.Option(min=0, max=60_000, help="ms that an image waits for others to fill a batch.")
     ] = Limits.wait,
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that may be open at once; more get status 503.")
     ] = Limits.queue,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request, in 10^6 bytes.")] = Limits.megabytes,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.001, max=2000, help="Largest request, in 10^6 bytes.")
+    ] = Limits.megabytes,
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, max=178, help="Largest image; all images of a batch together have no more.")
     ] = Limits.megapixels,

@@ -160,7 +160,7 @@ def _version(text: str) -> str | None:
     """The version of mtseg that completed a model."""
     try:
         known = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return known.get("version") if isinstance(known, dict) else None
 

@@ -66,9 +66,9 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
         try:
             facts = one.path.stat()
             state = f"{facts.st_size}\t{facts.st_mtime_ns}"
-        except FileNotFoundError:  # it has gone since the folder was listed, and will be skipped
+        except OSError:  # a link to nowhere, or gone since the folder was listed: it will be skipped
             state = "gone"
-        listing.update(f"{one.path.resolve()}\t{one.name}\t{state}\n".encode(errors="surrogateescape"))
+        listing.update(f"{os.path.realpath(one.path)}\t{one.name}\t{state}\n".encode(errors="surrogateescape"))
     return {"weights": model, "images": listing.hexdigest()} | others
 
 

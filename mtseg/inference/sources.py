@@ -122,7 +122,9 @@ def files(source: str | Path) -> list[File]:
     path = Path(source)
     if path.is_dir():
         known = suffixes().union(VIDEOS)
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
+        # a link to nowhere, as DVC leaves them when its cache is cleaned, is found too: reading it is an error
+        of_known = (file for file in path.rglob("*") if file.suffix.lower() in known)
+        found = sorted(file for file in of_known if file.is_file() or not file.exists())
         if not found:
             raise UserError(f"{path}: no image and no video in this folder or its subfolders")
         return [File(file, file.relative_to(path).as_posix()) for file in found]

@@ -120,15 +120,19 @@ def test_a_video_is_its_frames(predict, tmp_path):
 def test_bad_images_are_skipped_listed_and_counted(predict, tmp_path, shots):
     (shots / "0.png").write_bytes(b"no image")
     (shots / "3.png").write_bytes((shots / "3.png").read_bytes()[:200])
+    (shots / "4.png").unlink()
+    (shots / "4.png").symlink_to(tmp_path / "cleaned/4.png")
+    (shots / "loop.png").symlink_to(shots / "loop.png")
     film = tmp_path / "film.mp4"
     film.write_bytes(b"no video")
     done = predict(shots, film)
-    assert done.code == 2 and "3 images" in done.out and "3 skipped" in done.out
+    assert done.code == 2 and "2 images" in done.out and "5 skipped" in done.out
     lines = [line for line in done.err.splitlines() if line.startswith("skipped: ")]
-    assert len(lines) == 3 and "0.png" in lines[0] and "3.png" in lines[1] and "film.mp4" in lines[2]
+    names_in_order = ["0.png", "3.png", "4.png", "loop.png", "film.mp4"]
+    assert len(lines) == 5 and all(name in line for name, line in zip(names_in_order, lines, strict=True))
     failed = pd.read_csv(tmp_path / "out" / "failed.csv")
-    assert failed.file_name.tolist() == ["0.png", "3.png", "film.mp4"]
-    assert names(tmp_path / "out") == ["1.png", "2.png", "4.png"]
+    assert failed.file_name.tolist() == names_in_order
+    assert names(tmp_path / "out") == ["1.png", "2.png"]
     assert predict(shots, film).code == 2, "also when nothing is left to do"
 
 

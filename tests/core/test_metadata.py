@@ -72,6 +72,7 @@ def test_a_broken_file_is_refused(tmp_path, write, suffix):
         broken.write_bytes(data)
         refused(broken, "broken")
     refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "Invalid JSON")
+    refused(write(tmp_path / f"deep{suffix}", mtseg="[" * 100_000), "Invalid JSON")
 
 
 def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_it(tmp_path):
