@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from mtseg.core.errors import UserError
     from mtseg.inference.folder import Run
+    from mtseg.inference.predictor import Predictor
     from mtseg.inference.result import Result
     from mtseg.inference.sources import File
 
@@ -155,12 +156,20 @@ def _predict(
     """What is left of the run. options: of `Predictor.stream`. loading: of `mtseg.load`. Raises typer.Exit when it is
     interrupted."""
     import mtseg
+
+    predictor = mtseg.load(weights, **loading)
+    with run.started():
+        _predict_left(run, predictor, files, options, save_images=save_images)
+        run.finish(formats, predictor.tasks)
+
+
+def _predict_left(
+    run: Run, predictor: Predictor, files: list[File], options: dict[str, Any], *, save_images: bool
+) -> None:
     from mtseg.core.errors import interrupts_held
     from mtseg.inference import sources
     from mtseg.inference.result import counted
 
-    predictor = mtseg.load(weights, **loading)
-    run.start()
     with _Progress(sum(file.count() for file in files), run.done) as progress, interrupts_held() as interrupted:
 
         def skip(name: str, error: UserError) -> None:
@@ -201,7 +210,6 @@ def _predict(
         if interrupted():
             progress.print(f"interrupted after {counted(run.done, 'image')}: the same command continues there")
             raise typer.Exit(INTERRUPTED)
-    run.finish(formats, predictor.tasks)
 
 
 class _Progress:

@@ -7,12 +7,14 @@ often a run was interrupted.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from mtseg.inference.result import Result
 from mtseg.inference.sources import File, files
 
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
-RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
+RUN, PARTS, OLD, FAILED, OVERLAYS, LOCK = "run.json", ".parts", ".old-parts", "failed.csv", "images", "lock"
 SPAN = ("images", "empty", "removed", "failed")  # in span.json
 RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
@@ -107,7 +109,7 @@ class Run:
         self.images, self.empty = (sum(span[key] for span in spans) for key in ("images", "empty"))
         self.failed = [one for span in spans for one in span["failed"]]
         self.removed = sum((Counter(span["removed"]) for span in spans), Counter())
-        self.done = self.images + len(self.failed)
+        self.done, self._found = self.images + len(self.failed), self._spans()
 
     def _record(self) -> dict[str, Any] | None:
         """The content of run.json; None when the folder is empty or does not exist."""
@@ -122,15 +124,30 @@ class Run:
             raise UserError(f"{self.out} is not empty and holds no run of `mtseg predict`: choose another folder")
         return record
 
-    def start(self) -> None:
-        if self._old:
-            for name in [PARTS, *(self._old["outputs"] or ()), RUN]:
-                _remove(self.out / name)
-            overlay_files.remove(self.out / OVERLAYS)
-        _remove(self.out / OLD)
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Around all that is written to the folder. Raises UserError when another process writes there, or has done so
+        since this object was made."""
+        begun = {"settings": self.settings, "outputs": None}
         if not (self.out / RUN).exists():
-            write_json(self.out / RUN, {"settings": self.settings, "outputs": None})
+            write_json(self.out / RUN, begun)
         self.parts.mkdir(exist_ok=True)
+        with (self.parts / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.out}: another process writes there: wait until it ends, or choose another folder"
+                ) from None
+            if self._old:
+                for path in [*self._spans(), *(self.out / name for name in self._old["outputs"] or ())]:
+                    _remove(path)
+                overlay_files.remove(self.out / OVERLAYS)
+                write_json(self.out / RUN, begun)
+            elif self._spans() != self._found or read_json(self.out / RUN)["outputs"] != self.outputs:
+                raise UserError(f"{self.out}: another process has continued this run: give the command again")
+            _remove(self.out / OLD)
+            yield
 
     def _spans(self) -> list[Path]:
         return sorted(self.parts.glob("[0-9]*"))

@@ -282,12 +282,28 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     settings = json.loads((tmp_path / "whole" / "run.json").read_bytes())["settings"]
     predictor = library.load(segmenter, device="cpu")
     run = folder.Run(tmp_path / "out", settings)
-    run.start()
-    for some in (found[:2], found[2:4], found[4:]):
-        run.add(list(predictor.stream(some, batch=2, first=run.next_id)))
+    with run.started():
+        for some in (found[:2], found[2:4], found[4:]):
+            run.add(list(predictor.stream(some, batch=2, first=run.next_id)))
     del run  # without save()
     assert folder.Run(tmp_path / "out", settings).done == 4
     assert predict(shots, "--format", "parquet,coco").code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_two_processes_do_not_write_to_one_folder(predict, tmp_path, shots, segmenter):
+    predict(shots, out="whole")
+    settings = json.loads((tmp_path / "whole" / "run.json").read_bytes())["settings"]
+    run, late = (folder.Run(tmp_path / "out", settings) for _ in range(2))
+    with run.started():
+        for more in ((), ("--overwrite",)):
+            done = predict(shots, *more)
+            assert done.code == 1 and done.err.splitlines()[-1].startswith("error: ") and "another process" in done.err
+        run.add(list(library.load(segmenter, device="cpu").stream(shots, batch=2)))
+        run.save()
+    with pytest.raises(library.UserError, match="give the command again"), late.started():
+        pytest.fail("nothing is written")
+    assert predict(shots).code == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
