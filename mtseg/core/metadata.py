@@ -61,7 +61,7 @@ class TaskClasses(Section):
 class Square(Section):
     """The network's input: an RGB square of `size` pixels, normalised as (pixel - mean) / std with pixels of 0..255."""
 
-    size: Annotated[int, Field(ge=32, multiple_of=32)]
+    size: Annotated[int, Field(ge=32, le=8192, multiple_of=32)]
     pixel_mean: tuple[Finite, Finite, Finite]
     pixel_std: tuple[Positive, Positive, Positive]
 

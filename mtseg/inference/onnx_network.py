@@ -37,6 +37,7 @@ class OnnxNetwork:
             raise UserError(f"{path} is broken or not an ONNX file ({first_line(error)})") from None
         if device.startswith("cuda") and self.session.get_providers()[0] != "CUDAExecutionProvider":
             raise UserError(f"device: {device} does not start (see ONNX Runtime's message above): use auto or cpu")
+        self.classes: np.ndarray | None = None  # numbers of classes of the tasks, where they are known
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     @classmethod
@@ -55,6 +56,7 @@ class OnnxNetwork:
                 f"{path}: '{wrong[0]}' of its network is not as its metadata describe it: export it again from its "
                 ".safetensors file"
             )
+        network.classes = np.array([task.num_classes for task in tasks])
         return network
 
     def __repr__(self) -> str:
@@ -68,10 +70,15 @@ class OnnxNetwork:
         images."""
         values = self.session.run(None, {"image": squares})
         found = dict(zip(self.outputs, values, strict=True))
-        if not np.isfinite(found["probability"]).all():
+        if not all(np.isfinite(found[name]).all() for name in ("probability", "masks")):
             raise UserError(
                 f"{self.path} computes values that are not finite: it is damaged, or its weights are too large for "
                 "float16: copy it again, or export it again, in float32"
+            )
+        limits = {"query": found["masks"].shape[1]} | ({} if self.classes is None else {"labels": self.classes})
+        if wrong := [name for name, most in limits.items() if ((found[name] < 0) | (found[name] >= most)).any()]:
+            raise UserError(
+                f"{self.path} computes '{wrong[0]}' out of range: it is damaged: copy it again, or export it again"
             )
         for b, pair in enumerate(zip(content, sizes, strict=True)):
             yield _detections({name: x[b] for name, x in found.items()}, len(squares[b]), *pair)

@@ -120,6 +120,7 @@ UNFIT = [
     (("model",), 3, "model"),
     (("input", "size"), 0, "input.size"),
     (("input", "size"), 65, "input.size"),
+    (("input", "size"), 10**30, "input.size"),
     (("input", "pixel_std"), [1, 0, 1], "input.pixel_std"),
     (("detections",), 0, "detections"),
     (("filter", "min_score"), {"colour": 0.5}, "filter.min_score: there is no task 'colour', only part"),

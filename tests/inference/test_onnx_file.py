@@ -43,6 +43,15 @@ def test_a_network_that_is_not_as_its_metadata_describe_it_is_one_line(tmp_path,
 def test_values_that_are_not_finite_are_one_line(tmp_path, known):
     broken = outputs(known) | {"probability": np.array([0.9, np.nan, 0.7], np.float32)}
     refused(write(tmp_path / "nan.onnx", known, broken), "not finite", "export it again")
+    masks = outputs(known) | {"masks": outputs(known)["masks"] * np.inf}
+    refused(write(tmp_path / "inf.onnx", known, masks), "not finite", "export it again")
+
+
+@pytest.mark.parametrize(("name", "value"), [("query", QUERIES), ("query", -1), ("labels", 99), ("labels", -1)])
+def test_indices_out_of_range_are_one_line(tmp_path, known, name, value):
+    right = outputs(known)
+    broken = right | {name: np.full_like(right[name], value)}
+    refused(write(tmp_path / "wrong.onnx", known, broken), f"'{name}' out of range", "export it again")
 
 
 def test_onnx_is_not_compiled(tmp_path, known):
