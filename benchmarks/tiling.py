@@ -110,7 +110,7 @@ def main() -> None:
         counts = f1.counts(evaluation).sum(axis=0)
         scores, pairs = f1.summary(counts), evaluation.pairs
         hit = np.zeros(len(true), dtype=bool)
-        objects = f1.main_matches(evaluation).hit[0]
+        objects = f1.main_matches(evaluation).first_hit
         hit[objects[objects >= 0]] = True
         on_it = pairs.intersection >= found.area[pairs.prediction] / 2
         once = hit & (np.bincount(pairs.instance[on_it], minlength=len(true)) == 1)

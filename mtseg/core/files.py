@@ -153,22 +153,26 @@ def read_json(path: Path | str, made_by: str | None = None, keys: Sequence[str] 
     return value
 
 
-def parse_table(source: Any, sep: str = ",") -> pd.DataFrame:
-    """A table from a path or an open file. Only an empty cell is NaN: a class may be called "none" or "NA". Raises
-    ValueError if it is not a table."""
-    table = pd.read_csv(source, sep=sep, keep_default_na=False, dtype=str)
+def parse_table(source: Any, sep: str = ",", only: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table from a path or an open file. Only an empty cell is NaN: a class may be called "none" or "NA". only: the
+    columns that are read. Raises ValueError if it is not a table."""
+    table = pd.read_csv(source, sep=sep, keep_default_na=False, dtype=str, usecols=only)
     numeric = [name for name in table if name not in TEXT_COLUMNS]
     texts = [name for name in table if name in TEXT_COLUMNS]
-    table[texts] = table[texts].replace(rf"^'(?={FORMULA.pattern})", "", regex=True)
+    for name in texts:
+        marked = {text: text[1:] for text in table[name].unique() if text[:1] == "'" and FORMULA.match(text[1:])}
+        table[name] = table[name].replace(marked) if marked else table[name]
     table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
     return table
 
 
-def read_table(path: Path | str, made_by: str, keys: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: Path | str, made_by: str, keys: Sequence[str] = (), only: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Read a .csv or .tsv file as `parse_table` does. keys: columns that it must have. Raises UserError if it cannot be
     read, is not a table or lacks a column; the message names the stage `made_by`."""
     with _reading(path, "a table", made_by):
-        table = parse_table(path, "\t" if Path(path).suffix == ".tsv" else ",")
+        table = parse_table(path, "\t" if Path(path).suffix == ".tsv" else ",", only)
     with _reading(path, "a table of this version", made_by):
         _has(table, keys)
     return table

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import block_diag, coo_array, csr_array, tril
+from scipy.sparse import coo_array, csr_array
 
 from mtseg.core import masks
 from mtseg.core.params import Filter
@@ -59,18 +59,15 @@ class Kept:
         """The same predictions with `overlap`. Masks that several predictions share are compared once."""
         if self.overlap is not None or not len(self):
             return self
-        blocks, every, areas = [], self.predictions.rles(), self.predictions.area
-        for own in np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.image)) + 1):
-            distinct = {every[row]["counts"]: every[row] for row in own}
-            index = {counts: i for i, counts in enumerate(distinct)}
-            which = [index[every[row]["counts"]] for row in own]
-            row, column, iou = masks.overlaps(list(distinct.values()))
-            same = np.unique(np.array(which)[areas[own] > 0])  # an empty mask overlaps nothing, not even itself
-            ends = np.concatenate([row, column, same]), np.concatenate([column, row, same])
-            values = np.concatenate([iou, iou, np.ones(len(same))])
-            each = csr_array((values, ends), shape=(len(distinct),) * 2)
-            blocks.append(tril(each[which][:, which], -1, format="csr"))
-        return replace(self, overlap=csr_array(block_diag(blocks, format="csr")))
+        found = [(np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.zeros(0))]
+        every, areas = self.predictions.rles(), self.predictions.area
+        ends = [*np.flatnonzero(np.diff(self.image, prepend=-1)).tolist(), len(self)]
+        for low, high in pairwise(ends):
+            if high - low > 1:
+                row, column, iou = _overlaps(every[low:high], areas[low:high])
+                found.append((low + row, low + column, iou))
+        row, column, iou = map(np.concatenate, zip(*found, strict=True))
+        return replace(self, overlap=csr_array((iou, (row, column)), shape=(len(self),) * 2))
 
     def as_mask(self) -> np.ndarray:
         """bool [N]: which of all predictions are left."""
@@ -272,6 +269,24 @@ def _with_masks(evaluation: Evaluation, predictions: Predictions, changed: np.nd
     pairs = Pairs.of({name: np.concatenate([unchanged.column(name), anew.column(name)]) for name in anew.names})
     pairs = pairs[np.lexsort((pairs.instance, pairs.prediction))]
     return evaluation.replace(predictions=predictions, pairs=pairs)
+
+
+def _overlaps(rles: Sequence[dict], areas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every two of the masks that share a pixel: int rows [P] and [P], the first the greater one, and IoU [P]."""
+    index = {counts: i for i, counts in enumerate(dict.fromkeys(rle["counts"] for rle in rles))}
+    which = np.array([index[rle["counts"]] for rle in rles])
+    members, size = np.argsort(which, kind="stable"), np.bincount(which)
+    start = np.cumsum(size) - size
+    one, other, iou = masks.overlaps([{"size": rles[0]["size"], "counts": counts} for counts in index])
+    same = np.unique(which[areas > 0])  # an empty mask overlaps nothing, not even itself
+    one, other = np.concatenate([one, other, same]), np.concatenate([other, one, same])
+    count = size[one] * size[other]  # pairs of the predictions that have these two masks
+    pair = np.repeat(np.arange(len(count)), count)
+    number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+    row = members[start[one][pair] + number // size[other][pair]]
+    column = members[start[other][pair] + number % size[other][pair]]
+    iou, better = np.concatenate([iou, iou, np.ones(len(same))])[pair], column < row
+    return row[better], column[better], iou[better]
 
 
 def _greedy(pairs: coo_array, max_iou: float) -> np.ndarray:

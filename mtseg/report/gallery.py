@@ -28,14 +28,13 @@ def collect(
     prediction also score (0 to 1), chances (probabilities of its labels in percent), and kind, truth (index in the
     list, or None) and wrong (indices of tasks) as in `errors.verdicts`; a raw prediction also removed.
     """
-    # the slider is a threshold on the stored score; verdicts hold at every threshold only if ranked by that score
-    raw = raw.replace(ranking=_stored(raw))
     images, scores = raw.images, [f1.summary(counts).get("joint_f1") for counts in f1.counts(filtered)]
-    of_raw = _predicted(raw, raw.scores >= settings.min_score)
-    of_filtered = _predicted(filtered, np.ones(len(filtered.predictions), dtype=bool))
+    chosen = choose(dict(zip(images.id.tolist(), scores, strict=True)), settings.pictures)
+    shown = images.rows(np.array(chosen, dtype=int))
+    of_raw = _predicted(raw, shown, settings.min_score)
+    of_filtered = _predicted(filtered, shown)
     entries = []
-    for key in choose(dict(zip(images.id.tolist(), scores, strict=True)), settings.pictures):
-        row = int(images.rows(np.array([key]))[0])
+    for key, row in zip(chosen, shown.tolist(), strict=True):
         height, width = int(images.height[row]), int(images.width[row])
         scale = settings.size / max(height, width)
         truth = images.instances[images.instances.image == row]
@@ -75,24 +74,32 @@ def _stored(evaluation: Evaluation) -> Ranking:
     return min(RANKINGS, key=lambda ranking: np.abs(evaluation.scores_by(ranking) - own).max(initial=0))
 
 
-def _predicted(evaluation: Evaluation, shown: np.ndarray):
-    """A function (row of an image, scale) -> {row: object} of its predictions with `shown` [N], best first."""
-    kind, instance, wrong = errors.verdicts(evaluation)
-    scores = evaluation.scores_by(_stored(evaluation)).round(3)
-    order = np.argsort(evaluation.rank)
-    order = order[shown[order]]
+def _predicted(evaluation: Evaluation, shown: np.ndarray, min_score: float | None = None):
+    """A function (row of an image, scale) -> {row: object} of its predictions, best first. shown: int, rows of the
+    images that it may be called with. min_score: of the predictions; they are then ranked by the stored score."""
+    stored, own = _stored(evaluation), np.unique(shown)
+    of_shown = np.flatnonzero(np.isin(evaluation.image, own))
+    few = Evaluation(
+        evaluation.images[own], evaluation.predictions[of_shown], tasks=evaluation.tasks,
+        # the slider is a threshold on the stored score; verdicts hold at every threshold only if ranked by that score
+        ranking=evaluation.ranking if min_score is None else stored,
+    )  # fmt: skip
+    kind, instance, wrong = errors.verdicts(few)
+    scores, order = few.scores_by(stored), np.argsort(few.rank)
+    order = order if min_score is None else order[scores[order] >= min_score]
 
     def objects(image: int, scale: float) -> dict[int, Entry]:
-        rows = order[evaluation.image[order] == image]
-        first = np.searchsorted(evaluation.images.instances.image, image)
-        own = evaluation.predictions[rows]
-        chances = np.rint(100 * np.stack(list(own.probability.values()), axis=1)).astype(int)
+        place = np.searchsorted(own, image)
+        rows = order[few.image[order] == place]
+        first = np.searchsorted(few.images.instances.image, place)
+        found = few.predictions[rows]
+        chances = np.rint(100 * np.stack(list(found.probability.values()), axis=1)).astype(int)
         return {
-            row: item
+            int(of_shown[row]): item
             | {"score": score, "chances": chance, "kind": kind[row], "wrong": np.flatnonzero(wrong[row]).tolist()}
             | {"truth": None if instance[row] < 0 else int(instance[row] - first)}
             for row, item, score, chance in zip(
-                rows.tolist(), _drawn(own, scale), scores[rows].tolist(), chances.tolist(), strict=True
+                rows.tolist(), _drawn(found, scale), scores[rows].round(3).tolist(), chances.tolist(), strict=True
             )
         }
 

@@ -45,7 +45,7 @@ def read_numbers(files: Mapping[str, File], curves: Mapping[str, File]) -> Numbe
 def read_removed(path: Path, count: int) -> list[str | None]:
     """For each of `count` raw predictions the rule of the filter that removed it, or None. Raises UserError if the file
     is missing, broken or of other predictions."""
-    rules = read_table(path, made_by="filter", keys=("rule",))["rule"]
+    rules = read_table(path, made_by="filter", only=("rule",))["rule"]
     if len(rules) != count:
         raise UserError(f"{path} has {len(rules)} rows for {count} predictions: run `dvc repro filter` again")
     return [rule or None for rule in rules]
