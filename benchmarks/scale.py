@@ -1,10 +1,14 @@
 """`python -m benchmarks.scale [--images N ...] [--stages NAME ...] [--out FILE]`: time and memory against size.
 
-Draws data sets in COCO format (images of 64 pixels, 7.3 objects each) in a temporary folder and runs each stage of
-`STAGES` in a process of its own, in this order. Prints seconds of wall time and of CPU time and peak resident memory
-(Linux), and the exponent of each: the slope of a line through the logarithms, 1 for a time that grows with the number
-of images. The libraries are part of the memory, so its exponent is below 1 at small sizes. Writes a plot.
-By default 5,000 to 40,000 images, about 6 minutes on two cores.
+Runs each stage in a process of its own, on data that are drawn in a temporary folder:
+
+  convert, register, check, loader   COCO format, images of 64 pixels with 7.3 objects each; the loader reads one epoch
+  evaluate, filter, visualise        the tables of `benchmarks.evaluate`, 10 objects and 100 predictions an image
+
+Prints seconds of wall time and of CPU time and peak resident memory (Linux), and the exponent of each: the slope of a
+line through the logarithms, 1 for a time that grows with the number of images. The libraries are part of the memory, so
+its exponent is below 1 at small sizes. Writes a plot. A stage needs those before it. By default convert and register on
+5,000 to 40,000 images, about 6 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,10 +30,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+from benchmarks import evaluate
 from benchmarks.intake import ROOT, command, environment, write_params
+from mtseg.core.files import write_json, write_table
+from mtseg.core.params import load
+from mtseg.evaluation.intervals import CLASS_COLUMNS, COLUMNS
 
 SIZES = (5_000, 10_000, 20_000, 40_000)
-STAGES = ("convert", "register")  # each finds what those before it wrote
+RAW, PREDICTED = ("convert", "register", "check", "loader"), ("evaluate", "filter", "visualise")
+LOADER = """
+from pathlib import Path
+from mtseg.core.params import load
+from mtseg.data import loader, manifest
+params, data = load(), manifest.load(Path("data/manifest.json"))
+images = data.images("train")
+mapper = loader.Mapper(data.tasks(params.tasks), params.input, root=params.data.raw, training=True)
+for _ in loader.training_batches(images, mapper, batch=8, start=0, stop=len(images) // 8, seed=0, workers=0):
+    pass
+"""
 SIDE = 64  # pixels of an image's side
 OBJECTS = 7.3  # per image, on average, as in COCO
 CORNERS = 24  # of a polygon, the median of COCO
@@ -50,21 +68,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=int, default=SIZES, help="numbers of images")
     parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="NAME", help=", ".join(STAGES)
-    )
+        "--stages", nargs="+", choices=RAW + PREDICTED, default=["convert", "register"], metavar="NAME",
+        help=", ".join(RAW + PREDICTED)
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=ROOT / "docs/figures/scale.svg", help="the plot")
     given = parser.parse_args()
     costs: dict[str, dict[int, Cost]] = {name: {} for name in given.stages}
     print(f"{'images':>8} {'stage':>9} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
     for count in sorted(given.images):
-        with tempfile.TemporaryDirectory() as folder:
-            # in a process of its own: Linux counts the memory of the parent as the peak of a process that it starts
-            with multiprocessing.get_context("spawn").Pool(1) as other:
-                other.apply(generate, (Path(folder) / "raw", count))
-            write_params(Path(folder), {"data": {"raw": "raw", "format": "coco", "split": 0.05}})
-            for name in given.stages:
-                cost = costs[name][count] = run(command(name), Path(folder))
-                print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
+        for prepare, own in ((raw, RAW), (predicted, PREDICTED)):
+            wanted = [name for name in own if name in given.stages]
+            with tempfile.TemporaryDirectory() as folder:
+                if wanted:  # in a process: Linux counts the memory of the parent as the peak of one that it starts
+                    with multiprocessing.get_context("spawn").Pool(1) as other:
+                        other.apply(prepare, (Path(folder), count))
+                for name in wanted:
+                    arguments = [sys.executable, "-c", LOADER] if name == "loader" else command(name)
+                    cost = costs[name][count] = run(arguments, Path(folder))
+                    print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
     if len(given.images) > 1:
         for name, own in costs.items():
             fitted = ", ".join(f"{key} {exponent(own, key):.2f}" for key in ("wall", "cpu", "peak"))
@@ -81,6 +102,26 @@ def run(arguments: Sequence[str], folder: Path) -> Cost:
     if status:
         sys.exit(f"{' '.join(arguments)} failed")
     return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def raw(folder: Path, count: int) -> None:
+    generate(folder / "raw", count)
+    write_params(folder, {"data": {"raw": "raw", "format": "coco", "split": 0.05}, "device": "cpu"})
+
+
+def predicted(folder: Path, count: int) -> None:
+    """What `evaluate`, `filter` and `visualise` read; the findings are none, the images are one."""
+    evaluate.draw(folder, count)
+    for name, value in {"check/findings": [], "diagnosis": {"findings": [], "figures": {}, "looked_at": "", "not_visible": "", "verdict": ""}}.items():
+        write_json(folder / f"data/{name}.json", value)
+    write_json(folder / "metrics/test.json", {})
+    write_table(folder / "plots/test_classes.csv", [], columns=CLASS_COLUMNS)
+    write_table(folder / "plots/test_intervals.csv", [], columns=COLUMNS)
+    root = folder / load(folder / "params.yaml").data.raw
+    root.mkdir(parents=True)
+    Image.new("RGB", (evaluate.SIDE, evaluate.SIDE)).save(image := root / "1.jpg")
+    for number in range(2, count + 1):
+        (root / f"{number}.jpg").hardlink_to(image)
 
 
 def generate(raw: Path, count: int, seed: int = 0) -> None:

@@ -27,7 +27,7 @@ FILES = {  # (path, the stage that makes it, keys or columns that it must have)
     "test": ("metrics/test.json", "test", ()),
     "test_classes": ("plots/test_classes.csv", "test", ("label", "AP")),
     "test_intervals": ("plots/test_intervals.csv", "test", ("metric", *INTERVALS)),
-    "diagnosis": ("data/diagnosis.json", "diagnose", ("findings", "figures", "looked_at")),
+    "diagnosis": ("data/diagnosis.json", "diagnose", ("findings", "figures", "looked_at", "not_visible", "verdict")),
 }
 CURVES = {
     "train": ("plots/train.tsv", "train", ("step", "lr", "loss")),
