@@ -112,7 +112,10 @@ def raw(folder: Path, count: int) -> None:
 def predicted(folder: Path, count: int) -> None:
     """What `evaluate`, `filter` and `visualise` read; the findings are none, the images are one."""
     evaluate.draw(folder, count)
-    for name, value in {"check/findings": [], "diagnosis": {"findings": [], "figures": {}, "looked_at": "", "not_visible": "", "verdict": ""}}.items():
+    for name, value in {
+        "check/findings": [],
+        "diagnosis": {"findings": [], "figures": {}, "looked_at": "", "not_visible": "", "verdict": ""},
+    }.items():
         write_json(folder / f"data/{name}.json", value)
     write_json(folder / "metrics/test.json", {})
     write_table(folder / "plots/test_classes.csv", [], columns=CLASS_COLUMNS)

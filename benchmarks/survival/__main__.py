@@ -32,6 +32,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import PIL.Image
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: a fork has no other threads
 for name in ("DVC_ROOT", "MTSEG_WORK"):
     os.environ.pop(name, None)
@@ -44,8 +46,10 @@ QUICK = ("generate", "convert", "register", "check", "train", "predict", "evalua
 USED = (
     "mtseg.checks.run", "mtseg.data.catalog", "mtseg.diagnosis.run", "mtseg.diagnosis.probe",
     "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
-    "mtseg.inference.torch_network", "mtseg.training.loop",
+    "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones.mobilenetv3_small",
+    "mtseg.training.loop", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "rich.progress",
 )  # fmt: skip
+MEMORY = "/dev/shm"
 CASES: list[cases.Case] = []  # the processes of the pool are forks, which have it
 
 
@@ -56,9 +60,12 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, help="mutated inputs of each kind; by default 100 or 5000")
     given = parser.parse_args()
     began = time.monotonic()
+    if os.path.isdir(MEMORY):  # a state is flushed to the disk when it is saved, which takes as long as a step
+        tempfile.tempdir = MEMORY
     stages = QUICK if given.quick else tuple(stage for stage in STAGES if stage != "compare")
     for module in (*(f"stages.{stage}" for stage in stages), *USED):
         importlib.import_module(module)
+    PIL.Image.init()
     gc.freeze()  # a collection in a fork would copy the memory of all that is imported
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder) / "whole", Path(folder) / "stopped", stages)

@@ -372,12 +372,21 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check the whole file. Raises UserError, which lists every invalid key and its valid values."""
     try:
         raw = yaml.read(path)
-        _restore_names(raw, yaml.read(path, "base"))
+        if _names_classes(raw):
+            _restore_names(raw, yaml.read(path, "base"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror.lower()}; run stages in the folder of params.yaml") from None
     except ValueError as error:
         raise UserError(f"{path} {error}") from None
     return validate(raw, path)
+
+
+def _names_classes(raw: Any) -> bool:
+    """Whether the content has class names; with `auto` there are none."""
+    tasks = raw.get("tasks") if isinstance(raw, dict) else None
+    keys = ("classes", "flip_pairs", "class_weights")
+    own = [task.get(key) for task in tasks if isinstance(task, dict) for key in keys] if isinstance(tasks, list) else []
+    return any(isinstance(value, list | dict) and value for value in own)
 
 
 def _restore_names(raw: Any, text: Any) -> None:

@@ -23,7 +23,7 @@ from mtseg.data.raw import BadRecord
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
 ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 SCHEME = "[A-Za-z][A-Za-z0-9+.-]+://"
-SYSTEM = ("/dev/", "/proc/", "/sys/")  # folders without end
+SYSTEM, MEMORY = ("/dev/", "/proc/", "/sys/"), "/dev/shm/"  # folders without end, and one of common files among them
 POINTER = b"version https://git-lfs"
 NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
 
@@ -43,7 +43,7 @@ class Files:
             for name in folders:
                 inside = os.path.join(path, name)
                 real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
-                if not name.startswith(".") and real not in own and not f"{real}/".startswith(SYSTEM):
+                if not name.startswith(".") and real not in own and not _of_system(real):
                     above[inside] = (real, *own)
             folders[:] = [name for name in folders if os.path.join(path, name) in above]
             place = Path(path).relative_to(folder).as_posix()
@@ -159,13 +159,18 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
         if facts.st_size < 200 and stat.S_ISREG(facts.st_mode) and Path(path).read_bytes().startswith(POINTER):
             raise UserError(f"{path} is a pointer of Git LFS, and not the file: run `git lfs pull` in its repository")
         system = os.path.realpath(path) if follow_links else root
-        if not stat.S_ISREG(facts.st_mode) or f"{system}/".startswith(SYSTEM):
+        if not stat.S_ISREG(facts.st_mode) or _of_system(system):
             raise UserError(f"{path} is {NO_DATA}")
         if facts.st_size > most * 1e6 and name.lower().endswith(ANNOTATIONS):
             size = f"{facts.st_size / 1e6:,.0f} MB"
             raise UserError(
                 f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
             )
+
+
+def _of_system(real: str) -> bool:
+    """Whether a real path is a device or a file of the system."""
+    return f"{real}/".startswith(SYSTEM) and not real.startswith(MEMORY)
 
 
 def _check_links(folder: Path, root: str, follow: bool) -> None:
@@ -175,7 +180,7 @@ def _check_links(folder: Path, root: str, follow: bool) -> None:
             real = os.path.realpath(place)
             if name.startswith(".") or not os.path.exists(real):
                 continue
-            if f"{real}/".startswith(SYSTEM):
+            if _of_system(real):
                 raise UserError(f"{place} is {NO_DATA}")
             if not follow and not Path(real).is_relative_to(root):
                 raise UserError(

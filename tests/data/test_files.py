@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import PIL.Image
@@ -299,6 +300,14 @@ def test_pipes_devices_and_files_of_the_system_are_refused(tmp_path):
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "a.json")
     assert "pipe, a device" in refused(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux keeps files in memory there")
+def test_a_folder_in_memory_is_no_device():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        folders.draw(Path(folder) / "a" / "1.png")
+        check_files(Path(folder), follow_links=False, most=1)
+        assert Files(Path(folder)).names == ["a/1.png"]
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path):
