@@ -16,6 +16,7 @@ from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import analysis, intervals
 from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.pairs import of_masks
 
 
 def main() -> None:
@@ -23,13 +24,13 @@ def main() -> None:
     data = manifest.load(Path("data/manifest.json"))
     tasks, images = data.tasks(params.tasks), data.images("val", outlines=False)
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
-    evaluation = Evaluation(
-        images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
-    )
-    report = analysis.report(evaluation)
-    metrics = analysis.metrics(evaluation, report, data.combinations("train"))
     with replace_folder("data/evaluation") as folder:
-        evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
+        pairs = of_masks(images, predictions).write(folder / "pairs.parquet", images, predictions)
+        evaluation = Evaluation(
+            images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
+        )
+        report = analysis.report(evaluation)
+        metrics = analysis.metrics(evaluation, report, data.combinations("train"))
         write_json(folder / "analysis.json", report, indent=None)
     main, classes = intervals.tables(evaluation)
     write_table("plots/classes.csv", classes, columns=intervals.CLASS_COLUMNS)

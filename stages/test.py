@@ -17,6 +17,7 @@ from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import analysis, filter, intervals
 from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.pairs import of_masks
 
 
 def main() -> None:
@@ -25,10 +26,11 @@ def main() -> None:
     metrics, main, classes, removed = {}, [], [], []
     with replace_folder("data/test") as folder:
         if "test" in data.splits:
-            tasks, images = data.tasks(params.tasks), data.images("test")
+            tasks, images = data.tasks(params.tasks), data.images("test", outlines=False)
             predictions = Predictions.read("data/predictions/test.parquet", tasks)
+            pairs = of_masks(images, predictions).write(folder / "pairs.parquet", images, predictions)
             evaluation = Evaluation(
-                images, predictions, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
+                images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
             )
             metrics = analysis.metrics(evaluation, analysis.report(evaluation), data.combinations("train"))
             main, classes = intervals.tables(evaluation)
@@ -40,7 +42,6 @@ def main() -> None:
             last = steps.iloc[-1]
             main.append({"metric": "filtered.joint_f1", "value": last.joint_f1, "low": last.low, "high": last.high})
             kept, kept_pairs = filtered.predictions
-            evaluation.pairs.write(folder / "pairs.parquet", images, predictions)
             kept.write(folder / "filtered.parquet", tasks)
             kept_pairs.write(folder / "filtered_pairs.parquet", images, kept)
             print(f"test: AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}")

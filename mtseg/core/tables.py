@@ -160,6 +160,20 @@ class Table:
             file = _File(file.ends, lambda group, name: patch(name, self._file.part(group, name), file.ends[group]))
         return type(self)(self.names, len(self), load, file)
 
+    @classmethod
+    def _in_file(cls, path: Path | str, made_by: str, file: pq.ParquetFile, classes: Classes) -> Table:
+        def column(name: str) -> np.ndarray:
+            with _reading(path, made_by):
+                return _numpy(file.read([name])[name], name, classes)
+
+        def part(group: int, name: str) -> np.ndarray:
+            with _reading(path, made_by):
+                return _numpy(file.read_row_group(group, [name])[name], name, classes)
+
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        rows = _File(tuple(accumulate(sizes, initial=0)), part)
+        return cls(file.schema_arrow.names, file.metadata.num_rows, column, rows)
+
     def rles(self) -> list[dict[str, Any]]:
         """The masks as compressed RLEs for pycocotools."""
         sizes = zip(self.height.tolist(), self.width.tolist(), self.rle, strict=True)
@@ -381,38 +395,29 @@ class Predictions(Table):
         """Columns are read when they are used. Raises UserError when the file is missing, was not written by
         `write`, or has other tasks."""
         wanted = [*_PREDICTED, *(f"{kind}.{task.name}" for kind in _BY_TASK for task in tasks)]
-        file, classes = _open(path, made_by, wanted, tuple((task.name, task.classes) for task in tasks))
-
-        def column(name: str) -> np.ndarray:
-            with _reading(path, made_by):
-                return _numpy(file.read([name])[name], name, classes)
-
-        def part(group: int, name: str) -> np.ndarray:
-            with _reading(path, made_by):
-                return _numpy(file.read_row_group(group, [name])[name], name, classes)
-
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        rows = _File(tuple(accumulate(sizes, initial=0)), part)
-        return cls(file.schema_arrow.names, file.metadata.num_rows, column, rows)
+        known = tuple((task.name, task.classes) for task in tasks)
+        return cls._in_file(path, made_by, *_open(path, made_by, wanted, known))
 
 
 class Pairs(Table):
     """Pairs of a prediction and an instance whose masks overlap. prediction, instance: int [E], row indices. iou: [E].
     intersection: [E], pixels. A file records which predictions and ground truth its rows refer to."""
 
-    def write(self, path: Path | str, images: Images, predictions: Predictions) -> None:
+    def write(self, path: Path | str, images: Images, predictions: Predictions) -> Pairs:
+        """Write the pairs, and return those in the file, which are read when they are used."""
         columns = {name: _arrow(name, self.column(name), ()) for name in self.names}
         _write(path, columns, (), of=_digest(images, predictions))
+        return self._in_file(path, "evaluate", *_open(path, "evaluate", self.names))
 
     @classmethod
     def read(cls, path: Path | str, images: Images, predictions: Predictions, made_by: str = "evaluate") -> Pairs:
         """Raises UserError when the file is missing, was not made by `write`, or is of other predictions or images."""
-        file, _ = _open(path, made_by, ("prediction", "instance", "iou", "intersection"))
+        file, classes = _open(path, made_by, ("prediction", "instance", "iou", "intersection"))
         with _reading(path, made_by):
-            table, of = file.read(), json.loads(file.schema_arrow.metadata[b"mtseg"]).get("of")
+            of = json.loads(file.schema_arrow.metadata[b"mtseg"]).get("of")
         if of != _digest(images, predictions):
             raise UserError(f"{path} was made from other predictions or annotations: run `dvc repro {made_by}` again")
-        return cls.of({name: _numpy(table[name], name, ()) for name in table.column_names})
+        return cls._in_file(path, made_by, file, classes)
 
 
 def _digest(images: Images, predictions: Predictions) -> str:

@@ -70,13 +70,14 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
     other, other_object = _nearest(candidates, pairs[~same], len(matches.predicted))
 
     wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
-    kind = np.full(len(wrong), BOTH)
+    kind = np.full(len(wrong), BOTH, dtype=np.int8)
     kind[other <= NEAR] = BACKGROUND
     kind[own >= HIT] = DUPLICATE
     kind[other >= HIT] = CLASS
     kind[(own >= NEAR) & (own < HIT)] = LOCALISATION
     kind[~wrong] = NONE
-    target = np.select([kind == LOCALISATION, kind == CLASS], [own_object, other_object], -1)
+    target = np.where(kind == LOCALISATION, own_object, other_object)
+    target[(kind != LOCALISATION) & (kind != CLASS)] = -1
     return kind, target
 
 
@@ -84,7 +85,7 @@ def _nearest(candidates: Candidates, pairs: np.ndarray, count: int) -> tuple[np.
     """Highest IoU of each prediction among these pairs (0 without any) and its object (-1 without any): [N] each."""
     predicted, true, iou = candidates.prediction[pairs], candidates.instance[pairs], candidates.iou[pairs]
     order = np.lexsort((-true, iou, predicted))  # the last pair of a prediction is kept: of equal IoUs the first object
-    greatest, which = np.zeros(count), np.full(count, -1)
+    greatest, which = np.zeros(count), np.full(count, -1, dtype=np.int32)
     greatest[predicted[order]], which[predicted[order]] = iou[order], true[order]
     return greatest, which
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from mtseg.core.masks import AREA_RANGES
@@ -20,22 +18,20 @@ def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
     Numbers without ground truth are left out. AP is at the largest of `max_dets`.
     """
+    return {"segm": _numbers(evaluation, evaluation.candidates), "bbox": _numbers(evaluation, _of_boxes(evaluation))}
+
+
+def _of_boxes(evaluation: Evaluation) -> Candidates:
     predictions = evaluation.predictions
     area = np.concatenate([np.zeros(0), *(box[:, 2:].prod(1) for _, box in predictions.parts("box"))])
-    of_boxes = evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions), area)
-    found = {}
-    for kind, candidates in (("segm", evaluation.candidates), ("bbox", of_boxes)):
-        main = evaluation.tasks[0]
-        by_size = {
-            size: evaluation.of_task(main, candidates=candidates, sizes=limits) for size, limits in SIZES.items()
-        }
-        found[kind] = _numbers(by_size, candidates, evaluation.max_dets)
-    return found
+    return evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions), area)
 
 
-def _numbers(by_size: Mapping[str, Matches], candidates: Candidates, max_dets: Sequence[int]) -> dict[str, float]:
-    once, numbers = np.ones((1, 1 + max(candidates.image.max(initial=0), candidates.true_image.max(initial=0)))), {}
-    for size, matches in by_size.items():
+def _numbers(evaluation: Evaluation, candidates: Candidates) -> dict[str, float]:
+    main, max_dets, numbers = evaluation.tasks[0], evaluation.max_dets, {}
+    once = np.ones((1, len(evaluation.images)))
+    for size, limits in SIZES.items():
+        matches = evaluation.of_task(main, candidates=candidates, sizes=limits)
         scored = average_precision(matches, candidates, once)
         numbers[f"AP{size}"] = mean(scored)[0]
         if not size:

@@ -46,12 +46,13 @@ class Evaluation:
 
     def candidates_of(self, pairs: Pairs, area: np.ndarray) -> Candidates:
         """Candidates of other pairs, such as of boxes. area: [N], of the predictions."""
-        true, inside = self.images.instances, pairs.intersection / area[pairs.prediction]
-        near = (pairs.iou >= NEAR) | (inside >= HIT)
-        prediction, instance = pairs.prediction[near], pairs.instance[near]
+        true, iou, prediction = self.images.instances, pairs.once("iou"), pairs.once("prediction")
+        inside = pairs.once("intersection") / area[prediction]
+        near = np.flatnonzero((iou >= NEAR) | (inside >= HIT))
         return Candidates(
-            self.image, area, true.image, true.area, true.crowd, prediction, instance, pairs.iou[near], inside[near]
-        )
+            self.image, area, true.image, true.area, true.crowd, prediction[near], pairs.once("instance")[near],
+            iou[near], inside[near],
+        )  # fmt: skip
 
     @cached_property
     def scores(self) -> np.ndarray:
