@@ -111,10 +111,15 @@ def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     true, overlapped, matched = instances.labels[main.name], *np.zeros((2, len(instances)), dtype=bool)
     overlapped[evaluation.candidates.instance] = True
     matched[matches.hit[0, matches.hit[0] >= 0]] = True
-    for index in np.flatnonzero(matches.objects & ~overlapped & (true != UNLABELLED)):
-        alike = matches.objects & (true == true[index]) & (instances.area <= instances.area[index])
-        if (confidence := matched[alike].mean()) >= MIN_SCORE:
-            yield _suspect(evaluation, "spurious", confidence, -1, index, main, 0.0)
+    alone = matches.objects & ~overlapped & (true != UNLABELLED)
+    for label in np.unique(true[alone]):
+        own = np.flatnonzero(matches.objects & (true == label))
+        own = own[np.argsort(instances.area[own])]
+        rows = np.flatnonzero(alone & (true == label))
+        smaller = np.searchsorted(instances.area[own], instances.area[rows], side="right")
+        for index, confidence in zip(rows, matched[own].cumsum()[smaller - 1] / smaller, strict=True):
+            if confidence >= MIN_SCORE:
+                yield _suspect(evaluation, "spurious", confidence, -1, index, main, 0.0)
 
 
 def _iou(evaluation: Evaluation, predictions: np.ndarray, objects: np.ndarray) -> np.ndarray:
