@@ -9,14 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from mtseg.inference import torch_network
 from mtseg.inference.postprocess import encode
 from mtseg.model import device, matching
+from mtseg.model.ranks import Ranks
 from mtseg.training import step
 from mtseg.training.step import Stepper
 from tests import tiny
@@ -185,6 +188,31 @@ def test_the_host_waits_twice_in_a_training_step(watch, monkeypatch, dtype, coun
     assert all(stepper.optimizer.state[x]["exp_avg"].device.type == "cuda" for x in stepper.optimizer.state)
     trained = [x for x in network.parameters() if x.requires_grad]
     assert len(stepper.optimizer.state) == len(trained)
+
+
+class Two(Ranks):
+    """Two ranks with the same share, whose gradients go to a process group that exchanges nothing."""
+
+    def gather(self, value):
+        return [value, value]
+
+
+@pytest.fixture
+def two():
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    yield Two(1, 2)
+    dist.destroy_process_group()
+
+
+def test_ranks_exchange_gradients_on_the_device_without_waiting(watch, two, monkeypatch):
+    sums, reduce = [], dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", lambda x: sums.append((x.device.type, x.dtype, x.numel())) or reduce(x))
+    network = built(1, (), freeze_norm=True, decoder_layers=1)
+    stepper = Stepper(network, tiny.params().solver, ranks=two)
+    stepper([batch(network, 1)], 0)
+    assert watch.waits == [] and watch.reads == 2 and watch.copies == 2
+    trained = sum(x.numel() for x in network.parameters() if x.requires_grad)
+    assert sums == [("cuda", torch.float32, trained + stepper.health.sums.numel())], "one exchange in a step"
 
 
 @pytest.mark.parametrize("seen", [(), SEEN])
