@@ -195,36 +195,50 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
 
 
 def exchanged(train: Split, val: Split) -> list[Finding]:
-    """A warning labels_of_other_query for a part of the images in which exchanging the labels of the objects among each
-    other makes all of them right, and which has surely more such images than the other split."""
-    rows, count = zip(*(_exchanged(split) for split in (train, val)), strict=True)
+    """A warning labels_of_other_query for a part of the images in which the labels of the objects surely fit better in
+    another order, and which has surely more such images than the other split."""
+    gains = [_reordered(split) for split in (train, val)]
     for here, there, name in ((1, 0, "val"), (0, 1, "train")):
-        if count[there] >= FEWEST and a_part(len(rows[here]), count[here], (len(rows[there]) + 1) / (count[there] + 1)):
-            split = (train, val)[here]
-            part = described(split.images.file_name[rows[here]].tolist(), count[here], name)
-            evidence = f"the labels of {part} are right after exchanging them among the objects of the image"
+        rows, seen, known = (
+            np.flatnonzero(gains[here] > SURPRISING),
+            *(np.isfinite(gains[i]).sum() for i in (here, there)),
+        )
+        if known >= FEWEST and a_part(len(rows), seen, ((gains[there] > SURPRISING).sum() + 1) / (known + 1)):
+            part = described((train, val)[here].images.file_name[rows].tolist(), int(seen), name)
+            evidence = f"the labels of {part} surely fit the model better in another order of the objects"
             change = "compare the order of labels and outlines in the annotations of these images"
             return [Finding("labels_of_other_query", "warning", evidence, change, name)]
     return []
 
 
-def _exchanged(split: Split) -> tuple[np.ndarray, int]:
-    """Rows of the images in which most objects have wrong labels, which another order makes right, and the number of
-    images with two matched objects or more."""
-    own = [split.labelled(task) for task in split.trained]
-    first = own[0]
-    if any(len(one) != len(first) for one in own):  # some labels are missing
-        return np.zeros(0, dtype=int), 0
-    true, label = (np.column_stack([getattr(one, name) for one in own]) for name in ("true", "label"))
-    rows, several = [], 0
-    for image, objects in enumerate(by_image(first.image, len(split.images))):
-        if len(objects) > 1:
-            several += 1
-            wrong = (true[objects] != label[objects]).any(1)
-            same = sorted(map(tuple, true[objects])) == sorted(map(tuple, label[objects]))
-            if same and wrong.sum() > len(objects) / 2:
-                rows.append(image)
-    return np.array(rows, dtype=int), several
+def _reordered(split: Split) -> np.ndarray:
+    """[I]: gain, as in `_surprise`, by the best exchange of the annotated labels among the matched objects of an image.
+    NaN with fewer than two."""
+    fits: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # image, log-probabilities, annotated label
+    for task in split.trained:
+        own, logs, usual = _logs(split, task)
+        fits[task.name] = own.image, logs / usual, own.true
+    gain = np.full(len(split.images), np.nan)
+    groups = {name: by_image(image, len(split.images)) for name, (image, _, _) in fits.items()}
+    for row in range(len(split.images)):
+        sizes = {len(own[row]) for own in groups.values()}
+        if len(sizes) == 1 and (count := sizes.pop()) > 1:  # every object has all labels
+            table = sum(fits[name][1][own[row]][:, fits[name][2][own[row]]] for name, own in groups.items())
+            order = linear_sum_assignment(-table)[1]
+            gain[row] = table[np.arange(count), order].sum() - np.trace(table)
+    return gain
+
+
+def _logs(split: Split, task: Task) -> tuple[Pairs, np.ndarray, float]:
+    """The labelled matches, the logarithms of their probabilities of each class [M, K], and how far a right label is
+    usually ahead of the second choice."""
+    own = split.labelled(task)
+    rows, right = np.arange(len(own)), own.label == own.true
+    logs = np.log(split.predictions.probabilities[task.name][own.prediction][:, : task.num_classes] + 1e-6)
+    others = logs.copy()
+    others[rows, own.label] = -np.inf
+    ahead = (logs[rows, own.label] - others.max(1))[right] if task.num_classes > 1 else np.ones(0)
+    return own, logs, max(float(np.median(ahead)), 0.1) if len(ahead) else 1.0
 
 
 def _surprise(split: Split, tasks: Sequence[Task]) -> np.ndarray:
@@ -234,14 +248,9 @@ def _surprise(split: Split, tasks: Sequence[Task]) -> np.ndarray:
     total = np.full(len(split.images), np.nan)
     total[np.unique(split.matches.image)] = 0.0
     for task in tasks:
-        own = split.labelled(task)
-        rows, right = np.arange(len(own)), own.label == own.true
-        logs = np.log(split.predictions.probabilities[task.name][own.prediction][:, : task.num_classes] + 1e-6)
-        predicted, annotated = logs[rows, own.label], logs[rows, own.true]
-        logs[rows, own.label] = -np.inf
-        if right.any():
-            usual = max(float(np.median((predicted - logs.max(1))[right])), 0.1)
-            np.add.at(total, own.image, (predicted - annotated) / usual)
+        own, logs, usual = _logs(split, task)
+        rows = np.arange(len(own))
+        np.add.at(total, own.image, (logs[rows, own.label] - logs[rows, own.true]) / usual)
     return total
 
 
