@@ -36,7 +36,7 @@ def write(path: Path, image: np.ndarray, record: Record, quality: int = 92) -> N
     shapes = [
         one | {"points": np.clip(one["points"], 0, (width, height)).round(2).tolist()} for one in record["shapes"]
     ]
-    shapes = [one for one in shapes if np.ptp(one["points"], axis=0).min() > 2]
+    shapes = [one for one in shapes if np.ptp(one["points"], axis=0).min() > 2 and area(one) > 4]
     Image.fromarray(np.ascontiguousarray(image)).save(path.with_suffix(".jpg"), quality=quality, subsampling=0)
     size = {"imageHeight": height, "imageWidth": width, "imagePath": path.with_suffix(".jpg").name}
     write_json(path, record | size | {"shapes": shapes}, indent=None)

@@ -13,7 +13,7 @@ from mtseg.diagnosis.ranking import joint_ap
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation import f1, thresholds
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import Interval, auc, ratio
+from mtseg.evaluation.bootstrap import Interval, auc, proportion, ratio
 from mtseg.evaluation.filter import apply, reaches
 
 DUPLICATES = 0.8  # per matched object: reported if the 99 % interval is above; a short training leaves 0.4 to 0.7
@@ -23,6 +23,7 @@ SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all o
 FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
+OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
@@ -126,7 +127,7 @@ def duplicates(split: Split) -> Interval | None:
 
 def unannotated(train: Split, val: Split) -> list[Finding]:
     """A warning if more confident predictions are false in one split than in the other: objects are not annotated
-    there. Since a model is worse on val anyway, false predictions of val count only if they overlap no annotation, and
+    there, or none of one class. Since a model is worse on val anyway, false predictions of val count only if they overlap no annotation, and
     only if their scores are about those of the hits."""
     in_train, in_val = (_false(split, val.threshold) for split in (train, val))
     if in_train and in_val and in_train.low >= in_val.high + 0.05:
@@ -139,7 +140,19 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
         separation = auc(val.score[rows][compared], matched[compared])
         if separation and separation.high < SEPARATE:
             return [_missing("val", in_val, in_train)]
+    main = train.tasks[0]
+    for label, name in enumerate(main.classes):
+        in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
+        if in_val.low > in_train.high + OF_A_CLASS:
+            return [_missing("val", in_val, in_train, f" of {name}")]
     return []
+
+
+def _apart(split: Split, threshold: float, task: str, label: int) -> Interval:
+    """Share of the confident predictions of a class that belong to no object."""
+    rows = split.confident(threshold)
+    rows = rows[split.predictions.labels[task][rows] == label]
+    return proportion(~np.isin(rows, split.matches.prediction) & (split.best_iou[rows] < APART))
 
 
 def _false(split: Split, threshold: float, overlap: float = 1.0) -> Interval | None:
@@ -150,9 +163,9 @@ def _false(split: Split, threshold: float, overlap: float = 1.0) -> Interval | N
     return ratio(split.per_image(false), split.per_image(rows))
 
 
-def _missing(split: str, here: Interval, there: Interval) -> Finding:
+def _missing(split: str, here: Interval, there: Interval, of: str = "") -> Finding:
     other = "val" if split == "train" else "train"
-    evidence = f"{here.text(0, 100)} % of the confident predictions in {split} images match no annotation, "
+    evidence = f"{here.text(0, 100)} % of the confident predictions{of} in {split} images match no annotation, "
     evidence += f"{there.text(0, 100)} % in {other}"
     change = f"annotate the missing objects of {split}"
     return Finding("annotations_missing", "warning", evidence, change)

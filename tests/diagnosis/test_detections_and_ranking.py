@@ -64,6 +64,16 @@ def test_objects_of_train_that_nobody_annotated():
     assert not detections.unannotated(val, val)
 
 
+def test_a_class_of_val_that_nobody_annotated(monkeypatch):
+    monkeypatch.setattr(detections, "MARGIN", 1.0)
+    images, predictions = healthy(TASKS)
+    none = [replace(image, instances=tuple(one for one in image.instances if one.labels["shape"])) for image in images]
+    train, val = split(images, predictions, TASKS), split(none, predictions, TASKS)
+    (finding,) = detections.unannotated(train, val)
+    assert finding.cause == "annotations_missing" and f"of {TASKS[0].classes[0]} in val" in finding.evidence
+    assert not detections.unannotated(train, train)
+
+
 @pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
 def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
     """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on
