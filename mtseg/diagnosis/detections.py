@@ -127,8 +127,8 @@ def duplicates(split: Split) -> Interval | None:
 
 def unannotated(train: Split, val: Split) -> list[Finding]:
     """A warning if more confident predictions are false in one split than in the other: objects are not annotated
-    there, or none of one class. Since a model is worse on val anyway, false predictions of val count only if they overlap no annotation, and
-    only if their scores are about those of the hits."""
+    there, or those of one class. Since a model is worse on val anyway, false predictions of val count only if they
+    overlap no annotation, and only if their scores are about those of the hits."""
     in_train, in_val = (_false(split, val.threshold) for split in (train, val))
     if in_train and in_val and in_train.low >= in_val.high + 0.05:
         return [_missing("train", in_train, in_val)]
