@@ -81,10 +81,13 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
             whole = strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
         findings += whole
     for name in scored:
+        pair = outlines["train"], outlines[name]
+        exchanged = [*swapped(*pair, name, tasks=tasks)]
+        findings += exchanged
         if not misaligned:
-            findings += alignment.tightness(outlines["train"], outlines[name], name)
-        exchanged = [*swapped(outlines["train"], outlines[name], name, tasks=tasks)]
-        findings += exchanged or recoloured(outlines["train"], outlines[name], name, tasks=tasks)
+            findings += alignment.tightness(*pair, name)
+        if not misaligned and not exchanged:
+            findings += recoloured(*pair, name, tasks=tasks) or recoloured(*pair[::-1], "train", tasks=tasks)
     return findings
 
 
@@ -249,26 +252,28 @@ def swapped(
 
 
 def recoloured(
-    train: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
+    known: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
 ) -> list[Finding]:
-    """A warning if a part of the images has the colours of its classes only after red and blue are swapped, or after
-    all values are inverted."""
+    """A warning if a part of the images of `other` has the colours that its classes have in `known` only after red and
+    blue are swapped, or after all values are inverted."""
     found: list[tuple[int, Finding]] = []
     for task in tasks:
-        known = [(image, *_known(image, task)) for image in train]
-        known = [(image, own, labels) for image, own, labels in known if len(labels)]
-        if len(known) < FEWEST_OF_TRAIN:
+        labelled = [(image, *_known(image, task)) for image in known]
+        labelled = [(image, own, labels) for image, own, labels in labelled if len(labels)]
+        if len(labelled) < FEWEST_OF_TRAIN:
             continue
         pixels, label = (
-            np.concatenate(parts) for parts in zip(*((own, labels) for _, own, labels in known), strict=True)
+            np.concatenate(parts) for parts in zip(*((own, labels) for _, own, labels in labelled), strict=True)
         )
         mean = {one: pixels[label == one].mean(0) for one in np.unique(label) if (label == one).sum() >= FEWEST}
+        if not mean:
+            continue
         within = np.concatenate([pixels[label == one] - centre for one, centre in mean.items()])
         spread = np.linalg.inv(np.cov(within.T) + np.eye(3))
         for cause, what, undo in RECOLOURED:
             rows = [_fits_after(image, task, mean, spread, undo) for image in other]
             own = [image.name for image, fits in zip(other, rows, strict=True) if fits]
-            chance = (sum(_fits_after(image, task, mean, spread, undo) for image in train) + 1) / (len(train) + 1)
+            chance = (sum(_fits_after(image, task, mean, spread, undo) for image in known) + 1) / (len(known) + 1)
             if a_part(len(own), len(other), chance):
                 evidence = (
                     f"{described(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"

@@ -168,6 +168,11 @@ def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, c
     assert text in found[0].evidence and "val/00000.jpg" in found[0].evidence
 
 
+def test_a_part_of_train_with_red_and_blue_swapped_is_found(drawn, tmp_path):
+    root = changed(drawn, tmp_path, "train", lambda pixels: pixels[..., ::-1], count=20)
+    assert causes(drawn, root=root) == {("channels_swapped", "train")}
+
+
 def test_two_images_of_another_kind_are_no_part_of_a_split(drawn, tmp_path):
     assert not check(drawn, root=changed(drawn, tmp_path, "val", lambda pixels: pixels // 4, count=2))
 
