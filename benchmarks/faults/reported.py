@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.faults.case import Fault
 from benchmarks.faults.postprocessing import quality_by
 from benchmarks.faults.prediction import predictions_by
-from benchmarks.faults.unseen import area, box, grey, noisy
+from benchmarks.faults.unseen import area, box, grey, halves, largest, loose, merged, noisy
 from mtseg.core.files import write_json
 from mtseg.core.tables import Predictions
 
@@ -156,6 +156,36 @@ def exchanged(parts: list[str]) -> list[str]:
     return [names.get(parts[0], parts[0]), *parts[1:]]
 
 
+def and_previous(image: np.ndarray, record: Record, other: Record) -> tuple[np.ndarray, Record]:
+    return image, record | {"shapes": record["shapes"] + other["shapes"]}
+
+
+def some_missing(found: list[Record]) -> list[Record]:
+    rng = np.random.default_rng(len(found) + round(sum(map(area, found))))
+    return [one for one in found if rng.random() > 0.3]
+
+
+def some_relabelled(found: list[list[str]]) -> list[list[str]]:
+    rng = np.random.default_rng(sum(len(part) for parts in found for part in parts))
+    names = ("circle", "square", "star", "triangle")
+    return [[str(rng.choice(names)) if rng.random() < 0.4 else parts[0], *parts[1:]] for parts in found]
+
+
+def garbled(image: np.ndarray) -> np.ndarray:
+    """Each row begins a pixel further on: read with a wrong length of rows."""
+    return np.stack([np.roll(row, place, axis=0) for place, row in enumerate(image)])
+
+
+def lower_third_lost(image: np.ndarray) -> np.ndarray:
+    whole = image.copy()
+    whole[2 * len(whole) // 3 :] = 128
+    return whole
+
+
+def bluish(image: np.ndarray) -> np.ndarray:
+    return np.clip(image * np.array([0.5, 0.9, 1.4]), 0, 255).astype(np.uint8)
+
+
 def leaked(share: float, change: Callable[[np.ndarray, Record], tuple[np.ndarray, Record]]) -> Callable[[Path], None]:
     """A share of val are changed copies of training images."""
 
@@ -245,6 +275,47 @@ KINDS: tuple[tuple[str, tuple[int, ...], Kind, tuple[str, ...]], ...] = (
     # AlexeyAB/darknet#5160
     ("noisy", (30,), pixels(noisy), OTHER),
 )  # fmt: skip
+# Written after the checks had been extended for those above, by someone who knew them, and before they were run
+LATER: tuple[tuple[str, tuple[int, ...], Kind, tuple[str, ...]], ...] = (
+    # HumanSignal/labelImg#395
+    ("turned by 270 degrees after the annotation", (30, 100), pixels(lambda image: np.rot90(image, 3)),
+     ("images_turned",)),
+    # jsbroks/coco-annotator#228
+    ("turned upside down after the annotation", (15, 100), pixels(lambda image: image[::-1, ::-1]),
+     ("images_turned",)),
+    # kornia/kornia#4485
+    ("outlines moved as if the image was padded", (30,), outlines(lambda p, size: p + size / (16, 8)),
+     ("masks_displaced",)),
+    # ryouchinsa/Rectlabel-support#277
+    ("images exported at two thirds of the size", (30, 100), outlines(lambda p, size: p * 1.5), MOVED),
+    # wkentaro/labelme#1614
+    ("with the outlines of the previous image as well", (30, 100), and_previous, ("masks_of_other_image",)),
+    # suhaisheng/RoboSense#5
+    ("3 in 10 objects not annotated", (30, 100), objects(some_missing), ("annotations_missing",)),
+    # vlfeat/matconvnet#91
+    ("rows read with a wrong length", (15, 30, 100), pixels(garbled), ("splits_differ", "masks_displaced")),
+    # lbasek/image-denoising-benchmark#11
+    ("black", (5, 15), pixels(np.zeros_like), OTHER),
+    # ultralytics/yolov5#3638
+    ("lower third lost", (30,), pixels(lower_third_lost), OTHER),
+    # ipazc/mtcnn#51
+    ("with a blue tint", (15, 30, 100), pixels(bluish), OTHER),
+    # the-database/traiNNer-redux#193
+    ("16 bits cut to the lower 8", (15, 100), pixels(lambda image: image * np.uint8(4)), OTHER),
+    # bdd100k/bdd100k#345
+    ("4 in 10 objects with a random shape", (30, 100), labels(some_relabelled), LABELS),
+    # DiamondLightSource/SuRVoS#30
+    ("objects merged", (30,), objects(lambda found: merged(found, 0)), ("objects_merged",)),
+    # HumanSignal/label-studio#8832
+    ("objects split in two", (30,), objects(lambda found: halves(found, 0)), ("objects_split",)),
+    # fizyr/keras-retinanet#829
+    ("only the largest object annotated", (30, 100), objects(lambda found: largest(found, 0)),
+     ("annotations_missing",)),
+    # open-edge-platform/geti_v2#1619
+    ("not annotated", (15, 30), objects(lambda found: []), ("annotations_missing",)),
+    # HumanSignal/label-studio-evalme#19
+    ("outlines loose by 30 %", (30,), outlines(loose), ("outlines_differ", "masks_scaled")),
+)  # fmt: skip
 BY_NAME = {name: (kind, causes) for name, _, kind, causes in KINDS}
 TRAIN = (  # the same kinds in a share of train, which take a training
     (30, "y counted from the bottom"), (30, "outlines drawn at a zoom of 130 %"), (30, "red and blue exchanged"),
@@ -253,7 +324,7 @@ TRAIN = (  # the same kinds in a share of train, which take a training
 )  # fmt: skip
 FAULTS = (
     *(Fault(f"{share} % of val: {name}", **VAL, causes=causes, raw=in_share("val", share / 100, kind))
-      for name, shares, kind, causes in KINDS for share in shares),
+      for name, shares, kind, causes in KINDS + LATER for share in shares),
     # hendrycks/robustness#16
     Fault("30 % of val: JPEG quality 10", **VAL, causes=OTHER,
           raw=in_share("val", 0.3, pixels(lambda image: image), quality=10)),
