@@ -25,6 +25,7 @@ APART = 0.8  # AUC that the logits surely exceed if they separate the classes of
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
 SURPRISING = 2.0  # of `_surprise`, from which the labels of an image are taken for wrong
 BY_CHANCE = 0.1  # share of such images in a split that the model does not know, by its own errors
+LESS_CERTAIN = 0.55  # AUC of the probabilities in train against val, which is surely above if val looks different
 CONFIDENT_ALONE = 0.2  # the same for val alone with two classes, where the second choice is no evidence
 
 
@@ -131,7 +132,7 @@ def noise(train: Split, val: Split) -> list[Finding]:
         apart = _separation(train, task)
         unrelated = unrelated and (known and apart is not None and apart.low > APART or others and not separates)
         change = "check the task's labels: report/index.html lists the most certain contradictions"
-        generalises = known and learnt(val, task, by=0)  # otherwise the images differ, not the labels
+        generalises = known and learnt(val, task, by=0) and as_certain(train, val, task)
         if generalises and rates[1].low > max(rates[0].high, NOISE):
             unrelated, text = _unrelated(both[1:], task, CONFIDENT if task.num_classes > 2 else CONFIDENT_ALONE)
             change = "val's labels differ from train's: report/index.html lists the most certain contradictions"
@@ -154,11 +155,12 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
         if task.num_classes < 2 or not learnt(train, task):
             continue
         sure = {name: _sure(split, task) for name, split in (("train", train), ("val", val))}
+        alike = as_certain(train, val, task)
         for one in range(task.num_classes):
             for name, other in (("val", "train"), ("train", "val")):
                 here, there = sure[name], sure[other]
                 own, its = here[here.true == one], there[there.true == one]
-                if min(len(own), len(its)) < FEWEST or not own.sure.any():
+                if min(len(own), len(its)) < FEWEST or not own.sure.any() or name == "val" and not alike:
                     continue
                 looks = int(np.bincount(own.label[own.sure]).argmax())
                 rates = [proportion(part.sure & (part.label == looks)) for part in (own, its)]
@@ -180,6 +182,7 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
     """A warning label_noise for a part of the images of one split, whose labels the model surely contradicts, all tasks
     together, and more often than in the other split."""
     tasks = [task for task in train.trained if task.num_classes > 1 and learnt(train, task)]
+    tasks = [task for task in tasks if as_certain(train, val, task)]
     surprise = {"train": _surprise(train, tasks), "val": _surprise(val, tasks)}
     for name, split, other in (("val", val, "train"), ("train", train, "val")):
         own, others = surprise[name], surprise[other]
@@ -297,6 +300,14 @@ def learnt(split: Split, task: Task, by: float = GAIN) -> bool:
     """Whether the accuracy surely exceeds that of always predicting the most frequent class, by more than `by`."""
     right, true = _accuracy(split, task), split.labelled(task).true
     return right is not None and right.low > np.bincount(true).max() / len(true) + by
+
+
+def as_certain(train: Split, val: Split, task: Task) -> bool:
+    """Whether the model is about as certain of its labels in val as in train. Otherwise the images differ, rather than
+    the labels, which have no influence on this."""
+    sure = [_contradictions(split, task).probability for split in (train, val)]
+    lead = auc(np.concatenate(sure), np.arange(sum(map(len, sure))) < len(sure[0]))
+    return lead is None or lead.low < LESS_CERTAIN
 
 
 def _contradictions(split: Split, task: Task) -> Pairs:

@@ -223,3 +223,25 @@ def test_errors_of_the_model_itself_are_no_wrong_labels():
     ]
     for find in (classes.contradicted, classes.exchanged):
         assert not find(split(images, predictions, tasks), split(images, erring, tasks))
+
+
+def test_labels_are_not_wrong_in_images_of_which_the_model_is_unsure():
+    """Val shows things in another way: the model errs there, and is less certain everywhere."""
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=120)
+    labels = [
+        replace(image, instances=tuple(
+            replace(i, labels=i.labels | {"fill": (i.labels["fill"] + 1) % 3}) if rng.random() < 0.35 else i
+            for i in image.instances
+        )) for image in images
+    ]  # fmt: skip
+    doubtful = [replace(p, logits=p.logits | {"fill": tuple(0.6 * v for v in p.logits["fill"])}) for p in predictions]
+    train, wrong = split(images, predictions, tasks), split(labels, predictions, tasks)
+    assert classes.noise(train, wrong) and classes.as_certain(train, wrong, tasks[2])
+    unsure = split(labels, doubtful, tasks)
+    assert not classes.as_certain(train, unsure, tasks[2])
+    assert not [
+        *classes.noise(train, unsure),
+        *classes.mislabelled(train, unsure),
+        *classes.contradicted(train, unsure),
+    ]
