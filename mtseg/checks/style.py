@@ -172,7 +172,7 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
 
 def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Finding]:
     """Outlines of a class have `CORNERS` points or fewer in one split much more often than in the other."""
-    drawn = [style.points > 0 for style in (other, train)]
+    drawn = [(style.points > 0) & style.large for style in (other, train)]
     few = [(style.points <= CORNERS)[own] for style, own in zip((other, train), drawn, strict=True)]
     if not all(map(len, few)) or abs(few[0].mean() - few[1].mean()) < DIFFERENT / 2:
         return  # a class may have other outlines because its labels are wrong
