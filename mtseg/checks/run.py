@@ -15,7 +15,6 @@ from mtseg.model.device import pick
 from mtseg.model.heads.combinations import seen_combinations
 from mtseg.model.mask2former import Mask2Former
 
-
 MISPLACED = {  # they explain other differences between outlines, such as their sizes, and come first
     "masks_displaced", "masks_scaled", "masks_mirrored", "masks_transposed", "images_turned", "masks_of_other_image",
 }  # fmt: skip
