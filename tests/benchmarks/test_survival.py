@@ -46,7 +46,7 @@ def test_changes_are_counted(tmp_path):
     (tally := tmp_path / "tally").touch()
     (folder := tmp_path / "folder").mkdir()
     assert run(write, folder, faults.counted(tally)).out == "written\n"
-    assert len(tally.read_bytes()) == 4, "two files are opened and renamed"
+    assert len(tally.read_bytes()) == 6, "two files are begun, written and renamed"
 
 
 @pytest.mark.parametrize("err", ["error: one\nerror: two\n", "", "Traceback (most recent call last)\n"])
