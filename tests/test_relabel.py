@@ -316,8 +316,8 @@ def predictor():
     tasks = make_tasks(3)
     rules = FILTER.model_copy(update={"min_score": 0.4, "min_logit": {}, "nms": "none"})
     known = Metadata(
-        version="0.1.0", licence=None, model=tiny.params().model, seen=(), detections=9, ranking="product_quality", step=0,
-        filter=rules, data={}, params={},
+        version="0.1.0", licence=None, model=tiny.params().model, seen=(), detections=9, ranking="product_quality",
+        step=0, filter=rules, data={}, params={},
         tasks=[{"name": t.name, "classes": t.classes, "background": t.background} for t in tasks],
         input={"size": 64, "pixel_mean": (0, 0, 0), "pixel_std": (1, 1, 1)}, scores={},
     )  # fmt: skip
