@@ -8,11 +8,14 @@ I images, G instances (ground-truth objects), N predictions, E pairs, K outputs 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -172,6 +175,8 @@ class Table:
 
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         rows = _File(tuple(accumulate(sizes, initial=0)), part)
+        if file.metadata.num_rows > PART:
+            return_memory()
         return cls(file.schema_arrow.names, file.metadata.num_rows, column, rows)
 
     def rles(self) -> list[dict[str, Any]]:
@@ -523,7 +528,6 @@ def _open(
     path: Path | str, made_by: str, wanted: Sequence[str], tasks: Classes | None = None
 ) -> tuple[pq.ParquetFile, Classes]:
     """Open a file. Checks that it has the columns `wanted` and, if given, the classes of `tasks`."""
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     with _reading(path, made_by):
         file = pq.ParquetFile(pa.OSFile(str(path)))  # ParquetFile would take a path like `a:b` for a URI
         found = json.loads(file.schema_arrow.metadata[b"mtseg"])["tasks"]
@@ -534,6 +538,21 @@ def _open(
         if missing := {*wanted} - {*file.schema_arrow.names}:
             raise ValueError(f"column {min(missing)} is missing")
     return file, classes
+
+
+def return_memory() -> None:
+    """Give memory that is free to the system, and that of large columns from now on as soon as it is: Arrow and glibc
+    keep it for others."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    if (libc := _glibc()) is not None:
+        mmap_threshold = -3  # malloc.h
+        libc.mallopt(mmap_threshold, 2**22)
+        libc.malloc_trim(0)
+
+
+@lru_cache(maxsize=1)
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if "glibc" in platform.libc_ver() else None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtseg.core import masks
 from mtseg.core.errors import UserError
-from mtseg.core.tables import Images, Pairs, Predictions
+from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
 
 
 def check(images: Images, predictions: Predictions) -> np.ndarray:
@@ -96,8 +96,11 @@ def _sorted(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
 
 
 def _pairs(parts: list[tuple[np.ndarray, ...]]) -> Pairs:
-    names = ("prediction", "instance", "iou", "intersection")
-    return Pairs.of(dict(zip(names, _joined(parts), strict=True)))
+    columns = _joined(parts)
+    if len(columns[0]) > PART:
+        parts.clear()
+        return_memory()
+    return Pairs.of(dict(zip(("prediction", "instance", "iou", "intersection"), columns, strict=True)))
 
 
 def _corner(boxes: np.ndarray) -> np.ndarray:
