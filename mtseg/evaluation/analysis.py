@@ -96,7 +96,7 @@ def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[s
     matches, scores = evaluation.matches[task.name], evaluation.scores
     true = matches.true[matches.objects]
     rows = [matches.of(index) for index in range(task.num_classes)]
-    rows.append(matches.scored[np.argsort(evaluation.rank[matches.scored])])
+    rows.append(evaluation.order[matches.takes_part[evaluation.order]])
     objects = [*np.bincount(true, minlength=task.num_classes).tolist(), len(true)]
     return [_curve(matches, scores, own, count, axis) for own, count in zip(rows, objects, strict=True)]
 

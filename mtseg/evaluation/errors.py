@@ -20,7 +20,7 @@ import numpy as np
 from mtseg.evaluation import f1
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, by
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
@@ -84,9 +84,11 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
 def _nearest(candidates: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Highest IoU of each prediction among these pairs (0 without any) and its object (-1 without any): [N] each."""
     predicted, true, iou = candidates.prediction[pairs], candidates.instance[pairs], candidates.iou[pairs]
-    order = np.lexsort((-true, iou, predicted))  # the last pair of a prediction is kept: of equal IoUs the first object
     greatest, which = np.zeros(count), np.full(count, -1, dtype=np.int32)
-    greatest[predicted[order]], which[predicted[order]] = iou[order], true[order]
+    np.maximum.at(greatest, predicted, iou)
+    best = np.flatnonzero(iou == greatest[predicted])
+    best = best[np.argsort(-true[best], kind="stable")]  # of equal IoUs the first object is kept
+    which[predicted[best]] = true[best]
     return greatest, which
 
 
@@ -94,21 +96,22 @@ def _corrected(
     error: int, kind: np.ndarray, target: np.ndarray, used: np.ndarray, matches: Matches, evaluation: Evaluation
 ) -> float:
     """AP50 with one kind of error corrected. kind, target: int [N], of `_kinds`. used: bool [G], matched objects."""
-    rows, rank = np.flatnonzero(kind == error), evaluation.rank
-    hit, removed, predicted = matches.first_hit, kind == error, matches.predicted.copy()
-    scored, starts = matches.scored, matches.starts
+    hit, removed, predicted, scored = matches.first_hit, kind == error, matches.predicted, matches.scored
     if error in (CLASS, LOCALISATION):
+        rows = np.flatnonzero(removed)
         rows = rows[~used[target[rows]]]
-        rows = rows[np.argsort(rank[rows])]
+        rows = rows[np.argsort(evaluation.rank[rows])]
         first = rows[np.unique(target[rows], return_index=True)[1]]
-        predicted[first] = matches.true[target[first]]
-        hit[first], removed[first] = target[first], False
-        scored = scored[np.lexsort((rank[scored], predicted[scored]))]
-        starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
-    ignored = matches.first_ignored | removed
-    rows = np.flatnonzero((hit >= 0) | ignored)
-    changed = {"rows": rows, "hit": hit[None, rows], "ignored": ignored[None, rows]}
-    return _ap50(evaluation, replace(matches, predicted=predicted, scored=scored, starts=starts, **changed))
+        predicted = predicted.copy()
+        hit[first], predicted[first], removed[first] = target[first], matches.true[target[first]], False
+        scored = evaluation.order[matches.takes_part[evaluation.order]]
+        scored = scored[by(predicted[scored])]
+    gone = removed | (matches.first_ignored & (hit < 0))
+    scored, rows = scored[~gone[scored]], np.flatnonzero(hit >= 0)
+    starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
+    none = np.zeros((1, len(rows)), dtype=bool)
+    changed = {"predicted": predicted, "scored": scored, "starts": starts}
+    return _ap50(evaluation, replace(matches, rows=rows, hit=hit[None, rows], ignored=none, **changed))
 
 
 def _ap50(evaluation: Evaluation, matches: Matches) -> float:
@@ -154,7 +157,7 @@ def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray
     kinds, instances = np.full(len(predicted), "background", dtype=object), matches.first_hit.astype(int)
     kinds[own >= NEAR] = "localisation"
     taken: set[int] = set()
-    for row in np.argsort(evaluation.rank):
+    for row in evaluation.order:
         if instances[row] < 0 and not on_crowd[row] and overlap[row] >= HIT and nearest[row] not in taken:
             instances[row] = nearest[row]
         if instances[row] >= 0:

@@ -6,10 +6,6 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -29,51 +25,53 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     true = np.flatnonzero(matches.objects & (matches.true < K))
     true = true[np.argsort(matches.true[true], kind="stable")]
     ends = np.searchsorted(matches.true[true], np.arange(K + 1))
-    scored = np.full((K, len(weights), len(matches.hit)), np.nan)
+    scored = np.full((len(weights), K, len(matches.hit)), np.nan)
 
     matched = np.zeros(len(matches.predicted), dtype=bool)
     matched[matches.rows] = True
     place = np.flatnonzero(matched[rows])  # in `rows`, of predictions with a match
     own = np.searchsorted(matches.rows, rows[place])
-    hit, ignored = matches.hit[:, own] >= 0, matches.ignored[:, own]
+    found, ignored = matches.hit[:, own] >= 0, matches.ignored[:, own]
     skipped = [place[each] for each in ignored]
-    some = hit.any(axis=0)
-    place, hit = place[some], hit[:, some]
+    some = found.any(axis=0)
+    place, found = place[some], found[:, some]
     hits = rows[place]
     category = matches.predicted[hits]
     # sums of weights are needed up to each of these places and up to the first of its category
-    bounds = np.union1d(place + 1, matches.starts)
+    needed = np.zeros(len(rows) + 1, dtype=bool)
+    needed[place + 1] = needed[matches.starts] = True
+    bounds = np.flatnonzero(needed)
     last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
-    images = len(weights[0])
-    of_objects = groups(candidates.true_image[true], ends, images)
-    of_rows = groups(candidates.image[rows], bounds, images)
+    images = weights.shape[1]
+    of_objects, of_rows = (
+        groups(candidates.true_image[true], ends, images),
+        groups(candidates.image[rows], bounds, images),
+    )
     parts = []
-    for threshold, own in enumerate(hit):
+    for threshold, own in enumerate(found):
         at, out = np.flatnonzero(own), skipped[threshold]
-        known, first = np.unique(category[at], return_index=True)
+        first = np.flatnonzero(np.diff(category[at], prepend=-1))
         of_skipped = groups(candidates.image[rows[out]], np.searchsorted(out, bounds), images) if len(out) else None
         if len(at):
-            parts.append((threshold, at, candidates.image[hits[at]], known, first, of_skipped))
-
-    def compute(columns: slice) -> None:
-        own = np.ascontiguousarray(weights[columns].T)
-        objects = np.diff(sums(of_objects, own), axis=0)
-        scored[:, columns] = np.where(objects > 0, 0.0, np.nan)[..., None]
-        before = sums(of_rows, own)
-        before = before[last] - before[start]
-        for threshold, at, image, known, first, of_skipped in parts:
-            counted = before[at]
-            if of_skipped is not None:
-                out = sums(of_skipped, own)
-                counted -= out[last[at]] - out[start[at]]
-            of_hit = np.repeat(objects[known], np.diff(first, append=len(at)), axis=0)
-            scored[known, columns, threshold] = _areas(own[image], counted, of_hit, first)
-        scored[:, columns][objects == 0] = np.nan
+            parts.append((threshold, at, candidates.image[hits[at]], category[at[first]], first, of_skipped))
 
     step = max(1, CHUNK // max(len(hits), 1))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy computes outside Python's lock
-        list(threads.map(compute, (slice(low, low + step) for low in range(0, len(weights), step))))
-    return scored.swapaxes(0, 1)
+    for low in range(0, len(weights), step):
+        own = weights[low : low + step]
+        objects = np.diff(sums(of_objects, own))
+        scored[low : low + step] = np.where(objects > 0, 0.0, np.nan)[..., None]
+        before = sums(of_rows, own)
+        before = before.take(last, axis=1) - before.take(start, axis=1)
+        for threshold, at, image, known, first, of_skipped in parts:
+            counted = before.take(at, axis=1)
+            if of_skipped is not None:
+                less = sums(of_skipped, own)
+                counted -= less.take(last[at], axis=1) - less.take(start[at], axis=1)
+            scored[low : low + step, known, threshold] = _areas(
+                own.take(image, axis=1), counted, objects[:, known], first
+            )
+        scored[low : low + step][objects == 0] = np.nan
+    return scored
 
 
 def groups(images: np.ndarray, bounds: np.ndarray, count: int) -> csr_array:
@@ -83,30 +81,41 @@ def groups(images: np.ndarray, bounds: np.ndarray, count: int) -> csr_array:
 
 
 def sums(groups: csr_array, weights: np.ndarray) -> np.ndarray:
-    """Weights of the images summed up to each bound: [len(bounds), B]. groups: of `groups`. weights: [I, B]."""
-    return (groups @ weights).cumsum(axis=0)
+    """Weights of the images summed up to each bound: [B, len(bounds)]. groups: of `groups`. weights: [B, I]."""
+    return np.ascontiguousarray((groups @ np.ascontiguousarray(weights.T)).T).cumsum(axis=1)
 
 
 def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Mean precision at the 101 recalls of each category: [categories, B].
+    """Mean precision at the 101 recalls of each category: [B, categories].
 
-    H hits, by category, highest score first. right [H, B]: weight of each hit. predicted [H, B]: weight of the
-    predictions of the category up to the hit. objects [H, B]: weight of the category's objects. first: int
+    H hits, by category, highest score first. right [B, H]: weight of each hit. predicted [B, H]: weight of the
+    predictions of the category up to the hit. objects [B, categories]: weight of the category's objects. first: int
     [categories], index of each category's first hit.
     """
-    true = right.cumsum(axis=0)
-    if len(first) > 1:
-        sizes = np.diff(first, append=len(true))
-        true[first[1] :] -= np.repeat(true[first[1:] - 1], sizes[1:], axis=0)
-    precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
-    for low, high in pairwise([*first.tolist(), len(true)]):
-        interpolate(precision[low:high])
-    recall = np.divide(true, objects, out=true, where=objects > 0)  # of a category without objects nothing is a hit
-    nearest = np.rint(100 * recall).astype(np.intp)
-    reached = nearest + (RECALLS[nearest] <= recall)  # number of recalls reached; np.searchsorted is slower
-    gained = np.diff(reached, axis=0, prepend=0)
-    gained[first] = reached[first]
-    return np.add.reduceat(precision * gained, first, axis=0) / len(RECALLS)
+    (B, H), ends = right.shape, np.append(first[1:], right.shape[1])
+    total = right.cumsum()  # over categories and weightings, so that it ascends
+    true = total.reshape(B, H)
+    base = true[:, first] - right[:, first]
+    precision = np.zeros(B * H + 1)
+    np.divide(true - np.repeat(base, ends - first, axis=1), np.maximum(predicted, 1), out=precision[:-1].reshape(B, H))
+    # the hit at which each recall is reached, and the highest precision from there on
+    offset = np.arange(B)[:, None, None] * H
+    reached = np.searchsorted(total, (base[..., None] + least(objects)).ravel()).reshape(*base.shape, -1)
+    reached = np.maximum(reached, offset + first[:, None])
+    known = reached < offset + ends[:, None]
+    reached = np.minimum(reached, offset + ends[:, None])
+    highest = np.maximum.reduceat(precision, reached.ravel()).reshape(reached.shape)
+    interpolate(highest := np.where(known, highest, 0).swapaxes(0, 2))
+    return highest.mean(axis=0).T
+
+
+def least(objects: np.ndarray) -> np.ndarray:
+    """The least number of hits with each of the 101 recalls: [..., 101]. objects: whole numbers [...]."""
+    objects = objects[..., None]
+    count = np.floor(RECALLS * objects)  # this or the next one: recalls are compared as they are rounded
+    objects = np.maximum(objects, 1)
+    count += count / objects < RECALLS
+    return count - ((count - 1) / objects >= RECALLS)
 
 
 def interpolate(precision: np.ndarray) -> None:

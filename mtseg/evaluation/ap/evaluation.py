@@ -73,13 +73,18 @@ class Evaluation:
         """int [N]: rank of each prediction, 0 the best."""
         return self.rank_by(self.scores)
 
+    @cached_property
+    def order(self) -> np.ndarray:
+        """int [N]: the predictions by rank, the best first."""
+        return inverse(self.rank)
+
     def rank_by(self, scores: np.ndarray) -> np.ndarray:
         return rankings.ranks(scores, self.tie_order)
 
     def best_of_query(self, rank: np.ndarray | None = None, task: Task | None = None) -> np.ndarray:
         """bool [N]: whether a prediction is the best of its query, hence of its mask; with `task`, the best of its
         query and its label of that task."""
-        order = inverse(self.rank if rank is None else rank)[::-1]
+        order = (self.order if rank is None else inverse(rank))[::-1]
         group = self._groups(None if task is None else task.name)
         last = np.zeros(group.max(initial=-1) + 1, dtype=np.int32)
         last[group[order]] = order  # of equal groups the last assignment stays: the best

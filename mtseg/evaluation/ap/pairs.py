@@ -8,6 +8,8 @@ from mtseg.core import masks
 from mtseg.core.errors import UserError
 from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
 
+BLOCK = 20_000  # predictions whose boxes are compared at once
+
 
 def check(images: Images, predictions: Predictions) -> np.ndarray:
     """int [N]: the row of each prediction's image. Raises UserError if an image is not among `images`, or has another
@@ -49,21 +51,26 @@ def of_masks(images: Images, predictions: Predictions) -> Pairs:
 
 def of_boxes(images: Images, predictions: Predictions) -> Pairs:
     """The pairs whose boxes overlap; `iou` and `intersection` are those of the boxes."""
-    row_of, parts = check(images, predictions), []
-    for place, box in predictions.parts("box"):
-        found = []
-        for rows, columns in _by_image(images, row_of[place]):
-            iou, intersection = box_overlaps(box[rows], images.instances.box[columns])
-            row, column = np.nonzero(intersection)
-            found.append((rows[row], columns[column], iou[row, column], intersection[row, column]))
-        prediction, *rest = _sorted(found)
-        parts.append((place.start + prediction, *rest))
+    image, parts = check(images, predictions), []
+    first = np.searchsorted(images.instances.image, np.arange(len(images) + 1))
+    count = np.diff(first)[image]  # instances that each prediction is compared with
+    for place, boxes in predictions.parts("box"):
+        for low in range(place.start, place.stop, BLOCK):
+            own = np.arange(low, min(low + BLOCK, place.stop, len(image)))
+            row, before = np.repeat(own, count[own]), count[own].cumsum() - count[own]
+            column = np.arange(len(row)) + np.repeat(first[image[own]] - before, count[own])
+            iou, intersection = _box_overlaps(boxes[row - place.start], images.instances.box[column])
+            near = np.flatnonzero(intersection)
+            parts.append((row[near], column[near], iou[near], intersection[near]))
     return _pairs(parts)
 
 
 def box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU and intersection (square pixels), [A, B] each, of boxes [A, 4] and [B, 4] (x, y, width, height)."""
-    one, other = one[:, None], other[None]
+    return _box_overlaps(one[:, None], other[None])
+
+
+def _box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(_corner(one), _corner(other))
     intersection = np.clip(high - low, 0, None).prod(-1)
     union = one[..., 2:].prod(-1) + other[..., 2:].prod(-1) - intersection
