@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
+from scipy.special import ndtri
 
 SEED = 0
 LEVEL = 0.95
@@ -100,6 +100,8 @@ def median(values: np.ndarray, images: np.ndarray, count: int) -> Interval:
 
 def proportion(hits: np.ndarray) -> Interval:
     """Fraction of hits, bool [n], with the Wilson score interval for independent trials."""
+    from scipy.stats import binomtest  # here: slow to import
+
     count, total = int(np.sum(hits)), max(len(hits), 1)
     ends = binomtest(count, total).proportion_ci(DIAGNOSIS_LEVEL, method="wilson")
     return Interval(count / total, float(ends.low), float(ends.high))
@@ -108,11 +110,13 @@ def proportion(hits: np.ndarray) -> Interval:
 def auc(scores: np.ndarray, hits: np.ndarray) -> Interval | None:
     """Area under the ROC curve: the probability that a hit scores above a miss, with the interval of Hanley & McNeil
     1982. scores: [n]; hits: bool [n]. None with fewer than 5 hits or 5 misses."""
+    from scipy.stats import rankdata  # here: slow to import
+
     above, below = int(hits.sum()), int((~hits).sum())
     if above < 5 or below < 5:
         return None
     area = (rankdata(scores)[hits].sum() - above * (above + 1) / 2) / (above * below)
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (above - 1) * (one - area**2) + (below - 1) * (two - area**2)) / (above * below)
-    half = norm.ppf((1 + DIAGNOSIS_LEVEL) / 2) * np.sqrt(max(variance, 0))
+    half = ndtri((1 + DIAGNOSIS_LEVEL) / 2) * np.sqrt(max(variance, 0))
     return Interval(float(area), float(area - half), float(area + half))

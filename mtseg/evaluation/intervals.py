@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from mtseg.core.params import Task
 from mtseg.evaluation.ap import classes
@@ -73,7 +73,7 @@ def difference(
     (a, a_low, a_high), (b, b_low, b_high) = ([each[key] for key in COLUMNS[1:]] for each in (one, other))
     if np.isnan([a, a_low, a_high, b, b_low, b_high]).any():
         return None
-    wider = norm.ppf(1 - (1 - LEVEL) / 2 / comparisons) / norm.ppf((1 + LEVEL) / 2)
+    wider = ndtri(1 - (1 - LEVEL) / 2 / comparisons) / ndtri((1 + LEVEL) / 2)
     low, high = b - a - wider * np.hypot(b - b_low, a_high - a), b - a + wider * np.hypot(b_high - b, a - a_low)
     return b - a, max(low, -100.0), min(high, 100.0)
 
