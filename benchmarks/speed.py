@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed [--quick]`: mtseg beside the Mask2Former of Hugging Face transformers, on a CPU.
+"""`python -m benchmarks.speed [--quick] [SETUP ...]`: mtseg beside the Mask2Former of transformers, on a CPU.
 
 Both train and predict with the same configuration, inputs and optimiser, in rounds in which each has its turn, in one
 process with one thread, or as many as --threads says. `pip install -e .[dev]` installs transformers. Each has the
@@ -13,14 +13,16 @@ share of the processor time and wall time, its shares of peak memory and of aten
 processor seconds by part. Peak memory (Linux) is that of two steps in a forked process, above the memory before the
 network was built, with `keep_memory` as in training. Exits 1 when a target is missed.
 
---quick: the default set-up, within 50 s on two cores. Without it all set-ups, about 15 minutes, and the results with
-machine and versions in benchmarks/results/speed.json.
+--quick: the default set-up, within 50 s on two cores. Without it the set-ups that are named, by default all, 2 to 6
+minutes each; their results, with machine and versions, go to benchmarks/results/speed.json, where those of other
+set-ups stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import multiprocessing
 import platform
 import re
@@ -327,13 +329,16 @@ def machine(threads: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the default set-up only")
+    parser.add_argument("setups", nargs="*", metavar="SETUP", help=", ".join(SETUPS))
     parser.add_argument("--threads", type=int, default=1, help="waiting threads take processor time")
     given = parser.parse_args()
+    if unknown := [name for name in given.setups if name not in SETUPS]:
+        parser.error(f"there is no set-up {unknown[0]}, only {', '.join(SETUPS)}")
     torch.set_num_threads(given.threads)
     keep_memory()
     warnings.simplefilter("ignore")  # transformers prefers other dimensions
     seconds = SECONDS["quick" if given.quick else "full"]
-    names = ["default"] if given.quick else [*SETUPS]
+    names = ["default"] if given.quick else given.setups or [*SETUPS]
     used, results = peaks(names), {}
     for name in names:
         results[name] = measure(name, seconds) | {"peak": used[name]}
@@ -342,7 +347,9 @@ def main() -> int:
     print("\n" + "\n".join(f"missed: {failure}" for failure in failures))
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, {"machine": machine(given.threads), "setups": results})
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        own = {name: found | {"machine": machine(given.threads)} for name, found in results.items()}
+        write_json(RESULTS, kept | own)
     worst = max(found["step cpu"][NAMES[0]] for found in results.values())
     print(f"training step: {worst:.2f} of the processor time of transformers, target {STEP:.2f}")
     return int(bool(failures))

@@ -7,7 +7,7 @@ import pytest
 
 from mtseg.evaluation import bootstrap, intervals
 from mtseg.evaluation.ap import scores
-from mtseg.evaluation.ap.average_precision import mean
+from mtseg.evaluation.ap.average_precision import RECALLS, least, mean
 from tests.scenes import evaluation, images_of, make_tasks, noisy, predict_all, scene
 
 TASKS = pytest.mark.parametrize("count", [1, 3, 4])
@@ -34,6 +34,24 @@ def test_a_draw_has_the_ap_of_its_images_each_as_often_as_it_was_drawn(count, se
         alone = drawn(images, rows, tasks, given[0])
         expected = mean(alone.average_precision(alone.joint))[0]
         assert mean(own.average_precision(own.joint, given))[0] == pytest.approx(expected, abs=difference)
+
+
+@TASKS
+def test_the_ap_of_a_draw_does_not_depend_on_the_other_draws(count):
+    tasks = make_tasks(count)
+    images = scene(tasks, count=8, partial=True, crowds=True)
+    own = evaluation(images, noisy(images, tasks, copies=3), tasks)
+    weights = np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=20).astype(float)
+    for matches in (own.joint, *own.matches.values()):
+        alone = [own.average_precision(matches, one[None])[0] for one in weights]
+        assert np.array_equal(own.average_precision(matches, weights), alone, equal_nan=True)
+
+
+def test_a_recall_is_reached_with_the_least_number_of_hits():
+    objects = np.arange(1, 400)
+    recalls = np.arange(400) / objects[:, None]  # of 0 to 399 hits
+    reached = np.stack([(recalls >= recall).argmax(axis=1) for recall in RECALLS], axis=1)
+    assert (least(objects) == reached).all()
 
 
 @TASKS
