@@ -133,6 +133,7 @@ def command(
             "with --overwrite"
         )
     if run.finished:
+        run.tidy()
         print(f"{out} is finished already: nothing to do", file=sys.stderr)
     else:
         loading = {"device": device, "compile": compile}

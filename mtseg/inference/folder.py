@@ -146,7 +146,7 @@ class Run:
                 write_json(self.out / RUN, begun)
             elif self._spans() != self._found or read_json(self.out / RUN)["outputs"] != self.outputs:
                 raise UserError(f"{self.out}: another process has continued this run: give the command again")
-            _remove(self.out / OLD)
+            self.tidy()
             yield
 
     def _spans(self) -> list[Path]:
@@ -216,9 +216,13 @@ class Run:
         for path in written:
             _remove(self.out / path.name)
             path.rename(self.out / path.name)
-        old = self.parts.rename(self.out / OLD)  # at once: half of the parts would be taken for an earlier state
-        shutil.rmtree(old)
+        self.parts.rename(self.out / OLD)  # at once: half of the parts would be taken for an earlier state
+        self.tidy()
         self.finished = True
+
+    def tidy(self) -> None:
+        """Remove the parts of a finished run, which one that was killed then may have left."""
+        _remove(self.out / OLD)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -289,6 +289,9 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     assert folder.Run(tmp_path / "out", settings).done == 4
     assert predict(shots, "--format", "parquet,coco").code == 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+    (tmp_path / "out" / folder.OLD / "000000000000").mkdir(parents=True)  # killed while the parts are removed
+    assert predict(shots, "--format", "parquet,coco").code == 0
+    assert not (tmp_path / "out" / folder.OLD).exists()
 
 
 def test_two_processes_do_not_write_to_one_folder(predict, tmp_path, shots, segmenter):
