@@ -109,7 +109,7 @@ def command(
     from mtseg.inference import export, folder, overlay_files
     from mtseg.inference.result import counted, filter_line
 
-    formats = [name.strip() for name in format.split(",") if name.strip()]
+    formats = sorted({name.strip() for name in format.split(",")} - {""})
     if unknown := [name for name in formats if name not in export.FORMATS]:
         raise UserError(f"--format: there is no format '{unknown[0]}', valid: {', '.join(export.FORMATS)}")
     if not formats and not save_images:

@@ -48,7 +48,8 @@ def check(tile: int | None, overlap: float) -> None:
     """Raises UserError for settings that are not allowed."""
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < SMALLEST):
         raise UserError(f"tile: {tile!r} is no whole number of pixels, at least {SMALLEST}")
-    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= MOST_OVERLAP:
+    number = isinstance(overlap, int | float | np.integer | np.floating) and not isinstance(overlap, bool)
+    if not (number and 0 <= overlap <= MOST_OVERLAP):
         raise UserError(f"overlap: {overlap!r} is no share of a tile from 0 to {MOST_OVERLAP}")
 
 

@@ -221,9 +221,9 @@ def test_another_run_is_overwritten_on_request_only(predict, tmp_path, shots):
 
 
 def test_a_finished_run_is_not_repeated(predict, tmp_path, shots):
-    first = predict(shots)
+    first = predict(shots, "--format", "parquet,csv")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    again = predict(shots)
+    again = predict(shots, "--format", "csv, parquet,csv")
     assert again.code == 0 and again.out == first.out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 

@@ -205,7 +205,8 @@ def test_settings_out_of_range_and_of_other_types_are_one_line(predictor, shots,
         with pytest.raises(mtseg.UserError, match=f"^{[*given][-1]}: ") as error:
             predictor.predict(image, **given)
         assert "\n" not in str(error.value)
-    for settings in ({"batch": np.int64(2)}, {"score": np.float32(0.5)}, {"score": 0}, {"score": 1}):
+    given = [{"batch": np.int64(2)}, {"score": np.float32(0.5)}, {"tile": np.int64(64), "overlap": np.float32(0.2)}]
+    for settings in [*given, {"score": 0}, {"score": 1}]:
         predictor.predict(image, **settings)
     for wrong in (lambda: mtseg.load(3), lambda: mtseg.load(None), lambda: mtseg.load(segmenter, device=0)):
         with pytest.raises(mtseg.UserError):
