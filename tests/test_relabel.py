@@ -425,6 +425,9 @@ def test_a_trained_model_from_the_command_line(project):
         ({"apply": Path("check")}, "--to"),
         ({"out": Path("new"), "origin": Origin.predictions}, "--weights"),
         ({"out": Path("new"), "weights": Path("model.safetensors")}, "--from predictions"),
+        ({"out": Path("new"), "batch": 2}, "--from predictions"),
+        ({"out": Path("new"), "origin": Origin.predictions, "split": Split.train}, "--split: .*--from suspects"),
+        ({"apply": Path("check"), "to": Path("new"), "format": "cvat", "most": 3}, "--format, --most: .*LabelMe"),
         (
             {
                 "out": Path("new"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ Origin = StrEnum("Origin", ["suspects", "predictions"])
 Split = StrEnum("Split", ["val", "train", "test"])
 Format = StrEnum("Format", {"labelme": "labelme", "cvat": "cvat", "label_studio": "label-studio"})
 
+MOST, BATCH = 100, 8
 SOME_SKIPPED = 2  # exit code
 
 
@@ -35,9 +36,13 @@ def command(
         typer.Option("--from", help="suspects: annotated images of this project; predictions: new images."),
     ] = Origin.suspects,
     out: Annotated[Path | None, typer.Option(metavar="DIR", show_default=False, help="New folder to write.")] = None,
-    format: Annotated[Format, typer.Option(help="The tool to correct with.")] = Format.labelme,
-    most: Annotated[int, typer.Option(min=1, help="Largest number of images.")] = 100,
-    split: Annotated[Split, typer.Option(help="With --from suspects: the split to search.")] = Split.val,
+    format: Annotated[
+        Format | None, typer.Option(show_default=Format.labelme.value, help="The tool to correct with.")
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, show_default=str(MOST), help="Largest number of images.")] = None,
+    split: Annotated[
+        Split | None, typer.Option(show_default=Split.val.value, help="With --from suspects: the split to search.")
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +57,9 @@ def command(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="With --from predictions: images at a time.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(min=1, show_default=str(BATCH), help="With --from predictions: images at a time.")
+    ] = None,
     apply: Annotated[
         Path | None,
         typer.Option(metavar="DIR", show_default=False, help="Put corrected LabelMe files into a copy of data.raw."),
@@ -89,26 +96,36 @@ def command(
     """
     from mtseg.core.errors import UserError
 
+    new = {"SOURCE": sources, "--weights": weights, "--unlike": unlike, "--batch": batch}  # for new images alone
     if apply or to:
         if not apply or not to:
             raise UserError("give both --apply DIR, the corrected files, and --to DIR, a new folder")
+        others = {"--out": out, "--format": format, "--most": most, "--split": split}
+        _refuse(new | others, "--apply, which reads LabelMe files, takes --to alone")
         _apply(apply, to)
         return
     if not out:
         raise UserError("give --out DIR, a new folder")
+    format, most = format or Format.labelme, most or MOST
     if origin == Origin.predictions:
+        _refuse({"--split": split}, "splits are those of the project's data: it is for --from suspects")
         if not weights or not sources:
             raise UserError("--from predictions requires --weights FILE and a SOURCE, such as a folder of images")
         if unlike and weights.suffix == ".onnx":
             raise UserError("--unlike compares what the backbone sees, which ONNX does not give: use the .safetensors")
-        _predictions(out, weights, sources, unlike, format=format, most=most, device=device, batch=batch)
-    elif sources or weights or unlike:
-        raise UserError(
-            "SOURCE, --weights and --unlike require --from predictions: suspects are found in this project's data"
-        )
+        _predictions(out, weights, sources, unlike, format=format, most=most, device=device, batch=batch or BATCH)
     else:
+        _refuse(new, "suspects are found in this project's data: new images require --from predictions")
         _require_project("--from suspects")
-        _suspects(out, split, format=format, most=most, device=device)
+        _suspects(out, split or Split.val, format=format, most=most, device=device)
+
+
+def _refuse(given: dict[str, Any], reason: str) -> None:
+    """Raise UserError if any of these options is given."""
+    from mtseg.core.errors import UserError
+
+    if names := [name for name, value in given.items() if value]:
+        raise UserError(f"{', '.join(names)}: {reason}")
 
 
 def _require_project(option: str) -> None:
@@ -168,6 +185,7 @@ def _predictions(
 ) -> None:
     import mtseg
     from mtseg.core.errors import UserError
+    from mtseg.inference.result import counted
     from mtseg.relabel import different, folder, uncertain
 
     folder.check_new(out)  # before the work
@@ -184,7 +202,7 @@ def _predictions(
         every = list(uncertain.candidates(predictor, sources, batch=batch, on_error=skip))
         chosen = uncertain.choose(every, most)
     if not chosen:
-        raise UserError(f"none of the {len(failed)} images could be read: {out} was not written")
+        raise UserError(f"none of {counted(len(failed), 'image')} could be read: {out} was not written")
     found = uncertain.write(out, predictor, sources, chosen, format=format, batch=batch)
     _report(out, found, len(chosen))
     if failed:
@@ -211,6 +229,9 @@ def _apply(corrected: Path, to: Path) -> None:
 
 
 def _report(out: Path, found: pd.DataFrame, images: int) -> None:
+    from mtseg.inference.result import counted
+
     counts = found["reason"].value_counts().sort_index()
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    print(f"{out}: {images} images, {len(found)} suggestions" + (f" ({listed})" if listed else ""))
+    line = f"{out}: {counted(images, 'image')}, {counted(len(found), 'suggestion')}"
+    print(line + (f" ({listed})" if listed else ""))
