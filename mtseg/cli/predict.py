@@ -94,7 +94,7 @@ def command(
     largest_component, min_area, nms and most.
 
     Images are rotated by their EXIF data. Where images of several sources have the same name, the names of all begin
-    with the folders above. Images in DIR are left out.
+    with the folders above. Images in DIR, and those that --save-images has drawn elsewhere, are left out.
 
     Ctrl-C stops after the current batch of images or tiles; the same command continues there, and its outputs are those
     of an unbroken run. A run that is finished is not repeated. DIR/run.json records its settings.

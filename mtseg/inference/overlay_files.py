@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mtseg.inference.result import Result
 
 MADE = b"drawn by mtseg predict"  # the comment in a file, by which it is known again
+SUFFIXES = (".jpg", ".jpeg")
 
 
 def check(names: Iterable[str], folder: Path) -> None:
@@ -24,7 +25,7 @@ def check(names: Iterable[str], folder: Path) -> None:
             raise UserError(f"images {drawn[file]!r} and {name!r} would share the overlay {file!r}: rename one of them")
         drawn[file] = name
         path = folder / file
-        if path.exists() and not _is_overlay(path):
+        if path.exists() and not is_overlay(path):
             raise UserError(f"{path} is no overlay of mtseg: move it, or choose another folder")
 
 
@@ -38,7 +39,7 @@ def write(result: Result, folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove all overlays; what else is in the folder stays."""
     for path in sorted(folder.rglob("*"), reverse=True):  # files before their folder
-        if _is_overlay(path):
+        if is_overlay(path):
             path.unlink()
         elif path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
@@ -47,11 +48,14 @@ def remove(folder: Path) -> None:
 
 
 def _file(name: str) -> str:
-    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+    return name if name.lower().endswith(SUFFIXES) else f"{name}.jpg"
 
 
-def _is_overlay(path: Path) -> bool:
-    if not path.is_file():
+def is_overlay(path: Path) -> bool:
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return MADE in file.read(1024)
+    try:
+        with path.open("rb") as file:
+            return MADE in file.read(1024)
+    except OSError:  # whoever reads the image reports it
+        return False

@@ -17,6 +17,7 @@ import PIL.Image
 
 from mtseg.core.errors import UserError
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, decode, rgb, suffixes
+from mtseg.inference import overlay_files
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
@@ -115,8 +116,8 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
 
 
 def files(source: str | Path) -> list[File]:
-    """The images and videos of a path of an image, a video or a folder, or of a pattern; see `find`. None is opened.
-    Raises UserError when there is none."""
+    """The images and videos of a path of an image, a video or a folder, or of a pattern; see `find`. None is decoded.
+    Images that mtseg has drawn are left out, unless the path is of one. Raises UserError when there is none."""
     if not str(source).strip():  # Path("") is the current folder
         raise UserError("a source is empty: give the path of an image, a video or a folder; `.` is the current one")
     path = Path(source)
@@ -124,10 +125,9 @@ def files(source: str | Path) -> list[File]:
         known = suffixes().union(VIDEOS)
         # a link to nowhere, as DVC leaves them when its cache is cleaned, is found too: reading it is an error
         of_known = (file for file in path.rglob("*") if file.suffix.lower() in known)
-        found = sorted(file for file in of_known if file.is_file() or not file.exists())
-        if not found:
-            raise UserError(f"{path}: no image and no video in this folder or its subfolders")
-        return [File(file, file.relative_to(path).as_posix()) for file in found]
+        found = (file for file in of_known if file.is_file() or not file.exists())
+        sought = _undrawn(found, f"{path}: no image and no video in this folder or its subfolders")
+        return [File(file, file.relative_to(path).as_posix()) for file in sought]
     if path.exists():
         if not path.is_file():  # a pipe would be waited for
             raise UserError(f"{path} is neither a file nor a folder")
@@ -140,15 +140,23 @@ def _of_pattern(pattern: str) -> list[File]:
         raise UserError(f"{pattern} is a URL: download it first, and give the path of the file")
     if not glob.has_magic(pattern):
         raise UserError(f"{pattern}: no such file or folder")
-    found = sorted(Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
-    if not found:
-        raise UserError(f"{pattern}: no file matches this pattern")
+    matches = (Path(file) for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
+    found = _undrawn(matches, f"{pattern}: no file matches this pattern")
     root = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     names = (file.relative_to(root) for file in found)
     return [
         File(file, file.name if ".." in name.parts else name.as_posix())
         for file, name in zip(found, names, strict=True)
     ]
+
+
+def _undrawn(found: Iterable[Path], none: str) -> list[Path]:
+    """Sorted, without the images that mtseg has drawn. none: the error where none is left."""
+    found = sorted(found)
+    kept = [path for path in found if not overlay_files.is_overlay(path)]
+    if not kept:
+        raise UserError(none + ", but images that mtseg has drawn" * bool(found))
+    return kept
 
 
 def _read(path: Path) -> np.ndarray:

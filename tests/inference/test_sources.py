@@ -12,6 +12,7 @@ import torch
 
 from mtseg.core.errors import UserError
 from mtseg.inference import sources
+from mtseg.inference.overlay_files import MADE
 from mtseg.inference.sources import File, batches, files, find
 
 
@@ -46,6 +47,16 @@ def test_a_pattern_gives_what_fits_it_under_its_fixed_part(shots, monkeypatch):
     monkeypatch.chdir(shots)
     assert names("*/*.bmp") == ["deep/c.bmp"]
     assert names("deep/er/../*.bmp") == names("deep/*/../*.bmp") == ["c.bmp"]
+
+
+def test_images_that_mtseg_has_drawn_are_left_out_unless_their_path_is_given(shots):
+    drawn = save(shots / "found" / "images" / "b.jpg", comment=MADE)
+    assert names(shots) == ["a.PNG", "b.jpg", "deep/c.bmp", "deep/er/d.webp"]
+    assert names(str(shots / "**" / "*.jpg")) == ["b.jpg"]
+    assert names(drawn) == ["b.jpg"]
+    for source in (drawn.parent, str(drawn.parent / "*.jpg")):
+        with pytest.raises(UserError, match="but images that mtseg has drawn"):
+            files(source)
 
 
 def test_a_url_is_to_be_downloaded_first():
