@@ -23,6 +23,7 @@ SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all o
 FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
+FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
@@ -127,8 +128,8 @@ def duplicates(split: Split) -> Interval | None:
 
 def unannotated(train: Split, val: Split) -> list[Finding]:
     """A warning if more confident predictions are false in one split than in the other: objects are not annotated
-    there, or those of one class. Since a model is worse on val anyway, false predictions of val count only if they
-    overlap no annotation, and only if their scores are about those of the hits."""
+    there, or those of one class, or of whole images. Since a model is worse on val anyway, false predictions of val
+    count only if they overlap no annotation, and only if their scores are about those of the hits."""
     in_train, in_val = (_false(split, val.threshold) for split in (train, val))
     if in_train and in_val and in_train.low >= in_val.high + 0.05:
         return [_missing("train", in_train, in_val)]
@@ -140,12 +141,25 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
         separation = auc(val.score[rows][compared], matched[compared])
         if separation and separation.high < SEPARATE:
             return [_missing("val", in_val, in_train)]
+    in_train, in_val = (_empty(split) for split in (train, val))
+    if in_val and in_val.low > (in_train.high if in_train else SURELY_SHOWN):
+        evidence = f"the model surely finds objects in {in_val.text(0, 100)} % of the val images without annotations"
+        return [Finding("annotations_missing", "warning", evidence, "annotate these images, or leave them out", "val")]
     main = train.tasks[0]
     for label, name in enumerate(main.classes):
         in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
         if in_val.low > in_train.high + OF_A_CLASS:
             return [_missing("val", in_val, in_train, f" of {name}")]
     return []
+
+
+def _empty(split: Split) -> Interval | None:
+    """Share of the images without objects that have a prediction with a score above the median of the hits."""
+    empty = np.flatnonzero(split.objects == 0)
+    if len(empty) < FEWEST_EMPTY or not len(split.matches):
+        return None
+    sure = split.image[split.score > np.median(split.score[split.matches.prediction])]
+    return proportion(np.isin(empty, sure))
 
 
 def _apart(split: Split, threshold: float, task: str, label: int) -> Interval:

@@ -57,7 +57,7 @@ def check(split: Split, name: str) -> list[Finding]:
     images = np.flatnonzero((best.counts > 0) & np.array([len(boxes) > 0 for boxes in best.predicted]))
     if len(images) < 8:
         return []
-    found = _fitting(best, images) or _offset(best, images)
+    found = _fitting(best, images) or _offset(best, images) or _further(best, images)
     if found is None:
         return []
     cause, text, rows = found
@@ -126,6 +126,34 @@ def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
         return None
     _, change, own = max(explained, key=lambda one: one[0])
     return change.cause, change.text, own
+
+
+def _further(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
+    """Images with further objects, where nothing is predicted, which surely are those of an image nearby."""
+    count, rng = len(best.objects), np.random.default_rng(0)
+    missed = {}
+    for image in images:
+        apart = box_overlaps(best.predicted[image], best.objects[image])[0].max(0) < TOUCHING
+        if apart.any():
+            missed[image] = best.objects[image][apart]
+    near = [step for size in range(1, REACH + 1) for step in (-size, size)]
+    hits = {
+        step: np.array([_belong(best, own, row, (row + step) % count) for row, own in missed.items()]) for step in near
+    }
+    drawn = [[_belong(best, own, row, int(rng.choice(images))) for _ in range(OTHERS)] for row, own in missed.items()]
+    chance = (np.sum(drawn) + 1) / (OTHERS * len(missed) + 1)
+    for step, own in hits.items():
+        rows = np.array([*missed])[own] if missed else own
+        if _enough(len(rows), len(images)) and binom.sf(len(rows) - 1, len(missed), chance) * len(near) < LEVEL:
+            text = f"further objects, where the model finds nothing, are those of the image {abs(step)} "
+            return "masks_of_other_image", text + ("before" if step < 0 else "further on"), rows
+    return None
+
+
+def _belong(best: BestBoxes, objects: np.ndarray, image: int, other: int) -> bool:
+    """Whether most of these objects of an image fit predictions of another one."""
+    predicted = best.predicted[other]
+    return bool(len(predicted)) and bool(np.median(box_overlaps(predicted, objects)[0].max(0)) >= GOOD)
 
 
 def _fit(best: BestBoxes, image: int, others: Sequence[int], change: Change) -> float:

@@ -74,6 +74,16 @@ def test_a_class_of_val_that_nobody_annotated(monkeypatch):
     assert not detections.unannotated(train, train)
 
 
+def test_images_of_val_that_nobody_annotated(monkeypatch):
+    monkeypatch.setattr(detections, "MARGIN", 1.0)
+    images, predictions = healthy(TASKS)
+    some = [replace(image, instances=()) if number % 5 == 1 else image for number, image in enumerate(images)]
+    train, val = split(images, predictions, TASKS), split(some, predictions, TASKS)
+    (finding,) = detections.unannotated(train, val)
+    assert finding.cause == "annotations_missing" and "val images without annotations" in finding.evidence
+    assert not detections.unannotated(val, val), "train has them as well"
+
+
 @pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
 def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
     """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on

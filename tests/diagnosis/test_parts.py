@@ -66,3 +66,14 @@ def test_exchanged_images_are_found():
     rows = [replace(row, image_id=other.get(row.image_id, row.image_id)) for row in rows]
     (finding,) = parts.check(split(records, rows, TASKS), "train")
     assert finding.cause == "masks_of_other_image" and 8 <= of(finding) <= 12 and finding.where == "train"
+
+
+def test_objects_kept_from_the_image_before_are_found():
+    records, rows = healthy(TASKS, images=100, scattered=True)
+    kept = [
+        replace(record, instances=record.instances + records[i - 1].instances) if i % 4 == 1 else record
+        for i, record in enumerate(records)
+    ]
+    (finding,) = parts.check(split(kept, rows, TASKS), "val")
+    assert finding.cause == "masks_of_other_image" and "image 1 before" in finding.evidence
+    assert 10 <= of(finding) <= 25
