@@ -70,7 +70,7 @@ def test_the_record_of_the_first_try_is_of_unseen_faults():
 
 
 def test_a_missed_target_fails_the_run(monkeypatch):
-    monkeypatch.setattr(runs, "first_try", lambda: {"a": True})
+    monkeypatch.setattr(runs, "first_try", lambda: {"a": ("1", True)})
     listed = Fault("a", failure="label_string", says="2 parts")
     other, healthy = Fault("b", causes=("ranking",)), Case("c")
     refused = Outcome(listed, "convert", (), "error: 2 parts", False, 0.0)
@@ -82,5 +82,5 @@ def test_a_missed_target_fails_the_run(monkeypatch):
     assert not runs.verdict([refused, Outcome(other, "training", (), "KeyError", True, 0.0), silent])[0]
     first = runs.table([silent, named, refused]).splitlines()[2]
     assert first == "| a | label_string | convert | refused | yes | yes |"
-    monkeypatch.setattr(runs, "first_try", lambda: {"a": True, "b": False})
-    assert not runs.verdict([refused, named, silent])[0], "half of the unseen faults are too few"
+    monkeypatch.setattr(runs, "first_try", lambda: {"a": ("1", True), "b": ("2", False)})
+    assert not runs.verdict([refused, named, silent])[0], "none of the last round"
