@@ -20,7 +20,7 @@ from mtseg.core.tables import UNLABELLED, Images
 from mtseg.evaluation.bootstrap import auc
 
 MOST = 2000  # images of a split that are looked at
-SURE = 5.0  # standard errors by which shares differ surely
+SURE = 4.5  # standard errors by which shares differ surely: one in 100,000 by chance
 DIFFERENT = 0.15  # difference of two shares from which it matters
 FEWEST = 20  # images of a split to compare it
 FULL, HOLLOW = 0.985, 0.85  # share of its box that a drawn box covers at least, and most outlines at most
