@@ -21,6 +21,7 @@ CROWDED = 0.5  # objects over queries, above which DETR starts to miss objects (
 APART = 0.1  # mask IoU below which a prediction belongs to none of the objects
 SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all objects have about the same scores
 FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
+FULL = 0.1  # share of the images with more objects than the filter keeps predictions
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
@@ -90,6 +91,10 @@ def _rising(split: Split, limit: int) -> list[Finding]:
 def filtered(split: Split, settings: Filter) -> list[Finding]:
     """A warning if the filter removes nearly all confident predictions that match an object, and other thresholds give
     a much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
+    if settings.most is not None and (full := (split.objects > settings.most).mean()) > FULL:
+        evidence = f"filter.most is {settings.most}, and {full:.0%} of the val images have more objects (up to "
+        change = "raise filter.most, or set it to null"
+        return [Finding("filter_too_strict", "warning", f"{evidence}{split.objects.max()})", change)]
     rows = np.intersect1d(split.matches.prediction, split.confident())
     if settings.thresholds == "auto" or len(rows) < FEWEST:
         return []

@@ -161,7 +161,7 @@ def test_a_filter_that_removes_what_is_right_is_reported():
     whole = split(*healthy(TASKS, images=30), TASKS)
     given = tiny.params().filter.model_copy(update={"min_logit": {}})
     assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.2}))
-    for strict in ({"min_score": 0.9999}, {"min_area": 1000}, {"most": 1}):
+    for strict in ({"min_score": 0.9999}, {"min_area": 1000}, {"most": 1}, {"most": 3}):
         (finding,) = detections.filtered(whole, given.model_copy(update={"min_score": 0.2} | strict))
         assert finding.cause == "filter_too_strict" and f"{next(iter(strict))} " in finding.evidence
     assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.9999, "thresholds": "auto"}))
