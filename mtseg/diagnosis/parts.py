@@ -28,7 +28,7 @@ FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the image
 LEVEL = 0.005  # chance of a false alarm from offsets
 OTHERS = 8  # images whose predictions an image is compared with, to measure chance
 REACH = 3  # images: largest distance of an exchange
-MOST = 1500  # images that fit badly, at most as many are examined
+MOST = 1500  # images that fit badly, or have missed objects: at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner, and the middle, of the image
 FAR = 0.08  # of the objects' side: smaller offsets are not reported
@@ -130,28 +130,29 @@ def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
 
 def _further(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
     """Images with further objects, where nothing is predicted, which surely are those of an image nearby."""
-    count, rng = len(best.objects), np.random.default_rng(0)
-    missed = {}
-    for image in images:
+    count, rng, missed = len(best.objects), np.random.default_rng(0), []
+    for image in images.tolist():
         apart = box_overlaps(best.predicted[image], best.objects[image])[0].max(0) < TOUCHING
         if apart.any():
-            missed[image] = best.objects[image][apart]
-    near = [step for size in range(1, REACH + 1) for step in (-size, size)]
-    hits = {
-        step: np.array([_belong(best, own, row, (row + step) % count) for row, own in missed.items()]) for step in near
-    }
-    drawn = [[_belong(best, own, row, int(rng.choice(images))) for _ in range(OTHERS)] for row, own in missed.items()]
-    chance = (np.sum(drawn) + 1) / (OTHERS * len(missed) + 1)
-    for step, own in hits.items():
-        rows = np.array([*missed])[own] if missed else own
-        if _enough(len(rows), len(images)) and binom.sf(len(rows) - 1, len(missed), chance) * len(near) < LEVEL:
-            text = f"further objects, where the model finds nothing, are those of the image {abs(step)} "
-            return "masks_of_other_image", text + ("before" if step < 0 else "further on"), rows
+            missed.append((image, best.objects[image][apart]))
+    missed = missed[:: len(missed) // MOST + 1]
+    if not missed:
+        return None
+    rows = np.array([image for image, _ in missed])
+    drawn = [_belong(best, own, int(rng.choice(images))) for _, own in missed for _ in range(OTHERS)]
+    chance = (sum(drawn) + 1) / (len(drawn) + 1)
+    for step in (sign * size for size in range(1, REACH + 1) for sign in (-1, 1)):
+        own = rows[[_belong(best, objects, (image + step) % count) for image, objects in missed]]
+        surely = binom.sf(len(own) - 1, len(missed), chance) * 2 * REACH < LEVEL
+        if surely and _enough(len(own), len(images)):
+            where = f"{abs(step)} {'before' if step < 0 else 'further on'}"
+            text = f"further objects, where the model finds nothing, are those of the image {where}"
+            return "masks_of_other_image", text, own
     return None
 
 
-def _belong(best: BestBoxes, objects: np.ndarray, image: int, other: int) -> bool:
-    """Whether most of these objects of an image fit predictions of another one."""
+def _belong(best: BestBoxes, objects: np.ndarray, other: int) -> bool:
+    """Whether most of these objects fit predictions of another image."""
     predicted = best.predicted[other]
     return bool(len(predicted)) and bool(np.median(box_overlaps(predicted, objects)[0].max(0)) >= GOOD)
 
