@@ -40,7 +40,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     findings += drawn
     for name in scored if not drawn else ():
         pair = own["train"], own[name], name
-        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or [*alone(*pair, tasks)] or sizes(*pair)
+        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or sizes(*pair) or [*alone(*pair, tasks)]
     return findings
 
 
