@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
@@ -105,7 +105,11 @@ def _numbered(source: Any, numbers: Iterator[int]) -> Iterator[Source]:
     elif isinstance(source, np.ndarray):
         name = f"image{next(numbers)}"
         yield Source(name, partial(_of_array, source, name))
-    elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray) and getattr(source, "ndim", 1) == 1:
+    elif (
+        isinstance(source, Iterable)
+        and not isinstance(source, bytes | bytearray | Mapping)
+        and getattr(source, "ndim", 1) == 1
+    ):
         for one in source:
             yield from _numbered(one, numbers)
     else:

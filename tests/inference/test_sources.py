@@ -162,6 +162,7 @@ def test_what_holds_no_image_is_refused(tmp_path, shots):
         (3, "cannot predict on a int"),
         ([shots, None], "cannot predict on a NoneType"),
         (b"bytes", "cannot predict on a bytes"),
+        ({"a": 1}, "cannot predict on a dict"),
         (torch.zeros(3, 6, 8), "cannot predict on a Tensor: give .* NumPy array"),
         (torch.zeros(()), "cannot predict on a Tensor"),
     ]:
