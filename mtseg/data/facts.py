@@ -288,7 +288,7 @@ def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) ->
         if _agree(read, extent) or _agree(read, of_mask):
             return f"bbox is written {form}, the outline is used"
     w, h = extent[2:]
-    if min(a, b, w, h) > 10 and abs(a * h / (b * w) - 1) < 0.03:
+    if min(a, b, w, h) > 6 and abs(a * h / (b * w) - 1) < 0.03:
         return (
             "bbox has the proportions of the outline, which is used, and not its place (likely cause: the image was "
             "cropped or got borders after annotating, or one of them belongs to another object)"

@@ -164,13 +164,16 @@ def _by_split(
     """The lines by the split that they have in the first of the columns that has splits. If no column has any, this is
     noted or, in a file whose name says that it is a list of splits, raised as _NotUnderstood. Raises UserError if some
     lines have one and others not."""
-    for values in columns.values():
+    for name, values in columns.items():
         splits = [split_of(str(value)) for value in values]
         if None not in splits:
             return _grouped(path, splits, lines)
         if any(splits):
-            line = quoted(lines[splits.index(None)])
-            raise UserError(f"{path} (in data.raw): {line} has no split, unlike others: train, val or test")
+            first = splits.index(None)
+            raise UserError(
+                f"{path} (in data.raw): {quoted(lines[first])} has no split, unlike others: {name} is "
+                f"{quoted(values[first])}, expected train, val or test"
+            )
     for name, values in columns.items():
         stem = PurePosixPath(path).stem
         if says_split(stem) and not split_of(stem):
