@@ -204,7 +204,7 @@ def _may_list(files: Files, path: str) -> bool:
         return len({*map(split_of, re.findall(r"^(\w+)\s*:(?:[ ]*\[|\s*\n\s*- )", start, re.M))} - {None}) > 1
     if len({*map(split_of, re.findall(r'"(\w+)"\s*:\s*[\[{]', start))} - {None}) > 1:
         return True
-    pairs = re.findall(r'"([^"\\]*)"\s*:\s*(?:"([^"\\]*)"|[^\s"])', start)
+    pairs = re.findall(r'"([^"\\]{1,300})"\s*:\s*(?:"([^"\\]{0,40})|[^\s"])', start)
     if sum(states(key, value) for key, value in pairs) > 1:
         return True
     if len({split_of(value) for _, value in pairs}) > 1 and all(split_of(value) for _, value in pairs):

@@ -142,9 +142,15 @@ def divides(key: str) -> bool:
     return not {*_words(key)}.isdisjoint(_PARTITION)
 
 
+@cache
+def may_state(key: str) -> bool:
+    """Whether a key of this name states a split if its value is one."""
+    return not {*_words(key)}.isdisjoint(_COLUMNS | _MAY_STATE)
+
+
 def states(key: str, value: str) -> bool:
     """Whether a key has a split as its value, by the names of both: split: train, usage: Test."""
-    return split_of(value) is not None and not {*_words(key)}.isdisjoint(_COLUMNS | _MAY_STATE)
+    return may_state(key) and split_of(value) is not None
 
 
 @cache
