@@ -7,7 +7,8 @@ The first rule that applies is used:
 3. Otherwise the whole label is the main class. The further classes are read from (the first that names a task counts)
    - `attributes`, {task: class}: null or `-` means unlabelled; keys that are not tasks are ignored;
    - `flags`, {name: true}: the name is `task=class`, `task:class`, or a class that is listed by exactly one further
-     task (not possible with `auto`); flags that are false and other names are ignored.
+     task (not possible with `auto`); a flag named as a task is its class, `true` or `false`; flags that are false
+     and other names are ignored.
 If no rule gives a class for a task, the record is invalid: labels are never guessed.
 """
 
@@ -90,7 +91,9 @@ class Vocabulary:
     def _from_flags(self, flags: Any) -> Labels:
         labels: Labels = {}
         further = list(self.classes)[1:]
-        for flag in (clean(name) for name, on in flags.items() if on is True) if isinstance(flags, dict) else ():
+        flags = {clean(name): on for name, on in flags.items()} if isinstance(flags, dict) else {}
+        checkboxes = {task: str(flags[task]).lower() for task in further if isinstance(flags.get(task), bool)}
+        for flag in (name for name, on in flags.items() if on is True and name not in checkboxes):
             task, _, name = (part.strip() for part in EQUALS.sub("=", flag, count=1).partition("="))
             if task in further:
                 found = [(task, name)]
@@ -105,7 +108,7 @@ class Vocabulary:
                     raise BadRecord(
                         "ambiguous flag", f"flags give both {quoted(labels[task])} and {quoted(name)} for {task}"
                     )
-        return labels
+        return checkboxes | labels
 
     def _checked(self, task: str, name: Any, label: str) -> str | None:
         if name is None or name == NO_LABEL:

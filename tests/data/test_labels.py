@@ -82,6 +82,13 @@ def test_flags_name_a_class_with_its_task_or_one_that_is_of_one_task_alone(free)
         Vocabulary(CLASSES).labels("circle", None, {"red": True, "plain": True})
 
 
+def test_a_flag_named_as_a_task_is_a_checkbox(free):
+    ticked = {"colour": True, "fill": False, "occluded": True}
+    assert free.labels("circle", None, ticked) == {"shape": "circle", "colour": "true", "fill": "false"}
+    flags = {"colour": False, "colour=red": True, "fill": True}
+    assert free.labels("circle", {"fill": "dotted"}, flags) == {"shape": "circle", "colour": "red", "fill": "dotted"}
+
+
 def test_explicit_labels_outrank_a_flat_reading():
     two = Vocabulary({"part": None, "colour": None})
     assert two.labels("cup, mug", {"colour": "red"}) == {"part": "cup, mug", "colour": "red"}
