@@ -287,7 +287,7 @@ def test_a_group_is_the_same_in_every_spelling_of_its_number(tmp_path):
     assert [len(item.segmentation) for item in read(tmp_path).images[0].objects] == [2]
 
 
-@pytest.mark.parametrize("group", [None, "", " "])
+@pytest.mark.parametrize("group", [None, "", " ", "null", "None", -1, -1.0, float("nan")])
 def test_an_empty_group_id_is_no_group(tmp_path, group):
     far = (np.array(SQUARE) + 15).tolist()
     folders.labelme(tmp_path, "a", shape("a,b,c", group_id=group), shape("a,b,c", far, group_id=group))

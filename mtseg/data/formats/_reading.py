@@ -20,6 +20,7 @@ from mtseg.data.splits import Splits
 LIST = r'\[\s*["\d]'  # the start of a .json that lists names or numbers, as of a split
 UNLISTED = "images that no annotation file in use lists"
 BOXES = ("box", "rectangle")  # kinds of shapes that often are no outlines
+NO_GROUP = ("", "-1", "nan", "none", "null")  # as text, of a group_id that tools write for no group
 
 
 def json_with(files: Files, pattern: str) -> str | None:
@@ -102,7 +103,7 @@ class Shapes:
         if labels is None:
             self._data.leave("objects that data.mapping leaves out")
             return
-        alone = group is None or not str(group).strip()
+        alone = str(whole(group)).strip().lower() in NO_GROUP
         key = ("alone", where) if alone else ("group", str(whole(group)), *labels.values())
         shapes = self._groups.setdefault(key, [])
         try:
