@@ -274,8 +274,10 @@ class _File:
     def _places(self) -> list[str]:
         """Folders that the images can be in, the most specific first."""
         path = PurePosixPath(self.where)
-        beside = path.parent.parent if path.parent.name.lower().startswith("annotation") else path.parent
-        names = dict.fromkeys((path.stem, path.stem.removeprefix("instances_")))
+        names, folder = [path.stem, path.stem.removeprefix("instances_")], path.parent
+        if _of_annotations(folder.parent):  # annotations/train/instances.json
+            names, folder = [*names, folder.name], folder.parent
+        beside = folder.parent if _of_annotations(folder) else path.parent
         below = [*(f"images/{name}" for name in names), *names, "images", "."]
         places = [(root / place).as_posix() for root in (beside, PurePosixPath(".")) for place in below]
         places = list(dict.fromkeys([*places, path.parent.as_posix()]))
@@ -351,6 +353,10 @@ class _File:
                 raise BadRecord("missing label", f"expected {len(found)} tasks, or tasks of these names: {keys}")
             found = dict(zip(tasks, found.values(), strict=True))
         return found[tasks[0]], found
+
+
+def _of_annotations(folder: PurePosixPath) -> bool:
+    return folder.name.lower().startswith("annotation")
 
 
 def _has_id(value: dict[str, Any], key: str = "id") -> bool:
