@@ -74,7 +74,12 @@ class Files:
         BadRecord."""
         if not isinstance(stated, str) or not stated.strip():
             raise BadRecord("missing image", f"the file name of the image is {quoted(stated)}, expected text")
-        tails = list(_tails(stated))
+        if stated.startswith("data:"):
+            fix = "save it as one, and state its name there"
+            raise BadRecord(
+                "embedded image", f"the image is embedded in the annotations (base64) and not a file: {fix}"
+            )
+        tails = list(_tails(stated.strip()))
         for tail in tails:
             for place in places:
                 if found := self._at(f"{place}/{tail}", self.images):
@@ -86,7 +91,19 @@ class Files:
                     reason = f"{other} exists, but Pillow does not read {kind} files: convert it to PNG or JPEG"
                     raise BadRecord("missing image", reason)
         looked = ", ".join(dict.fromkeys(f"{place}/" if place != "." else "data.raw" for place in places))
-        raise BadRecord("missing image", f"no image {quoted(stated)} in {looked}")
+        hint = self._hint(PurePosixPath(tails[0]).name)
+        raise BadRecord("missing image", f"no image {quoted(stated)} in {looked}{hint}")
+
+    def _hint(self, name: str) -> str:
+        """For a message: where an image that was not found may be."""
+        for text, known, key in (
+            ("an image of this name is in another folder", self._by_name, name),
+            ("an image of this name has another suffix", self._by_stem, os.path.splitext(name)[0]),
+        ):
+            if found := known.get(_folded(key)):
+                return f"; {text}, {found[0]}: state its path below data.raw, if it is the one"
+        archives = self.ending(".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
+        return f"; {archives[0]} is an archive, and not read: unpack it" if archives else ""
 
     def image_of_stem(self, stem: str, preferred: str = "") -> str | None:
         """The image of this name without suffix; of several, the one whose file name is `preferred`. Raises BadRecord
@@ -119,6 +136,14 @@ class Files:
     def image_names(self) -> set[str]:
         """Names of the images, without folders."""
         return {PurePosixPath(name).name for name in self.images}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        return _grouped(self.images, lambda name: _folded(PurePosixPath(name).name))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        return _grouped(self.images, lambda name: _folded(PurePosixPath(name).stem))
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:

@@ -54,6 +54,22 @@ def test_a_name_of_no_image_is_not_taken_for_another_one(tmp_path, stated):
     assert caught.value.reason == "missing image"
 
 
+@pytest.mark.parametrize(
+    "stated, hint",
+    [
+        ("1.png", "in another folder, cam2/1.png"),
+        ("1.jpg", "another suffix, cam2/1.png"),
+        ("2.png", "rest.zip is an archive"),
+        ("data:image/png;base64,iVBO", "embedded in the annotations"),
+    ],
+)
+def test_the_error_says_where_an_image_may_be(tmp_path, stated, hint):
+    folders.draw(tmp_path / "cam2" / "1.png")
+    (tmp_path / "rest.zip").write_bytes(b"")
+    with pytest.raises(BadRecord, match=hint):
+        Files(tmp_path).image(stated, ["images"])
+
+
 def test_accents_that_macos_decomposes_are_the_same_name(tmp_path):
     folders.draw(tmp_path / "mu\u0308nchen.png")
     assert Files(tmp_path).image("m\u00fcnchen.png", ["."]) == "mu\u0308nchen.png"
