@@ -210,6 +210,18 @@ def test_coco_own_layout_has_its_split_in_the_files_names(tmp_path):
     assert data.split_source == "instances_train2017 (train), instances_val2017 (val)"
 
 
+def test_annotations_may_be_in_a_folder_of_each_split(tmp_path):
+    for split in ("train", "val"):
+        path = folders.coco(tmp_path, split, [annotation()])
+        (tmp_path / "annotations" / split).mkdir()
+        path.rename(tmp_path / "annotations" / split / "instances.json")
+    data = read(tmp_path)
+    assert not data.faults and {(image.file_name[:9], image.split) for image in data.images} == {
+        ("images/tr", "train"),
+        ("images/va", "val"),
+    }
+
+
 def test_roboflow_layout_has_its_split_in_the_folders_names(tmp_path):
     for name in ("train", "valid"):
         path = folders.coco(tmp_path, name, [annotation(category=2)], names=("super", "car"))
@@ -300,9 +312,11 @@ def test_masks_that_cvat_calls_crowds_are_objects(tmp_path, keys, crowds):
 
 
 def test_duplicates_are_counted(tmp_path):
-    folders.coco(tmp_path, "all", [annotation(), annotation(), annotation(category=2), annotation(2)])
+    twice = [annotation(), annotation()]
+    folders.coco(tmp_path, "all", [*twice, annotation(category=2), annotation(category=2), annotation(2)])
     data = read(tmp_path)
-    assert list(data.warnings.values()) == [1] and len(data.images[0].objects) == 3
+    assert [(text[:10], count) for text, count in data.warnings.items()] == [("duplicates", 2), ("objects wi", 1)]
+    assert len(data.images[0].objects) == 4
 
 
 def test_checkboxes_and_numbers_are_text(tmp_path):

@@ -149,19 +149,24 @@ def leave_inner(data: RawData, polygons: Sequence[Sequence[float]]) -> None:
 
 
 def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
-    """Count the objects of one image that equal an earlier one in labels and outline."""
-    seen: dict[Any, list[Segmentation]] = {}
+    """Count the objects of one image that equal an earlier one in outline, and those that do so in labels too."""
+    seen: dict[Any, list[tuple[Segmentation, Labels]]] = {}
     for item in objects:
         outline = item.segmentation
         start = tuple(outline[0][:4]) if isinstance(outline, list) else outline["counts"]
-        equals = seen.setdefault((*item.labels.values(), item.crowd, start), [])
-        if outline in equals:
+        equals = seen.setdefault((item.crowd, start), [])
+        others = [labels for other, labels in equals if other == outline]
+        if item.labels in others:
             data.warn(
                 "duplicates: objects with the labels and outline of another object of their image (likely cause: a "
                 "file merged twice)"
             )
-        else:
-            equals.append(outline)
+        elif others:
+            data.warn(
+                "objects with the outline of another object of their image, and other labels (likely cause: labels "
+                "were corrected in one of two copies)"
+            )
+        equals.append((outline, item.labels))
 
 
 def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
