@@ -89,6 +89,14 @@ def test_class_names_are_those_of_the_tool(tmp_path, mode, name, text):
     assert areas(read(tmp_path).images[0]) == {"auto": 81, "bike": 50}
 
 
+def test_names_without_a_background_are_one_error(tmp_path):
+    for name in "ab":
+        write_voc(tmp_path, name, "L")
+    (tmp_path / "class_names.txt").write_text("x\nbike\nx\nx\nx\nx\nx\nauto\n")
+    data = read(tmp_path)
+    assert not data.images and ["'x', is not that of the background" in fault.text for fault in data.faults] == [True]
+
+
 def test_objects_of_no_one_class_and_other_sizes_are_named(tmp_path):
     objects, classes = two_objects()
     write_voc(tmp_path, "a", classes=np.where(objects == 1, 0, classes))

@@ -40,6 +40,7 @@ VOC = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor".split()
 )
+BACKGROUND = re.compile(r"[_\W]*(back_?ground|bg|void|none|null|unlabell?ed|other|ignore)[_\W]*", re.IGNORECASE)
 OF_VOC = re.compile(r"20\d\d_\d{6}")  # names of Pascal VOC's own images
 JPEG = (".jpg", ".jpeg", ".jfif")
 BORDER = 0xE0E0C0  # colour of index 255 in VOC's palette
@@ -78,12 +79,12 @@ def _read_indexed(data: RawData, files: Files, splits: Splits, root: PurePosixPa
                 for stem in read_text(files.folder / name).split():
                     split_of[stem] = splits.of_name(PurePosixPath(name).stem) or split_of.get(stem)
     names: _Names | None = None
-    for stem, where in objects.items():
+    with data.refusing(f"{root / OBJECTS}/"):
+        names = _Names.read(files, root)
+        if objects and names.are_voc and not all(map(OF_VOC.fullmatch, objects)):
+            data.note(f"classes named as Pascal VOC's, as there is none of {', '.join(NAMES)} beside {OBJECTS}")
+    for stem, where in objects.items() if names else ():
         with data.refusing(where):
-            if names is None:
-                names = _Names.read(files, root)
-                if names.are_voc and not all(map(OF_VOC.fullmatch, objects)):
-                    data.note(f"classes named as Pascal VOC's, as there is none of {', '.join(NAMES)} beside {OBJECTS}")
             if stem not in classes:
                 raise BadRecord("missing image", f"there is no {root / CLASSES / stem}.png")
             image = _image(files, root, stem)
@@ -259,6 +260,9 @@ class _Names:
         lines = VOC if path is None else read_text(files.folder / path).splitlines()
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "__ignore__"))]
         if not path or not path.endswith(NAMES[0]):
+            if lines and not BACKGROUND.fullmatch(lines[0]):
+                text = f"{path}: the first name, {quoted(lines[0])}, is not that of the background, which index 0 is"
+                raise BadRecord("broken text", f"{text}: write `background` above it, or rename it so")
             by_index = dict(enumerate(lines[1:], start=1))
             return cls(by_index, {_voc_colour(index): name for index, name in by_index.items()}, path is None)
         by_colour = {}
