@@ -150,6 +150,18 @@ def test_inverted_masks_are_noted(tmp_path, inverted):
     assert not data.faults and [*data.notes.values()] == [1] * inverted
 
 
+def test_a_mask_that_is_inverted_unlike_the_others_of_its_class_is_reported(tmp_path):
+    folders.draw(tmp_path / "images/a.png")
+    own = two_objects()[0]
+    for number in range(8):
+        save(tmp_path / f"masks/a/car_{number}.png", (np.roll(own, number) == 1) ^ (number == 3), mode="L")
+    for number in range(4):
+        save(tmp_path / f"masks/a/wall_{number}.png", np.roll(own, -number, axis=0) != 2, mode="L")
+    data = read(tmp_path)
+    ((line, count),) = data.warnings.items()
+    assert "inverted" in line and "car_3.png" in line and count == 1 and not data.notes
+
+
 def test_a_mask_for_a_whole_image_is_refused(tmp_path):
     for name in "ab":
         folders.draw(tmp_path / f"images/{name}.png")

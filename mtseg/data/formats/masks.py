@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -147,6 +148,8 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
             by_image.setdefault(image, []).append((where, label))
     classes = vocabulary.classes[next(iter(vocabulary.classes))]
     inverted = 0
+    drawn: Counter[str] = Counter()  # masks by label
+    framing: dict[str, list[str]] = {}  # those with every pixel of the border, and a hole
     for image, own in by_image.items():
         with data.refusing(image):
             size = files.size(image)
@@ -165,6 +168,9 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                     if mask.shape != size:
                         raise BadRecord("size", f"is {by(mask.shape)}, the image is {by(size)}")
                     inverted += 0 not in mask[[0, 0, -1, -1], [0, -1, 0, -1]] and 0 in mask
+                    drawn[label] += 1
+                    if mask[[0, -1]].all() and mask[:, [0, -1]].all() and 0 in mask:
+                        framing.setdefault(label, []).append(where)
                     labels = vocabulary.labels(label)
                     if labels is None:
                         data.leave("objects that data.mapping leaves out")
@@ -175,6 +181,9 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
             data.images.append(RawImage(str(place), image, None, split, tuple(found), invalid=invalid))
     if 2 * inverted > len(masks):
         data.note("masks with all four corners of the image (inverted? what is not 0 is the object)", inverted)
+    elif few := [where for label, own in framing.items() if 4 * len(own) <= drawn[label] for where in own]:
+        text = "masks with the whole border of the image, unlike others of their class (likely cause: inverted"
+        data.warn(f"{text}; what is not 0 is the object), such as {few[0]}", len(few))
     return {*masks.values()}
 
 
