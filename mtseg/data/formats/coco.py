@@ -338,7 +338,10 @@ class _File:
         for key, names in self.schema.levels.items():
             if not _has_id(annotation, key) or _id(annotation, key) not in names:
                 if len(self.schema.levels) == 1 or annotation.get(key) is not None:
-                    raise BadRecord("unknown label", f"no category has id {quoted(annotation.get(key))}")
+                    valid = ", ".join(map(str, [*names][:20])) or "none"
+                    raise BadRecord(
+                        "unknown label", f"no category has id {quoted(annotation.get(key))}, valid: {valid}"
+                    )
                 found[key.replace("_id", "")] = None
             else:
                 found[key.replace("_id", "")] = names[_id(annotation, key)]
