@@ -31,6 +31,7 @@ MOST = 0.5  # share of images without objects, or of crowds, that is more than u
 SPECKS, PARTS = 8, 2  # connected parts of a mask that is read in the wrong order, and at most of the right one
 ENLARGED = 0.67, 0.4  # largest coordinate, and mean centre, of outlines made on smaller images than these
 FEWEST = 20  # images that such a statement needs
+FEWEST_OF_SIZE = 10  # images of one size, where others are smaller by the same factor
 
 WRONG = {  # causes that make an outline wrong, and how to fix them
     "normalised coordinates": "multiply x by the image's width and y by its height",
@@ -186,6 +187,25 @@ def of_images(images: Sequence[Seen], remarks: Remarks, *, relative: bool = Fals
         cause = "coordinates divided by too large a size" if relative else "enlarged after annotating"
         text = f"images whose outlines are all at the top left (likely cause: {cause})"
         remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
+    elif not relative:
+        _enlarged_in_part([image for _, image in boxes], ends, remarks)
+
+
+def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], remarks: Remarks) -> None:
+    """Find sizes of images that are a multiple of another size, by which all outlines on them would fit divided. ends:
+    largest x and y of each image's outlines, as shares of its size."""
+    of_size: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        of_size.setdefault((image.width, image.height), []).append(index)
+    for (width, height), own in of_size.items():
+        reach = max(ends[index].max() for index in own)
+        if len(own) < FEWEST_OF_SIZE or reach > ENLARGED[0]:
+            continue
+        factors = [width / w for w, h in of_size if abs(width * h / (w * height) - 1) < 0.02]
+        if factor := min((factor for factor in factors if 1.5 <= factor <= 1.01 / reach), default=None):
+            cause = f"enlarged by {factor:.3g} after annotating, as other images are smaller by as much"
+            text = f"images of {width} x {height} pixels whose outlines are all at the top left (likely cause: {cause})"
+            remarks.add(text, f"{images[own[0]].raw.file_name}; none reaches beyond {reach:.0%} of a side", len(own))
 
 
 def _compare_shown(image: Seen, shown: tuple[tuple[int, int], np.ndarray], remarks: Remarks) -> None:

@@ -158,6 +158,18 @@ def test_outlines_beyond_the_image(tmp_path, polygon, cause):
     assert "beyond the image" in line and cause in line
 
 
+def test_images_of_which_a_part_was_enlarged_after_annotating(tmp_path):
+    wide = [annotation(number, [[25, 20, 38, 20, 38, 28, 25, 28]], bbox=None, area=None) for number in range(1, 13)]
+    for enlarged, count in ((1, 0), (2, 1)):
+        raw = tmp_path / str(enlarged) / "raw"
+        report(raw, *wide, count=24, sizes=False)
+        for number in range(13, 25):
+            folders.draw(raw / "images" / "train" / f"{number}.png", (WIDTH * enlarged, HEIGHT * enlarged))
+        folders.converted(raw, TASK, format="coco")
+        lines = [line for line in folders.report(raw)["warnings"] if "top left" in line]
+        assert len(lines) == count and all("80 x 60" in line and "enlarged by 2" in line for line in lines)
+
+
 def test_images_that_were_enlarged_after_annotating(tmp_path):
     (line,) = report(tmp_path / "raw", count=12, sizes=False)["warnings"]
     assert "top left" in line and ": 24, such as" in line
