@@ -61,6 +61,15 @@ def test_polygons_rectangles_and_ellipses_are_objects(tmp_path):
     assert ellipse.sum() == pytest.approx(np.pi * 50, rel=0.05)
 
 
+@pytest.mark.parametrize("size, valid", [((2 * WIDTH, 2 * HEIGHT), True), ((2 * WIDTH, HEIGHT), False)])
+def test_percents_hold_for_an_image_that_was_resized_in_proportion(tmp_path, size, valid):
+    write(tmp_path, {"result": [region()]})
+    folders.draw(tmp_path / "images" / "a.png", size)
+    data = read(tmp_path)
+    assert [*data.notes.values()] == [1] * valid and data.images[0].size == (None if valid else (HEIGHT, WIDTH))
+    assert max(data.images[0].objects[0].segmentation[0]) == 0.35 * WIDTH * (1 + valid)
+
+
 def test_choices_and_numbers_of_a_region_are_its_labels(tmp_path):
     results = [
         choice("colour", "red"),

@@ -113,6 +113,13 @@ def _add_image(
     if len(sizes) > 1:
         raise BadRecord("size", f"the regions state several sizes of the image: {', '.join(map(by, sorted(sizes)))}")
     size = next(iter(sizes), None)
+    if size and not any(_kind(item["value"]) == "mask" for region in regions.values() for item in region):
+        height, width = reading.files.size(image)
+        if (height, width) != size and abs(width * size[0] / (height * size[1]) - 1) < 0.02:
+            data.note(
+                "images of another size than Label Studio states, of equal proportions: its percents hold for both"
+            )
+            size = None
     shapes, before = reading.shapes(image, size), len(data.faults)
     for number, region in enumerate(regions.values(), start=1):
         outline = next((item for item in region if _kind(item["value"])), None)
