@@ -356,6 +356,7 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
         ({"version": "2.0", "item": {"slots": []}, "annotations": [{}]}, "V7 Darwin"),
         ({"image": {"image_id": 1}, "annotations": [{"predicted_iou": 0.9}]}, "Segment Anything"),
         ({"channel_names": {"0": "R"}, "labels": {"background": 0}}, "nnU-Net"),
+        ([{"image_id": 1, "category_id": 1, "score": 0.9}], "COCO's results"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(tmp_path, content, tool):

@@ -26,6 +26,7 @@ OTHERS = {  # formats that are named and not read, by what their files have at t
     "V7 Darwin": r'"slots"\s*:',
     "Segment Anything (SA-1B), which has no classes": r'^\s*\{\s*"image"\s*:\s*\{',
     "nnU-Net, whose masks have the class of each pixel and no objects": r'"(channel_names|numTraining)"\s*:',
+    "COCO's results (predictions without images)": r'^\s*\[\s*\{[^{}]*"image_id"',
     "LabelMe's web tool": r"<pt>\s*<x>",
     "DOTA (rotated boxes)": r"^(imagesource:|gsd:|([\d.]+ ){8}\S+ \d\s)",
 }
