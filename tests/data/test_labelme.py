@@ -294,6 +294,15 @@ def test_an_empty_group_id_is_no_group(tmp_path, group):
     assert len(read(tmp_path).images[0].objects) == 2
 
 
+@pytest.mark.parametrize(("other", "warned"), [(0, [2]), (1, []), (None, [])])
+def test_a_group_of_all_shapes_of_the_data_is_reported(tmp_path, other, warned):
+    far = (np.array(SQUARE) + 15).tolist()
+    for name in "ab":
+        folders.labelme(tmp_path, name, shape("a,b,c", group_id=0), shape("a,b,c", far, group_id=0))
+    folders.labelme(tmp_path, "c", shape("a,b,c", group_id=other))
+    assert [*read(tmp_path).warnings.values()] == warned
+
+
 def test_a_scrap_of_a_group_costs_the_part_and_not_the_object(tmp_path):
     scrap = shape("a,b,c", [[1, 1], [2, 2]], group_id=1)
     folders.labelme(tmp_path, "a", scrap, shape("a,b,c", group_id=1), shape("a,b,c", [[1, 1], [2, 2]]))

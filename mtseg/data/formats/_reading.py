@@ -103,8 +103,7 @@ class Shapes:
         if labels is None:
             self._data.leave("objects that data.mapping leaves out")
             return
-        alone = str(whole(group)).strip().lower() in NO_GROUP
-        key = ("alone", where) if alone else ("group", str(whole(group)), *labels.values())
+        key = ("alone", where) if is_no_group(group) else ("group", str(whole(group)), *labels.values())
         shapes = self._groups.setdefault(key, [])
         try:
             shapes.append(Shape(where, labels, outline()))
@@ -167,6 +166,10 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
                 "were corrected in one of two copies)"
             )
         equals.append((outline, item.labels))
+
+
+def is_no_group(group: Any) -> bool:
+    return str(whole(group)).strip().lower() in NO_GROUP
 
 
 def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:

@@ -25,7 +25,7 @@ from mtseg.core.masks import Segmentation
 from mtseg.data import duplicates
 from mtseg.data.files import Files
 from mtseg.data.formats._rasters import pasted
-from mtseg.data.formats._reading import Reading, Shapes, json_with, refuse_shape
+from mtseg.data.formats._reading import Reading, Shapes, is_no_group, json_with, refuse_shape
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle
@@ -40,6 +40,7 @@ from mtseg.data.raw import (
     no_object,
     read_value,
     stated_size,
+    whole,
 )
 
 BOXES = ("rectangle", "rotation", "oriented_rectangle", "quadrilateral")  # with four corners
@@ -53,6 +54,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every .json under a folder."""
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
+    groups: set[str] = set()
+    joined = 0  # images whose shapes are fewer objects
     for where in files.ending(".json"):
         with data.refusing(where):
             raw = read_value(folder / where)
@@ -72,8 +75,13 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                     _add_shape(found, f"{where}, shape {number}", shape)
             split = _split(reading, raw, where, image)
             objects = found.objects()
+            groups |= {str(whole(shape.get("group_id"))) for shape in shapes}
+            joined += len(shapes) > len(objects)
             stated, shown = _other_name(files, where, raw, image), _embedded(folder / image, raw.get("imageData"))
             data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before, shown))
+    if joined > 1 and len(groups) == 1 and not is_no_group(group := groups.pop()):
+        text = f"images with several shapes in one object, as all shapes of the data have the group_id {group}"
+        data.warn(f"{text} (if they are objects of their own: empty it)", joined)
     return reading.finished("images without a valid .json")
 
 
