@@ -162,11 +162,11 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
                             raise BadRecord("no label", text)
                         label = classes[0]
                     mask, _ = _values(files, where, size)
+                    if mask.shape != size:
+                        raise BadRecord("size", f"is {by(mask.shape)}, the image is {by(size)}")
                     if len(np.unique(mask)) > 2:
                         fix = "; JPEG blurs them: save masks as PNG" if where.lower().endswith(JPEG) else ""
                         raise BadRecord("geometry", f"has more than two values: expected 0 and another one{fix}")
-                    if mask.shape != size:
-                        raise BadRecord("size", f"is {by(mask.shape)}, the image is {by(size)}")
                     inverted += 0 not in mask[[0, 0, -1, -1], [0, -1, 0, -1]] and 0 in mask
                     drawn[label] += 1
                     if mask[[0, -1]].all() and mask[:, [0, -1]].all() and 0 in mask:
