@@ -60,6 +60,7 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ({"segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "not a number"),
         ({"segmentation": []}, "expected polygons or an RLE"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "expected polygons or an RLE"),
+        ({"segmentation": "[[1, 2, 3, 4, 5, 6]]"}, "not text: write it without quotes"),
         ({"segmentation": [[1, 2, 3, 4]]}, "2 points"),
         ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "not a number"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": RUNS[:-1]}}, "not a valid RLE"),
@@ -320,7 +321,7 @@ def test_duplicates_are_counted(tmp_path):
 
 
 def test_checkboxes_and_numbers_are_text(tmp_path):
-    attributes = [{"damaged": False, "doors": 4}, {"damaged": True, "doors": 2.0}]
+    attributes = [{"damaged": False, "doors": 4}, {"damaged": ["true"], "doors": 2.0}]
     folders.coco(tmp_path, "all", [annotation(attributes=one) for one in attributes])
     data = read(tmp_path, "part", "damaged", "doors")
     assert [item.labels for item in data.images[0].objects] == [

@@ -180,10 +180,14 @@ def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
 
 
 def texts(attributes: Any) -> Any:
-    """Attributes with numbers and booleans as text: tools write checkboxes as true and numbers as 2 or 2.0."""
+    """Attributes with numbers and booleans as text, and lists of one as their value: tools write checkboxes as true,
+    numbers as 2 or 2.0, and the one that was chosen as a list."""
     if not isinstance(attributes, dict):
         return attributes
-    return {name: text(value) for name, value in attributes.items()}
+    return {
+        name: text(value[0] if isinstance(value, list) and len(value) == 1 else value)
+        for name, value in attributes.items()
+    }
 
 
 def text(value: Any) -> Any:

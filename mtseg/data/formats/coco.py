@@ -422,7 +422,8 @@ def _flat(polygon: Any) -> Any:
 
 def _rle(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadRecord("geometry", f"segmentation is {quoted(value)}, expected polygons or an RLE")
+        hint = ", not text: write it without quotes" if isinstance(value, str) else ""
+        raise BadRecord("geometry", f"segmentation is {quoted(value)}, expected polygons or an RLE{hint}")
     try:
         height, width = (whole(side) for side in value["size"])
         counts = value["counts"]
