@@ -117,7 +117,8 @@ class Run:
             raise UserError(f"{self.out}: the name of this folder is not UTF-8: choose another")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out} is a file, expected a folder")
-        if not self.out.is_dir() or not any(self.out.iterdir()):
+        begun = f".tmp-{RUN}"  # of a run that was killed while it wrote its first file
+        if not self.out.is_dir() or {path.name for path in self.out.iterdir()} <= {begun}:
             return None
         record = read_json(self.out / RUN) if (self.out / RUN).is_file() else None
         if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or "outputs" not in record:

@@ -281,6 +281,8 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     found = folder.gather([str(shots)], tmp_path / "out")
     settings = json.loads((tmp_path / "whole" / "run.json").read_bytes())["settings"]
     predictor = library.load(segmenter, device="cpu")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".tmp-run.json").touch()  # killed while the first file is written
     run = folder.Run(tmp_path / "out", settings)
     with run.started():
         for some in (found[:2], found[2:4], found[4:]):
