@@ -179,7 +179,8 @@ def test_classes_that_look_alike_are_warned_of_with_what_distinguishes_each(tmp_
 
 def test_a_main_class_that_means_no_object_is_warned_of(tmp_path):
     for split in ("train", "val"):
-        folders.labelme(tmp_path / "raw", f"{split}/a", shape("Background,red,void"), shape("cup,red,solid"))
+        cup = shape("cup,red,solid", [[20, 4], [30, 4], [30, 14]])
+        folders.labelme(tmp_path / "raw", f"{split}/a", shape("Background,red,void"), cup)
     converted(tmp_path / "raw", tasks())
     (line,) = folders.report(tmp_path / "raw")["warnings"]
     assert "'Background'" in line and "null in data.mapping" in line
