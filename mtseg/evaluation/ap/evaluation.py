@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.core.params import Ranking, Task
-from mtseg.core.tables import UNLABELLED, Images, Pairs, Predictions
+from mtseg.core.tables import PART, UNLABELLED, Images, Pairs, Predictions
 from mtseg.evaluation.ap import pairs as overlapping
 from mtseg.evaluation.ap import rankings
 from mtseg.evaluation.ap.average_precision import average_precision, mean
@@ -42,13 +42,15 @@ class Evaluation:
     @cached_property
     def candidates(self) -> Candidates:
         """The pairs of masks with IoU >= 0.1, or with half of the prediction inside the object."""
-        return self.candidates_of(self.pairs, self.predictions.area)
+        return self.candidates_of(self.pairs, self.predictions.once("area"))
 
     def candidates_of(self, pairs: Pairs, area: np.ndarray) -> Candidates:
         """Candidates of other pairs, such as of boxes. area: [N], of the predictions."""
         true, iou, prediction = self.images.instances, pairs.once("iou"), pairs.once("prediction")
         inside = pairs.once("intersection") / area[prediction]
         near = np.flatnonzero((iou >= NEAR) | (inside >= HIT))
+        narrow = area.astype(np.float32)  # exact for pixels
+        area = narrow if (narrow == area).all() else area
         return Candidates(
             self.image, area, true.image, true.area, true.crowd, prediction[near], pairs.once("instance")[near],
             iou[near], inside[near],
@@ -188,9 +190,13 @@ def combined(
     codes, numbers = np.unique(np.ravel_multi_index(true[whole].T, shape), return_inverse=True)
     true_number = np.full(len(true), UNLABELLED, dtype=np.int32)
     true_number[whole] = numbers
-    code = np.ravel_multi_index([labels[task.name] for task in tasks], shape)
-    position = np.searchsorted(codes, code)
-    known = np.append(codes, -1)[position] == code
+    columns = [labels[task.name] for task in tasks]
+    numbers = np.full(len(columns[0]), len(codes), dtype=np.int32)
+    for low in range(0, len(numbers), PART):
+        code = np.ravel_multi_index([column[low : low + PART] for column in columns], shape)
+        position = np.searchsorted(codes, code)
+        known = np.append(codes, -1)[position] == code
+        numbers[low : low + PART][known] = position[known]
     combinations = zip(*np.unravel_index(codes, shape), strict=True)
     names = [tuple(task.classes[i] for task, i in zip(tasks, own, strict=True)) for own in combinations]
-    return true_number, np.where(known, position, len(codes)).astype(np.int32), names
+    return true_number, numbers, names

@@ -31,6 +31,7 @@ def of_masks(images: Images, predictions: Predictions) -> Pairs:
     """All pairs of a prediction and an instance of the same image whose masks overlap, sorted by prediction, then
     instance. Raises UserError as `check` does."""
     row_of, true, parts = check(images, predictions), images.instances.once("rle"), []
+    areas = predictions.once("area")
     for place, rle in predictions.parts("rle"):
         found = []
         for rows, columns in _by_image(images, row_of[place]):
@@ -43,7 +44,7 @@ def of_masks(images: Images, predictions: Predictions) -> Pairs:
             row, column = np.nonzero(iou)
             found.append((rows[row], columns[column], iou[row, column], masks.areas(objects)[column]))
         prediction, instance, iou, true_area = _sorted(found)
-        area = predictions.area[place][prediction]
+        area = areas[place][prediction]
         intersection = np.rint(iou * (area + true_area) / (1 + iou))  # exact, since areas are whole pixels
         parts.append((place.start + prediction, instance, iou, intersection))
     return _pairs(parts)
