@@ -88,7 +88,7 @@ def main() -> None:
                     print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
     if len(given.images) > 1:
         for name, own in costs.items():
-            fitted = ", ".join(f"{key} {exponent(own, key):.2f}" for key in ("wall", "cpu", "peak"))
+            fitted = ", ".join(f"{key} {exponent(column(own, key)):.2f}" for key in ("wall", "cpu", "peak"))
             print(f"{name}: exponents: {fitted}")
         plot(costs, given.out)
 
@@ -157,18 +157,21 @@ def shoelace(points: np.ndarray) -> float:
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
-def exponent(costs: Mapping[int, Cost], key: str) -> float:
-    """The k of the curve c * images^k that is nearest to a cost (least squares of logarithms)."""
-    values = [getattr(cost, key) for cost in costs.values()]
-    return float(np.polyfit(np.log([*costs]), np.log(values), 1)[0])
+def exponent(costs: Mapping[int, float]) -> float:
+    """The k of the curve c * size^k that is nearest to the costs of sizes (least squares of logarithms)."""
+    return float(np.polyfit(np.log([*costs]), np.log([*costs.values()]), 1)[0])
+
+
+def column(costs: Mapping[int, Cost], key: str) -> dict[int, float]:
+    return {count: getattr(cost, key) for count, cost in costs.items()}
 
 
 def plot(costs: Mapping[str, Mapping[int, Cost]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for axis, key, title in zip(axes, ("cpu", "peak"), ("CPU time, s", "peak memory, MB"), strict=True):
         for name, own in costs.items():
-            label = f"{name}: exponent {exponent(own, key):.2f}"
-            axis.plot([*own], [getattr(cost, key) for cost in own.values()], "o-", label=label)
+            label = f"{name}: exponent {exponent(column(own, key)):.2f}"
+            axis.plot([*own], [*column(own, key).values()], "o-", label=label)
         axis.set(xscale="log", yscale="log", xlabel="images", title=title)
         axis.legend()
     axes[1].axhline(BUDGET, color="grey", linestyle="--", linewidth=1)
