@@ -15,7 +15,7 @@ network was built, with `keep_memory` as in training. Exits 1 when a target is m
 
 --quick: the default set-up, within 50 s on two cores. Without it the set-ups that are named, by default all, 2 to 6
 minutes each; their results, with machine and versions, go to benchmarks/results/speed.json, where those of other
-set-ups stay.
+set-ups stay, and into the plot docs/figures/speed.svg.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
@@ -56,7 +57,8 @@ from mtseg.model.device import keep_memory
 from mtseg.model.mask2former import Mask2Former
 from mtseg.training.optimizer import optimizer
 
-RESULTS = Path(__file__).parent / "results" / "speed.json"
+ROOT = Path(__file__).parents[1]
+RESULTS, PLOT = ROOT / "benchmarks/results/speed.json", ROOT / "docs/figures/speed.svg"
 SMALL = {
     "hidden_dim": 96, "num_heads": 8, "encoder_feedforward_dim": 384, "decoder_layers": 3,
     "decoder_feedforward_dim": 384,
@@ -291,17 +293,53 @@ def own_peak(side: str, name: str) -> int:
     return _status("VmHWM") - before
 
 
+def targets(name: str, found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Value and target of a set-up: {what: (value, largest)}."""
+    ours, _, theirs = NAMES
+    return {
+        "training step": (found["step cpu"][ours], STEP),
+        "inference": (found["inference cpu"][ours], INFERENCE[name]),
+        "peak memory": (found["peak"][ours] / found["peak"][theirs], PEAK),
+        "operations": (found["operations"][ours] / found["operations"][theirs], OPERATIONS),
+        "further task": (found["further task"], TASK_COST),
+    }
+
+
 def missed(name: str, found: Mapping[str, Any]) -> list[str]:
     """The targets that a set-up misses."""
-    ours, _, theirs = NAMES
-    limits = [
-        ("training step", found["step cpu"][ours], STEP),
-        ("inference", found["inference cpu"][ours], INFERENCE[name]),
-        ("peak memory", found["peak"][ours] / found["peak"][theirs], PEAK),
-        ("operations", found["operations"][ours] / found["operations"][theirs], OPERATIONS),
-        ("further task", found["further task"], TASK_COST),
-    ]
-    return [f"{name}: {what} {value:.3f}, target {limit:.2f}" for what, value, limit in limits if value > limit]
+    rows = targets(name, found).items()
+    return [f"{name}: {what} {value:.3f}, target {limit:.2f}" for what, (value, limit) in rows if value > limit]
+
+
+def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Left the shares with their targets, right the processor time of a step by part, all of transformers' is 1."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for n, (name, found) in enumerate(results.items()):
+        rows = {what: pair for what, pair in targets(name, found).items() if what != "further task"}
+        places = np.arange(len(rows)) + n * 0.8 / len(results)
+        values, limits = zip(*rows.values(), strict=True)
+        left.bar(places, values, 0.75 / len(results), label=name)
+        left.hlines(limits, places - 0.4 / len(results), places + 0.4 / len(results), "black", "dotted")
+        left.set_xticks(np.arange(len(rows)) + 0.3, rows)
+    left.axhline(1, color="grey", linewidth=1)
+    left.set(title=f"share of the cost of {NAMES[2]}; dotted: target", ylim=(0, 1.2))
+    left.legend(loc="upper left", ncols=len(results))
+    both = [(name, side) for name in results for side in PEAKS]
+    bottom = np.zeros(len(both))
+    for part in next(iter(results.values()))["parts"][NAMES[0]]:
+        whole = [sum(results[name]["parts"][NAMES[2]].values()) for name, _ in both]
+        share = [results[name]["parts"][side][part] / all for (name, side), all in zip(both, whole, strict=True)]
+        right.bar(np.arange(len(both)), share, bottom=bottom, label=part)
+        bottom += share
+    labels = [f"{side}\n{name if side == NAMES[0] else ''}" for name, side in both]
+    right.set_xticks(np.arange(len(both)), labels, fontsize="small")
+    right.set(title=f"processor time of a step by part, that of {NAMES[2]} is 1")
+    handles, names = right.get_legend_handles_labels()
+    right.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"svg.hashsalt": "speed"}):
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def show(name: str, found: Mapping[str, Any]) -> None:
@@ -348,8 +386,9 @@ def main() -> int:
     if not given.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        own = {name: found | {"machine": machine(given.threads)} for name, found in results.items()}
-        write_json(RESULTS, kept | own)
+        kept |= {name: found | {"machine": machine(given.threads)} for name, found in results.items()}
+        write_json(RESULTS, {name: kept[name] for name in SETUPS if name in kept})
+        plot(json.loads(RESULTS.read_text()), PLOT)
     worst = max(found["step cpu"][NAMES[0]] for found in results.values())
     print(f"training step: {worst:.2f} of the processor time of transformers, target {STEP:.2f}")
     return int(bool(failures))

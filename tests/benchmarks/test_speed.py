@@ -50,6 +50,12 @@ def test_a_target_is_missed_only_above_it():
     assert speed.missed("resnet50", FOUND | {"inference cpu": {"mtseg": 0.6}}) == []
 
 
+def test_the_plot_takes_any_set_ups_and_parts(tmp_path):
+    parts = {"parts": {side: {"backward": 2.0, "backbone": 1.0} for side in speed.PEAKS}}
+    speed.plot({"default": FOUND | parts, "resnet50": FOUND | parts}, tmp_path / "speed.svg")
+    assert b"<svg" in (tmp_path / "speed.svg").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def sides():
     setting = replace(TINY, backbone="efficientnet_lite0")
