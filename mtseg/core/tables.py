@@ -546,7 +546,7 @@ def return_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     if (libc := _glibc()) is not None:
         mmap_threshold = -3  # malloc.h
-        libc.mallopt(mmap_threshold, 2**22)
+        libc.mallopt(mmap_threshold, 2**24)
         libc.malloc_trim(0)
 
 
