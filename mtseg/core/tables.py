@@ -433,7 +433,7 @@ def _digest(images: Images, predictions: Predictions) -> str:
             digest.update(np.ascontiguousarray(part, dtype=np.int64))
     for table in (predictions, images.instances):
         for _, part in table.parts("rle"):
-            digest.update("".join(f"{counts}\n" for counts in part).encode())
+            digest.update("\n".join([*part, ""]).encode())
     return digest.hexdigest()
 
 
