@@ -186,7 +186,8 @@ class Theirs:
     def predict(self) -> list:
         given = {"threshold": 0.0, "target_sizes": self.sizes, "return_binary_maps": True}
         found = self.processor.post_process_instance_segmentation(self.network(self.pixels()), **given)
-        masks = [image["segmentation"].numpy().astype(np.uint8).transpose(1, 2, 0) for image in found]
+        maps = [image["segmentation"] for image in found if image["segments_info"]]  # without masks it is [H, W]
+        masks = [own.numpy().astype(np.uint8).transpose(1, 2, 0) for own in maps]
         return [coco_mask.encode(np.asfortranarray(own)) for own in masks]
 
     def time_parts(self, clock: Clock) -> None:
