@@ -2,8 +2,8 @@
 
 Each case draws a small data set, puts one fault into data, params or code, and runs the stages until one reports
 something. On the healthy cases nothing may be reported. An hour on two cores, estimated from the processor time of
-single cases; --quick, 50 s, without the faults that need a trained model. Prints a table, which the full run also writes
-into docs/diagnosis.md, and the share of correctly named faults. The exit code is 1 if a target is missed.
+single cases; --quick, 50 s, without the faults that need a trained model. Prints a table, which the full run also
+writes into docs/diagnosis.md, and the share of correctly named faults. The exit code is 1 if a target is missed.
 """
 
 from __future__ import annotations

@@ -113,6 +113,19 @@ def test_freezing_keeps_outputs_and_keys(name):
         torch.testing.assert_close(after[level], before[level], rtol=0, atol=0)
 
 
+def test_a_frozen_norm_has_its_loaded_weights_whether_or_not_gradients_are_needed():
+    weights = nn.BatchNorm2d(3)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        nn.init.uniform_(getattr(weights, name), 0.5, 2)
+    network = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    freeze(network)
+    network[0].load_state_dict(weights.state_dict())
+    x = torch.rand(2, 3, 4, 4)
+    expected = weights.eval()(x)
+    for needed in (False, True):
+        torch.testing.assert_close(network(x.requires_grad_(needed)), expected)
+
+
 def test_freezing_keeps_an_activation_that_detectron2s_conversion_loses():
     network = random_network("efficientnet_lite0").eval()
     images = torch.rand(1, 3, 64, 64)
