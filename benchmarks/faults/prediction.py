@@ -166,9 +166,9 @@ def quality_random(found: Predictions) -> Predictions:
 
 
 def without_label(real: Callable, self: Predictions, path: Any, tasks: Any) -> None:
-    """Write the file without the labels of the last task."""
-    names = [name for name in self.names if name != f"labels.{tasks[-1].name}"]
-    real(Predictions(names, len(self), self.column), path, tasks)
+    """Write the file of a split without the labels of the last task; the stage's own parts are complete."""
+    lost = f"labels.{tasks[-1].name}" if path.stem == "val" else None
+    real(Predictions([name for name in self.names if name != lost], len(self), self.column), path, tasks)
 
 
 def matched(change: Callable[[np.ndarray, int, dict], tuple[np.ndarray, dict]]) -> Patch:
