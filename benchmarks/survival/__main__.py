@@ -90,7 +90,7 @@ def main() -> None:
 
 def _run() -> Counter:
     survived = Counter()
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=multiprocessing.get_context("fork")) as pool:
         for case, wrong in zip(CASES, pool.map(_outcome, range(len(CASES))), strict=True):
             if wrong:
                 print(f"{case.kind}: {case.name}: {' '.join(wrong.split())[:400]}", flush=True)
