@@ -6,6 +6,7 @@ task's linear layer, k detections of an image.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class Candidates:
         return Candidates(self.query[image], self.labels[image], self.probability[image], fields)
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Turns the outputs of the linear layers of one task or several into losses, matching costs and labels.
 
     A head must define `losses`; the other methods have defaults based on `class_logits`. The first head of a network is
@@ -66,13 +67,13 @@ class Head(nn.Module):
         probability of each class."""
         return {task.name: logits[task.name] for task in self.tasks}
 
+    @abstractmethod
     def losses(
         self, logits: Logits, labels_MT: Tensor, matched: tuple[Tensor, Tensor, Tensor], *, no_object: float
     ) -> dict[str, Tensor]:
         """task -> [L], summed over the queries of a layer. Matched queries, at `matched` (layer, image, query), have
         the weight of their class in `task.weights`, 0 if unlabelled; unmatched queries of a task with a background slot
         have the weight `no_object`. The caller applies the task's loss weight and the normaliser."""
-        raise NotImplementedError
 
     def probabilities(self, logits: Logits, labels_BNT: Tensor) -> list[Tensor]:
         """T x [L, B, Q, N], for the matching cost: probability of each label of each image's instances, 1 where
