@@ -78,7 +78,7 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     for name in scored if not black else ():
         whole = [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
         if not whole and not leaked:  # copies may be saved in another way
-            whole = strays(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
+            whole = partly_differ(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
         findings += whole
     for name in scored:
         pair = outlines["train"], outlines[name]
@@ -161,7 +161,7 @@ def measured(small: Thumbnails, fine: Mapping[str, np.ndarray]) -> dict[str, tup
     return found | {name: (fine["names"], fine[name]) for name in FINE}
 
 
-def strays(
+def partly_differ(
     train: Mapping[str, tuple[Sequence[str], np.ndarray]], other: Mapping[str, tuple[Sequence[str], np.ndarray]],
     split: str,
 ) -> list[Finding]:  # fmt: skip
