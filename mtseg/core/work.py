@@ -1,6 +1,6 @@
 """Folders for unfinished work, which an interrupted run finds again. They are no outs of DVC, which deletes those
 before each run. Two processes never do the same work: the first holds a lock of the operating system, which ends with
-it, even if it is killed; the second waits and then finds what the first has left."""
+it, even if it is killed. The second waits and then finds what the first has left, or is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sole(work: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a work folder, which is created. While another process holds it, wait, and `say` whose it is.
     The folder is removed if the block succeeds, unless a further process waits for the same work, which then continues
     there."""
-    with _locked(work, say):
+    with locked(work, lambda other: say(f"waiting for {other}, which does the same work in {work}")):
         yield
         with (work / WAITING).open("a") as waiting, suppress(BlockingIOError):
             fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,15 +67,17 @@ def owner(work: Path) -> str | None:
 
 
 @contextmanager
-def _locked(work: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a folder, which is created. While another process holds it, `busy` is called with that process
+    as text; unless it raises, wait."""
     while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / LOCK).open("a+") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"waiting for {_owner(file)}, which does the same work in {work}")
-                with (work / WAITING).open("a") as waiting:
+                busy(_owner(file))
+                with (folder / WAITING).open("a") as waiting:
                     fcntl.flock(waiting, fcntl.LOCK_SH)
                     fcntl.flock(file, fcntl.LOCK_EX)
             if not os.fstat(file.fileno()).st_nlink:

@@ -7,7 +7,6 @@ often a run was interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,12 +22,13 @@ from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, replace_folder, write_json, write_table
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
+from mtseg.core.work import locked
 from mtseg.inference import export, overlay_files
 from mtseg.inference.result import Result
 from mtseg.inference.sources import File, files
 
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
-RUN, PARTS, OLD, FAILED, OVERLAYS, LOCK = "run.json", ".parts", ".old-parts", "failed.csv", "images", "lock"
+RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
 SPAN = ("images", "empty", "removed", "failed")  # in span.json
 RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
@@ -132,14 +132,7 @@ class Run:
         begun = {"settings": self.settings, "outputs": None}
         if not (self.out / RUN).exists():
             write_json(self.out / RUN, begun)
-        self.parts.mkdir(exist_ok=True)
-        with (self.parts / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.out}: another process writes there: wait until it ends, or choose another folder"
-                ) from None
+        with locked(self.parts, self._refuse):
             if self._old:
                 for path in [*self._spans(), *(self.out / name for name in self._old["outputs"] or ())]:
                     _remove(path)
@@ -149,6 +142,9 @@ class Run:
                 raise UserError(f"{self.out}: another process has continued this run: give the command again")
             self.tidy()
             yield
+
+    def _refuse(self, other: str) -> None:
+        raise UserError(f"{self.out}: {other} writes there: wait until it ends, or choose another folder")
 
     def _spans(self) -> list[Path]:
         return sorted(self.parts.glob("[0-9]*"))
