@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 QUOTED = 200  # characters of a user's value that a line shows
@@ -69,6 +70,11 @@ def _cut(text: str, most: int) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_pipe(path: Path | str) -> bool:
+    """Whether it is a pipe or a device, and no file or folder: to read one could wait for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 # errors of the operating system that the user can put right: number -> advice

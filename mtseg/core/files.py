@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, is_pipe
 
 TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
 
@@ -187,6 +187,8 @@ def _has(known: Container[str], keys: Sequence[str]) -> None:
 def _reading(path: Path | str, kind: str, made_by: str | None) -> Iterator[None]:
     """Report errors of reading a file as UserErrors."""
     first, again = (f": run `dvc repro {made_by}` {when}" if made_by else "" for when in ("first", "again"))
+    if is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, and no file{again}")
     try:
         yield
     except FileNotFoundError:

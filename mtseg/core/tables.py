@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import logit as log_odds
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, is_pipe
 from mtseg.core.files import replace_file
 from mtseg.core.masks import Box, Segmentation, rle
 from mtseg.core.params import Task
@@ -558,6 +558,8 @@ def _glibc() -> ctypes.CDLL | None:
 @contextmanager
 def _reading(path: Path | str, made_by: str) -> Iterator[None]:
     """Raise UserError for a file that is missing or has another format."""
+    if is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, and no file: run `dvc repro {made_by}` again")
     try:
         yield
     except FileNotFoundError:

@@ -100,8 +100,7 @@ def _owner(file: IO[str]) -> str:
 
 
 def _sha256(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except (FileNotFoundError, IsADirectoryError):
+    if not path.is_file():  # it may be a pipe, which is refused when it is read
         return b""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -14,7 +14,7 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import Node
 
-from mtseg.core.errors import quoted
+from mtseg.core.errors import is_pipe, quoted
 
 LONGEST = 2**22  # characters of a file
 MOST = 10**5  # values, of which an alias repeats those that it stands for
@@ -22,7 +22,7 @@ MOST = 10**5  # values, of which an alias repeats those that it stands for
 
 def read(path: Path, typ: Literal["safe", "base"] = "safe") -> Any:
     """The content of a YAML file. Raises OSError, and ValueError as `parse` does."""
-    if path.exists() and not path.is_file() and not path.is_dir():  # to open a FIFO would wait for ever
+    if is_pipe(path):
         raise ValueError("is a pipe or a device, and no file")
     with path.open("rb") as file:
         return parse(_decoded(file.read(4 * LONGEST)), typ)

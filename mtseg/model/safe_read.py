@@ -19,13 +19,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtseg.core.errors import UserError, first_line
+from mtseg.core.errors import UserError, first_line, is_pipe
 
 
 def read(path: Path | str) -> dict[str, Tensor]:
     """The state dict in a .safetensors, .pth, .pt or .pkl file, on the CPU, at the top level or in the entry `model` or
     `state_dict`. Raises UserError if the file is missing, broken, or holds anything but tensors."""
     path = Path(path)
+    if is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, expected a weights file")
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     readers: dict[str, Callable[[BinaryIO], Any]] = {".pth": _torch, ".pt": _torch, ".pkl": _pickle}
@@ -61,6 +63,8 @@ def _tensors(state: Any) -> dict[str, Tensor] | None:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header's metadata. Raises UserError if the file is missing or broken."""
+    if is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, expected a weights file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -134,6 +135,13 @@ def test_a_missing_or_broken_file_is_one_line_with_the_stage_that_makes_it(tmp_p
         with pytest.raises(UserError, match=f"{name}.*dvc repro register") as caught:
             read(path, made_by="register")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_json, read_table])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(UserError, match="a.csv is a pipe .*dvc repro register"):
+        read(tmp_path / "a.csv", made_by="register")
 
 
 @pytest.mark.parametrize("read", [read_json, read_table])

@@ -1,6 +1,7 @@
 """Tables: written and read back, columns that are read on first use, selection of rows."""
 
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -163,6 +164,13 @@ def test_a_missing_or_broken_file_is_one_line_that_names_the_stage_to_run(tmp_pa
         with pytest.raises(UserError, match=f"a.parquet {reason}.*run `dvc repro {stage}`") as caught:
             read()
         assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tasks, tmp_path):
+    os.mkfifo(tmp_path / "a.parquet")
+    for read, stage in readers(tmp_path / "a.parquet", tasks):
+        with pytest.raises(UserError, match=f"a.parquet is a pipe .*dvc repro {stage}"):
+            read()
 
 
 def test_a_table_of_another_kind_is_one_line(images, predictions, tasks, tmp_path):

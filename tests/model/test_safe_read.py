@@ -147,6 +147,13 @@ def test_unreadable_files_give_one_line(name, data, message, tmp_path):
     assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pkl"])
+def test_a_pipe_is_not_waited_for(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        read(tmp_path / f"a.{suffix}")
+
+
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
 def test_a_truncated_file_gives_one_line(suffix, tmp_path):
     path = tmp_path / f"weights.{suffix}"
