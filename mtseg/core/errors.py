@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -96,8 +97,11 @@ FIXES = {
     errno.EISDIR: "it stands where a file is to be: choose another path",
 }
 
-# in RuntimeErrors of PyTorch and of Python, for which there is not always a class
-NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "can't start new thread")
+# in RuntimeErrors of PyTorch, oneDNN and Python, for which there is not always a class
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory|CUDA (error: )?out of memory|can't start new thread|"
+    r"could not create a (primitive|memory object)$"  # `primitive descriptor` would be an error of ours
+)
 
 
 def as_user_error(error: Exception) -> UserError | None:
@@ -111,7 +115,7 @@ def as_user_error(error: Exception) -> UserError | None:
         "Symlink loop from "
     ):  # Path.resolve before Python 3.13
         return UserError(f"{first_line(error).lower()}: {FIXES[errno.ELOOP]}")
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(t in str(error) for t in NO_MEMORY):
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
         return UserError("not enough memory: lower the batch or the number and size of images at once")
     return None
 

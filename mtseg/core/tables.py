@@ -564,5 +564,7 @@ def _reading(path: Path | str, made_by: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro {made_by}` first") from None
+    except MemoryError:  # of Arrow
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a table of this version ({error}): run `dvc repro {made_by}` again") from None

@@ -41,6 +41,10 @@ def above_the_size_that_a_file_may_have():
     raise OSError(errno.EFBIG, "File too large", "a.parquet")
 
 
+def without_memory_for_a_convolution():
+    raise RuntimeError("could not create a primitive")
+
+
 def without_memory_for_a_tensor():  # PyTorch has no class for it
     raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
 
@@ -50,6 +54,7 @@ def test_errors_of_the_operating_system_are_one_line(tmp_path, capsys):
         (on_a_full_disk, "space"),
         (without_memory, "memory"),
         (without_memory_for_a_tensor, "memory"),
+        (without_memory_for_a_convolution, "memory"),
         (above_the_size_that_a_file_may_have, "a.parquet: file too large: raise the limit"),
         (lambda: in_a_folder_that_is_a_file(tmp_path), "file"),
     )

@@ -3,8 +3,10 @@
 import copy
 import os
 import pickle
+from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -170,6 +172,13 @@ def test_a_pipe_is_not_waited_for(tasks, tmp_path):
     os.mkfifo(tmp_path / "a.parquet")
     for read, stage in readers(tmp_path / "a.parquet", tasks):
         with pytest.raises(UserError, match=f"a.parquet is a pipe .*dvc repro {stage}"):
+            read()
+
+
+def test_a_table_that_does_not_fit_into_memory_is_not_called_damaged(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(pa, "OSFile", Mock(side_effect=pa.ArrowMemoryError("malloc of size 64 failed")))
+    for read, _ in readers(tmp_path / "a.parquet", tasks):
+        with pytest.raises(MemoryError):
             read()
 
 
