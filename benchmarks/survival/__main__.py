@@ -3,7 +3,7 @@
 Builds a tiny project in a temporary folder and disturbs its stages, each case in a fork of this process and in a copy
 of the project:
 
-  kill, signal   before each change of a file: SIGKILL, SIGINT
+  kill, signal   before each change of a file: SIGKILL; SIGINT, SIGTERM or SIGHUP
   full disk      an error from each write on, files of a limited size; `read-only`, `few files`: every write, open files
   state          damaged states and locks of an unfinished training
   concurrency    two trainings at once; without --quick also two queued experiments of DVC
@@ -24,6 +24,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -43,11 +44,14 @@ from benchmarks.survival import cases  # noqa: E402
 from benchmarks.survival.project import STAGES, Project  # noqa: E402
 
 QUICK = ("generate", "convert", "register", "check", "train", "predict", "evaluate", "filter")
-USED = (
-    "mtseg.checks.run", "mtseg.data.catalog", "mtseg.diagnosis.run", "mtseg.diagnosis.probe",
-    "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
-    "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones.mobilenetv3_small",
-    "mtseg.training.loop", "pandas.io.formats.csvs", "pyarrow.pandas_compat", "rich.progress",
+DISTURBED = ("train", "convert", "evaluate")
+USED = (  # what the stages import when they run
+    "encodings.utf_8_sig", "filecmp", "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.labelme",
+    "mtseg.diagnosis.run", "mtseg.diagnosis.probe", "mtseg.inference.checkpoint", "mtseg.inference.export.coco",
+    "mtseg.inference.export.csv", "mtseg.inference.splits", "mtseg.inference.torch_network",
+    "mtseg.model.backbones.mobilenetv3_small", "mtseg.training.loop", "orjson", "pandas.io.formats.csvs",
+    "pyarrow.pandas_compat", "pycocotools.coco", "rich._emoji_codes", "rich.progress",
+    "torch.utils.serialization.config",
 )  # fmt: skip
 MEMORY = "/dev/shm"
 CASES: list[cases.Case] = []  # the processes of the pool are forks, which have it
@@ -60,6 +64,8 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, help="mutated inputs of each kind; by default 100 or 5000")
     given = parser.parse_args()
     began = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGHUP):  # which may be ignored, as in the background of a script
+        signal.signal(number, signal.default_int_handler)
     if os.path.isdir(MEMORY):  # a state is flushed to the disk when it is saved, which takes as long as a step
         tempfile.tempdir = MEMORY
     stages = QUICK if given.quick else tuple(stage for stage in STAGES if stage != "compare")
@@ -68,7 +74,9 @@ def main() -> None:
     PIL.Image.init()
     gc.freeze()  # a collection in a fork would copy the memory of all that is imported
     with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder) / "whole", Path(folder) / "stopped", stages)
+        project = Project(
+            Path(folder) / "whole", Path(folder) / "stopped", stages, disturbed=DISTURBED if given.quick else stages
+        )
         project.build()
         inputs = given.inputs or (100 if given.quick else 5000)
         CASES.extend(

@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
-from benchmarks.intake import environment
+from benchmarks.intake import ROOT, environment
 from benchmarks.survival import faults, fuzz, spoil
 from benchmarks.survival.child import Fault, Outcome, run, start
 from benchmarks.survival.project import STAGES, Project, outs, set_params
 from benchmarks.survival.queue import two_experiments
 
 SIZES = (0, 300, 5_000, 100_000)  # bytes that a file may have
-MEMORY = {"model": {"num_queries": 10_000}, "loss": {"num_points": 10**6}, "solver": {"ims_per_batch": 64}}
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# changes of params.yaml, and megabytes that a stage may take more than now
+LARGE = {"model": {"num_queries": 10_000}, "loss": {"num_points": 10**6}, "solver": {"ims_per_batch": 64}}
+MEMORY = {"train": (LARGE, 300), "check": (LARGE, 300), "predict": ({}, 50)}
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,13 @@ class Case:
 def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
     """inputs: mutated inputs of each kind."""
     case = partial(_at, project)
-    disturbed = ("train", "convert", "evaluate") if quick else project.stages
-    for stage in disturbed:
+    for stage in project.disturbed:
         for number in range(1, project.changes[stage] + 1):
             yield case("kill", f"{stage}, change {number}", disturb, stage, faults.killed(number))
         numbers = range(1, project.changes[stage] + 1, 12 if quick else 1)
-        for number in numbers:
-            yield case("signal", f"{stage}, SIGINT at change {number}", disturb, stage,
-                       faults.signalled(number, signal.SIGINT))  # fmt: skip
+        for number, which in zip(numbers, cycle(STOPS), strict=False):
+            yield case("signal", f"{stage}, {which.name} at change {number}", disturb, stage,
+                       faults.signalled(number, which))  # fmt: skip
             yield case("full disk", f"{stage}, from change {number}", disturb, stage, faults.full_disk(number))
         yield case("read-only", stage, disturb, stage, faults.read_only())
         for most in SIZES[:: 3 if quick else 1]:
@@ -62,7 +65,7 @@ def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
         yield case("concurrency", "two queued experiments", two_experiments)
     yield case("reader", "train | head -1", head)
     yield case("worker", "a loader's process dies", dead_worker)
-    for stage in ("train",) if quick else ("train", "check", "predict"):
+    for stage in ("train",) if quick else MEMORY:
         yield case("memory", stage, little_memory, stage)
     for number in range(0, 60, 12 if quick else 1):
         yield case("Ctrl-C", f"train, after {number * 0.02:.2f} s", early, number * 0.02)
@@ -154,8 +157,9 @@ def dead_worker(project: Project) -> str | None:
 
 def little_memory(project: Project, stage: str) -> str | None:
     with project.copy(without=stage) as folder:
-        set_params(folder, MEMORY)
-        return _one_line(run(stage, folder, faults.little_memory(300)), "memory")
+        changes, megabytes = MEMORY[stage]
+        set_params(folder, changes)
+        return _one_line(run(stage, folder, faults.little_memory(megabytes)), "memory")
 
 
 def early(project: Project, seconds: float) -> str | None:
@@ -168,7 +172,7 @@ def early(project: Project, seconds: float) -> str | None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         outcome = Outcome(process.returncode, out, err)
-        if process.returncode == -signal.SIGINT and not err:  # Python itself had not started
+        if process.returncode == -signal.SIGINT and str(ROOT) not in err:  # Python itself had not started
             return again(project, folder, "train")
         return outcome.fault() or again(project, folder, "train")
 

@@ -40,9 +40,9 @@ def images(project: Project, seeds: Sequence[int]) -> str | None:
         raw = [path for path in sorted(folder.glob("data/raw/**/*")) if path.suffix in reading.suffixes()]
         for path in draw.sample(raw, len(seeds)):
             path.write_bytes(mutated_bytes(draw, encoded(draw, path)))
+        if wrong := run(read_images, folder).fault():
+            return f"loader: {wrong}"
         for on_error in ("skip", "error"):
-            if wrong := run(read_images, folder).fault():
-                return f"loader: {wrong}"
             set_params(folder, {"data": {"on_error": on_error}})
             if wrong := run("convert", folder).fault():
                 return f"convert: {wrong}"
@@ -126,15 +126,12 @@ def mutated_node(draw: random.Random, value: Any) -> Any:
 
 
 def params(project: Project, seeds: Sequence[int]) -> str | None:
-    """A key of params.yaml. What is still valid goes through a stage."""
+    """A key of params.yaml, which a stage reads."""
     with project.copy() as folder:
         for seed in seeds:
             draw = random.Random(f"params {seed}")
             write_params(draw, project.folder / "params.yaml", folder / "params.yaml")
-            outcome = run(load, folder)
-            if not outcome.code and not outcome.err:
-                outcome = run(draw.choice(("convert", "evaluate", "filter")), folder)
-            if wrong := outcome.fault():
+            if wrong := run(draw.choice(("convert", "evaluate", "filter")), folder).fault():
                 return f"input {seed}: {wrong}"
     return None
 

@@ -19,7 +19,7 @@ from benchmarks.survival import child
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 TINY = {
     "device": "cpu",
-    "generate": {"train": 6, "val": 3, "size": 64, "max_objects": 3},
+    "generate": {"train": 7, "val": 2, "size": 64, "max_objects": 3},
     "model": {
         "backbone": "mobilenetv3_small", "weights": None, "num_queries": 6, "hidden_dim": 32, "num_heads": 4,
         "encoder_layers": 1, "encoder_feedforward_dim": 32, "decoder_layers": 1, "decoder_feedforward_dim": 32,
@@ -55,12 +55,14 @@ def tree(folder: Path) -> dict[str, str]:
 @dataclass(frozen=True)
 class Project:
     """folder: after an undisturbed run of `stages`. whole: its tree. stopped: the same project, its training killed
-    when the last step was done and nothing written. changes: how often each stage changes a file."""
+    when the last step was done and nothing written. disturbed: stages that are killed. changes: how often each of them
+    changes a file."""
 
     folder: Path
     stopped: Path
     stages: tuple[str, ...]
     whole: dict[str, str] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
     changes: dict[str, int] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -73,7 +75,7 @@ class Project:
                 shutil.copytree(self.folder, self.stopped)
             _succeed(stage, self.folder)
         self.whole.update(tree(self.folder))
-        for stage in self.stages:
+        for stage in self.disturbed:
             with self.copy(without=stage) as folder, tempfile.NamedTemporaryFile() as tally:
                 _succeed(stage, folder, faults.counted(Path(tally.name)))
                 self.changes[stage] = len(tally.read())

@@ -83,5 +83,5 @@ ARTIFACTS = {
     "half of it": half, "its first bytes": first_bytes, "another table": foreign_table, "empty": EMPTY,
     "[]": written(b"[]\n"), "{}": written(b"{}\n"), "null": written(b"null\n"), "text": written(b"a text\n"),
     "a CSV of other columns": written(b"a,b\n1,2\n"), "bytes": written(bytes(range(256)) * 4), "removed": gone,
-    "a list in a list": written(b'[[1, {"a": [null]}]]'), "a folder": folder,
+    "a list in a list": written(b'[[1, {"a": [null]}]]'), "a folder": folder, "a FIFO": fifo,
 }  # fmt: skip
