@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,6 +79,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _torch(file: BinaryIO) -> Any:
+    if zipfile.is_zipfile(file):  # PyTorch does not compress: a file that inflates is made to fill the memory
+        size = file.seek(0, io.SEEK_END)
+        if sum(entry.file_size for entry in zipfile.ZipFile(file).infolist()) > 2 * size:
+            raise pickle.UnpicklingError("its entries are compressed")
+    file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections import OrderedDict
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -35,6 +36,16 @@ def test_a_hostile_pth_is_refused_and_runs_nothing(zipped, tmp_path):
     with pytest.raises(UserError, match=r"weights.pth is refused: it wants to call \w+\.mkdir; only tensors"):
         read(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pth_made_to_fill_the_memory_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as source, ZipFile(tmp_path / "small.pth", "w", ZIP_DEFLATED) as packed:
+        for name in source.namelist():
+            packed.writestr(name, source.read(name))
+    assert read(tmp_path / "plain.pth")["w"].shape == (10**6,)
+    with pytest.raises(UserError, match="small.pth is refused"):
+        read(tmp_path / "small.pth")
 
 
 @pytest.mark.parametrize("hostile", [Hostile, HostileStorage])
