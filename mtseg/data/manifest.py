@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.core.errors import UserError, one_line
+from mtseg.core.errors import UserError, is_pipe, one_line
 from mtseg.core.files import read_json
 from mtseg.core.masks import AREA_RANGES
 from mtseg.core.params import Task
@@ -169,6 +169,8 @@ def _named(labels: Sequence[int], tasks: Classes) -> list[str]:
 
 
 def _sha256(path: Path) -> str:
+    if is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, and no file: run `dvc repro convert` again")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

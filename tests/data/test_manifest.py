@@ -1,4 +1,5 @@
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -69,6 +70,9 @@ def test_a_file_changed_since_is_noticed(path, tasks):
         manifest.load(path).images("val")
     (path.parent / "val.parquet").unlink()
     with pytest.raises(UserError, match="val.parquet is missing: run `dvc repro convert` first"):
+        manifest.load(path).images("val")
+    os.mkfifo(path.parent / "val.parquet")
+    with pytest.raises(UserError, match="val.parquet is a pipe.*dvc repro convert"):
         manifest.load(path).images("val")
 
 
