@@ -29,6 +29,7 @@ NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 DEEP = ("I", "F")  # modes of more than 8 bits per channel
 PAD = 128  # grey value (0 to 255) of the padding, in training and prediction
 MOST_PIXELS = 10**9  # of a file of the user's own: Pillow needs 4 bytes for each, and the area in an RLE has 32 bits
+UNEXPECTED = 2**27  # of an image that has grown since it was converted; a larger one would fill the memory
 AT_ONCE = 2**26  # pixels of an image that is resized at once: a copy of a larger one would take gigabytes
 STRIP = 2**22  # pixels at a time of a larger one
 _LIMIT = Lock()  # of Pillow's limit of pixels, which is global
@@ -141,9 +142,9 @@ def _open(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
 
 def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Image.Image:
     """The image of a record; see `decode`. Raises UserError, which names the file."""
-    path = root / image.file_name
+    path, recorded = root / image.file_name, image.height * image.width
     try:
-        return decode(path, side=side, most=MOST_PIXELS)
+        return decode(path, side=side, most=min(max(recorded, UNEXPECTED), MOST_PIXELS))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; is data.raw the folder that was converted?") from None
     except DECODE_ERRORS as error:

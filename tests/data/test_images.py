@@ -45,6 +45,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     folders.png_of_size(tmp_path / "bomb.png", 50_000, 50_000)
     with pytest.raises(UserError, match="bomb.png: the image does not decode .*50000 x 50000 pixels"):
         read_image(tmp_path, Image(1, "bomb.png", 50_000, 50_000))
+    folders.png_of_size(tmp_path / "grown.png", 20_000, 20_000)
+    with pytest.raises(UserError, match="grown.png: the image does not decode .*20000 x 20000 pixels"):
+        read_image(tmp_path, Image(1, "grown.png", 20, 20))
     save(tmp_path / "whole.jpg", size=(200, 100))
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:800])
     with pytest.raises(UserError, match="cut.jpg: the image does not decode"):
