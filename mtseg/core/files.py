@@ -6,18 +6,22 @@ The temporary name is fixed, so the next run overwrites what a killed run left b
 from __future__ import annotations
 
 import gc
+import io
 import json
 import re
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mtseg.core.errors import UserError, is_pipe
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
 
@@ -104,6 +108,13 @@ def write_json_with(path: Path | str, first: str, values: Iterable[Any], rest: M
         for number, value in enumerate(values):
             file.write(b"," * bool(number) + encode(value))
         file.write(b"".join([b"]", *(b",%s:%s" % (encode(key), encode(rest[key])) for key in sorted(rest)), b"}\n"]))
+
+
+def write_image(path: Path, image: PIL.Image.Image, format: str, **options: Any) -> None:
+    """Write an image with the options of Pillow's `save`, which does not notice that a disk becomes full in the middle
+    of a JPEG: it ignores that fewer bytes were written."""
+    image.save(content := io.BytesIO(), format, **options)
+    path.write_bytes(content.getvalue())
 
 
 def write_table(path: Path | str, rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: Sequence[str] | None = None):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mtseg.core.files import replace_folder, write_json
+from mtseg.core.files import replace_folder, write_image, write_json
 from mtseg.core.params import Generate
 
 SHAPES = ("circle", "square", "star", "triangle")
@@ -54,7 +54,7 @@ def generate(params: Generate, folder: Path, *, seed: int) -> None:
                 pixels, shapes = draw(rng, params.size, params.max_objects, params.scale, without, params.alike)
                 file = temporary / name / f"{number:05d}.jpg"
                 # no chroma subsampling: it would blur stripes three pixels wide
-                Image.fromarray(pixels).save(file, quality=92, subsampling=0)
+                write_image(file, Image.fromarray(pixels), "JPEG", quality=92, subsampling=0)
                 height, width = pixels.shape[:2]
                 annotation = {
                     "version": "5.5.0",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import replace_file
+from mtseg.core.files import replace_file, write_image
 
 if TYPE_CHECKING:
     from mtseg.inference.result import Result
@@ -33,7 +33,7 @@ def write(result: Result, folder: Path) -> None:
     """Draw every image of a result. See `check`."""
     for one in result.by_image():
         with replace_file(folder / _file(one.images.file_name[0])) as temporary:
-            one.plot().save(temporary, format="JPEG", quality=90, comment=MADE)
+            write_image(temporary, one.plot(), "JPEG", quality=90, comment=MADE)
 
 
 def remove(folder: Path) -> None:

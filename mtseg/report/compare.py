@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import replace_folder
+from mtseg.core.files import replace_folder, write_image
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import Image, Images, Pairs, Predictions
 from mtseg.data.images import read_image
@@ -376,7 +376,7 @@ def _draw(folder: Path, group: list[dict[str, Any]], a: Side, b: Side, notes: li
         except UserError as error:
             notes.append(f"Image {entry['name']} is not shown: {error}")
             continue
-        overlays.thumbnail(pixels, SIZE).save(folder / f"{entry['id']}.jpg", **page.JPEG)
+        write_image(folder / f"{entry['id']}.jpg", overlays.thumbnail(pixels, SIZE), "JPEG", **page.JPEG)
         scale = SIZE / max(pixels.shape[:2])
         width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
         truth = images.instances[images.instances.image == row]

@@ -6,6 +6,7 @@ Coordinates are pixels of the thumbnail.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -71,4 +72,5 @@ def save(
                 draw(axes, labelled(objects, tasks, scale=scale), size, font=13)
                 axes.set_title(f" {title}", color=INK, size=14, pad=7)
                 left += size[0] + GAP
-        figure.savefig(temporary, format="jpeg", pil_kwargs={"quality": 90, "optimize": True})
+        figure.savefig(content := BytesIO(), format="jpeg", pil_kwargs={"quality": 90, "optimize": True})
+        temporary.write_bytes(content.getvalue())

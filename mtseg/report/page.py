@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, read_table, replace_folder
+from mtseg.core.files import read_json, read_table, replace_folder, write_image
 from mtseg.core.params import Task, Visualise
 from mtseg.data.images import read_image
 from mtseg.evaluation.ap.evaluation import Evaluation
@@ -101,10 +101,11 @@ def write(
         for image in images[np.isin(images.id, list(wanted))]:
             pixels = read_image(root, image)
             if image.id in in_gallery:
-                overlays.thumbnail(pixels, settings.size).save(temporary / f"{image.id}.jpg", **JPEG)
+                write_image(temporary / f"{image.id}.jpg", overlays.thumbnail(pixels, settings.size), "JPEG", **JPEG)
             for place in (place for place in doubtful if place["image_id"] == image.id):
                 part = suspects.cut(pixels, place["window"])
-                overlays.thumbnail(part, suspects.SIZE).save(temporary / f"label-{place['number']}.jpg", **JPEG)
+                drawn = overlays.thumbnail(part, suspects.SIZE)
+                write_image(temporary / f"label-{place['number']}.jpg", drawn, "JPEG", **JPEG)
         (temporary / "index.html").write_bytes(page.encode())
 
 

@@ -1,7 +1,9 @@
 import os
 import re
+import resource
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from mtseg.core.errors import UserError, as_user_error
@@ -11,6 +13,7 @@ from mtseg.core.files import (
     read_table,
     replace_file,
     replace_folder,
+    write_image,
     write_json,
     write_json_array,
     write_table,
@@ -135,6 +138,18 @@ def test_a_missing_or_broken_file_is_one_line_with_the_stage_that_makes_it(tmp_p
         with pytest.raises(UserError, match=f"{name}.*dvc repro register") as caught:
             read(path, made_by="register")
         assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_which_a_part_fits_on_the_disk_is_an_error(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    image = PIL.Image.effect_noise((64, 64), 50)
+    write_image(tmp_path / "whole.jpg", image, "JPEG")
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole.jpg").stat().st_size - 40, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_image(tmp_path / "a.jpg", image, "JPEG")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("read", [read_json, read_table])
