@@ -102,7 +102,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     named = ((image.raw.file_name, found) for image in images for found, _ in image.objects)
     turned = label_order.warnings(free, tasks[0].name, named) if len(free) > 1 else []
     tasks = coco.resolve(tasks, classes)
-    facts.of_images(images, remarks, relative=raw.relative)
+    facts.of_images(images, data.raw, remarks, relative=raw.relative)
     used = _used(splits, data.share, seed)
     converted: dict[str, list[Image]] = {name: [] for name in SPLITS if name in splits}
     shared: dict[tuple, dict[str, int | None]] = {}

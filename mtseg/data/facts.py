@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,7 +19,7 @@ from pycocotools import mask as coco_mask
 from mtseg.core.errors import one_line
 from mtseg.core.masks import Box, Segmentation
 from mtseg.core.tables import Image, Instance
-from mtseg.data import duplicates
+from mtseg.data import duplicates, edges
 from mtseg.data.polygons import Measure, is_inside
 from mtseg.data.raw import BadRecord, RawObject, by
 
@@ -161,9 +162,9 @@ def size_cause(stated: tuple[int, int], height: int, width: int, orientation: in
     )
 
 
-def of_images(images: Sequence[Seen], remarks: Remarks, *, relative: bool = False) -> None:
-    """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left. relative:
-    see `check_outline`."""
+def of_images(images: Sequence[Seen], folder: Path, remarks: Remarks, *, relative: bool = False) -> None:
+    """Add remarks on images: EXIF orientation, names of other images, outlines that are all at the top left and follow
+    no edges. folder: of the raw data. relative: see `check_outline`."""
     proven = any(  # then the tool that stated the turned size turned the image
         image.orientation in (5, 6, 7, 8) and image.raw.size and image.height != image.width for image in images
     )
@@ -184,14 +185,22 @@ def of_images(images: Sequence[Seen], remarks: Remarks, *, relative: bool = Fals
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
     if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
+        if _follow_edges([image for _, image in boxes], folder):
+            return
         cause = "coordinates divided by too large a size" if relative else "enlarged after annotating"
         text = f"images whose outlines are all at the top left (likely cause: {cause})"
         remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
     elif not relative:
-        _enlarged_in_part([image for _, image in boxes], ends, remarks)
+        _enlarged_in_part([image for _, image in boxes], ends, folder, remarks)
 
 
-def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], remarks: Remarks) -> None:
+def _follow_edges(images: Sequence[Seen], folder: Path) -> bool:
+    return edges.are_followed(
+        [(folder / image.raw.file_name, [instance.rle for _, instance in image.objects]) for image in images]
+    )
+
+
+def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], folder: Path, remarks: Remarks) -> None:
     """Find sizes of images that are a multiple of another size, by which all outlines on them would fit divided. ends:
     largest x and y of each image's outlines, as shares of its size."""
     of_size: dict[tuple[int, int], list[int]] = {}
@@ -202,7 +211,8 @@ def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], remark
         if len(own) < FEWEST_OF_SIZE or reach > ENLARGED[0]:
             continue
         factors = [width / w for w, h in of_size if abs(width * h / (w * height) - 1) < 0.02]
-        if factor := min((factor for factor in factors if 1.5 <= factor <= 1.01 / reach), default=None):
+        factor = min((factor for factor in factors if 1.5 <= factor <= 1.01 / reach), default=None)
+        if factor and not _follow_edges([images[index] for index in own], folder):
             cause = f"enlarged by {factor:.3g} after annotating, as other images are smaller by as much"
             text = f"images of {width} x {height} pixels whose outlines are all at the top left (likely cause: {cause})"
             remarks.add(text, f"{images[own[0]].raw.file_name}; none reaches beyond {reach:.0%} of a side", len(own))

@@ -175,6 +175,21 @@ def test_images_that_were_enlarged_after_annotating(tmp_path):
     assert "top left" in line and ": 24, such as" in line
 
 
+@pytest.mark.parametrize("sizes", [1, 2])
+def test_outlines_at_the_top_left_that_follow_edges_are_right(tmp_path, sizes):
+    """As those of a fixed camera over a part of a bench, also if a half of the images is larger."""
+    for number in range(24):
+        scale = 1 + number % sizes
+        raw = folders.labelme(
+            tmp_path / "raw", f"{'train' if number < 12 else 'val'}/{number}", shape("x"), imageHeight=0, imageWidth=0
+        )
+        pixels = np.full((HEIGHT * scale, WIDTH * scale), 60 + number, np.uint8)
+        pixels[4:14, 4:14] = 200
+        Image.fromarray(pixels).save(raw.with_suffix(".png"))
+    folders.converted(tmp_path / "raw", TASK)
+    assert not [line for line in folders.report(tmp_path / "raw")["warnings"] if "top left" in line]
+
+
 @pytest.mark.parametrize(
     ("stated", "cause"),
     [
