@@ -1,5 +1,7 @@
+import base64
 import json
 import time
+from zlib import compress
 
 import numpy as np
 import pytest
@@ -270,9 +272,13 @@ def test_an_image_id_that_is_not_there_shows_one_that_is(tmp_path):
     assert "no image has id 1" in read(tmp_path).faults[0].text and "'001'" in read(tmp_path).faults[0].text
 
 
-def test_an_rle_whose_bytes_were_printed_is_read(tmp_path):
-    counts = coco_mask.encode(MASK)["counts"]
-    rle = {"size": [HEIGHT, WIDTH], "counts": str(counts)}
+@pytest.mark.parametrize(
+    "written",
+    [str, lambda counts: base64.b64encode(counts).decode(), lambda counts: base64.b64encode(compress(counts)).decode()],
+    ids=["printed", "base64", "base64 of zlib"],
+)
+def test_an_rle_whose_bytes_were_written_as_text_is_read(tmp_path, written):
+    rle = {"size": [HEIGHT, WIDTH], "counts": written(coco_mask.encode(MASK)["counts"])}
     folders.coco(tmp_path, "all", [annotation(segmentation=rle)])
     (item,) = read(tmp_path).images[0].objects
     assert np.array_equal(mask(item.segmentation, HEIGHT, WIDTH), MASK)

@@ -5,8 +5,8 @@
     NAME/_annotations.coco.json beside its images                       Roboflow
     result.json                 beside images/                          Label Studio
 
-Polygons, compressed and uncompressed RLE, and crowds are supported. The category name is the label (see
-mtseg/data/labels.py). Further labels are read from the annotation's `attributes` (CVAT; the ids of attr-eomt become
+Polygons, uncompressed and compressed RLE (also in base64), and crowds are supported. The category name is the label,
+see mtseg/data/labels.py. Further ones are read from the annotation's `attributes` (CVAT; the ids of attr-eomt become
 names by the file's list `attributes`) and `labels`, from `attribute_ids` (PACO, Fashionpedia) and from `category_id_1`,
 `category_id_2`, ... (DENTEX). `attributes` take precedence over `labels`. The split is that of the file's name, its
 folder's, or the image's folder. Unused categories need no entry in a mapping. Lost: keypoints, captions, and several
@@ -16,9 +16,12 @@ values of one attribute.
 from __future__ import annotations
 
 import ast
+import base64
+import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -431,7 +434,7 @@ def _rle(value: Any) -> dict[str, Any]:
             counts = ast.literal_eval(counts).decode()
         if isinstance(height, int) and isinstance(width, int) and len(counts) > LETTERS * (height * width + 2):
             raise BadRecord("geometry", f"{NO_RLE}: it has more run lengths than {width} x {height} pixels")
-        counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts)
+        counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts, height * width)
         if not all(isinstance(number, int) for number in (height, width, *counts)):
             raise BadRecord("geometry", f"{NO_RLE}: a size or a run length is not a whole number")
         if min(counts) < 0 or sum(counts) != height * width:
@@ -442,7 +445,24 @@ def _rle(value: Any) -> dict[str, Any]:
         raise BadRecord("geometry", f"{NO_RLE} of size and counts: {quoted(value)}") from None
 
 
-def _runs(text: str) -> list[int]:
+def _runs(text: str, pixels: int) -> list[int]:
+    """Run lengths of a compressed RLE, which some tools write in base64, also deflated, as JSON has no bytes."""
+    for form in (text, *_decoded(text, LETTERS * (pixels + 2))):
+        with suppress(BadRecord):
+            if sum(runs := _uncompressed(form)) == pixels:
+                return runs
+    return _uncompressed(text)
+
+
+def _decoded(text: str, most: int) -> Iterator[str]:
+    with suppress(ValueError, zlib.error):
+        content = base64.b64decode(text, validate=True)
+        if content.startswith(b"x"):  # of zlib, and no letter of an RLE
+            content = zlib.decompressobj().decompress(content, most)
+        yield content.decode("ascii")
+
+
+def _uncompressed(text: str) -> list[int]:
     """Run lengths of a compressed RLE. pycocotools reads past the end of a truncated one, so it is checked first.
     Format: cocodataset/cocoapi, common/maskApi.c, rleFrString."""
     runs: list[int] = []
