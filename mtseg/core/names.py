@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -21,6 +22,7 @@ LOOK_ALIKE = str.maketrans(
 COMMAS = re.compile("[,，、﹐]")
 # blanks, hyphens and underscores between words; between numbers they matter: 1-1 is not 11
 SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_-]+$")
+SCRAMBLING = ("cp1252", "mac-roman", "cp437", "cp1251", "gbk")  # in which UTF-8 is read by mistake
 BACKGROUND = {"background", "bg", "noobject", "nothing", "unlabeled", "unlabelled", "void"}
 
 
@@ -34,6 +36,21 @@ def control(name: str) -> str | None:
     A terminal may obey the first, and the second cannot be written to a file."""
     found = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs")), None)
     return found and found.encode("unicode_escape").decode()
+
+
+def unscrambled(name: str) -> str | None:
+    """The likely spelling of a name whose UTF-8 was read in another encoding, such as that of "GrÃ¼n"; None for others,
+    which are hardly ever valid UTF-8 when they are written back."""
+    # the second half of à and í are a blank and an invisible character, which `clean` takes out
+    whole = re.sub("(?<=[a-z])Ã(?= |$)", "Ã\xa0", re.sub("(?<=[a-z])Ã(?=[a-z])", "Ã\xad", name))
+    for encoding in SCRAMBLING:
+        with suppress(UnicodeError):
+            # bytes that an encoding lacks are mostly read as control characters
+            found = b"".join(c.encode("latin-1" if "\x7f" < c < "\xa0" else encoding) for c in whole).decode()
+            rare = encoding == "gbk" and any("\x7f" < c < "\u0800" for c in found)  # Chinese would be read as Greek
+            if found != whole and not rare:
+                return unscrambled(found) or found
+    return None
 
 
 def twins(names: Sequence[str]) -> list[list[str]]:

@@ -27,7 +27,7 @@ from rich.progress import track
 from mtseg.core.errors import UserError, one_line
 from mtseg.core.files import remove, replace_file, replace_folder, uncollected, write_json
 from mtseg.core.masks import rle
-from mtseg.core.names import difference, means_background, twins
+from mtseg.core.names import difference, means_background, twins, unscrambled
 from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, label_order, labels, polygons, splitting
@@ -125,6 +125,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         "unused": raw.unused,
         "warnings": [f"{text}: {count}" for text, count in sorted(raw.warnings.items())] + remarks.lines(),
     }
+    report["warnings"] += [*_scrambled(tasks)]
     report["warnings"] += turned + facts.of_splits(converted)
     report["warnings"] += [
         f"task '{tasks[0].name}' has the class '{name}', which is learnt like any object: if it means that there is "
@@ -304,6 +305,19 @@ def _classes(
         found = {labels[task.name] for image in images for labels, _ in image.objects} - {None}
         classes[task.name] = (vocabulary.classes[task.name] or tuple(sorted(found))) if found else ()
     return classes
+
+
+def _scrambled(tasks: Sequence[Task]) -> Iterator[str]:
+    """Warnings of class names that were read in another encoding than they were written in."""
+    fix = "export or copy the annotations again, or correct them"
+    for task in tasks:
+        likely = {name: unscrambled(name) or name for name in task.classes}
+        if lost := [name for name in likely if "\ufffd" in likely[name]]:
+            yield f"task '{task.name}' has class names of which letters were lost (U+FFFD): {', '.join(lost)}; {fix}"
+        pairs = [f"'{name}' (likely '{likely[name]}')" for name in likely if likely[name] != name and name not in lost]
+        if pairs:
+            text = f"task '{task.name}' has class names whose UTF-8 was read in another encoding"
+            yield f"{text}: {', '.join(pairs)}; {fix}"
 
 
 def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tuple, dict[str, int | None]]) -> Image:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mtseg.core import yaml
 from mtseg.core.errors import UserError, quoted
-from mtseg.core.names import COMMAS, are_twins, clean, control, difference
+from mtseg.core.names import COMMAS, are_twins, clean, control, difference, unscrambled
 from mtseg.core.params import Task
 from mtseg.data.raw import BadRecord
 
@@ -134,9 +134,10 @@ class Vocabulary:
 
 def _named(name: str, what: str) -> str:
     """The clean name. Raises BadRecord if it has a control character."""
-    name = clean(name)
+    likely, name = unscrambled(name), clean(name)
     if found := control(name):
-        raise BadRecord("control character", f"{what} {quoted(name)} has the control character {found}: correct it")
+        fix = f"it is likely {quoted(likely)}, whose UTF-8 was read in another encoding" if likely else "correct it"
+        raise BadRecord("control character", f"{what} {quoted(name)} has the control character {found}: {fix}")
     return name
 
 
@@ -167,6 +168,8 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
 
 def _twin(name: str, known: Iterable[str]) -> str:
     """For a message: the known name that looks nearly the same, and what distinguishes it."""
+    if (likely := unscrambled(name)) in {*known}:
+        return f" (likely {quoted(likely)}, whose UTF-8 was read in another encoding)"
     twin = next((other for other in known if are_twins(name, other)), None)
     return f" (unlike {quoted(twin)}: {difference(name, twin)})" if twin else ""
 

@@ -167,6 +167,18 @@ def test_an_image_too_large_to_decode_is_a_bad_record(tmp_path):
         converted(tmp_path / "raw", tasks())
 
 
+def test_names_that_were_read_in_another_encoding_are_warned_of_with_the_likely_spelling(tmp_path):
+    raw = tmp_path / "raw"
+    for split in ("train", "val"):
+        names = ("car", "Gr\u00fcn".encode().decode("cp1252"), "r\ufffdd")
+        folders.labelme(raw, f"{split}/a", *(folders.shape(name) for name in names))
+    folders.converted(raw, folders.tasks(shape="auto"))
+    lost, likely = [line for line in folders.report(raw)["warnings"] if "class names" in line]
+    assert "likely 'Gr\u00fcn'" in likely and "r\ufffdd" in lost and "'car'" not in likely
+    with pytest.raises(UserError, match="likely 'Gr\u00fcn', whose UTF-8"):
+        folders.converted(raw, folders.tasks(shape=["car", "Gr\u00fcn"]))
+
+
 def test_classes_that_look_alike_are_warned_of_with_what_distinguishes_each(tmp_path, capsys):
     names = ["Cup", "cup", "\u0441up"]
     for split in ("train", "val"):
