@@ -241,3 +241,16 @@ def test_train_and_val_of_the_same_images_are_noted(tmp_path):
     data = read(tmp_path)
     assert data.notes["images that data.yaml lists for train and val alike, which is no split"] == 2
     assert {image.split for image in data.images} == {None}
+
+
+@pytest.mark.parametrize(
+    ("side", "most", "unit"), [(300, 90, "percent, divide them by 100"), (300, 280, "pixels"), (100, 90, "pixels")]
+)
+def test_the_unit_of_coordinates_that_are_not_divided_is_found_in_all_lines(tmp_path, side, most, unit):
+    for name, reach in (("a", most), ("b", 40)):
+        write(tmp_path, name, f"0 10 10 {reach} 10 {reach} {reach}", SQUARE)
+        folders.draw(tmp_path / f"{name}.png", (side, side))
+    (tmp_path / "data.yaml").write_text(NAMES)
+    data = read(tmp_path)
+    assert len(data.faults) == 2 and all(f"they are likely {unit}" in fault.text for fault in data.faults)
+    assert [image.invalid for image in data.images] == [1, 1]

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +31,18 @@ SPLITS = ("train", "val", "test")  # keys of data.yaml, also by their other usua
 BOX = "a box, and no outline: export the data set for segmentation"
 
 
+@dataclass
+class _Odd:
+    """Lines whose cause shows when all were read: those of boxes, and where, the largest coordinate and the image's
+    longer side of those that are not from 0 to 1."""
+
+    boxes: list[Fault] = field(default_factory=list)
+    undivided: list[tuple[str, float, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.boxes) + len(self.undivided)
+
+
 def recognises(files: Files) -> str | None:
     return next(iter(_descriptions(files)), None)
 
@@ -39,7 +52,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
     data.relative = True
-    boxes: list[Fault] = []
+    odd = _Odd()
     before: dict[str, str] = {}  # images that were read, and the description that listed them
     owner: dict[str, str] = {}  # the first image of each label file
     found = _descriptions(files)
@@ -70,22 +83,32 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             before |= dict.fromkeys(splits_of, where)
             for image, own in splits_of.items():
                 split = reading.splits.of_folders(image) if alike else own[0]
-                _add_image(reading, names, image, split, boxes)
+                _add_image(reading, names, image, split, odd)
                 if (labels := _label_file(files, image)) and owner.setdefault(labels, image) != image:
                     data.warn("images that have the .txt of another one of their name (a.jpg and a.png): remove one")
             if any(image.split for image in data.images) and data.split_source is None:
                 data.split_source = where
     if before:
         _count_rest(reading, before)
+    data.faults += _undivided(odd.undivided)
     outlines = [item.segmentation[0] for image in data.images for item in image.objects]
     if outlines and all(len(outline) == 8 for outline in outlines):
         text = "objects of four corners, as all are: read as outlines, also if they are rotated boxes (OBB)"
         data.note(text, len(outlines))
-    if boxes and not any(image.objects for image in data.images):
-        data.faults.append(Fault("boxes only", "labels", f"all {len(boxes)} lines have 4 numbers, {BOX}"))
+    if odd.boxes and not any(image.objects for image in data.images):
+        data.faults.append(Fault("boxes only", "labels", f"all {len(odd.boxes)} lines have 4 numbers, {BOX}"))
     else:
-        data.faults += boxes
+        data.faults += odd.boxes
     return data
+
+
+def _undivided(lines: Sequence[tuple[str, float, int]]) -> Iterator[Fault]:
+    """Faults of lines whose coordinates are no shares: percent, if none is above 100 in images that are larger."""
+    percent = max((most for _, most, _ in lines), default=0) <= 101 and any(side > 200 for *_, side in lines)
+    unit, divisor = ("percent", "them by 100") if percent else ("pixels", "x by the image's width and y by its height")
+    for where, most, _ in lines:
+        text = f"coordinates reach {most:g}, expected 0 to 1: they are likely {unit}, divide {divisor}"
+        yield Fault("geometry", where, text)
 
 
 def _count_rest(reading: Reading, used: Iterable[str]) -> None:
@@ -188,7 +211,7 @@ def _lines(files: Files, path: str) -> list[str]:
     return [line.strip() for line in read_text(files.folder / path).splitlines() if line.strip()]
 
 
-def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str | None, boxes: list[Fault]) -> None:
+def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str | None, odd: _Odd) -> None:
     data, files = reading.data, reading.files
     labels = _label_file(files, image)
     if labels is None:
@@ -196,13 +219,13 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
         return
     with data.refusing(labels):
         height, width = files.size(image)
-        objects, before = [], len(data.faults) + len(boxes)
+        objects, before = [], len(data.faults) + len(odd)
         for number, line in enumerate(_lines(files, labels), start=1):
             where = f"{labels}, line {number}"
             with data.refusing(where):
                 values = _numbers(line)
                 if len(values) == 5:
-                    boxes.append(Fault("boxes only", where, f"has 4 numbers, {BOX}"))
+                    odd.boxes.append(Fault("boxes only", where, f"has 4 numbers, {BOX}"))
                     continue
                 if whole(values[0]) not in names:
                     raise BadRecord(
@@ -212,7 +235,8 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
                     text = f"has {len(values) - 1} numbers after the class, expected pairs of x and y"
                     raise BadRecord("geometry", f"{text} (predictions saved with their confidence have one too many)")
                 if max(map(abs, values[1:])) > 2:
-                    raise BadRecord("geometry", "coordinates are not divided by the image's width and height")
+                    odd.undivided.append((where, max(map(abs, values[1:])), max(height, width)))
+                    continue
                 points = [value * (height if place % 2 else width) for place, value in enumerate(values[1:])]
                 labels_of = reading.vocabulary.labels(names[whole(values[0])])
                 if labels_of is None:
@@ -220,7 +244,7 @@ def _add_image(reading: Reading, names: dict[Any, str], image: str, split: str |
                 else:
                     objects.append(RawObject(where, labels_of, [checked_polygon(points)]))
         note_duplicates(data, objects)
-        invalid = len(data.faults) + len(boxes) - before
+        invalid = len(data.faults) + len(odd) - before
         data.images.append(RawImage(labels, image, None, split, tuple(objects), invalid=invalid))
 
 
