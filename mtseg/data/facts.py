@@ -32,6 +32,10 @@ MOST = 0.5  # share of images without objects, or of crowds, that is more than u
 SPECKS, PARTS = 8, 2  # connected parts of a mask that is read in the wrong order, and at most of the right one
 ENLARGED = 0.67, 0.4  # largest coordinate, and mean centre, of outlines made on smaller images than these
 FEWEST = 20  # images that such a statement needs
+NEAR = 0.6  # IoU of boxes and masks above which two objects of one class are the same
+TRACED_TWICE = 0.01  # share of such objects that is more than objects behind each other explain
+EVEN = 2  # grey levels that a border of one colour has, in a thumbnail
+ON_BORDER = 0.25, 0.02  # share of a box on such a border, and of objects of which it is more than imprecise drawing
 FEWEST_OF_SIZE = 10  # images of one size, where others are smaller by the same factor
 
 WRONG = {  # causes that make an outline wrong, and how to fix them
@@ -181,6 +185,8 @@ def of_images(images: Sequence[Seen], folder: Path, remarks: Remarks, *, relativ
             remarks.add(text, f"{image.raw.where} states {image.raw.stated_name}, used is {image.raw.file_name}")
         if image.raw.shown:
             _compare_shown(image, image.raw.shown, remarks)
+    _near_duplicates(images, remarks)
+    _on_borders(images, remarks)
     boxes = [(np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects]
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
@@ -216,6 +222,68 @@ def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], folder
             cause = f"enlarged by {factor:.3g} after annotating, as other images are smaller by as much"
             text = f"images of {width} x {height} pixels whose outlines are all at the top left (likely cause: {cause})"
             remarks.add(text, f"{images[own[0]].raw.file_name}; none reaches beyond {reach:.0%} of a side", len(own))
+
+
+def _near_duplicates(images: Sequence[Seen], remarks: Remarks) -> None:
+    """Find objects that nearly equal an earlier one of their image and class. Equal ones are found by the readers."""
+    found: dict[str, int] = {}
+    for image in images:
+        whole = [(next(iter(labels.values())), one) for labels, one in image.objects if not one.crowd]
+        if len(whole) < 2:
+            continue
+        boxes = np.array([one.bbox for _, one in whole])
+        close = coco_mask.iou(boxes, boxes, [False] * len(boxes)) > NEAR
+        size, again = [image.height, image.width], set()
+        for i, j in np.argwhere(np.tril(close, -1)).tolist():
+            (label, one), (other_label, other) = whole[i], whole[j]
+            if label == other_label and one.rle != other.rle:
+                masks = [{"size": size, "counts": own.rle} for own in (one, other)]
+                if coco_mask.iou(masks[:1], masks[1:], [False])[0, 0] > NEAR:
+                    again.add(i)
+        if again:
+            found[image.raw.file_name] = len(again)
+    if sum(found.values()) > TRACED_TWICE * sum(len(image.objects) for image in images):
+        text = (
+            "near-duplicates: objects with the class and nearly the outline of another object of their image (likely "
+            "cause: annotated twice, or two versions of the annotations merged)"
+        )
+        remarks.add(text, next(iter(found)), sum(found.values()))
+
+
+def _on_borders(images: Sequence[Seen], remarks: Remarks) -> None:
+    """Find objects on borders of one colour, where nothing can be seen."""
+    found: dict[str, int] = {}
+    for image in images:
+        left, top, right, bottom = _content(image.thumbnail.reshape(duplicates.SIDE, -1).astype(int))
+        if not image.objects or (left, top, right, bottom) == (0, 0, 1, 1):
+            continue
+        boxes = np.array([one.bbox for _, one in image.objects]) / ([image.width, image.height] * 2)
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        inside = (np.minimum(high, (right, bottom)) - np.maximum(low, (left, top))).clip(0).prod(1)
+        large = (boxes[:, 2:] * duplicates.SIDE).min(1) > 1  # smaller ones do not show in a thumbnail
+        if count := int((large & (inside < (1 - ON_BORDER[0]) * boxes[:, 2:].prod(1))).sum()):
+            found[image.raw.file_name] = count
+    if sum(found.values()) > ON_BORDER[1] * sum(len(image.objects) for image in images):
+        text = (
+            "objects on borders of one colour, as those of letterboxed images (likely cause: the borders were added "
+            "after annotating)"
+        )
+        remarks.add(text, next(iter(found)), sum(found.values()))
+
+
+def _content(thumbnail: np.ndarray) -> Box:
+    """Left, top, right and bottom, as shares of the sides, of a thumbnail [side, side] without borders of one colour;
+    all of it if it has only one colour."""
+    side = len(thumbnail)
+    left, top = (_border(lines) for lines in (thumbnail.T, thumbnail))
+    right, bottom = (side - _border(lines[::-1]) for lines in (thumbnail.T, thumbnail))
+    return (0, 0, 1, 1) if top >= bottom else (left / side, top / side, right / side, bottom / side)
+
+
+def _border(lines: np.ndarray) -> int:
+    """How many of the first lines have the colour of the first corner alone."""
+    other = np.abs(lines - lines[0, 0]).max(1) > EVEN
+    return int(np.argmax(other)) if other.any() else len(lines)
 
 
 def _compare_shown(image: Seen, shown: tuple[tuple[int, int], np.ndarray], remarks: Remarks) -> None:

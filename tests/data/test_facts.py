@@ -175,6 +175,32 @@ def test_images_that_were_enlarged_after_annotating(tmp_path):
     assert "top left" in line and ": 24, such as" in line
 
 
+def test_annotations_that_were_made_twice_are_found_by_the_overlap_of_equal_classes(tmp_path):
+    near = [[x + 0.7, y + 1] for x, y in SQUARE]
+    for other, count in (("x", 1), ("y", 0)):
+        raw = tmp_path / other / "raw"
+        for split in ("train", "val"):
+            beside = shape("x", [[24, 4], [36, 4], [36, 14], [24, 14]])
+            folders.labelme(raw, f"{split}/a", shape("x"), beside, shape(other, near))
+        folders.converted(raw, TASK)
+        lines = [line for line in folders.report(raw)["warnings"] if "near-duplicates" in line]
+        assert len(lines) == count and all(": 2, such as train/a.png" in line for line in lines)
+
+
+@pytest.mark.parametrize(("top", "count"), [(0, 1), (12, 0)])
+def test_objects_on_the_borders_of_letterboxed_images(tmp_path, top, count):
+    outline = [[10, top + 3], [20, top + 3], [20, top + 9], [10, top + 9]]
+    for split in ("train", "val"):
+        path = folders.labelme(tmp_path / "raw", f"{split}/a", shape("x", outline), imagePath="a.jpg")
+        pixels = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
+        pixels[8:22] = np.asarray(Image.open(path.with_suffix(".png")))[8:22]
+        path.with_suffix(".png").unlink()
+        Image.fromarray(pixels).save(path.with_suffix(".jpg"), quality=95)
+    folders.converted(tmp_path / "raw", TASK)
+    lines = [line for line in folders.report(tmp_path / "raw")["warnings"] if "borders of one colour" in line]
+    assert len(lines) == count and all(": 2, such as train/a.jpg" in line for line in lines)
+
+
 @pytest.mark.parametrize("sizes", [1, 2])
 def test_outlines_at_the_top_left_that_follow_edges_are_right(tmp_path, sizes):
     """As those of a fixed camera over a part of a bench, also if a half of the images is larger."""
