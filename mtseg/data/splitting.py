@@ -167,7 +167,8 @@ def _check_understood(strange: Mapping[str, str], raw: RawData, data: Data) -> N
             few = ", ".join(map(quoted, sorted(values)[:3]))
             raise UserError(
                 f"{data.raw} (data.raw): `{key}` of the images, such as {few}, looks like a split, over which none is "
-                f"drawn: write {FORMS}; or remove the key"
+                "drawn: for one of them, write val.txt with its images, one on each line, and train.txt with the "
+                "others; for a random split, remove the key"
             )
 
 
