@@ -5,6 +5,7 @@ Look-alike characters: Unicode Technical Standard 39, "confusable" characters, o
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -16,14 +17,15 @@ from itertools import zip_longest
 INVISIBLE = dict.fromkeys([*map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f\u061c"), *range(0x202A, 0x202F)])
 JOINERS = dict.fromkeys([0x200C, 0x200D, *range(0xFE00, 0xFE10)])  # part of the spelling in some scripts, invisible too
 LOOK_ALIKE = str.maketrans(
-    "аеорсухіјѕԁһӏАВЕКМНОРСТХІЈЅοαρνικτυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ‐‑‒–—−‘’′＿",
-    "aeopcyxijsdhlABEKMHOPCTXIJSoapviktuABEZHIKMNOPTYX------'''_",
+    "аеорсухіјѕԁһӏıАВЕКМНОРСТХІЈЅοαρνικτυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ‐‑‒–—−‘’′＿",
+    "aeopcyxijsdhliABEKMHOPCTXIJSoapviktuABEZHIKMNOPTYX------'''_",
 )
 COMMAS = re.compile("[,，、﹐]")
 # blanks, hyphens and underscores between words; between numbers they matter: 1-1 is not 11
 SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_-]+$")
 SCRAMBLING = ("cp1252", "mac-roman", "cp437", "cp1251", "gbk")  # in which UTF-8 is read by mistake
 BACKGROUND = {"background", "bg", "noobject", "nothing", "unlabeled", "unlabelled", "void"}
+BACKGROUND |= {"nan", "null", "undefined"}  # as Python and JavaScript write a missing name
 
 
 def clean(name: str) -> str:
@@ -39,8 +41,13 @@ def control(name: str) -> str | None:
 
 
 def unscrambled(name: str) -> str | None:
-    """The likely spelling of a name whose UTF-8 was read in another encoding, such as that of "GrÃ¼n"; None for others,
-    which are hardly ever valid UTF-8 when they are written back."""
+    """The likely spelling of a name that was escaped, such as "Gr&uuml;n", or whose UTF-8 was read in another encoding,
+    as that of "GrÃ¼n"; None for others, which are hardly ever valid UTF-8 when they are written back."""
+    plain = html.unescape(re.sub(r"(?:\\u|#U)([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), name))
+    if plain != name:
+        return unscrambled(plain) or plain
+    if name.isascii():
+        return None
     # the second half of à and í are a blank and an invisible character, which `clean` takes out
     whole = re.sub("(?<=[a-z])Ã(?= |$)", "Ã\xa0", re.sub("(?<=[a-z])Ã(?=[a-z])", "Ã\xad", name))
     for encoding in SCRAMBLING:

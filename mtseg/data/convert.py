@@ -308,7 +308,7 @@ def _classes(
 
 
 def _scrambled(tasks: Sequence[Task]) -> Iterator[str]:
-    """Warnings of class names that were read in another encoding than they were written in."""
+    """Warnings of class names that were escaped, or read in another encoding than they were written in."""
     fix = "export or copy the annotations again, or correct them"
     for task in tasks:
         likely = {name: unscrambled(name) or name for name in task.classes}
@@ -316,7 +316,7 @@ def _scrambled(tasks: Sequence[Task]) -> Iterator[str]:
             yield f"task '{task.name}' has class names of which letters were lost (U+FFFD): {', '.join(lost)}; {fix}"
         pairs = [f"'{name}' (likely '{likely[name]}')" for name in likely if likely[name] != name and name not in lost]
         if pairs:
-            text = f"task '{task.name}' has class names whose UTF-8 was read in another encoding"
+            text = f"task '{task.name}' has class names that were escaped or read in another encoding"
             yield f"{text}: {', '.join(pairs)}; {fix}"
 
 

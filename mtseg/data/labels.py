@@ -136,7 +136,7 @@ def _named(name: str, what: str) -> str:
     """The clean name. Raises BadRecord if it has a control character."""
     likely, name = unscrambled(name), clean(name)
     if found := control(name):
-        fix = f"it is likely {quoted(likely)}, whose UTF-8 was read in another encoding" if likely else "correct it"
+        fix = f"it is likely {quoted(likely)}, escaped or read in another encoding" if likely else "correct it"
         raise BadRecord("control character", f"{what} {quoted(name)} has the control character {found}: {fix}")
     return name
 
@@ -169,7 +169,7 @@ def vocabulary(tasks: Sequence[Task], mapping: Path | None) -> Vocabulary:
 def _twin(name: str, known: Iterable[str]) -> str:
     """For a message: the known name that looks nearly the same, and what distinguishes it."""
     if (likely := unscrambled(name)) in {*known}:
-        return f" (likely {quoted(likely)}, whose UTF-8 was read in another encoding)"
+        return f" (likely {quoted(likely)}, escaped or read in another encoding)"
     twin = next((other for other in known if are_twins(name, other)), None)
     return f" (unlike {quoted(twin)}: {difference(name, twin)})" if twin else ""
 

@@ -10,6 +10,7 @@ def test_twins_differ_in_case_look_alike_characters_blanks_or_hyphens():
     assert twins(["car", cyrillic, "Car", "cart"]) == [["car", cyrillic, "Car"]]
     assert twins(["front-door", dash, "front door", "front_door"]) == [["front-door", dash, "front door", "front_door"]]
     assert twins(["traffic light", "trafficlight", "\uff54raffic_light"]) != []
+    assert twins(["kapi", "kap\u0131"]) != []
     assert twins(["left", "right", "l", "r", "1-1", "11", "-1", "1", "to\u0440", "tour"]) == []
 
 
@@ -20,7 +21,9 @@ def test_marks_that_cannot_be_seen_are_no_part_of_a_name():
 
 
 def test_names_for_no_object():
-    assert all(map(means_background, ["background", "Background", "__background__", "no-object", "No Object", "void"]))
+    assert all(
+        map(means_background, ["background", "Background", "__background__", "no-object", "No Object", "void", "NaN"])
+    )
     assert not any(map(means_background, ["backgrounds", "object", "none", "car"]))
 
 
@@ -40,6 +43,7 @@ def test_the_likely_spelling_of_a_name_that_was_read_in_another_encoding(encodin
             assert unscrambled(scrambled) == name
     twice = "Gr\u00fcn".encode().decode("cp1252").encode().decode("cp1252")
     assert unscrambled(twice) == "Gr\u00fcn"
+    assert unscrambled("Gr&uuml;n") == unscrambled("Gr\\u00fcn") == unscrambled("Gr#U00fcn") == "Gr\u00fcn"
     assert unscrambled("\u6c7d\u8f66".encode().decode("gbk")) == "\u6c7d\u8f66"
     assert unscrambled(clean("voil\u00e0".encode().decode("latin-1"))) == "voil\u00e0"
 
