@@ -39,7 +39,11 @@ _REST = {
 }
 _FOLD = re.compile(r"(?<![a-z])(k?folds?|cv|splits?)[ _-]*(\d+)(?!\d)")
 # other words that name a part of a data set that is split, such as fold2, trainval or minival
-_PARTS = re.compile("eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev)")
+_PARTS = re.compile(
+    "eval|evaluation|folds?|holdout|kfold|trn|tst|mini(train|val)|(train|val|test)(val|test|dev)|"
+    "(trainings|validierungs|test)daten|validierung|entrenamiento|validacion|pruebas?|apprentissage|treinamento|treino|"
+    "validacao|addestramento|convalida"  # German, Spanish, French, Portuguese, Italian
+)
 
 
 def _words(name: str) -> list[str]:

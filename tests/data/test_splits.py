@@ -351,7 +351,17 @@ def test_the_names_of_coco_files_are_the_split(raw, pattern):
     assert split(raw, format="coco") == {"train": ["pool/tr.png"], "val": ["pool/va.png"], "test": ["pool/te.png"]}
 
 
-@pytest.mark.parametrize("names", ["fold1 fold2", "trainval minival", "trainval test", "train eval"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "fold1 fold2",
+        "trainval minival",
+        "trainval test",
+        "train eval",
+        "Trainingsdaten Validierung",
+        "entrenamiento validacion",
+    ],
+)
 def test_coco_files_that_look_like_an_unknown_split_are_named(raw, names):
     for number, name in enumerate(names.split()):
         coco_in(raw, f"annotations/{name}.json", f"pool/{number}.png")
