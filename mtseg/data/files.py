@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from mtseg.core.errors import UserError, quoted
+from mtseg.core.names import unscrambled
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
 from mtseg.data.raw import BadRecord
 
@@ -99,6 +100,8 @@ class Files:
         for text, known, key in (
             ("an image of this name is in another folder", self._by_name, name),
             ("an image of this name has another suffix", self._by_stem, os.path.splitext(name)[0]),
+            ("an image of this name was unpacked in another encoding", self._by_spelling, name),
+            ("this name was read in another encoding, and there is an image", self._by_name, unscrambled(name) or name),
         ):
             if found := known.get(_folded(key)):
                 return f"; {text}, {found[0]}: state its path below data.raw, if it is the one"
@@ -144,6 +147,11 @@ class Files:
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
         return _grouped(self.images, lambda name: _folded(PurePosixPath(name).stem))
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, list[str]]:
+        names = [name for name in self.images if unscrambled(PurePosixPath(name).name)]
+        return _grouped(names, lambda name: _folded(unscrambled(PurePosixPath(name).name) or name))
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:

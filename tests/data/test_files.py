@@ -59,12 +59,15 @@ def test_a_name_of_no_image_is_not_taken_for_another_one(tmp_path, stated):
     [
         ("1.png", "in another folder, cam2/1.png"),
         ("1.jpg", "another suffix, cam2/1.png"),
+        ("t\u00fcr.png", "unpacked in another encoding, cam2/t\u251c\u255dr.png"),
+        ("tor\u00c3\u00bcr.png", "this name was read in another encoding, and there is an image, cam2/tor\u00fcr.png"),
         ("2.png", "rest.zip is an archive"),
         ("data:image/png;base64,iVBO", "embedded in the annotations"),
     ],
 )
 def test_the_error_says_where_an_image_may_be(tmp_path, stated, hint):
-    folders.draw(tmp_path / "cam2" / "1.png")
+    for name in ("1", "t\u251c\u255dr", "tor\u00fcr"):
+        folders.draw(tmp_path / "cam2" / f"{name}.png")
     (tmp_path / "rest.zip").write_bytes(b"")
     with pytest.raises(BadRecord, match=hint):
         Files(tmp_path).image(stated, ["images"])
@@ -355,6 +358,7 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
         ({"info": {}, "categories": {}, "items": []}, "Datumaro"),
         ({"version": "2.0", "item": {"slots": []}, "annotations": [{}]}, "V7 Darwin"),
         ({"image": {"image_id": 1}, "annotations": [{"predicted_iou": 0.9}]}, "Segment Anything"),
+        ({"info": {"description": "ISAT"}, "objects": []}, "ISAT"),
         ({"channel_names": {"0": "R"}, "labels": {"background": 0}}, "nnU-Net"),
         ([{"image_id": 1, "category_id": 1, "score": 0.9}], "COCO's results"),
     ],
@@ -371,6 +375,9 @@ def test_a_format_that_is_not_read_is_named(tmp_path, content, tool):
         ("via.csv", "filename,region_shape_attributes\n", "via.csv is of VIA"),
         ("a.xml", "<annotation><object><polygon><pt><x>1</x></pt></polygon></object></annotation>", "web tool"),
         ("a.xml", "<annotation><object><bndbox></bndbox></object></annotation>", "Pascal VOC and has boxes alone"),
+        ("a.json", " \n", "a.json is empty"),
+        ("a.json", "<!DOCTYPE html>", "a.json is no JSON, it starts with '<!DOCTYPE html>'"),
+        ("data.yaml", "train: images\nnc: 2\n", "data.yaml has no `names`, the classes of YOLO"),
         ("P1.txt", "imagesource:GoogleEarth\ngsd:0.1\n", "DOTA"),
         ("P1.txt", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 0\n", "DOTA"),
         ("labelsTr/a.png", "", "the images in labelsTr/ are masks.*class of each pixel"),

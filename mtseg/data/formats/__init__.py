@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, quoted
 from mtseg.data.files import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
@@ -21,6 +21,7 @@ OTHERS = {  # formats that are named and not read, by what their files have at t
     "VIA (VGG Image Annotator)": "_via_settings|shape_attributes",
     "Supervisely": '"(classTitle|classId)"|"tags".*"size".*"objects"',
     "Cityscapes": '"imgHeight"',
+    "ISAT": r'"description"\s*:\s*"ISAT"',
     "Labelbox": '"data_row"|"Labeled Data"',
     "Datumaro": r'"categories"\s*:\s*\{.*"items"',
     "V7 Darwin": r'"slots"\s*:',
@@ -30,7 +31,7 @@ OTHERS = {  # formats that are named and not read, by what their files have at t
     "LabelMe's web tool": r"<pt>\s*<x>",
     "DOTA (rotated boxes)": r"^(imagesource:|gsd:|([\d.]+ ){8}\S+ \d\s)",
 }
-TEXTS = (".json", ".ndjson", ".jsonl", ".csv", ".xml", ".txt")
+TEXTS = (".json", ".ndjson", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml")
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -72,9 +73,15 @@ def _other(files: Files) -> str:
     for name in (name for suffix in TEXTS for name in files.ending(suffix)[:20]):
         with (files.folder / name).open("rb") as file:
             start = file.read(1 << 16).decode(errors="replace")
+        if not start.strip():
+            return f"; {name} is empty"
+        if name.lower().endswith(".json") and "\0" not in start and start.lstrip("\ufeff \t\r\n")[:1] not in "[{":
+            return f"; {name} is no JSON, it starts with {quoted(start.strip()[:40])}"
         for tool, pattern in OTHERS.items():
             if re.search(pattern, start, re.DOTALL):
                 return f"; {name} is of {tool}, which is not read: export or convert it to COCO"
+        if name.lower().endswith((".yaml", ".yml")) and re.search(r"^(train|val|nc)\s*:", start, re.MULTILINE):
+            return f"; {name} has no `names`, the classes of YOLO"
         if "<bndbox>" in start:
             return f"; {name} is of Pascal VOC and has boxes alone, and outlines are needed"
     return ""
