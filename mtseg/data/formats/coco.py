@@ -425,7 +425,8 @@ def _flat(polygon: Any) -> Any:
 
 def _rle(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        hint = ", not text: write it without quotes" if isinstance(value, str) else ""
+        hint = ", not text" if isinstance(value, str) else ""
+        hint += ": write it without quotes" if str(value).lstrip().startswith(("[", "{")) else ""
         raise BadRecord("geometry", f"segmentation is {quoted(value)}, expected polygons or an RLE{hint}")
     try:
         height, width = (whole(side) for side in value["size"])

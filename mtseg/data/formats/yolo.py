@@ -104,11 +104,14 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
 
 def _undivided(lines: Sequence[tuple[str, float, int]]) -> Iterator[Fault]:
     """Faults of lines whose coordinates are no shares: percent, if none is above 100 in images that are larger."""
-    percent = max((most for _, most, _ in lines), default=0) <= 101 and any(side > 200 for *_, side in lines)
-    unit, divisor = ("percent", "them by 100") if percent else ("pixels", "x by the image's width and y by its height")
+    largest = max((most for _, most, _ in lines), default=0)
+    cause, divisor = "", "x by the image's width and y by its height"
+    if largest > 10:  # else they were divided by something else
+        percent = largest <= 101 and any(side > 200 for *_, side in lines)
+        cause = f"they are likely {'percent' if percent else 'pixels'}, "
+        divisor = "them by 100" if percent else divisor
     for where, most, _ in lines:
-        text = f"coordinates reach {most:g}, expected 0 to 1: they are likely {unit}, divide {divisor}"
-        yield Fault("geometry", where, text)
+        yield Fault("geometry", where, f"coordinates reach {most:g}, expected 0 to 1: {cause}divide {divisor}")
 
 
 def _count_rest(reading: Reading, used: Iterable[str]) -> None:
