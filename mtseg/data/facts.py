@@ -190,20 +190,25 @@ def of_images(images: Sequence[Seen], folder: Path, remarks: Remarks, *, relativ
     boxes = [(np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects]
     ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
     centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
-    if len(boxes) >= FEWEST and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
-        if _follow_edges([image for _, image in boxes], folder):
+    if boxes and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
+        own = [image for _, image in boxes]
+        if _follow_edges(own, folder):
+            return
+        fitting = (factor for factor in edges.FACTORS if factor <= 1.01 / np.max(ends))
+        factor = next((factor for factor in fitting if _follow_edges(own, folder, factor)), None)
+        if not factor and len(boxes) < FEWEST:
             return
         cause = "coordinates divided by too large a size" if relative else "enlarged after annotating"
+        cause += f": multiplied by {factor:g} they follow edges" if factor else ""
         text = f"images whose outlines are all at the top left (likely cause: {cause})"
         remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
     elif not relative:
         _enlarged_in_part([image for _, image in boxes], ends, folder, remarks)
 
 
-def _follow_edges(images: Sequence[Seen], folder: Path) -> bool:
-    return edges.are_followed(
-        [(folder / image.raw.file_name, [instance.rle for _, instance in image.objects]) for image in images]
-    )
+def _follow_edges(images: Sequence[Seen], folder: Path, factor: float = 1.0) -> bool:
+    rles = [(folder / image.raw.file_name, [instance.rle for _, instance in image.objects]) for image in images]
+    return edges.are_followed(rles, factor)
 
 
 def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], folder: Path, remarks: Remarks) -> None:
@@ -261,7 +266,8 @@ def _on_borders(images: Sequence[Seen], remarks: Remarks) -> None:
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         inside = (np.minimum(high, (right, bottom)) - np.maximum(low, (left, top))).clip(0).prod(1)
         large = (boxes[:, 2:] * duplicates.SIDE).min(1) > 1  # smaller ones do not show in a thumbnail
-        if count := int((large & (inside < (1 - ON_BORDER[0]) * boxes[:, 2:].prod(1))).sum()):
+        over = inside > 0.99 * (right - left) * (bottom - top)  # of a whole page or scene
+        if count := int((large & ~over & (inside < (1 - ON_BORDER[0]) * boxes[:, 2:].prod(1))).sum()):
             found[image.raw.file_name] = count
     if sum(found.values()) > ON_BORDER[1] * sum(len(image.objects) for image in images):
         text = (

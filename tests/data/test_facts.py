@@ -187,9 +187,9 @@ def test_annotations_that_were_made_twice_are_found_by_the_overlap_of_equal_clas
         assert len(lines) == count and all(": 2, such as train/a.png" in line for line in lines)
 
 
-@pytest.mark.parametrize(("top", "count"), [(0, 1), (12, 0)])
-def test_objects_on_the_borders_of_letterboxed_images(tmp_path, top, count):
-    outline = [[10, top + 3], [20, top + 3], [20, top + 9], [10, top + 9]]
+@pytest.mark.parametrize(("top", "bottom", "count"), [(3, 9, 1), (15, 21, 0), (0, HEIGHT, 0)])
+def test_objects_on_the_borders_of_letterboxed_images(tmp_path, top, bottom, count):
+    outline = [[0, top], [WIDTH, top], [WIDTH, bottom], [0, bottom]]  # also of a whole page, which has margins
     for split in ("train", "val"):
         path = folders.labelme(tmp_path / "raw", f"{split}/a", shape("x", outline), imagePath="a.jpg")
         pixels = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
@@ -199,6 +199,21 @@ def test_objects_on_the_borders_of_letterboxed_images(tmp_path, top, count):
     folders.converted(tmp_path / "raw", TASK)
     lines = [line for line in folders.report(tmp_path / "raw")["warnings"] if "borders of one colour" in line]
     assert len(lines) == count and all(": 2, such as train/a.jpg" in line for line in lines)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_few_images_that_were_enlarged_are_found_by_their_edges(tmp_path, factor):
+    raw = tmp_path / "raw"
+    for number in range(4):
+        path = folders.labelme(
+            raw, f"{'train' if number < 2 else 'val'}/{number}", shape("x", SQUARE), imageHeight=0, imageWidth=0
+        )
+        pixels = np.full((HEIGHT, WIDTH), 60 + 9 * number, np.uint8)
+        pixels[4:14, 4:14] = 200
+        Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)).save(path.with_suffix(".png"))
+    folders.converted(raw, TASK)
+    lines = [line for line in folders.report(raw)["warnings"] if "top left" in line]
+    assert len(lines) == factor - 1 and all("multiplied by 2 they follow edges): 4" in line for line in lines)
 
 
 @pytest.mark.parametrize("sizes", [1, 2])
