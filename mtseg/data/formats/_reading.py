@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,10 @@ class Reading:
 
     def finished(self, unlisted: str = UNLISTED) -> RawData:
         """The data, with the number of images that are not `listed`, which `unlisted` describes."""
-        count_unlisted(self.data, self.files, self.listed, unlisted)
+        if bare := len(self.files.images - self.listed):
+            self.data.leave(unlisted, bare)
         self.data.split_source = self.splits.source()
         return self.data
-
-
-def count_unlisted(data: RawData, files: Files, listed: Set[str], reason: str = UNLISTED) -> None:
-    """Count the images beside those that annotation files list."""
-    if bare := len(files.images - listed):
-        data.leave(reason, bare)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from mtseg.core.masks import Segmentation, rle
 from mtseg.data.files import Files
 from mtseg.data.formats._reading import (
     LIST,
+    Reading,
     begins,
-    count_unlisted,
     json_with,
     leave_inner,
     note_duplicates,
@@ -55,13 +55,14 @@ from mtseg.data.raw import (
     stated_size,
     whole,
 )
-from mtseg.data.splits import Splits, names_splits
+from mtseg.data.splits import names_splits
 
 OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # kinds of files in COCO's own folder
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
 NO_ATTRIBUTES = "the file's list `attributes`, or attr_type_to_attr_idxs, is not as attr-eomt or PACO write it"
 NO_RLE = "segmentation is not a valid RLE"
 LETTERS = 7  # of a run length in a compressed RLE, at most: 35 bits
+KEYPOINTS_ONLY = "keypoints without a segmentation: outlines are needed"
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
 FIX_PANOPTIC = "use the file of instances, such as instances_train2017.json, or export COCO instances"
 FIX_BOXES = (
@@ -76,8 +77,8 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read every COCO .json of a folder."""
-    data, files = RawData(), Files(folder)
-    splits = Splits(files)
+    reading = Reading(folder, vocabulary)
+    data, files = reading.data, reading.files
     names = files.ending(".json")
     beside = Beside(files)
     names = [name for name in names if name not in beside.values]
@@ -85,8 +86,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     if len(used) < len(names):
         data.leave("annotation files of captions, keypoints or panoptic segments", len(names) - len(used))
     data.unused_files = [name for name in used if begins(folder / name, LIST)]
-    listed: set[str] = set()
-    given = splits.of_files([name for name in used if name not in data.unused_files])
+    given = reading.splits.of_files([name for name in used if name not in data.unused_files])
     for where, split in given.items():
         if split is None and {"train", "val"} <= {*given.values()}:
             data.leave("annotation files that are of no split, beside those of train and val")
@@ -99,10 +99,8 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
                 data.unused_files.append(where)
                 continue
             beside.add(data, where, raw)
-            _File(data, files, splits, where, split, vocabulary, raw, listed).read()
-    count_unlisted(data, files, listed)
-    data.split_source = splits.source()
-    return data
+            _File(reading, where, split, raw).read()
+    return reading.finished()
 
 
 def _is_other(raw: dict[str, Any] | list[Any]) -> bool:
@@ -153,14 +151,10 @@ class _Schema:
 class _File:
     """One annotation file."""
 
-    data: RawData
-    files: Files
-    splits: Splits
+    reading: Reading
     where: str
     split: str | None
-    vocabulary: Vocabulary
     raw: Any
-    listed: set[str]  # gets the images of the file
     shared: dict[Any, Labels | None] = field(default_factory=dict)
     invalid: Counter[Any] = field(default_factory=Counter)  # objects of an image that are faults
     split_of_id: dict[str, str] = field(default_factory=dict)  # the splits of images, by id, that the file itself lists
@@ -180,33 +174,32 @@ class _File:
             if all(item.get("bbox") for item in annotations):
                 raise BadRecord("boxes only", f"all {len(annotations)} annotations have {BOXES_ONLY}: {FIX_BOXES}")
             if all(item.get("keypoints") for item in annotations):
-                text = f"all {len(annotations)} annotations have keypoints without a segmentation: outlines are needed"
-                raise BadRecord("keypoints only", text)
+                raise BadRecord("keypoints only", f"all {len(annotations)} annotations have {KEYPOINTS_ONLY}")
         if count := sum(bool(item.get("keypoints")) for item in annotations):
-            self.data.leave("keypoints of objects", count)
+            self.reading.data.leave("keypoints of objects", count)
         if count := sum(whole(item.get("ignore")) == 1 for item in annotations):
-            self.data.note("annotations with `ignore` 1, read as objects", count)
+            self.reading.data.note("annotations with `ignore` 1, read as objects", count)
         self.crowds = _has_crowds(annotations)
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
-            self.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
+            self.reading.data.note("annotations with iscrowd 1, which CVAT gives to masks, read as objects", count)
         objects: dict[Any, list[RawObject]] = {_id(image): [] for image in images if _has_id(image)}
         lists = self.raw.get("splits")
         for name, ids in lists.items() if isinstance(lists, dict) else ():
-            if isinstance(ids, list) and (split := self.splits.of_name(str(name))):
+            if isinstance(ids, list) and (split := self.reading.splits.of_name(str(name))):
                 self.split_of_id |= dict.fromkeys(map(str, ids), split)
         annotations.reverse()
         number = 0
         while annotations:  # which frees the memory of each one that was read
             annotation, number = annotations.pop(), number + 1
             where = f"{self.where}, annotation {named_by(annotation, number)}"
-            before = len(self.data.faults)
-            with self.data.refusing(where):
+            before = len(self.reading.data.faults)
+            with self.reading.data.refusing(where):
                 self._add_object(where, annotation, objects)
-            if len(self.data.faults) > before and _has_id(annotation, "image_id"):
+            if len(self.reading.data.faults) > before and _has_id(annotation, "image_id"):
                 self.invalid[_id(annotation, "image_id")] += 1
         for number, image in enumerate(images, start=1):
             where = f"{self.where}, image {named_by(image, number)}"
-            with self.data.refusing(where):
+            with self.reading.data.refusing(where):
                 self._add_image(where, image, objects)
 
     def _add_image(self, where: str, image: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
@@ -215,18 +208,18 @@ class _File:
             raise BadRecord("broken json", "expected an id (a number or text) and a file_name")
         if _id(image) not in objects:
             raise BadRecord("broken json", "another image has the same id")
-        file_name = self.files.image(name, self._places)
-        self.listed.add(file_name)
+        file_name = self.reading.files.image(name, self._places)
+        self.reading.listed.add(file_name)
         size = stated_size(image.get("height"), image.get("width"))
-        own = self.splits.of_record(image, self.data) or self.split_of_id.get(str(_id(image)))
+        own = self.reading.splits.of_record(image, self.reading.data) or self.split_of_id.get(str(_id(image)))
         if own and self.split and own != self.split:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
-        split = self.split or own or self.splits.of_folders(file_name)
+        split = self.split or own or self.reading.splits.of_folders(file_name)
         found = objects.pop(_id(image))  # popped, so that a second image with this id is noticed
         invalid = self.invalid[_id(image)]
-        note_duplicates(self.data, found)
-        self.data.ids[str(_id(image))] = file_name
-        self.data.images.append(RawImage(where, file_name, size, split, tuple(found), invalid=invalid))
+        note_duplicates(self.reading.data, found)
+        self.reading.data.ids[str(_id(image))] = file_name
+        self.reading.data.images.append(RawImage(where, file_name, size, split, tuple(found), invalid=invalid))
 
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
         image = annotation.get("image_id")
@@ -237,17 +230,17 @@ class _File:
             raise BadRecord("broken json", f"iscrowd is {quoted(annotation['iscrowd'])}, expected 0 or 1")
         labels = self._labels(annotation)
         if labels is None:
-            self.data.leave("objects that data.mapping leaves out")
+            self.reading.data.leave("objects that data.mapping leaves out")
             return
         outline, left_out = _outline(annotation)
         box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
         if (annotation.get("bbox") and not box) or (annotation.get("area") is not None and not area):
-            self.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
+            self.reading.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
         box, area = box if box and any(box) else None, area[0] or None if area else None  # 0 means not stated
         if (
             isinstance(outline, list) and len(outline) > 1 and area is None
         ):  # with an area, which is compared, it is known
-            leave_inner(self.data, outline)
+            leave_inner(self.reading.data, outline)
         crowd = self.crowds and _crowd(annotation)
         objects[_id(annotation, "image_id")].append(RawObject(where, labels, outline, crowd, box, area, left_out))
 
@@ -271,7 +264,7 @@ class _File:
         if label is None and len(self.schema.levels) == 1:
             key = next(iter(self.schema.levels))
             raise BadRecord("no label", f"category {quoted(annotation.get(key))} has no name")
-        return self.vocabulary.labels(text(label), texts(further | attributes))
+        return self.reading.vocabulary.labels(text(label), texts(further | attributes))
 
     @cached_property
     def _places(self) -> list[str]:
@@ -294,16 +287,16 @@ class _File:
         names = {str(name) for name in self.stated}
         found = [
             place.as_posix()
-            for place in {PurePosixPath(image).parent for image in self.files.images}
+            for place in {PurePosixPath(image).parent for image in self.reading.files.images}
             if place.is_relative_to(beside)
-            and self.splits.meant_by_folders(f"{place}/") in (None, self.split)
-            and all(f"{place}/{name}" in self.files.images for name in names)
+            and self.reading.splits.meant_by_folders(f"{place}/") in (None, self.split)
+            and all(f"{place}/{name}" in self.reading.files.images for name in names)
         ]
         return found if len(found) == 1 else []
 
     def _is_in(self, places: list[str], name: Any) -> bool:
         try:
-            return bool(self.files.image(name, places))
+            return bool(self.reading.files.image(name, places))
         except BadRecord:
             return False
 
@@ -314,24 +307,24 @@ class _File:
         if isinstance(whole(value), int | str) and whole(value) in names:
             return names[whole(value)]
         if value is not None:
-            self.data.note(UNKNOWN)
+            self.reading.data.note(UNKNOWN)
         return None
 
     def _of_types(self, ids: Any) -> dict[str, Any]:
         """Labels of the tasks that are types of attributes, none if the annotation has no value or several."""
-        types = {kind for _, kind in self.schema.typed.values()} & {*self.vocabulary.classes}
+        types = {kind for _, kind in self.schema.typed.values()} & {*self.reading.vocabulary.classes}
         found: dict[str, list[Any]] = {kind: [] for kind in types}
         if not isinstance(ids, list | None):
             raise BadRecord("broken json", f"attribute_ids is {quoted(ids)}, expected a list of ids")
         for id in ids or ():
             if not isinstance(whole(id), int | str) or whole(id) not in self.schema.typed:
-                self.data.note(UNKNOWN)
+                self.reading.data.note(UNKNOWN)
                 continue
             name, kind = self.schema.typed[whole(id)]
             if kind in found:
                 found[kind].append(name)
         if several := sum(len(names) > 1 for names in found.values()):
-            self.data.note("labels of a task with several values, read as unlabelled", several)
+            self.reading.data.note("labels of a task with several values, read as unlabelled", several)
         return {kind: names[0] if len(names) == 1 else None for kind, names in found.items()}
 
     def _categories(self, annotation: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -348,10 +341,10 @@ class _File:
                 found[key.replace("_id", "")] = None
             else:
                 found[key.replace("_id", "")] = names[_id(annotation, key)]
-        tasks = list(self.vocabulary.classes)
+        tasks = list(self.reading.vocabulary.classes)
         if len(found) == 1:
             return next(iter(found.values())), {}
-        if self.vocabulary.categories is not None:
+        if self.reading.vocabulary.categories is not None:
             return ",".join(str(name or "-") for name in found.values()), {}
         if tasks[0] not in found:
             if len(tasks) != len(found):
