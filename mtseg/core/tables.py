@@ -117,9 +117,9 @@ class Table:
 
     def parts(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """A column in parts: the rows of each, and their values."""
-        if self._file is None or name in self._columns:
+        if self._file is None or name in self._columns or not len(self):
             column = self.once(name)
-            yield from ((own := slice(low, low + PART), column[own]) for low in range(0, len(self), PART))
+            yield from ((own := slice(low, low + PART), column[own]) for low in range(0, max(len(self), 1), PART))
         else:
             for group, (low, high) in enumerate(pairwise(self._file.ends)):
                 yield slice(low, high), self._file.part(group, name)
@@ -167,11 +167,11 @@ class Table:
     def _in_file(cls, path: Path | str, made_by: str, file: pq.ParquetFile, classes: Classes) -> Table:
         def column(name: str) -> np.ndarray:
             with _reading(path, made_by):
-                return _numpy(file.read([name])[name], name, classes)
+                return _numpy(file.read([name])[name], name, classes, narrow=True)
 
         def part(group: int, name: str) -> np.ndarray:
             with _reading(path, made_by):
-                return _numpy(file.read_row_group(group, [name])[name], name, classes)
+                return _numpy(file.read_row_group(group, [name])[name], name, classes, narrow=True)
 
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         rows = _File(tuple(accumulate(sizes, initial=0)), part)
@@ -498,13 +498,17 @@ def _arrow(name: str, column: np.ndarray | Polygons, classes: Classes) -> pa.Arr
     return pa.array(column, pa.large_string() if column.dtype == object else None)
 
 
-def _numpy(column: pa.Array | pa.ChunkedArray, name: str, classes: Classes) -> np.ndarray | Polygons:
+def _numpy(
+    column: pa.Array | pa.ChunkedArray, name: str, classes: Classes, narrow: bool = False
+) -> np.ndarray | Polygons:
+    """Convert a column back. narrow: labels as the smallest integers that hold them, to save memory; else int32."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     kind, _, task = name.partition(".")
     if kind == "labels":
         index = {text: code for code, text in enumerate(dict(classes)[task])}
-        codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED], dtype=np.int32)
+        codes = np.array([index[text] for text in column.dictionary.to_pylist()] + [UNLABELLED])
+        codes = codes.astype(np.min_scalar_type(-len(index) - 1) if narrow else np.int32)
         return codes[column.indices.fill_null(-1).to_numpy()]
     if name == "polygons":
         return Polygons(column)

@@ -20,7 +20,7 @@ import numpy as np
 from mtseg.evaluation import f1
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, by
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, by, category_starts
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
@@ -64,20 +64,22 @@ def errors(evaluation: Evaluation, matches: Matches) -> dict[str, Any]:
 def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """Kind of error of each prediction, int [N], and the object that a class or localisation error belongs to, int [N],
     else -1."""
+    wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
     pairs = np.flatnonzero(matches.objects[candidates.instance] & (candidates.iou >= NEAR))
     same = matches.true[candidates.instance[pairs]] == matches.predicted[candidates.prediction[pairs]]
-    own, own_object = _nearest(candidates, pairs[same], len(matches.predicted))
-    other, other_object = _nearest(candidates, pairs[~same], len(matches.predicted))
-
-    wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
+    other, target = _nearest(candidates, pairs[~same], len(wrong))
     kind = np.full(len(wrong), BOTH, dtype=np.int8)
     kind[other <= NEAR] = BACKGROUND
+    class_error = other >= HIT
+    del other
+    own, own_target = _nearest(candidates, pairs[same], len(wrong))
     kind[own >= HIT] = DUPLICATE
-    kind[other >= HIT] = CLASS
+    kind[class_error] = CLASS
     kind[(own >= NEAR) & (own < HIT)] = LOCALISATION
     kind[~wrong] = NONE
-    target = np.where(kind == LOCALISATION, own_object, other_object)
-    target[(kind != LOCALISATION) & (kind != CLASS)] = -1
+    localisation = kind == LOCALISATION
+    target[localisation] = own_target[localisation]
+    target[~localisation & (kind != CLASS)] = -1
     return kind, target
 
 
@@ -108,7 +110,7 @@ def _corrected(
         scored = scored[by(predicted[scored])]
     gone = removed | (matches.first_ignored & (hit < 0))
     scored, rows = scored[~gone[scored]], np.flatnonzero(hit >= 0)
-    starts = np.searchsorted(predicted[scored], np.arange(matches.categories + 1))
+    starts = category_starts(predicted[scored], matches.categories)
     none = np.zeros((1, len(rows)), dtype=bool)
     changed = {"predicted": predicted, "scored": scored, "starts": starts}
     return _ap50(evaluation, replace(matches, rows=rows, hit=hit[None, rows], ignored=none, **changed))

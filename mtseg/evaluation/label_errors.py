@@ -22,7 +22,7 @@ import numpy as np
 
 from mtseg.core import masks
 from mtseg.core.params import Task
-from mtseg.core.tables import UNLABELLED
+from mtseg.core.tables import PART, UNLABELLED
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT, NEAR
 
@@ -97,13 +97,14 @@ def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     alone[evaluation.candidates.prediction] = False
     rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
     rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
-    rles = dict(zip(rows.tolist(), evaluation.predictions[rows].rles(), strict=True))
-    kept: dict[int, list[int]] = {}  # image -> rows: of overlapping predictions only the one of highest score
-    for row in rles:
-        others = kept.setdefault(int(evaluation.image[row]), [])
-        if not (masks.iou([rles[row]], [rles[other] for other in others]) >= HIT).any():
-            others.append(row)
-            yield _suspect(evaluation, "missing", scores[row], row, -1, evaluation.tasks[0], 0.0)
+    kept: dict[int, list[dict[str, Any]]] = {}  # image -> masks: of overlapping predictions only that of highest score
+    for low in range(0, len(rows), PART):
+        own = rows[low : low + PART]
+        for row, rle in zip(own.tolist(), evaluation.predictions[own].rles(), strict=True):
+            others = kept.setdefault(int(evaluation.image[row]), [])
+            if not (masks.iou([rle], others) >= HIT).any():
+                others.append(rle)
+                yield _suspect(evaluation, "missing", scores[row], row, -1, evaluation.tasks[0], 0.0)
 
 
 def _spurious(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
@@ -126,7 +127,7 @@ def _iou(evaluation: Evaluation, predictions: np.ndarray, objects: np.ndarray) -
     """IoU [n] of predictions and objects, int [n] each, that overlap."""
     candidates, count = evaluation.candidates, len(evaluation.images.instances)
     key = candidates.prediction.astype(np.int64) * count + candidates.instance
-    order = np.argsort(key)
+    order = np.argsort(key, kind="stable")  # fast, since they are nearly sorted
     wanted = predictions.astype(np.int64) * count + objects
     return candidates.iou[order[np.searchsorted(key[order], wanted)]]
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from mtseg.core.tables import UNLABELLED
-from mtseg.evaluation.ap.matching import THRESHOLDS
-from tests.scenes import box_instance, evaluation, make_tasks, one_image, predict, scene
+from mtseg.evaluation import analysis
+from mtseg.evaluation.ap.matching import THRESHOLDS, by, cuts
+from mtseg.evaluation.ap.scores import metrics
+from tests.scenes import box_instance, evaluation, make_tasks, noisy, one_image, predict, scene
 
 TASKS = make_tasks(1)
 
@@ -60,3 +62,30 @@ def test_the_best_prediction_of_a_query_counts_and_of_equal_ones_the_likeliest()
     assert own.best_of_query().tolist() == [False, True, True, False, False, True]
     assert own.best_of_query(task=TASKS[0]).tolist() == [False, True, True, True, False, True]
     assert evaluation(scene(TASKS), [], TASKS).best_of_query().tolist() == []
+
+
+def test_no_image_is_cut_in_two_and_images_out_of_order_are_not_cut():
+    assert cuts(np.array([0, 0, 1, 1, 1, 3]), 2).tolist() == [0, 2, 5, 6]
+    assert cuts(np.array([0, 1, 2, 3, 4]), 3).tolist() == [0, 3, 5]
+    assert cuts(np.array([1, 0, 0, 2]), 1).tolist() == [0, 3, 4]
+    assert cuts(np.zeros(0, dtype=int), 2).tolist() == [0, 0]
+
+
+def test_metrics_do_not_depend_on_the_size_of_the_parts(monkeypatch):
+    tasks = make_tasks(2)
+    images = scene(tasks, partial=True, crowds=True)
+    rows = sorted(noisy(images, tasks), key=lambda row: row.image_id)
+    whole, found = evaluation(images, rows, tasks), []
+    assert len(whole.candidates.cuts) == 2
+    for module in ("ap.evaluation", "label_errors"):
+        monkeypatch.setattr(f"mtseg.evaluation.{module}.PART", 1)
+    parts = evaluation(images, rows, tasks)
+    assert len(parts.candidates.cuts) == len({row.image_id for row in rows}) + 1
+    for own in (whole, parts):
+        found.append((metrics(own), analysis.report(own), analysis.rankings(own), own.tie_order.tolist()))
+    assert found[0] == found[1]
+
+
+def test_numbers_above_16_bits_are_sorted_and_equal_ones_keep_their_order():
+    keys = np.random.default_rng(0).integers(0, 2**20, 5000) // 1000 * 1000
+    assert by(keys).tolist() == np.argsort(keys, kind="stable").tolist()

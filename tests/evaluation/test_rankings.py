@@ -43,7 +43,7 @@ def test_the_better_mask_ranks_first_also_where_logits_are_negative(strength):
 def test_equal_scores_rank_by_image_then_query_then_likelier_labels():
     rows = [predict(TRUTH, TASKS, image_id=image, query=query) for image, query in ((2, 0), (1, 1), (1, 0))]
     likelier = replace(rows[2], logits=rows[2].logits | {"colour": (9.0, 0.0, 0.0)})
-    ties = rankings.order(table([*rows, likelier], TASKS))
+    ties = evaluation(scene(TASKS), [*rows, likelier], TASKS).tie_order
     assert ties.tolist() == [3, 2, 1, 0]
     assert rankings.ranks(np.array([0.5, 0.5, 0.5, 0.1]), ties).tolist() == [2, 1, 0, 3]
 

@@ -15,17 +15,18 @@ RECALLS = np.linspace(0, 1, 101)  # COCO's
 CHUNK = 200_000  # elements of an array computed in one step, few enough for the processor's cache
 
 
-def average_precision(matches: Matches, candidates: Candidates, weights: np.ndarray) -> np.ndarray:
+def average_precision(matches: Matches, candidates: Candidates, weights: np.ndarray | None = None) -> np.ndarray:
     """AP of each weighting, category and threshold: [B, K, T], 0 to 1, NaN where there is no ground truth.
 
-    weights: whole numbers [B, I], how often each image counts; one row of ones gives COCO's AP. All categories are
-    computed together and at their hits alone, so that the time depends on the number of objects, not of classes.
+    weights: whole numbers [B, I], how often each image counts; by default once, which gives COCO's AP. All categories
+    are computed together and at their hits alone, so that the time depends on the number of objects, not of classes.
     """
     K, rows = matches.categories, matches.scored[: matches.starts[-1]]
     true = np.flatnonzero(matches.objects & (matches.true < K))
     true = true[np.argsort(matches.true[true], kind="stable")]
     ends = np.searchsorted(matches.true[true], np.arange(K + 1))
-    scored = np.full((len(weights), K, len(matches.hit)), np.nan)
+    B = 1 if weights is None else len(weights)
+    scored = np.full((B, K, len(matches.hit)), np.nan)
 
     matched = np.zeros(len(matches.predicted), dtype=bool)
     matched[matches.rows] = True
@@ -42,47 +43,51 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     needed[place + 1] = needed[matches.starts] = True
     bounds = np.flatnonzero(needed)
     last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
-    images = weights.shape[1]
-    of_objects, of_rows = (
-        groups(candidates.true_image[true], ends, images),
-        groups(candidates.image[rows], bounds, images),
-    )
+    of_objects = Sums(candidates.true_image[true], ends, weights)
+    of_rows = Sums(candidates.image[rows], bounds, weights)
     parts = []
     for threshold, own in enumerate(found):
         at, out = np.flatnonzero(own), skipped[threshold]
         first = np.flatnonzero(np.diff(category[at], prepend=-1))
-        of_skipped = groups(candidates.image[rows[out]], np.searchsorted(out, bounds), images) if len(out) else None
+        of_skipped = Sums(candidates.image[rows[out]], np.searchsorted(out, bounds), weights) if len(out) else None
         if len(at):
             parts.append((threshold, at, candidates.image[hits[at]], category[at[first]], first, of_skipped))
 
     step = max(1, CHUNK // max(len(hits), 1))
-    for low in range(0, len(weights), step):
-        own = weights[low : low + step]
-        objects = np.diff(sums(of_objects, own))
-        scored[low : low + step] = np.where(objects > 0, 0.0, np.nan)[..., None]
-        before = sums(of_rows, own)
+    for low in range(0, B, step):
+        own = slice(low, low + step)
+        objects = np.diff(of_objects[own])
+        scored[own] = np.where(objects > 0, 0.0, np.nan)[..., None]
+        before = of_rows[own]
         before = before.take(last, axis=1) - before.take(start, axis=1)
         for threshold, at, image, known, first, of_skipped in parts:
             counted = before.take(at, axis=1)
             if of_skipped is not None:
-                less = sums(of_skipped, own)
+                less = of_skipped[own]
                 counted -= less.take(last[at], axis=1) - less.take(start[at], axis=1)
-            scored[low : low + step, known, threshold] = _areas(
-                own.take(image, axis=1), counted, objects[:, known], first
-            )
-        scored[low : low + step][objects == 0] = np.nan
+            right = np.ones((1, len(at))) if weights is None else weights[own].take(image, axis=1)
+            scored[own, known, threshold] = _areas(right, counted, objects[:, known], first)
+        scored[own][objects == 0] = np.nan
     return scored
 
 
-def groups(images: np.ndarray, bounds: np.ndarray, count: int) -> csr_array:
-    """Images [n] grouped by bounds, for `sums`. bounds: ascending, 0 to n. count: of all images."""
-    bounds = np.append(0, bounds)
-    return csr_array((np.ones(bounds[-1]), images[: bounds[-1]], bounds), shape=(len(bounds) - 1, count))
+class Sums:
+    """Weights of the images of sorted rows, summed up to each bound: `sums[weightings]` is [B, len(bounds)].
 
+    images: int [n], of the rows. bounds: ascending, 0 to n. weights: [B, I], None for one weighting of ones.
+    """
 
-def sums(groups: csr_array, weights: np.ndarray) -> np.ndarray:
-    """Weights of the images summed up to each bound: [B, len(bounds)]. groups: of `groups`. weights: [B, I]."""
-    return np.ascontiguousarray((groups @ np.ascontiguousarray(weights.T)).T).cumsum(axis=1)
+    def __init__(self, images: np.ndarray, bounds: np.ndarray, weights: np.ndarray | None):
+        self._bounds, self._weights = bounds, weights
+        if weights is not None:
+            ends, size = np.append(0, bounds), (len(bounds), weights.shape[1])
+            self._groups = csr_array((np.ones(ends[-1]), images[: ends[-1]], ends), shape=size)
+
+    def __getitem__(self, weightings: slice) -> np.ndarray:
+        if self._weights is None:
+            return self._bounds[None].astype(np.float64)
+        own = np.ascontiguousarray(self._weights[weightings].T)
+        return np.ascontiguousarray((self._groups @ own).T).cumsum(axis=1)
 
 
 def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first: np.ndarray) -> np.ndarray:

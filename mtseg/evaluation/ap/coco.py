@@ -24,15 +24,14 @@ def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 def _of_boxes(evaluation: Evaluation) -> Candidates:
     predictions = evaluation.predictions
     area = np.concatenate([np.zeros(0), *(box[:, 2:].prod(1) for _, box in predictions.parts("box"))])
-    return evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions), area)
+    return evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions, evaluation.image), area)
 
 
 def _numbers(evaluation: Evaluation, candidates: Candidates) -> dict[str, float]:
     main, max_dets, numbers = evaluation.tasks[0], evaluation.max_dets, {}
-    once = np.ones((1, len(evaluation.images)))
     for size, limits in SIZES.items():
         matches = evaluation.of_task(main, candidates=candidates, sizes=limits)
-        scored = average_precision(matches, candidates, once)
+        scored = average_precision(matches, candidates)
         numbers[f"AP{size}"] = mean(scored)[0]
         if not size:
             numbers |= {"AP50": means(scored)["AP50"][0], "AP75": mean(scored[:, :, 5:6])[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from mtseg.core.tables import PART, UNLABELLED, Images, Pairs, Predictions
 from mtseg.evaluation.ap import pairs as overlapping
 from mtseg.evaluation.ap import rankings
 from mtseg.evaluation.ap.average_precision import average_precision, mean
-from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, inverse, match
+from mtseg.evaluation.ap.matching import HIT, NEAR, Candidates, Matches, cuts, inverse, match
 
 
 class Evaluation:
@@ -34,6 +35,16 @@ class Evaluation:
         self.image = overlapping.check(images, predictions)  # int [N], row of the image
         self.pairs = overlapping.of_masks(images, predictions) if pairs is None else pairs
 
+    @cached_property
+    def _most(self) -> int:
+        """The largest number of predictions of an image."""
+        return int(np.bincount(self.image).max(initial=0))
+
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        """Of `Candidates`."""
+        return cuts(self.image, PART)
+
     def replace(self, **changes: Any) -> Evaluation:
         """Another evaluation with some of the arguments changed. Other images or predictions need their `pairs`."""
         names = ("images", "predictions", "pairs", "tasks", "ranking", "max_dets")
@@ -46,15 +57,17 @@ class Evaluation:
 
     def candidates_of(self, pairs: Pairs, area: np.ndarray) -> Candidates:
         """Candidates of other pairs, such as of boxes. area: [N], of the predictions."""
-        true, iou, prediction = self.images.instances, pairs.once("iou"), pairs.once("prediction")
-        inside = pairs.once("intersection") / area[prediction]
-        near = np.flatnonzero((iou >= NEAR) | (inside >= HIT))
+        true, names = self.images.instances, ("prediction", "instance", "iou", "intersection")
+        parts = []
+        for (_, row), *others in zip(*map(pairs.parts, names), strict=True):
+            column, iou, intersection = (own for _, own in others)
+            inside = intersection / area[row]
+            near = np.flatnonzero((iou >= NEAR) | (inside >= HIT))
+            parts.append([own[near] for own in (row, column, iou, inside)])
         narrow = area.astype(np.float32)  # exact for pixels
         area = narrow if (narrow == area).all() else area
-        return Candidates(
-            self.image, area, true.image, true.area, true.crowd, prediction[near], pairs.once("instance")[near],
-            iou[near], inside[near],
-        )  # fmt: skip
+        of_pairs = map(np.concatenate, zip(*parts, strict=True))
+        return Candidates(self.image, area, true.image, true.area, true.crowd, *of_pairs, self._most, self._cuts)
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -68,7 +81,7 @@ class Evaluation:
     @cached_property
     def tie_order(self) -> np.ndarray:
         """int [N]: the order of predictions with equal scores, see `rankings.order`."""
-        return rankings.order(self.predictions)
+        return rankings.order(self.predictions, self.image, self._cuts)
 
     @cached_property
     def rank(self) -> np.ndarray:
@@ -97,12 +110,15 @@ class Evaluation:
     def _groups(self, task: str | None) -> np.ndarray:
         """int [N]: the number of each prediction's query, or of its query and its label of a task."""
         if task not in self._known_groups:
-            query = self.predictions.once("query").astype(np.int64)
-            keys = self.image * (query.max(initial=0) + 1) + query
-            if task:
-                labels = self.predictions.labels[task]
-                keys = keys * (int(labels.max(initial=0)) + 1) + labels
-            self._known_groups[task] = np.unique(keys, return_inverse=True)[1].astype(np.int32)
+            query, groups, count = self.predictions.once("query"), np.empty(len(self.image), dtype=np.int32), 0
+            labels = self.predictions.labels[task] if task else np.broadcast_to(np.int8(0), len(query))
+            sizes = [int(own.max(initial=0)) + 1 for own in (query, labels)]
+            for low, high in pairwise(self._cuts):
+                own = slice(low, high)
+                keys = (self.image[own].astype(np.int64) * sizes[0] + query[own]) * sizes[1] + labels[own]
+                known, number = np.unique(keys, return_inverse=True)
+                groups[own], count = count + number, count + len(known)
+            self._known_groups[task] = groups
         return self._known_groups[task]
 
     def match(self, true: np.ndarray, predicted: np.ndarray, *, categories: int, **options: Any) -> Matches:
@@ -151,8 +167,7 @@ class Evaluation:
         return self.joint_with({task.name: predicted})
 
     def average_precision(self, matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
-        """AP [B, categories, IoU thresholds], 0 to 1, NaN without ground truth. weights: [B, images], default ones."""
-        weights = np.ones((1, len(self.images))) if weights is None else weights
+        """AP [B, categories, IoU thresholds], 0 to 1, NaN without ground truth. weights: [B, images], by default 1."""
         return average_precision(matches, self.candidates, weights)
 
     def ap(self, matches: Matches) -> float:

@@ -24,7 +24,9 @@ class Candidates:
 
     Predictions: image int [N] (row of the image), area [N] in pixels. Instances: true_image int [G], true_area [G],
     crowd bool [G]. Pairs: prediction and instance int [E], iou [E], inside [E] (intersection over the prediction's
-    area, which COCO uses for crowds).
+    area, which COCO uses for crowds). most: the largest number of predictions of an image. cuts: int, ascending, the
+    0 to
+    N; predictions between two of them share no image with others, so that they are matched apart.
     """
 
     image: np.ndarray
@@ -36,6 +38,8 @@ class Candidates:
     instance: np.ndarray
     iou: np.ndarray
     inside: np.ndarray
+    most: int
+    cuts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def match(
     order = inverse(rank)
     order = order if kept is None else order[kept[order]]
     scored = order[by(predicted[order])]
-    if np.bincount(candidates.image).max(initial=0) > max_dets:
+    if candidates.most > max_dets:
         scored = scored[positions(candidates.image[scored], predicted[scored]) < max_dets]
     reusable = candidates.crowd | (true == UNLABELLED)
     objects = ~reusable
@@ -128,35 +132,51 @@ def match(
     near = value >= thresholds[0]
     row, column, value = row[near], column[near], value[near]
     turn = _turns(candidates.image, predicted, scored, row)
-    # COCO prefers instances that count to ignored ones, then the higher IoU, then the later instance
-    order = np.lexsort((column, value, objects[column], row, turn[row]))
-    threshold, row, column = _greedy(row[order], column[order], value[order], turn, reusable, thresholds)
-    rows, place = np.unique(row, return_inverse=True)
-    ignored, counts = np.zeros((len(thresholds), len(rows)), dtype=bool), objects[column]
-    hit = np.full(ignored.shape, -1, dtype=np.int32)
+    order = np.argsort(row, kind="stable")
+    row, column, value = row[order], column[order], value[order]
+    ends, parts = np.searchsorted(row, candidates.cuts), []
+    for low, high in pairwise(ends):
+        own = slice(low, high)
+        parts.append(_greedy(row[own], column[own], value[own], turn, objects, reusable, thresholds))
+    rows, hit, ignored = (np.concatenate(own, axis=-1) for own in zip(*parts, strict=True))
     if sizes:
         outside = (candidates.area < sizes[0]) | (candidates.area > sizes[1])
-        ignored[:] = outside[rows]
+        ignored |= outside[rows] & (hit < 0)
         outside[rows] = False
         scored = scored[~outside[scored]]
-    ignored[threshold, place] = ~counts
-    hit[threshold[counts], place[counts]] = column[counts]
-    starts = np.searchsorted(predicted[scored], np.arange(categories + 1))
+    starts = category_starts(predicted[scored], categories)
     return Matches(true, predicted, categories, scored, starts, objects, rows, hit, ignored)
 
 
+def cuts(images: np.ndarray, size: int) -> np.ndarray:
+    """int, 0 to N: parts of at least `size` predictions, of which no two share an image. images: int [N]."""
+    highest, least = np.maximum.accumulate(images), np.minimum.accumulate(images[::-1])[::-1]
+    between = np.flatnonzero(highest[:-1] < least[1:]) + 1
+    found = [0]
+    while (place := np.searchsorted(between, found[-1] + size)) < len(between):
+        found.append(between[place])
+    return np.array([*found, len(images)])
+
+
 def inverse(rank: np.ndarray) -> np.ndarray:
-    """int [N]: the row of each rank. rank: a permutation of 0 to N - 1."""
+    """int [N]: the row of each rank, or the rank of each row. rank: a permutation of 0 to N - 1."""
     rows = np.empty(len(rank), dtype=np.int32)
     rows[rank] = np.arange(len(rank), dtype=np.int32)
     return rows
 
 
 def by(keys: np.ndarray) -> np.ndarray:
-    """int [N]: the order that sorts keys, int [N], and keeps that of equal ones. NumPy sorts 16 bits ten times faster
-    than 64."""
-    small = len(keys) and keys.min() >= 0 and keys.max() < 2**16
-    return np.argsort(keys.astype(np.uint16) if small else keys, kind="stable")
+    """int [N]: the order that sorts keys, int [N] from 0, and keeps that of equal ones. NumPy sorts 16 bits ten times
+    faster than more, so these are sorted by 16 bits at a time, the lower ones first."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    if len(keys) and keys.max() >= 2**16:
+        order = order[by((keys >> 16)[order])]
+    return order
+
+
+def category_starts(sorted_categories: np.ndarray, categories: int) -> np.ndarray:
+    """int [categories + 1]: where each category starts."""
+    return np.searchsorted(sorted_categories, np.arange(categories + 1).astype(sorted_categories.dtype))
 
 
 def positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
@@ -183,19 +203,26 @@ def _turns(images: np.ndarray, predicted: np.ndarray, scored: np.ndarray, choose
     return turns
 
 
-def _greedy(row, column, value, turn, reusable, thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matches: threshold, prediction and instance, int [M] each. In round n the n-th prediction of every image and
-    category is matched, all together, since they do not compete; each takes its last pair whose instance is free. row,
-    column, value: prediction, instance and IoU of the pairs, sorted by round and prediction, the best pair last."""
-    found = [(np.zeros(0, dtype=int),) * 3]
-    taken = np.zeros((len(thresholds), len(reusable)), dtype=bool)
+def _greedy(row, column, value, turn, objects, reusable, thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`rows`, `hit` and `ignored` of `Matches`. In round n the n-th prediction of every image and category is matched,
+    all together, since they do not compete; each takes the best of its pairs whose instance is free. row, column,
+    value: prediction, instance and IoU of the pairs."""
+    # COCO prefers instances that count to ignored ones, then the higher IoU, then the later instance
+    order = np.lexsort((column, value, objects[column], row, turn[row]))
+    row, column, value = row[order], column[order], value[order]
+    rows, first = np.unique(row), column.min(initial=len(objects))
+    hit = np.full((len(thresholds), len(rows)), -1, dtype=np.int32)
+    ignored = np.zeros(hit.shape, dtype=bool)
+    taken = np.zeros((len(thresholds), column.max(initial=first) + 1 - first), dtype=bool)
     for low, high in pairwise(np.flatnonzero(np.diff(turn[row], prepend=-1, append=-1))):
         own, wanted = row[low:high], column[low:high]
         starts = np.flatnonzero(np.diff(own, prepend=-1))
-        free = (value[low:high] >= thresholds[:, None]) & ~taken[:, wanted]
+        free = (value[low:high] >= thresholds[:, None]) & ~taken[:, wanted - first]
         best = np.maximum.reduceat(np.where(free, np.arange(high - low), -1), starts, axis=1)
         threshold, chooser = np.nonzero(best >= 0)
-        chosen = wanted[best[threshold, chooser]]
-        found.append((threshold, own[starts[chooser]], chosen))
-        taken[threshold, chosen] = ~reusable[chosen]
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+        chosen, place = wanted[best[threshold, chooser]], np.searchsorted(rows, own[starts[chooser]])
+        hit[threshold, place] = np.where(objects[chosen], chosen, -1)
+        ignored[threshold, place] = ~objects[chosen]
+        taken[threshold, chosen - first] = ~reusable[chosen]
+    some = (hit >= 0).any(axis=0) | ignored.any(axis=0)
+    return rows[some], hit[:, some], ignored[:, some]

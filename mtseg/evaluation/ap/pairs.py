@@ -7,6 +7,7 @@ import numpy as np
 from mtseg.core import masks
 from mtseg.core.errors import UserError
 from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
+from mtseg.evaluation.ap.matching import HIT
 
 BLOCK = 20_000  # predictions whose boxes are compared at once
 
@@ -50,18 +51,21 @@ def of_masks(images: Images, predictions: Predictions) -> Pairs:
     return _pairs(parts)
 
 
-def of_boxes(images: Images, predictions: Predictions) -> Pairs:
-    """The pairs whose boxes overlap; `iou` and `intersection` are those of the boxes."""
-    image, parts = check(images, predictions), []
-    first = np.searchsorted(images.instances.image, np.arange(len(images) + 1))
-    count = np.diff(first)[image]  # instances that each prediction is compared with
+def of_boxes(images: Images, predictions: Predictions, image: np.ndarray) -> Pairs:
+    """The pairs of which COCO may match the boxes: IoU >= 0.5, or half of the prediction inside the object. `iou` and
+    `intersection` are those of the boxes. image: int [N], of `check`."""
+    first, parts = np.searchsorted(images.instances.image, np.arange(len(images) + 1)), []
+    number = np.diff(first)  # of instances that each prediction of an image is compared with
     for place, boxes in predictions.parts("box"):
         for low in range(place.start, place.stop, BLOCK):
             own = np.arange(low, min(low + BLOCK, place.stop, len(image)))
-            row, before = np.repeat(own, count[own]), count[own].cumsum() - count[own]
-            column = np.arange(len(row)) + np.repeat(first[image[own]] - before, count[own])
-            iou, intersection = _box_overlaps(boxes[row - place.start], images.instances.box[column])
+            count = number[image[own]]
+            row, before = np.repeat(own, count), count.cumsum() - count
+            column = np.arange(len(row)) + np.repeat(first[image[own]] - before, count)
+            box = boxes[row - place.start]
+            iou, intersection = _box_overlaps(box, images.instances.box[column])
             near = np.flatnonzero(intersection)
+            near = near[(iou[near] >= HIT) | (intersection[near] / box[near, 2:].prod(1) >= HIT)]
             parts.append((row[near], column[near], iou[near], intersection[near]))
     return _pairs(parts)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
 
 from mtseg.core.params import Ranking
 from mtseg.core.tables import Predictions
+from mtseg.evaluation.ap.matching import inverse
 
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 
@@ -40,20 +42,25 @@ def score(predictions: Predictions, ranking: Ranking) -> np.ndarray:
     return found * quality
 
 
-def order(predictions: Predictions) -> np.ndarray:
+def order(predictions: Predictions, image: np.ndarray, cuts: np.ndarray) -> np.ndarray:
     """int [N]: the predictions sorted by image and query, the most probable labels of a query first. Equal scores are
-    ranked in this order, so that no metric depends on the order of rows in a file."""
+    ranked in this order, so that no metric depends on the order of rows in a file. image: int [N], rows of images.
+    cuts: of `matching.Candidates`."""
     likeliest = -reduce(np.multiply, _of_tasks(predictions, "probability"))
-    labels = reversed(predictions.labels.values())
-    keys = (*labels, likeliest, predictions.once("query"), predictions.once("image_id"))
-    return np.lexsort(keys).astype(np.int32)
+    keys = (*reversed(predictions.labels.values()), likeliest, predictions.once("query"), image)
+    found = np.empty(len(image), dtype=np.int32)
+    for low, high in pairwise(cuts):
+        found[low:high] = low + np.lexsort([key[low:high] for key in keys])
+    return found
 
 
 def ranks(values: np.ndarray, tie_order: np.ndarray) -> np.ndarray:
     """int [N]: rank of each score, 0 the highest. tie_order: int [N], of `order`, ranks equal scores."""
-    ranked = np.empty(len(values), dtype=np.int32)
-    ranked[tie_order[np.argsort(-values[tie_order], kind="stable")]] = np.arange(len(values), dtype=np.int32)
-    return ranked
+    values = values[tie_order]
+    np.negative(values, out=values)
+    order = tie_order[np.argsort(values, kind="stable")]
+    del values
+    return inverse(order)
 
 
 def _of_tasks(predictions: Predictions, kind: str) -> Iterator[np.ndarray]:
