@@ -6,6 +6,9 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -13,6 +16,7 @@ from mtseg.evaluation.ap.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 CHUNK = 200_000  # elements of an array computed in one step, few enough for the processor's cache
+THREADS = 4  # at most: each has arrays of its own
 
 
 def average_precision(matches: Matches, candidates: Candidates, weights: np.ndarray | None = None) -> np.ndarray:
@@ -53,9 +57,7 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
         if len(at):
             parts.append((threshold, at, candidates.image[hits[at]], category[at[first]], first, of_skipped))
 
-    step = max(1, CHUNK // max(len(hits), 1))
-    for low in range(0, B, step):
-        own = slice(low, low + step)
+    def score(own: slice) -> None:
         objects = np.diff(of_objects[own])
         scored[own] = np.where(objects > 0, 0.0, np.nan)[..., None]
         before = of_rows[own]
@@ -68,6 +70,14 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
             right = np.ones((1, len(at))) if weights is None else weights[own].take(image, axis=1)
             scored[own, known, threshold] = _areas(right, counted, objects[:, known], first)
         scored[own][objects == 0] = np.nan
+
+    step = max(1, CHUNK // max(len(hits), 1))
+    slices = [slice(low, low + step) for low in range(0, B, step)]
+    if len(slices) == 1:
+        score(slices[0])
+    else:  # NumPy lets other threads run meanwhile
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            list(pool.map(score, slices))
     return scored
 
 
