@@ -29,6 +29,7 @@ SMALL = 8  # pixels: boxes of a smaller side are not judged
 APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
 CORNERS = 4  # points of an outline, up to which it is coarse unless train draws the class so
+OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things of two kinds, which also differ in size
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 
 
@@ -260,11 +261,14 @@ def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:
     objects = train.instances[~train.instances.crowd]
     label = objects.labels[task.name]
     size = np.sqrt(objects.area) / np.maximum(objects.height, objects.width)
+    slender = objects.box[:, 2] / np.maximum(objects.box[:, 3], 1)
     for a, b in combinations(np.unique(label[label != UNLABELLED]), 2):
         pair = (label == a) | (label == b)
         of_b = label[pair] == b
         separation = auc(size[pair], of_b)
         if separation is None or abs(separation.value - 0.5) < APART - 0.5 or min(of_b.sum(), (~of_b).sum()) < FEWEST:
+            continue
+        if abs(auc(slender[pair], of_b).value - 0.5) > OF_A_KIND - 0.5:
             continue
         larger, smaller = (b, a) if separation.value > 0.5 else (a, b)
         own, above = size[pair], label[pair] == larger

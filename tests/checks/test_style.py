@@ -144,8 +144,8 @@ def test_names_that_are_nearly_the_same(names, same):
 def test_classes_that_mean_a_size_contradict_the_jitter():
     rng = np.random.default_rng(0)
 
-    def sized(natural):
-        """The label follows the size, or the size of each class varies about its own mean."""
+    def sized(natural, wide=1):
+        """The label follows the size, or the size of each class varies about its own mean. wide: of larger objects."""
 
         def change(instances, number):
             for one in instances:
@@ -154,7 +154,8 @@ def test_classes_that_mean_a_size_contradict_the_jitter():
                 if not natural:
                     side = float(rng.uniform(6, 28))
                     label = int(side > 15)
-                yield replace(rhombus(one, (1, 1, side, side)), labels=one.labels | {"colour": label})
+                box = (1, 1, side * wide**label, side / wide**label)
+                yield replace(rhombus(one, box), labels=one.labels | {"colour": label})
 
         return change
 
@@ -163,6 +164,7 @@ def test_classes_that_mean_a_size_contradict_the_jitter():
     calm = INPUT.model_copy(update={"min_scale": 0.99, "max_scale": 1.01})
     assert not list(style.by_size(drawn(60, sized(False)), task, calm))
     assert not list(style.by_size(drawn(60, sized(True)), task, jittered)), "classes of things that differ in size"
+    assert not list(style.by_size(drawn(60, sized(False, 1.4)), task, jittered)), "the larger ones are wide"
 
 
 def test_sharpness_noise_and_jpeg_quality_are_compared():
