@@ -1,10 +1,13 @@
 """Find a part of the images whose masks or annotations are turned, mirrored, scaled, shifted, or of another image.
 
 Each change is undone for each image alone. An image counts for a change if its masks fit badly as they are and well
-after undoing it. How well they fit by chance is measured with the predictions of other images. Only changes after which
-the images surely fit better than by chance are reported, with their share and the images.
+after undoing it. How likely that is by chance is measured in two ways, of which the larger counts: how often the
+predictions of other images fit the objects as well after undoing the change, in place and labels; and how often other
+changes of the same kind seem to explain other images, since masks that are only inexact fit better after some change.
+The binomial distribution gives the chance of as many images. A change is reported if this is small, with the share of
+the images and their names.
 
-I images; boxes are (x, y, width, height) in pixels.
+I images, T tasks; boxes are (x, y, width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -16,25 +19,31 @@ import numpy as np
 from scipy.stats import binom
 
 from mtseg.checks.findings import Finding
+from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, scaled, transposed, turned
 from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, proportion
 
-BAD, GOOD = 0.4, 0.6  # mean box IoU of an image's objects: at most as it is, and at least after undoing a change
-SURE = 4.0  # standard errors by which undoing a change must fit better than with the predictions of other images
-LEAST_SPREAD = 0.1  # standard deviation of such fits by chance, at least
-FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
-LEVEL = 0.005  # chance of a false alarm from offsets
-OTHERS = 8  # images whose predictions an image is compared with, to measure chance
+GOOD, MARGIN = 0.5, 0.2  # mean box IoU of an image's objects after undoing a change, at least; its rise, at least
+FEWEST, SHARE = 2, 0.05  # images that are reported at least; share of the images, which their interval must reach
+LEVEL = 0.005  # chance of a false alarm
+CHANCE = 2000  # images with the predictions of others, at most, from which chance is measured
+LEAST_SPREAD = 0.05  # standard deviation of such fits, at least
+OTHERS = 8  # images whose predictions are compared with further objects, to measure chance
 REACH = 3  # images: largest distance of an exchange
+STEPS = 8  # images: distances that are compared
 MOST = 1500  # images that fit badly, or have missed objects: at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner, and the middle, of the image
 FAR = 0.08  # of the objects' side: smaller offsets are not reported
 DIRECTIONS = 8  # of offsets that are compared
+TURNS = [
+    np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
+]
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
+BELONGS = 0.6  # box IoU of further objects with the predictions of their own image, at least
 NEAR = 0.3  # of the offset: offsets closer than this are the same
 
 
@@ -47,28 +56,73 @@ class Change(NamedTuple):
     steps: Sequence[int] = (0,)
 
 
+class Offset(NamedTuple):
+    """A common offset [2] of the masks of some images, in pixels; their rows; and the number of images with an offset
+    as large in each of `TURNS`."""
+
+    centre: np.ndarray
+    own: np.ndarray
+    counts: list[int]
+
+
+class Sample(BestBoxes):
+    """The confident predictions of each image, and the labels of its objects [B, T] and predictions [A, T]."""
+
+    def __init__(self, split: Split):
+        super().__init__(split)
+        confident, count = split.confident(), len(split.images)
+        rows = [confident[own] for own in by_image(split.image[confident], count)]
+        self.predicted = [split.predictions.box[own] for own in rows]
+        labels = np.column_stack([split.predictions.labels[task.name] for task in split.trained])
+        self.predicted_labels = [labels[own] for own in rows]
+        kept = np.flatnonzero(~split.images.instances.crowd)
+        labels = np.column_stack([split.images.instances.labels[task.name] for task in split.trained])
+        self.labels = [labels[kept[own]] for own in by_image(split.images.instances.image[kept], count)]
+
+    def fit(self, image: int, others: Sequence[int], undo: Undo) -> tuple[float, float]:
+        """Mean over the objects of an image of the best box IoU with the predictions of one of `others`, in their own
+        pixels or scaled to the image's size; and the same of the IoU times 0.5, or up to 1 if labels agree."""
+        objects, labels, best = self.objects[image], self.labels[image], (0.0, 0.0)
+        for other in others:
+            predicted = self.predicted[other]
+            if not len(predicted) or not len(objects):
+                continue
+            known = labels != UNLABELLED
+            agree = (self.predicted_labels[other][:, None] == labels) & known
+            agree = (1 + agree.sum(2) / np.maximum(known.sum(1), 1)) / 2
+            scale = np.tile(self.sizes[image] / self.sizes[other], 2)
+            for own in (predicted, predicted * scale) if (scale != 1).any() else (predicted,):
+                iou = box_overlaps(undo(own, image), objects)[0]
+                best = max(best, (float(iou.max(0).mean()), float((iou * agree).max(0).mean())))
+        return best
+
+
 def check(split: Split, name: str) -> list[Finding]:
     """A warning for the change that explains most images, if any does. name: of the split."""
-    best = BestBoxes(split)
-    confident = split.confident()
-    best.predicted = [
-        split.predictions.box[confident[own]] for own in by_image(split.image[confident], len(split.images))
-    ]
-    images = np.flatnonzero((best.counts > 0) & np.array([len(boxes) > 0 for boxes in best.predicted]))
-    if len(images) < 8:
-        return []
-    found = _fitting(best, images) or _offset(best, images) or _further(best, images)
+    sample = Sample(split)
+    found = find(sample)
     if found is None:
         return []
     cause, text, rows = found
-    share = _share(len(rows), len(images))
+    count = int((sample.counts > 0).sum())
+    share = _share(len(rows), count)
     names = ", ".join(split.images.file_name[rows[:NAMED]].tolist()) + " ..." * (len(rows) > NAMED)
-    evidence = f"{len(rows)} of {len(images)} {name} images ({len(rows) / len(images):.0%}, {share.low:.0%} to "
+    evidence = f"{len(rows)} of {count} {name} images with objects ({len(rows) / count:.0%}, {share.low:.0%} to "
     evidence += f"{share.high:.0%}): {text}: {names}"
     change = "compare the annotations of these images with the images; an EXIF orientation is a usual reason"
     if cause != "images_turned":
         change = "compare the annotations of these images with the images"
     return [Finding(cause, "warning", evidence, change, name)]
+
+
+def find(sample: Sample) -> tuple[str, str, np.ndarray] | None:
+    """(cause, text, rows of the images) of the change that explains some images, if any does."""
+    images = np.flatnonzero(sample.counts > 0)
+    if len(images) < 8:
+        return None
+    seen = images[[len(sample.predicted[image]) > 0 for image in images]]
+    offset = _offset(sample, seen)
+    return _fitting(sample, images, offset) or _displaced(offset, len(seen)) or _further(sample, seen)
 
 
 def _share(found: int, images: int) -> Interval:
@@ -96,36 +150,79 @@ def _changes(sizes: np.ndarray) -> Iterator[Change]:
     for scale in SCALES:
         text = f"masks lie as in an image {scale:.3g} times as large in the middle of their own"
         yield Change("masks_displaced", text, scaled(sizes, scale))
-    for step in range(1, REACH + 1):
-        text = f"masks fit the image {step} before or {step} further on"
-        yield Change("masks_of_other_image", text, lambda boxes, image: boxes, (step, -step))
+    for step in range(1, STEPS + 1):
+        for steps, where in (((-step,), f"{step} before"), ((step,), f"{step} further on"),
+                             ((-step, step), f"{step} before or {step} further on")):  # fmt: skip
+            yield Change("masks_of_other_image", f"masks fit the image {where}", as_is, steps)
 
 
-def _fitting(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
-    """(cause, text, rows of the images) of the change that surely explains most of the images that fit badly."""
-    count, as_is = len(best.objects), Change("", "", lambda boxes, image: boxes)
-    bad = images[[_fit(best, image, [image], as_is) <= BAD for image in images]]
-    bad = bad[np.unique(np.linspace(0, len(bad) - 1, min(len(bad), MOST)).astype(int))] if len(bad) else bad
-    if not len(bad):
+def _shifts(offset: Offset | None) -> Iterator[Change]:
+    """A shift by the offset; and in other directions, which are only compared and have no cause."""
+    for number, turn in enumerate(TURNS if offset else ()):
+        shift = np.append(turn @ offset.centre, [0, 0])
+        yield Change("" if number else "masks_displaced", _lie(offset), lambda boxes, image, shift=shift: boxes - shift)
+
+
+def as_is(boxes: np.ndarray, image: int) -> np.ndarray:
+    return boxes
+
+
+def _fitting(sample: Sample, images: np.ndarray, offset: Offset | None) -> tuple[str, str, np.ndarray] | None:
+    """(cause, text, rows of the images) of the change that is least likely to explain as many images by chance."""
+    count = len(sample.objects)
+    before = np.array([sample.fit(image, [image], as_is)[0] for image in images])
+    bad = before < 1 - MARGIN
+    kept = np.unique(np.linspace(0, bad.sum() - 1, min(bad.sum(), MOST)).astype(int)) if bad.any() else []
+    bad, before = images[bad][kept], before[bad][kept]
+    if len(bad) < FEWEST:
         return None
-    rng, explained = np.random.default_rng(0), []
-    for change in _changes(best.sizes):
-        fits = np.array([_fit(best, image, [(image + step) % count for step in change.steps], change) for image in bad])
-        own = bad[fits >= GOOD]
-        if not _enough(len(own), len(images)):
+    changes = [*_changes(sample.sizes), *_shifts(offset)]
+    fits = np.array(
+        [
+            [sample.fit(image, [(image + step) % count for step in change.steps], change.undo) for image in bad]
+            for change in changes
+        ]
+    )  # [changes, bad, 2]
+    explains = (fits[..., 0] >= GOOD) & (fits[..., 0] >= before + MARGIN)
+    found = []
+    for row, change in enumerate(changes):
+        own = explains[row]
+        if not change.cause or not _enough(int(own.sum()), len(images)) or max(map(abs, change.steps)) > REACH:
             continue
-        drawn = [[rng.choice(images[images != image], len(change.steps)) for _ in range(OTHERS)] for image in bad]
-        by_chance = np.array(
-            [[_fit(best, image, one, change) for one in others] for image, others in zip(bad, drawn, strict=True)]
-        )
-        spread = max(float(by_chance.std()), LEAST_SPREAD) * np.sqrt(len(bad) * (1 + 1 / OTHERS))
-        surely = (fits.sum() - by_chance.mean(1).sum()) / spread
-        if surely > SURE:
-            explained.append((surely, change, own))
-    if not explained:
+        alike = [i for i, other in enumerate(changes) if i != row and (other.steps == (0,)) == (change.steps == (0,))]
+        inexact = explains[alike][:, ~own]
+        inexact = inexact.sum() / max(inexact.size, 1)
+        if binom.sf(own.sum() - 1, len(bad), inexact) * len(changes) >= LEVEL:
+            continue
+        likely = np.maximum(_by_chance(sample, images, bad[own], fits[row, own, 1], change), inexact)
+        likely = np.sort(likely)
+        places = np.arange(FEWEST, len(likely) + 1)
+        chance = binom.sf(places - 1, len(bad), likely[FEWEST - 1 :]).min() * len(changes)
+        if chance < LEVEL:
+            found.append((chance, -fits[row, own, 1].sum(), change, bad[own]))
+    if not found:
         return None
-    _, change, own = max(explained, key=lambda one: one[0])
+    *_, change, own = min(found, key=lambda one: one[:2])
     return change.cause, change.text, own
+
+
+def _by_chance(sample: Sample, images: np.ndarray, own: np.ndarray, fits: np.ndarray, change: Change) -> np.ndarray:
+    """[own]: how likely the predictions of another image fit as well after undoing a change, compared with how well
+    they usually fit the objects of the same image."""
+    rng, draws = np.random.default_rng(0), max(2, min(len(images) - 1, CHANCE // len(images)))
+    rows = np.unique(np.concatenate([own, rng.permutation(images)[: CHANCE // draws]]))
+    drawn = [
+        [
+            sample.fit(image, rng.choice(images[images != image], len(change.steps), replace=False), change.undo)[1]
+            for _ in range(draws)
+        ]
+        for image in rows
+    ]
+    drawn = np.array(drawn)
+    centre, spread = drawn.mean(1, keepdims=True), np.maximum(drawn.std(1, keepdims=True), LEAST_SPREAD)
+    place = np.searchsorted(rows, own)
+    by_chance, here = np.sort(((drawn - centre) / spread).ravel()), (fits - centre[place, 0]) / spread[place, 0]
+    return (len(by_chance) - np.searchsorted(by_chance, here) + 1) / (len(by_chance) + 1)
 
 
 def _further(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
@@ -154,24 +251,11 @@ def _further(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray]
 def _belong(best: BestBoxes, objects: np.ndarray, other: int) -> bool:
     """Whether most of these objects fit predictions of another image."""
     predicted = best.predicted[other]
-    return bool(len(predicted)) and bool(np.median(box_overlaps(predicted, objects)[0].max(0)) >= GOOD)
+    return bool(len(predicted)) and bool(np.median(box_overlaps(predicted, objects)[0].max(0)) >= BELONGS)
 
 
-def _fit(best: BestBoxes, image: int, others: Sequence[int], change: Change) -> float:
-    """Mean over the objects of an image of the best box IoU with the predictions of one of `others`, in their own
-    pixels or scaled to the image's size."""
-    objects, fits = best.objects[image], [0.0]
-    for other in others:
-        predicted = best.predicted[other]
-        scale = np.tile(best.sizes[image] / best.sizes[other], 2)
-        for own in (predicted, predicted * scale) if (scale != 1).any() else (predicted,):
-            if len(objects) and len(own):
-                fits.append(float(box_overlaps(change.undo(own, image), objects)[0].max(0).mean()))
-    return max(fits)
-
-
-def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] | None:
-    """A part of the images whose masks lie at a common offset: more than lie as far in other directions."""
+def _offset(best: BestBoxes, images: np.ndarray) -> Offset | None:
+    """The most common offset of masks, if it is further than those of most images."""
     rows, offsets = [], []
     for image in images:
         iou = box_overlaps(best.predicted[image], best.objects[image])[0]
@@ -198,11 +282,20 @@ def _offset(best: BestBoxes, images: np.ndarray) -> tuple[str, str, np.ndarray] 
     centre = np.median(offsets[near(centre)], axis=0)
     if np.linalg.norm(centre) < least:
         return None
-    angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
-    counts = [int(near(np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ centre).sum()) for a in angles]
-    own, opposite = near(centre), counts[DIRECTIONS // 2]
-    chance = binom.sf(counts[0] - 1, sum(counts), 1 / DIRECTIONS) * DIRECTIONS
-    if counts[0] < 3 * opposite + 3 or not _enough(counts[0], len(images)) or chance > LEVEL:
+    return Offset(centre, rows[near(centre)], [int(near(turn @ centre).sum()) for turn in TURNS])
+
+
+def _displaced(offset: Offset | None, images: int) -> tuple[str, str, np.ndarray] | None:
+    """A part of the images whose masks lie at a common offset: more than lie as far in other directions."""
+    if offset is None:
         return None
-    text = f"masks lie ({centre[0]:+.1f}, {centre[1]:+.1f}) px from their objects, further than in the other images"
-    return "masks_displaced", text, rows[own]
+    own, opposite = offset.counts[0], offset.counts[DIRECTIONS // 2]
+    chance = binom.sf(own - 1, sum(offset.counts), 1 / DIRECTIONS) * DIRECTIONS
+    if own < 3 * opposite + 3 or not _enough(own, images) or chance > LEVEL:
+        return None
+    return "masks_displaced", _lie(offset), offset.own
+
+
+def _lie(offset: Offset) -> str:
+    x, y = offset.centre
+    return f"masks lie ({x:+.1f}, {y:+.1f}) px from their objects, further than in the other images"
