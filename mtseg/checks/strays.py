@@ -41,5 +41,9 @@ def a_part(found: int, images: int, chance: float) -> bool:
 def described(names: Sequence[str], count: int, split: str) -> str:
     """Share of the images with its interval, and some of their files. count: of all images."""
     share = proportion(np.arange(count) < len(names))
-    files = ", ".join(names[:EXAMPLES]) + " ..." * (len(names) > EXAMPLES)
-    return f"{share.text(0, 100)} % of the {split} images ({files})"
+    return f"{share.text(0, 100)} % of the {split} images ({named(names)})"
+
+
+def named(names: Sequence[str]) -> str:
+    """Some of the files."""
+    return ", ".join(names[:EXAMPLES]) + " ..." * (len(names) > EXAMPLES)

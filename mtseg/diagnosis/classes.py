@@ -3,13 +3,14 @@ label noise in the annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
-from mtseg.checks.strays import a_part, described
+from mtseg.checks.strays import a_part, described, named
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
 from mtseg.diagnosis.split import Split, by_image
@@ -25,6 +26,8 @@ APART = 0.8  # AUC that the logits surely exceed if they separate the classes of
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
 SURPRISING = 2.0  # of `_surprise`, from which the labels of an image are taken for wrong
 BY_CHANCE = 0.1  # share of such images in a split that the model does not know, by its own errors
+SURELY_WRONG = 0.05  # share of the objects whose labels the model surely contradicts, from which it matters
+LEVEL = 0.001  # chance that such a share differs from that of the other split
 LESS_CERTAIN = 0.55  # AUC of the probabilities in train against val, which is surely above if val looks different
 CONFIDENT_ALONE = 0.2  # the same for val alone with two classes, where the second choice is no evidence
 
@@ -180,7 +183,7 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
 
 def contradicted(train: Split, val: Split) -> list[Finding]:
     """A warning label_noise for a part of the images of one split, whose labels the model surely contradicts, all tasks
-    together, and more often than in the other split."""
+    together, and more often than in the other split; or, if there are none, for objects whose label it does."""
     tasks = [task for task in train.trained if task.num_classes > 1 and learnt(train, task)]
     tasks = [task for task in tasks if as_certain(train, val, task)]
     surprise = {"train": _surprise(train, tasks), "val": _surprise(val, tasks)}
@@ -188,13 +191,31 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
         own, others = surprise[name], surprise[other]
         rows = np.flatnonzero(own > SURPRISING)
         seen, known = int(np.isfinite(own).sum()), int(np.isfinite(others).sum())
-        chance = max(((others > SURPRISING).sum() + 1) / (known + 1), BY_CHANCE)
+        chance = ((others > SURPRISING).sum() + 1) / (known + 1)
+        if name == "val":
+            chance = max(chance, BY_CHANCE)
         if known >= FEWEST and a_part(len(rows), seen, chance):
             part = described(split.images.file_name[rows].tolist(), seen, name)
             evidence = f"the model surely contradicts the labels of {part}, and of {(others > SURPRISING).sum()} of "
             change = "compare the labels of these images with the images"
             return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name)]
-    return []
+    return [finding for task in tasks for finding in _surely_wrong(train, val, task)]
+
+
+def _surely_wrong(train: Split, val: Split, task: Task) -> Iterator[Finding]:
+    """A warning label_noise if the model surely contradicts more labels of one split than of the other."""
+    sure = {name: _sure(split, task) for name, split in (("train", train), ("val", val))}
+    for name, other, split in (("val", "train", val), ("train", "val", train)):
+        here, there = sure[name].sure, sure[other].sure
+        if min(len(here), len(there)) < FEWEST or here.mean() < SURELY_WRONG:
+            continue
+        table = [[here.sum(), (~here).sum()], [there.sum(), (~there).sum()]]
+        if fisher_exact(table, alternative="greater").pvalue < LEVEL:
+            images = np.unique(sure[name].image[here])
+            files = named(split.images.file_name[images].tolist())
+            evidence = f"the model surely contradicts {here.mean():.0%} of the labels in {name}, {there.mean():.0%} in "
+            change = "compare the labels of these images with the images"
+            yield Finding("label_noise", "warning", f"{evidence}{other} ({files})", change, f"task '{task.name}'")
 
 
 def exchanged(train: Split, val: Split) -> list[Finding]:

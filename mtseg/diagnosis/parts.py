@@ -28,11 +28,11 @@ from mtseg.evaluation.bootstrap import Interval, proportion
 GOOD, MARGIN = 0.5, 0.2  # mean box IoU of an image's objects after undoing a change, at least; its rise, at least
 FEWEST, SHARE = 2, 0.05  # images that are reported at least; share of the images, which their interval must reach
 LEVEL = 0.005  # chance of a false alarm
-CHANCE = 2000  # images with the predictions of others, at most, from which chance is measured
+CHANCE = 3000  # images with the predictions of others, at most, from which chance is measured
 LEAST_SPREAD = 0.05  # standard deviation of such fits, at least
 OTHERS = 8  # images whose predictions are compared with further objects, to measure chance
 REACH = 3  # images: largest distance of an exchange
-STEPS = 8  # images: distances that are compared
+STEPS = 8  # images: distances that are compared with these
 MOST = 1500  # images that fit badly, or have missed objects: at most as many are examined
 NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner, and the middle, of the image
@@ -48,7 +48,8 @@ NEAR = 0.3  # of the offset: offsets closer than this are the same
 
 
 class Change(NamedTuple):
-    """steps: the predictions are those of an image that many rows further on, whichever of them fits best."""
+    """cause: empty if it is only compared. steps: the predictions are those of an image that many rows further on,
+    whichever of them fits best."""
 
     cause: str
     text: str
@@ -153,7 +154,7 @@ def _changes(sizes: np.ndarray) -> Iterator[Change]:
     for step in range(1, STEPS + 1):
         for steps, where in (((-step,), f"{step} before"), ((step,), f"{step} further on"),
                              ((-step, step), f"{step} before or {step} further on")):  # fmt: skip
-            yield Change("masks_of_other_image", f"masks fit the image {where}", as_is, steps)
+            yield Change("masks_of_other_image" * (step <= REACH), f"masks fit the image {where}", as_is, steps)
 
 
 def _shifts(offset: Offset | None) -> Iterator[Change]:
@@ -184,20 +185,20 @@ def _fitting(sample: Sample, images: np.ndarray, offset: Offset | None) -> tuple
         ]
     )  # [changes, bad, 2]
     explains = (fits[..., 0] >= GOOD) & (fits[..., 0] >= before + MARGIN)
-    found = []
-    for row, change in enumerate(changes):
-        own = explains[row]
-        if not change.cause or not _enough(int(own.sum()), len(images)) or max(map(abs, change.steps)) > REACH:
+    found, tested = [], [i for i, change in enumerate(changes) if change.cause]
+    for row in tested:
+        change, own = changes[row], explains[row]
+        if not _enough(int(own.sum()), len(images)):
             continue
         alike = [i for i, other in enumerate(changes) if i != row and (other.steps == (0,)) == (change.steps == (0,))]
         inexact = explains[alike][:, ~own]
         inexact = inexact.sum() / max(inexact.size, 1)
-        if binom.sf(own.sum() - 1, len(bad), inexact) * len(changes) >= LEVEL:
+        if binom.sf(own.sum() - 1, len(bad), inexact) * len(tested) >= LEVEL:
             continue
         likely = np.maximum(_by_chance(sample, images, bad[own], fits[row, own, 1], change), inexact)
         likely = np.sort(likely)
         places = np.arange(FEWEST, len(likely) + 1)
-        chance = binom.sf(places - 1, len(bad), likely[FEWEST - 1 :]).min() * len(changes)
+        chance = binom.sf(places - 1, len(bad), likely[FEWEST - 1 :]).min() * len(tested)
         if chance < LEVEL:
             found.append((chance, -fits[row, own, 1].sum(), change, bad[own]))
     if not found:

@@ -213,6 +213,22 @@ def test_a_part_of_the_images_whose_labels_are_wrong(find, change, cause):
     assert not find(sound, sound) and not find(wrong, wrong)
 
 
+def test_single_objects_whose_labels_are_surely_wrong():
+    """One object in most images, whose others are right."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, images=60)
+
+    def first_wrong(image):
+        return replace(image, instances=other_fill(image).instances[:1] + image.instances[1:])
+
+    faulty = [first_wrong(image) if number % 4 else image for number, image in enumerate(images)]
+    sound, wrong = (split(own, predictions, tasks) for own in (images, faulty))
+    for train, val, where in ((sound, wrong, "val"), (wrong, sound, "train")):
+        (finding,) = classes.contradicted(train, val)
+        assert finding.cause == "label_noise" and f"of the labels in {where}" in finding.evidence
+        assert ".jpg" in finding.evidence
+
+
 def test_errors_of_the_model_itself_are_no_wrong_labels():
     """It errs in a fifth of val's objects, and is less sure there than where it is right."""
     tasks, rng = make_tasks(3), np.random.default_rng(0)

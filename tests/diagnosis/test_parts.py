@@ -52,6 +52,15 @@ def test_turned_images_are_counted_and_named(change, cause, least, share):
     assert "%" in finding.evidence and ".jpg" in finding.evidence
 
 
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [(lambda mask: mask[::-1, ::-1], "images_turned"), (shifted(6, 6), "masks_displaced")],
+)
+def test_three_images_of_sixty_are_found(change, cause):
+    (finding,) = found(change, 0.05)
+    assert finding.cause == cause and 2 <= of(finding) <= 3
+
+
 def test_a_shift_of_a_part_is_measured():
     (finding,) = found(shifted(5, 4), 0.3)
     assert finding.cause == "masks_displaced" and 12 <= of(finding) <= 18
