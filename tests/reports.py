@@ -29,6 +29,7 @@ FINDINGS = [
 DIAGNOSIS = {
     "findings": FINDINGS,
     "figures": {
+        "detections": {"missed": 0.25},
         "oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0},
         "raise_ap": {"finer": {"gain": 5.0, "cost": "time"}, "more": {"gain": 20.0, "cost": "images"}},
     },

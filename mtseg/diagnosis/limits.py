@@ -18,10 +18,10 @@ LIMITING = 20.0  # AP to gain from one kind of error, from which it is named alt
 IMAGES = 60  # of val, from which the effect of input.size is estimated
 FEWEST = 5  # images of each split to compare their AP
 WORDS = {
-    "masks": ("exact masks of the objects that are found", "a larger input.size, more steps, outlines drawn with care"),
+    "masks": ("perfect masks", "a larger input.size, more steps, outlines drawn with care"),
     "all_found": ("no missed objects", "more images of such objects; see detections.missed"),
-    "labels": ("right labels of the objects that are found", "more examples of the classes that are confused"),
-    "ranking": ("false predictions ranked last", "test.ranking; more steps"),
+    "labels": ("perfect labels", "more examples of the classes that are confused"),
+    "ranking": ("perfect ranking", "another test.ranking, more steps"),
 }
 OF_CAUSE = {  # cause -> the kind of error that it makes. The filter makes none: AP is that of the raw predictions
     "collapse_to_background": "labels", "collapse_to_class": "labels", "label_noise": "labels",

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from mtseg.core.masks import AREA_RANGES
 from mtseg.data.splits import SPLITS
 from mtseg.evaluation.errors import KINDS
-from mtseg.report.html import ranking
+from mtseg.report.html import error, ranking
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
@@ -155,7 +155,7 @@ def label_cost(analysis: dict[str, Any]) -> dict[str, float]:
 
 def errors(analysis: dict[str, Any]) -> Figure | None:
     """Gain in AP50 if one kind of error were corrected, for each task and all labels together; below, gain in joint AP
-    with correct labels of one task."""
+    with perfect labels of one task."""
     panels, cost = costs(analysis), label_cost(analysis)
     if not panels:
         return None
@@ -171,15 +171,16 @@ def errors(analysis: dict[str, Any]) -> Figure | None:
         texts = [
             f"{value:.1f}" + (f"\u2003{count:,}×" if count else "") for value, count in zip(values, counts, strict=True)
         ]
-        bars(axes, KINDS if not number % across else [""] * len(KINDS), values, texts, RED)
+        bars(axes, [error(kind) for kind in KINDS] if not number % across else [""] * len(KINDS), values, texts, RED)
         axes.set_xlim(0, 1.55 * longest)
         axes.set_title(f"{short(name, 20)}, AP50 {own['ap50']:.1f}")
-    figure.suptitle("AP50 that each kind of error costs, and how often it happens", size=10, x=0.01, ha="left")
+    title = "AP50 that each kind of error costs, and how often it happens among all raw predictions"
+    figure.suptitle(title, size=10, x=0.01, ha="left")
     if cost:
         axes = figure.add_subplot(grid[lines, :])
         bars(axes, list(cost), list(cost.values()), [f"{value:.1f}" for value in cost.values()], ORANGE)
         axes.set_xlim(0, max(2.0, 1.5 * max(cost.values())))
-        axes.set_title(f"Joint AP, now {analysis['joint']['ap']:.1f}, would gain with correct labels of one task")
+        axes.set_title(f"Joint AP, now {analysis['joint']['ap']:.1f}, would gain with perfect labels of one task")
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtseg.report import breakdowns, learning, tested
-from mtseg.report.html import ranking
+from mtseg.report.html import metric, ranking
 from mtseg.report.plotting import (
     BLUE,
     COLOURS,
@@ -39,12 +39,11 @@ def figures(numbers: Numbers) -> dict[str, str]:
     """SVG by name of all figures whose numbers exist and are not empty. The same numbers give the same bytes.
 
     numbers: the tables `classes`, `rankings`, `intervals`, `test_intervals`, `rules` (of the filter), `train`, `val`
-    and `health`; the JSON files `analysis`, `manifest` and `diagnosis`.
+    and `health`; the JSON files `analysis` and `manifest`.
     """
     drawings = [  # name, title, function, names of its arguments in numbers
         ("training", "Losses and validation by training step", learning.training, "train", "val"),
         ("health", "Gradients, matching and background by training step", learning.health, "health"),
-        ("lost", "Joint AP with one kind of error corrected", learning.lost, "diagnosis"),
         ("intervals", "Scores with 95 % intervals", intervals, "intervals"),
         ("tested", "Scores on val and on test", tested.figure, "intervals", "test_intervals"),
         ("precision_recall", "Precision against recall of each class", precision_recall, "analysis", "classes"),
@@ -96,7 +95,7 @@ def f1_by_score(analysis: Numbers, classes: pd.DataFrame) -> Figure | None:
     for number, name in enumerate(named):
         if name in best:
             axes.plot(*best[name], "o", color=COLOURS[number], ms=4)
-    title = f"F1 against the score threshold, IoU 0.5: {task}"
+    title = f"F1 of raw predictions by score threshold, IoU 0.5: {task}"
     if f1:
         axes.plot([score, score], [0, f1], color=INK, lw=1, ls=(0, (2, 3)))
         axes.plot(score, f1, "o", color=INK, ms=6)
@@ -153,7 +152,7 @@ def intervals(table: pd.DataFrame) -> Figure | None:
         axes.plot(value, row, "o", color=BLUE, ms=5.5)
     texts = [(f"{v:.1f}", "" if np.isnan(a) else f"{a:.1f} to {b:.1f}") for v, a, b in numbers]
     columns(axes, texts, (INK, QUIET))
-    rows_axis(axes, [plain(name.replace(".", " ").removeprefix("tasks ")) for name in table["metric"]])
+    rows_axis(axes, [metric(name) for name in table["metric"]])
     axes.grid(axis="x")
     axes.set_title("Scores with 95 % intervals over images")
     axes.set_xlabel("percent")

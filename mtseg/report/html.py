@@ -14,12 +14,18 @@ from markupsafe import Markup
 from mtseg.inference.overlays import COLOURS
 
 UNDEFINED = "–"
+ERRORS = {  # kinds of `evaluation.errors` by the names of the gallery; its `missed` differs from that of an object
+    "class": "wrong label",
+    "localisation": "poor localisation",
+    "both": "both of these",
+    "missed": "no prediction there",
+}
 
 
 def render(template: str, **values: Any) -> str:
     """The page as HTML. template: a file of templates/. All values are escaped except those of type Markup.
 
-    Filters of the templates: `number`, `percent`, `delta`, `ranking`, `data`.
+    Filters of the templates: `number`, `percent`, `delta`, `metric`, `ranking`, `error`, `data`.
     """
     return _environment().get_template(template).render(**values)
 
@@ -42,9 +48,26 @@ def delta(value: float | None, decimals: int = 1) -> str:
     return text[1:] if not text.strip("+-0.") else text.replace("-", "−")
 
 
+def decimals(*values: float) -> int:
+    """The fewest decimals with which none of the values, unless it is 0, reads as 0."""
+    return next(count for count in range(1, 400) if all(round(value, count) or not value for value in values))
+
+
+def metric(name: str) -> str:
+    """The readable name of a metric, such as `mask AP` for `segm.AP`."""
+    words = name.removeprefix("tasks.").removeprefix("filtered.").replace(".", " ").replace("_", " ").split()
+    known = {"segm": "mask", "bbox": "box", "f1": "F1"}
+    return " ".join(known.get(word, word) for word in words)
+
+
 def ranking(name: str) -> str:
     """The readable name of a ranking of predictions."""
-    return name.replace("_quality", " × mask quality")
+    return {"sum_quality": "sum + log(mask quality)"}.get(name, name.replace("_quality", " × mask quality"))
+
+
+def error(kind: str) -> str:
+    """The readable name of a kind of error."""
+    return ERRORS.get(kind, kind)
 
 
 def text(value: Any) -> str:
@@ -68,6 +91,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["colours"] = COLOURS
-    environment.filters |= {"number": number, "percent": percent, "delta": delta, "ranking": ranking, "data": data}
+    environment.globals |= {"colours": COLOURS, "decimals": decimals}
+    environment.filters |= {"number": number, "percent": percent, "delta": delta, "data": data}
+    environment.filters |= {"metric": metric, "ranking": ranking, "error": error}
     return environment

@@ -1,22 +1,15 @@
-"""Figures of the training, and of the kinds of error that cost joint AP."""
+"""Figures of the training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtseg.report.plotting import COLOURS, GREY, INK, ORANGE, QUIET, bars, canvas, end_labels, plain
-
-ORACLES = {
-    "masks": "perfect masks",
-    "all_found": "no object missed",
-    "labels": "correct labels",
-    "ranking": "the best ranking",
-}
+from mtseg.report.html import metric
+from mtseg.report.plotting import COLOURS, GREY, INK, QUIET, canvas, end_labels, plain
 
 
 def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
@@ -42,7 +35,7 @@ def training(train: pd.DataFrame, val: pd.DataFrame) -> Figure | None:
         below.set_title("learning rate", size=8.5, color=QUIET, pad=3)
     right.set_ylim(0, 100)
     right.set_title("Validation, percent")
-    _lines(right, val, scores, lambda name, value: f"{plain(name)} {value:.1f}", heavy="joint_AP", marker="o")
+    _lines(right, val, scores, lambda name, value: f"{metric(name)} {value:.1f}", heavy="joint_AP", marker="o")
     return figure
 
 
@@ -98,16 +91,3 @@ def health(table: pd.DataFrame) -> Figure | None:
     right.set_title("Labelled background, and stable matches, percent")
     _lines(right, percent, shares, lambda name, value: f"{plain(name)} {value:.0f}", heavy="stability")
     return figure
-
-
-def lost(diagnosis: dict[str, Any]) -> Figure | None:
-    """Gain in joint AP if an oracle corrected one kind of error."""
-    oracles = diagnosis["figures"].get("oracles")
-    if not oracles:
-        return None
-    now = oracles["AP"]
-    gains = sorted(((oracles[key] - now, name) for key, name in ORACLES.items() if key in oracles), reverse=True)
-    axes = canvas(6.5, 0.75 + 0.27 * len(gains)).subplots()
-    bars(axes, [name for _, name in gains], [gain for gain, _ in gains], [f"+{gain:.1f}" for gain, _ in gains], ORANGE)
-    axes.set_title(f"Joint AP, now {now:.1f}, would gain with")
-    return axes.figure

@@ -92,6 +92,8 @@ def write(
         raise_ap=raise_ap(numbers["diagnosis"]["figures"]),
         all_suspects=len(analysis["label_errors"]),
         images=len(images),
+        objects=int((~images.instances.crowd).sum()),
+        predictions=len(raw.predictions),
         min_score=settings.min_score,
         numbers=numbers,
     )

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mtseg.evaluation import intervals
-from mtseg.report.plotting import BLUE, ORANGE, canvas, columns, legend_above, plain, rows_axis
+from mtseg.report.html import metric
+from mtseg.report.plotting import BLUE, ORANGE, canvas, columns, legend_above, rows_axis
 
 SPLITS = (("val", BLUE, -0.17), ("test", ORANGE, 0.17))  # name, colour, shift of its line in a figure
 
@@ -73,7 +74,7 @@ def figure(val: pd.DataFrame, test: pd.DataFrame) -> Figure | None:
         axes.plot(numbers[:, 0], places, "o", color=colour, ms=5.5, label=name)
     texts = [[f"{table.loc[metric, 'value']:.1f}" for table in tables] for metric in metrics]
     columns(axes, texts, [colour for _, colour, _ in SPLITS])
-    rows_axis(axes, [plain(name.replace(".", " ").removeprefix("tasks ")) for name in metrics])
+    rows_axis(axes, [metric(name) for name in metrics])
     axes.grid(axis="x")
     axes.set_title("Scores on val and on test, with 95 % intervals over images", pad=20)
     axes.set_xlabel("percent")

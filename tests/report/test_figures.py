@@ -39,7 +39,7 @@ def test_every_figure_is_drawn_well_formed_and_the_same_each_time(tmp_path, coun
     drawn = figures.figures(given)
     assert set(drawn) == {
         *("training", "intervals", "precision_recall", "f1_by_score", "calibration", "errors", "classes", "rankings"),
-        *("filter", "images", "health", "lost"),
+        *("filter", "images", "health"),
         *(f"{kind}_{task.name}" for kind in ("confusion", "data") for task in tasks),
     }
     page = (Path(figures.__file__).parent / "templates/page.html").read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def test_confusion_shows_counts_in_cells_that_can_be_read(count):
         texts = [text.get_text() for text in axes.texts]
         assert {"9", "4", "5", "6"} == set(texts) and "0" not in texts
         title = figure.get_suptitle()
-        assert "c1 predicted as c2: 4" in title and "sum × mask quality ≥ 0.25" in title
+        assert "c1 predicted as c2: 4" in title and "sum + log(mask quality) ≥ 0.25" in title
         *_, last = axes.get_yticklabels()
         assert last.get_text() == "(background)" and last.get_style() == "italic"
         assert len(axes.get_yticks()) == min(count + 1, breakdowns.MOST)

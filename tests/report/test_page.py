@@ -64,19 +64,20 @@ def test_the_diagnosis_says_what_would_raise_ap_and_what_it_looked_at(tmp_path):
     text = (make_report(tmp_path, make_tasks(1)) / "index.html").read_text()
     rows = re.search(r"What would raise AP.*?</table>", text, re.DOTALL)[0]
     assert re.findall(r'row">(\w+)</th><td>(.*?)</td>', rows) == [("more", "+20.0"), ("finer", "+5.0")]
-    assert "Joint AP is 50.0" in text
+    assert "Joint AP is 50.0" in text and "IoU ≥ 0.5: 25.0 % are" in text, "what missed means, and how many are"
     assert "Looked at: masks. Not visible here: the rest." in text
 
 
-def test_no_issues_are_found_only_beside_the_number_of_suspected_label_errors(tmp_path, monkeypatch):
+def test_no_issues_are_found_only_beside_the_number_of_annotations_to_check(tmp_path, monkeypatch):
     def section():
         text = (make_report(tmp_path, make_tasks(1)) / "index.html").read_text()
         return re.search(r'id="diagnosis">.*?</section>', text, re.DOTALL)[0]
 
-    assert "suspected" not in section(), "an error is reported"
+    assert "#suspects" not in section(), "an error is reported"
     monkeypatch.setattr(reports, "DIAGNOSIS", reports.DIAGNOSIS | {"findings": [], "verdict": "No issues found."})
     found = section()
-    assert "No issues found." in found and re.search(r'href="#suspects">[1-9]\d* suspected label error', found)
+    assert "No issues found." in found and re.search(r"contradicts [1-9]\d* annotation", found)
+    assert 'href="#suspects">annotations to check' in found
 
 
 def test_params_and_scores_are_compared_with_the_last_commit(tmp_path):
@@ -130,6 +131,16 @@ def test_numbers_as_they_are_shown():
     assert [html.number(value) for value in (1.25, None, float("nan"), 100)] == ["1.2", "–", "–", "100.0"]
     assert [html.delta(value) for value in (0.04, -0.04, 1.5, -1.5, None)] == ["0.0", "0.0", "+1.5", "−1.5", ""]
     assert json.loads(html.data(["</script>", "<!--", "'&"])) == ["</script>", "<!--", "'&"]
+    assert [html.decimals(*values) for values in ((0.5, -3.0), (0.0, 0.31), (0.04, 2.0), (-0.002,))] == [1, 1, 2, 3]
+    names = ("segm.AP", "tasks.my_task.accuracy", "filtered.joint_f1", "joint_AP", "bbox.AP50")
+    assert [html.metric(name) for name in names] == ["mask AP", "my task accuracy", "joint F1", "joint AP", "box AP50"]
+
+
+def test_a_coloured_difference_never_reads_as_zero():
+    parts = html._environment().get_template("parts.html").module
+    assert '"better">+0.030</td>' in parts.shift(0.03, 0.004, 0.3)
+    assert ">+0.004 to +0.300</td>" in parts.span(0.004, 0.3)
+    assert ">+0.1</td>" in parts.shift(0.12, -0.004, 0.3) and ">0.0 to +0.3</td>" in parts.span(-0.004, 0.3)
 
 
 def test_an_image_that_cannot_be_read_is_named_and_leaves_the_old_report(tmp_path, monkeypatch):
