@@ -18,6 +18,7 @@ CAUSES = {
     "labels_off_by_one": "class ids are shifted by a constant",
     "labels_permuted": "the order of the classes differs between training and use",
     "split_empty": "a split has no images",
+    "split_small": "a split has too few images to score",
     "task_unlabelled": "a task has no labelled instance in train",
     "class_too_rare": "a class has too few training examples",
     "annotated_twice": "objects are annotated more than once",

@@ -23,7 +23,16 @@ def healthy(count):
         task.model_copy(update={"flip_pairs": (("left", "right"),)}) if "left" in task.classes else task
         for task in make_tasks(count)
     )
-    return tasks, scene(tasks, count=30), scene(tasks, count=10)
+    return tasks, scene(tasks, count=30), scene(tasks, count=labels.SMALL)
+
+
+@pytest.mark.parametrize("count", [1, labels.SMALL - 1])
+def test_a_split_too_small_to_score_is_reported_unless_it_is_empty(count):
+    tasks, train, val = healthy(1)
+    assert check(train, val[-count:], tasks) == {("split_small", "warning")}
+    (found,) = labels.check(train, {"val": val, "test": val[-count:]}, tasks=tasks, input=INPUT)
+    assert found.where == "test" and found.evidence.startswith(f"{count} image{'s' if count > 1 else ''} with ")
+    assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 
 def relabelled(images, task, change):
