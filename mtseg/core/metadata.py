@@ -6,14 +6,15 @@ scores. `export` adds it; only such a file is complete enough to predict with an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 import mtseg
@@ -22,6 +23,8 @@ from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, S
 
 VERSION = r"^(\d+)\.(\d+)"
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
+SEAL = "sha256"  # the entry of the metadata that is the hash of the file, as it is with UNSEALED in its place
+UNSEALED = hashlib.sha256().hexdigest()
 MODELS = (".safetensors", ".onnx")
 TRAINING_ONLY = {"weights": None, "partial_weights": False, "recompute": "none"}  # of `model`: not recorded in files
 
@@ -91,6 +94,11 @@ class Metadata(Section):
     step: int
     precision: Literal["float32", "float16", "int8"] = "float32"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unsealed(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if key != SEAL} if isinstance(given, dict) else given
+
     def _wrong(self) -> Iterator[str]:
         names = [task.name for task in self.tasks]
         if len({*names}) < len(names):
@@ -118,17 +126,38 @@ class Metadata(Section):
 
 
 def read(path: Path | str) -> Metadata:
-    """The metadata of a model. Raises UserError when the file is missing, broken, not a complete model, or of a newer
+    """The metadata of a model. Raises UserError when the file is missing, damaged, not a complete model, or of a newer
     version."""
     path = Path(path)
     text = read_text(path)
     check_version(path, _version(text))
     try:
-        return Metadata.model_validate_json(text)
+        known = Metadata.model_validate_json(text)
     except ValidationError as error:
         raise UserError(
             f"{path} cannot predict by itself ({faults(error, Metadata)[0]}): {_remedy(path, text)}"
         ) from None
+    check_seal(path, text)
+    return known
+
+
+def sealed(make: Callable[[str], bytes], text: str) -> bytes:
+    """What `make` gives for these metadata with the file's own hash among them, see `check_seal`."""
+    data = make(json.dumps(json.loads(text) | {SEAL: UNSEALED}, sort_keys=True, ensure_ascii=False, allow_nan=False))
+    return data.replace(UNSEALED.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def check_seal(path: Path, text: str) -> None:
+    """Raise UserError when a file is not as it was written: weights of damaged bytes are numbers like others. Files of
+    older versions have no seal. text: its metadata."""
+    stated = json.loads(text).get(SEAL)
+    if stated is None:
+        return
+    data = path.read_bytes().replace(str(stated).encode(), UNSEALED.encode(), 1)
+    if hashlib.sha256(data).hexdigest() != stated:
+        raise UserError(
+            f"{path} is damaged: its bytes are not those that were written (SHA-256): copy it again, or make it again"
+        )
 
 
 def check_version(path: Path, version: Any) -> None:

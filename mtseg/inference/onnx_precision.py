@@ -20,7 +20,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from mtseg.core import metadata
 from mtseg.core.files import replace_file
-from mtseg.core.metadata import KEY, Metadata
+from mtseg.core.metadata import KEY, Metadata, sealed
 
 CALIBRATION = 50  # images of which int8 learns the range of every activation
 NOTES = ("doc_string", "metadata_props")
@@ -41,10 +41,16 @@ def write(model: ModelProto, path: Path, metadata: Metadata) -> None:
             part.ClearField(field)
     model.ClearField("producer_name")
     model.ClearField("producer_version")
-    model.metadata_props.add(key=KEY, value=metadata.text())
+    entry = model.metadata_props.add(key=KEY)
+
+    def make(text: str) -> bytes:
+        entry.value = text
+        return model.SerializeToString(deterministic=True)
+
+    data = sealed(make, metadata.text())
     onnx.checker.check_model(model)
     with replace_file(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(data)
 
 
 def to_float16(source: Path, out: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
-from mtseg.core.metadata import KEY, missing
+from mtseg.core.metadata import KEY, SEAL, check_seal, missing, sealed
 from mtseg.core.params import Task
 from mtseg.model import backbones, checkpoints
 from mtseg.model.safe_read import read, read_safetensors
@@ -215,7 +215,8 @@ def _check_attention(path: Path, expected: Tensor | None, stored: Tensor | None)
 
 def write(path: Path | str, state: dict[str, Tensor], metadata: str) -> None:
     """Write tensors on the CPU as safetensors. metadata: JSON text. The bytes are deterministic."""
-    data = to_bytes({key: value.contiguous() for key, value in state.items()}, metadata={KEY: metadata})
+    tensors = {key: value.contiguous() for key, value in state.items()}
+    data = sealed(lambda text: to_bytes(tensors, metadata={KEY: text}), metadata)
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -248,13 +249,14 @@ class _Description(BaseModel):
 
 def _described(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     """The metadata that `write` was given; empty for the file of another project. Raises UserError if they are
-    invalid."""
+    invalid, or the file is damaged."""
     text = header.get(KEY, "{}")
     try:
         _Description.model_validate_json(text)
-        return json.loads(text)
     except (ValidationError, ValueError):
         raise UserError(f"{path} is broken: the entry '{KEY}' of its header does not describe a network") from None
+    check_seal(path, text)
+    return {key: value for key, value in json.loads(text).items() if key != SEAL}
 
 
 def _some(keys: Sequence[str], shown: int = 3) -> str:

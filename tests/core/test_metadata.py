@@ -75,6 +75,19 @@ def test_a_broken_file_is_refused(tmp_path, write, suffix):
     refused(write(tmp_path / f"deep{suffix}", mtseg="[" * 100_000), "Invalid JSON")
 
 
+@pytest.mark.parametrize(("write", "suffix"), FILES)
+def test_a_byte_that_changed_is_seen_wherever_it_is(tmp_path, write, suffix):
+    path = tmp_path / f"model{suffix}"
+    data = metadata.sealed(lambda text: write(path, mtseg=text).read_bytes(), COMPLETE.text())
+    path.write_bytes(data)
+    assert metadata.read(path) == COMPLETE
+    for place in range(0, len(data), 31):
+        broken = bytearray(data)
+        broken[place] ^= 1
+        path.write_bytes(broken)
+        refused(path)
+
+
 def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_it(tmp_path):
     path = safetensors(tmp_path / "my best.safetensors", mtseg=json.dumps({"tasks": [], "model": {}}))
     refused(path, f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`")

@@ -211,4 +211,16 @@ def test_a_header_that_describes_no_network_gives_one_line(entry, tmp_path):
 def test_the_header_is_one_json_entry(tmp_path):
     save(tmp_path / "a.safetensors", nn.Linear(1, 1), METADATA)
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["mtseg"]) == METADATA
+        assert {**json.loads(file.metadata()["mtseg"]), "sha256": None} == {**METADATA, "sha256": None}
+    assert load(tmp_path / "a.safetensors")[1] == METADATA
+
+
+def test_a_weight_of_another_value_is_seen(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save(path, nn.Linear(1, 1), METADATA)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # a small change of the exponent
+    path.write_bytes(data)
+    for reader in (load, lambda path: build("efficientnet_lite0", path)):
+        with pytest.raises(UserError, match="a.safetensors is damaged"):
+            reader(path)
