@@ -97,7 +97,8 @@ def command(
     with the folders above. Images in DIR, and those that --save-images has drawn elsewhere, are left out.
 
     Ctrl-C stops after the current batch of images or tiles; the same command continues there, and its outputs are those
-    of an unbroken run. A run that is finished is not repeated. DIR/run.json records its settings.
+    of an unbroken run. A run that is finished is not repeated: with further --format only these are written.
+    DIR/run.json records its settings.
 
     Images that cannot be read are reported, skipped, and listed in DIR/failed.csv.
 
@@ -127,12 +128,11 @@ def command(
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     settings |= {"compile": True} if compile else {}
     run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
-    if run.finished and run.formats != formats:
-        raise UserError(
-            f"{out} holds a finished run with --format {','.join(run.formats)}: choose another folder, or start again "
-            "with --overwrite"
-        )
-    if run.finished:
+    if run.finished and (lacking := run.lacking(formats)):
+        with run.started():
+            run.finish(lacking, known.predicted_tasks())
+        print(f"{out} is finished already: only --format {','.join(lacking)} was written", file=sys.stderr)
+    elif run.finished:
         run.tidy()
         print(f"{out} is finished already: nothing to do", file=sys.stderr)
     else:
@@ -145,7 +145,8 @@ def command(
     print(filter_line(run.removed, run.empty, run.images))
     if run.empty and run.removed and score != 0:
         print("try --score 0, which shows what the filter's thresholds removed")
-    print(f"{out}: {', '.join(run.outputs + [folder.OVERLAYS] * save_images)}")
+    shown = [name for name in run.outputs if name != folder.KEPT]
+    print(f"{out}: {', '.join(shown + [folder.OVERLAYS] * save_images)}")
     if run.failed:
         raise typer.Exit(SOME_SKIPPED)
 

@@ -2,7 +2,7 @@
 
 In the folder are `run.json`, by which it is known again, and while a run is unfinished `.parts/`, with a folder of
 tables for each span of images. At the end all formats are written from the parts: it makes no difference to them how
-often a run was interrupted.
+often a run was interrupted. `.tables/` keeps what they say, for further formats.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from mtseg.inference.result import Result
 from mtseg.inference.sources import File, files
 
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
-RUN, PARTS, OLD, FAILED, OVERLAYS = "run.json", ".parts", ".old-parts", "failed.csv", "images"
+RUN, PARTS, OLD, KEPT = "run.json", ".parts", ".old-parts", ".tables"
+FAILED, OVERLAYS = "failed.csv", "images"
 SPAN = ("images", "empty", "removed", "failed")  # in span.json
 RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
@@ -77,7 +78,7 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
 class Run:
     """A run in its folder. done: number of images that are finished, the unreadable ones included. images: number of
     those that were read, empty: of those without a prediction. removed: see `Result`. failed: name and error of the
-    images that were not read. finished: whether all formats are written."""
+    images that were not read. finished: whether all images are predicted, and formats written."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
         """Find out how far the run is; nothing is changed before `start`. overwrite: then delete the outputs of another
@@ -100,10 +101,10 @@ class Run:
         if overwrite or not record:
             record = {"outputs": None}
         self.outputs = record["outputs"]
-        self.finished = self.outputs is not None and not self.parts.exists()
+        self.finished = self.outputs is not None and ((out / KEPT).exists() or not self.parts.exists())
+        self.formats = record["formats"] if self.finished else []
         if self.finished:
-            self.predictions, self.formats = record["predictions"], record["formats"]
-            spans = [record]
+            self.predictions, spans = record["predictions"], [record]
         else:
             spans = [] if overwrite else [read_json(part / "span.json", keys=SPAN) for part in self._spans()]
         self.images, self.empty = (sum(span[key] for span in spans) for key in ("images", "empty"))
@@ -149,6 +150,17 @@ class Run:
     def _spans(self) -> list[Path]:
         return sorted(self.parts.glob("[0-9]*"))
 
+    def lacking(self, formats: Sequence[str]) -> list[str]:
+        """Those of the formats that a finished run has not written, or whose files are gone. Raises UserError where
+        nothing is kept from which they could be."""
+        found = [name for name in formats if name not in self.formats or not export.path(name, self.out).exists()]
+        if found and not (self.out / KEPT).exists():
+            raise UserError(
+                f"{self.out} holds a finished run without --format {','.join(found)}, and no {KEPT} to write it from, "
+                "as an older mtseg wrote it or it was removed: choose another folder, or start again with --overwrite"
+            )
+        return found
+
     def fail(self, name: str, error: UserError) -> None:
         self._failed.append({"file_name": name, "error": " ".join(str(error).split())})
 
@@ -191,12 +203,15 @@ class Run:
         self._results, self._failed, self._saved = [], [], time.monotonic()
 
     def finish(self, formats: Sequence[str], tasks: Sequence[Task]) -> None:
-        """Write all formats, then remove the parts. Raises UserError when a format cannot carry a name; the parts stay,
-        and the run can be finished with other formats."""
+        """Write these formats, also of a finished run, then remove the parts. Raises UserError when a format cannot
+        carry a name; the parts stay, and the run can be finished with other formats."""
         self.save()
-        spans = [part for part in self._spans() if (part / "images.parquet").exists()]
-        self.predictions, self.formats = 0, list(formats)
+        places = [self.out / KEPT] if self.finished else self._spans()
+        spans = [part for part in places if (part / "images.parquet").exists()]
+        self.predictions = 0
         with replace_folder(self.parts / "outputs") as folder:
+            if not self.finished:
+                (folder / KEPT).mkdir()
             if spans:
                 images = Images.join([Images.read(part / "images.parquet") for part in spans])
                 found = Predictions.concatenate(
@@ -205,10 +220,14 @@ class Run:
                 self.predictions = len(found)
                 for format in formats:
                     export.write(format, folder, images, found, tasks)
+                if not self.finished:
+                    images.write(folder / KEPT / "images.parquet")
+                    found.write(folder / KEPT / "predictions.parquet", tasks)
             if self.failed:
                 write_table(folder / FAILED, self.failed, ("file_name", "error"))
-        written = sorted((self.parts / "outputs").iterdir())
-        self.outputs = [path.name for path in written]
+        written = sorted((self.parts / "outputs").iterdir())  # KEPT first: whatever is killed then can be written again
+        self.outputs = sorted({*(self.outputs or ()), *(path.name for path in written)})
+        self.formats = sorted({*self.formats, *formats})
         write_json(self.out / RUN, {name: getattr(self, name) for name in RECORDED})
         for path in written:
             _remove(self.out / path.name)

@@ -38,8 +38,9 @@ def test_every_format_has_the_predictions_of_the_python_interface(predict, tmp_p
         export.write(format, tmp_path / "expected", result.images, result, result.tasks)
     found = content(tmp_path / "out")
     record = json.loads(found.pop("run.json"))
-    assert found == content(tmp_path / "expected")
     assert {path.partition("/")[0] for path in found} == {*record["outputs"]}
+    kept = [found.pop(f"{folder.KEPT}/{name}.parquet") for name in ("images", "predictions")]
+    assert found == content(tmp_path / "expected") and all(kept) and folder.KEPT not in done.out
     assert record["images"] == 5 and record["predictions"] == len(result)
 
 
@@ -207,7 +208,6 @@ def test_another_run_is_overwritten_on_request_only(predict, tmp_path, shots):
         (("--format", "csv,labelme"), 3, ["batch 2", "3", "--overwrite"]),
         (("--format", "csv,labelme", "--score", "0.5"), 2, ["--score the default, not 0.5"]),
         (("--format", "csv,labelme", "--save-images"), 2, ["--save-images off, not on"]),
-        (("--format", "coco"), 2, ["csv,labelme", "--overwrite"]),
     ]:
         done = predict(shots, *arguments, batch=batch)
         assert done.code == 1 and done.err.count("\n") == 1 and all(word in done.err for word in words), done.err
@@ -216,7 +216,8 @@ def test_another_run_is_overwritten_on_request_only(predict, tmp_path, shots):
     assert done.code == 1 and "images" in done.err
     assert content(tmp_path / "out") == before
     assert predict(shots, "--format", "coco", "--overwrite").code == 0
-    assert {*content(tmp_path / "out")} == {"notes.txt", "run.json", "predictions.coco.json"}
+    visible = {path for path in content(tmp_path / "out") if not path.startswith(folder.KEPT)}
+    assert visible == {"notes.txt", "run.json", "predictions.coco.json"}
     assert len(names(tmp_path / "out")) == 6
 
 
@@ -226,6 +227,27 @@ def test_a_finished_run_is_not_repeated(predict, tmp_path, shots):
     again = predict(shots, "--format", "csv, parquet,csv")
     assert again.code == 0 and again.out == first.out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_finished_run_gets_further_formats_without_predicting_again(predict, tmp_path, shots, monkeypatch):
+    (shots / "bad.png").write_bytes(b"no image")
+    predict(shots, "--format", "csv,labelme,coco", out="whole")
+    predict(shots, "--format", "csv")
+    stamp = (tmp_path / "out/predictions.csv").stat().st_mtime_ns
+    monkeypatch.setattr(library, "load", lambda *_, **__: pytest.fail("a model is loaded"))
+    done = predict(shots, "--format", "csv,labelme")
+    assert done.code == 2 and "only --format labelme was written" in done.err and "5 images" in done.out
+    assert (tmp_path / "out/predictions.csv").stat().st_mtime_ns == stamp
+    predict(shots, "--format", "coco")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "out/labelme")
+    assert "only --format labelme" in predict(shots, "--format", "csv,labelme").err
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "out" / folder.KEPT)
+    assert "nothing to do" in predict(shots, "--format", "csv").err
+    before, done = content(tmp_path / "out"), predict(shots, "--format", "yolo,csv")
+    assert done.code == 1 and done.err.count("\n") == 1 and "--format yolo" in done.err and "--overwrite" in done.err
+    assert content(tmp_path / "out") == before
 
 
 def test_ctrl_c_stops_after_the_batch_and_the_same_command_continues(predict, tmp_path, segmenter):

@@ -28,10 +28,14 @@ FORMATS = tuple(sorted(path.stem.replace("_", "-") for path in Path(__file__).pa
 def write(format: str, folder: Path, images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Path:
     """Write the predictions into a folder and return the path of the file or folder that was made. format: one of
     `FORMATS`; UserError lists them."""
-    module = _module(format)
-    path = Path(folder) / module.NAME_IN_FOLDER
-    module.write(path, images, predictions, tasks)
-    return path
+    target = path(format, folder)
+    _module(format).write(target, images, predictions, tasks)
+    return target
+
+
+def path(format: str, folder: Path) -> Path:
+    """The file or folder of a format in a folder of outputs."""
+    return Path(folder) / _module(format).NAME_IN_FOLDER
 
 
 def check(format: str, names: Sequence[str], tasks: Sequence[Task]) -> None:
