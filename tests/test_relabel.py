@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 from ruamel.yaml import YAML
 
+import mtseg
 from benchmarks.relabel import correct, spoil
 from mtseg.cli.relabel import Format, Origin, Split
 from mtseg.cli.relabel import command as relabel
@@ -443,6 +444,16 @@ def test_a_trained_model_from_the_command_line(project):
 def test_options_that_do_not_go_together(given, named):
     with pytest.raises(UserError, match=named):
         relabel(**given)
+
+
+@pytest.mark.parametrize("given", [{}, {"origin": Origin.predictions, "weights": Path("m.onnx"), "sources": ["a"]}])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(project, monkeypatch, given):
+    as_after_repro(predicted(converted("clean")))
+    monkeypatch.setattr(mtseg, "load", lambda *_, **__: None)
+    for module, work in ((suspects, "find"), (uncertain, "candidates")):
+        monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("the work is begun"))
+    with pytest.raises(UserError, match="/proc/new cannot be created"):
+        relabel(out=Path("/proc/new"), **given)
 
 
 @pytest.mark.parametrize("given", [{"out": Path("new")}, {"apply": Path("check"), "to": Path("new")}])

@@ -143,7 +143,7 @@ def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> 
     from mtseg.core.tables import Pairs, Predictions
     from mtseg.data import labels, manifest
     from mtseg.evaluation.ap.evaluation import Evaluation
-    from mtseg.relabel import suspects
+    from mtseg.relabel import folder, suspects
 
     params, data = load(), manifest.load(Path("data/manifest.json"))
     if params.data.flatten:
@@ -151,6 +151,7 @@ def _suspects(out: Path, split: str, *, format: str, most: int, device: str) -> 
     if split not in data.splits:
         raise UserError(f"the data have no split {split}, but {', '.join(data.splits)}")
     tasks, images = data.tasks(params.tasks), data.images(split)
+    folder.check_new(out)  # before the work
     if split == Split.val:
         predictions = Predictions.read("data/predictions/val.parquet", tasks)
         pairs = Pairs.read("data/evaluation/pairs.parquet", images, predictions)
@@ -188,7 +189,6 @@ def _predictions(
     from mtseg.inference.result import counted
     from mtseg.relabel import different, folder, uncertain
 
-    folder.check_new(out)  # before the work
     failed = []
 
     def skip(name: str, error: UserError) -> None:
@@ -196,6 +196,7 @@ def _predictions(
         print(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
 
     predictor = mtseg.load(weights, device=device)
+    folder.check_new(out)  # before the work
     if unlike:
         chosen = different.choose(predictor, sources, unlike, most, batch=batch, on_error=skip)
     else:

@@ -46,6 +46,14 @@ def check_file(path: Path | str) -> None:
     remove(temporary)
 
 
+def check_folder(path: Path | str) -> None:
+    """The same for `replace_folder`."""
+    path, temporary = _names(path)
+    with _creating(path):
+        temporary.mkdir()
+    remove(temporary)
+
+
 @contextmanager
 def replace_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it becomes `path`, the old one removed, if the block succeeds."""

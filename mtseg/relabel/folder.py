@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import replace_folder, write_table
+from mtseg.core.files import check_folder, replace_folder, write_table
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
 from mtseg.inference.export import cvat, label_studio, labelme
@@ -38,9 +38,10 @@ def write(
 
 
 def check_new(out: Path) -> None:
-    """Raise UserError where `out` exists and is no empty folder."""
+    """Raise UserError where `out` is no new or empty folder, and the error of `replace_folder` where it cannot be."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and may hold corrections: choose another folder, or remove it")
+    check_folder(out)
 
 
 @contextmanager
