@@ -35,6 +35,12 @@ def filter_line(removed: Mapping[str, int], empty: int, images: int) -> str:
     return line + f"; {empty} of {counted(images, 'image')} without a prediction" * (empty > 0)
 
 
+def _attribute(column: str) -> str:
+    """As it is written behind `result.`."""
+    name, _, task = column.partition(".")
+    return f'{name}["{task}"]' if task else name
+
+
 class Result(Predictions):
     """A table of predictions (see `Predictions`) with its images and tasks.
 
@@ -78,16 +84,21 @@ class Result(Predictions):
         return (
             f"Result: {counted(len(self), 'prediction')} on {counted(count, 'image')}, with labels of {tasks}\n"
             f"{line}\n"
-            f"columns: {', '.join(self.names)}\n"
+            f"columns: {', '.join(map(_attribute, self.names))}\n"
             "by_image() splits it; to_dataframe(), to_coco(), to_supervision(), plot() and save_plots() convert it"
         )
 
     def __getitem__(self, rows: Any) -> Result:
-        """A mask [N], indices or a slice; an index alone gives a result of one row. The images stay."""
+        """A mask [N], indices or a slice: the images stay. An index alone gives one row, and its image alone."""
         if isinstance(rows, str):
             raise UserError(f"result[{rows!r}]: a column is an attribute, result.score or result.labels['TASK']")
-        rows = np.arange(len(self))[rows].reshape(-1)
-        return self.of_table(super().__getitem__(rows), self.images, self.tasks, self.sources, self.removed_of)
+        chosen = np.arange(len(self))[rows]
+        table = super().__getitem__(chosen.reshape(-1))
+        images, sources, removed = self.images, self.sources, self.removed_of
+        if chosen.ndim == 0:
+            (at,) = images.rows(table.image_id)
+            images, sources, removed = (of[at : at + 1] for of in (images, sources, removed))
+        return self.of_table(table, images, self.tasks, sources, removed)
 
     def __reduce__(self) -> tuple:
         table = Predictions(self.names, len(self), self.column)

@@ -81,6 +81,7 @@ def test_masks_are_those_of_the_rles(result):
 def test_an_index_gives_one_prediction_and_a_loop_all_of_them(result):
     for row, one in enumerate(result):
         assert isinstance(one, Result) and len(one) == 1 and one.rle[0] == result[row].rle[0] == result.rle[row]
+        assert one.images.id.tolist() == [result.image_id[row]] and one.plot().size
     assert row + 1 == len(list(result)) == len(result) and result[-1].score[0] == result.score[-1]
     with pytest.raises(IndexError):
         result[len(result)]
@@ -91,7 +92,9 @@ def test_an_index_gives_one_prediction_and_a_loop_all_of_them(result):
 
 def test_a_result_and_a_predictor_describe_themselves(result, segmenter):
     text = repr(result)
-    assert f"{len(result)} predictions on 3 images" in text and "labels.shape" in text and "to_dataframe()" in text
+    assert f"{len(result)} predictions on 3 images" in text and 'labels["shape"]' in text and "to_dataframe()" in text
+    assert "1 of 3 images without a prediction" in text
+    assert "1 prediction on 1 image," in repr(result[0]) and "without a prediction" not in repr(result[0])
     text = repr(mtseg.load(segmenter, device="cpu"))
     assert all(word in text for word in ("shape (circle, square, star)", tiny.BACKBONE, "64 x 64", "cpu"))
     assert "\n" not in text
