@@ -35,12 +35,6 @@ def filter_line(removed: Mapping[str, int], empty: int, images: int) -> str:
     return line + f"; {empty} of {counted(images, 'image')} without a prediction" * (empty > 0)
 
 
-def _attribute(column: str) -> str:
-    """As it is written behind `result.`."""
-    name, _, task = column.partition(".")
-    return f'{name}["{task}"]' if task else name
-
-
 class Result(Predictions):
     """A table of predictions (see `Predictions`) with its images and tasks.
 
@@ -80,11 +74,13 @@ class Result(Predictions):
     def __repr__(self) -> str:
         tasks = ", ".join(task.name for task in self.tasks)
         count = len(self.images)
+        groups = (name.partition(".") for name in self.names)
+        columns = dict.fromkeys(f"{group}[TASK]" if task else group for group, _, task in groups)
         line = filter_line(self.removed, count - len(np.unique(self.image_id)), count)
         return (
             f"Result: {counted(len(self), 'prediction')} on {counted(count, 'image')}, with labels of {tasks}\n"
             f"{line}\n"
-            f"columns: {', '.join(map(_attribute, self.names))}\n"
+            f"columns: {', '.join(columns)}\n"
             "by_image() splits it; to_dataframe(), to_coco(), to_supervision(), plot() and save_plots() convert it"
         )
 

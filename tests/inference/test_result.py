@@ -92,7 +92,7 @@ def test_an_index_gives_one_prediction_and_a_loop_all_of_them(result):
 
 def test_a_result_and_a_predictor_describe_themselves(result, segmenter):
     text = repr(result)
-    assert f"{len(result)} predictions on 3 images" in text and 'labels["shape"]' in text and "to_dataframe()" in text
+    assert f"{len(result)} predictions on 3 images" in text and "labels[TASK]" in text and "to_dataframe()" in text
     assert "1 of 3 images without a prediction" in text
     assert "1 prediction on 1 image," in repr(result[0]) and "without a prediction" not in repr(result[0])
     text = repr(mtseg.load(segmenter, device="cpu"))
