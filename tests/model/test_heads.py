@@ -159,3 +159,15 @@ def test_heads_must_serve_the_tasks_in_their_order():
 @pytest.mark.parametrize("head", [Softmax(make_tasks(3)), Combinations(make_tasks(3, False), SEEN, unseen=0.1)])
 def test_heads_add_no_key_to_a_checkpoint(head):
     assert not Heads([head]).state_dict()
+
+
+def test_outputs_for_a_label_predict_it_and_for_no_object_nothing():
+    tasks = make_tasks(3, background=False)
+    labels = torch.tensor([[0, 1, 2], [2, -1, 0], [-1, -1, -1], [1, 0, 1], [0, 1, -1]])
+    for task, own in zip(tasks, labels.T, strict=True):
+        (found,) = Softmax([task]).logits_of(own[:, None], 9.0).values()
+        expected = torch.full((len(own), task.num_outputs), -9.0)
+        for row, label in zip(expected, own, strict=True):
+            if label >= 0 or task.background:  # no-object is the last output
+                row[label] = 9.0
+        assert torch.equal(found, expected)

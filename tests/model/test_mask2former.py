@@ -234,6 +234,23 @@ def test_detections_are_sorted_by_probability_times_mask_quality(count):
         assert torch.equal(mask, nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0, 0] > 0)
 
 
+class OnCuda(str):
+    """A device that is called CUDA, for tensors in the memory of the CPU."""
+
+    type = "cuda"
+
+
+def test_distinct_queries_are_found_alike_where_the_host_must_not_wait():
+    class Queries(torch.Tensor):
+        device = OnCuda("cpu")
+
+    for found in ([5, 1, 5, 0, 1], [3, 3, 3], [7], [0, 1, 2, 3, 4, 5, 6, 7]):
+        kept, position = mask2former.distinct(torch.tensor(found), 8)
+        padded, same = mask2former.distinct(torch.tensor(found).as_subclass(Queries), 8)
+        assert padded[: len(kept)].tolist() == kept.tolist() == sorted(set(found)) and len(padded) == len(found)
+        assert same.tolist() == position.tolist() and kept[position].tolist() == found
+
+
 class Largest(TorchDispatchMode):
     """Bytes of the largest tensor of numbers that an operation returns."""
 
