@@ -178,6 +178,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, mutant: Mutant) -> None:
         self.mutant, self.name = mutant, mutant.file.removesuffix(".py").replace("/", ".")
+        assert self.name not in sys.modules
 
     def find_spec(self, name, path=None, target=None):
         return (
