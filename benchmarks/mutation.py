@@ -1,30 +1,35 @@
 """`python -m benchmarks.mutation [--only REGEX] [--seconds S]`: does a test fail when the code is changed in one place?
 
 Places are drawn by a fixed seed in each file of `PLAN`. A mutant is one changed operator, number, condition, index,
-function or left-out call. It is imported instead of the file by a fork of a process that has imported the libraries,
-and the file's tests run there until one fails. Outcomes are appended to work/mutants.jsonl, and a run goes on where the
-last one stopped. Ends with the table of docs/robustness.md. mutation.tsv has the mutants that no test can notice, with
-the reason. The exit code is 1 if less than 95 % of the others are killed.
+function or left-out call. pytest collects the tests once; each mutant is put into the functions of a fork of that
+process, where the file's tests run until one fails. Outcomes are appended to work/mutants.jsonl, and a run goes on
+where the last one stopped. Ends with the table of docs/robustness.md. mutation.tsv has the mutants that no test can
+notice, with the reason. The exit code is 1 if less than 95 % of the others are killed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import importlib.abc
-import importlib.util
+import importlib
+import inspect
 import json
 import os
 import random
 import re
+import select
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
 
 from ablations import page
 
@@ -33,18 +38,12 @@ OUT = ROOT / "work/mutants.jsonl"
 EQUIVALENT = Path(__file__).with_suffix(".tsv")  # keys of mutants, why no test can fail
 TARGET = 0.95
 LIMIT = 120  # s for the tests of one mutant; one that does not end is noticed
-LIBRARIES = (
-    "torch", "torchvision", "pandas", "scipy.optimize", "scipy.sparse", "scipy.spatial", "cv2", "pytest", "pydantic",
-    "rich.console", "rich.progress", "pyarrow.parquet", "PIL.Image", "pycocotools.mask", "ruamel.yaml",
-    "fvcore.common.param_scheduler", "detectron2.data.transforms", "detectron2.structures", "detectron2.solver.build",
-    "detectron2.projects.point_rend.point_features",
-)  # fmt: skip
 PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, names of its tests, the fastest first
     "model/mask2former": (14, ("model/mask2former", "inference/postprocess", "model/heads", "model/weights",
                                "model/parity")),
     "model/losses": (11, ("model/losses", "training/step", "model/parity")),
     "model/matching": (9, ("model/losses", "training/step", "model/parity")),
-    "model/points": (5, ("model/losses", "model/parity")),
+    "model/points": (5, ("model/attention", "model/losses")),
     "model/heads/_base": (8, ("model/losses", "model/heads", "model/combinations", "model/mask2former")),
     "model/heads/softmax": (3, ("model/losses", "model/heads")),
     "model/heads/combinations": (8, ("model/combinations", "model/heads", "checks/combinations")),
@@ -71,6 +70,7 @@ OTHER = {
 }  # fmt: skip
 NAMES = {"min": "max", "any": "all", "zeros": "ones", "sum": "mean", "argmax": "argmin"}
 NAMES |= {value: key for key, value in NAMES.items()}
+CONSTANTS = (bool, int, float, str, tuple, frozenset, dict)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def left_alone(tree: ast.Module) -> set[int]:
             case ast.Expr(value=ast.Call(func=ast.Name(id="print"))):
                 parts = [node]
             case ast.FunctionDef():
-                parts = [node.returns]
+                parts = [node.returns, *node.decorator_list]
+            case ast.ClassDef():
+                parts = node.decorator_list
             case ast.arg() | ast.AnnAssign():
                 parts = [node.annotation]
             case _:
@@ -173,58 +175,102 @@ class Instead(ast.NodeTransformer):
         return ast.copy_location(self.new, node) if node is self.old else self.generic_visit(node)
 
 
-class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the mutant instead of its file."""
-
-    def __init__(self, mutant: Mutant) -> None:
-        self.mutant, self.name = mutant, mutant.file.removesuffix(".py").replace("/", ".")
-        assert self.name not in sys.modules
-
-    def find_spec(self, name, path=None, target=None):
-        return (
-            importlib.util.spec_from_file_location(name, self.mutant.file, loader=self) if name == self.name else None
-        )
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        exec(self.mutant.code, module.__dict__)
+def unwrapped(value: Any) -> Any:
+    """The function in a decorated function, property or method."""
+    value = next((getattr(value, name) for name in ("fget", "func", "__func__") if hasattr(value, name)), value)
+    return inspect.unwrap(value) if callable(value) else value
 
 
-def killed_by(mutant: Mutant, tests: tuple[str, ...]) -> str:
-    """The first test that fails, `does not end`, or nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
+def put(old: Mapping[str, Any], new: Mapping[str, Any], module: str) -> int:
+    """Give functions and constants of a module or class what they have in another version of it. Returns how many."""
+    count = 0
+    for name, value in new.items():
+        own, value = unwrapped(old.get(name)), unwrapped(value)
+        if isinstance(own, FunctionType) and own.__module__ == module and isinstance(value, FunctionType):
+            kept = own.__code__, own.__defaults__, own.__kwdefaults__
+            own.__code__, own.__defaults__, own.__kwdefaults__ = then = (
+                value.__code__, value.__defaults__, value.__kwdefaults__
+            )  # fmt: skip
+            count += kept != then
+        elif isinstance(own, type) and own.__module__ == module and isinstance(value, type):
+            count += put(vars(own), vars(value), module)
+        elif isinstance(own, CONSTANTS) and isinstance(value, CONSTANTS) and own != value and name != "__doc__":
+            count += 1
+            for other in list(sys.modules.values()):  # also where it was imported
+                if vars(other).get(name) is own:
+                    setattr(other, name, value)
+    return count
+
+
+def apply(mutant: Mutant) -> None:
+    name = mutant.file.removesuffix(".py").replace("/", ".")
+    module = importlib.import_module(name)
+    changed = ModuleType(name)
+    changed.__file__, changed.__package__ = module.__file__, module.__package__
+    exec(mutant.code, vars(changed))
+    assert put(vars(module), vars(changed), name), mutant.key
+
+
+class Mutants:
+    """A plugin of pytest: instead of the tests it collects, it runs those of each mutant in a fork."""
+
+    def __init__(self, todo: Sequence[Mutant], seconds: float) -> None:
+        self.todo, self.seconds, self.failed = todo, seconds, ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed = self.failed or report.nodeid.rpartition("/")[2]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        by_file: dict[str, list[pytest.Item]] = {}
+        for item in session.items:
+            by_file.setdefault(item.nodeid.partition("::")[0], []).append(item)
+        began = time.monotonic()
+        for mutant in self.todo:
+            if time.monotonic() - began > self.seconds:
+                break
+            items = [item for test in tests(mutant.file) for item in by_file.get(test, [])]
+            by = self.killed_by(mutant, items)
+            with OUT.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([mutant.key, by]) + "\n")
+            spent = time.monotonic() - began
+            print(f"{spent:6.0f} s  {by or 'SURVIVES'}  {' | '.join(mutant.key)}", file=sys.__stderr__, flush=True)
+        return True
+
+    def killed_by(self, mutant: Mutant, items: Sequence[pytest.Item]) -> str:
+        """The first test that fails, `does not end`, or nothing."""
+        reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.setpgid(0, 0)  # with all that the tests start
-            for stream in (1, 2):
-                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-            sys.meta_path.insert(0, Importer(mutant))
-            pytest = sys.modules["pytest"]
-            files = [f"tests/{folder}/test_{name}.py" for folder, name in (test.split("/") for test in tests)]
-            quiet = ("-qx", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", "--basetemp", f"{folder}/tests")
-            code = pytest.main([*quiet, *files])
-            sys.stdout.flush()
-            os._exit(int(code))
-        ends = time.monotonic() + LIMIT
-        try:
-            while not (done := os.waitpid(child, os.WNOHANG))[0]:
-                if time.monotonic() > ends:
-                    return "does not end"
-                time.sleep(0.02)
-            if not os.waitstatus_to_exitcode(done[1]):
-                return ""
-            lines = log.read_text(errors="replace").splitlines()
-            named = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-            return named[0].rpartition("/")[2] if named else "the process ends"
-        finally:
             try:
+                apply(mutant)
+                for item, following in zip_longest(items, items[1:]):
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                    if self.failed:
+                        break
+            except BaseException as error:
+                self.failed = type(error).__name__
+            os.write(writing, self.failed.encode())
+            os._exit(0)
+        os.close(writing)
+        try:
+            with os.fdopen(reading, "rb") as pipe:
+                if not select.select([pipe], [], [], LIMIT)[0]:
+                    return "does not end"
+                text = pipe.read().decode()
+            return text if not os.waitpid(child, 0)[1] else "the process ends"
+        finally:
+            with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
+            with suppress(ChildProcessError):
                 os.waitpid(child, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+
+
+def tests(file: str) -> list[str]:
+    """Paths of the tests of a file."""
+    names = [test.split("/") for test in PLAN[file.removeprefix("mtseg/").removesuffix(".py")][1]]
+    return [f"tests/{folder}/test_{name}.py" for folder, name in names]
 
 
 def outcomes() -> dict[tuple[str, ...], str]:
@@ -268,18 +314,10 @@ def main() -> None:
     known = outcomes()
     left = [m for m in plan if m.key not in known or arguments.again and not known[m.key]]
     if left:
-        for library in LIBRARIES:
-            importlib.import_module(library)
-        sys.modules["torch"].set_num_threads(1)
         OUT.parent.mkdir(exist_ok=True)
-    began = time.monotonic()
-    for mutant in left:
-        if time.monotonic() - began > arguments.seconds:
-            break
-        by = killed_by(mutant, PLAN[mutant.file.removeprefix("mtseg/").removesuffix(".py")][1])
-        with OUT.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([mutant.key, by]) + "\n")
-        print(f"{time.monotonic() - began:6.0f} s  {by or 'SURVIVES'}  {' | '.join(mutant.key)}", flush=True)
+        files = dict.fromkeys(test for mutant in left for test in tests(mutant.file))
+        quiet = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no")
+        pytest.main([*quiet, *files], plugins=[Mutants(left, arguments.seconds)])
     text, line, good = table(plan)
     print(text, line, sep="\n")
     sys.exit(not good)

@@ -12,7 +12,7 @@ from mtseg.model import deformable
 from mtseg.model.deformable import DeformableAttention, by_planes, by_rows, deformable_attention
 from mtseg.model.layers import Attention
 from mtseg.model.pixel_decoder import _pixel_centres
-from mtseg.model.points import sample, uncertain_points
+from mtseg.model.points import sample, uncertain_points, uniform
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -127,8 +127,24 @@ def test_uncertain_points_of_a_disc_lie_near_its_edge():
     loss = tiny.PARAMS.loss.model_copy(update={"num_points": 200, "oversample": 3.0, "importance": 1.0})
     points = uncertain_points(disc, loss)
     assert sample(disc[:, None], points).abs().max() < 0.2  # the third of the square nearest to the edge
-    uniform = uncertain_points(disc, loss.model_copy(update={"importance": 0.0}))
-    assert sample(disc[:, None], uniform).abs().max() > 0.4
+    random = uncertain_points(disc, loss.model_copy(update={"importance": 0.0}))
+    assert sample(disc[:, None], random).abs().max() > 0.4
+
+
+@pytest.mark.parametrize(("before", "rows", "after"), [(0, 6, 0), (0, 2, 4), (4, 2, 0), (1, 3, 2)])
+def test_a_process_draws_the_points_that_one_process_draws_for_its_images(before, rows, after):
+    torch.manual_seed(0)
+    whole = uniform(6, 3, 2, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    own = uniform(rows, 3, 2, device=torch.device("cpu"), before=before, after=after)
+    assert torch.equal(own, whole[before : before + rows])
+
+
+def test_a_map_has_its_values_at_the_centres_of_its_cells():
+    maps = torch.rand(2, 3, 4, 5)
+    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
+    points = torch.stack([x, y], dim=-1).flatten(0, 1).expand(2, -1, -1)
+    torch.testing.assert_close(sample(maps, points), maps.flatten(2))
 
 
 def test_autocast_moves_no_place_that_the_pixel_decoder_reads(monkeypatch):

@@ -177,6 +177,9 @@ def test_normaliser_is_the_summed_weight_of_the_targets(count):
             assert norm.labels[task.name] == pytest.approx(3 + 0.1 * 5 * task.background)
         crowded = normaliser([torch.zeros(8, count, dtype=torch.long)], tasks=tasks, num_queries=5, loss=LOSS)
         assert crowded.masks == 8 and set(crowded.labels.values()) == {5}  # five of the eight find a query
+        for few in (0, 1):  # nothing is divided by 0
+            alone = normaliser([torch.zeros(few, count, dtype=torch.long)], tasks=tasks, num_queries=5, loss=LOSS)
+            assert alone.masks == 1
 
 
 @pytest.mark.parametrize("background", [True, False])
