@@ -138,6 +138,13 @@ def test_a_process_draws_the_points_that_one_process_draws_for_its_images(before
     torch.manual_seed(0)
     own = uniform(rows, 3, 2, device=torch.device("cpu"), before=before, after=after)
     assert torch.equal(own, whole[before : before + rows])
+    torch.manual_seed(0)
+    assert torch.equal(uniform(6, 3, 2, device=torch.device("cpu")), whole)
+
+
+def test_an_image_without_objects_has_no_uncertain_points():
+    loss = tiny.PARAMS.loss.model_copy(update={"num_points": 7})
+    assert uncertain_points(torch.zeros(0, 8, 8), loss).shape == (0, 7, 2)
 
 
 def test_a_map_has_its_values_at_the_centres_of_its_cells():
