@@ -21,6 +21,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ OTHER = {
 }  # fmt: skip
 NAMES = {"min": "max", "any": "all", "zeros": "ones", "sum": "mean", "argmax": "argmin"}
 NAMES |= {value: key for key, value in NAMES.items()}
+NOT_RUN = 77  # exit code of a fork in which the mutant could not be tried
 CONSTANTS = (bool, int, float, str, tuple, frozenset, dict)
 
 
@@ -191,7 +193,7 @@ def put(old: Mapping[str, Any], new: Mapping[str, Any], module: str) -> int:
             own.__code__, own.__defaults__, own.__kwdefaults__ = then = (
                 value.__code__, value.__defaults__, value.__kwdefaults__
             )  # fmt: skip
-            count += kept != then
+            count += kept[0] != then[0] or repr(kept[1:]) != repr(then[1:])
         elif isinstance(own, type) and own.__module__ == module and isinstance(value, type):
             count += put(vars(own), vars(value), module)
         elif isinstance(own, CONSTANTS) and isinstance(value, CONSTANTS) and own != value and name != "__doc__":
@@ -203,11 +205,15 @@ def put(old: Mapping[str, Any], new: Mapping[str, Any], module: str) -> int:
 
 
 def apply(mutant: Mutant) -> None:
+    """Put a mutant into the module of its file. Raises ImportError if the mutant cannot be imported."""
     name = mutant.file.removesuffix(".py").replace("/", ".")
     module = importlib.import_module(name)
     changed = ModuleType(name)
     changed.__file__, changed.__package__ = module.__file__, module.__package__
-    exec(mutant.code, vars(changed))
+    try:
+        exec(mutant.code, vars(changed))
+    except Exception as error:
+        raise ImportError(f"{type(error).__name__} when imported") from error
     assert put(vars(module), vars(changed), name), mutant.key
 
 
@@ -249,18 +255,24 @@ class Mutants:
                     item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                     if self.failed:
                         break
-            except BaseException as error:
-                self.failed = type(error).__name__
+                code = 0
+            except ImportError as error:
+                self.failed, code = str(error), 0
+            except BaseException:
+                self.failed, code = traceback.format_exc(), NOT_RUN
             os.write(writing, self.failed.encode())
-            os._exit(0)
+            os._exit(code)
         os.close(writing)
         try:
-            with os.fdopen(reading, "rb") as pipe:
-                if not select.select([pipe], [], [], LIMIT)[0]:
-                    return "does not end"
-                text = pipe.read().decode()
-            return text if not os.waitpid(child, 0)[1] else "the process ends"
+            if not select.select([reading], [], [], LIMIT)[0]:
+                return "does not end"
+            text = os.read(reading, 1 << 16).decode()
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if code == NOT_RUN:
+                raise RuntimeError(text)
+            return text if not code else "the process ends"
         finally:
+            os.close(reading)
             with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             with suppress(ChildProcessError):
@@ -320,6 +332,8 @@ def main() -> None:
         pytest.main([*quiet, *files], plugins=[Mutants(left, arguments.seconds)])
     text, line, good = table(plan)
     print(text, line, sep="\n")
+    if not arguments.only and {mutant.key for mutant in plan} <= outcomes().keys():
+        page.write(ROOT / "docs/robustness.md", {"mutants": f"{text}\n\n{line[0].upper()}{line[1:]}."})
     sys.exit(not good)
 
 
