@@ -89,3 +89,12 @@ def test_metrics_do_not_depend_on_the_size_of_the_parts(monkeypatch):
 def test_numbers_above_16_bits_are_sorted_and_equal_ones_keep_their_order():
     keys = np.random.default_rng(0).integers(0, 2**20, 5000) // 1000 * 1000
     assert by(keys).tolist() == np.argsort(keys, kind="stable").tolist()
+
+
+def test_predictions_are_listed_by_category_and_those_of_none_come_last():
+    instance = box_instance((2, 2, 12, 12), {"shape": 0})
+    rows = [predict(instance, TASKS, query=query, shape=shape) for query, shape in enumerate((2, 0, 1, 0))]
+    own = evaluation(one_image(instance), rows, TASKS)
+    found = own.match(np.zeros(1, dtype=int), own.predictions.labels["shape"], categories=2)
+    assert found.starts.tolist() == [0, 2, 3] and len(found.scored) == 4
+    assert own.predictions.query[found.scored].tolist() == [1, 3, 2, 0]
