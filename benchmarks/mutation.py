@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "work/mutants.jsonl"
 EQUIVALENT = Path(__file__).with_suffix(".tsv")  # keys of mutants, why no test can fail
 TARGET = 0.95
-LIMIT = 120  # s for the tests of one mutant; one that does not end is noticed
+LIMIT = 300  # s for the tests of one mutant; one that does not end is noticed
 PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, names of its tests, the fastest first
     "model/mask2former": (14, ("model/mask2former", "inference/postprocess", "model/heads", "model/weights",
                                "model/parity")),
@@ -61,7 +61,7 @@ PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, nam
     "evaluation/ap/evaluation": (12, ("evaluation/scores", "evaluation/matching", "evaluation/coco",
                                       "evaluation/rankings", "evaluation/analysis", "evaluation/errors")),
     "evaluation/ap/scores": (3, ("evaluation/scores",)),
-    "data/loader": (18, ("data/loader", "checks/mapper", "training/state")),
+    "data/loader": (18, ("data/loader", "checks/mapper")),
 }  # fmt: skip
 OTHER = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
