@@ -87,6 +87,15 @@ def test_a_checkpoint_that_does_not_record_its_combinations_is_refused(tmp_path)
     assert len(load(path, tasks, given).heads) == 1
 
 
+def test_the_features_of_an_image_are_the_means_of_the_coarsest_level(segmenter):
+    backend = mtseg.load(segmenter, device="cpu").network
+    squares = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with torch.no_grad():
+        levels = backend.network.features(torch.from_numpy(squares.transpose(0, 3, 1, 2).copy()))
+    coarsest = min(levels.values(), key=lambda level: level.shape[-1])
+    np.testing.assert_allclose(backend.features(squares), coarsest.mean((2, 3)).numpy(), rtol=1e-5)
+
+
 def compile_with(monkeypatch, backend):
     """Graphs are captured as ever, but the backend that makes machine code, which takes a minute, is another one."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
