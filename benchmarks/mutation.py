@@ -55,7 +55,7 @@ PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, nam
     "training/checkpoint": (10, ("training/loop", "training/state")),
     "inference/postprocess": (8, ("inference/postprocess", "inference/predictor")),
     "inference/torch_network": (8, ("inference/torch_network", "inference/postprocess", "inference/predictor")),
-    "core/masks": (8, ("core/masks", "data/polygons", "data/loader", "inference/export")),
+    "core/masks": (8, ("core/masks", "data/polygons", "evaluation/pairs")),
     "evaluation/ap/average_precision": (12, ("evaluation/scores", "evaluation/intervals", "evaluation/coco")),
     "evaluation/ap/matching": (15, ("evaluation/matching", "evaluation/scores", "evaluation/coco")),
     "evaluation/ap/evaluation": (12, ("evaluation/scores", "evaluation/matching", "evaluation/coco",
