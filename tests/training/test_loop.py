@@ -242,3 +242,19 @@ def test_logged_losses_are_the_means_since_the_last_row(tmp_path):
         state.log({"lr": 0.1, "loss": loss})
     wanted = [(1, 1.0), (3, 4.0), (6, 2.0), (8, 4.0)]
     assert [(row["step"], row["loss"]) for row in state.tables["train"]] == wanted
+
+
+def test_a_state_is_saved_by_time_and_validated_by_steps_and_at_the_end(tmp_path, monkeypatch):
+    solver = tiny.params(solver={"max_iter": 7, "eval_period": 3, "save_minutes": 2}).solver
+    state = Run(tiny.network(make_tasks(1)), solver, work=tmp_path / "work", metadata={})
+    for late, due in ((119.9, False), (120.1, True)):
+        monkeypatch.setattr("mtseg.training.checkpoint.time.monotonic", lambda late=late: state.saved + late)
+        assert state.save_is_due == due
+    due = []
+    for step in range(8):
+        state.step = step
+        if state.validation_is_due:
+            due.append(step)
+            state.tables["val"].append({"step": step})
+            assert not state.validation_is_due, "it is done"
+    assert due == [3, 6, 7]
