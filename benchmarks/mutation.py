@@ -17,7 +17,6 @@ import json
 import os
 import random
 import re
-import select
 import signal
 import sys
 import time
@@ -249,6 +248,7 @@ class Mutants:
         child = os.fork()
         if not child:
             os.setpgid(0, 0)  # with all that the tests start
+            signal.alarm(LIMIT)
             try:
                 apply(mutant)
                 for item, following in zip_longest(items, items[1:]):
@@ -264,13 +264,11 @@ class Mutants:
             os._exit(code)
         os.close(writing)
         try:
-            if not select.select([reading], [], [], LIMIT)[0]:
-                return "does not end"
             text = os.read(reading, 1 << 16).decode()
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if code == NOT_RUN:
                 raise RuntimeError(text)
-            return text if not code else "the process ends"
+            return text if not code else "does not end" if code == -signal.SIGALRM else "the process ends"
         finally:
             os.close(reading)
             with suppress(ProcessLookupError):
