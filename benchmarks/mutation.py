@@ -68,8 +68,15 @@ OTHER = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
-NAMES = {"min": "max", "any": "all", "zeros": "ones", "sum": "mean", "argmax": "argmin"}
-NAMES |= {value: key for key, value in NAMES.items()}
+FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any", "sum": "max"}
+METHODS = FUNCTIONS | {
+    "zeros": "ones",
+    "ones": "zeros",
+    "sum": "mean",
+    "mean": "sum",
+    "argmax": "argmin",
+    "argmin": "argmax",
+}
 NOT_RUN = 77  # exit code of a fork in which the mutant could not be tried
 CONSTANTS = (bool, int, float, str, tuple, frozenset, dict)
 
@@ -108,10 +115,10 @@ def change(node: ast.AST) -> ast.AST | None:
             node.value = 2 * value + 1
         case ast.If() | ast.IfExp() | ast.While():
             node.test = ast.UnaryOp(ast.Not(), node.test)
-        case ast.Name(id=name) if name in NAMES:
-            node.id = NAMES[name]
-        case ast.Attribute(attr=name) if name in NAMES:
-            node.attr = NAMES[name]
+        case ast.Name(id=name) if name in FUNCTIONS:
+            node.id = FUNCTIONS[name]
+        case ast.Attribute(attr=name) if name in METHODS:
+            node.attr = METHODS[name]
         case ast.Expr(value=ast.Call()):
             return ast.Pass()
         case ast.Subscript(value=ast.Call() | ast.Subscript() | ast.BinOp() | ast.Compare(), ctx=ast.Load()):

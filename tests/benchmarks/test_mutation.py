@@ -30,7 +30,7 @@ def project(tmp_path, monkeypatch):
 def test_every_mutant_is_one_change_and_none_is_of_a_message(project):
     found = list(mutation.mutants("a.py", 100))
     changes = {(mutant.before, mutant.after) for mutant in found}
-    assert {("start > 3", "start >= 3"), ("max", "min"), ("sum", "mean"), ("3", "4"), ("1", "2")} <= changes
+    assert {("start > 3", "start >= 3"), ("max", "min"), ("sum", "max"), ("3", "4"), ("1", "2")} <= changes
     assert ("not values or start > 3", "not values and start > 3") in changes
     assert len({mutant.key for mutant in found}) == len(found)
     assert not {"5", "7", "1 + start", "start + 1"} & {before for before, _ in changes}
