@@ -33,6 +33,7 @@ SPECKS, PARTS = 8, 2  # connected parts of a mask that is read in the wrong orde
 ENLARGED = 0.67, 0.4  # largest coordinate, and mean centre, of outlines made on smaller images than these
 FEWEST = 20  # images that such a statement needs
 NEAR = 0.6  # IoU of boxes and masks above which two objects of one class are the same
+JITTER = 2.5, 0.06  # pixels, or share of the shorter side, by which their edges differ at most
 TRACED_TWICE = 0.01  # share of such objects that is more than objects behind each other explain
 EVEN = 2  # grey levels that a border of one colour has, in a thumbnail
 ON_BORDER = 0.25, 0.02  # share of a box on such a border, and of objects of which it is more than imprecise drawing
@@ -238,10 +239,12 @@ def _near_duplicates(images: Sequence[Seen], remarks: Remarks) -> None:
             continue
         boxes = np.array([one.bbox for _, one in whole])
         close = coco_mask.iou(boxes, boxes, [False] * len(boxes)) > NEAR
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        slack = np.maximum(JITTER[0], JITTER[1] * boxes[:, 2:].min(1))
         size, again = [image.height, image.width], set()
         for i, j in np.argwhere(np.tril(close, -1)).tolist():
             (label, one), (other_label, other) = whole[i], whole[j]
-            if label == other_label and one.rle != other.rle:
+            if label == other_label and one.rle != other.rle and np.abs(corners[i] - corners[j]).max() <= slack[i]:
                 masks = [{"size": size, "counts": own.rle} for own in (one, other)]
                 if coco_mask.iou(masks[:1], masks[1:], [False])[0, 0] > NEAR:
                     again.add(i)
@@ -269,7 +272,7 @@ def _on_borders(images: Sequence[Seen], remarks: Remarks) -> None:
         over = inside > 0.99 * (right - left) * (bottom - top)  # of a whole page or scene
         if count := int((large & ~over & (inside < (1 - ON_BORDER[0]) * boxes[:, 2:].prod(1))).sum()):
             found[image.raw.file_name] = count
-    if sum(found.values()) > ON_BORDER[1] * sum(len(image.objects) for image in images):
+    if len(found) > 1 and sum(found.values()) > ON_BORDER[1] * sum(len(image.objects) for image in images):
         text = (
             "objects on borders of one colour, as those of letterboxed images (likely cause: the borders were added "
             "after annotating)"

@@ -176,9 +176,9 @@ def test_images_that_were_enlarged_after_annotating(tmp_path):
 
 
 def test_annotations_that_were_made_twice_are_found_by_the_overlap_of_equal_classes(tmp_path):
-    near = [[x + 0.7, y + 1] for x, y in SQUARE]
-    for other, count in (("x", 1), ("y", 0)):
-        raw = tmp_path / other / "raw"
+    for number, (other, by, count) in enumerate((("x", 1, 1), ("y", 1, 0), ("x", 3, 0))):
+        raw = tmp_path / str(number) / "raw"
+        near = [[x + 0.7, y + by] for x, y in SQUARE]
         for split in ("train", "val"):
             beside = shape("x", [[24, 4], [36, 4], [36, 14], [24, 14]])
             folders.labelme(raw, f"{split}/a", shape("x"), beside, shape(other, near))
