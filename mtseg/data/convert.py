@@ -392,9 +392,10 @@ def _other_format(data: Data) -> str:
 
 
 def _left_out(faults: Sequence[Fault]) -> str:
-    """The number of skipped records by reason, to append to a message."""
+    """The number of skipped records by reason, and an example, to append to a message."""
     counts = sorted(Counter(fault.reason for fault in faults).items())
-    return f" (skipped: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
+    listed = ", ".join(f"{reason} {count}" for reason, count in counts)
+    return f" (skipped: {listed}, such as {faults[0]})" if counts else ""
 
 
 def _print(report: dict[str, Any], data: Data, out: Path) -> None:

@@ -160,7 +160,7 @@ def _check_understood(strange: Mapping[str, str], raw: RawData, data: Data) -> N
     for path, reason in strange.items():
         raise UserError(
             f"{data.raw / path} looks like a list of splits, over which none is drawn, but {reason}: write {FORMS}; or "
-            "move the file out of data.raw if it is no such list"
+            "move the file out of data.raw for a random split"
         )
     for key, values in raw.unclear_splits.items():
         if len(values) > 1:

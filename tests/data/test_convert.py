@@ -135,11 +135,14 @@ def test_when_every_record_is_bad_what_was_skipped_is_counted(tmp_path):
     raw = tmp_path / "raw"
     for name in ("a", "b"):
         folders.labelme(raw, name, shape("circle,red"))
-    with pytest.raises(UserError, match=r"task 'shape' has no labelled object.*\(skipped: missing label 2\)"):
+    with pytest.raises(
+        UserError,
+        match=r"task 'shape' has no labelled object.*\(skipped: missing label 2, such as a.json, shape 1: label",
+    ):
         converted(raw, tasks(), on_error="skip")
     for name in ("a", "b"):
         (raw / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=r"no annotated image.*\(skipped: missing image 2\)"):
+    with pytest.raises(UserError, match=r"no annotated image.*\(skipped: missing image 2, such as a.json: no image"):
         converted(raw, tasks(), on_error="skip")
 
 
@@ -305,7 +308,9 @@ def test_a_single_image_is_one_line_that_names_it_and_what_was_skipped(tmp_path)
     with pytest.raises(UserError, match="single annotated image, a.png: .*train/ and into val/$"):
         converted(tmp_path / "raw", tasks())
     folders.labelme(tmp_path / "raw", "b", shape(FLAT)).with_suffix(".png").unlink()
-    with pytest.raises(UserError, match=r"single annotated image.*\(skipped: missing image 1\)"):
+    with pytest.raises(
+        UserError, match=r"single annotated image.*\(skipped: missing image 1, such as b.json: no image"
+    ):
         converted(tmp_path / "raw", tasks(), on_error="skip")
 
 
