@@ -6,17 +6,14 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from scipy.sparse import csr_array
 
+from mtseg.core.threads import in_threads
 from mtseg.evaluation.ap.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 CHUNK = 200_000  # elements of an array computed in one step, few enough for the processor's cache
-THREADS = 4  # at most: each has arrays of its own
 
 
 def average_precision(matches: Matches, candidates: Candidates, weights: np.ndarray | None = None) -> np.ndarray:
@@ -72,12 +69,7 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
         scored[own][objects == 0] = np.nan
 
     step = max(1, CHUNK // max(len(hits), 1))
-    slices = [slice(low, low + step) for low in range(0, B, step)]
-    if len(slices) == 1:
-        score(slices[0])
-    else:  # NumPy lets other threads run meanwhile
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            list(pool.map(score, slices))
+    in_threads(score, [slice(low, low + step) for low in range(0, B, step)])
     return scored
 
 
