@@ -182,12 +182,13 @@ def category_starts(sorted_categories: np.ndarray, categories: int) -> np.ndarra
 def positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """int [n]: for predictions sorted by category, then best first, how many of the same image and category precede
     each."""
-    order, places = by(images), np.empty(len(images), dtype=np.int32)
+    order = by(images)
+    new = np.ones(len(order), dtype=bool)
     images, categories = images[order], categories[order]
-    place = np.arange(len(order), dtype=np.int32)
-    first = place.copy()
-    first[1:][(images[1:] == images[:-1]) & (categories[1:] == categories[:-1])] = 0
-    places[order] = place - np.maximum.accumulate(first, out=first)
+    new[1:] = (images[1:] != images[:-1]) | (categories[1:] != categories[:-1])
+    starts = np.flatnonzero(new)
+    places = np.empty(len(order), dtype=int)
+    places[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     return places
 
 
