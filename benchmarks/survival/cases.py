@@ -172,7 +172,8 @@ def early(project: Project, seconds: float) -> str | None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         outcome = Outcome(process.returncode, out, err)
-        if process.returncode == -signal.SIGINT and str(ROOT) not in err:  # Python itself had not started
+        early = process.returncode == -signal.SIGINT or err.endswith("KeyboardInterrupt\n")
+        if early and str(ROOT) not in err:  # Python itself had not started
             return again(project, folder, "train")
         return outcome.fault() or again(project, folder, "train")
 
@@ -184,7 +185,8 @@ def artifact(project: Project, reader: str, path: str, spoiling: Callable[[Path]
         if outcome.code == 0:  # it does not read this file, or only a part that is intact
             return None
         name = Path(path).name
-        return _one_line(outcome, name) or (None if "dvc repro" in outcome.err else f"no advice: {outcome.err}")
+        advice = any(words in outcome.err for words in ("dvc repro", "make it again"))
+        return _one_line(outcome, name) or (None if advice else f"no advice: {outcome.err}")
 
 
 def _one_line(outcome: Outcome, word: str) -> str | None:

@@ -65,7 +65,7 @@ def _tensors(state: Any) -> dict[str, Tensor] | None:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header's metadata. Raises UserError if the file is missing or broken."""
     if is_pipe(path):
-        raise UserError(f"{path} is a pipe or a device, expected a weights file")
+        raise UserError(f"{path} is a pipe or a device, and no file: copy it again, or make it again")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
