@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
+from mtseg.checks.strays import a_part, described
 from mtseg.core.params import Filter
 from mtseg.diagnosis.ranking import joint_ap
 from mtseg.diagnosis.split import Split
@@ -25,6 +26,7 @@ FULL = 0.1  # share of the images with more objects than the filter keeps predic
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
+BY_CHANCE = 0.02  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
@@ -150,12 +152,39 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
     if in_val and in_val.low > (in_train.high if in_train else SURELY_SHOWN):
         evidence = f"the model surely finds objects in {in_val.text(0, 100)} % of the val images without annotations"
         return [Finding("annotations_missing", "warning", evidence, "annotate these images, or leave them out", "val")]
+    if found := _some_unannotated(train, val):
+        return found
     main = train.tasks[0]
     for label, name in enumerate(main.classes):
         in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
         if in_val.low > in_train.high + OF_A_CLASS:
             return [_missing("val", in_val, in_train, f" of {name}")]
     return []
+
+
+def _some_unannotated(train: Split, val: Split) -> list[Finding]:
+    """A warning for a part of the images of one split, in which the model finds an object where none is annotated, with
+    a score above the median of the hits."""
+    splits = {"train": train, "val": val}
+    rows = {name: _surely_apart(split) for name, split in splits.items()}
+    for name, other in (("val", "train"), ("train", "val")):
+        own, count = rows[name], len(splits[name].images)
+        chance = max((len(rows[other]) + 1) / (len(splits[other].images) + 1), BY_CHANCE)
+        if a_part(len(own), count, chance):
+            part = described(splits[name].images.file_name[own].tolist(), count, name)
+            evidence = f"the model surely finds objects without an annotation in {part}, and in {len(rows[other])} of "
+            evidence += f"{len(splits[other].images)} in {other}"
+            return [Finding("annotations_missing", "warning", evidence, "annotate them, or leave the images out", name)]
+    return []
+
+
+def _surely_apart(split: Split) -> np.ndarray:
+    """int: rows of the images with a prediction that belongs to no object and has a score above the median of the
+    hits."""
+    if not len(split.matches):
+        return np.zeros(0, dtype=int)
+    rows = split.confident(float(np.median(split.score[split.matches.prediction])))
+    return np.unique(split.image[rows[(split.best_iou[rows] < APART) & ~np.isin(rows, split.matches.prediction)]])
 
 
 def _empty(split: Split) -> Interval | None:
