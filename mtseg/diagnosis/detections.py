@@ -152,14 +152,12 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
     if in_val and in_val.low > (in_train.high if in_train else SURELY_SHOWN):
         evidence = f"the model surely finds objects in {in_val.text(0, 100)} % of the val images without annotations"
         return [Finding("annotations_missing", "warning", evidence, "annotate these images, or leave them out", "val")]
-    if found := _some_unannotated(train, val):
-        return found
     main = train.tasks[0]
     for label, name in enumerate(main.classes):
         in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
         if in_val.low > in_train.high + OF_A_CLASS:
             return [_missing("val", in_val, in_train, f" of {name}")]
-    return []
+    return _some_unannotated(train, val)
 
 
 def _some_unannotated(train: Split, val: Split) -> list[Finding]:

@@ -84,6 +84,19 @@ def test_images_of_val_that_nobody_annotated(monkeypatch):
     assert not detections.unannotated(val, val), "train has them as well"
 
 
+def test_a_part_of_the_images_that_is_not_annotated():
+    images, predictions = healthy(TASKS, images=60)
+    sound = split(images, predictions, TASKS)
+    some = [replace(image, instances=image.instances[:1] * (number % 6 != 1)) if number % 3 == 1 else image
+            for number, image in enumerate(images)]  # fmt: skip
+    wrong = split(some, predictions, TASKS)
+    for train, val, where in ((sound, wrong, "val"), (wrong, sound, "train")):
+        (finding,) = detections._some_unannotated(train, val)
+        assert finding.cause == "annotations_missing" and finding.where == where
+        assert f"% of the {where} images" in finding.evidence and "0 of 60" in finding.evidence
+    assert not detections._some_unannotated(sound, sound)
+
+
 @pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
 def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
     """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on
