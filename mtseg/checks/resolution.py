@@ -21,8 +21,7 @@ STRIDE = 4  # of the mask logits
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of input.size, in the table
 WORK = 2e8  # pixels of all masks at most: with large images a sample of the objects is enough
 CERTAIN = 1e-3  # the share of a cell that is covered is taken as this to 1 - this: the logits of 0 and 1 are infinite
-LOW = 75.0  # AP below which a warning is given
-GAIN = 5.0  # AP, that the next size in the table must bring at least
+PAYS = 0.5  # exponent: a larger size must raise AP by this power of the factor of the side, at a cost of the power of 2
 IOUS = np.linspace(0.5, 0.95, 10)  # COCO's
 
 
@@ -80,13 +79,15 @@ def lines(found: dict[int, float], size: int) -> list[str]:
 
 
 def check(found: dict[int, float], *, input: Input) -> Iterator[Finding]:
-    """Warn when masks cannot be exact at input.size, and would be at a larger one. found: `ceilings` of val."""
-    larger = [own for own in found if own > input.size]
-    if found and found[input.size] < LOW and larger and found[larger[0]] - found[input.size] >= GAIN:
+    """Warn when the ceiling rises so fast with the size that a larger one pays. That needs a low ceiling: above about
+    100 / 1.5^0.5 = 82, no size of the table can bring enough. found: `ceilings` of val."""
+    now, size = found.get(input.size, 0.0), input.size
+    pays = [own for own in found if own > size and found[own] > now * (own / size) ** PAYS]
+    if pays:
         listed = ", ".join(f"{ap:.0f} at {own}" for own, ap in found.items())
         evidence = (
-            f"at input.size {input.size} even ideal masks of this val split reach about AP {found[input.size]:.0f} (an "
-            f"estimate; {listed}), for the network's masks have a fourth of that resolution"
+            f"at input.size {size} even ideal masks of this val split reach about AP {now:.0f} (an estimate; {listed})"
+            ", for the network's masks have a fourth of that resolution"
         )
-        change = "raise input.size; time and memory grow with its square"
+        change = f"raise input.size to {pays[0]} or more; time and memory grow with its square"
         yield Finding("resolution_too_low", "warning", evidence, change)

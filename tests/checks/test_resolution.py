@@ -44,6 +44,20 @@ def test_a_warning_names_the_size_only_where_a_larger_one_helps():
     assert not [*resolution.check(large, input=given), *resolution.check(none, input=given)]
 
 
+@pytest.mark.parametrize(
+    ("found", "warned"),
+    [
+        ({224: 62.0, 320: 87.0, 448: 94.0}, True),  # the next size pays
+        ({224: 50.0, 320: 55.0, 448: 75.0}, True),  # twice the size pays
+        ({224: 79.0, 352: 92.0, 448: 96.0}, False),
+        ({224: 60.0, 320: 66.0, 448: 70.0}, False),  # low, and no size of the table changes it much
+    ],
+)
+def test_a_larger_size_must_pay(found, warned):
+    given = tiny.params(input={"size": 224}).input
+    assert bool([*resolution.check(found, input=given)]) == warned
+
+
 def test_the_table_has_the_cost_of_each_size_beside_the_present_one():
     _, _, *rows = resolution.lines({128: 62.0, 224: 80.0, 448: 94.25}, 224)
     assert [row.split()[:3] for row in rows] == [
