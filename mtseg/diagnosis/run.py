@@ -26,8 +26,8 @@ LOOKED_AT = (
     "annotations, detections, ranking, calibration, training curves"
 )
 NOT_VISIBLE = (
-    "mistakes that the annotations of all splits share, objects that neither annotation nor model has, and images "
-    "unlike those of val"
+    "mistakes that the annotations of all splits share, or that the model learnt from train, objects that neither "
+    "annotation nor model has, faults of a few images in which the model finds little, and images unlike those of val"
 )
 
 
