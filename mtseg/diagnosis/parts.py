@@ -29,6 +29,7 @@ GOOD, MARGIN = 0.5, 0.2  # mean box IoU of an image's objects after undoing a ch
 FEWEST, SHARE = 2, 0.05  # images that are reported at least; share of the images, which their interval must reach
 LEVEL = 0.005  # chance of a false alarm
 CHANCE = 3000  # images with the predictions of others, at most, from which chance is measured
+DRAWS = 16  # others for each image, at least
 LEAST_SPREAD = 0.05  # standard deviation of such fits, at least
 OTHERS = 8  # images whose predictions are compared with further objects, to measure chance
 REACH = 3  # images: largest distance of an exchange
@@ -210,7 +211,7 @@ def _fitting(sample: Sample, images: np.ndarray, offset: Offset | None) -> tuple
 def _by_chance(sample: Sample, images: np.ndarray, own: np.ndarray, fits: np.ndarray, change: Change) -> np.ndarray:
     """[own]: how likely the predictions of another image fit as well after undoing a change, compared with how well
     they usually fit the objects of the same image."""
-    rng, draws = np.random.default_rng(0), max(2, min(len(images) - 1, CHANCE // len(images)))
+    rng, draws = np.random.default_rng(0), min(len(images) - 1, max(DRAWS, CHANCE // len(images)))
     rows = np.unique(np.concatenate([own, rng.permutation(images)[: CHANCE // draws]]))
     drawn = [
         [
