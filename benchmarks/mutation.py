@@ -296,11 +296,14 @@ def outcomes() -> dict[tuple[str, ...], str]:
     return {tuple(key): by for key, by in map(json.loads, lines)}
 
 
+def equivalent() -> set[tuple[str, ...]]:
+    """Keys of the mutants that no test can notice."""
+    return {tuple(line.split("\t")[:-1]) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()[1:]}
+
+
 def table(plan: list[Mutant]) -> tuple[str, str, bool]:
     """Markdown by file, a line with the counts, and whether the target is met."""
-    found = outcomes()
-    rows = [line.split("\t") for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()[1:]]
-    excused = {tuple(key) for *key, _ in rows}
+    found, excused = outcomes(), equivalent()
     cells, alive, run, equal, dead = [], [], 0, 0, 0
     for file in dict.fromkeys(mutant.file for mutant in plan):
         own = [mutant for mutant in plan if mutant.file == file and mutant.key in found]
@@ -329,7 +332,8 @@ def main() -> None:
     drawn = {name: list(mutants(f"mtseg/{name}.py", PLAN[name][0])) for name in names}
     plan = [mutant for own in drawn.values() for mutant in own]
     known = outcomes()
-    left = [m for m in plan if m.key not in known or arguments.again and not known[m.key]]
+    alive = {key for key, by in known.items() if not by} - equivalent() if arguments.again else set()
+    left = [mutant for mutant in plan if mutant.key not in known or mutant.key in alive]
     if left:
         OUT.parent.mkdir(exist_ok=True)
         files = dict.fromkeys(test for mutant in left for test in tests(mutant.file))

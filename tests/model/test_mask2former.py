@@ -234,6 +234,16 @@ def test_detections_are_sorted_by_probability_times_mask_quality(count):
         assert torch.equal(mask, nn.functional.interpolate(full, size=(50, 40), mode="bilinear")[0, 0] > 0)
 
 
+def test_a_mask_logit_of_0_is_outside_the_mask():
+    tasks = make_tasks(1)
+    network, batch = sharp(tiny.network(tasks)), [tiny.example(tasks, 0)]
+    with torch.no_grad():
+        output = network.queries(batch)
+        output.mask_features_BCHW.zero_()
+        ((found, masks),) = network.detect(output, batch)
+    assert len(found) and not masks.any() and not found.mask_quality.any()
+
+
 class OnCuda(str):
     """A device that is called CUDA, for tensors in the memory of the CPU."""
 
