@@ -17,7 +17,7 @@ UNDEFINED = "–"
 ERRORS = {  # kinds of `evaluation.errors` by the names of the gallery; its `missed` differs from that of an object
     "class": "wrong label",
     "localisation": "poor localisation",
-    "both": "both of these",
+    "both": "label and localisation",
     "missed": "no prediction there",
 }
 
