@@ -72,9 +72,9 @@ class Revision:
             DVCFileSystem(rev=self.commit, subrepos=True).get_file(f"{here}{path}", str(target))
         except (DvcException, DataIndexError, OSError):
             raise UserError(
-                f"{self.name}: {path} is not in DVC's cache: get it with `dvc pull`, or run `dvc repro` at that commit and "
-                "commit dvc.lock, since another kind of CPU makes other files than the commit records: see \"Results of "
-                "another machine\" in docs/experiments.md; commits of older versions of mtseg have no such file"
+                f"{self.name}: {path} is not in DVC's cache: get it with `dvc pull`, or run `dvc repro` at that commit "
+                "and commit dvc.lock, since another kind of CPU makes other files than the commit records (docs/"
+                "experiments.md, Results of another machine); commits of older versions of mtseg have no such file"
             ) from None
         return target
 
