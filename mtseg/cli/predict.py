@@ -128,13 +128,14 @@ def command(
     settings = {"version": known.version, "device": device, "save_images": save_images, "tile": None} | options
     settings |= {"compile": True} if compile else {}
     run = folder.Run(out, folder.settings(weights, files, **settings), overwrite=overwrite)
-    if run.finished and (lacking := run.lacking(formats)):
-        with run.started():
-            run.finish(lacking, known.predicted_tasks())
-        print(f"{out} is finished already: only --format {','.join(lacking)} was written", file=sys.stderr)
-    elif run.finished:
+    if run.finished:
+        lacking = run.lacking(formats)
+        if lacking or run.parts.exists():  # which a run that was killed at its end has left
+            with run.started():
+                run.finish(lacking, known.predicted_tasks())
         run.tidy()
-        print(f"{out} is finished already: nothing to do", file=sys.stderr)
+        done = f"only --format {','.join(lacking)} was written" if lacking else "nothing to do"
+        print(f"{out} is finished already: {done}", file=sys.stderr)
     else:
         loading = {"device": device, "compile": compile}
         _predict(run, files, weights, formats, options, loading, save_images=save_images)

@@ -243,6 +243,9 @@ def test_a_finished_run_gets_further_formats_without_predicting_again(predict, t
     shutil.rmtree(tmp_path / "out/labelme")
     assert "only --format labelme" in predict(shots, "--format", "csv,labelme").err
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+    (tmp_path / "out" / folder.PARTS / "000000000000").mkdir(parents=True)  # as a kill at the end leaves it
+    assert "nothing to do" in predict(shots, "--format", "csv").err
+    assert content(tmp_path / "out") == content(tmp_path / "whole") and not (tmp_path / "out" / folder.PARTS).exists()
     shutil.rmtree(tmp_path / "out" / folder.KEPT)
     assert "nothing to do" in predict(shots, "--format", "csv").err
     before, done = content(tmp_path / "out"), predict(shots, "--format", "yolo,csv")
