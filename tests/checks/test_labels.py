@@ -26,10 +26,10 @@ def healthy(count):
     return tasks, scene(tasks, count=30), scene(tasks, count=labels.SMALL)
 
 
-@pytest.mark.parametrize("count", [1, labels.SMALL - 1])
-def test_a_split_too_small_to_score_is_reported_unless_it_is_empty(count):
+@pytest.mark.parametrize(("count", "severity"), [(1, "warning"), (labels.FEW, "note"), (labels.SMALL - 1, "note")])
+def test_a_split_too_small_to_score_is_reported_unless_it_is_empty(count, severity):
     tasks, train, val = healthy(1)
-    assert check(train, val[-count:], tasks) == {("split_small", "warning")}
+    assert check(train, val[-count:], tasks) == {("split_small", severity)}
     (found,) = labels.check(train, {"val": val, "test": val[-count:]}, tasks=tasks, input=INPUT)
     assert found.where == "test" and found.evidence.startswith(f"{count} image{'s' if count > 1 else ''} with ")
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
