@@ -11,18 +11,16 @@ from mtseg.core.params import Ranking, Visualise
 from mtseg.core.tables import UNLABELLED, Instances, Predictions
 from mtseg.evaluation import errors, f1
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.rankings import RANKINGS
+from mtseg.evaluation.ap.rankings import RANKINGS, score
 from mtseg.report import overlays
 
 Entry = dict[str, Any]
 
 
-def collect(
-    raw: Evaluation, filtered: Evaluation, *, settings: Visualise, removed: Sequence[str | None]
-) -> list[Entry]:
+def collect(raw: Evaluation, filtered: Evaluation, *, settings: Visualise, removed: Sequence[str]) -> list[Entry]:
     """One entry for each image shown, lowest joint F1 first.
 
-    removed: for each raw prediction the rule of the filter that removed it, or None. An entry has id, name, width and
+    removed: for each raw prediction the rule of the filter that removed it, or "". An entry has id, name, width and
     height (of the thumbnail), joint_f1 (percent, None if undefined), and the lists of objects truth, raw and filtered.
     An object has path and area (in pixels of the thumbnail) and labels (class indices, None if unlabelled); a
     prediction also score (0 to 1), chances (probabilities of its labels in percent), and kind, truth (index in the
@@ -48,7 +46,7 @@ def collect(
                 "height": max(1, round(height * scale)),
                 "joint_f1": scores[row],
                 "truth": [item | {"crowd": crowd} for item, crowd in crowds],
-                "raw": [item | {"removed": removed[place]} for place, item in before.items()],
+                "raw": [item | {"removed": removed[place] or None} for place, item in before.items()],
                 "filtered": list(of_filtered(row, scale).values()),
             }
         )
@@ -68,19 +66,21 @@ def choose(scores: Mapping[int, float | None], count: int) -> list[int]:
     return defined[:worst] + defined[start : start + middle] + defined[len(defined) - best :]
 
 
-def _stored(evaluation: Evaluation) -> Ranking:
+def _stored(predictions: Predictions) -> Ranking:
     """The ranking of the stored column `score`."""
-    own = evaluation.predictions.once("score")
-    return min(RANKINGS, key=lambda ranking: np.abs(evaluation.scores_by(ranking) - own).max(initial=0))
+    own = predictions.score
+    return min(RANKINGS, key=lambda ranking: np.abs(score(predictions, ranking) - own).max(initial=0))
 
 
 def _predicted(evaluation: Evaluation, shown: np.ndarray, min_score: float | None = None):
     """A function (row of an image, scale) -> {row: object} of its predictions, best first. shown: int, rows of the
     images that it may be called with. min_score: of the predictions; they are then ranked by the stored score."""
-    stored, own = _stored(evaluation), np.unique(shown)
+    own = np.unique(shown)
     of_shown = np.flatnonzero(np.isin(evaluation.image, own))
+    predictions = evaluation.predictions[of_shown]
+    stored = _stored(predictions)
     few = Evaluation(
-        evaluation.images[own], evaluation.predictions[of_shown], tasks=evaluation.tasks,
+        evaluation.images[own], predictions, tasks=evaluation.tasks,
         # the slider is a threshold on the stored score; verdicts hold at every threshold only if ranked by that score
         ranking=evaluation.ranking if min_score is None else stored,
     )  # fmt: skip

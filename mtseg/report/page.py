@@ -42,13 +42,13 @@ def read_numbers(files: Mapping[str, File], curves: Mapping[str, File]) -> Numbe
     return numbers
 
 
-def read_removed(path: Path, count: int) -> list[str | None]:
-    """For each of `count` raw predictions the rule of the filter that removed it, or None. Raises UserError if the file
+def read_removed(path: Path, count: int) -> Sequence[str]:
+    """For each of `count` raw predictions the rule of the filter that removed it, or "". Raises UserError if the file
     is missing, broken or of other predictions."""
     rules = read_table(path, made_by="filter", only=("rule",))["rule"]
     if len(rules) != count:
         raise UserError(f"{path} has {len(rules)} rows for {count} predictions: run `dvc repro filter` again")
-    return [rule or None for rule in rules]
+    return rules.array  # not a list of as many strings
 
 
 def write(
@@ -60,14 +60,14 @@ def write(
     settings: Visualise,
     numbers: Numbers,
     drawn: Mapping[str, str],
-    removed: Sequence[str | None],
+    removed: Sequence[str],
     params: Mapping[str, Any],
     baseline: Baseline,
 ) -> None:
     """Write `folder`: index.html, ID.jpg of each image shown and label-N.jpg of each suspected label error.
 
     root: folder of the images. drawn: figures as SVG by name. removed: for each raw prediction the rule that removed
-    it, or None. params: of the workspace, as written. The same input gives the same bytes. Raises UserError if an image
+    it, or "". params: of the workspace, as written. The same input gives the same bytes. Raises UserError if an image
     cannot be read.
     """
     images, tasks, analysis = raw.images, raw.tasks, numbers["analysis"]
