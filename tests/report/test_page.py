@@ -175,7 +175,9 @@ def test_the_main_task_comes_first_whatever_its_name(tmp_path):
 
 def test_the_rules_that_removed_are_read_in_order(tmp_path):
     (tmp_path / "val.csv").write_text("prediction,rule\n0,\n1,low_score\n2,\n")
-    assert page.read_removed(tmp_path / "val.csv", 3) == [None, "low_score", None]
+    assert [*page.read_removed(tmp_path / "val.csv", 3)] == ["", "low_score", ""]
+    (tmp_path / "none.csv").write_text("prediction,rule\n0,\n1,\n")
+    assert [*page.read_removed(tmp_path / "none.csv", 2)] == ["", ""]
     with pytest.raises(UserError, match="has 3 rows for 4 predictions: run `dvc repro filter` again"):
         page.read_removed(tmp_path / "val.csv", 4)
     with pytest.raises(UserError, match="run `dvc repro filter` first"):
