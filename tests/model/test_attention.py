@@ -134,12 +134,14 @@ def test_uncertain_points_of_a_disc_lie_near_its_edge():
 @pytest.mark.parametrize(("before", "rows", "after"), [(0, 6, 0), (0, 2, 4), (4, 2, 0), (1, 3, 2)])
 def test_a_process_draws_the_points_that_one_process_draws_for_its_images(before, rows, after):
     torch.manual_seed(0)
-    whole = uniform(6, 3, 2, device=torch.device("cpu"))
+    whole = torch.rand(6, 3, 2)
     torch.manual_seed(0)
     own = uniform(rows, 3, 2, device=torch.device("cpu"), before=before, after=after)
     assert torch.equal(own, whole[before : before + rows])
+    state = torch.get_rng_state()
     torch.manual_seed(0)
     assert torch.equal(uniform(6, 3, 2, device=torch.device("cpu")), whole)
+    assert torch.equal(torch.get_rng_state(), state), "nothing more is drawn"
 
 
 def test_an_image_without_objects_has_no_uncertain_points():
