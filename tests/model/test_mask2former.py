@@ -273,6 +273,17 @@ class Largest(TorchDispatchMode):
         return result
 
 
+def test_masks_of_an_image_that_is_too_large_are_resized_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(mask2former, "RESIZED_PIXELS", 1)
+    tasks = make_tasks(1)
+    network, example = sharp(tiny.network(tasks)), tiny.example(tasks, 0) | {"height": 300, "width": 400}
+    with torch.no_grad():
+        output = network.queries([example])
+        with Largest() as largest:
+            ((_, masks),) = network.detect(output, [example])
+    assert len(masks) > 1 and largest.bytes <= 300 * 400 * 4
+
+
 def test_masks_of_a_large_image_are_resized_a_few_at_a_time():
     tasks = make_tasks(1)
     network = sharp(tiny.network(tasks))
