@@ -89,6 +89,7 @@ def test_metrics_do_not_depend_on_the_size_of_the_parts(monkeypatch):
 def test_numbers_above_16_bits_are_sorted_and_equal_ones_keep_their_order():
     keys = np.random.default_rng(0).integers(0, 2**20, 5000) // 1000 * 1000
     assert by(keys).tolist() == np.argsort(keys, kind="stable").tolist()
+    assert by(np.array([2**16, 0, 2**16 - 1])).tolist() == [1, 2, 0]
 
 
 def test_predictions_are_listed_by_category_and_those_of_none_come_last():
