@@ -119,7 +119,7 @@ def change(node: ast.AST) -> ast.AST | None:
             node.id = FUNCTIONS[name]
         case ast.Attribute(attr=name) if name in METHODS:
             node.attr = METHODS[name]
-        case ast.Expr(value=ast.Call()):
+        case ast.Expr(value=ast.Call()) if "super()" not in ast.unparse(node):  # a fork cannot put in its absence
             return ast.Pass()
         case ast.Subscript(value=ast.Call() | ast.Subscript() | ast.BinOp() | ast.Compare(), ctx=ast.Load()):
             return node.value
