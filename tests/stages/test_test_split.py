@@ -61,6 +61,7 @@ def independent(folder: Path) -> dict[str, Any]:
         known = json.loads(metadata.read_text(folder / name))
         known["data"].pop("test", None)
         known["scores"].pop("test", None)
+        known.pop(metadata.SEAL)
         contents[name] = tensors, known
     return contents
 
