@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from mtseg.core.threads import in_threads
 from mtseg.evaluation.ap.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
@@ -54,7 +53,9 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
         if len(at):
             parts.append((threshold, at, candidates.image[hits[at]], category[at[first]], first, of_skipped))
 
-    def score(own: slice) -> None:
+    step = max(1, CHUNK // max(len(hits), 1))
+    for low in range(0, B, step):
+        own = slice(low, low + step)
         objects = np.diff(of_objects[own])
         scored[own] = np.where(objects > 0, 0.0, np.nan)[..., None]
         before = of_rows[own]
@@ -67,9 +68,6 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
             right = np.ones((1, len(at))) if weights is None else weights[own].take(image, axis=1)
             scored[own, known, threshold] = _areas(right, counted, objects[:, known], first)
         scored[own][objects == 0] = np.nan
-
-    step = max(1, CHUNK // max(len(hits), 1))
-    in_threads(score, [slice(low, low + step) for low in range(0, B, step)])
     return scored
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from mtseg.core import masks
 from mtseg.core.errors import UserError
 from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
-from mtseg.core.threads import in_threads
 from mtseg.evaluation.ap.matching import HIT
 
 BLOCK = 20_000  # predictions whose boxes are compared at once
@@ -58,8 +57,7 @@ def of_boxes(images: Images, predictions: Predictions, image: np.ndarray) -> Pai
     first, parts = np.searchsorted(images.instances.image, np.arange(len(images) + 1)), []
     number = np.diff(first)  # of instances that each prediction of an image is compared with
     for place, boxes in predictions.parts("box"):
-
-        def compare(low: int, place: slice = place, boxes: np.ndarray = boxes) -> tuple[np.ndarray, ...]:
+        for low in range(place.start, place.stop, BLOCK):
             own = np.arange(low, min(low + BLOCK, place.stop, len(image)))
             count = number[image[own]]
             row, before = np.repeat(own, count), count.cumsum() - count
@@ -68,9 +66,7 @@ def of_boxes(images: Images, predictions: Predictions, image: np.ndarray) -> Pai
             iou, intersection = _box_overlaps(box, images.instances.box[column])
             near = np.flatnonzero(intersection)
             near = near[(iou[near] >= HIT) | (intersection[near] / box[near, 2:].prod(1) >= HIT)]
-            return row[near], column[near], iou[near], intersection[near]
-
-        parts += in_threads(compare, range(place.start, min(place.stop, len(image)), BLOCK))
+            parts.append((row[near], column[near], iou[near], intersection[near]))
     return _pairs(parts)
 
 
