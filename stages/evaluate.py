@@ -29,12 +29,13 @@ def main() -> None:
         evaluation = Evaluation(
             images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
         )
+        rankings = analysis.rankings(evaluation)  # first, since it needs the most memory
         report = analysis.report(evaluation)
         metrics = analysis.metrics(evaluation, report, data.combinations("train"))
         write_json(folder / "analysis.json", report, indent=None)
     main, classes = intervals.tables(evaluation)
     write_table("plots/classes.csv", classes, columns=intervals.CLASS_COLUMNS)
-    write_table("plots/rankings.csv", analysis.rankings(evaluation))
+    write_table("plots/rankings.csv", rankings)
     write_table("plots/intervals.csv", main, columns=intervals.COLUMNS)
     write_json("metrics/evaluate.json", metrics)
     print(f"AP {metrics['segm'].get('AP', '-')}  joint AP {metrics['joint'].get('AP', '-')}  (metrics/evaluate.json)")

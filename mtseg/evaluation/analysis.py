@@ -95,8 +95,8 @@ def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[s
     """The curves of each class, then those of all classes together."""
     matches, scores = evaluation.matches[task.name], evaluation.scores
     true = matches.true[matches.objects]
-    rows = [matches.of(index) for index in range(task.num_classes)]
-    rows.append(evaluation.order[matches.takes_part[evaluation.order]])
+    rows, order = [matches.of(index) for index in range(task.num_classes)], evaluation.order
+    rows.append(order[matches.takes_part[order]])
     objects = [*np.bincount(true, minlength=task.num_classes).tolist(), len(true)]
     return [_curve(matches, scores, own, count, axis) for own, count in zip(rows, objects, strict=True)]
 

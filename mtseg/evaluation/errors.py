@@ -106,7 +106,8 @@ def _corrected(
         first = rows[np.unique(target[rows], return_index=True)[1]]
         predicted = predicted.copy()
         hit[first], predicted[first], removed[first] = target[first], matches.true[target[first]], False
-        scored = evaluation.order[matches.takes_part[evaluation.order]]
+        scored = evaluation.order
+        scored = scored[matches.takes_part[scored]]
         scored = scored[by(predicted[scored])]
     gone = removed | (matches.first_ignored & (hit < 0))
     scored, rows = scored[~gone[scored]], np.flatnonzero(hit >= 0)

@@ -22,7 +22,7 @@ import numpy as np
 
 from mtseg.core import masks
 from mtseg.core.params import Task
-from mtseg.core.tables import PART, UNLABELLED
+from mtseg.core.tables import UNLABELLED
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT, NEAR
 
@@ -30,6 +30,7 @@ SAME_OBJECT_IOU = 0.75  # minimum IoU of a suspect of kind `label`
 MIN_SCORE = 0.5  # minimum confidence of a suspect
 MAX_SUSPECTS = 200
 DECIMALS = 4
+BLOCK = 20_000  # predictions whose masks are in memory at once
 
 
 def label_errors(
@@ -98,8 +99,8 @@ def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
     rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
     kept: dict[int, list[dict[str, Any]]] = {}  # image -> masks: of overlapping predictions only that of highest score
-    for low in range(0, len(rows), PART):
-        own = rows[low : low + PART]
+    for low in range(0, len(rows), BLOCK):
+        own = rows[low : low + BLOCK]
         for row, rle in zip(own.tolist(), evaluation.predictions[own].rles(), strict=True):
             others = kept.setdefault(int(evaluation.image[row]), [])
             if not (masks.iou([rle], others) >= HIT).any():

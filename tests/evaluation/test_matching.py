@@ -77,8 +77,8 @@ def test_metrics_do_not_depend_on_the_size_of_the_parts(monkeypatch):
     rows = sorted(noisy(images, tasks), key=lambda row: row.image_id)
     whole, found = evaluation(images, rows, tasks), []
     assert len(whole.candidates.cuts) == 2
-    for module in ("ap.evaluation", "label_errors"):
-        monkeypatch.setattr(f"mtseg.evaluation.{module}.PART", 1)
+    for size in ("ap.evaluation.PART", "label_errors.BLOCK"):
+        monkeypatch.setattr(f"mtseg.evaluation.{size}", 1)
     parts = evaluation(images, rows, tasks)
     assert len(parts.candidates.cuts) == len({row.image_id for row in rows}) + 1
     for own in (whole, parts):

@@ -88,7 +88,7 @@ class Evaluation:
         """int [N]: rank of each prediction, 0 the best."""
         return self.rank_by(self.scores)
 
-    @cached_property
+    @property
     def order(self) -> np.ndarray:
         """int [N]: the predictions by rank, the best first."""
         return inverse(self.rank)

@@ -182,13 +182,12 @@ def category_starts(sorted_categories: np.ndarray, categories: int) -> np.ndarra
 def positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """int [n]: for predictions sorted by category, then best first, how many of the same image and category precede
     each."""
-    order = by(images)
-    new = np.ones(len(order), dtype=bool)
+    order, places = by(images), np.empty(len(images), dtype=np.int32)
     images, categories = images[order], categories[order]
-    new[1:] = (images[1:] != images[:-1]) | (categories[1:] != categories[:-1])
-    starts = np.flatnonzero(new)
-    places = np.empty(len(order), dtype=int)
-    places[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    place = np.arange(len(order), dtype=np.int32)
+    first = place.copy()
+    first[1:][(images[1:] == images[:-1]) & (categories[1:] == categories[:-1])] = 0
+    places[order] = place - np.maximum.accumulate(first, out=first)
     return places
 
 
