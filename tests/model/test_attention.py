@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtseg.model import deformable
-from mtseg.model.deformable import DeformableAttention, deformable_attention
+from mtseg.model.deformable import DeformableAttention, by_planes, by_rows, deformable_attention
 from mtseg.model.layers import Attention
 from mtseg.model.pixel_decoder import _pixel_centres
 from mtseg.model.points import sample, uncertain_points, uniform
@@ -43,6 +43,31 @@ def test_deformable_attention_equals_a_loop_over_every_sample():
             expected[b, q, m] += weight[b, q, m, level, p] * read
     found = deformable_attention(value, shapes, location, weight)
     torch.testing.assert_close(found, expected.flatten(2), rtol=0, atol=1e-5)
+
+
+def test_sparse_products_equal_grid_sample():
+    """With gradients, with points on pixels, on edges and far outside, and where a value is not a number."""
+    shapes = [(3, 5), (2, 4)]
+    draw = torch.Generator().manual_seed(0)
+    value = torch.randn(2, 23, 2, 4, dtype=torch.float64, generator=draw)
+    location = torch.rand(2, 6, 2, 2, 3, 2, dtype=torch.float64, generator=draw) * 1.6 - 0.3
+    location[:, 0] = torch.tensor([0.5 / 8, 0.5])
+    location[:, 1] = 1e12 * (location[:, 1] - 0.5)
+    location[:, 2] = location[:, 2].round()
+    weight = torch.rand(2, 6, 2, 2, 3, dtype=torch.float64, generator=draw)
+    found = []
+    for form in (by_planes, by_rows):
+        given = [x.clone().requires_grad_() for x in (value, location, weight)]
+        total = form(given[0], shapes, *given[1:])
+        found.append((total, *torch.autograd.grad(total.sin().sum(), given)))
+        with torch.no_grad():
+            torch.testing.assert_close(form(value, shapes, location, weight), total)
+    torch.testing.assert_close(found[1], found[0])
+
+    location[0, 4, 1, 0, 2, 0] = torch.nan
+    total = by_rows(value, shapes, location.requires_grad_(), weight).unflatten(2, (2, 4))
+    assert total[0, 4, 1].isnan().all() and total.isnan().sum() == 4
+    total.sum().backward()
 
 
 def test_pixel_centres_are_x_then_y_row_by_row():

@@ -63,6 +63,9 @@ def build(name: str, *, freeze_norm: bool) -> Backbone:
         from mtseg.model.backbones._frozen_norm import freeze
 
         freeze(network)
+    from mtseg.model.backbones._convolution import speed_up
+
+    speed_up(network)
     return network
 
 

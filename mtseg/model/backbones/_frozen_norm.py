@@ -11,22 +11,27 @@ class FrozenNormAct(FrozenBatchNorm2d):
 
     detectron2's own conversion treats timm's BatchNormAct2d as a plain batch norm and so loses its activation; the
     frozen layers of timm and torchvision convert half precision to float32. The factors that detectron2 computes in
-    every training step are computed once, when weights are loaded: a ninth of the operations of a step.
+    every training step are computed once, when weights are loaded: a ninth of the operations of a step. If `folded`, a
+    convolution has applied all but dropout and activation.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         super().__init__(num_features, eps)
+        self.folded = False
         for name in ("scale", "shift"):
             self.register_buffer(name, None, persistent=False)
         self.register_load_state_dict_post_hook(lambda module, _: module.fold())
 
     def fold(self) -> None:
+        """Compute `scale` [C, 1, 1, 1], as weights of a convolution have it, and `shift` [C]."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        self.scale, self.shift = (x.reshape(-1, 1, 1) for x in (scale, self.bias - self.running_mean * scale))
+        self.scale, self.shift = scale.view(-1, 1, 1, 1), self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x = x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
+        if self.folded:
+            pass
+        elif x.requires_grad:
+            x = x * self.scale[:, 0].to(x.dtype) + self.shift[:, None, None].to(x.dtype)
         else:
             x = super().forward(x)
         return self.act(self.drop(x))
