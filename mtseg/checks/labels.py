@@ -43,6 +43,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 def empty(images: Images, split: str) -> Iterator[Finding]:
     if images.instances.crowd.all():
         what = "no instances" if len(images) else "no images"
+        what = "crowds (iscrowd 1) and no other objects" if len(images.instances) else what
         yield Finding("split_empty", "error", f"the {split} split has {what}", "check data.split or add data", split)
 
 

@@ -47,8 +47,8 @@ def check(manifest: Manifest, root: Path) -> None:
     """Register every split, load it with detectron2 and compare counts with the manifest. Of a split with more than
     `MOST` images, only the first of them are loaded, to save memory.
 
-    Raises UserError when a key of the JSON or an image file is missing, and RuntimeError when detectron2 reads other
-    counts than `convert` wrote.
+    Raises UserError when a key of the JSON or an image file is missing, or when the JSON has other counts than the
+    table, of which one was changed.
     """
     tasks = {task: list(classes) for task, classes in manifest.classes}
     for split, name in register(manifest, root).items():
@@ -72,9 +72,10 @@ def check(manifest: Manifest, root: Path) -> None:
                 "was converted?"
             )
         if wrong := [key for key in found if found[key] != facts[key]]:
-            raise RuntimeError(
-                f"detectron2 reads other {wrong[0]} in {facts['json']}: {found[wrong[0]]}, converted were "
-                f"{facts[wrong[0]]}"
+            raise UserError(
+                f"{facts['json']} has other {wrong[0]} ({found[wrong[0]]}, as detectron2 reads it) than "
+                f"{facts['table']} ({facts[wrong[0]]}): one of them was changed after `convert`; run `dvc repro "
+                "convert` again, and correct annotations in data.raw"
             )
 
 

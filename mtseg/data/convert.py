@@ -157,12 +157,13 @@ def _without_skipped(raw: RawData, images: Sequence[Seen]) -> list[Seen]:
 
 
 def _without_bare_test(raw: RawData, images: Sequence[Seen], splits: Sequence[str | None]) -> list[str | None]:
-    """The splits, without test if no image of it has an object: these are counted and left out. There is nothing to
-    score; the annotations of a test split are often kept secret."""
+    """The splits, without test if none of its images has an object that is no crowd: these are counted and left out.
+    There is nothing to score; the annotations of a test split are often kept secret."""
     test = [image for image, split in zip(images, splits, strict=True) if split == "test"]
-    if not test or any(image.objects for image in test):
+    if not test or any(not instance.crowd for image in test for _, instance in image.objects):
         return [*splits]
-    raw.leave("images of test, of which none has an object", len(test))
+    crowds = " but crowds" if any(image.objects for image in test) else ""
+    raw.leave(f"images of test, of which none has an object{crowds}", len(test))
     return [None if split == "test" else split for split in splits]
 
 

@@ -311,12 +311,14 @@ def _compare_shown(image: Seen, shown: tuple[tuple[int, int], np.ndarray], remar
 
 
 def of_splits(splits: Mapping[str, Sequence[Image]]) -> list[str]:
-    """Warnings of splits without objects, of many images without objects and of many crowds."""
-    lines = [
-        f"{name} has no object: nothing can be {'learnt' if name == 'train' else 'measured'} from its images"
-        for name, images in splits.items()
-        if images and not any(image.instances for image in images)
-    ]
+    """Warnings of splits without objects or of crowds alone, of many images without objects and of many crowds."""
+    lines = []
+    for name, images in splits.items():
+        kinds = {instance.crowd for image in images for instance in image.instances}
+        if images and False not in kinds:
+            crowds = " but crowds (iscrowd 1; if they are single objects, set it to 0)" if kinds else ""
+            use = "learnt" if name == "train" else "measured"
+            lines.append(f"{name} has no object{crowds}: nothing can be {use} from its images")
     images = [image for split in splits.values() for image in split]
     bare = [image.file_name for image in images if not image.instances]
     if len(bare) > MOST * len(images) and not lines:

@@ -35,6 +35,13 @@ def test_a_split_too_small_to_score_is_reported_unless_it_is_empty(count, severi
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 
+def test_a_split_of_crowds_alone_is_an_error_that_says_so():
+    tasks, train, val = healthy(1)
+    val.instances = val.instances.replace(crowd=np.ones(len(val.instances), dtype=bool))
+    (found,) = labels.check(train, {"val": val}, tasks=tasks, input=INPUT)
+    assert (found.cause, found.severity) == ("split_empty", "error") and "iscrowd 1" in found.evidence
+
+
 def relabelled(images, task, change):
     """The images with `change(label)` in place of each of the task's labels."""
     instances = images.instances

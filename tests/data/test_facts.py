@@ -352,6 +352,23 @@ def test_most_objects_are_crowds(tmp_path):
     assert "iscrowd" in line and line.startswith("14 objects")
 
 
+def test_a_split_of_crowds_alone_is_named_and_left_out_if_it_is_test(tmp_path):
+    raw, names = tmp_path / "raw", ("train/a.png", "val/b.png", "test/c.png")
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    for name in names:
+        draw(raw / name)
+    for crowds in ("val", "train"):
+        found = [annotation(number, id=number, iscrowd=int(crowds in name)) for number, name in enumerate(names)]
+        found[2]["iscrowd"] = 1
+        value = {"images": images, "annotations": found, "categories": [{"id": 1, "name": "a"}]}
+        (raw / "all.json").write_text(json.dumps(value))
+        folders.converted(raw, TASK, format="coco")
+        said = folders.report(raw)
+        assert any(line.startswith(f"{crowds} has no object but crowds") for line in said["warnings"])
+        assert [*said["images"]] == ["train", "val"]
+        assert said["unused"] == {"images of test, of which none has an object but crowds": 1}
+
+
 BOW = [4, 2, 34, 28, 34, 2, 4, 28]  # two lobes, of equal area
 
 
