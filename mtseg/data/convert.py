@@ -259,12 +259,14 @@ def _objects(
     pixels: bool,
 ) -> Iterator[tuple[Labels, Instance]]:
     """Labels and instances of the objects with valid masks. pixels: see `facts.check_outline`."""
-    for item, measure in zip(image.objects, measures, strict=True):
+    pairs = [*zip(image.objects, measures, strict=True)]
+    boxes = [(item.box, measure.extent) for item, measure in pairs if item.box is not None]
+    for item, measure in pairs:
         with raw.refusing(item.where):
-            facts.check_outline(item, measure, height, width, relative=raw.relative, pixels=pixels)
+            facts.check_outline(item, measure, height, width, of_image=boxes, relative=raw.relative, pixels=pixels)
             instance, cut = instance_of(item, measure, height, width, relative=raw.relative)
             counts["clipped"] += cut
-            if text := facts.remark(item, measure, instance, height, width, relative=raw.relative):
+            if text := facts.remark(item, measure, instance, height, width, of_image=boxes, relative=raw.relative):
                 remarks.add(text, f"{item.where} ({image.file_name})")
             if item.parts_left_out:
                 raw.leave("invalid parts of objects, such as a polygon of two points", item.parts_left_out)

@@ -26,6 +26,8 @@ from mtseg.data.raw import BadRecord, RawObject, by
 if TYPE_CHECKING:
     from mtseg.data.convert import Seen
 
+Boxes = Sequence[tuple[Box, Box]]
+
 PIXELS, SHARE = 1.5, 0.02  # two boxes agree if their edges differ by less than either: pixels, share of the box's side
 BEYOND = 0.05  # share of the image's side by which an outline leaves the image, beyond what imprecise drawing explains
 MOST = 0.5  # share of images without objects, or of crowds, that is more than usual
@@ -67,10 +69,18 @@ class Remarks:
 
 
 def check_outline(
-    item: RawObject, measure: Measure, height: int, width: int, *, relative: bool = False, pixels: bool = False
+    item: RawObject,
+    measure: Measure,
+    height: int,
+    width: int,
+    *,
+    of_image: Boxes = (),
+    relative: bool = False,
+    pixels: bool = False,
 ) -> None:
-    """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`. relative: coordinates were
-    stated as shares of the image's size. pixels: those of other objects are plainly pixels."""
+    """Raise BadRecord if the outline of an object is wrong by one of the causes `WRONG`. of_image: stated box and
+    outline's box of all objects of its image. relative: coordinates were stated as shares of the image's size. pixels:
+    those of other objects are plainly pixels."""
     outline, extent = item.segmentation, measure.extent
     if not extent[2] or not extent[3]:
         return
@@ -92,14 +102,29 @@ def check_outline(
             if _agree(item.box, other):
                 _refuse(cause, stated)
         scale = item.box[2] / w, item.box[3] / h
-        scaled = (x * scale[0], y * scale[1], item.box[2], item.box[3])
-        if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and _agree(item.box, scaled):
-            away = x > 0.05 * w, y > 0.05 * h  # else the place proves nothing
+        if min(scale) > 0 and abs(np.log(scale)).max() > 0.05 and _is_scaled(item, measure, scale, of_image):
+            slack = _slack(extent)
+            away = abs(x * (scale[0] - 1)) > slack[0], abs(y * (scale[1] - 1)) > slack[1]  # else it is in its place
             if 0.9 < scale[0] / scale[1] < 1.1 and any(away):
                 _refuse("coordinates of another image size", f"{stated}, {scale[0]:.3g} times as large")
             if all(away) and max(item.box) > 2:  # by two factors: the image was stretched, if the box is in pixels
                 both = f"{scale[0]:.3g} times in width and {scale[1]:.3g} times in height"
                 _refuse("coordinates of another image size", f"{stated}, {both}")
+
+
+def _is_scaled(item: RawObject, measure: Measure, scale: tuple[float, float], of_image: Boxes) -> bool:
+    """Whether a box is the outline's times a factor, as if the image had another size. It has not if the stated area is
+    that of the outline, or if other boxes of the image are in place: then this one is out of date."""
+    if not _agree(item.box, _scaled(measure.extent, scale)):
+        return False
+    if item.area and abs(item.area - measure.area) < abs(item.area - measure.area * scale[0] * scale[1]):
+        return False
+    return not any(_agree(box, extent) and not _agree(box, _scaled(extent, scale)) for box, extent in of_image)
+
+
+def _scaled(box: Box, scale: tuple[float, float]) -> Box:
+    x, y, w, h = box
+    return x * scale[0], y * scale[1], w * scale[0], h * scale[1]
 
 
 def in_pixels(outlines: Iterable[Segmentation]) -> bool:
@@ -108,12 +133,21 @@ def in_pixels(outlines: Iterable[Segmentation]) -> bool:
 
 
 def remark(
-    item: RawObject, measure: Measure, instance: Instance, height: int, width: int, *, relative: bool = False
+    item: RawObject,
+    measure: Measure,
+    instance: Instance,
+    height: int,
+    width: int,
+    *,
+    of_image: Boxes = (),
+    relative: bool = False,
 ) -> str | None:
-    """What is in doubt about an object whose outline is valid, None if nothing is. relative: see `check_outline`."""
+    """What is in doubt about an object whose outline is valid, None if nothing is. of_image, relative: see
+    `check_outline`."""
     extent = measure.extent
     if item.box is not None and not _agree(item.box, extent) and not _agree(item.box, instance.bbox):
-        return _box_remark(item.box, extent, instance.bbox, height, width)
+        in_place = any(_agree(*boxes) for boxes in of_image)
+        return _box_remark(item.box, extent, instance.bbox, height, width, in_place=in_place)
     if isinstance(item.segmentation, list):
         if _leaving(extent, height, width) > BEYOND:
             cause = _beyond_cause(extent, height, width, relative)
@@ -385,7 +419,8 @@ def _parts(segmentation: dict) -> int:
     return cv2.connectedComponents(np.ascontiguousarray(coco_mask.decode(segmentation)), connectivity=8)[0] - 1
 
 
-def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) -> str:
+def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int, *, in_place: bool) -> str:
+    """in_place: whether other boxes of the image agree with their outlines."""
     x, y, a, b = box
     forms = {
         "as two corners (x, y, x, y)": (x, y, a - x, b - y),
@@ -397,12 +432,15 @@ def _box_remark(box: Box, extent: Box, of_mask: Box, height: int, width: int) ->
         if _agree(read, extent) or _agree(read, of_mask):
             return f"bbox is written {form}, the outline is used"
     w, h = extent[2:]
-    if min(a, b, w, h) > 6 and abs(a * h / (b * w) - 1) < 0.03:
+    other = "one of them belongs to another object or image"
+    if not in_place and min(a, b, w, h) > 6 and abs(a * h / (b * w) - 1) < 0.03:
         return (
             "bbox has the proportions of the outline, which is used, and not its place (likely cause: the image was "
-            "cropped or got borders after annotating, or one of them belongs to another object)"
+            f"cropped or got borders after annotating, or {other})"
         )
-    return "bbox and outline disagree, which is used (likely cause: one of them belongs to another object or image)"
+    if coco_mask.iou(np.array([box]), np.array([extent]), [False])[0, 0] > 0:
+        other = f"bbox is of an older outline, or {other}"
+    return f"bbox and outline disagree; the outline is used (likely cause: {other})"
 
 
 def _is_normalised(extent: Box, height: int, width: int) -> bool:
@@ -446,9 +484,14 @@ def _leaving(extent: Box, height: int, width: int) -> float:
     return max(-x / width, -y / height, (x + w) / width - 1, (y + h) / height - 1, 0.0)
 
 
+def _slack(box: Box) -> tuple[float, float]:
+    """By how much the edges of a box may differ in x and y."""
+    return max(PIXELS, SHARE * box[2]), max(PIXELS, SHARE * box[3])
+
+
 def _agree(one: Box, other: Box) -> bool:
     x, y, w, h = other
-    slack_x, slack_y = max(PIXELS, SHARE * w), max(PIXELS, SHARE * h)
+    slack_x, slack_y = _slack(other)
     return (
         abs(one[0] - x) <= slack_x
         and abs(one[1] - y) <= slack_y

@@ -352,6 +352,26 @@ def test_most_objects_are_crowds(tmp_path):
     assert "iscrowd" in line and line.startswith("14 objects")
 
 
+STALE = {"bbox": [6, 6, 10, 14], "area": 140}  # the outline is 1.5 times as large
+GROWN = [9, 9, 24, 9, 24, 30, 9, 30]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "others"),
+    [
+        ({**STALE, "area": 315}, []),  # the area is the outline's
+        (STALE, [annotation(1)]),  # another box of the image is in place
+        ({"segmentation": [[1, 2, 31, 2, 31, 30, 1, 30]], "bbox": [1, 2, 20, 18.7], "area": 374}, []),  # in its place
+    ],
+)
+def test_a_box_of_an_older_outline_is_no_other_image_size(tmp_path, wrong, others):
+    stale = annotation(1, [GROWN]) | wrong
+    (line,) = report(tmp_path / "raw", stale, *others)["warnings"]
+    assert "the outline is used" in line or "the outline, which is used" in line
+    with pytest.raises(UserError, match=r"another image size: .* 0\.667 times as large"):
+        report(tmp_path / "other", annotation(1, [GROWN], **STALE), annotation(1, [GROWN], **STALE))
+
+
 def test_a_split_of_crowds_alone_is_named_and_left_out_if_it_is_test(tmp_path):
     raw, names = tmp_path / "raw", ("train/a.png", "val/b.png", "test/c.png")
     images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
