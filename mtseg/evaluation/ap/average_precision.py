@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from mtseg.evaluation.ap.matching import Candidates, Matches
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
+COUNT = np.int32  # of sums of weights: half the memory of float64
 CHUNK = 200_000  # elements of an array computed in one step, few enough for the processor's cache
 
 
@@ -21,6 +22,7 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     weights: whole numbers [B, I], how often each image counts; by default once, which gives COCO's AP. All categories
     are computed together and at their hits alone, so that the time depends on the number of objects, not of classes.
     """
+    weights = None if weights is None else weights.astype(COUNT)
     K, rows = matches.categories, matches.scored[: matches.starts[-1]]
     true = np.flatnonzero(matches.objects & (matches.true < K))
     true = true[np.argsort(matches.true[true], kind="stable")]
@@ -31,27 +33,29 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     matched = np.zeros(len(matches.predicted), dtype=bool)
     matched[matches.rows] = True
     place = np.flatnonzero(matched[rows])  # in `rows`, of predictions with a match
-    own = np.searchsorted(matches.rows, rows[place])
-    found, ignored = matches.hit[:, own] >= 0, matches.ignored[:, own]
+    number = np.empty(len(matched), dtype=np.int32)
+    number[matches.rows] = np.arange(len(matches.rows))
+    own = number[rows[place]]
+    found, ignored = (columns.take(own, axis=1) for columns in (matches.hit >= 0, matches.ignored))
     skipped = [place[each] for each in ignored]
     some = found.any(axis=0)
     place, found = place[some], found[:, some]
     hits = rows[place]
-    category = matches.predicted[hits]
+    category, images = matches.predicted[hits], candidates.image[hits]
     # sums of weights are needed up to each of these places and up to the first of its category
     needed = np.zeros(len(rows) + 1, dtype=bool)
     needed[place + 1] = needed[matches.starts] = True
     bounds = np.flatnonzero(needed)
     last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
-    of_objects = Sums(candidates.true_image[true], ends, weights)
-    of_rows = Sums(candidates.image[rows], bounds, weights)
+    of_objects = Sums(candidates.true_image, true, ends, weights)
+    of_rows = Sums(candidates.image, rows, bounds, weights)
     parts = []
     for threshold, own in enumerate(found):
         at, out = np.flatnonzero(own), skipped[threshold]
         first = np.flatnonzero(np.diff(category[at], prepend=-1))
-        of_skipped = Sums(candidates.image[rows[out]], np.searchsorted(out, bounds), weights) if len(out) else None
+        of_skipped = Sums(candidates.image, rows[out], np.searchsorted(out, bounds), weights) if len(out) else None
         if len(at):
-            parts.append((threshold, at, candidates.image[hits[at]], category[at[first]], first, of_skipped))
+            parts.append((threshold, at, category[at[first]], first, of_skipped))
 
     step = max(1, CHUNK // max(len(hits), 1))
     for low in range(0, B, step):
@@ -60,13 +64,13 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
         scored[own] = np.where(objects > 0, 0.0, np.nan)[..., None]
         before = of_rows[own]
         before = before.take(last, axis=1) - before.take(start, axis=1)
-        for threshold, at, image, known, first, of_skipped in parts:
+        hit = np.ones((1, len(hits)), dtype=COUNT) if weights is None else weights[own].take(images, axis=1)
+        for threshold, at, known, first, of_skipped in parts:
             counted = before.take(at, axis=1)
             if of_skipped is not None:
                 less = of_skipped[own]
                 counted -= less.take(last[at], axis=1) - less.take(start[at], axis=1)
-            right = np.ones((1, len(at))) if weights is None else weights[own].take(image, axis=1)
-            scored[own, known, threshold] = _areas(right, counted, objects[:, known], first)
+            scored[own, known, threshold] = _areas(hit.take(at, axis=1), counted, objects[:, known], first)
         scored[own][objects == 0] = np.nan
     return scored
 
@@ -74,20 +78,20 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
 class Sums:
     """Weights of the images of sorted rows, summed up to each bound: `sums[weightings]` is [B, len(bounds)].
 
-    images: int [n], of the rows. bounds: ascending, 0 to n. weights: [B, I], None for one weighting of ones.
+    images: int [N]. rows: int [n], some of them. bounds: ascending, 0 to n. weights: [B, I], None for one of ones.
     """
 
-    def __init__(self, images: np.ndarray, bounds: np.ndarray, weights: np.ndarray | None):
+    def __init__(self, images: np.ndarray, rows: np.ndarray, bounds: np.ndarray, weights: np.ndarray | None):
         self._bounds, self._weights = bounds, weights
         if weights is not None:
             ends, size = np.append(0, bounds), (len(bounds), weights.shape[1])
-            self._groups = csr_array((np.ones(ends[-1]), images[: ends[-1]], ends), shape=size)
+            self._groups = csr_array((np.ones(ends[-1], dtype=COUNT), images[rows[: ends[-1]]], ends), shape=size)
 
     def __getitem__(self, weightings: slice) -> np.ndarray:
         if self._weights is None:
-            return self._bounds[None].astype(np.float64)
+            return self._bounds[None].astype(COUNT)
         own = np.ascontiguousarray(self._weights[weightings].T)
-        return np.ascontiguousarray((self._groups @ own).T).cumsum(axis=1)
+        return np.ascontiguousarray((self._groups @ own).T).cumsum(axis=1, dtype=COUNT)
 
 
 def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -98,14 +102,15 @@ def _areas(right: np.ndarray, predicted: np.ndarray, objects: np.ndarray, first:
     [categories], index of each category's first hit.
     """
     (B, H), ends = right.shape, np.append(first[1:], right.shape[1])
-    total = right.cumsum()  # over categories and weightings, so that it ascends
+    total = right.cumsum(dtype=right.dtype)  # over categories and weightings, so that it ascends
     true = total.reshape(B, H)
     base = true[:, first] - right[:, first]
     precision = np.zeros(B * H + 1)
     np.divide(true - np.repeat(base, ends - first, axis=1), np.maximum(predicted, 1), out=precision[:-1].reshape(B, H))
     # the hit at which each recall is reached, and the highest precision from there on
     offset = np.arange(B)[:, None, None] * H
-    reached = np.searchsorted(total, (base[..., None] + least(objects)).ravel()).reshape(*base.shape, -1)
+    wanted = (base[..., None] + least(objects)).astype(total.dtype)
+    reached = np.searchsorted(total, wanted.ravel()).reshape(wanted.shape)
     reached = np.maximum(reached, offset + first[:, None])
     known = reached < offset + ends[:, None]
     reached = np.minimum(reached, offset + ends[:, None])
