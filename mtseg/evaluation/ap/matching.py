@@ -205,11 +205,12 @@ def _turns(images: np.ndarray, predicted: np.ndarray, scored: np.ndarray, choose
 def _greedy(row, column, value, turn, objects, reusable, thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`rows`, `hit` and `ignored` of `Matches`. In round n the n-th prediction of every image and category is matched,
     all together, since they do not compete; each takes the best of its pairs whose instance is free. row, column,
-    value: prediction, instance and IoU of the pairs."""
+    value: prediction, ascending, instance and IoU of the pairs."""
+    new = np.diff(row, prepend=-1) > 0
+    rows, number, first = row[new], np.cumsum(new) - 1, column.min(initial=len(objects))
     # COCO prefers instances that count to ignored ones, then the higher IoU, then the later instance
     order = np.lexsort((column, value, objects[column], row, turn[row]))
-    row, column, value = row[order], column[order], value[order]
-    rows, first = np.unique(row), column.min(initial=len(objects))
+    row, column, value, number = row[order], column[order], value[order], number[order]
     hit = np.full((len(thresholds), len(rows)), -1, dtype=np.int32)
     ignored = np.zeros(hit.shape, dtype=bool)
     taken = np.zeros((len(thresholds), column.max(initial=first) + 1 - first), dtype=bool)
@@ -219,7 +220,7 @@ def _greedy(row, column, value, turn, objects, reusable, thresholds) -> tuple[np
         free = (value[low:high] >= thresholds[:, None]) & ~taken[:, wanted - first]
         best = np.maximum.reduceat(np.where(free, np.arange(high - low), -1), starts, axis=1)
         threshold, chooser = np.nonzero(best >= 0)
-        chosen, place = wanted[best[threshold, chooser]], np.searchsorted(rows, own[starts[chooser]])
+        chosen, place = wanted[best[threshold, chooser]], number[low + starts[chooser]]
         hit[threshold, place] = np.where(objects[chosen], chosen, -1)
         ignored[threshold, place] = ~objects[chosen]
         taken[threshold, chosen - first] = ~reusable[chosen]
