@@ -108,6 +108,10 @@ class Files:
         archives = self.ending(".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
         return f"; {archives[0]} is an archive, and not read: unpack it" if archives else ""
 
+    def of_stem(self, stem: str) -> list[str]:
+        """All images of a name without suffix, in any folder."""
+        return self._by_stem.get(_folded(stem), [])
+
     def image_of_stem(self, stem: str, preferred: str = "") -> str | None:
         """The image of this name without suffix; of several, the one whose file name is `preferred`. Raises BadRecord
         if there are several and none is preferred."""

@@ -103,6 +103,7 @@ def test_labels_on_the_annotation(tmp_path):
         annotation(attributes={"occluded": False}, labels={"colour": "red"}),
         annotation(attributes={"colour": "green"}, labels={"colour": "red"}),
         annotation(attributes=[], labels={"colour": "red"}),
+        annotation(attributes=[{"name": "colour", "value": "blue"}, {"name": "worn", "value": True}]),
     ]
     folders.coco(tmp_path, "all", annotations)
     data = read(tmp_path, "part", "colour")
@@ -112,6 +113,7 @@ def test_labels_on_the_annotation(tmp_path):
         {"part": "a", "colour": "red"},
         {"part": "a", "colour": "green"},
         {"part": "a", "colour": "red"},
+        {"part": "a", "colour": "blue"},
     ]
     assert [fault.where for fault in data.faults] == ["annotations/all.json, annotation 3"]
 

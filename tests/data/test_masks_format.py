@@ -162,6 +162,13 @@ def test_a_mask_that_is_inverted_unlike_the_others_of_its_class_is_reported(tmp_
     assert "inverted" in line and "car_3.png" in line and count == 1 and not data.notes
 
 
+def test_masks_of_an_image_in_another_folder_say_where_it_is(tmp_path):
+    folders.draw(tmp_path / "images/train/a.png")
+    save(tmp_path / "masks/a/car_1.png", two_objects()[0] == 1, mode="L")
+    (fault,) = read(tmp_path).faults
+    assert fault.reason == "missing image" and "images/train/a.png has this name: move it there" in fault.text
+
+
 def test_a_mask_for_a_whole_image_is_refused(tmp_path):
     for name in "ab":
         folders.draw(tmp_path / f"images/{name}.png")

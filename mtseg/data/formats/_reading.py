@@ -174,9 +174,17 @@ def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
     return BadRecord("geometry", f"a shape of kind {kind}{points} is no outline, expected {expected}; {fix}")
 
 
+def by_name(attributes: Any) -> Any:
+    """Attributes as {name: value}, also if they are a list of {"name", "value"}."""
+    if isinstance(attributes, list) and all(isinstance(own, dict) and {"name", "value"} <= {*own} for own in attributes):
+        return {str(own["name"]): own["value"] for own in attributes}
+    return attributes
+
+
 def texts(attributes: Any) -> Any:
     """Attributes with numbers and booleans as text, and lists of one as their value: tools write checkboxes as true,
     numbers as 2 or 2.0, and the one that was chosen as a list."""
+    attributes = by_name(attributes)
     if not isinstance(attributes, dict):
         return attributes
     return {

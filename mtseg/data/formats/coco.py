@@ -34,6 +34,7 @@ from mtseg.data.formats._reading import (
     LIST,
     Reading,
     begins,
+    by_name,
     json_with,
     leave_inner,
     note_duplicates,
@@ -255,7 +256,8 @@ class _File:
     def _read_labels(self, annotation: dict[str, Any]) -> Labels | None:
         attributes: dict[str, Any] = {}
         for given in (annotation.get("labels"), annotation.get("attributes")):
-            attributes |= given if isinstance(given, dict) else {}
+            named = by_name(given)
+            attributes |= named if isinstance(named, dict) else {}
         for name, names in self.schema.ids.items():
             attributes[name] = self._of_list(names, attributes.get(name))
         if self.schema.typed:

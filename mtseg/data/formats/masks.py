@@ -144,7 +144,8 @@ def _read_files(data: RawData, files: Files, splits: Splits, place: PurePosixPat
             elif len(parents) > 1:
                 image, label = _image(files, place.parent, "/".join(parents[:-1])), parents[-1]
             else:
-                raise BadRecord("missing image", f"there is no image {parents[0]} in images/ or beside {place}/")
+                text = f"there is no image {parents[0]} in images/ or beside {place}/"
+                raise BadRecord("missing image", text + _elsewhere(files, parents[0]))
             by_image.setdefault(image, []).append((where, label))
     classes = vocabulary.classes[next(iter(vocabulary.classes))]
     inverted = 0
@@ -204,7 +205,16 @@ def _found_image(files: Files, root: PurePosixPath, stem: str) -> str | None:
 def _image(files: Files, root: PurePosixPath, stem: str) -> str:
     if found := _found_image(files, root, stem):
         return found
-    raise BadRecord("missing image", f"there is no image {stem} in {', '.join(IMAGES[:2])} or beside them")
+    text = f"there is no image {stem} in {', '.join(IMAGES[:2])} or beside them"
+    raise BadRecord("missing image", text + _elsewhere(files, PurePosixPath(stem).name))
+
+
+def _elsewhere(files: Files, stem: str) -> str:
+    """For a message: where an image may be that was not found by its stem."""
+    for name in files.of_stem(stem):
+        if {OBJECTS, CLASSES, MASKS}.isdisjoint(PurePosixPath(name).parts):
+            return f"; {name} has this name: move it there, if it is the one"
+    return ""
 
 
 def _sole_image(files: Files, root: PurePosixPath) -> str:
