@@ -176,7 +176,8 @@ def refuse_shape(kind: Any, count: int, expected: str) -> BadRecord:
 
 def by_name(attributes: Any) -> Any:
     """Attributes as {name: value}, also if they are a list of {"name", "value"}."""
-    if isinstance(attributes, list) and all(isinstance(own, dict) and {"name", "value"} <= {*own} for own in attributes):
+    listed = attributes if isinstance(attributes, list) else ()
+    if listed and all(isinstance(own, dict) and {"name", "value"} <= {*own} for own in listed):
         return {str(own["name"]): own["value"] for own in attributes}
     return attributes
 
