@@ -45,6 +45,22 @@ def read(folder, *names, ignored=()):
     return label_studio.read(folder, Vocabulary(dict.fromkeys(names or ("part",)), ignored_shapes=ignored))
 
 
+@pytest.mark.parametrize("on", [[{"to_name": "left"}, {"to_name": "right"}], [{"item_index": 0}, {"item_index": 1}]])
+def test_regions_on_several_images_of_a_task_are_refused(tmp_path, on):
+    regions = [region(id=f"r{number}") | own for number, own in enumerate(on)]
+    write(tmp_path, {"result": regions}, data={"left": "/data/upload/1/a.png", "right": "/data/upload/1/b.png"})
+    assert [fault.reason for fault in read(tmp_path).faults] == ["several images"]
+
+
+@pytest.mark.parametrize("name", ["left", "right"])
+def test_of_several_images_the_one_that_the_regions_are_on_is_used(tmp_path, name):
+    for other in ("left", "right"):
+        folders.draw(tmp_path / "images" / f"{other}.png")
+    data = {other: f"/data/upload/1/{other}.png" for other in ("left", "right")}
+    write(tmp_path, {"result": [region() | {"to_name": name}, choice("colour", "red") | {"to_name": name}]}, data=data)
+    assert [image.file_name for image in read(tmp_path).images] == [f"images/{name}.png"]
+
+
 def test_polygons_rectangles_and_ellipses_are_objects(tmp_path):
     regions = [
         region(),

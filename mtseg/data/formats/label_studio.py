@@ -16,7 +16,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,9 +100,9 @@ def _add_image(
     chosen = max(given, key=lambda item: item.get("ground_truth") is True)  # the first of equals
     if len(given) > 1:
         data.leave("further annotations of an image", len(given) - 1)
-    image = _image(reading.files, task, beside)
-    reading.listed.add(image)
     results = items(chosen, "result")
+    image = _image(reading.files, task, beside, results)
+    reading.listed.add(image)
     regions: dict[Any, list[dict[str, Any]]] = {}
     for number, item in enumerate(results):
         if isinstance(item.get("value"), dict):
@@ -141,10 +141,18 @@ def _add_image(
         data.note("objects of predictions, read as annotations", len(regions))
 
 
-def _image(files: Files, task: dict[str, Any], beside: PurePosixPath) -> str:
-    texts = [value for value in task["data"].values() if isinstance(value, str)]
+def _image(files: Files, task: dict[str, Any], beside: PurePosixPath, results: Sequence[dict[str, Any]] = ()) -> str:
+    """The image of a task, and of the outlines among its results. Raises BadRecord, also if these are on several."""
+    given = task["data"]
+    drawn = [item for item in results if isinstance(item.get("value"), dict) and _kind(item["value"])]
+    tags, pages = ({str(item[key]) for item in drawn if key in item} for key in ("to_name", "item_index"))
+    texts = [value for value in given.values() if isinstance(value, str)]
     images = [text for text in texts if PurePosixPath(text.split("?")[0]).suffix.lower() in suffixes()]
-    stated = task["data"].get("image") or next(iter([*images, *texts]), None)
+    if pages - {"0"} or (len(tags) > 1 and len(images) > 1):
+        named = ", ".join(sorted(tags if len(tags) > 1 else pages))
+        raise BadRecord("several images", f"has several images (regions on {named}): make a task for each image")
+    own = [given[tag] for tag in tags if isinstance(given.get(tag), str)]  # the tag is often called as its value is
+    stated = next(iter([*own, *filter(None, [given.get("image")]), *images, *texts]), None)
     names = [stated, task.get("file_upload")]
     names += [UPLOADED.sub("", name.rpartition("/")[2], count=1) for name in names if isinstance(name, str)]
     missing: BadRecord | None = None
