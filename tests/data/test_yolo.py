@@ -120,6 +120,13 @@ def test_images_that_are_not_listed_are_counted_and_labels_without_image_named(t
     assert [(fault.reason, fault.where) for fault in data.faults] == [("missing image", "labels/train/d.txt")]
 
 
+def test_labels_outside_the_folders_of_their_image_say_where_it_is(tmp_path):
+    write(tmp_path, "images/train/a", "0 0.1 0.1 0.3 0.1 0.3 0.5", labels="labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [x]\n")
+    (fault,) = read(tmp_path).faults
+    assert fault.where == "labels/a.txt" and "images/train/a.png has this name: put both" in fault.text
+
+
 def test_an_image_without_a_file_is_counted_and_one_with_an_empty_file_is_empty(tmp_path):
     write(tmp_path, "a")
     folders.draw(tmp_path / "b.png")

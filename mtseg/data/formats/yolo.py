@@ -123,7 +123,10 @@ def _count_rest(reading: Reading, used: Iterable[str]) -> None:
     for name in files.ending(".txt"):
         path = PurePosixPath(name)
         if "labels" in path.parent.parts and path.name != "classes.txt" and name not in labels:
-            data.faults.append(Fault("missing image", name, "there is no image of this name in images/ or beside it"))
+            text = "there is no image of this name in images/ or beside it"
+            if found := files.of_stem(path.stem):
+                text += f"; {found[0]} has this name: put both in the same folders below labels/ and images/"
+            data.faults.append(Fault("missing image", name, text))
 
 
 def _descriptions(files: Files) -> list[str]:
