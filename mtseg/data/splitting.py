@@ -57,12 +57,12 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     have = {*found} - {None}
     of_folders = Splits(files).of_folders
     _check_folds(images, found, data)
-    _check_stated(have, source, data, Counter(map(of_folders, bare)) + lists.bare)
     shares = data.split if isinstance(data.split, Mapping) else {"val": data.split}
     wanted = {name: share for name, share in shares.items() if name not in have}
-    pool = [number for number, own in enumerate(found) if own == "train" or not have]
     if empty := [path for split, path in lists.empty.items() if split in wanted]:
-        raise UserError(f"{data.raw / empty[0]} has no line: write its images, or remove it to draw its split")
+        raise UserError(f"{data.raw / empty[0]} lists no image: write its images, or remove it to draw its split")
+    _check_stated(have, source, data, Counter(map(of_folders, bare)) + lists.bare)
+    pool = [number for number, own in enumerate(found) if own == "train" or not have]
     if wanted:
         _check_understood(given.not_understood | lists.strange, raw, data)
         for number, own in zip(pool, _draw(similar[pool], wanted, seed), strict=True):

@@ -675,12 +675,20 @@ def test_no_split_is_drawn_in_place_of_an_empty_list(raw):
     write(raw, *NAMES)
     (raw / "train.txt").write_text("a\nb\nc\n")
     (raw / "val.txt").write_text("\n")
-    with pytest.raises(UserError, match="val.txt has no line"):
+    with pytest.raises(UserError, match="val.txt lists no image"):
         split(raw)
     (raw / "val.txt").write_text("c\n")
     (raw / "train.txt").write_text("a\nb\n")
     (raw / "test.txt").write_text("")
     assert split(raw) == BY_SPLIT
+
+
+def test_an_annotation_file_of_val_without_images_says_so_beside_one_of_test(raw):
+    for name in ("train", "test"):
+        folders.coco(raw, name, [annotation(1), annotation(2)], count=2)
+    folders.coco(raw, "val", [], count=0)
+    with pytest.raises(UserError, match="val.json lists no image"):
+        split(raw, format="coco")
 
 
 def test_images_of_no_split_are_reported_with_the_list_that_is_not_read(raw):
