@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,8 +69,11 @@ def draw(folder: Path, count: int) -> tuple[Predictions, Sequence[Task]]:
     for task in tasks:
         columns |= task_columns(task.name, labels[task.name].ravel(), rng.normal(0, 2, (size, task.num_outputs)))
     predictions = Predictions.of(columns | {"score": (columns[f"probability.{tasks[0].name}"] * quality).round(5)})
-    for split in manifest.SPLITS:
-        coco.write(folder / f"data/coco/{split}.json", images, tasks)
+    first, *others = (folder / f"data/coco/{split}.json" for split in manifest.SPLITS)
+    coco.write(first, images, tasks)
+    for other in others:
+        for suffix in (".json", ".parquet"):
+            shutil.copy(first.with_suffix(suffix), other.with_suffix(suffix))
     predictions.write(folder / "data/predictions/val.parquet", tasks)
     with contextlib.chdir(folder):
         write_json("data/manifest.json", manifest.build(Path("data/coco")))
