@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from mtseg.evaluation.ap.matching import Candidates, Matches
+from mtseg.evaluation.ap.matching import Candidates, Matches, by, category_starts
 
 RECALLS = np.linspace(0, 1, 101)  # COCO's
 COUNT = np.int32  # of sums of weights: half the memory of float64
@@ -25,7 +25,7 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     weights = None if weights is None else weights.astype(COUNT)
     K, rows = matches.categories, matches.scored[: matches.starts[-1]]
     true = np.flatnonzero(matches.objects & (matches.true < K))
-    true = true[np.argsort(matches.true[true], kind="stable")]
+    true = true[by(matches.true[true])]
     ends = np.searchsorted(matches.true[true], np.arange(K + 1))
     B = 1 if weights is None else len(weights)
     scored = np.full((B, K, len(matches.hit)), np.nan)
@@ -46,16 +46,17 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     needed = np.zeros(len(rows) + 1, dtype=bool)
     needed[place + 1] = needed[matches.starts] = True
     bounds = np.flatnonzero(needed)
-    last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts[category])
+    last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts)[category]
     of_objects = Sums(candidates.true_image, true, ends, weights)
     of_rows = Sums(candidates.image, rows, bounds, weights)
-    parts = []
+    parts, of_category = [], category_starts(category, K)
     for threshold, own in enumerate(found):
         at, out = np.flatnonzero(own), skipped[threshold]
-        first = np.flatnonzero(np.diff(category[at], prepend=-1))
+        first = np.searchsorted(at, of_category)
+        known = np.flatnonzero(np.diff(first))
         of_skipped = Sums(candidates.image, rows[out], np.searchsorted(out, bounds), weights) if len(out) else None
         if len(at):
-            parts.append((threshold, at, category[at[first]], first, of_skipped))
+            parts.append((threshold, at, known, first[known], of_skipped))
 
     step = max(1, CHUNK // max(len(hits), 1))
     for low in range(0, B, step):
