@@ -99,13 +99,10 @@ class Evaluation:
     def best_of_query(self, rank: np.ndarray | None = None, task: Task | None = None) -> np.ndarray:
         """bool [N]: whether a prediction is the best of its query, hence of its mask; with `task`, the best of its
         query and its label of that task."""
-        order = (self.order if rank is None else inverse(rank))[::-1]
-        group = self._groups(None if task is None else task.name)
-        last = np.zeros(group.max(initial=-1) + 1, dtype=np.int32)
-        last[group[order]] = order  # of equal groups the last assignment stays: the best
-        best = np.zeros(len(order), dtype=bool)
-        best[last] = True
-        return best
+        rank, group = self.rank if rank is None else rank, self._groups(None if task is None else task.name)
+        least = np.full(group.max(initial=-1) + 1, len(rank), dtype=np.int32)
+        np.minimum.at(least, group, rank)
+        return rank == least[group]
 
     def _groups(self, task: str | None) -> np.ndarray:
         """int [N]: the number of each prediction's query, or of its query and its label of a task."""
