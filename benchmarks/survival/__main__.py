@@ -14,7 +14,9 @@ of the project:
 
 Survived: no traceback, no hang, at most one error, which is a line; a rerun gives the bytes of an undisturbed run, and
 a training goes on from its saved state. The last line is `survived N of M`; the exit code is 1 unless N = M.
---quick: training, convert and evaluate, 100 inputs of each kind. Without it all stages, 5,000 inputs of each kind.
+--quick: training, convert and evaluate, 100 inputs of each kind. Of the kills every twelfth is carried out; for the
+others the folder was copied before each change in one run, and the stage goes on in the copy. Without it all stages,
+all kills, 5,000 inputs of each kind.
 """
 
 from __future__ import annotations
@@ -82,7 +84,11 @@ def main() -> None:
     gc.freeze()  # a collection in a fork would copy the memory of all that is imported
     with tempfile.TemporaryDirectory() as folder:
         project = Project(
-            Path(folder) / "whole", Path(folder) / "stopped", stages, disturbed=DISTURBED if given.quick else stages
+            Path(folder) / "whole",
+            Path(folder) / "stopped",
+            stages,
+            disturbed=DISTURBED if given.quick else stages,
+            copies=Path(folder) / "copies" if given.quick else None,
         )
         project.build()
         inputs = given.inputs or (100 if given.quick else 5000)

@@ -16,9 +16,10 @@ from pathlib import Path
 from benchmarks.intake import ROOT, environment
 from benchmarks.survival import faults, fuzz, spoil
 from benchmarks.survival.child import Fault, Outcome, run, start
-from benchmarks.survival.project import STAGES, Project, outs, set_params
+from benchmarks.survival.project import STAGES, Project, outs, set_params, tree
 from benchmarks.survival.queue import two_experiments
 
+SOME = 12  # one of so many changes of files
 SIZES = (0, 300, 5_000, 100_000)  # bytes that a file may have
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # changes of params.yaml, and megabytes that a stage may take more than now
@@ -41,8 +42,11 @@ def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
     case = partial(_at, project)
     for stage in project.disturbed:
         for number in range(1, project.changes[stage] + 1):
-            yield case("kill", f"{stage}, change {number}", disturb, stage, faults.killed(number))
-        numbers = range(1, project.changes[stage] + 1, 12 if quick else 1)
+            if project.copies and number % SOME != 1:
+                yield case("kill", f"{stage}, change {number}", go_on, stage, number)
+            else:
+                yield case("kill", f"{stage}, change {number}", killed, stage, number)
+        numbers = range(1, project.changes[stage] + 1, SOME if quick else 1)
         for number, which in zip(numbers, cycle(STOPS), strict=False):
             yield case("signal", f"{stage}, {which.name} at change {number}", disturb, stage,
                        faults.signalled(number, which))  # fmt: skip
@@ -116,6 +120,21 @@ def disturb(project: Project, stage: str, fault: Fault) -> str | None:
         if outcome.code == 0 and (wrong := project.difference(folder)):
             return f"it succeeds, but {wrong}"
         return again(project, folder, stage)
+
+
+def killed(project: Project, stage: str, number: int) -> str | None:
+    with project.copy(without=stage) as folder:
+        outcome = run(stage, folder, faults.killed(number))
+        if outcome.code != -signal.SIGKILL:
+            return f"it ends with {outcome.code}"
+        if project.copies and tree(folder) != tree(project.copies / stage / str(number)):
+            return "it does not leave what was copied before this change"
+        return again(project, folder, stage)
+
+
+def go_on(project: Project, stage: str, number: int) -> str | None:
+    """After a kill, of which the folder was copied."""
+    return again(project, project.copies / stage / str(number), stage)
 
 
 def resume(project: Project, state: str, spoiling: Callable[[Path], None]) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -54,6 +56,12 @@ def at_changes(when: Callable[[int, str], bool], act: Callable[[str, str], None]
 def counted(file: Path) -> Fault:
     """Write a byte to `file` for each change."""
     return at_changes(lambda *_: True, lambda *_: os.write(os.open(file, os.O_WRONLY | os.O_APPEND), b"."))
+
+
+def copied(to: Path) -> Fault:
+    """Copies the folder before each change to `to`/NUMBER: the files that a process killed there leaves."""
+    numbers = count(1)
+    return at_changes(lambda *_: True, lambda *_: shutil.copytree(".", to / str(next(numbers))))
 
 
 def killed(number: int) -> Fault:

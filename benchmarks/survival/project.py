@@ -55,14 +55,15 @@ def tree(folder: Path) -> dict[str, str]:
 @dataclass(frozen=True)
 class Project:
     """folder: after an undisturbed run of `stages`. whole: its tree. stopped: the same project, its training killed
-    when the last step was done and nothing written. disturbed: stages that are killed. changes: how often each of them
-    changes a file."""
+    when the last step was done and nothing written. disturbed: stages that are killed. copies: None, or
+    where STAGE/NUMBER is the folder before each change of a file. changes: how often each of them changes a file."""
 
     folder: Path
     stopped: Path
     stages: tuple[str, ...]
     whole: dict[str, str] = field(default_factory=dict)
     disturbed: tuple[str, ...] = ()
+    copies: Path | None = None
     changes: dict[str, int] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -77,7 +78,8 @@ class Project:
         self.whole.update(tree(self.folder))
         for stage in self.disturbed:
             with self.copy(without=stage) as folder, tempfile.NamedTemporaryFile() as tally:
-                _succeed(stage, folder, faults.counted(Path(tally.name)))
+                copied = [faults.copied(self.copies / stage)] if self.copies else []
+                _succeed(stage, folder, faults.counted(Path(tally.name)), *copied)
                 self.changes[stage] = len(tally.read())
         child.run("train", self.stopped, faults.killed_before(".tmp-models"))
         (work,) = self.stopped.glob("work/train/*")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.survival import faults
 from benchmarks.survival.child import Outcome, run
-from benchmarks.survival.project import Project
+from benchmarks.survival.project import Project, tree
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
 
@@ -47,6 +47,16 @@ def test_changes_are_counted(tmp_path):
     (folder := tmp_path / "folder").mkdir()
     assert run(write, folder, faults.counted(tally)).out == "written\n"
     assert len(tally.read_bytes()) == 6, "two files are begun, written and renamed"
+
+
+def test_copies_are_what_kills_leave(tmp_path):
+    (whole := tmp_path / "whole").mkdir()
+    run(write, whole, faults.copied(tmp_path / "copies"))
+    for number in range(1, 7):
+        (folder := tmp_path / str(number)).mkdir()
+        run(write, folder, faults.killed(number))
+        assert tree(folder) == tree(tmp_path / "copies" / str(number)), number
+    assert tree(tmp_path / "copies" / "6") != tree(whole)
 
 
 @pytest.mark.parametrize("err", ["error: one\nerror: two\n", "", "Traceback (most recent call last)\n"])
