@@ -1,0 +1,124 @@
+"""Put known faults into the masks of the objects, and see whether the predictions fit these better.
+
+Boxes do not show that a mask has lost a part, contains its mirror image as well, or that its pixels were written by
+rows and read by columns. Each fault is tried on every object of a sample of images. It explains the split if the mean
+mask IoU surely rises; it explains a part of the images if surely more of them fit it than fit another fault.
+
+I images of the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from scipy.stats import binom
+
+from mtseg.diagnosis.split import Split, by_image
+from mtseg.evaluation.bootstrap import Interval, proportion, ratio
+
+PIXELS = 200_000_000  # of the objects' images, at most
+CUTS = (0.2, 1 / 3, 0.5)  # lost shares of a mask
+GOOD, MARGIN = 0.5, 0.15  # mean mask IoU of an image with the faulty masks, at least; its rise, at least
+FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
+LEVEL = 0.005  # chance of a false alarm
+
+
+class Kind(NamedTuple):
+    """change: of a mask, uint8 [height, width]. alike: faults with the same name explain the same images."""
+
+    cause: str
+    text: str
+    alike: str
+    change: Callable[[np.ndarray], np.ndarray]
+
+
+class Fits(NamedTuple):
+    """images: int [I], their rows; counts: [I], of their objects; before: [I], sums over the objects of the best mask
+    IoU with a prediction; after: [kinds, I], the same with each fault."""
+
+    images: np.ndarray
+    counts: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def _without(mask: np.ndarray, side: int, share: float) -> np.ndarray:
+    """A mask, not empty, without a share of its rows or columns. side: 0 top, 1 bottom, 2 left, 3 right."""
+    places = np.flatnonzero(mask.any(1 - side // 2))
+    count, mask = round(share * len(places)), mask.copy()
+    cut = slice(0, places[0] + count) if side % 2 == 0 else slice(places[-1] + 1 - count, None)
+    mask[(cut, slice(None)) if side < 2 else (slice(None), cut)] = 0
+    return mask
+
+
+SIDES = ("upper", "lower", "left", "right")
+KINDS = (
+    *(Kind("masks_scaled", f"masks lack about the {side} {share:.0%} of their objects", side,
+           lambda mask, number=number, share=share: _without(mask, number, share))
+      for number, side in enumerate(SIDES) for share in CUTS),
+    *(Kind("masks_mirrored", f"masks contain their own mirror image as well, {text}", text,
+           lambda mask, axes=axes: mask | np.flip(mask, axes))
+      for text, axes in (("left to right", 1), ("top to bottom", 0), ("turned by 180 degrees", (0, 1)))),
+    Kind("masks_transposed", "masks were written by rows and read by columns", "read",
+         lambda mask: mask.reshape(-1).reshape(mask.shape, order="F")),
+    Kind("masks_transposed", "masks were written by columns and read by rows", "read",
+         lambda mask: mask.reshape(-1, order="F").reshape(mask.shape)),
+)  # fmt: skip
+
+
+def fits(split: Split) -> Fits:
+    """Of the best predictions, at most one for each object, on images that are evenly spread."""
+    count, instances = len(split.images), split.images.instances
+    objects = np.flatnonzero(~instances.crowd & (instances.area > 0))
+    of_objects = by_image(instances.image[objects], count)
+    of_predictions = by_image(split.image[split.best], count, -split.score[split.best])
+    images = np.flatnonzero([len(own) > 0 for own in of_objects])
+    pixels = int((split.images.height * split.images.width)[instances.image[objects]].sum())
+    images = images[:: pixels // PIXELS + 1]
+    before, after = np.zeros(len(images)), np.zeros((len(KINDS), len(images)))
+    for place, image in enumerate(images.tolist()):
+        own = objects[of_objects[image]]
+        found = split.predictions[split.best[of_predictions[image][: len(own)]]].rles()
+        if not found:
+            continue
+        true = instances[own].rles()
+        before[place] = _best(found, true)
+        masks = [coco_mask.decode(rle) for rle in true]
+        for number, kind in enumerate(KINDS):
+            changed = [coco_mask.encode(np.asfortranarray(kind.change(mask))) for mask in masks]
+            after[number, place] = _best(found, changed)
+    return Fits(images, split.objects[images], before, after)
+
+
+def _best(found: list[dict], true: list[dict]) -> float:
+    """Sum over the objects of their best IoU."""
+    return float(coco_mask.iou(found, true, [0] * len(true)).max(0).sum())
+
+
+def of_split(sample: Fits) -> tuple[Kind, Interval, float] | None:
+    """The fault that raises the mean IoU of the objects most, by how much, and the mean IoU that it has then."""
+    if not sample.counts.sum():
+        return None
+    best = int(sample.after.sum(1).argmax())
+    gain = ratio(sample.after[best] - sample.before, sample.counts)
+    return KINDS[best], gain, float(sample.after[best].sum() / sample.counts.sum())
+
+
+def of_part(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
+    """(cause, text, rows of the images, sum of their mean IoU with the fault) of the fault that explains most images,
+    and surely more than others do."""
+    counts = np.maximum(sample.counts, 1)
+    before, after = sample.before / counts, sample.after / counts
+    explains = (after >= GOOD) & (after >= before + MARGIN)
+    names = [kind.alike for kind in KINDS]
+    number = int((after * explains).sum(1).argmax())
+    own = explains[number]
+    others = [explains[row].sum() for row, name in enumerate(names) if name != names[number]]
+    images, chance = len(own), (max(others) + 1) / (len(own) + 1)
+    surely = binom.sf(own.sum() - 1, images, chance) * len(KINDS) < LEVEL
+    if own.sum() < FEWEST or not surely or proportion(own).high < SHARE:
+        return None
+    return KINDS[number].cause, KINDS[number].text, sample.images[own], float(after[number, own].sum())
