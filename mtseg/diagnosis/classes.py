@@ -105,6 +105,12 @@ def _renamed(split: Split, task: Task) -> tuple[np.ndarray, Interval, float] | N
     return (order, gain, float(before.mean())) if gain.low > GAIN and split.mean(right, own).low > 0.5 else None
 
 
+def renaming(split: Split) -> dict[str, np.ndarray]:
+    """{task: int [K], the true class of each predicted one}, for the tasks of `permutations`."""
+    better = {task.name: _renamed(split, task) for task in split.trained}
+    return {name: np.argsort(found[0]) for name, found in better.items() if found is not None}
+
+
 def noise(train: Split, val: Split) -> list[Finding]:
     """Warnings label_noise and too_few_steps. The labels of a task count as noisy in two cases:
 

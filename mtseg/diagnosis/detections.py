@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,9 @@ from mtseg.core.params import Filter
 from mtseg.diagnosis.ranking import joint_ap
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation import f1, thresholds
+from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import Interval, auc, proportion, ratio
+from mtseg.evaluation.bootstrap import DIAGNOSIS_REPLICATES, Interval, auc, of_replicates, proportion, ratio, resamples
 from mtseg.evaluation.filter import apply, reaches
 
 DUPLICATES = 0.8  # per matched object: reported if the 99 % interval is above; a short training leaves 0.4 to 0.7
@@ -22,7 +24,12 @@ CROWDED = 0.5  # objects over queries, above which DETR starts to miss objects (
 APART = 0.1  # mask IoU below which a prediction belongs to none of the objects
 SEPARATE = 0.8  # AUC of the score for hits; below, predictions apart from all objects have about the same scores
 FEW, RISE = 30, 2.0  # detections per image, and joint AP by which the second half of these raises it
-FULL = 0.1  # share of the images with more objects than the filter keeps predictions
+NEUTRAL = {  # rules of the filter -> values with which it removes nothing, or what is usual
+    "drop_background": (False,), "largest_component": (False,), "min_area": (0,), "nms_iou": (0.5,), "nms": ("none",),
+    "most": (None,),
+}  # fmt: skip
+IMAGES = 1000  # on which the filter is tried, at most
+LOST = 0.05  # joint F1 that a rule must surely cost
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
@@ -91,24 +98,46 @@ def _rising(split: Split, limit: int) -> list[Finding]:
 
 
 def filtered(split: Split, settings: Filter) -> list[Finding]:
-    """A warning if the filter removes nearly all confident predictions that match an object, and other thresholds give
-    a much higher joint F1. Thresholds that were tuned on the predictions are not judged."""
-    if settings.most is not None and (full := (split.objects > settings.most).mean()) > FULL:
-        evidence = f"filter.most is {settings.most}, and {full:.0%} of the val images have more objects (up to "
-        change = "raise filter.most, or set it to null"
-        return [Finding("filter_too_strict", "warning", f"{evidence}{split.objects.max()})", change)]
+    """A warning for the rule of the filter without which joint F1 surely rises most, if by much. Thresholds that were
+    given are a choice between precision and recall: only very strict ones count."""
+    if len(split.images) > IMAGES:
+        images = split.images[np.linspace(0, len(split.images) - 1, IMAGES).astype(int)]
+        own = split.predictions[np.isin(split.predictions.image_id, images.id)]
+        split = Split(Evaluation(images, own, tasks=split.tasks, ranking=split.evaluation.ranking))
+    if not len(split.matches):
+        return []
+    tuned = settings.thresholds == "auto"
+    if tuned:
+        settings = settings.model_copy(update=thresholds.pick(split.evaluation, settings))
+    now = _f1_counts(split, settings)
+    gains = {}
+    for key, values in NEUTRAL.items():
+        for value in values:
+            if getattr(settings, key) != value and not (key == "nms_iou" and settings.nms == "none"):
+                gains[key, value] = _gain(now, _f1_counts(split, settings.model_copy(update={key: value})))
+    (key, value), gain = max(gains.items(), key=lambda item: item[1].value, default=(("", None), None))
+    if gain is not None and gain.low > LOST:
+        before, own = f1.summary(now).get("joint_f1", 0.0), getattr(settings, key)
+        evidence = (
+            f"joint F1 is {before:.1f} with filter.{key} {json.dumps(own)}, and {gain.text(1, 100)} points more with "
+        )
+        change = f"set filter.{key} to {json.dumps(value)}, or to what the objects of val need"
+        return [Finding("filter_too_strict", "warning", f"{evidence}{json.dumps(value)}", change)]
+    return [] if tuned else _thresholds(split, settings)
+
+
+def _thresholds(split: Split, settings: Filter) -> list[Finding]:
+    """A warning if the limits together remove nearly all confident matches, and tuned thresholds do much better."""
     rows = np.intersect1d(split.matches.prediction, split.confident())
-    if settings.thresholds == "auto" or len(rows) < FEWEST:
+    if len(rows) < FEWEST:
         return []
     own = split.predictions[rows]
     kept = reaches(own, settings) & (own.area >= settings.min_area)
-    if settings.most is not None:
-        kept &= split.objects[split.image[rows]] <= settings.most
     if kept.mean() > KEPT:
         return []
     loose = settings.model_copy(update={"min_area": 0, "most": None})
     loose = loose.model_copy(update=thresholds.pick(split.evaluation, loose))
-    now, then = (_joint_f1(split, given) for given in (settings, loose))
+    now, then = (f1.summary(_f1_counts(split, given)).get("joint_f1", 0.0) for given in (settings, loose))
     if now > TIMES * then:
         return []
     changed = {key: getattr(settings, key) for key in ("min_score", "min_logit", "min_area", "most")}
@@ -120,9 +149,17 @@ def filtered(split: Split, settings: Filter) -> list[Finding]:
     return [Finding("filter_too_strict", "warning", f"{evidence})", change)]
 
 
-def _joint_f1(split: Split, settings: Filter) -> float:
+def _f1_counts(split: Split, settings: Filter) -> np.ndarray:
+    """Of `f1.counts` [I, 4] after the filter."""
     *_, last = apply(split.evaluation, settings).steps.values()
-    return f1.summary(f1.counts(last.evaluation, last.as_mask())).get("joint_f1", 0.0)
+    return f1.counts(last.evaluation, last.as_mask())
+
+
+def _gain(now: np.ndarray, then: np.ndarray) -> Interval:
+    """Gain in joint F1 (0 to 1), on the same bootstrap samples of the images. now, then: of `_f1_counts`."""
+    weights = np.vstack([np.ones(len(now)), resamples(len(now), DIAGNOSIS_REPLICATES)])
+    before, after = (np.nan_to_num(f1.shares(weights @ counts)["joint_f1"]) for counts in (now, then))
+    return of_replicates(after[0] - before[0], (after - before)[1:])
 
 
 def duplicates(split: Split) -> Interval | None:

@@ -16,7 +16,7 @@ import numpy as np
 from mtseg.checks.findings import Finding
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
-from mtseg.diagnosis.split import Split
+from mtseg.diagnosis.split import Split, several
 
 REACH = 16  # largest distance, in images or queries, at which a label is looked for
 SAME = 1e-3  # share of the variance of logits between images, below which they do not depend on the image
@@ -121,7 +121,7 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
         return
     vectors, vector = np.unique(logits, axis=0, return_inverse=True)
     vector = vector.ravel()
-    ambiguous = _several(image, query, of=vector)
+    ambiguous = several(image, query, of=vector)
     if ambiguous.any():
         evidence = f"{ambiguous.mean():.0%} of the queries have different logits for the same mask"
         yield "labels_of_other_query", evidence
@@ -129,22 +129,17 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
     free = task.num_outputs - combined  # degrees of freedom: logits made from combinations have mean 0
     if logits.std() < 1e-4 or free < 2:  # constant logits coincide everywhere, single numbers by chance
         return
-    shared = _several(vector, of=image)[vector]
+    alike, same_box = split.shared(task)
+    shared = alike & ~same_box  # with the same masks, the whole prediction is that of another image, see masks.py
     if shared.mean() > 0.01:
         evidence = f"{shared.mean():.0%} of the logits are identical to those of another image"
         yield "labels_of_other_image", evidence
     # predictions that also have the same mask are duplicates, which mtseg/diagnosis/detections.py reports
     masks = np.unique(np.column_stack([image, split.predictions.box]), axis=0, return_inverse=True)[1].ravel()
-    queries = _several(image, vector, of=masks)
+    queries = several(image, vector, of=masks)
     if queries.mean() > 0.01:
         evidence = f"{queries.mean():.0%} of the logits are identical to those of another query of the image"
         yield "labels_of_other_query", evidence
-
-
-def _several(*columns: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """bool: for each distinct row of the columns, sorted: whether it occurs with more than one value of `of`."""
-    distinct = np.unique(np.column_stack([*columns, of]), axis=0)
-    return np.unique(distinct[:, :-1], axis=0, return_counts=True)[1] > 1
 
 
 def _argmax(split: Split, task: Task, combined: bool) -> Evidence:

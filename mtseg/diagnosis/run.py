@@ -70,7 +70,10 @@ def diagnose(
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
     elif "labels_of_other_query" in causes:  # then as well: rounding in another batch changes the order of the queries
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES - {"labels_of_other_image"}]
-    inputs = [*known, *curves.without_gradient(health, tasks), *masks.boxes(split), *colours(val, train, tasks)]
+    if shared := masks.shared(split):
+        known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
+    swapped, renamed_instead = colours(val, train, tasks, classes.renaming(split))
+    inputs = [*known, *shared, *curves.without_gradient(health, tasks), *masks.boxes(split), *swapped]
     displaced, details["masks"] = masks.check(split)
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
@@ -105,6 +108,7 @@ def diagnose(
     now = details["rankings"].get("product_quality", 0.0)
     decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
+    alignment += renamed_instead
     findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed)
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
@@ -151,21 +155,41 @@ def _runner_up(finding: Finding, cause: str) -> Finding:
     return replace(finding, severity="note", change=f"{cause} may explain it; if not: {finding.change}")
 
 
-def colours(val: Sample, train: Sample, tasks: Sequence[Task]) -> list[Finding]:
-    """An error if more objects are detected after red and blue of the images are swapped."""
-    gains, reached = [], []
+def colours(
+    val: Sample, train: Sample, tasks: Sequence[Task], renaming: dict[str, np.ndarray] | None = None
+) -> tuple[list[Finding], list[Finding]]:
+    """An error if more objects are detected after red and blue of the images are swapped. If still more are after some
+    classes are renamed, or as many, and the model is more certain of the images as they are: a note, as the second.
+    renaming: of `classes.renaming`."""
+    gains, reached, instead, surer = [], [], None, 0.0
     for sample in (val, train):
         images = sample.images[np.isin(sample.images.id, sample.swapped.image_id)]
-        splits = [_split(images, predictions, tasks) for predictions in (sample.swapped, sample.predictions)]
-        gains.append(curves.difference(*splits))
-        reached.append([part.value if (part := curves.hits(split)) else 0.0 for split in splits])
+        swapped, as_is = (_split(images, predictions, tasks) for predictions in (sample.swapped, sample.predictions))
+        gains.append(curves.difference(swapped, as_is))
+        reached.append([part.value if (part := curves.hits(split)) else 0.0 for split in (swapped, as_is)])
+        if renaming and sample is val:
+            labels = {f"labels.{name}": to[as_is.predictions.labels[name]] for name, to in renaming.items()}
+            instead = curves.difference(_split(images, as_is.predictions.replace(**labels), tasks), swapped)
+            surer = _certainty(as_is) - _certainty(swapped)
     if gains[0] is None or gains[0].low <= 0.02 or reached[0][0] < max(reached[1]) / 2:  # not the main problem
-        return []
+        return [], []
     evidence = f"with red and blue swapped, {gains[0].text(0, 100)} points more of val's objects are detected with all "
     change = "red and blue are swapped in the image files of val but not of train"
     if gains[1] is not None and gains[1].low > 0.02:
         change = "prediction and training read different channel orders: both must be RGB"
-    return [Finding("channels_swapped", "error", f"{evidence}labels correct", change)]
+    finding = Finding("channels_swapped", "error", f"{evidence}labels correct", change)
+    if instead is None or instead.high < 0 or (instead.low <= 0 and surer < 0):
+        return [finding], []
+    note = f"labels_permuted explains {instead.text(0, 100)} points more; if not: {change}"
+    return [], [replace(finding, severity="note", change=note)]
+
+
+def _certainty(split: Split) -> float:
+    """Mean probability of the predicted labels of the matches."""
+    rows = split.matches.prediction
+    return (
+        float(np.mean([split.predictions.probability[task.name][rows] for task in split.trained])) if len(rows) else 0.0
+    )
 
 
 def _blame_annotations(val: list[Finding], train: list[Finding]) -> list[Finding]:

@@ -17,6 +17,8 @@ from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval
 from mtseg.evaluation.curves import best_f1
 
+SAME_BOX = 0.05  # share of the image by which boxes may differ in images of different sizes
+
 
 class Split:
     """Predictions and ground truth of a split, class-agnostic matches, and the most used figures."""
@@ -93,10 +95,28 @@ class Split:
         same = [float(np.ptp(part, axis=0).max()) < 1e-3 for part in parts if len(part) > 1]
         return bool(same) and bool(np.mean(same) > 0.5)
 
+    def shared(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """bool [N] each: whether the logits of a task are also those of another image; and whether the boxes are, too,
+        as shares of the image."""
+        vector = np.unique(self.predictions.logits[task.name], axis=0, return_inverse=True)[1].ravel()
+        alike = several(vector, of=self.image)[vector]
+        sizes = np.column_stack([self.images.width, self.images.height])[self.image]
+        box = self.predictions.box / np.tile(sizes, 2)
+        low, high = np.full((2, vector.max(initial=-1) + 1, 4), np.inf)
+        np.minimum.at(low, vector, box)
+        np.minimum.at(high, vector, -box)
+        return alike, alike & ((-high - low).max(1) < SAME_BOX)[vector]
+
     @property
     def missed(self) -> float:
         """Share of the objects without a match."""
         return 1 - len(self.matches) / max(int(self.objects.sum()), 1)
+
+
+def several(*columns: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """bool: for each distinct row of the columns, sorted: whether it occurs with more than one value of `of`."""
+    distinct = np.unique(np.column_stack([*columns, of]), axis=0)
+    return np.unique(distinct[:, :-1], axis=0, return_counts=True)[1] > 1
 
 
 def by_image(images: np.ndarray, count: int, rank: np.ndarray | None = None) -> list[np.ndarray]:

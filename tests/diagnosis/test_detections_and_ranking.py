@@ -4,14 +4,35 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from mtseg.diagnosis import detections, ranking
 from tests import tiny
 from tests.diagnosis.answers import QUERIES, healthy, relabelled, split
-from tests.scenes import box_rle, logits_of, make_tasks
+from tests.scenes import SIZE, box_rle, logits_of, make_tasks
 
 TASKS = make_tasks(3)
 GIVEN = {"num_queries": QUERIES, "detections": 100, "max_dets": (1, 10, 100)}
+
+
+def with_mask(row, mask):
+    packed = coco_mask.encode(np.asfortranarray(mask))
+    rle, box = {"size": [SIZE, SIZE], "counts": packed["counts"].decode()}, tuple(coco_mask.toBbox(packed))
+    place = {"bbox": box} if hasattr(row, "bbox") else {"box": box}
+    return replace(row, segmentation=rle, area=float(coco_mask.area(rle)), **place)
+
+
+def wider(row):
+    mask = coco_mask.decode(row.segmentation)
+    return with_mask(row, np.max([np.roll(mask, by, axis=1) for by in range(0, 25, 4)], axis=0))
+
+
+def behind(row):
+    """Without a stripe in the middle of the object."""
+    mask = coco_mask.decode(row.segmentation)
+    rows = np.flatnonzero(mask.any(1))
+    mask[rows[len(rows) // 2 - 1] : rows[len(rows) // 2] + 1] = 0
+    return with_mask(row, mask)
 
 
 def causes(findings):
@@ -178,6 +199,30 @@ def test_a_filter_that_removes_what_is_right_is_reported():
         (finding,) = detections.filtered(whole, given.model_copy(update={"min_score": 0.2} | strict))
         assert finding.cause == "filter_too_strict" and f"{next(iter(strict))} " in finding.evidence
     assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.9999, "thresholds": "auto"}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "given"), [("min_area", 330), ("most", 2), ("nms_iou", 0.0), ("largest_component", True)]
+)
+def test_each_rule_of_the_filter_is_compared_with_its_absence(rule, given, monkeypatch):
+    """It removes a part of the objects alone, or makes their masks too small."""
+    monkeypatch.setattr(detections, "IMAGES", 25)
+    images, predictions = healthy(TASKS, images=30)
+    if rule == "nms_iou":  # neighbours touch
+        images = [replace(image, instances=tuple(map(wider, image.instances))) for image in images]
+        predictions = [wider(p) if p.mask_quality > 0.5 else p for p in predictions]
+    if rule == "largest_component":  # an object behind a pole
+        images = [replace(image, instances=tuple(map(behind, image.instances))) for image in images]
+        predictions = [behind(p) for p in predictions]
+    whole = split(images, predictions, TASKS)
+    neutral = tiny.params().filter.model_copy(
+        update={"min_logit": {}, "min_score": 0.2, "largest_component": False, "min_area": 0, "nms": "agnostic"}
+    )
+    assert not detections.filtered(whole, neutral)
+    for thresholds in ("given", "auto"):
+        strict = neutral.model_copy(update={rule: given, "thresholds": thresholds})
+        (finding,) = detections.filtered(whole, strict)
+        assert finding.cause == "filter_too_strict" and f"filter.{rule} " in finding.change
 
 
 def test_ap_that_rises_up_to_the_limit_of_detections_is_reported():

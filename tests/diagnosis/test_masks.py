@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mtseg.diagnosis import masks
+from mtseg.diagnosis import label_alignment, masks
 from tests.diagnosis.answers import healthy, split
 from tests.scenes import SIZE, make_tasks
 
@@ -40,7 +40,8 @@ def shifted(dx, dy):
 
 def found(change, images=40):
     images, predictions = healthy(TASKS, images=images, scattered=True)
-    return masks.check(split(images, list(moved(predictions, change)), TASKS))[0]
+    findings = masks.check(split(images, list(moved(predictions, change)), TASKS))[0]
+    return [finding for finding in findings if finding.severity != "note"]
 
 
 def test_a_correct_model_gives_no_finding():
@@ -84,6 +85,54 @@ def test_other_frames_have_their_names(change, cause):
     assert finding.cause == cause
 
 
+def half_lost(mask):
+    rows = np.flatnonzero(mask.any(1))
+    return np.where(np.arange(SIZE)[:, None] < rows[0] + (len(rows) + 1) // 2, mask, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "words"),
+    [
+        (half_lost, "masks_scaled", "the lower 50% of their objects"),
+        (lambda mask: mask[::-1, ::-1] | half_lost(mask[::-1])[::-1] | mask, "masks_mirrored", "turned by 180 degrees"),
+        (lambda mask: mask | mask[:, ::-1], "masks_mirrored", "own mirror image as well, left to right"),
+    ],
+)
+def test_masks_with_a_part_too_few_or_too_many(change, cause, words):
+    (finding,) = found(change)
+    assert (finding.cause, finding.severity) == (cause, "error") and words in finding.evidence
+
+
+def test_masks_written_by_rows_and_read_by_columns_in_images_that_are_not_square():
+    """Half of each mask is cut off with its image, so that pixels fall on other rows."""
+    wide = (SIZE // 2, SIZE)
+
+    def cut(rle, change=lambda mask: mask):
+        packed = coco_mask.encode(np.asfortranarray(change(coco_mask.decode(rle)[: SIZE // 2])))
+        return {"size": list(wide), "counts": packed["counts"].decode()}
+
+    def within(record, **change):
+        x, y, width, height = record.bbox if hasattr(record, "bbox") else record.box
+        return y < SIZE // 2
+
+    images, predictions = healthy(TASKS, scattered=True)
+    records = []
+    for image in images:
+        own = tuple(
+            replace(one, segmentation=(rle := cut(one.segmentation)), bbox=tuple(coco_mask.toBbox(rle)),
+                    area=float(coco_mask.area(rle)))
+            for one in image.instances if within(one)
+        )  # fmt: skip
+        records.append(replace(image, height=SIZE // 2, instances=own))
+    rows = []
+    for row in filter(within, predictions):
+        rle = cut(row.segmentation, lambda mask: mask.reshape(-1).reshape(mask.shape, order="F"))
+        box, area = tuple(coco_mask.toBbox(rle)), float(coco_mask.area(rle))
+        rows.append(replace(row, segmentation=rle, box=box, area=area))
+    first, *_ = masks.check(split(records, [row for row in rows if row.area], TASKS))[0]
+    assert first.cause == "masks_transposed" and "written by rows and read by columns" in first.evidence
+
+
 def test_masks_that_are_too_large_have_theirs():
     def grown(mask):
         return np.max([np.roll(mask, (y, x), (0, 1)) for y in (-2, 0, 2) for x in (-2, 0, 2)], axis=0)
@@ -119,6 +168,30 @@ def test_masks_of_the_next_image():
     assert not masks.check(split(images, predictions, TASKS))[0]
     other = [replace(p, image_id=p.image_id % len(images) + 1) for p in predictions]
     assert [f.cause for f in masks.check(split(images, other, TASKS))[0]] == ["masks_of_other_image"]
+
+
+def test_images_that_are_listed_in_another_order():
+    images, predictions = healthy(TASKS, images=60, scattered=True)
+    ids = [image.id for image in images]
+    as_text = sorted(ids, key=str)
+    other = [replace(p, image_id=as_text[ids.index(p.image_id)]) for p in predictions]
+    first, *_ = masks.check(split(images, other, TASKS))[0]
+    assert first.cause == "masks_of_other_image" and "no regular order" in first.evidence
+    sample, elsewhere, by_chance = masks.BestBoxes(split(images, predictions, TASKS)).elsewhere()
+    assert len(sample) > 50 and abs(elsewhere.sum() / by_chance.sum() - 1) < 0.15, "objects belong to no other image"
+
+
+def test_predictions_of_the_first_image_of_a_batch():
+    images, predictions = healthy(TASKS, images=40, scattered=True)
+    of = {image.id: [p for p in predictions if p.image_id == image.id] for image in images}
+    first = [replace(p, image_id=image.id) for n, image in enumerate(images) for p in of[images[n - n % 4].id]]
+    shared = split(images, first, TASKS)
+    (finding,) = masks.shared(shared)
+    assert (finding.cause, finding.severity) == ("masks_of_other_image", "error") and "40 of 40" in finding.evidence
+    assert not label_alignment.check(shared)[0], "the labels are those of the masks"
+    copies = [replace(image, instances=images[n - n % 4].instances) for n, image in enumerate(images)]
+    same = split(copies, first, TASKS)
+    assert not masks.shared(same) and not label_alignment.check(same)[0], "copies of an image have its predictions"
 
 
 def test_too_few_images_are_no_evidence():

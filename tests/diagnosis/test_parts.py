@@ -8,7 +8,7 @@ import pytest
 
 from mtseg.diagnosis import parts
 from tests.diagnosis.answers import healthy, split
-from tests.diagnosis.test_masks import moved, shifted
+from tests.diagnosis.test_masks import half_lost, moved, shifted
 from tests.scenes import SIZE, make_tasks
 
 TASKS = make_tasks(3)
@@ -50,6 +50,14 @@ def test_turned_images_are_counted_and_named(change, cause, least, share):
     assert finding.cause == cause and finding.severity == "warning" and finding.where == "val"
     assert least * share * images <= of(finding) <= share * images
     assert "%" in finding.evidence and ".jpg" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"), [(half_lost, "masks_scaled"), (lambda mask: mask | mask[:, ::-1], "masks_mirrored")]
+)
+def test_masks_with_a_part_too_few_or_too_many_are_counted(change, cause):
+    (finding,) = found(change, 0.2)
+    assert finding.cause == cause and 8 <= of(finding) <= 13 and finding.where == "val"
 
 
 @pytest.mark.parametrize(

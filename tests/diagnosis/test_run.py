@@ -3,14 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from mtseg.checks.findings import CAUSES, Finding
-from mtseg.diagnosis import limits, run
+from mtseg.diagnosis import classes, limits, run
 from mtseg.diagnosis.limits import Weighed
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
-from tests.diagnosis.answers import healthy, split
+from tests.diagnosis.answers import healthy, relabelled, split
 from tests.scenes import make_tasks
 from tests.tiny import params
 
@@ -55,6 +57,30 @@ def test_a_fault_is_recorded_with_its_title():
     assert first["cause"] == "labels_off_by_one" and first["title"] == CAUSES["labels_off_by_one"]
     assert found.metrics["errors"] == 1
     assert "No issues" not in run.text(found) and run.record(found)["verdict"] is None
+
+
+@pytest.mark.parametrize(
+    ("right_if_swapped", "strength", "cause"), [(0.4, 5.0, "labels_permuted"), (1.0, 9.0, "channels_swapped")]
+)
+def test_renamed_classes_and_swapped_colours(right_if_swapped, strength, cause):
+    """Two classes exchange their names. The other order of the channels corrects a part of them, or all, and then the
+    model is more certain."""
+    images, rows = healthy(TASKS, images=60)
+    wrong = [relabelled(row, "fill", (*row.logits["fill"][2::-1], *row.logits["fill"][3:])) for row in rows]
+    rng = np.random.default_rng(0)
+    undone = [right if rng.random() < right_if_swapped else row for right, row in zip(rows, wrong, strict=True)]
+    undone = [
+        replace(row, logits={name: tuple(strength / 5 * value for value in own) for name, own in row.logits.items()})
+        for row in undone
+    ]
+    as_is, swapped = split(images, wrong, TASKS), split(images, undone, TASKS)
+    own = run.Sample(as_is.images, as_is.predictions, swapped.predictions)
+    found = run.colours(own, own, TASKS, classes.renaming(as_is))
+    assert [[one.cause for one in part] for part in found] == (
+        [["channels_swapped"], []] if cause == "channels_swapped" else [[], ["channels_swapped"]]
+    )
+    assert all(one.severity == "note" and "labels_permuted" in one.change for one in found[1])
+    assert [one.severity for one in run.colours(own, own, TASKS)[0]] == ["error"], "nothing else explains it"
 
 
 def test_an_evaluator_that_is_wrong_is_reported_alone(monkeypatch):
