@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from scipy.ndimage import convolve, laplace
+from scipy.optimize import linear_sum_assignment
 
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
@@ -233,22 +234,44 @@ def _jpeg_quality(path: Path) -> float:
 def swapped(
     train: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
 ) -> Iterator[Finding]:
-    """Classes have the same colours in val or test as in train only after red and blue are swapped."""
+    """Classes have the same colours in val or test as in train only after red and blue are swapped, or after the
+    classes of a task are renamed, if that brings their colours closer."""
     gaps = []  # squared differences in standard errors: unchanged, and with red and blue swapped
+    gains, names = 0.0, {}  # by renaming the classes of a task; names in train and in the other split
     for task in tasks:
         ours, theirs = (colours(sample, task.name) for sample in (train, other))
-        for a, b in ((ours[label], theirs[label]) for label in ours.keys() & theirs.keys()):
-            if min(len(a), len(b)) >= FEWEST:
-                error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (a, b))) + 1.0
-                mean = b.mean(0)
-                gaps.append([(((a.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1])])
+        kept = [label for label in ours.keys() & theirs.keys() if min(len(ours[label]), len(theirs[label])) >= FEWEST]
+        apart = [[_colour_gaps(ours[a], theirs[b]) for b in kept] for a in kept]
+        gaps += [apart[place][place] for place in range(len(kept))]
+        as_named = np.array([[gap for gap, _ in row] for row in apart]).reshape(len(kept), len(kept))
+        order = linear_sum_assignment(as_named)[1]
+        gain = np.trace(as_named) - as_named[np.arange(len(kept)), order].sum()
+        if gain > gains:
+            gains, where = gain, f"{split}: task '{task.name}'"
+            names = {task.classes[a]: task.classes[kept[b]] for a, b in zip(kept, order, strict=True) if a != kept[b]}
     as_is, as_swapped = np.mean(gaps, axis=0) if gaps else (0.0, 0.0)
-    if as_is > COLOUR_ERRORS**2 and as_swapped < as_is / 4:
-        evidence = (
-            f"the colours of {len(gaps)} classes differ between {split} and train by {as_is**0.5:.1f} standard errors, "
-            f"and by {as_swapped**0.5:.1f} with red and blue swapped"
-        )
+    renamed = as_is - gains / max(len(gaps), 1)
+    evidence = (
+        f"the colours of {len(gaps)} classes differ between {split} and train by {as_is**0.5:.1f} standard errors, and "
+    )
+    if as_is <= COLOUR_ERRORS**2 or min(as_swapped, renamed) >= as_is / 4:
+        return
+    if renamed < as_swapped:
+        evidence += f"by {max(renamed, 0) ** 0.5:.1f} with renamed classes: "
+        evidence += ", ".join(f"{other} for {name}" for name, other in names.items())
+        yield Finding("labels_permuted", "warning", evidence, "give the classes the same names in both splits", where)
+    else:
+        evidence += f"by {as_swapped**0.5:.1f} with red and blue swapped"
         yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", split)
+
+
+def _colour_gaps(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Mean squared difference of two classes' colours [n, 3] in standard errors; and the same if red and blue of the
+    other are swapped."""
+    error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (one, other))) + 1.0
+    mean = other.mean(0)
+    as_is, as_swapped = ((((one.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1]))
+    return float(as_is), float(as_swapped)
 
 
 def recoloured(

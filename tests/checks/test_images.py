@@ -120,6 +120,23 @@ def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(draw
 
 
 @pytest.mark.parametrize(
+    "names", [{"red": "blue", "blue": "red"}, dict(zip(shapes.HUES, [*shapes.HUES][::-1], strict=True))]
+)
+def test_colours_named_in_another_order_are_not_swapped_channels(names, drawn):
+    _, _, val, tasks = drawn
+    classes = next(task.classes for task in tasks if task.name == "colour")
+    to = [classes.index(names.get(name, name)) for name in classes]
+    renamed = [
+        replace(image, instances=tuple(
+            replace(one, labels=one.labels | {"colour": to[one.labels["colour"]]}) for one in image.instances))
+        for image in val
+    ]  # fmt: skip
+    (found,) = check(drawn, val=renamed)
+    assert (found.cause, found.where) == ("labels_permuted", "val: task 'colour'")
+    assert all(f"{names[name]} for {name}" in found.evidence for name in names if names[name] != name)
+
+
+@pytest.mark.parametrize(
     ("change", "measure"),
     [
         (lambda pixels: pixels // 3, "brightness"),
