@@ -39,6 +39,8 @@ REACH = 16  # largest distance, in images, at which the masks' own image is look
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 SCALES = np.geomspace(0.4, 2.5, 33)
 
+MIRRORED = "check where masks of the mirrored image are joined with those of the image: they must be mirrored back"
+
 Undo = Callable[[np.ndarray, int], np.ndarray]  # (boxes [A, 4], row of the image) -> boxes [A, 4]
 
 MAPPER = "check how image and masks are transformed (Mapper) and how masks are brought to the image's size (detect)"
@@ -188,7 +190,9 @@ def _explanations(split: Split) -> Iterator[Explanation]:
     sample = simulated.fits(split)
     if found := simulated.of_split(sample):
         kind, gain, fit = found
-        yield Explanation(kind.cause, kind.text, f"{SIZE}, and the mean over a mirrored image", gain, fit)
+        yield Explanation(kind.cause, kind.text, MIRRORED if kind.cause == "masks_mirrored" else SIZE, gain, fit)
+    if found := simulated.of_mean(sample):
+        yield Explanation("masks_mirrored", found[0], MIRRORED, *found[1:])
 
 
 def _hypotheses(best: BestBoxes) -> Iterator[tuple[str, str, str, Undo]]:

@@ -17,12 +17,15 @@ from pycocotools import mask as coco_mask
 from scipy.stats import binom
 
 from mtseg.diagnosis.split import Split, by_image
-from mtseg.evaluation.bootstrap import Interval, proportion, ratio
+from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion, ratio
 
 PIXELS = 200_000_000  # of the objects' images, at most
 CUTS = (0.2, 1 / 3, 0.5)  # lost shares of a mask
 GOOD, MARGIN = 0.5, 0.15  # mean mask IoU of an image with the faulty masks, at least; its rise, at least
 FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
+AXES = (1, 0)  # of a mask: mirrored left to right, top to bottom
+EMPTY, COVERED = 0.02, 0.2  # shares of a mask: nothing is left of it; much is
+TOUCHING = 0.1  # IoU from which something is predicted for an object
 LEVEL = 0.005  # chance of a false alarm
 
 
@@ -37,12 +40,19 @@ class Kind(NamedTuple):
 
 class Fits(NamedTuple):
     """images: int [I], their rows; counts: [I], of their objects; before: [I], sums over the objects of the best mask
-    IoU with a prediction; after: [kinds, I], the same with each fault."""
+    IoU with a prediction; after: [kinds, I], the same with each fault.
+
+    For M objects, and for `AXES`: place: int [M], of its image; iou: [M]; covered: [2, M], the share of a mask that its
+    mirror image covers; part_iou: [2, M], the best IoU of that part."""
 
     images: np.ndarray
     counts: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    place: np.ndarray
+    iou: np.ndarray
+    covered: np.ndarray
+    part_iou: np.ndarray
 
 
 def _without(mask: np.ndarray, side: int, share: float) -> np.ndarray:
@@ -78,24 +88,32 @@ def fits(split: Split) -> Fits:
     images = np.flatnonzero([len(own) > 0 for own in of_objects])
     pixels = int((split.images.height * split.images.width)[instances.image[objects]].sum())
     images = images[:: pixels // PIXELS + 1]
-    before, after = np.zeros(len(images)), np.zeros((len(KINDS), len(images)))
+    after, single = np.zeros((len(KINDS), len(images))), [np.zeros((6, 0))]
     for place, image in enumerate(images.tolist()):
         own = objects[of_objects[image]]
         found = split.predictions[split.best[of_predictions[image][: len(own)]]].rles()
-        if not found:
-            continue
         true = instances[own].rles()
-        before[place] = _best(found, true)
         masks = [coco_mask.decode(rle) for rle in true]
-        for number, kind in enumerate(KINDS):
-            changed = [coco_mask.encode(np.asfortranarray(kind.change(mask))) for mask in masks]
-            after[number, place] = _best(found, changed)
-    return Fits(images, split.objects[images], before, after)
+        parts = [[mask & np.flip(mask, axis) for mask in masks] for axis in AXES]
+        covered = [[part.sum() / mask.sum() for part, mask in zip(some, masks, strict=True)] for some in parts]
+        ious = [_best(found, true), *(_best(found, _encoded(some)) for some in parts)]
+        single.append(np.array([np.full(len(own), place), *ious, *covered]))
+        for number, kind in enumerate(KINDS if found else ()):
+            after[number, place] = _best(found, _encoded([kind.change(mask) for mask in masks])).sum()
+    places, iou, *rest = np.concatenate(single, axis=1)
+    places = places.astype(int)
+    before = np.bincount(places, iou, minlength=len(images))
+    counts = np.bincount(places, minlength=len(images))
+    return Fits(images, counts, before, after, places, iou, np.array(rest[2:]), np.array(rest[:2]))
 
 
-def _best(found: list[dict], true: list[dict]) -> float:
-    """Sum over the objects of their best IoU."""
-    return float(coco_mask.iou(found, true, [0] * len(true)).max(0).sum())
+def _encoded(masks: list[np.ndarray]) -> list[dict]:
+    return [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+
+
+def _best(found: list[dict], true: list[dict]) -> np.ndarray:
+    """Best IoU of each object with a prediction."""
+    return coco_mask.iou(found, true, [0] * len(true)).max(0) if found else np.zeros(len(true))
 
 
 def of_split(sample: Fits) -> tuple[Kind, Interval, float] | None:
@@ -105,6 +123,23 @@ def of_split(sample: Fits) -> tuple[Kind, Interval, float] | None:
     best = int(sample.after.sum(1).argmax())
     gain = ratio(sample.after[best] - sample.before, sample.counts)
     return KINDS[best], gain, float(sample.after[best].sum() / sample.counts.sum())
+
+
+def of_mean(sample: Fits) -> tuple[str, Interval, float] | None:
+    """As `of_split`, with the text alone, for the mean with a mirrored image: it leaves the part of a mask that its
+    mirror image covers, and loses objects without such a part. A poor model loses objects as well: so those of which
+    more is covered are surely found more often, their parts fit better than they, and the other axis explains less."""
+    lost = sample.iou < TOUCHING
+    fit = np.where(sample.covered < EMPTY, lost, sample.part_iou)
+    best = int(fit.sum(1).argmax())
+    more = auc(sample.covered[best], ~lost)
+    seen = ~lost & (sample.covered[best] >= COVERED)
+    if more is None or more.low <= 0.5 or sample.part_iou[best, seen].sum() <= sample.iou[seen].sum():
+        return None
+    count = len(sample.images)
+    gains = [mean(fit[best] - other, sample.place, count) for other in (fit[1 - best], sample.iou)]
+    text = f"masks are left where their mirror image, {('left to right', 'top to bottom')[best]}, covers them"
+    return text, min(gains, key=lambda one: one.low), float(fit[best].mean())
 
 
 def of_part(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:

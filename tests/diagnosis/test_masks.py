@@ -103,6 +103,15 @@ def test_masks_with_a_part_too_few_or_too_many(change, cause, words):
     assert (finding.cause, finding.severity) == (cause, "error") and words in finding.evidence
 
 
+def test_masks_averaged_with_those_of_the_mirrored_image():
+    """What is left of a mask is covered by its mirror image, so that most objects are lost."""
+    (finding,) = found(lambda mask: mask & mask[:, ::-1], images=80)
+    assert finding.cause == "masks_mirrored" and "left to right, covers them" in finding.evidence
+    images, predictions = healthy(TASKS, images=80, scattered=True)
+    few = split(images, [p for n, p in enumerate(predictions) if n % 10 == 0], TASKS)
+    assert not masks.check(few)[0], "a model that finds little"
+
+
 def test_masks_written_by_rows_and_read_by_columns_in_images_that_are_not_square():
     """Half of each mask is cut off with its image, so that pixels fall on other rows."""
     wide = (SIZE // 2, SIZE)
