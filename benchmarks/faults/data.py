@@ -66,6 +66,11 @@ def permuted_in_val(raw: Path) -> None:
     edit_labels(raw / "val", other)
 
 
+def red_for_blue(raw: Path) -> None:
+    names = {"red": "blue", "blue": "red"}
+    edit_labels(raw / "val", lambda parts, rng: [names.get(part, part) for part in parts])
+
+
 def val_is_train(raw: Path) -> None:
     shutil.rmtree(raw / "val")
     shutil.copytree(raw / "train", raw / "val")
@@ -123,6 +128,7 @@ FAULTS = (
           causes=("labels_off_by_one", "labels_permuted")),
     Fault("one task's class names permuted in val", raw=permuted_in_val,
           causes=("labels_permuted", "labels_off_by_one")),
+    Fault("red is named blue in val, and blue red", since="predict", raw=red_for_blue, causes=("labels_permuted",)),
     # 800 steps: the errors of a model that was trained for fewer hide these
     Fault("20 % of one task's labels wrong, 800 steps", raw=wrong_colours(0.2), causes=NOISE,
           changes={"solver.max_iter": 800}),

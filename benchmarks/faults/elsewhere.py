@@ -18,7 +18,7 @@ from benchmarks.faults.case import Fault, changed, everywhere
 from benchmarks.faults.data import in_coco
 from benchmarks.faults.images import edit_labels
 from benchmarks.faults.inputs import masks_by as training_masks_by
-from benchmarks.faults.prediction import logits_by, masks_by
+from benchmarks.faults.prediction import by_rows, logits_by, lowest_third_lost, masks_by
 from benchmarks.faults.reported import VAL, read, write
 from benchmarks.faults.unseen import turned_by_exif
 from mtseg.data import loader
@@ -30,18 +30,6 @@ from mtseg.model.mask2former import Mask2Former
 
 def one_pixel_off(mask: np.ndarray) -> np.ndarray:
     return np.roll(mask, (1, 1), axis=(0, 1))
-
-
-def lowest_third_lost(mask: np.ndarray) -> np.ndarray:
-    rows = np.flatnonzero(mask.any(1))
-    mask = mask.copy()
-    mask[rows[-1] - len(rows) // 3 + 1 :] = 0
-    return mask
-
-
-def by_rows(mask: np.ndarray) -> np.ndarray:
-    """Written row by row and read column by column."""
-    return mask.reshape(-1).reshape(mask.shape, order="F")
 
 
 def colours_named_otherwise(logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

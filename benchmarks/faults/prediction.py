@@ -137,6 +137,23 @@ def masks_by(change: Callable[[np.ndarray], np.ndarray]) -> Patch:
     return predictions_by(lambda found: with_masks(found, change))
 
 
+def in_a_third(change: Callable[[np.ndarray], np.ndarray]) -> Patch:
+    """Change the predicted masks of every third image."""
+    return predictions_by(lambda found: with_masks(found, change) if found.image_id[:1] % 3 == 0 else found)
+
+
+def lowest_third_lost(mask: np.ndarray) -> np.ndarray:
+    rows = np.flatnonzero(mask.any(1))
+    mask = mask.copy()
+    mask[rows[-1] - len(rows) // 3 + 1 :] = 0
+    return mask
+
+
+def by_rows(mask: np.ndarray) -> np.ndarray:
+    """Written row by row and read column by column."""
+    return mask.reshape(-1).reshape(mask.shape, order="F")
+
+
 def transposed(mask: np.ndarray) -> np.ndarray:
     """The mask transposed, cut to its size."""
     side, out = min(mask.shape), np.zeros_like(mask)
@@ -213,6 +230,12 @@ FAULTS = (
     Fault("masks transposed at prediction", since="predict", causes=("masks_transposed",), code=masks_by(transposed)),
     Fault("masks mirrored at prediction", since="predict", causes=("masks_mirrored",),
           code=masks_by(lambda mask: mask[:, ::-1])),
+    Fault("masks joined with their mirror image at prediction", since="predict", causes=("masks_mirrored",),
+          code=masks_by(lambda mask: mask | mask[:, ::-1])),
+    Fault("a third of the images: the lowest third of each predicted mask is lost", since="predict",
+          causes=("masks_scaled",), code=in_a_third(lowest_third_lost)),
+    Fault("a third of the images: predicted masks written by rows and read by columns", since="predict",
+          causes=("masks_transposed",), code=in_a_third(by_rows)),
     Fault("masks 3 pixels too large all round", since="predict", causes=("masks_scaled",), code=masks_by(grown)),
     Fault("masks of the batch's last image", since="predict", causes=("masks_of_other_image", "prediction_differs"),
           code=changed(Mask2Former, "detect", masks_of_last_image)),

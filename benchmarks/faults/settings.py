@@ -24,6 +24,8 @@ FAULTS = (
           changes={"tasks.shape.loss_weight": 0.0}),
     Fault("a task's match weight is 0", failure="task_untrained_in_matching", causes=("task_untrained_in_matching",),
           changes={"tasks.fill.match_weight": 0.0}),
+    Fault("the filter's min_area is 200 pixels", since="evaluate", causes=("filter_too_strict",),
+          changes={"filter.min_area": 200}),
     Fault("ranked by the sum of logits, separate heads", failure="ranking", since="evaluate", causes=("ranking",),
           changes={**SEPARATE, "test.ranking": "sum"}),
 )  # fmt: skip
