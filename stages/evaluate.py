@@ -31,6 +31,7 @@ def main() -> None:
         )
         rankings = analysis.rankings(evaluation)  # first, since it needs the most memory
         report = analysis.report(evaluation)
+        del evaluation.scores, evaluation.tie_order  # used no more: 120 MB of 10,000,000 predictions
         metrics = analysis.metrics(evaluation, report, data.combinations("train"))
         write_json(folder / "analysis.json", report, indent=None)
     main, classes = intervals.tables(evaluation)
