@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from mtseg.checks.findings import Finding, Severity
 from mtseg.checks.strays import named
+from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis import simulated
 from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation import bootstrap
@@ -34,7 +35,8 @@ NEAR = 0.1  # of the objects' size: offsets closer than this count as equal
 LARGE = 1.25  # size ratio above which (or below its inverse) masks have another size than the objects
 SAMPLE = 500  # predictions whose boxes are compared with their masks
 SCALE_IMAGES = 1000  # number of images, about, to which the scale about the corner is fitted
-MOST = 300  # images that are compared with all others, about
+MOST, WORK = 100, 5_000_000  # images that are compared with all others, and boxes with which they are, about
+APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 SCALES = np.geomspace(0.4, 2.5, 33)
@@ -180,12 +182,13 @@ def _explanations(split: Split) -> Iterator[Explanation]:
         text = f"masks fit the image {abs(step)} {'further on' if step > 0 else 'before'} better than their own"
         change = "check how images are paired with annotations or predictions by image_id"
         yield Explanation("masks_of_other_image", text, change, *best.gain(before, fits[step]))
-    sample, fits_other, by_chance = best.elsewhere()
-    if len(sample):
-        text = "masks fit other images, in no regular order, better than their own"
+    if before.sum() < APART * best.counts.sum() and len((other := elsewhere(split)).images):
+        text = (
+            "objects, in place and labels, fit predictions of other images, in no regular order, better than their own"
+        )
         change = "compare the orders of images and annotations or predictions: one is sorted in another way (1, 10, 2)"
-        gain = ratio(fits_other - np.maximum(before[sample], by_chance), best.counts[sample])
-        fit = float(fits_other.sum() / best.counts[sample].sum())
+        gain = ratio(other.fit - np.maximum(other.own, other.by_chance), best.counts[other.images])
+        fit = float(other.iou.sum() / best.counts[other.images].sum())
         yield Explanation("masks_of_other_image", text, change, gain, fit)
     sample = simulated.fits(split)
     if found := simulated.of_split(sample):
@@ -193,6 +196,53 @@ def _explanations(split: Split) -> Iterator[Explanation]:
         yield Explanation(kind.cause, kind.text, MIRRORED if kind.cause == "masks_mirrored" else SIZE, gain, fit)
     if found := simulated.of_mean(sample):
         yield Explanation("masks_mirrored", found[0], MIRRORED, *found[1:])
+
+
+class Elsewhere(NamedTuple):
+    """images: int [n], a sample. Sums over their objects of the best fit with a prediction, [n] each. fit, by_chance:
+    of that other image which they fit best, and the same for mirrored objects; own: of the same image. A fit is the box
+    IoU times 0.5, or up to 1 if labels agree; iou: the IoU alone, of `fit`."""
+
+    images: np.ndarray
+    fit: np.ndarray
+    by_chance: np.ndarray
+    own: np.ndarray
+    iou: np.ndarray
+
+
+def elsewhere(split: Split) -> Elsewhere:
+    """Boxes are compared in pixels, as in annotations that were given to other images, and as shares of the images."""
+    count, instances, confident = len(split.images), split.images.instances, split.confident()
+    confident = confident[np.argsort(split.image[confident], kind="stable")]
+    others, starts = np.unique(split.image[confident], return_index=True)
+    objects = np.flatnonzero(~instances.crowd)
+    of_image = by_image(instances.image[objects], count)
+    images = np.flatnonzero([len(own) > 0 for own in of_image])
+    images = images[:: len(images) // int(np.clip(WORK // max(len(confident), 1), 20, MOST)) + 1]
+    if len(others) < 3:
+        return Elsewhere(images[:0], *np.zeros((4, 0)))
+    sizes = np.column_stack([split.images.width, split.images.height]).astype(np.float64)
+    boxes, units = split.predictions.box[confident], np.tile(sizes, 2)
+    predicted = np.column_stack([split.predictions.labels[task.name][confident] for task in split.trained])
+    true = np.column_stack([instances.labels[task.name][objects] for task in split.trained])
+    found = np.zeros((4, len(images)))
+    for place, image in enumerate(images):
+        own = of_image[image]
+        known = true[own] != UNLABELLED
+        agree = ((predicted[:, None] == true[own]) & known).sum(2) / np.maximum(known.sum(1), 1)
+        for number, axes in enumerate(((), (0,), (1,), (0, 1))):
+            box = mirrored(sizes, *axes)(instances.box[objects[own]], image)
+            for here, there in ((1.0, 1.0), (units[image], units[split.image[confident]])):
+                iou = box_overlaps(boxes / there, box / here)[0]
+                fits = np.maximum.reduceat(iou * (1 + agree) / 2, starts, axis=0).sum(1)
+                if not number:
+                    found[2, place] = max(found[2, place], fits[others == image].sum())
+                fits[others == image] = 0
+                best = int(fits.argmax())
+                if not number and fits[best] > found[0, place]:
+                    found[3, place] = np.maximum.reduceat(iou, starts, axis=0)[best].sum()
+                found[min(number, 1), place] = max(found[min(number, 1), place], fits[best])
+    return Elsewhere(images, *found)
 
 
 def _hypotheses(best: BestBoxes) -> Iterator[tuple[str, str, str, Undo]]:
@@ -288,26 +338,6 @@ class BestBoxes:
             if len(objects) and len(predicted):
                 sums[image] = box_overlaps(undo(predicted, image), objects)[0].max(0).sum()
         return sums
-
-    def elsewhere(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A sample of the images, int [n]; for each the sum over its objects of the best box IoU with the predictions
-        of that other image which they fit best, [n]; and the same by chance, for mirrored objects, [n]."""
-        images = np.flatnonzero([len(own) > 0 for own in self.predicted])
-        if len(images) < 3:
-            return np.zeros(0, dtype=int), np.zeros(0), np.zeros(0)
-        sample = np.flatnonzero(self.counts > 0)
-        sample = sample[:: len(sample) // MOST + 1]
-        unit = np.tile(self.sizes, 2)  # boxes are compared as shares of their images
-        predicted = np.concatenate([self.predicted[image] / unit[image] for image in images])
-        starts = np.cumsum([0, *(len(self.predicted[image]) for image in images[:-1])])
-        fits = np.zeros((4, len(sample)))
-        for row, axes in enumerate(((), (0,), (1,), (0, 1))):
-            undo = mirrored(self.sizes, *axes)
-            for place, image in enumerate(sample):
-                iou = box_overlaps(predicted, undo(self.objects[image], image) / unit[image])[0]
-                own = np.maximum.reduceat(iou, starts, axis=0).sum(1)
-                fits[row, place] = own[images != image].max()
-        return sample, fits[0], fits[1:].max(0)
 
     def gain(self, before: np.ndarray, after: np.ndarray) -> tuple[Interval, float]:
         """Gain in the mean IoU of the objects, and that mean afterwards. before, after [I]: sums of `fit`."""

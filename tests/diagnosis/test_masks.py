@@ -186,8 +186,9 @@ def test_images_that_are_listed_in_another_order():
     other = [replace(p, image_id=as_text[ids.index(p.image_id)]) for p in predictions]
     first, *_ = masks.check(split(images, other, TASKS))[0]
     assert first.cause == "masks_of_other_image" and "no regular order" in first.evidence
-    sample, elsewhere, by_chance = masks.BestBoxes(split(images, predictions, TASKS)).elsewhere()
-    assert len(sample) > 50 and abs(elsewhere.sum() / by_chance.sum() - 1) < 0.15, "objects belong to no other image"
+    right = masks.elsewhere(split(images, predictions, TASKS))
+    assert len(right.images) > 50 and abs(right.fit.sum() / right.by_chance.sum() - 1) < 0.15, "by chance"
+    assert right.own.sum() > 1.2 * right.fit.sum()
 
 
 def test_predictions_of_the_first_image_of_a_batch():
