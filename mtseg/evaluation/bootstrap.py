@@ -22,19 +22,24 @@ DIAGNOSIS_REPLICATES = 1000
 
 
 def draws(images: int, predictions: int) -> np.ndarray:
-    """Bootstrap weights [1 + B, I]: how often each image is drawn. The first row, all ones, is the original sample.
+    """Bootstrap weights int [1 + B, I]: how often each image is drawn. The first row, all ones, is the original sample.
 
     B is 500, down to 100 for many predictions, and 0 below 5 images.
     """
     count = int(np.clip(MAX_WORK // max(predictions, 1), MIN_REPLICATES, REPLICATES))
-    return np.concatenate([np.ones((1, images)), resamples(images, count if images >= MIN_IMAGES else 0)])
+    drawn = _drawn(images, count if images >= MIN_IMAGES else 0, SEED)
+    return np.concatenate([np.ones((1, images)), drawn], dtype=np.int32, casting="unsafe")
 
 
 @lru_cache(maxsize=4)  # a diagnosis uses the same array dozens of times
 def resamples(images: int, count: int, seed: int = SEED) -> np.ndarray:
     """Bootstrap weights [count, I]: how often each image is drawn with replacement."""
+    return _drawn(images, count, seed).astype(np.float64)
+
+
+def _drawn(images: int, count: int, seed: int) -> np.ndarray:
     shares = np.full(images, 1 / max(images, 1))
-    return np.random.default_rng(seed).multinomial(images, shares, size=count).astype(np.float64)
+    return np.random.default_rng(seed).multinomial(images, shares, size=count)
 
 
 def interval(values: np.ndarray, *, minimum: float = 0) -> tuple[float, float, float]:
