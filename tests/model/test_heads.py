@@ -127,7 +127,8 @@ def test_the_columns_stored_are_those_of_rounded_logits(seen):
     network = tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.1}).eval()
     for layer in network.decoder.heads.values():
         nn.init.normal_(layer.weight)
-    ((found, _),) = network([tiny.example(tasks, 0)])
+    with torch.no_grad():
+        ((found, _),) = network([tiny.example(tasks, 0)])
     (detections,) = detect(network, [tiny.example(tasks, 0)])
     table = encode(replace(detections, masks=np.ones_like(detections.masks)), 1, tasks)  # every detection has a row
     columns = {name: table.column(name) for name in table.names}
