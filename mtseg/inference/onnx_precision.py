@@ -69,8 +69,9 @@ def quantise(source: Path, out: Path, squares: np.ndarray) -> None:
     """Write the model of `source` with convolutions and linear layers in int8, a scale for each of their output
     channels. squares: uint8 [N, S, S, 3], some images as predictions have them (see CALIBRATION).
 
-    Weights use 7 of the 8 bits: CPUs without VNNI add two products in 16 bits, which overflow with 8. In float32 stay the layers that read labels from the decoder's states, and all that is finer than stride 4: the
-    first three convolutions of EfficientNet-Lite0 alone cost 2 of 71 joint AP.
+    Weights use 7 of the 8 bits: CPUs without VNNI add two products in 16 bits, which overflow with 8. In float32 stay
+    the layers that read labels from the decoder's states, and all that is finer than stride 4: the first three
+    convolutions of EfficientNet-Lite0 alone cost 2 of 71 joint AP.
     """
     known, model = metadata.read(source), shape_inference.infer_shapes(onnx.load(source), data_prop=True)
     kept = [*_fine(model, known.input.size // 4), *_products(model), *_detections(model)]
