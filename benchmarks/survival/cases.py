@@ -153,7 +153,10 @@ def resume(project: Project, state: str, spoiling: Callable[[Path], None]) -> st
 def together(project: Project, fault: Fault = lambda: None) -> str | None:
     with project.copy(without="train") as folder:
         first = start("train", folder, fault)
-        time.sleep(0.1)
+        for _ in range(3000):  # until the first has its lock, else the second may have it before
+            if any(folder.glob("work/train/*/lock")):
+                break
+            time.sleep(0.01)
         second = start("train", folder)
         outcomes = [first.wait(), second.wait()]
         wrong = [one.fault() or one.err for one in outcomes if one.code not in (0, -signal.SIGKILL)]
