@@ -16,6 +16,9 @@ network was built, with `keep_memory` as in training. Exits 1 when a target is m
 --quick: the default set-up, within 50 s on two cores. Without it the set-ups that are named, by default all, 2 to 6
 minutes each; their results, with machine and versions, go to benchmarks/results/speed.json, where those of other
 set-ups stay, and into the plot docs/figures/speed.svg.
+
+--yolo: the training steps of Ultralytics' YOLO11n-seg and YOLO11s-seg as well, on the same images. They need
+`pip install ultralytics`, whose licence is AGPL-3.0.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,6 +81,7 @@ TIMM = {
 }  # fmt: skip
 NAMES = ("mtseg", "mtseg, 3 tasks", "transformers")
 PEAKS = (NAMES[0], NAMES[2])  # whose memory is measured
+YOLO = ("yolo11n-seg", "yolo11s-seg")
 # Targets: largest share of transformers' cost
 STEP = 0.60  # processor time of a training step, in plain PyTorch
 INFERENCE = {"default": 0.50, "mobilenetv3_large": 0.50, "resnet50": 0.70}  # processor time
@@ -200,12 +205,41 @@ class Theirs:
             module.forward = clock.wrap(part, module.forward)
 
 
+class Yolo:
+    """A segmentation network of ultralytics, in training."""
+
+    def __init__(self, setting: Setting, name: str):
+        from ultralytics.cfg import get_cfg
+        from ultralytics.nn.tasks import SegmentationModel
+
+        self.network = SegmentationModel(f"{name}.yaml", nc=len(TASK.classes), verbose=False).train()
+        self.network.args = get_cfg()  # the gains of its losses
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
+        examples = images(setting)
+        truth = [example["instances"] for example in examples]
+        masks = [x.gt_masks.tensor for x in truth]
+        number = [torch.arange(1, len(own) + 1).view(-1, 1, 1) for own in masks]
+        drawn = torch.stack([(own * n).amax(0) for own, n in zip(masks, number, strict=True)])  # n-th object: n
+        corners = torch.cat([x.gt_masks.get_bounding_boxes().tensor for x in truth])
+        corners /= torch.tensor([setting.width, setting.height] * 2)
+        self.batch = {
+            "img": torch.stack([example["image"] for example in examples]).float() / 255,
+            "batch_idx": torch.cat([torch.full((len(own),), float(i)) for i, own in enumerate(masks)]),
+            "cls": torch.cat([x.gt_labels[:, :1] for x in truth]).float(),
+            "bboxes": torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1),
+            "masks": drawn[:, ::4, ::4].float(),
+        }
+
+    def loss(self) -> Tensor:
+        return self.network(self.batch)[0].sum()
+
+
 def build(side: str, setting: Setting) -> Ours | Theirs:
     torch.manual_seed(0)
     return Theirs(setting) if side == NAMES[2] else Ours(setting, tasks=3 if side == NAMES[1] else 1)
 
 
-def step(side: Ours | Theirs, clock: Clock) -> None:
+def step(side: Ours | Theirs | Yolo, clock: Clock) -> None:
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(side.network.parameters(), PARAMS.solver.clip)
         side.optimizer.step()
@@ -236,14 +270,15 @@ def share(of: Sequence[float], to: Sequence[float]) -> float:
     return median(a / b for a, b in zip(of, to, strict=True))
 
 
-def measure(name: str, seconds: float) -> dict[str, Any]:
-    """The costs of a set-up, see the header. seconds: of its rounds."""
+def measure(name: str, seconds: float, *, yolo: Sequence[str] = ()) -> dict[str, Any]:
+    """The costs of a set-up, see the header. seconds: of its rounds. yolo: networks whose steps are timed too."""
     clock = Clock()
     sides = {side: build(side, SETUPS[name]) for side in NAMES}
     for side in sides.values():
         if isinstance(side, Ours):
             side.copy(sides[NAMES[2]])
         side.time_parts(clock)
+    others = {other: Yolo(SETUPS[name], other) for other in yolo}
     taken: dict[str, dict[str, list]] = {key: defaultdict(list) for key in ("step", "inference")}
     parts: dict[str, list[dict[str, float]]] = defaultdict(list)
     with (
@@ -262,6 +297,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
                 parts[side].append(dict(clock.seconds))
                 own.network.eval()
                 taken["inference"][side].append(timed(own.predict))
+            for side, own in others.items():
+                taken["step"][side].append(timed(lambda own=own: step(own, Clock())))
             rounds += 1
     found: dict[str, Any] = {"rounds": rounds, "operations": counts}
     for key, of in taken.items():
@@ -270,6 +307,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
             found[f"{key} {kind} s"] = {side: median(rows) for side, rows in own.items()}
             found[f"{key} {kind}"] = {side: share(own[side], own[NAMES[2]]) for side in NAMES[:2]}
             if (key, kind) == ("step", "cpu"):
+                found["of yolo"] = {side: share(own[NAMES[0]], own[side]) for side in others}
                 found["further task"] = (share(own[NAMES[1]], own[NAMES[0]]) - 1) / 2
     found["parts"] = {
         side: {part: median(row[part] for row in rows) for part in rows[0]} for side, rows in parts.items()
@@ -353,6 +391,8 @@ def show(name: str, found: Mapping[str, Any]) -> None:
         count = found["operations"][side] / found["operations"][NAMES[2]]
         peak = f"{found['peak'][side] / found['peak'][NAMES[2]]:.2f}" if side in PEAKS else ""
         print(f"{side:<16}{step_cpu:>10.2f}{step_wall:>7.2f}{cpu:>15.2f}{wall:>7.2f}{peak:>9}{count:>12.2f}")
+    for side, value in found["of yolo"].items():
+        print(f"a step takes {value:.2f} of the processor time of {side}'s")
     print("CPU s of a step " + "".join(f"{part:>15}" for part in found["parts"][NAMES[0]]))
     for side, parts in found["parts"].items():
         print(f"{side:<16}" + "".join(f"{parts[part]:>15.4f}" for part in found["parts"][NAMES[0]]))
@@ -369,10 +409,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the default set-up only")
     parser.add_argument("setups", nargs="*", metavar="SETUP", help=", ".join(SETUPS))
+    parser.add_argument("--yolo", action="store_true", help=f"{' and '.join(YOLO)} as well; needs ultralytics")
     parser.add_argument("--threads", type=int, default=1, help="waiting threads take processor time")
     given = parser.parse_args()
     if unknown := [name for name in given.setups if name not in SETUPS]:
         parser.error(f"there is no set-up {unknown[0]}, only {', '.join(SETUPS)}")
+    if given.yolo and not find_spec("ultralytics"):
+        parser.error("--yolo needs ultralytics: pip install ultralytics")
     torch.set_num_threads(given.threads)
     keep_memory()
     warnings.simplefilter("ignore")  # transformers prefers other dimensions
@@ -380,7 +423,7 @@ def main() -> int:
     names = ["default"] if given.quick else given.setups or [*SETUPS]
     used, results = peaks(names), {}
     for name in names:
-        results[name] = measure(name, seconds) | {"peak": used[name]}
+        results[name] = measure(name, seconds, yolo=YOLO if given.yolo else ()) | {"peak": used[name]}
         show(name, results[name])
     failures = [failure for name, found in results.items() for failure in missed(name, found)]
     print("\n" + "\n".join(f"missed: {failure}" for failure in failures))
