@@ -264,7 +264,7 @@ def run_theirs(
         "attention masks": {f"layer {i}": torch.zeros(()) for i in range(len(layers) - 1)},
         "matching costs": dict(zip(places, costs, strict=False)),  # the matching runs again for the losses
         "matching": {place: torch.stack(pair) for place, pair in zip(places, sum(pairs, []), strict=True)},
-        "uncertain points": {"points": points},
+        "uncertain points": {"points": _sorted(points)},
         "losses": {_loss_name(name, last=len(layers) - 1): value for name, value in losses.items()},
         "gradients": renamed(gradients(network, losses)),
     }, attention
@@ -274,6 +274,12 @@ def _loss_name(theirs: str, *, last: int) -> str:
     """Our name of a loss; in the reference the losses of the last layer have no number."""
     name = theirs.replace("cross_entropy", TASK.name)
     return name if name[-1].isdigit() else f"{name}_{last}"
+
+
+def _sorted(points_NP2: Tensor) -> Tensor:
+    """By x: the order in which points are chosen is of no consequence."""
+    order = points_NP2[..., :1].argsort(dim=1)
+    return points_NP2.gather(1, order.expand(-1, -1, 2))
 
 
 def _point_logits() -> Tensor:
@@ -325,7 +331,7 @@ def run_ours(network: Mask2Former, batch: list[dict[str, Any]], attention: list[
         "attention masks": off,
         "matching costs": costs,
         "matching": pairs,
-        "uncertain points": {"points": points},
+        "uncertain points": {"points": _sorted(points)},
         "losses": losses,
         "gradients": gradients(network, losses),
     }

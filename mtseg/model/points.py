@@ -42,8 +42,8 @@ def sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(logits_NHW: Tensor, loss: Loss, *, before: int = 0, after: int = 0) -> Tensor:
-    """Points [N, P, 2]: the fraction `loss.importance` where logits are closest to 0, the rest uniform. The same values
-    as detectron2's `get_uncertain_point_coords_with_randomness`. before, after: see `uniform`."""
+    """Points [N, P, 2]: the fraction `loss.importance` where logits are closest to 0, the rest uniform. Those of
+    detectron2's `get_uncertain_point_coords_with_randomness`, in another order. before, after: see `uniform`."""
     count = int(loss.importance * loss.num_points)
     draw = partial(uniform, len(logits_NHW), device=logits_NHW.device, before=before, after=after)
     candidates = draw(int(loss.num_points * loss.oversample), 2)
@@ -51,5 +51,5 @@ def uncertain_points(logits_NHW: Tensor, loss: Loss, *, before: int = 0, after: 
     if not len(logits_NHW):
         return others.new_zeros(0, loss.num_points, 2)
     certainty = sample(logits_NHW[:, None], candidates)[:, 0].abs()
-    chosen = (-certainty).topk(count, dim=1).indices
+    chosen = certainty.topk(count, dim=1, largest=False, sorted=False).indices
     return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), others], dim=1)

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from mtseg.checks import known_answers
-from mtseg.model import losses
+from mtseg.model import deformable, losses
 from mtseg.model.matching import Matches, Target
 from mtseg.training.monitor import Health, Progress
 from mtseg.training.step import NotFinite, Stepper, checked
@@ -31,6 +31,33 @@ def weigh(network, value):
 def spoil_gradient(network, task):
     """Make the gradient of the task's linear layer infinite, with a finite loss. Returns a handle that removes it."""
     return network.decoder.heads[f"head_{task.name}"].weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+def test_the_forms_for_a_cpu_train_as_the_plain_ones(monkeypatch):
+    """In float64, where no difference can be rounding."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    tasks, sizes = make_tasks(2), {"backbone": "efficientnet_lite0", "freeze_norm": True}
+
+    def trained(*, plain):
+        network = tiny.network(tasks, model=tiny.SMALL["model"] | sizes)
+        for module in network.modules():  # not on pixels, where rounding chooses between two slopes
+            if isinstance(module, deformable.DeformableAttention):
+                torch.nn.init.normal_(module.offset.weight, std=0.1)
+        stepper = Stepper(network, tiny.params().solver)
+        if plain:
+            monkeypatch.setattr(deformable, "by_rows", deformable.by_planes)
+            for module in network.modules():
+                vars(module).pop("forward", None)
+                module.folded = False
+            for group in stepper.optimizer.param_groups:
+                group["fused"] = False
+        return [stepper([batch(tasks, seed=step)], step)["loss"] for step in range(2)], network.state_dict()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(trained(plain=False), trained(plain=True), rtol=1e-9, atol=1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

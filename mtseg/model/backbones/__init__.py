@@ -60,11 +60,12 @@ def build(name: str, *, freeze_norm: bool) -> Backbone:
     _check(name, module, network)
     network.pixel_mean, network.pixel_std = module.PIXEL_MEAN, module.PIXEL_STD
     if freeze_norm:
-        from mtseg.model.backbones._folding import fold_norms
         from mtseg.model.backbones._frozen_norm import freeze
 
         freeze(network)
-        fold_norms(network)
+    from mtseg.model.backbones._convolution import speed_up
+
+    speed_up(network)
     return network
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ class FrozenNormAct(FrozenBatchNorm2d):
     detectron2's own conversion treats timm's BatchNormAct2d as a plain batch norm and so loses its activation; the
     frozen layers of timm and torchvision convert half precision to float32. The factors that detectron2 computes in
     every training step are computed once, when weights are loaded: a ninth of the operations of a step. If `folded`, a
-    convolution without gradients has applied all but dropout and activation.
+    convolution has applied all but dropout and activation.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5):
@@ -29,7 +28,7 @@ class FrozenNormAct(FrozenBatchNorm2d):
         self.scale, self.shift = scale.view(-1, 1, 1, 1), self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.folded and not torch.is_grad_enabled():
+        if self.folded:
             pass
         elif x.requires_grad:
             x = x * self.scale[:, 0].to(x.dtype) + self.shift[:, None, None].to(x.dtype)
