@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+import cv2
+import numpy as np
 import pytest
 
 from mtseg.checks import batches, mapper
+from mtseg.data import loader
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -17,6 +23,46 @@ def test_the_mapper_gives_no_finding(count, scales, size):
     tasks = (*tasks[:-1], tasks[-1].model_copy(update={"flip_pairs": (tasks[-1].classes[:2],)}))
     given = tiny.params(input={"size": size, "min_scale": scales[0], "max_scale": scales[1]}).input
     assert not mapper.check(tasks, input=given)
+
+
+def shifted_polygons(real: Callable, polygons: list, height: int, width: int, by: float) -> np.ndarray:
+    return real([polygon + np.tile([by, 0], len(polygon) // 2) for polygon in polygons], height, width)
+
+
+def shifted_image(real: Callable, *args: object, by: float) -> np.ndarray:
+    """Against all masks, before the flip."""
+    pixels = real(*args)
+    return cv2.warpAffine(
+        pixels, np.array([[1, 0, by], [0, 1, 0]]), pixels.shape[1::-1], borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+@pytest.mark.parametrize("by", [0.1, -0.3])
+@pytest.mark.parametrize(("name", "change"), [("polygons_to_bitmask", shifted_polygons), ("read_image", shifted_image)])
+def test_a_shift_of_a_fraction_of_a_pixel_is_found(monkeypatch, name, change, by):
+    real = getattr(loader, name)
+    monkeypatch.setattr(loader, name, lambda *args: change(real, *args, by=by))
+    given = tiny.params(input={"size": 128}).input
+    found = mapper.check(make_tasks(1), input=given)
+    assert {one.cause for one in found} == {"mapper_displaces"}
+    x, y = (
+        float(value)
+        for value in re.search(r"are ([\d.]+) pixels off in x and ([\d.]+) in y", found[0].evidence).groups()
+    )
+    share = 0.5 if change is shifted_polygons else 0.8  # half of the masks; the scale from image to example
+    assert y < 0.03 and x == pytest.approx(abs(by) * share, abs=0.04)
+
+
+def test_images_are_where_image_size_says_to_a_fraction_of_a_pixel(monkeypatch):
+    square = loader.square
+
+    def moved(pixels: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+        pixels, content = square(pixels, size)
+        return cv2.warpAffine(pixels, np.array([[1, 0, 0], [0, 1, 0.1]]), pixels.shape[1::-1]), content
+
+    monkeypatch.setattr(loader, "square", moved)
+    (found,) = mapper.check(make_tasks(1), input=tiny.params(input={"size": 128}).input)
+    assert found.cause == "mapper_displaces" and "(+0.01, +0.11)" in found.evidence
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
