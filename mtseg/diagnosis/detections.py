@@ -29,7 +29,7 @@ NEUTRAL = {  # rules of the filter -> values with which it removes nothing, or w
     "most": (None,),
 }  # fmt: skip
 IMAGES = 1000  # on which the filter is tried, at most
-LOST = 0.05  # joint F1 that a rule must surely cost
+LOST = 0.05  # joint F1 that a rule must cost, and surely some
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
@@ -116,7 +116,7 @@ def filtered(split: Split, settings: Filter) -> list[Finding]:
             if getattr(settings, key) != value and not (key == "nms_iou" and settings.nms == "none"):
                 gains[key, value] = _gain(now, _f1_counts(split, settings.model_copy(update={key: value})))
     (key, value), gain = max(gains.items(), key=lambda item: item[1].value, default=(("", None), None))
-    if gain is not None and gain.low > LOST:
+    if gain is not None and gain.low > 0 and gain.value > LOST:
         before, own = f1.summary(now).get("joint_f1", 0.0), getattr(settings, key)
         evidence = (
             f"joint F1 is {before:.1f} with filter.{key} {json.dumps(own)}, and {gain.text(1, 100)} points more with "
