@@ -14,6 +14,7 @@ from benchmarks.faults import (
     combinations,
     data,
     elsewhere,
+    further,
     healthy,
     inputs,
     pipeline,
@@ -30,7 +31,9 @@ PROCESSES = 2
 RIGHT = 0.95  # share of all faults whose cause must be correct; for those of docs/failures.md it is 1
 FIRST = 0.8  # the same for the last round of unseen faults at their first run, before any change for them
 FIRST_TRY = Path(__file__).parent / "first_try.tsv"  # that run: fault, round, what was named, whether it was right
-LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere)
+LISTS = (
+    data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere, further,
+)  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training
