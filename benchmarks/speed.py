@@ -398,6 +398,15 @@ def show(name: str, found: Mapping[str, Any]) -> None:
         print(f"{side:<16}" + "".join(f"{parts[part]:>15.4f}" for part in found["parts"][NAMES[0]]))
 
 
+def keep(name: str, found: Mapping[str, Any]) -> None:
+    """Write the results of a set-up beside those of the others, and draw all."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept[name] = found
+    write_json(RESULTS, {name: kept[name] for name in SETUPS if name in kept})
+    plot(json.loads(RESULTS.read_text()), PLOT)
+
+
 def machine(threads: int) -> dict[str, Any]:
     names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     versions = {name: version(name) for name in ("torch", "transformers", "numpy")}
@@ -425,14 +434,10 @@ def main() -> int:
     for name in names:
         results[name] = measure(name, seconds, yolo=YOLO if given.yolo else ()) | {"peak": used[name]}
         show(name, results[name])
+        if not given.quick:
+            keep(name, results[name] | {"machine": machine(given.threads)})
     failures = [failure for name, found in results.items() for failure in missed(name, found)]
     print("\n" + "\n".join(f"missed: {failure}" for failure in failures))
-    if not given.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        kept |= {name: found | {"machine": machine(given.threads)} for name, found in results.items()}
-        write_json(RESULTS, {name: kept[name] for name in SETUPS if name in kept})
-        plot(json.loads(RESULTS.read_text()), PLOT)
     worst = max(found["step cpu"][NAMES[0]] for found in results.values())
     print(f"training step: {worst:.2f} of the processor time of transformers, target {STEP:.2f}")
     return int(bool(failures))
