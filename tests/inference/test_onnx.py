@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow  # an export takes some 8 s: each is used for all 
 
 TASKS = make_tasks(3)
 COUNT, STEPS = 8, 80
-CERTAIN, CLOSE, OVERLAP = 0.5, 0.01, 0.9  # score, mean difference of scores, mask IoU
+CERTAIN, CLOSE, OVERLAP = 0.5, 0.03, 0.9  # score, mean difference of scores (7 bits: about 0.01), mask IoU
 SEEN = [(0, 0, 0), (1, 1, 2), (2, 0, 1)]
 BACKBONES = ("efficientnet_lite0", "mobilenetv3_large", "resnet50", "swin_t")
 
