@@ -14,9 +14,8 @@ from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import analysis, intervals
+from mtseg.evaluation import analysis, forks, intervals
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.pairs import of_masks
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     tasks, images = data.tasks(params.tasks), data.images("val", outlines=False)
     predictions = Predictions.read("data/predictions/val.parquet", tasks)
     with replace_folder("data/evaluation") as folder:
-        pairs = of_masks(images, predictions).write(folder / "pairs.parquet", images, predictions)
+        pairs = forks.overlaps(images, predictions).write(folder / "pairs.parquet", images, predictions)
         evaluation = Evaluation(
             images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
         )

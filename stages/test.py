@@ -15,9 +15,8 @@ from mtseg.core.files import read_json, replace_folder, write_json, write_table
 from mtseg.core.params import load
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
-from mtseg.evaluation import analysis, filter, intervals
+from mtseg.evaluation import analysis, filter, forks, intervals
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.pairs import of_masks
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
         if "test" in data.splits:
             tasks, images = data.tasks(params.tasks), data.images("test", outlines=False)
             predictions = Predictions.read("data/predictions/test.parquet", tasks)
-            pairs = of_masks(images, predictions).write(folder / "pairs.parquet", images, predictions)
+            pairs = forks.overlaps(images, predictions).write(folder / "pairs.parquet", images, predictions)
             evaluation = Evaluation(
                 images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
             )

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from mtseg.core.params import Task
+from mtseg.evaluation import forks
 from mtseg.evaluation.ap import classes
 from mtseg.evaluation.ap.average_precision import mean, means
 from mtseg.evaluation.ap.evaluation import Evaluation
@@ -41,14 +42,14 @@ def tables(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str,
 def average_precisions(evaluation: Evaluation, weights: np.ndarray) -> dict[str, np.ndarray]:
     """{task: AP [1 + B, classes, IoU thresholds]}, 0 to 1, NaN for a sample without ground truth of the class. weights:
     [1 + B, I], of `bootstrap.draws`."""
-    return {name: evaluation.average_precision(matches, weights) for name, matches in evaluation.matches.items()}
+    return {name: forks.average_precision(evaluation, own, weights) for name, own in evaluation.matches.items()}
 
 
 def samples(evaluation: Evaluation, weights: np.ndarray, scored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{metric: [1 + B]}, 0 to 1, NaN where undefined. weights: [1 + B, I], of `bootstrap.draws`. scored: of
     `average_precisions`."""
     main = evaluation.tasks[0]
-    joint = evaluation.average_precision(evaluation.joint, weights)
+    joint = forks.average_precision(evaluation, evaluation.joint, weights)
     numbers = {
         f"{of}.{name}": values
         for of, own in (("segm", scored[main.name]), ("joint", joint))
