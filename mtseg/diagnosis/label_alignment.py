@@ -131,7 +131,7 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
         return
     alike, same_box = split.shared(task)
     shared = alike & ~same_box  # with the same masks, the whole prediction is that of another image, see masks.py
-    if shared.mean() > 0.01:
+    if shared.mean() > 0.01 and shared.sum() > alike.sum() / 2:
         evidence = f"{shared.mean():.0%} of the logits are identical to those of another image"
         yield "labels_of_other_image", evidence
     # predictions that also have the same mask are duplicates, which mtseg/diagnosis/detections.py reports

@@ -17,7 +17,7 @@ from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.bootstrap import Interval
 from mtseg.evaluation.curves import best_f1
 
-SAME_BOX = 0.05  # share of the image by which boxes may differ in images of different sizes
+SAME_BOX = 0.5  # share of the larger of two boxes that they have in common, if they are about the same
 
 
 class Split:
@@ -96,16 +96,21 @@ class Split:
         return bool(same) and bool(np.mean(same) > 0.5)
 
     def shared(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """bool [N] each: whether the logits of a task are also those of another image; and whether the boxes are, too,
-        as shares of the image."""
+        """bool [N] each: whether the logits of a task are also those of another image; and whether the box is about the
+        same in most of these images, as a share of the longer side: in an image of another shape the mask is cut."""
         vector = np.unique(self.predictions.logits[task.name], axis=0, return_inverse=True)[1].ravel()
         alike = several(vector, of=self.image)[vector]
-        sizes = np.column_stack([self.images.width, self.images.height])[self.image]
-        box = self.predictions.box / np.tile(sizes, 2)
-        low, high = np.full((2, vector.max(initial=-1) + 1, 4), np.inf)
-        np.minimum.at(low, vector, box)
-        np.minimum.at(high, vector, -box)
-        return alike, alike & ((-high - low).max(1) < SAME_BOX)[vector]
+        rows = np.unique(np.column_stack([vector, self.image]), axis=0, return_index=True)[1]  # one of each image
+        of, first = vector[rows], np.unique(vector[rows], return_index=True)[1]
+        box = (self.predictions.box / np.maximum(self.images.width, self.images.height)[self.image][:, None])[rows]
+        other = box[first][of]
+        low, high = (
+            np.maximum(box[:, :2], other[:, :2]),
+            np.minimum(box[:, :2] + box[:, 2:], other[:, :2] + other[:, 2:]),
+        )
+        agree = (high - low).clip(0).prod(1) >= SAME_BOX * np.maximum(box[:, 2:].prod(1), other[:, 2:].prod(1))
+        same = 2 * (np.bincount(of, agree) - 1) >= np.bincount(of) - 1  # the first agrees with itself
+        return alike, alike & same[vector]
 
     @property
     def missed(self) -> float:

@@ -199,6 +199,13 @@ def test_predictions_of_the_first_image_of_a_batch():
     (finding,) = masks.shared(shared)
     assert (finding.cause, finding.severity) == ("masks_of_other_image", "error") and "40 of 40" in finding.evidence
     assert not label_alignment.check(shared)[0], "the labels are those of the masks"
+    of_shape = [
+        shifted(0, 0),
+        lambda mask: mask * (np.arange(SIZE) < 44)[:, None],
+        lambda mask: mask * (np.arange(SIZE) < 44),
+    ]
+    cut = split(images, [new for p in first for new in moved([p], of_shape[p.image_id % 3])], TASKS)
+    assert masks.shared(cut) and not label_alignment.check(cut)[0], "images of other shapes cut the masks"
     copies = [replace(image, instances=images[n - n % 4].instances) for n, image in enumerate(images)]
     same = split(copies, first, TASKS)
     assert not masks.shared(same) and not label_alignment.check(same)[0], "copies of an image have its predictions"
