@@ -225,6 +225,15 @@ def test_each_rule_of_the_filter_is_compared_with_its_absence(rule, given, monke
         assert finding.cause == "filter_too_strict" and f"filter.{rule} " in finding.change
 
 
+@pytest.mark.parametrize(("every", "surely"), [(5, True), (8, False)])
+def test_a_rule_must_surely_cost_something_and_five_points_of_f1(every, surely):
+    """All objects of every fifth image are small: 11.5 (1.8 to 27.7) points; of every eighth: 5.5 (0.0 to 15.4)."""
+    images, predictions = healthy(TASKS, images=30)
+    rows = [replace(p, area=50.0) if p.mask_quality > 0.5 and not p.image_id % every else p for p in predictions]
+    given = tiny.params().filter.model_copy(update={"min_logit": {}, "min_score": 0.2, "min_area": 100})
+    assert bool(detections.filtered(split(images, rows, TASKS), given)) == surely
+
+
 def test_ap_that_rises_up_to_the_limit_of_detections_is_reported():
     images, predictions = healthy(TASKS)
     few = [p for p in predictions if p.query < 4]  # half of the queries
