@@ -15,10 +15,8 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from ruamel.yaml import YAML
 
+from benchmarks.cost import Cost, run
 from mtseg.core.files import write_json
 from mtseg.core.params import Task, load
 from mtseg.core.tables import Image, Instance, Predictions, task_columns
@@ -103,20 +102,9 @@ def plain() -> None:
         evaluation.summarize()
 
 
-REPORT = """
-import re, resource
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(used.ru_utime + used.ru_stime, re.search(r"VmHWM:\\s+([0-9]+)", open("/proc/self/status").read())[1])
-"""
-
-
-def measure(folder: Path, code: str) -> tuple[float, float, float]:
-    """Wall-clock and processor time in seconds and peak memory in GB of a process that runs `code` in `folder`."""
-    started, environment = time.perf_counter(), os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code + REPORT]
-    process = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    processor, kilobytes = process.stdout.split()[-2:]
-    return time.perf_counter() - started, float(processor), int(kilobytes) * 1024 / 1e9
+def measure(folder: Path, code: str) -> Cost:
+    """The cost of a process that runs `code` in `folder`."""
+    return run([sys.executable, "-c", code], folder, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def main() -> int:
@@ -128,8 +116,9 @@ def main() -> int:
             theirs = measure(Path(folder), "from benchmarks.evaluate import plain; plain()")
             ours = measure(Path(folder), "from stages.evaluate import main; main()")
         for name, own in (("evaluate", ours), ("pycocotools", theirs)):
-            print("{:>6,} images  {:<11}{:>7.1f} s {:>7.1f} s of processor {:>6.2f} GB".format(count, name, *own))
-    return int(count == LARGEST and (min(ours[:2]) > SECONDS or ours[2] > GIGABYTES))
+            used = f"{own.wall:>7.1f} s {own.cpu:>7.1f} s of processor {own.peak / 1000:>6.2f} GB"
+            print(f"{count:>6,} images  {name:<11}{used}")
+    return int(count == LARGEST and (min(ours.wall, ours.cpu) > SECONDS or ours.peak > 1000 * GIGABYTES))
 
 
 if __name__ == "__main__":

@@ -277,9 +277,11 @@ def _loss_name(theirs: str, *, last: int) -> str:
 
 
 def _sorted(points_NP2: Tensor) -> Tensor:
-    """By x: the order in which points are chosen is of no consequence."""
-    order = points_NP2[..., :1].argsort(dim=1)
-    return points_NP2.gather(1, order.expand(-1, -1, 2))
+    """By x, then y: the order in which points are chosen is of no consequence."""
+    for i in (1, 0):
+        order = points_NP2[..., i : i + 1].argsort(dim=1, stable=True)
+        points_NP2 = points_NP2.gather(1, order.expand(-1, -1, 2))
+    return points_NP2
 
 
 def _point_logits() -> Tensor:

@@ -16,23 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import psutil
 from PIL import Image
 
 from benchmarks import evaluate
+from benchmarks.cost import Cost, run
 from benchmarks.intake import ROOT, command, environment, write_params
 from mtseg.core.files import write_json, write_table
 from mtseg.core.params import load
@@ -58,15 +53,6 @@ LINKS = 50_000  # names that a file may have: ext4 allows 65,000
 BUDGET = 2000  # MB, that a stage may use
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a run: seconds of wall time and of CPU time, and peak resident memory in MB, of all its processes."""
-
-    wall: float
-    cpu: float
-    peak: float
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=int, default=SIZES, help="numbers of images")
@@ -87,38 +73,13 @@ def main() -> None:
                         other.apply(prepare, (Path(folder), count))
                 for name in wanted:
                     arguments = [sys.executable, "-c", LOADER] if name == "loader" else command(name)
-                    cost = costs[name][count] = run(arguments, Path(folder))
+                    cost = costs[name][count] = run(arguments, Path(folder), environment())
                     print(f"{count:>8} {name:>9} {cost.wall:>8.1f} {cost.cpu:>8.1f} {cost.peak:>8.0f}", flush=True)
     if len(given.images) > 1:
         for name, own in costs.items():
             fitted = ", ".join(f"{key} {exponent(column(own, key)):.2f}" for key in ("wall", "cpu", "peak"))
             print(f"{name}: exponents: {fitted}")
         plot(costs, given.out)
-
-
-def run(arguments: Sequence[str], folder: Path) -> Cost:
-    """The cost of a process. Exits if it fails."""
-    start = time.perf_counter()
-    process, peak = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL), 0
-    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-        peak = max(peak, memory(process.pid))
-        time.sleep(0.2)
-    _, status, usage = ended
-    process.returncode = os.waitstatus_to_exitcode(status)  # else it seems to run
-    if status:
-        sys.exit(f"{' '.join(arguments)} failed")
-    return Cost(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, max(usage.ru_maxrss * 1024, peak) / 1e6)
-
-
-def memory(pid: int) -> int:
-    """Bytes of a process and those that it has started, together: what they share is counted once. At least: one that
-    starts or ends at this moment may be left out."""
-    total = 0
-    with suppress(psutil.Error):
-        for each in (process := psutil.Process(pid), *process.children(recursive=True)):
-            with suppress(psutil.Error):
-                total += each.memory_full_info().pss
-    return total
 
 
 def raw(folder: Path, count: int) -> None:

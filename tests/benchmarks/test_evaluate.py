@@ -14,6 +14,4 @@ def test_the_drawn_data_are_what_the_stage_takes_and_pycocotools_reads(tmp_path,
     evaluate.main()
     metrics = json.loads(Path("metrics/evaluate.json").read_text())
     assert len(json.loads(Path("data/predictions/val.json").read_text())) == 3 * benchmark.DETECTIONS
-    seconds, processor, peak = benchmark.measure(tmp_path, "kept = bytearray(100_000_000)")
-    assert 0 < processor and 0 < seconds and 0.1 < peak < 0.3
     assert 0 < metrics["segm"]["AP"] < 100 and set(metrics["tasks"]) == set(benchmark.CLASSES)

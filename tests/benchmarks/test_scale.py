@@ -22,8 +22,3 @@ def test_a_stage_is_measured_and_plotted(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["40", "convert"], ["80", "convert"]]
     assert lines[3].startswith("convert: exponents") and b"<svg" in out.read_bytes()
-
-
-def test_a_process_that_fails_ends_the_benchmark(tmp_path):
-    with pytest.raises(SystemExit):
-        scale.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
