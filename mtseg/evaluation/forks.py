@@ -69,6 +69,10 @@ def in_forks(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[A
                 "a process ended without an error, most likely for lack of memory: free some, or use fewer cores, "
                 "as with `taskset -c 0`"
             ) from None
+        except BaseException:  # the pool would wait for all that they do
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def _begin(function: Callable[[Any], Any], parent: int) -> None:

@@ -70,6 +70,20 @@ def test_a_process_that_ends_is_one_line(monkeypatch):
         list(forks.in_forks(lambda item: os.kill(os.getpid(), signal.SIGKILL), [1, 2, 3]))
 
 
+def test_a_stop_does_not_wait_for_the_others(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    parent, began = os.getpid(), time.monotonic()
+
+    def interrupt(item):
+        if not item:
+            os.kill(parent, signal.SIGINT)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(forks.in_forks(interrupt, [0, 1]))
+    assert time.monotonic() - began < 30 and not multiprocessing.active_children()
+
+
 def test_no_process_outlives_one_that_is_killed(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
 
