@@ -55,12 +55,13 @@ from benchmarks.survival.project import STAGES, Project  # noqa: E402
 QUICK = ("generate", "convert", "register", "check", "train", "predict", "evaluate", "filter")
 DISTURBED = ("train", "convert", "evaluate")
 USED = (  # what the stages import when they run
-    "encodings.utf_8_sig", "filecmp", "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.labelme",
-    "mtseg.diagnosis.run", "mtseg.diagnosis.probe", "mtseg.inference.checkpoint", "mtseg.inference.export.coco",
-    "mtseg.inference.export.csv", "mtseg.inference.splits", "mtseg.inference.torch_network",
-    "mtseg.model.backbones.mobilenetv3_small", "mtseg.training.loop", "orjson", "pandas.io.formats.csvs",
-    "pyarrow.pandas_compat", "pycocotools.coco", "rich._emoji_codes", "rich.progress",
-    "torch.utils.serialization.config",
+    "encodings.unicode_escape", "encodings.utf_8_sig", "filecmp", "matplotlib.backends.backend_svg",
+    "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.labelme", "mtseg.diagnosis.probe",
+    "mtseg.diagnosis.run", "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
+    "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones._folding",
+    "mtseg.model.backbones.mobilenetv3_small", "mtseg.training.loop", "orjson", "pandas.core.methods.to_dict",
+    "pandas.io.formats.csvs", "pyarrow.pandas_compat", "pyarrow.vendored.version", "pycocotools.coco",
+    "rich._emoji_codes", "rich.progress", "torch.utils.serialization.config",
 )  # fmt: skip
 MEMORY = "/dev/shm"
 CASES: list[cases.Case] = []  # the processes of the pool are forks, which have it
