@@ -38,11 +38,10 @@ def run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) 
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process and those that it has started, together: what they share is counted once. At least: one that
-    starts or ends at this moment may be left out."""
+    """Bytes of a process and those that it has started, together: what they share is counted once. 0 while there are
+    none, for the system knows the peak of a single process."""
     total = 0
-    with suppress(psutil.Error):
-        for each in (process := psutil.Process(pid), *process.children(recursive=True)):
-            with suppress(psutil.Error):
-                total += each.memory_full_info().pss
+    with suppress(psutil.Error):  # one of them has ended
+        if started := (process := psutil.Process(pid)).children(recursive=True):
+            total = sum(each.memory_full_info().pss for each in (process, *started))
     return total
