@@ -1,9 +1,10 @@
 """Pass a synthetic pattern through the mapper: image, masks and labels must be transformed together.
 
-The pattern is a grey background with one patch per instance in its own colour; half of the masks are polygons, half
-RLEs. The position of a patch in the mapped image is found by its colour, its sides, to a fraction of a pixel, by the
-mixture of colours along them. A side of a mask must be where rounding to whole pixels puts that of the patch: a shift
-of 0.1 pixels moves a tenth of the sides by one pixel.
+The pattern is a grey background with one patch per instance in its own colour: a rectangle without its upper right
+quarter, so that neither its box nor a mirrored mask fits it. Half of the masks are polygons, half RLEs. The position
+of a patch in the mapped image is found by its colour, its sides, to a fraction of a pixel, by the mixture of colours
+along them. A side of a mask must be where rounding to whole pixels puts that of the patch: a shift of 0.1 pixels moves
+a tenth of the sides by one pixel.
 """
 
 from __future__ import annotations
@@ -78,53 +79,57 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
     """Write the image into the folder and return its record. Instances have different labels as far as there are enough
     classes. Images with other numbers have other places and sizes of the patches, and other labels."""
-    height, width = side - 1 | 1, side * 5 // 4 | 1  # odd: resized, no side of a patch is in the middle of a pixel
+    height, width = side - 1 | 1, side * 4 // 3 | 1  # odd: resized, no side of a patch is in the middle of a pixel
     pixels = np.full((height, width, 3), GROUND, np.uint8)
     moves = np.random.default_rng(number).integers(0, side // 16, (len(COLOURS), 4))
     instances = []
     for i, (colour, (x, y), move) in enumerate(zip(COLOURS, CORNERS, moves.tolist(), strict=True)):
         left, top = round(x * width) + move[0], round(y * height) + move[1]
         right, bottom = left + side // 4 - move[2] + 3 * i, top + side // 4 - move[3]
-        pixels[top:bottom, left:right] = colour
-        segmentation = [[float(value) for value in (left, top, right, top, right, bottom, left, bottom)]]
+        x, y = (left + right) // 2, (top + bottom) // 2
+        mask = np.zeros((height, width), np.uint8, order="F")
+        mask[top:bottom, left:right] = 1
+        mask[top:y, x:right] = 0
+        pixels[mask > 0] = colour
+        segmentation = [[*map(float, (left, top, x, top, x, y, right, y, right, bottom, left, bottom))]]
         if i % 2:
-            mask = np.zeros((height, width), np.uint8, order="F")
-            mask[top:bottom, left:right] = 1
             segmentation = {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()}
         labels = {task.name: (i + number) % len(task.classes) for task in tasks}
         box = (float(left), float(top), float(right - left), float(bottom - top))
-        instances.append(Instance(segmentation, box, box[2] * box[3], labels, id=i))
+        instances.append(Instance(segmentation, box, float(mask.sum()), labels, id=i))
     PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
     return Image(number, f"{number}.png", height, width, tuple(instances))
 
 
 def displaced(readings: Sequence[Reading]) -> Iterator[Finding]:
     """Every mask must be on a patch, and every patch must have a mask."""
-    overlaps, offsets, total, lost, small = [], [], 0, 0, 0
+    overlaps, total, lost, small = [], 0, 0, 0
+    offsets = {"polygons": [], "RLEs": []}
     for one in readings:
         visible = [patch for patch in one.patches if patch.sum() >= SMALLEST]
         total += len(visible)
         lost += sum(not (one.masks & patch).any() for patch in visible)
-        for mask, offset, iou in zip(one.masks, one.offsets, one.iou, strict=True):
+        for mask, patch, offset, iou in zip(one.masks, one.patch, one.offsets, one.iou, strict=True):
             if mask.sum() < SMALLEST:
                 small += 1
                 continue
             overlaps.append(iou)
-            offsets.append(offset)
+            offsets["RLEs" if patch % 2 else "polygons"].append(offset)
     if not overlaps:
         if not small:  # otherwise input.min_scale and max_scale make the pattern too small
             evidence = f"no mask of {len(COLOURS)} instances of a synthetic image is left in {len(readings)} draws"
             yield Finding("mapper_displaces", "error", evidence, f"{FIX}, or see input.min_scale")
         return
     low = [overlap for overlap in overlaps if overlap < OVERLAP]
-    moved = np.ma.masked_invalid(offsets)
-    off = np.abs(moved).mean((0, 2)).filled(0)
-    if len(low) > len(overlaps) / 10 or off.max() > OFF:
-        x, y = moved.mean((0, 2)).filled(0)
+    moved = {kind: np.ma.masked_invalid(np.reshape(own, (-1, 2, 2))) for kind, own in offsets.items()}
+    off = {kind: np.abs(own).mean((0, 2)).filled(0) for kind, own in moved.items()}  # in x and y
+    worst = max(off, key=lambda kind: off[kind].max())
+    if len(low) > len(overlaps) / 10 or off[worst].max() > OFF:
+        (dx, dy), (x, y) = off[worst], moved[worst].mean((0, 2)).filled(0)
         evidence = (
             f"{len(low)} of {len(overlaps)} masks of a synthetic image do not fit their patch (IoU below {OVERLAP:g}, "
-            f"median {np.median(overlaps):.2f}); their sides are {off[0]:.2f} pixels off in x and {off[1]:.2f} in y, "
-            f"the mean shift is ({x:+.2f}, {y:+.2f})"
+            f"median {np.median(overlaps):.2f}); the sides of those of {worst} are {dx:.2f} pixels off in x and "
+            f"{dy:.2f} in y, the mean shift is ({x:+.2f}, {y:+.2f})"
         )
         yield Finding("mapper_displaces", "error", evidence, f"{FIX}: image and masks must have the same transform")
     elif lost:
@@ -199,19 +204,19 @@ def covers(pixels: np.ndarray) -> np.ndarray:
 
 
 def sides(cover: np.ndarray) -> np.ndarray:
-    """[2, 2]: x of the left and right side of a rectangle, y of top and bottom, through its middle; NaN at the border.
-    cover: [S, S], the share of each pixel that it covers."""
-    found = np.full((2, 2), np.nan)
-    inside = cover > 0.5
-    if not inside.any():
+    """[2, 2]: x of the left and right side of a patch, y of top and bottom, on lines through the quarter opposite to
+    the missing one; NaN if the patch is at the border. cover: [S, S], the share of each pixel that it covers."""
+    found, places = np.full((2, 2), np.nan), np.argwhere(cover > 0.5)[:, ::-1]
+    if not len(places) or places.min() < BLUR or (places.max(0) + BLUR >= cover.shape[::-1]).any():
         return found
-    x, y = centre(inside).astype(int)
+    middle = (places.min(0) + places.max(0)) / 2
+    x, y = (middle + 3 * (places.mean(0) - middle)).astype(int)
     for axis, line in enumerate((cover[y], cover[:, x])):
-        pixels = np.flatnonzero(line > 0.5)
-        if len(pixels) and pixels[0] >= BLUR:
-            found[axis, 0] = pixels[0] + BLUR - line[pixels[0] - BLUR : pixels[0] + BLUR].sum()
-        if len(pixels) and pixels[-1] + BLUR < len(line):
-            found[axis, 1] = pixels[-1] + 1 - BLUR + line[pixels[-1] + 1 - BLUR : pixels[-1] + 1 + BLUR].sum()
+        inside = np.flatnonzero(line > 0.5)
+        if len(inside):
+            first, last = inside[0], inside[-1] + 1
+            found[axis, 0] = first + BLUR - line[first - BLUR : first + BLUR].sum()
+            found[axis, 1] = last - BLUR + line[last - BLUR : last + BLUR].sum()
     return found
 
 
