@@ -197,6 +197,13 @@ class Two(Ranks):
         return [value, value]
 
 
+def test_the_host_waits_once_more_for_each_further_batch_of_a_step(watch):
+    network = built(1, (), freeze_norm=True, decoder_layers=1)
+    stepper = Stepper(network, tiny.params(solver={"accumulate": 3, "tf32": True}).solver)
+    stepper([batch(network, 1)] * 3, 0)
+    assert watch.waits == [] and watch.reads == 4 and watch.copies == 6
+
+
 @pytest.fixture
 def two():
     dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
