@@ -5,7 +5,6 @@ and the known answers, but no others; `first_try.tsv` has what was named then.""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.faults.case import Fault, changed, everywhere
-from benchmarks.faults.healthy import as_coco
+from benchmarks.faults.data import in_coco
 from benchmarks.faults.images import edit_labels
 from benchmarks.faults.inputs import masks_by as training_masks_by
 from benchmarks.faults.prediction import by_rows, logits_by, lowest_third_lost, masks_by
 from benchmarks.faults.reported import VAL, read, write
 from benchmarks.faults.unseen import turned_by_exif
-from mtseg.core.files import write_json
 from mtseg.data import loader
 from mtseg.inference import torch_network
 from mtseg.model import decoder
@@ -90,12 +88,8 @@ def axes_exchanged(real: Callable, height: int, width: int, *args: Any) -> torch
     return real(width, height, *args).transpose(1, 2)
 
 
-def all_crowds(raw: Path) -> None:
-    as_coco(raw)
-    path = raw / "annotations/val.json"
-    record = json.loads(path.read_bytes())
-    record["annotations"] = [annotation | {"iscrowd": 1} for annotation in record["annotations"]]
-    write_json(path, record, indent=None)
+def as_crowd(annotation: dict[str, Any], count: int) -> None:
+    annotation["iscrowd"] = 1
 
 
 def at_half_resolution(raw: Path) -> None:
@@ -182,8 +176,8 @@ FAULTS = (
     Fault("masks written by rows and read by columns at prediction", **PREDICT, causes=("masks_transposed",),
           code=masks_by(by_rows)),
     # WXinlong/SOLO#84
-    Fault("all objects of val are marked as crowds", **VAL, causes=("split_empty",), raw=all_crowds,
-          changes={"data.format": "coco"}),
+    Fault("all objects of val are marked as crowds", **VAL, causes=("split_empty",), coco=in_coco("val", as_crowd),
+          says="has other instances"),  # raw annotations that are all crowds are read as objects, with a note
     # instanseg/instanseg#17
     Fault("val at half the resolution", **VAL, causes=("splits_differ",), raw=at_half_resolution),
     # vana77/Market-1501_Attribute#7
