@@ -7,6 +7,7 @@ of the project:
   full disk      an error from each write on, files of a limited size; `read-only`, `few files`: every write, open files
   state          damaged states and locks of an unfinished training
   concurrency    two trainings at once; without --quick also two queued experiments of DVC
+  ranks          without --quick: a training in two processes has the losses of one
   reader, Ctrl-C `train | head -1`, and SIGINT in the first moments of a process
   worker, memory a process that loads images dies; little memory
   artifact       damaged, foreign and missing files of earlier stages
@@ -58,7 +59,7 @@ USED = (  # what the stages import when they run
     "encodings.unicode_escape", "encodings.utf_8_sig", "filecmp", "matplotlib.backends.backend_svg",
     "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.labelme", "mtseg.diagnosis.probe",
     "mtseg.diagnosis.run", "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
-    "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones._folding",
+    "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones._convolution",
     "mtseg.model.backbones.mobilenetv3_small", "mtseg.training.loop", "orjson", "pandas.core.methods.to_dict",
     "pandas.io.formats.csvs", "pyarrow.pandas_compat", "pyarrow.vendored.version", "pycocotools.coco",
     "rich._emoji_codes", "rich.progress", "torch.utils.serialization.config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import resource
 import signal
 import subprocess
@@ -24,6 +25,7 @@ SIZES = (0, 300, 5_000, 100_000)  # bytes that a file may have
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # changes of params.yaml, and megabytes that a stage may take more than now
 LARGE = {"model": {"num_queries": 10_000}, "loss": {"num_points": 10**6}, "solver": {"ims_per_batch": 64}}
+RANKS = {"solver": {"max_iter": 20, "eval_period": 20, "ims_per_batch": 2, "accumulate": 2, "reference_lr": 1e-5}}
 MEMORY = {"train": (LARGE, 300), "check": (LARGE, 300), "predict": ({}, 50)}
 
 
@@ -67,6 +69,7 @@ def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
     yield case("concurrency", "two trainings, the first is killed", together, faults.killed_before(".tmp-models"))
     if not quick:
         yield case("concurrency", "two queued experiments", two_experiments)
+        yield case("ranks", "a training of 20 steps in two processes", two_ranks)
     yield case("reader", "train | head -1", head)
     yield case("worker", "a loader's process dies", dead_worker)
     for stage in ("train",) if quick else MEMORY:
@@ -161,6 +164,24 @@ def together(project: Project, fault: Fault = lambda: None) -> str | None:
         outcomes = [first.wait(), second.wait()]
         wrong = [one.fault() or one.err for one in outcomes if one.code not in (0, -signal.SIGKILL)]
         return next(iter(wrong), None) or project.difference(folder)
+
+
+def two_ranks(project: Project) -> str | None:
+    """Its losses are those of one process to 1e-4, in the five digits that are written."""
+    tables = []
+    for count in (1, 2):
+        with project.copy(without="train") as folder:
+            set_params(folder, RANKS | {"launch": {"nproc_per_node": count}})
+            process = subprocess.run(
+                [sys.executable, "-m", "stages.train"], cwd=folder, env=environment(), text=True, capture_output=True
+            )
+            if process.returncode:
+                return process.stderr
+            with (folder / "plots/train.tsv").open() as file:
+                tables.append([float(row["loss"]) for row in csv.DictReader(file, delimiter="\t")])
+    one, two = tables
+    worst = max(abs(a - b) / a for a, b in zip(one, two, strict=True))
+    return None if worst < 1e-4 and len(one) == 20 else f"the losses of {len(one)} steps differ by {worst:.1e}"
 
 
 def head(project: Project) -> str | None:
