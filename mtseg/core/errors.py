@@ -104,6 +104,10 @@ NO_MEMORY = re.compile(
 )
 
 
+# PyTorch's own errors of the operating system, of a file and with a number
+OF_FILE = re.compile(r"unable to [^<]*<(?P<file>.+)>.* \((?P<number>\d+)\)$")
+
+
 def as_user_error(error: Exception) -> UserError | None:
     """The line for an error that the user can put right, such as a full disk; None for any other."""
     if isinstance(error, UserError):
@@ -111,6 +115,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in FIXES:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{os.strerror(error.errno).lower()}: {FIXES[error.errno]}")
+    if isinstance(error, RuntimeError) and (found := OF_FILE.match(str(error))):
+        return as_user_error(OSError(int(found["number"]), "", found["file"]))
     if isinstance(error, RuntimeError) and str(error).startswith(
         "Symlink loop from "
     ):  # Path.resolve before Python 3.13

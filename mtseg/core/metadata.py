@@ -206,6 +206,7 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not a model: the name of a model's file ends with {' or '.join(MODELS)}")
     if not path.is_file():
         raise missing(path)
+    path.open("rb").close()  # safetensors and ONNX Runtime do not say why they cannot open a file
     entries = _of_onnx(path) if path.suffix == ".onnx" else _of_safetensors(path)
     if KEY not in entries:
         raise UserError(f"{path} is not a model of mtseg, whose files have an entry '{KEY}' in their metadata")

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtseg.core.errors import UserError, first_line, is_pipe
+from mtseg.core.errors import UserError, as_user_error, first_line, is_pipe
 
 
 def read(path: Path | str) -> dict[str, Tensor]:
@@ -42,6 +42,8 @@ def read(path: Path | str) -> dict[str, Tensor]:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, expected a weights file") from None
     except Exception as error:  # unpickling arbitrary bytes can raise anything
+        if isinstance(error, OSError) and as_user_error(error):
+            raise
         if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(f"{path} is refused: it wants to call {called[1]}; only tensors are ever read") from None
         raise UserError(f"{path} is refused: it is broken, or holds more than tensors") from None
@@ -67,10 +69,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if is_pipe(path):
         raise UserError(f"{path} is a pipe or a device, and no file: copy it again, or make it again")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        path.open("rb").close()  # safetensors reports too many open files as a missing one
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such weights file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, expected a weights file") from None
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         fault = first_line(error)[:160]
         raise UserError(

@@ -1,4 +1,4 @@
-"""Several processes give the numbers of one, whatever their number, and end with it."""
+"""Any number of processes gives the numbers of one, and they end with their parent."""
 
 import multiprocessing
 import os

@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mtseg.core.errors import UserError
 from mtseg.model.safe_read import read
@@ -183,3 +186,41 @@ def test_something_else_than_a_state_dict_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(UserError, match="expected a state dict"):
         read(tmp_path / "other.pth")
+
+
+FULL = """
+import os, resource, sys
+from pathlib import Path
+from mtseg.core.errors import as_user_error
+from mtseg.model.safe_read import read
+path = Path(sys.argv[1])
+read(path)  # imports
+for free in range(3):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for number in taken[:free]:
+            os.close(number)
+    try:
+        read(path)
+        line = "read"
+    except Exception as error:
+        line = as_user_error(error)
+    for number in taken[free:]:
+        os.close(number)
+    print(line)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_too_many_open_files_are_named(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    state = {"a": torch.zeros(2)}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    lines = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True, check=True).stdout
+    *refused, last = lines.splitlines()
+    full = f"{path}: too many open files: raise the limit with `ulimit -n 4096`"
+    assert last == "read" and refused[0] == full and set(refused) <= {full, "read"}
