@@ -56,7 +56,8 @@ class Stepper:
         gradient is not finite; in float16, where the scaler skips a step with such a gradient and lowers its scale,
         only after `PATIENCE` successive steps.
 
-        The host waits for the device for the matching costs of each batch, and for losses and norms once all is queued."""
+        The host waits for the device once for each batch, for the matching costs, and once for losses and norms, when
+        all is queued."""
         self.network.train()
         lr = self.schedule(min(step / max(self.solver.max_iter, 1), 1 - 1e-9))
         lr *= min(1.0, (step + 1) / max(self.solver.warmup, 1))
