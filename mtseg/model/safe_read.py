@@ -73,7 +73,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such weights file") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder, expected a weights file") from None
+        raise UserError(f"{path} is a folder, and no file: copy it again, or make it again") from None
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
