@@ -195,20 +195,24 @@ def combined(
     prediction of any other combination gets the number of categories, and is ignored as COCO ignores classes without
     ground truth.
     """
-    shape = [task.num_classes for task in tasks]
     true = np.column_stack([images.instances.labels[task.name] for task in tasks])
     whole = (true != UNLABELLED).all(axis=1)
-    # the numbers of a mixed-radix system sort as the tuples do
-    codes, numbers = np.unique(np.ravel_multi_index(true[whole].T, shape), return_inverse=True)
+    # The combinations of the first tasks are numbered, then those of these numbers and the next task's labels: with
+    # many tasks the product of their numbers of classes exceeds 64 bits. The numbers sort as the tuples do.
+    code, known = np.zeros(whole.sum(), dtype=np.int64), []
+    for task, column in zip(tasks, true[whole].T, strict=True):
+        values, code = np.unique(code * task.num_classes + column, return_inverse=True)
+        known.append(values)
     true_number = np.full(len(true), UNLABELLED, dtype=np.int32)
-    true_number[whole] = numbers
-    columns = [labels[task.name] for task in tasks]
-    numbers = np.full(len(columns[0]), len(codes), dtype=np.int32)
+    true_number[whole] = code
+    numbers = np.empty(len(labels[tasks[0].name]), dtype=np.int32)
     for low in range(0, len(numbers), PART):
-        code = np.ravel_multi_index([column[low : low + PART] for column in columns], shape)
-        position = np.searchsorted(codes, code)
-        known = np.append(codes, -1)[position] == code
-        numbers[low : low + PART][known] = position[known]
-    combinations = zip(*np.unravel_index(codes, shape), strict=True)
+        part = np.zeros(len(numbers[low : low + PART]), dtype=np.int64)
+        for task, values in zip(tasks, known, strict=True):
+            wanted = part * task.num_classes + labels[task.name][low : low + PART]
+            part = np.searchsorted(values, wanted)
+            part[np.append(values, -1)[part] != wanted] = len(values)  # above every value of the next task, too
+        numbers[low : low + PART] = part
+    combinations = true[whole][np.unique(code, return_index=True)[1]]
     names = [tuple(task.classes[i] for task, i in zip(tasks, own, strict=True)) for own in combinations]
     return true_number, numbers, names
