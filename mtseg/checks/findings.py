@@ -19,7 +19,7 @@ CAUSES = {
     "labels_permuted": "the order of the classes differs between training and use",
     "split_empty": "a split has no images",
     "split_small": "a split has too few images to score",
-    "task_unlabelled": "a task has no labelled instance in train",
+    "task_unlabelled": "no instance has a label of a task, or none the labels of all tasks",
     "class_too_rare": "a class has too few training examples",
     "annotated_twice": "objects are annotated more than once",
     "class_missing_in_train": "a class of val or test does not occur in train",

@@ -37,6 +37,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
         findings += [*rare(train, task), *unpaired(task, input)]
     if not of_severity(findings, "error"):
         findings += [finding for name, images in scored.items() for finding in unseen(train, images, tasks, name)]
+        findings += [finding for name, images in scored.items() for finding in without_joint_ap(images, tasks, name)]
     return findings + [finding for name, images in splits.items() for finding in duplicates(images, name)]
 
 
@@ -82,6 +83,17 @@ def unlabelled(train: Images, task: Task) -> Iterator[Finding]:
         evidence = f"all {counts.sum()} labelled instances in train are '{task.classes[counts.argmax()]}'"
         change = "a task with one class has nothing to learn: check the raw labels or the mapping"
         yield Finding("task_unlabelled", "warning", evidence, change, where)
+
+
+def without_joint_ap(images: Images, tasks: Sequence[Task], split: str) -> Iterator[Finding]:
+    """A split with objects, none of which has the labels of all tasks."""
+    counts = {task.name: int(count(images, task).sum()) for task in tasks}
+    if combinations(images, tasks):
+        return
+    least = min(counts, key=counts.__getitem__)
+    evidence = f"no object of {split} has the labels of all tasks (fewest: {counts[least]} of task '{least}')"
+    change = f"joint AP is undefined, the best weights are those of the highest AP: label objects of {split} completely"
+    yield Finding("task_unlabelled", "warning", evidence, change, split)
 
 
 def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:

@@ -36,9 +36,10 @@ def joint_ap(evaluation: Evaluation, labels: dict[str, np.ndarray] | None = None
 
 def losses(split: Split) -> dict[str, float]:
     """AP: joint AP in percent. The others: joint AP with one kind of error corrected: labels (of matches), ranking
-    (false predictions ranked last), masks (of matches), all_found (objects without a match added as predictions)."""
+    (false predictions ranked last), masks (of matches), all_found (objects without a match added as predictions).
+    Empty if joint AP is undefined."""
     evaluation, matches, instances = split.evaluation, split.matches, split.images.instances
-    if not len(split.predictions) or not split.objects.sum():
+    if not len(split.predictions) or not evaluation.joint.objects.any():
         return {}
     overlap = np.zeros(len(split.predictions))
     overlap[matches.prediction] = matches.iou

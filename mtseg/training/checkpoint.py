@@ -27,6 +27,11 @@ STATEFUL = ("network", "optimizer", "scaler")  # attributes of a Stepper with a 
 TABLES = {"train": ["step", "lr", "loss"], "val": ["step"], "health": ["step", "stability"]}
 
 
+def _deciding(scores: dict[str, float]) -> float:
+    """Joint AP; AP if no object of val has the labels of all tasks, which leaves joint AP undefined."""
+    return scores.get("joint_AP", scores.get("segm_AP", 0.0))
+
+
 class Run:
     """A training run in memory and in its work folder, which is no out of DVC, since DVC deletes outs before each run.
 
@@ -81,9 +86,9 @@ class Run:
         return time.monotonic() - self.saved > 60 * self.solver.save_minutes
 
     def validated(self, scores: dict[str, float]) -> None:
-        """Keep the scores, and the weights if their joint AP is the best so far; save the state."""
+        """Keep the scores, and the weights if they are the best so far; save the state."""
         self.tables["val"].append({"step": self.step, **scores})
-        if self.best is None or scores["joint_AP"] > self.best["joint_AP"]:
+        if self.best is None or _deciding(scores) > _deciding(self.best):
             self.best = {"step": self.step, **scores}
             if self.ranks.first:
                 self.best_weights = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
@@ -131,7 +136,7 @@ class Run:
             with replace_file(curves / f"{name}.tsv") as path:
                 table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
                 table.to_csv(path, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
-        figures = {"best": {name: self.best[name] for name in ("step", "segm_AP", "joint_AP")}}
+        figures = {"best": {name: self.best[name] for name in ("step", "segm_AP", "joint_AP") if name in self.best}}
         if self.tables["train"]:  # empty if solver.max_iter is 0
             figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
         write_json(metrics, figures)

@@ -93,6 +93,7 @@ def test_what_a_task_lacks_is_named(count):
     shown = relabelled(train, task, lambda label: UNLABELLED if label == 1 else label)
     assert ("class_missing_in_train", "warning") in check(shown, val, tasks)
     assert ("class_too_rare", "warning") in check(train[:4], val[:4], tasks)
+    assert ("task_unlabelled", "warning") in check(train, relabelled(val, task, lambda label: UNLABELLED), tasks)
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 

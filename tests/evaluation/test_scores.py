@@ -203,3 +203,24 @@ def test_the_headline_of_training_has_the_metrics_at_100_detections():
     expected |= {f"{name}_accuracy": own["accuracy"] for name, own in found["tasks"].items()}
     assert scores.headline(images, predictions, tasks) == expected
     assert scores.headline(images, predictions[:0], tasks) == {"segm_AP": 0.0, "joint_AP": 0.0}
+
+
+def test_a_joint_ap_without_a_fully_labelled_object_is_left_out():
+    tasks = make_tasks(3)
+    boxes = [box_instance(box, {"shape": 1, "colour": None, "fill": 1}) for box in BOXES]
+    images, rows = one_image(*boxes), [predict(one, tasks, query=query) for query, one in enumerate(boxes)]
+    assert scores.metrics(evaluation(images, rows, tasks))["joint"] == {}
+    own = scores.headline(images_of(images, tasks), table(rows, tasks), tasks)
+    assert own == {"segm_AP": 100.0, "shape_accuracy": 100.0, "fill_accuracy": 100.0}
+
+
+def test_joint_ap_of_a_hundred_tasks():
+    """3 ** 100 combinations: their number does not fit into 64 bits."""
+    tasks = tuple(make_tasks(1)[0].model_copy(update={"name": f"task{number}"}) for number in range(100))
+    rng = np.random.default_rng(0)
+    labels = [{task.name: int(rng.integers(task.num_classes)) for task in tasks} for _ in BOXES]
+    truth = [box_instance(box, own) for box, own in zip(BOXES, labels, strict=True)]
+    rows = [predict(one, tasks, query=query) for query, one in enumerate(truth)]
+    assert scores.metrics(evaluation(one_image(*truth), rows, tasks))["joint"]["AP"] == 100
+    rows[0] = relabel(rows[0], tasks[99], (labels[0]["task99"] + 1) % tasks[99].num_classes)
+    assert scores.metrics(evaluation(one_image(*truth), rows, tasks))["joint"]["AP"] == 75

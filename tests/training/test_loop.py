@@ -235,6 +235,15 @@ def test_best_is_the_first_checkpoint_of_the_highest_joint_ap(tmp_path):
     assert read_json(tmp_path / "train.json")["best"] == {"step": 2, "segm_AP": 20.0, "joint_AP": 30.0}
 
 
+def test_without_a_joint_ap_the_best_checkpoint_has_the_highest_ap(tmp_path):
+    state = Run(tiny.network(make_tasks(1)), tiny.params().solver, work=tmp_path / "work", metadata={})
+    for step, ap in enumerate((10.0, 30.0, 20.0), start=1):
+        state.step = step
+        state.validated({"segm_AP": ap})
+    state.finish(models=tmp_path / "models", metrics=tmp_path / "train.json", curves=tmp_path / "plots")
+    assert read_json(tmp_path / "train.json")["best"] == {"step": 2, "segm_AP": 30.0}
+
+
 def test_logged_losses_are_the_means_since_the_last_row(tmp_path):
     state = Run(tiny.network(make_tasks(1)), tiny.params(solver={"max_iter": 8, "log_period": 3}).solver,
                 work=tmp_path / "work", metadata={})  # fmt: skip

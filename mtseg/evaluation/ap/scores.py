@@ -37,11 +37,12 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def headline(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> dict[str, float]:
-    """Metrics of validation during training, in percent: segm_AP, joint_AP, TASK_accuracy. With COCO's 100 detections
-    and the ranking `product_quality`: the section `test` of params.yaml can change without a new training."""
+    """Metrics of validation during training, in percent: segm_AP, joint_AP, TASK_accuracy; undefined ones are left out.
+    With COCO's 100 detections and the ranking `product_quality`: the section `test` of params.yaml can change without a
+    new training."""
     evaluation = Evaluation(images, predictions, tasks=tasks, ranking="product_quality")
     matches = {"segm_AP": evaluation.matches[evaluation.tasks[0].name], "joint_AP": evaluation.joint}
-    row = {name: summary(evaluation, own, "AP").get("AP", 0.0) for name, own in matches.items()}
+    row = {name: ap for name, own in matches.items() for ap in summary(evaluation, own, "AP").values()}
     accuracies = {task.name: label_scores(label_confusion(evaluation, task)) for task in evaluation.tasks}
     return row | {f"{name}_accuracy": own["accuracy"] for name, own in accuracies.items() if own}
 
