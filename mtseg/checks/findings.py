@@ -23,6 +23,7 @@ CAUSES = {
     "class_too_rare": "a class has too few training examples",
     "annotated_twice": "objects are annotated more than once",
     "class_missing_in_train": "a class of val or test does not occur in train",
+    "class_mix_differs": "classes are more or less frequent in val or test than in train",
     "combination_missing_in_train": "a combination of labels of val or test does not occur in train",
     "classes_alike": "two classes have nearly the same name",
     "jitter_changes_label": "the jitter of the scale contradicts labels that mean a size",

@@ -23,6 +23,11 @@ RARE = 10  # smallest number of examples that a class needs to be learnt
 FEW = 6  # images of a scored split, below which the best checkpoint is chosen by chance: AP 48 to 90 of 5 (see SMALL)
 SMALL = 20  # images of a scored split: as many of the embedded data, at random, have AP 60 to 80 in 95 % of the draws
 
+OTHER_MIX, SURE = (
+    0.15,
+    4.5,
+)  # difference of two shares of a class that matters; standard errors of one that is no chance
+
 
 def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
     """Errors for an empty split, a label out of range and a task without labels; otherwise warnings and notes. scored:
@@ -34,6 +39,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
         findings += [finding for images in splits.values() for finding in out_of_range(images, task)]
         findings += unlabelled(train, task)
         findings += [finding for name, images in scored.items() for finding in missing(train, images, task, name)]
+        findings += [finding for name, images in scored.items() for finding in mixed(train, images, task, name)]
         findings += [*rare(train, task), *unpaired(task, input)]
     if not of_severity(findings, "error"):
         findings += [finding for name, images in scored.items() for finding in unseen(train, images, tasks, name)]
@@ -105,6 +111,32 @@ def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[F
         evidence = f"in {split} but not in train: {names} ({own[absent].sum() / own.sum():.1%} of {split}'s labels)"
         change = "move examples into train, or split with another data.seed"
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
+
+
+def mixed(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
+    """The class whose share of an image's objects differs most between a split and train, if that is no chance."""
+    ours, theirs = _shares(train, task), _shares(images, task)
+    if min(len(ours), len(theirs)) < SMALL:
+        return
+    difference = theirs.mean(0) - ours.mean(0)
+    error = np.sqrt(ours.var(0) / len(ours) + theirs.var(0) / len(theirs))
+    most = int(np.abs(difference).argmax())
+    if abs(difference[most]) > max(OTHER_MIX, SURE * error[most]):
+        evidence = f"'{task.classes[most]}' is {theirs.mean(0)[most]:.0%} of an image's objects in {split} (mean), "
+        evidence += f"{ours.mean(0)[most]:.0%} in train"
+        change = f"check whether {split} lacks objects or has wrong labels, or split with another data.seed"
+        yield Finding("class_mix_differs", "note", evidence, change, f"task '{task.name}'")
+
+
+def _shares(images: Images, task: Task) -> np.ndarray:
+    """Share of each class [n, classes] among the labelled objects of each image that has some."""
+    instances = images.instances
+    label = instances.labels[task.name]
+    own = ~instances.crowd & (label >= 0) & (label < len(task.classes))
+    table = np.zeros((len(images), len(task.classes)))
+    np.add.at(table, (instances.image[own], label[own]), 1)
+    table = table[table.any(1)]
+    return table / table.sum(1, keepdims=True)
 
 
 def unseen(train: Images, images: Images, tasks: Sequence[Task], split: str) -> Iterator[Finding]:

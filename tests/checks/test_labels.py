@@ -97,6 +97,28 @@ def test_what_a_task_lacks_is_named(count):
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 
+def test_another_mix_of_classes_is_noted_and_chance_is_not():
+    tasks, rng = make_tasks(2), np.random.default_rng(0)
+    task = tasks[1]
+
+    def drawn(count, share):
+        labels = lambda: {"shape": 0, "colour": int(rng.random() < share)}  # noqa: E731
+        boxes = [(2, 2, 20, 20), (34, 2, 20, 20)]
+        return images_of(
+            [
+                Image(n, f"{n}.jpg", SIZE, SIZE, tuple(box_instance(box, labels()) for box in boxes))
+                for n in range(count)
+            ],
+            tasks,
+        )
+
+    train = drawn(200, 0.5)
+    assert not any(list(labels.mixed(train, drawn(40, 0.5), task, "val")) for _ in range(100))
+    (found,) = labels.mixed(train, drawn(40, 0.95), task, "val")
+    assert found.cause == "class_mix_differs" and found.severity == "note"
+    assert not list(labels.mixed(train, drawn(10, 1.0), task, "val"))
+
+
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_what_train_lacks_is_named_in_the_test_split_too(count):
     tasks, train, val = healthy(count)
