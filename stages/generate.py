@@ -1,6 +1,7 @@
 """`python -m stages.generate`: draw the embedded data set, data/raw/shapes.
 
-About 5 s for 600 images on one core. Expect train/ and val/, each image a .jpg with its LabelMe .json beside it.
+About 20 s of processor time for 900 images on a slow core. Expect train/ and val/, each image a .jpg with its LabelMe
+.json beside it.
 """
 
 from pathlib import Path

@@ -74,7 +74,7 @@ def first_line(error: Exception) -> str:
 
 
 def is_pipe(path: Path | str) -> bool:
-    """Whether it is a pipe or a device, and no file or folder: to read one could wait for ever."""
+    """Whether it is a pipe or a device, not a file or folder: to read one could wait for ever."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 

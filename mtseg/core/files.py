@@ -207,7 +207,7 @@ def _reading(path: Path | str, kind: str, made_by: str | None) -> Iterator[None]
     """Report errors of reading a file as UserErrors."""
     first, again = (f": run `dvc repro {made_by}` {when}" if made_by else "" for when in ("first", "again"))
     if is_pipe(path):
-        raise UserError(f"{path} is a pipe or a device, and no file{again}")
+        raise UserError(f"{path} is a pipe or a device, not a file{again}")
     try:
         yield
     except FileNotFoundError:

@@ -563,7 +563,7 @@ def _glibc() -> ctypes.CDLL | None:
 def _reading(path: Path | str, made_by: str) -> Iterator[None]:
     """Raise UserError for a file that is missing or has another format."""
     if is_pipe(path):
-        raise UserError(f"{path} is a pipe or a device, and no file: run `dvc repro {made_by}` again")
+        raise UserError(f"{path} is a pipe or a device, not a file: run `dvc repro {made_by}` again")
     try:
         yield
     except FileNotFoundError:

@@ -23,7 +23,7 @@ MOST = 10**5  # values, of which an alias repeats those that it stands for
 def read(path: Path, typ: Literal["safe", "base"] = "safe") -> Any:
     """The content of a YAML file. Raises OSError, and ValueError as `parse` does."""
     if is_pipe(path):
-        raise ValueError("is a pipe or a device, and no file")
+        raise ValueError("is a pipe or a device, not a file")
     with path.open("rb") as file:
         return parse(_decoded(file.read(4 * LONGEST)), typ)
 
@@ -77,7 +77,7 @@ class _Constructor(SafeConstructor):
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, LookupError, ValueError) as error:
-            text = f"{quoted(node.value)} is no value ({error})"
+            text = f"{quoted(node.value)} cannot be read ({error})"
             raise ConstructorError(problem=text, problem_mark=node.start_mark) from None
 
 

@@ -1,6 +1,6 @@
 """Merge all labels of an object into one class, such as `circle,red,striped`: a common single-task baseline.
 
-The classes are the combinations that occur in train or val and, with flip_pairs, their mirror images. The stages after
+The classes are the combinations that occur in the data and, with flip_pairs, their mirror images. The stages after
 `convert` have a single task, whose AP is the joint AP. A flat class cannot express a missing label: a partly labelled
 object becomes a crowd of every class that it may have, so it is not trained on and is ignored in evaluation.
 """

@@ -103,8 +103,8 @@ def suffixes() -> frozenset[str]:
 
 def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
     """An image of which only the header is read. most: see `decode`."""
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a FIFO would wait for ever
-        raise ValueError("it is no file")
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a FIFO would wait forever
+        raise ValueError("it is not a regular file")
     if isinstance(file, Path) and file.exists() and not file.stat().st_size:  # also those of /proc, some of which wait
         raise ValueError("the file is empty")
     with _pillow():

@@ -204,8 +204,8 @@ def _load(
             own = [key for at, keys in enumerate(sent, number) if at % len(workers) in ended for key in keys]
             names = ", ".join(images[index].file_name for index, _ in own)
             raise UserError(
-                f"a process that loads images ended without an error, most likely for lack of memory: lower "
-                f"input.workers, or cut large images into tiles. It had to load {names}"
+                f"a process that loads images was killed, probably out of memory, while it had to load {names}: lower "
+                "input.workers, or cut large images into tiles"
             ) from None
         sent.popleft()
         for example in batch:

@@ -170,7 +170,7 @@ def _named(labels: Sequence[int], tasks: Classes) -> list[str]:
 
 def _sha256(path: Path) -> str:
     if is_pipe(path):
-        raise UserError(f"{path} is a pipe or a device, and no file: run `dvc repro convert` again")
+        raise UserError(f"{path} is a pipe or a device, not a file: run `dvc repro convert` again")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

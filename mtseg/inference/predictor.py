@@ -196,9 +196,9 @@ class Predictor:
 def _check(score: float | None, batch: int) -> None:
     """Raises UserError for settings that are not allowed."""
     if score is not None and not (_is(score, float | int | np.floating | np.integer) and 0 <= score <= 1):
-        raise UserError(f"score: {score!r} is no number from 0 to 1")
+        raise UserError(f"score: {score!r} must be a number from 0 to 1")
     if not (_is(batch, int | np.integer) and batch >= 1):
-        raise UserError(f"batch: {batch!r} is no number of images, 1 or more")
+        raise UserError(f"batch: {batch!r} must be a whole number, 1 or more")
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -29,7 +29,7 @@ def launch(module: str, launch: Launch) -> None:
         if failure.exitcode > 0:
             sys.exit(1)
         raise UserError(
-            f"rank {rank} (process {failure.pid}) was ended by {failure.signal_name()} (memory used up?): "
+            f"rank {rank} (process {failure.pid}) was killed by {failure.signal_name()} (out of memory?): "
             "run again to resume at the last saved state"
         ) from None
     except SignalException:  # passed on to the processes, which have saved and reported it

@@ -67,13 +67,13 @@ def _tensors(state: Any) -> dict[str, Tensor] | None:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header's metadata. Raises UserError if the file is missing or broken."""
     if is_pipe(path):
-        raise UserError(f"{path} is a pipe or a device, and no file: copy it again, or make it again")
+        raise UserError(f"{path} is a pipe or a device, not a file: copy it again, or make it again")
     try:
         path.open("rb").close()  # safetensors reports too many open files as a missing one
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such weights file") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder, and no file: copy it again, or make it again") from None
+        raise UserError(f"{path} is a folder, not a file: copy it again, or make it again") from None
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}

@@ -310,7 +310,7 @@ def count_pixels(data: bytes, megapixels: float) -> int:
     except PIL.Image.DecompressionBombError:
         raise too_large from None
     except DECODE_ERRORS:
-        raise UserError(f"this is no image, or none that is readable (formats: {', '.join(FORMATS)})") from None
+        raise UserError(f"this is not an image that can be read (formats: {', '.join(FORMATS)})") from None
     if pixels > megapixels * 1e6:
         raise too_large
     return pixels

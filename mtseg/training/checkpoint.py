@@ -154,7 +154,7 @@ class Run:
     def _read(self, path: Path) -> dict[str, Any] | None:
         """The saved state, or None if it is damaged or of another training; the file is then renamed."""
         try:
-            content = memoryview(path.read_bytes() if path.is_file() else b"")  # a FIFO would wait for ever
+            content = memoryview(path.read_bytes() if path.is_file() else b"")  # a FIFO would wait forever
             if self._signature(content[32:]) == content[:32]:
                 return torch.load(io.BytesIO(content[32:]), map_location=self.network.device, weights_only=True)
             fault = "is damaged, or of another training"

@@ -213,11 +213,11 @@ def test_the_limits_are_documented():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("2024-13-45", "'2024-13-45' is no value (month must be in 1..12) in"),
-        ("9" * 5000, "is no value (Exceeds the limit"),
+        ("2024-13-45", "'2024-13-45' cannot be read (month must be in 1..12) in"),
+        ("9" * 5000, "cannot be read (Exceeds the limit"),
         ("0x" + "f" * 5000, "got a number of thousands of digits"),
         ("'" + "x" * 10**5 + "'", "xxx..."),
-        ("!!int x", "'x' is no value"),
+        ("!!int x", "'x' cannot be read"),
         ("[" * 500, "nested too deep"),
         ("&a [*a]", "aliases"),
     ],

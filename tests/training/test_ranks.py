@@ -234,7 +234,7 @@ def test_the_launcher_starts_all_ranks_and_names_one_that_was_killed(tmp_path, m
     assert codes(start(1, work, tmp_path / "out")) == [1]
     assert (tmp_path / "02").exists() and (tmp_path / "12").exists()
     (line,) = printed(tmp_path / "out").splitlines()
-    assert line.startswith("error: rank 1 (process ") and "was ended by SIGKILL" in line
+    assert line.startswith("error: rank 1 (process ") and "was killed by SIGKILL" in line
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

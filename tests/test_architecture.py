@@ -1,4 +1,4 @@
-"""The house rules, checked on the import graph: floors, silent imports, dependencies and params of the stages."""
+"""The rules of the architecture: layers, imports, dependencies and params of the stages, on the import graph."""
 
 import ast
 import importlib.util
@@ -19,8 +19,8 @@ PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = PIPELINE["stages"]
 HEAVY = {"torch", "torchvision", "timm", "detectron2"}
 
-# package or module -> floor; the longest name that fits counts
-FLOORS = {
+# package or module -> layer; the longest name that fits counts
+LAYERS = {
     "mtseg.core": 0,
     "mtseg.data": 1,
     "mtseg.evaluation": 2,
@@ -32,7 +32,7 @@ FLOORS = {
     **dict.fromkeys(("mtseg.cli", "stages"), 8),
     "mtseg.__main__": 9,
 }
-TORCH = FLOORS["mtseg.model"]
+TORCH = LAYERS["mtseg.model"]
 
 
 def name_of(path: Path) -> str:
@@ -49,10 +49,10 @@ def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def floor(module: str) -> int:
-    names = [name for name in FLOORS if f"{module}.".startswith(f"{name}.")]
-    assert names, f"{module}: give its package a floor"
-    return FLOORS[max(names, key=len)]
+def layer(module: str) -> int:
+    names = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
+    assert names, f"{module}: give its package a layer"
+    return LAYERS[max(names, key=len)]
 
 
 def package(module: str) -> str:
@@ -74,8 +74,8 @@ def imported(module: str) -> frozenset[str]:
 
 
 @cache
-def house_imports(module: str) -> frozenset[str]:
-    """The house's own modules that a module imports, by name or with importlib, and the packages they lie in."""
+def own_imports(module: str) -> frozenset[str]:
+    """The modules of this repository that a module imports, by name or with importlib, and the packages they lie in."""
     names = {name for name in imported(module) if name in MODULES}
     for package in imported_by_name(module):
         names |= {name for name in MODULES if name.startswith(f"{package}.")}
@@ -98,7 +98,7 @@ def closure(module: str) -> set[str]:
     while todo:
         if (name := todo.pop()) not in found:
             found.add(name)
-            todo += house_imports(name)
+            todo += own_imports(name)
     return found
 
 
@@ -251,13 +251,13 @@ def test_a_stage_script_says_how_it_is_run(stage):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_from_floors_below_or_its_own_package(module):
-    for other in house_imports(module):
-        same = floor(other) == floor(module) and package(other) == package(module)
-        assert floor(other) < floor(module) or same or is_docstring_only(other), f"{module} imports {other}"
+def test_a_module_imports_from_layers_below_or_its_own_package(module):
+    for other in own_imports(module):
+        same = layer(other) == layer(module) and package(other) == package(module)
+        assert layer(other) < layer(module) or same or is_docstring_only(other), f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("module", [module for module in LIBRARY if floor(module) < TORCH])
+@pytest.mark.parametrize("module", [module for module in LIBRARY if layer(module) < TORCH])
 def test_core_data_and_evaluation_never_import_torch_not_even_lazily(module):
     assert not {name.partition(".")[0] for name in imported(module)} & HEAVY
 
@@ -269,7 +269,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_core_data_and_evaluation_load_no_torch_through_others_either():
-    low = [module for module in LIBRARY if floor(module) < TORCH]
+    low = [module for module in LIBRARY if layer(module) < TORCH]
     found = run(f"import importlib, sys\nfor m in {low}: importlib.import_module(m)\nprint({HEAVY} & set(sys.modules))")
     assert found.stdout.strip() == "set()"
 
@@ -308,7 +308,7 @@ def names_used(module: str) -> set[str]:
 
 def test_only_stages_and_commands_read_params_yaml():
     readers = {module for module in LIBRARY if "mtseg.core.params.load" in names_used(module)}
-    below = {module for module in readers if floor(module) < FLOORS["mtseg.cli"]}
+    below = {module for module in readers if layer(module) < LAYERS["mtseg.cli"]}
     assert below == {"mtseg.core.recipe"}  # which changes the file that it is given
 
 
