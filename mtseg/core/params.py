@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from mtseg.core import yaml
-from mtseg.core.errors import QUOTED, UserError, quoted
+from mtseg.core.errors import QUOTED, UserError, one_line, quoted
 from mtseg.core.names import clean, control
 
 SLIMMEST = 16  # largest aspect ratio of an image: resized to 16 pixels, such an image is still one pixel wide
@@ -92,7 +92,7 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Section:
         for fault in self._wrong():
-            raise ValueError(fault)
+            raise ValueError(one_line(fault))
         return self
 
     def _wrong(self) -> Iterator[str]:  # contradictions between keys; the first is reported

@@ -230,6 +230,13 @@ def test_an_odd_value_is_one_short_line(tmp_path, value, message):
     assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
+def test_half_a_character_in_a_path_is_one_line(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text().replace("mapping: ", 'mapping: "a\\uDC80" '))
+    with pytest.raises(UserError, match=r"data\.mapping: a\\udc80 is in neither folder"):
+        load(tmp_path / "params.yaml")
+
+
+
 def test_what_is_named_after_files_is_listed(raw, refusal, reload):
     for section, key, known in (
         ("data", "format", "'masks' or 'yolo'"),
