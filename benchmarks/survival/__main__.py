@@ -3,7 +3,7 @@
 Builds a tiny project in a temporary folder and disturbs its stages, each case in a fork of this process and in a copy
 of the project:
 
-  kill, signal   before each change of a file: SIGKILL; SIGINT, SIGTERM or SIGHUP
+  kill, signal   before each change of a file: SIGKILL; SIGINT, SIGTERM or SIGHUP, of a training also two of them
   full disk      an error from each write on, files of a limited size; `read-only`, `few files`: every write, open files
   state          damaged states and locks of an unfinished training
   concurrency    two trainings at once; without --quick also two queued experiments of DVC

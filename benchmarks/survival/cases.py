@@ -50,8 +50,9 @@ def every(project: Project, *, inputs: int, quick: bool) -> Iterator[Case]:
                 yield case("kill", f"{stage}, change {number}", killed, stage, number)
         numbers = range(1, project.changes[stage] + 1, SOME if quick else 1)
         for number, which in zip(numbers, cycle(STOPS), strict=False):
-            yield case("signal", f"{stage}, {which.name} at change {number}", disturb, stage,
-                       faults.signalled(number, which))  # fmt: skip
+            for times in (1, 2) if stage == "train" else (1,):  # the second cuts a step short
+                yield case("signal", f"{stage}, {which.name}{' twice' * (times - 1)} at change {number}", disturb,
+                           stage, faults.signalled(number, which, times))  # fmt: skip
             yield case("full disk", f"{stage}, from change {number}", disturb, stage, faults.full_disk(number))
         yield case("read-only", stage, disturb, stage, faults.read_only())
         for most in SIZES[:: 3 if quick else 1]:

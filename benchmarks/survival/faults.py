@@ -73,8 +73,8 @@ def killed_before(name: str) -> Fault:
     return at_changes(lambda _, path: Path(path).name == name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def signalled(number: int, which: signal.Signals) -> Fault:
-    return at_changes(lambda count, _: count == number, lambda *_: os.kill(os.getpid(), which))
+def signalled(number: int, which: signal.Signals, times: int = 1) -> Fault:
+    return at_changes(lambda count, _: count == number, lambda *_: [os.kill(os.getpid(), which) for _ in range(times)])
 
 
 def full_disk(number: int) -> Fault:

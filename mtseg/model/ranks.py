@@ -32,6 +32,7 @@ class Ranks:
         self.rank, self.size, self.store = rank, size, store
         self.asked = False  # whether a signal to stop has arrived
         self.at_once = True  # whether it interrupts this process at once
+        self.whole = True  # whether no `held` block was cut short
         self.processes: list[str] = []  # of all ranks, as text
 
     @property
@@ -111,10 +112,13 @@ class Ranks:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Defer signals to the end of the block; of several ranks to where they `agree`."""
+        """Defer signals to the end of the block, which a second one cuts short; of several ranks to where they
+        `agree`."""
         if self.size == 1:
             with interrupts_held():
+                self.whole = False
                 yield
+                self.whole = True
         else:
             self.at_once = False
             yield

@@ -97,6 +97,8 @@ def train(
                         if run.save_is_due:
                             run.save()
                 except KeyboardInterrupt:  # between two steps: a signal within one is held until its end
+                    if not ranks.whole:  # a second one within it: the weights may be those of the next step
+                        raise
                     run.save()
                     ranks.gather(None)  # no rank ends the job while rank 0 writes
                     raise UserError(

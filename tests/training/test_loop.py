@@ -26,7 +26,7 @@ from tests.scenes import make_tasks
 from tests.training.runs import SOLVER, run
 
 
-def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None):
+def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None, signals=1):
     """Ctrl-C (or an error) directly after the optimiser's update, within a step."""
     calls = []
 
@@ -36,7 +36,8 @@ def interrupt_in(monkeypatch, step, function=torch.optim.AdamW.step, error=None)
         if len(calls) == step:
             if error:
                 raise error
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
         return result
 
     monkeypatch.setattr(torch.optim.AdamW, "step", update)
@@ -62,6 +63,31 @@ def test_the_same_training_gives_the_same_bytes_even_when_interrupted(data, tmp_
     assert run(data, tmp_path / "b", monkeypatch) == whole
     assert "resumed at step 3 of 6" in capsys.readouterr().out
     assert not any((tmp_path / "b/work/train").iterdir()), "the state of a finished training is of no more use"
+
+
+def test_a_second_signal_saves_no_half_of_a_step_and_no_half_of_a_validation(data, tmp_path, monkeypatch, capsys):
+    whole = run(data, tmp_path / "a", monkeypatch)
+    with monkeypatch.context() as patch:
+        interrupt_in(patch, 3, signals=2)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path / "b", monkeypatch)
+    validate = loop.validate
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *args, **kwargs: Scores(validate(*args, **kwargs)))
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path / "b", monkeypatch)
+    assert "resumed at step 2 of 6" in capsys.readouterr().out
+    assert run(data, tmp_path / "b", monkeypatch) == whole
+    assert "resumed at step 2 of 6" in capsys.readouterr().out
+
+
+class Scores(dict):
+    """Of a validation; when they are compared with the best, two signals arrive."""
+
+    def __getitem__(self, key):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(key)
 
 
 def test_an_interruption_during_the_last_validation_loses_nothing(data, tmp_path, monkeypatch):
