@@ -173,11 +173,12 @@ def _predict_left(
     from mtseg.inference import sources
     from mtseg.inference.result import counted
 
+    failed = []  # of this batch alone: all of it is saved, or nothing
     with _Progress(sum(file.count() for file in files), run.done) as progress, interrupts_held() as interrupted:
 
         def skip(name: str, error: UserError) -> None:
-            run.fail(name, error)
-            progress.print(f"skipped: {' '.join(str(error).split())}")
+            failed.append({"file_name": name, "error": " ".join(str(error).split())})
+            progress.print(f"skipped: {failed[-1]['error']}")
 
         def on_tiles(done: int, count: int) -> None:
             progress.tiles(done, count)
@@ -202,12 +203,13 @@ def _predict_left(
                 calls = {"on_error": skip, "on_tiles": on_tiles}
                 found = list(predictor.stream(some, **options, **calls, first=run.next_id))
                 proposed = proposed or propose_tiles(found)
-                run.add(found, overlays=save_images)
+                run.add(found, failed, overlays=save_images)
+                failed.clear()
                 progress.advance(len(some))
                 if interrupted():
                     break
         except KeyboardInterrupt:
-            pass  # the image that is not finished is predicted again
+            pass  # the batch that is not finished is predicted again
         finally:
             run.save()
         if interrupted():

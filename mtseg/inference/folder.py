@@ -161,15 +161,12 @@ class Run:
             )
         return found
 
-    def fail(self, name: str, error: UserError) -> None:
-        self._failed.append({"file_name": name, "error": " ".join(str(error).split())})
-
-    def add(self, results: Sequence[Result], *, overlays: bool = False) -> None:
-        """Take the next images' results and the failures reported so far; on disk when a part is full, or by `save`.
-        overlays: also draw them."""
+    def add(self, results: Sequence[Result], failed: Sequence[dict[str, str]] = (), *, overlays: bool = False) -> None:
+        """Take the next images' results, and name and error of those that were not read; on disk when a part is full,
+        or by `save`. overlays: also draw them."""
         for result in results if overlays else ():
             overlay_files.write(result, self.out / OVERLAYS)
-        self._results += results
+        self._results, self._failed = [*self._results, *results], [*self._failed, *failed]
         if len(self._results) + len(self._failed) >= PART or time.monotonic() - self._saved > SECONDS:
             self.save()
 
@@ -195,12 +192,12 @@ class Run:
                 "failed": self._failed,
             }
             write_json(folder / "span.json", span)
+        self._results, self._failed, self._saved = [], [], time.monotonic()  # first: a signal could be between
         self.images += span["images"]
         self.empty += span["empty"]
         self.removed += span["removed"]
-        self.failed += self._failed
+        self.failed += span["failed"]
         self.done += count
-        self._results, self._failed, self._saved = [], [], time.monotonic()
 
     def finish(self, formats: Sequence[str], tasks: Sequence[Task]) -> None:
         """Write these formats, also of a finished run, then remove the parts. Raises UserError when a format cannot

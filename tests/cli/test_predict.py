@@ -276,6 +276,27 @@ def test_ctrl_c_stops_after_the_batch_and_the_same_command_continues(predict, tm
     assert content(tmp_path / "broken") == content(tmp_path / "unbroken")
 
 
+def two_signals():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def too_little_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("act", [two_signals, too_little_memory])
+def test_a_batch_that_is_cut_short_is_predicted_again_as_a_whole(predict, tmp_path, shots, monkeypatch, act):
+    """Also if an image in it is broken."""
+    (shots / "2.png").write_bytes(b"no image")
+    assert predict(shots, out="whole").code == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(library.inference.predictor.Predictor, "_results", fail_at(patch, 2, act))
+        predict(shots)
+    assert "2/5" in (done := predict(shots)).err and done.code == 2
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_a_name_that_is_not_utf_8_costs_its_image_alone(predict, tmp_path, shots):
     shutil.copy(next(shots.iterdir()), os.fsencode(shots / "bad") + b"\xff.png")
     done = predict(shots)
@@ -367,14 +388,14 @@ def test_what_is_predicted_is_saved_when_an_error_ends_the_run(predict, tmp_path
     assert "2/5" in predict(shots).err.splitlines()[0]
 
 
-def fail_at(patch, number):
+def fail_at(patch, number, fail=lambda: 1 / 0):
     """`Predictor._results` that fails at this call."""
     calls, function = [], library.inference.predictor.Predictor._results
 
     def results(self, *arguments, **options):
         calls.append(1)
         if len(calls) == number:
-            raise ZeroDivisionError
+            fail()
         yield from function(self, *arguments, **options)
 
     return results
