@@ -61,7 +61,7 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     with _creating(path):
         temporary.mkdir()
     old = path.with_name(f".old-{path.name}")
-    remove(old)
+    _put_back(old, path)
     try:
         yield temporary
         if path.exists():
@@ -69,7 +69,14 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         remove(temporary)
-        remove(old)
+        _put_back(old, path)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    """Rename the old folder back if what was to replace it is not there, or remove it."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    remove(old)
 
 
 def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:

@@ -44,6 +44,26 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_the_old_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, error):
+    target, rename = tmp_path / "folder", Path.rename
+    with replace_folder(target) as temporary:
+        (temporary / "first").touch()
+
+    def fail(path, to):
+        if path.name == ".tmp-folder":
+            raise error
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(error), replace_folder(target):
+        patch.setattr(Path, "rename", fail)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["folder", "folder/first"]
+    target.rename(tmp_path / ".old-folder")  # as a kill between the two leaves it
+    with pytest.raises(error), replace_folder(target):
+        raise error
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["folder", "folder/first"]
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system that nobody can write to")
 @pytest.mark.parametrize("place", ["/proc/new", "/proc/new/deep/er", "/proc/self/new"])
 def test_a_file_system_that_allows_no_file_is_one_line(place):
