@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -70,24 +70,32 @@ def owner(work: Path) -> str | None:
 def locked(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a folder, which is created. While another process holds it, `busy` is called with that process
     as text; unless it raises, wait."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                busy(_owner(file))
-                with (folder / WAITING).open("a") as waiting:
-                    fcntl.flock(waiting, fcntl.LOCK_SH)
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            if not os.fstat(file.fileno()).st_nlink:
-                continue  # the process before has removed the folder
-            file.truncate(0)
-            started = datetime.now(UTC).isoformat(" ", "seconds")
-            json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": started}, file)
-            file.flush()
-            yield
-            return
+    while not (file := _locked(folder, busy)):
+        pass
+    with file:
+        file.truncate(0)
+        started = datetime.now(UTC).isoformat(" ", "seconds")
+        json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": started}, file)
+        file.flush()
+        yield
+
+
+def _locked(folder: Path, busy: Callable[[str], None]) -> IO[str] | None:
+    """The file whose lock is held; None if the process before has removed the folder meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as unless_held, suppress(FileNotFoundError):
+        file = unless_held.enter_context((folder / LOCK).open("a+"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy(_owner(file))
+            with (folder / WAITING).open("a") as waiting:
+                fcntl.flock(waiting, fcntl.LOCK_SH)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            unless_held.pop_all()
+            return file
+    return None
 
 
 def _owner(file: IO[str]) -> str:
