@@ -95,7 +95,10 @@ FIXES = {
     errno.ELOOP: "a link leads back to itself: choose another path",
     errno.EEXIST: "it stands where a folder is to be: choose another path",
     errno.EISDIR: "it stands where a file is to be: choose another path",
+    errno.ESTALE: "check the network file system",
+    errno.ETIMEDOUT: "check the network file system",
 }
+OURS = (errno.ENOENT, errno.ENOTEMPTY, errno.EBADF)  # which a bug of ours could cause as well
 
 # in RuntimeErrors of PyTorch, oneDNN and Python, for which there is not always a class
 NO_MEMORY = re.compile(
@@ -112,9 +115,9 @@ def as_user_error(error: Exception) -> UserError | None:
     """The line for an error that the user can put right, such as a full disk; None for any other."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in FIXES:
+    if isinstance(error, OSError) and (fix := _fix(error)):
         where = f"{error.filename}: " if error.filename else ""
-        return UserError(f"{where}{os.strerror(error.errno).lower()}: {FIXES[error.errno]}")
+        return UserError(f"{where}{os.strerror(error.errno).lower()}: {fix}")
     if isinstance(error, RuntimeError) and (found := OF_FILE.match(str(error))):
         return as_user_error(OSError(int(found["number"]), "", found["file"]))
     if isinstance(error, RuntimeError) and str(error).startswith(
@@ -124,6 +127,12 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
         return UserError("not enough memory: lower the batch or the number and size of images at once")
     return None
+
+
+def _fix(error: OSError) -> str | None:
+    if error.errno and error.filename and error.errno not in OURS:
+        return FIXES.get(error.errno, "check its disk, or choose another path")
+    return FIXES.get(error.errno)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ it, even if it is killed. The second waits and then finds what the first has lef
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,9 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from mtseg.core.errors import UserError
 from mtseg.core.files import remove
 
 LOCK, WAITING = "lock", "waiting"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of Lustre or NFS, as some are mounted
 
 
 def work_root() -> Path:
@@ -49,7 +52,7 @@ def sole(work: Path, say: Callable[[str], None]) -> Iterator[None]:
     with locked(work, lambda other: say(f"waiting for {other}, which does the same work in {work}")):
         yield
         with (work / WAITING).open("a") as waiting, suppress(BlockingIOError):
-            fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
             gone = work.with_name(f".old-{work.name}")
             remove(gone)
             work.rename(gone)  # at once: no process shall find half of it
@@ -60,7 +63,7 @@ def owner(work: Path) -> str | None:
     """The process that holds the lock of a work folder, as text; None if no process does."""
     with suppress(FileNotFoundError), (work / LOCK).open("r+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return _owner(file)
     return None
@@ -86,16 +89,29 @@ def _locked(folder: Path, busy: Callable[[str], None]) -> IO[str] | None:
     with ExitStack() as unless_held, suppress(FileNotFoundError):
         file = unless_held.enter_context((folder / LOCK).open("a+"))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             busy(_owner(file))
-            with (folder / WAITING).open("a") as waiting:
-                fcntl.flock(waiting, fcntl.LOCK_SH)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with (folder / WAITING).open("a+") as waiting:  # a+: NFS shares a lock only of a file to read
+                _lock(waiting, fcntl.LOCK_SH)
+                _lock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             unless_held.pop_all()
             return file
     return None
+
+
+def _lock(file: IO[str], kind: int) -> None:
+    """Raises BlockingIOError if another process holds the lock, and `kind` has LOCK_NB."""
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"locks do not work in {Path(file.name).parent}: set MTSEG_WORK to a local folder, or --out if this is "
+            "`mtseg predict`"
+        ) from None
 
 
 def _owner(file: IO[str]) -> str:

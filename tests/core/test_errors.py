@@ -41,6 +41,14 @@ def above_the_size_that_a_file_may_have():
     raise OSError(errno.EFBIG, "File too large", "a.parquet")
 
 
+def without_its_server():
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def that_is_in_use():
+    raise OSError(errno.EBUSY, "Device or resource busy", "models")
+
+
 def without_memory_for_a_convolution():
     raise RuntimeError("could not create a primitive")
 
@@ -56,6 +64,8 @@ def test_errors_of_the_operating_system_are_one_line(tmp_path, capsys):
         (without_memory_for_a_tensor, "memory"),
         (without_memory_for_a_convolution, "memory"),
         (above_the_size_that_a_file_may_have, "a.parquet: file too large: raise the limit"),
+        (without_its_server, "error: stale file handle: check the network"),
+        (that_is_in_use, "models: device or resource busy: "),
         (lambda: in_a_folder_that_is_a_file(tmp_path), "file"),
     )
     for stage, word in faults:
@@ -64,7 +74,10 @@ def test_errors_of_the_operating_system_are_one_line(tmp_path, capsys):
 
 
 def test_a_bug_keeps_its_traceback():
-    for error in (FileNotFoundError(2, "no such file", "a"), ValueError("wrong"), OSError("no number")):
+    for error in (
+        *(FileNotFoundError(2, "no such file", "a"), ValueError("wrong"), OSError("no number")),
+        *(OSError(errno.ENOTEMPTY, "not empty", "a"), OSError(errno.EINVAL, "invalid argument")),
+    ):
 
         def stage(error=error):
             raise error
