@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import reprlib
@@ -153,6 +154,7 @@ def run_stage(stage: Callable[[], None]) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
     SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed."""
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
+    print_any_text()
     for number in stops():
         signal.signal(number, signal.default_int_handler)
     try:
@@ -168,6 +170,12 @@ def run_stage(stage: Callable[[], None]) -> None:
         if line := as_user_error(error):
             sys.exit(f"error: {line}")
         raise
+
+
+def print_any_text() -> None:
+    """Let stdout escape what its encoding lacks, such as Cyrillic in Latin-1. stderr does so by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def stops() -> list[signal.Signals]:

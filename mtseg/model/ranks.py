@@ -207,7 +207,7 @@ def joined(timeout: float) -> Iterator[Ranks]:
     try:
         with ExitStack() as quiet:
             if rank:
-                quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))
+                quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
             ranks.processes = ranks.gather(f"process {os.getpid()} on {socket.gethostname()}")
             yield ranks
             ranks.gather(None)

@@ -1,9 +1,11 @@
 """`mtseg info`, `mtseg export`, the help pages, and how fast they start."""
 
+import io
 import json
 import re
 import shlex
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -50,6 +52,13 @@ def test_info_prints_what_a_user_must_know(mtseg, segmenter):
     for word in ("shape", "circle, square, star", tiny.BACKBONE, "64 x 64", "product_quality", "min_score"):
         assert word in done.out
     assert "CC0-1.0" in done.out and f"mtseg {library.__version__}" in done.out and "MB" in done.out
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(mtseg, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown := io.BytesIO(), "latin-1", write_through=True))
+    monkeypatch.setattr(library, "__version__", "круг")
+    assert mtseg("--version").code == 0
+    assert "круг".encode("unicode_escape") in shown.getvalue()
 
 
 def test_info_prints_the_metadata_as_json(mtseg, segmenter):

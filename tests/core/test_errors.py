@@ -126,6 +126,12 @@ def test_a_reader_that_ends_early_is_no_error():
     writer.wait(20)
 
 
+def test_text_that_the_terminal_cannot_show_is_escaped():
+    script = "from mtseg.core.errors import run_stage\nrun_stage(lambda: print('class \u043a'))"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    assert subprocess.check_output([sys.executable, "-c", script], env=environment) == b"class \\u043a\n"
+
+
 def test_a_held_signal_is_raised_at_the_end_of_the_block():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts_held() as interrupted:
