@@ -1,5 +1,6 @@
-"""Check how objects are annotated: boxes drawn for outlines, objects merged, split or left out, sizes, class names.
-Splits are compared by shares of their objects and images; each difference has a cause of its own. No image is read.
+"""Check how objects are annotated: boxes drawn for outlines, outlines that cross themselves, objects merged, split or
+left out, one inside another, sizes, class names. Splits are compared by shares of their objects and images; each
+difference has a cause of its own. No image is read.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from mtseg.checks import strays
 from mtseg.checks.findings import Finding
@@ -30,6 +32,10 @@ APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes 
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
 CORNERS = 4  # points of an outline, up to which it is coarse unless train draws the class so
 OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things of two kinds, which also differ in size
+CROSSED, LOST, EDGES = 0.2, 0.8, 200  # crossings per point and share of its mask that an outline surrounds; edges tried
+TANGLED = 0.01  # share of the outlines that cross themselves, from which it matters
+INSIDE, WITHIN = 0.95, (0.1, 0.9)  # share of an object that lies in another one, and share of that one which it covers
+IDS = "give each object an outline and an id of its own"
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 
 
@@ -38,6 +44,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
     drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
+    drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
+    drawn += [finding for name in scored for finding in nested(own["train"], own[name], name, tasks)]
     findings += drawn
     for name in scored if not drawn else ():
         pair = own["train"], own[name], name
@@ -47,8 +55,9 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
-    full (its outline is a box), parts (more than one), touching (abuts another), size (of the image), points (of its
-    outline, 0 if it has none). single and empty: of each image, whether it has one object at most, and none."""
+    area (of its mask), full (its outline is a box), parts (more than one), touching (abuts another), size (of the
+    image), points (of its outline, 0 if it has none). single and empty: of each image, whether it has one object at
+    most, and none."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -56,7 +65,7 @@ class Style:
         self.images = images
         self.objects = objects = images.instances[~images.instances.crowd]
         sides = objects.box[:, 2:]
-        area = masks.areas(objects.rles()) if len(objects) else np.zeros(0)
+        self.area = area = masks.areas(objects.rles()) if len(objects) else np.zeros(0)
         self.extent = area / np.maximum(np.ceil(sides).prod(1), 1)
         self.large = sides.min(1, initial=np.inf) >= SMALL
         self.full = (self.extent >= FULL) & self.large
@@ -124,6 +133,86 @@ def _drawn(split: str, full: int, own: int, what: str, style: Style, rows: np.nd
     return Finding("boxes_for_outlines", "warning", evidence, change, split)
 
 
+def crosses_itself(polygon: Sequence[float]) -> bool:
+    """Whether an outline [x0, y0, ...] crosses itself again and again, as if its points were out of order. A hand that
+    slips makes a single loop of many points, which hardly changes the area."""
+    points = np.reshape(polygon, (-1, 2)).astype(np.float64)
+    points = points[:: len(points) // EDGES + 1]
+    count = len(points)
+    if count < 4:
+        return False
+    start, end = points[:, None], np.roll(points, -1, axis=0)[:, None]
+
+    def sides(others: np.ndarray) -> np.ndarray:
+        """[edges, others]: on which side of each edge a point lies."""
+        x, y = np.moveaxis(others[None] - start, 2, 0)
+        dx, dy = np.moveaxis(end - start, 2, 0)
+        return np.sign(dx * y - dy * x)
+
+    apart = sides(points) * np.roll(sides(points), -1, axis=1) < 0  # the ends of an edge are on both sides of another
+    return bool((apart & apart.T).sum() / 2 >= max(1, CROSSED * count))
+
+
+def crossed(style: Style, split: str) -> Iterator[Finding]:
+    """Outlines that cross themselves: their points are out of order."""
+    objects = style.objects
+    rows, drawn = [], 0
+    for row in np.flatnonzero(style.points).tolist():
+        drawn += 1
+        parts = [np.reshape(part, (-1, 2)) for part in objects.polygons[row]]
+        around = sum(abs(float(np.linalg.det(np.stack([p, np.roll(p, -1, 0)], 1)).sum())) / 2 for p in parts)
+        if style.large[row] and around < LOST * style.area[row] and any(map(crosses_itself, objects.polygons[row])):
+            rows.append(row)
+    images = np.unique(objects.image[rows])
+    if len(images) >= strays.FEWEST and len(rows) >= TANGLED * drawn:
+        names = strays.named(style.images.file_name[images].tolist())
+        evidence = f"{len(rows)} of {drawn} outlines cross themselves, in {len(images)} images ({names})"
+        change = "draw their points in order along the edge: masks have other areas than the objects"
+        yield Finding("outlines_differ", "warning", evidence, change, split)
+
+
+def nested(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> list[Finding]:
+    """Objects that lie inside another one with the same labels, in more images of one split than of the other."""
+    text = "an object lies inside another one with the same labels"
+    rows = _nested(train, tasks), _nested(other, tasks)
+    return in_more(train, other, split, *rows, "annotated_twice", text, "keep one outline of each object")
+
+
+def in_more(
+    train: Style, other: Style, split: str, in_train: np.ndarray, in_other: np.ndarray, cause: str, text: str,
+    change: str,
+) -> list[Finding]:  # fmt: skip
+    """A warning if surely more images of one split have something. in_train, in_other: rows of these images."""
+    sides = (
+        (split, other, in_other, len(train.images), in_train),
+        ("train", train, in_train, len(other.images), in_other),
+    )
+    for name, style, rows, known, others in sides:
+        if strays.a_part(len(rows), len(style.images), (len(others) + 1) / (known + 1)):
+            part = strays.described(style.images.file_name[rows].tolist(), len(style.images), name)
+            evidence = f"in {part}, {text}; in {len(others)} of {known} in {'train' if name == split else split}"
+            return [Finding(cause, "warning", evidence, change, name)]
+    return []
+
+
+def _nested(style: Style, tasks: Sequence[Task]) -> np.ndarray:
+    """int: rows of the images with an object inside another one that has the same labels."""
+    objects, found = style.objects, []
+    labels = np.column_stack([objects.labels[task.name] for task in tasks])
+    low, high = objects.box[:, :2], objects.box[:, :2] + objects.box[:, 2:]
+    for rows in np.split(np.arange(len(objects)), np.flatnonzero(np.diff(objects.image)) + 1):
+        for row in rows.tolist():
+            share = style.area[rows] / max(style.area[row], 1)
+            inner = rows[
+                (low[rows] >= low[row] - 1).all(1) & (high[rows] <= high[row] + 1).all(1)
+                & (share > WITHIN[0]) & (share < WITHIN[1]) & (labels[rows] == labels[row]).all(1)
+            ]  # fmt: skip
+            if len(inner) and (coco_mask.iou(objects[inner].rles(), objects[[row]].rles(), [True]) >= INSIDE).any():
+                found.append(int(objects.image[row]))  # with a crowd, the IoU is the share of the inner object
+                break
+    return np.array(found, dtype=int)
+
+
 def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
     """The first difference between the objects of a split and those of train."""
     if full := surely(other.full, train.full):
@@ -135,8 +224,11 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         evidence = (
             f"{_percent(other.parts)} of the objects in {split} have several parts, {_percent(train.parts)} in train"
         )
-        change = "give each object an outline and an id of its own"
-        yield Finding("objects_merged", "warning", evidence, change, where)
+        yield Finding("objects_merged", "warning", evidence, IDS, where)
+        return
+    rows = (np.unique(style.objects.image[style.parts]) for style in (train, other))
+    if joined := in_more(train, other, split, *rows, "objects_merged", "an object has several parts", IDS):
+        yield from joined
         return
     if touching := surely(other.touching, train.touching):
         where = split if touching > 0 else "train"

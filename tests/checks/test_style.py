@@ -92,6 +92,45 @@ def test_objects_of_another_size_in_a_part_of_val_are_found():
     assert not found(some, drawn(60)), "train has them"
 
 
+def test_outlines_whose_points_are_out_of_order_are_found():
+    def by_x(instances, number):
+        for one in instances:
+            points = sorted(np.reshape(one.segmentation[0], (-1, 2)).tolist())
+            yield outlined(one, [sum(points, [])]) if number % 4 == 0 else one
+
+    assert found(drawn(60), drawn(60, by_x)) == {("outlines_differ", "val")}
+    assert found(drawn(60, by_x), drawn(60)) == {("outlines_differ", "train")}
+
+
+def test_a_loop_in_an_outline_of_many_points_is_not_out_of_order():
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    order = np.arange(40)
+    order[[10, 11]] = order[[11, 10]]
+    assert not style.crosses_itself(circle[order].ravel())
+    assert style.crosses_itself(circle[np.argsort(circle[:, 0])].ravel())
+    assert style.crosses_itself([0, 0, 9, 9, 9, 0, 0, 9]) and not style.crosses_itself([0, 0, 9, 0, 9, 9, 0, 9])
+
+
+def test_objects_inside_another_one_in_a_part_of_a_split_are_found():
+    def with_insides(instances, number):
+        for one in instances:
+            x, y, w, h = one.bbox
+            yield from [one, rhombus(one, (x + 0.2 * w, y + 0.2 * h, 0.6 * w, 0.6 * h))][: 1 + (number % 4 == 0)]
+
+    assert found(drawn(60), drawn(60, with_insides)) == {("annotated_twice", "val")}
+    assert found(drawn(60, with_insides), drawn(60)) == {("annotated_twice", "train")}
+    assert not found(drawn(60, with_insides), drawn(60, with_insides)), "such objects of all splits"
+
+
+def test_objects_merged_in_a_part_of_val_are_found():
+    def some(instances, number):
+        return merged(instances, number) if number % 5 == 0 else instances
+
+    assert found(drawn(60), drawn(60, some)) == {("objects_merged", "val")}
+    assert not found(drawn(60, some), drawn(60, some))
+
+
 def test_objects_that_all_have_the_labels_of_the_first_are_found():
     def kept(instances, number):
         return [replace(one, labels=instances[0].labels) for one in instances]
