@@ -39,6 +39,7 @@ JITTER = 2.5, 0.06  # pixels, or share of the shorter side, by which their edges
 TRACED_TWICE = 0.01  # share of such objects that is more than objects behind each other explain
 EVEN = 2  # grey levels that a border of one colour has, in a thumbnail
 ON_BORDER = 0.25, 0.02  # share of a box on such a border, and of objects of which it is more than imprecise drawing
+AT_ONCE = 1024  # thumbnails
 FEWEST_OF_SIZE = 10  # images of one size, where others are smaller by the same factor
 
 WRONG = {  # causes that make an outline wrong, and how to fix them
@@ -221,24 +222,34 @@ def of_images(images: Sequence[Seen], folder: Path, remarks: Remarks, *, relativ
         if image.raw.shown:
             _compare_shown(image, image.raw.shown, remarks)
     _near_duplicates(images, remarks)
-    _on_borders(images, remarks)
-    boxes = [(np.array([instance.bbox for _, instance in image.objects]), image) for image in images if image.objects]
-    ends = [(box[:, :2] + box[:, 2:]).max(0) / (image.width, image.height) for box, image in boxes]
-    centres = [(box[:, :2] + box[:, 2:] / 2).mean(0) / (image.width, image.height) for box, image in boxes]
-    if boxes and np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
-        own = [image for _, image in boxes]
+    own = [image for image in images if image.objects]
+    if not own:
+        return
+    boxes, starts = _boxes(own)
+    _on_borders(own, boxes, starts, remarks)
+    sides = np.array([(image.width, image.height) for image in own])
+    corners, counts = boxes[:, :2] + boxes[:, 2:], np.diff(starts, append=len(boxes))[:, None]
+    ends = np.maximum.reduceat(corners, starts) / sides
+    centres = np.add.reduceat(boxes[:, :2] + boxes[:, 2:] / 2, starts) / counts / sides
+    if np.max(ends) < ENLARGED[0] and np.mean(centres, axis=0).max() < ENLARGED[1]:
         if _follow_edges(own, folder):
             return
         fitting = (factor for factor in edges.FACTORS if factor <= 1.01 / np.max(ends))
         factor = next((factor for factor in fitting if _follow_edges(own, folder, factor)), None)
-        if not factor and len(boxes) < FEWEST:
+        if not factor and len(own) < FEWEST:
             return
         cause = "coordinates divided by too large a size" if relative else "enlarged after annotating"
         cause += f": multiplied by {factor:g} they follow edges" if factor else ""
         text = f"images whose outlines are all at the top left (likely cause: {cause})"
-        remarks.add(text, f"{boxes[0][1].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(boxes))
+        remarks.add(text, f"{own[0].raw.file_name}; none reaches beyond {np.max(ends):.0%} of a side", len(own))
     elif not relative:
-        _enlarged_in_part([image for _, image in boxes], ends, folder, remarks)
+        _enlarged_in_part(own, ends, folder, remarks)
+
+
+def _boxes(images: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of the objects of images that have some, [N, 4], and where those of each image start."""
+    boxes = np.array([instance.bbox for image in images for _, instance in image.objects])
+    return boxes, np.cumsum([0, *(len(image.objects) for image in images[:-1])])
 
 
 def _follow_edges(images: Sequence[Seen], folder: Path, factor: float = 1.0) -> bool:
@@ -246,14 +257,14 @@ def _follow_edges(images: Sequence[Seen], folder: Path, factor: float = 1.0) -> 
     return edges.are_followed(rles, factor)
 
 
-def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], folder: Path, remarks: Remarks) -> None:
+def _enlarged_in_part(images: Sequence[Seen], ends: np.ndarray, folder: Path, remarks: Remarks) -> None:
     """Find sizes of images that are a multiple of another size, by which all outlines on them would fit divided. ends:
     largest x and y of each image's outlines, as shares of its size."""
     of_size: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(images):
         of_size.setdefault((image.width, image.height), []).append(index)
     for (width, height), own in of_size.items():
-        reach = max(ends[index].max() for index in own)
+        reach = ends[own].max()
         if len(own) < FEWEST_OF_SIZE or reach > ENLARGED[0]:
             continue
         factors = [width / w for w, h in of_size if abs(width * h / (w * height) - 1) < 0.02]
@@ -267,23 +278,23 @@ def _enlarged_in_part(images: Sequence[Seen], ends: Sequence[np.ndarray], folder
 def _near_duplicates(images: Sequence[Seen], remarks: Remarks) -> None:
     """Find objects that nearly equal an earlier one of their image and class. Equal ones are found by the readers."""
     found: dict[str, int] = {}
-    for image in images:
-        whole = [(next(iter(labels.values())), one) for labels, one in image.objects if not one.crowd]
-        if len(whole) < 2:
-            continue
-        boxes = np.array([one.bbox for _, one in whole])
-        close = coco_mask.iou(boxes, boxes, [False] * len(boxes)) > NEAR
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        slack = np.maximum(JITTER[0], JITTER[1] * boxes[:, 2:].min(1))
-        size, again = [image.height, image.width], set()
-        for i, j in np.argwhere(np.tril(close, -1)).tolist():
-            (label, one), (other_label, other) = whole[i], whole[j]
-            if label == other_label and one.rle != other.rle and np.abs(corners[i] - corners[j]).max() <= slack[i]:
+    for low in range(0, len(images), AT_ONCE):
+        again: dict[int, set[int]] = {}
+        whole = [
+            (row, next(iter(labels.values())), one)
+            for row, image in enumerate(images[low : low + AT_ONCE], start=low)
+            for labels, one in image.objects
+            if not one.crowd
+        ]
+        boxes = np.array([one.bbox for _, _, one in whole]).reshape(-1, 4)
+        for i, j in _near(np.array([row for row, _, _ in whole]), boxes):
+            (row, label, one), (_, other_label, other) = whole[i], whole[j]
+            if label == other_label and one.rle != other.rle:
+                size = [images[row].height, images[row].width]
                 masks = [{"size": size, "counts": own.rle} for own in (one, other)]
-                if coco_mask.iou(masks[:1], masks[1:], [False])[0, 0] > NEAR:
-                    again.add(i)
-        if again:
-            found[image.raw.file_name] = len(again)
+                if all(coco_mask.iou([a], [b], [False])[0, 0] > NEAR for a, b in (boxes[[i, j]], masks)):
+                    again.setdefault(row, set()).add(i)
+        found |= {images[row].raw.file_name: len(own) for row, own in sorted(again.items())}
     if sum(found.values()) > TRACED_TWICE * sum(len(image.objects) for image in images):
         text = (
             "near-duplicates: objects with the class and nearly the outline of another object of their image (likely "
@@ -292,21 +303,31 @@ def _near_duplicates(images: Sequence[Seen], remarks: Remarks) -> None:
         remarks.add(text, next(iter(found)), sum(found.values()))
 
 
-def _on_borders(images: Sequence[Seen], remarks: Remarks) -> None:
-    """Find objects on borders of one colour, where nothing can be seen."""
+def _near(image: np.ndarray, boxes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Rows of every two boxes of one image whose edges are near, the later one first. image: int [N], ascending."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    slack = np.maximum(JITTER[0], JITTER[1] * boxes[:, 2:].min(1))
+    later, apart = np.arange(1, len(image)), 1
+    while len(later := later[later >= apart]) and len(later := later[image[later] == image[later - apart]]):
+        near = np.abs(corners[later] - corners[later - apart]).max(1) <= slack[later]
+        yield from ((i, i - apart) for i in later[near].tolist())
+        apart += 1
+
+
+def _on_borders(images: Sequence[Seen], boxes: np.ndarray, starts: np.ndarray, remarks: Remarks) -> None:
+    """Find objects on borders of one colour, where nothing can be seen. boxes, starts: see `_boxes`."""
     found: dict[str, int] = {}
-    for image in images:
-        left, top, right, bottom = _content(image.thumbnail.reshape(duplicates.SIDE, -1).astype(int))
-        if not image.objects or (left, top, right, bottom) == (0, 0, 1, 1):
-            continue
-        boxes = np.array([one.bbox for _, one in image.objects]) / ([image.width, image.height] * 2)
-        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    contents = _contents([image.thumbnail for image in images])
+    for row in np.flatnonzero((contents != (0, 0, 1, 1)).any(1)).tolist():
+        image, (left, top, right, bottom) = images[row], contents[row].tolist()
+        own = boxes[starts[row] : starts[row] + len(image.objects)] / ([image.width, image.height] * 2)
+        low, high = own[:, :2], own[:, :2] + own[:, 2:]
         inside = (np.minimum(high, (right, bottom)) - np.maximum(low, (left, top))).clip(0).prod(1)
-        large = (boxes[:, 2:] * duplicates.SIDE).min(1) > 1  # smaller ones do not show in a thumbnail
+        large = (own[:, 2:] * duplicates.SIDE).min(1) > 1  # smaller ones do not show in a thumbnail
         over = inside > 0.99 * (right - left) * (bottom - top)  # of a whole page or scene
-        if count := int((large & ~over & (inside < (1 - ON_BORDER[0]) * boxes[:, 2:].prod(1))).sum()):
+        if count := int((large & ~over & (inside < (1 - ON_BORDER[0]) * own[:, 2:].prod(1))).sum()):
             found[image.raw.file_name] = count
-    if len(found) > 1 and sum(found.values()) > ON_BORDER[1] * sum(len(image.objects) for image in images):
+    if len(found) > 1 and sum(found.values()) > ON_BORDER[1] * len(boxes):
         text = (
             "objects on borders of one colour, as those of letterboxed images (likely cause: the borders were added "
             "after annotating)"
@@ -314,19 +335,24 @@ def _on_borders(images: Sequence[Seen], remarks: Remarks) -> None:
         remarks.add(text, next(iter(found)), sum(found.values()))
 
 
-def _content(thumbnail: np.ndarray) -> Box:
-    """Left, top, right and bottom, as shares of the sides, of a thumbnail [side, side] without borders of one colour;
-    all of it if it has only one colour."""
-    side = len(thumbnail)
-    left, top = (_border(lines) for lines in (thumbnail.T, thumbnail))
-    right, bottom = (side - _border(lines[::-1]) for lines in (thumbnail.T, thumbnail))
-    return (0, 0, 1, 1) if top >= bottom else (left / side, top / side, right / side, bottom / side)
+def _contents(thumbnails: Sequence[np.ndarray]) -> np.ndarray:
+    """Left, top, right and bottom, as shares of the sides, of thumbnails without borders of one colour; all of it if
+    one has only one colour: [N, 4]."""
+    side, found = duplicates.SIDE, [np.zeros((0, 4))]
+    for low in range(0, len(thumbnails), AT_ONCE):
+        rows = np.stack(thumbnails[low : low + AT_ONCE]).reshape(-1, side, side).astype(np.int16)
+        columns = rows.swapaxes(1, 2)
+        left, top = (_border(lines) for lines in (columns, rows))
+        right, bottom = (side - _border(lines[:, ::-1]) for lines in (columns, rows))
+        shares = np.stack([left, top, right, bottom], axis=1) / side
+        found.append(np.where((top >= bottom)[:, None], (0, 0, 1, 1), shares))
+    return np.concatenate(found)
 
 
-def _border(lines: np.ndarray) -> int:
-    """How many of the first lines have the colour of the first corner alone."""
-    other = np.abs(lines - lines[0, 0]).max(1) > EVEN
-    return int(np.argmax(other)) if other.any() else len(lines)
+def _border(lines: np.ndarray) -> np.ndarray:
+    """How many of the first lines of each thumbnail, [N, side, side], have the colour of the first corner alone."""
+    other = np.abs(lines - lines[:, :1, :1]).max(2) > EVEN
+    return np.where(other.any(1), other.argmax(1), lines.shape[1])
 
 
 def _compare_shown(image: Seen, shown: tuple[tuple[int, int], np.ndarray], remarks: Remarks) -> None:

@@ -51,7 +51,8 @@ class Files:
             self.names += [_normal(f"{place}/{name}") for name in names if not name.startswith(".")]
         self.names.sort()
         self._known = frozenset(self.names)
-        self.images = {name for name in self.names if _is_image(name)}
+        known = suffixes()
+        self.images = {name for name in self.names if suffix_of(name).lower() in known}
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -177,13 +178,14 @@ class Files:
         return found[0] if len(found) == 1 else None
 
 
-def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
-    """Raise UserError for what readers must not open: links out of the folder, unless they are to be followed; pipes,
-    devices and files of the system, which may never end; annotation files above `most` megabytes; and for names that
-    are not UTF-8, which no annotation can state."""
+def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
+    """The files of a folder. Raises UserError for what readers must not open: links out of the folder, unless they are
+    to be followed; pipes, devices and files of the system, which may never end; annotation files above `most`
+    megabytes; and for names that are not UTF-8, which no annotation can state."""
     root = os.path.realpath(folder)
     _check_links(folder, root, follow_links)
-    for name in Files(folder).names:
+    files = Files(folder)
+    for name in files.names:
         path = f"{folder}/{name}"
         if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise UserError(f"{path}: the name is not UTF-8: rename it, for example with convmv -t utf8 -r {folder}")
@@ -203,6 +205,7 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> None:
             raise UserError(
                 f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
             )
+    return files
 
 
 def _of_system(real: str) -> bool:
@@ -269,6 +272,13 @@ def _is_image(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in suffixes()
 
 
+def suffix_of(path: str) -> str:
+    """That of PurePosixPath, in a tenth of the time. path: without a slash at its end."""
+    name = path.rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[dot:] if 0 < dot < len(name) - 1 else ""
+
+
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -282,4 +292,6 @@ def _normal(path: str) -> str:
 
 def _folded(name: str) -> str:
     """Equal for names that differ in case or in Unicode composition only: macOS decomposes accents."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", name).casefold()

@@ -103,10 +103,10 @@ def suffixes() -> frozenset[str]:
 
 def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
     """An image of which only the header is read. most: see `decode`."""
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # opening a FIFO would wait forever
-        raise ValueError("it is not a regular file")
-    if isinstance(file, Path) and file.exists() and not file.stat().st_size:  # also those of /proc, some of which wait
-        raise ValueError("the file is empty")
+    if isinstance(file, Path) and not (file.is_file() and file.stat().st_size) and file.exists():
+        if not file.is_file():  # opening a FIFO would wait forever
+            raise ValueError("it is not a regular file")
+        raise ValueError("the file is empty")  # also those of /proc, some of which wait
     with _pillow():
         return _open(file, most)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -42,7 +43,8 @@ class Measure:
 
 def measure(outlines: Sequence[Segmentation]) -> list[Measure]:
     """The measures of many outlines at once. Polygons have three or more points [x0, y0, ...]."""
-    parts = [part for own in outlines if isinstance(own, list) for part in own]
+    drawn = [own for own in outlines if isinstance(own, list)]
+    parts = [part for own in drawn for part in own]
     if not parts:
         return [_of_rle(own) for own in outlines]
     joined = array("d")
@@ -56,22 +58,22 @@ def measure(outlines: Sequence[Segmentation]) -> list[Measure]:
     after[ends - 1] = starts
     areas = (np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2).tolist()
     sides = np.add.reduceat(np.hypot(x - x[after], y - y[after]), starts).tolist()
-    low = [np.minimum.reduceat(axis, starts).tolist() for axis in (x, y)]
-    high = [np.maximum.reduceat(axis, starts).tolist() for axis in (x, y)]
+    firsts = np.cumsum([0, *map(len, drawn)])
+    low, high = (
+        np.stack([pick.reduceat(axis, starts[firsts[:-1]]) for axis in (x, y)]) for pick in (np.minimum, np.maximum)
+    )
+    extents = iter(np.concatenate([low, high - low]).T.tolist())
     values, bounds = _rounded(flat).tobytes(), [0, *(16 * ends).tolist()]
     rounded = [array("d", values[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
-    found, first = [], 0
+    spans = pairwise(firsts.tolist())
+    found = []
     for own in outlines:
         if isinstance(own, dict):
             found.append(_of_rle(own))
-            continue
-        last = first + len(own)
-        (left, top), (right, bottom) = (
-            [pick(axis[first:last]) for axis in of] for pick, of in ((min, low), (max, high))
-        )
-        extent = left, top, right - left, bottom - top
-        found.append(Measure(extent, areas[first:last], sum(sides[first:last]), rounded[first:last]))
-        first = last
+        else:
+            first, last = next(spans)
+            extent = tuple(next(extents))
+            found.append(Measure(extent, areas[first:last], sum(sides[first:last]), rounded[first:last]))
     return found
 
 

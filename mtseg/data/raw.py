@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,18 @@ ENCODINGS = {  # as Python and iconv call them
 }
 FOREIGN = re.compile(r"\w*[^\x00-\x7f][^\x00-\x20\"'<>&,;:]{0,11}")  # a word that is not ASCII
 FAR = 1e7  # pixels: a larger coordinate is an error
+NEAR, ROUNDED = 1e4, 1e-8  # pixels; by how much an area of smaller coordinates is rounded, times their number squared
 
 
 class BadRecord(Exception):
     """An invalid record. `reason` is a category, for counting; the message describes this record."""
 
     def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
+        super().__init__(reason, text)  # both, so that another process can send it
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ class RawData:
         try:
             yield
         except BadRecord as bad:
-            self.faults.append(Fault(bad.reason, where, str(bad)))
+            self.refuse(where, bad)
+
+    def refuse(self, where: str, bad: BadRecord) -> None:
+        self.faults.append(Fault(bad.reason, where, str(bad)))
 
 
 def read_text(path: Path) -> str:
@@ -270,9 +278,11 @@ def checked_polygon(values: Sequence[float]) -> Sequence[float]:
 
 def _has_area(values: array) -> bool:
     """Whether an array is a polygon of valid coordinates with an area well above rounding: a fast check of most."""
-    points = np.frombuffer(values).reshape(-1, 2)
-    x, y = (points - points[0]).T
-    return bool(np.abs(points).max() < FAR and abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) > 1e-3)
+    if not (min(values) > -NEAR and max(values) < NEAR):
+        return False
+    x, y = values[::2], values[1::2]
+    double = sum(map(mul, x, y[1:])) - sum(map(mul, x[1:], y)) + x[-1] * y[0] - x[0] * y[-1]  # NaN if one of them is
+    return abs(double) > ROUNDED * len(values) ** 2
 
 
 def checked_polygons(parts: Iterable[Sequence[float]]) -> tuple[list[Sequence[float]], int]:

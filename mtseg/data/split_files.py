@@ -19,7 +19,7 @@ from typing import Any
 
 from mtseg.core import yaml
 from mtseg.core.errors import UserError, quoted
-from mtseg.data.files import Files
+from mtseg.data.files import Files, suffix_of
 from mtseg.data.raw import BadRecord, RawData, read_text, read_value
 from mtseg.data.splits import (
     divides,
@@ -102,12 +102,12 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
 
 def _candidates(files: Files, annotations: Set[str]) -> Iterator[str]:
     """The files that may be lists by their suffix, and are no annotations of one image, as YOLO's .txt are."""
-    beside = {stem_of(image) for image in files.images}
-    alike = {PurePosixPath(stem).name for stem in beside}
+    beside = {image.removesuffix(suffix_of(image)) for image in files.images}
+    alike = {stem.rpartition("/")[2] for stem in beside}
     for path in files.names:
-        place = PurePosixPath(path)
-        if path in annotations or place.suffix.lower() not in (*TEXTS, *TABLES, *VALUES, *UNREAD):
+        if path in annotations or suffix_of(path).lower() not in (*TEXTS, *TABLES, *VALUES, *UNREAD):
             continue
+        place = PurePosixPath(path)
         if stem_of(path) in beside or (place.stem in alike and not split_of(place.stem)):
             continue
         if place.suffix.lower() not in TEXTS or "labels" not in PurePosixPath(path.lower()).parts:

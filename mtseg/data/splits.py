@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -46,6 +46,7 @@ _PARTS = re.compile(
 )
 
 
+@lru_cache(maxsize=2**12)  # of keys; names of files are many
 def _words(name: str) -> list[str]:
     """The words of a name, in lower case, with numbers: trainImages_2017 -> train, images, 2017."""
     words: list[str] = []

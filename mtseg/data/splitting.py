@@ -6,9 +6,11 @@ state no split, from all.
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -46,9 +48,9 @@ def assign(raw: RawData, images: Sequence[RawImage], similar: np.ndarray, data: 
     found, sources = _stated(images, lists), [source for source in (raw.split_source,) if source]
     if found != [image.split for image in images]:
         sources.append(", ".join(lists.names))
-    own = [meaning(name) for name in names]
-    if not any(found) and None not in own and {"train"} < {*own} and not _look_split(images, images):
-        found, sources = own, ["names of the images"]
+    if not any(found) and all(map(meaning, names)) and not _look_split(images, images):
+        own = [meaning(name) for name in names]
+        found, sources = (own, ["names of the images"]) if {"train"} < {*own} else (found, sources)
     source = "; ".join(sources)
     if lists.unknown:
         raw.leave(f"lines of {', '.join(lists.names)} that name no image", lists.unknown)
@@ -182,11 +184,19 @@ def _look_split(some: Sequence[RawImage], images: Sequence[RawImage]) -> list[st
     """The folders and annotation files of some of the images that look like a part of a split data set. One that holds
     all images is none."""
 
+    @cache
+    def of_folders(*paths: str) -> set[str]:
+        folders = {folder for path in paths for folder in (PurePosixPath(path), *PurePosixPath(path).parents)}
+        return {f"{folder}/" for folder in folders if looks_split(folder.name)}
+
+    @cache
+    def of_file(path: str) -> set[str]:
+        return {path} if looks_split(PurePosixPath(path).stem) else set()
+
     def places(image: RawImage) -> set[str]:
         file, several, _ = image.where.partition(", ")  # an annotation file of several images
-        folders = (*PurePosixPath(image.file_name).parents, *PurePosixPath(file).parents)
-        found = {f"{folder}/" for folder in folders if looks_split(folder.name)}
-        return found | ({file} if several and looks_split(PurePosixPath(file).stem) else set())
+        found = of_folders(posixpath.dirname(image.file_name), posixpath.dirname(file))
+        return found | of_file(file) if several else found
 
     counts = Counter(place for image in images for place in places(image))
     found = {place for image in some for place in places(image)}

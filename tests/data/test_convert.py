@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +58,24 @@ def test_twice_the_same_bytes_and_no_path_of_this_machine(tmp_path):
     assert runs[0] == runs[1]
     assert set(runs[0]) == {"train.json", "train.parquet", "val.json", "val.parquet", "report.json"}
     assert not any(str(tmp_path).encode() in text for text in runs[0].values())
+
+
+@pytest.mark.parametrize("cores", [2, 3])
+def test_many_images_are_read_by_processes_with_the_same_outcome(tmp_path, monkeypatch, cores, capsys):
+    few = Generate(train=6, val=3, size=48, max_objects=3, scale=1, unseen=0, alike=0, seed=0)
+    generate(few, tmp_path / "raw", seed=0)
+    (tmp_path / "raw/train/00002.jpg").write_bytes(b"no image")
+    Image.new("I;16", (64, 64)).save(tmp_path / "raw/val/00001.jpg", "PNG")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    outcomes = []
+    for most in (1024, 2):  # images that one process reads
+        monkeypatch.setattr("mtseg.data.convert.AT_ONCE", most)
+        convert(data(tmp_path / "raw", on_error="skip"), tasks(), tmp_path / "coco", seed=0)
+        with pytest.raises(UserError) as error:
+            convert(data(tmp_path / "raw"), tasks(), tmp_path / "none", seed=0)
+        outcomes.append((content(tmp_path / "coco"), str(error.value), capsys.readouterr().out))
+    assert outcomes[0] == outcomes[1] and "bit depth" in outcomes[0][2] and "does not decode" in outcomes[0][1]
+    assert not multiprocessing.active_children()
 
 
 def test_the_raw_folder_is_not_touched(tmp_path):

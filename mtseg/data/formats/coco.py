@@ -62,6 +62,7 @@ OTHER = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")
 UNKNOWN = "values of attributes that the file's list `attributes` lacks, read as unlabelled"
 NO_ATTRIBUTES = "the file's list `attributes`, or attr_type_to_attr_idxs, is not as attr-eomt or PACO write it"
 NO_RLE = "segmentation is not a valid RLE"
+NUMBER, POLYGON = (int, float), (list, array)  # faster than int | float
 LETTERS = 7  # of a run length in a compressed RLE, at most: 35 bits
 KEYPOINTS_ONLY = "keypoints without a segmentation: outlines are needed"
 BOXES_ONLY = "a bbox without a segmentation: it is a box only, and outlines are needed"
@@ -178,7 +179,7 @@ class _File:
                 raise BadRecord("keypoints only", f"all {len(annotations)} annotations have {KEYPOINTS_ONLY}")
         if count := sum(bool(item.get("keypoints")) for item in annotations):
             self.reading.data.leave("keypoints of objects", count)
-        if count := sum(whole(item.get("ignore")) == 1 for item in annotations):
+        if count := sum("ignore" in item and whole(item["ignore"]) == 1 for item in annotations):
             self.reading.data.note("annotations with `ignore` 1, read as objects", count)
         self.crowds = _has_crowds(annotations)
         if not self.crowds and (count := sum(_crowd(item) for item in annotations)):
@@ -193,11 +194,12 @@ class _File:
         while annotations:  # which frees the memory of each one that was read
             annotation, number = annotations.pop(), number + 1
             where = f"{self.where}, annotation {named_by(annotation, number)}"
-            before = len(self.reading.data.faults)
-            with self.reading.data.refusing(where):
+            try:
                 self._add_object(where, annotation, objects)
-            if len(self.reading.data.faults) > before and _has_id(annotation, "image_id"):
-                self.invalid[_id(annotation, "image_id")] += 1
+            except BadRecord as bad:
+                self.reading.data.refuse(where, bad)
+                if _has_id(annotation, "image_id"):
+                    self.invalid[_id(annotation, "image_id")] += 1
         for number, image in enumerate(images, start=1):
             where = f"{self.where}, image {named_by(image, number)}"
             with self.reading.data.refusing(where):
@@ -223,10 +225,10 @@ class _File:
         self.reading.data.images.append(RawImage(where, file_name, size, split, tuple(found), invalid=invalid))
 
     def _add_object(self, where: str, annotation: dict[str, Any], objects: dict[Any, list[RawObject]]) -> None:
-        image = annotation.get("image_id")
-        if not _has_id(annotation, "image_id") or _id(annotation, "image_id") not in objects:
+        image = whole(annotation.get("image_id"))
+        if not isinstance(image, int | str) or image not in objects:
             example = f", the images' ids are like {quoted(next(iter(objects)))}" if objects else ""
-            raise BadRecord("broken json", f"no image has id {quoted(image)}{example}")
+            raise BadRecord("broken json", f"no image has id {quoted(annotation.get('image_id'))}{example}")
         if whole(annotation.get("iscrowd")) not in (None, 0, 1):  # False and True count as 0 and 1
             raise BadRecord("broken json", f"iscrowd is {quoted(annotation['iscrowd'])}, expected 0 or 1")
         labels = self._labels(annotation)
@@ -234,16 +236,17 @@ class _File:
             self.reading.data.leave("objects that data.mapping leaves out")
             return
         outline, left_out = _outline(annotation)
-        box, area = _numbers(annotation.get("bbox"), 4), _numbers([annotation.get("area")], 1)
-        if (annotation.get("bbox") and not box) or (annotation.get("area") is not None and not area):
+        box, area = _box(annotation.get("bbox")), annotation.get("area")
+        if (annotation.get("bbox") and not box) or not (area is None or _is_number(area)):
             self.reading.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
-        box, area = box if box and any(box) else None, area[0] or None if area else None  # 0 means not stated
+        box = box if box and any(box) else None  # 0 means not stated
+        area = float(area) or None if _is_number(area) else None
         if (
             isinstance(outline, list) and len(outline) > 1 and area is None
         ):  # with an area, which is compared, it is known
             leave_inner(self.reading.data, outline)
         crowd = self.crowds and _crowd(annotation)
-        objects[_id(annotation, "image_id")].append(RawObject(where, labels, outline, crowd, box, area, left_out))
+        objects[image].append(RawObject(where, labels, outline, crowd, box, area, left_out))
 
     def _labels(self, annotation: dict[str, Any]) -> Labels | None:
         if self.schema.typed or len(self.schema.levels) > 1 or annotation.get("attributes") or annotation.get("labels"):
@@ -392,11 +395,14 @@ def _has_crowds(annotations: Iterable[dict[str, Any]]) -> bool:
     return not cvat and not all(_crowd(item) for item in annotations)
 
 
-def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
-    if not isinstance(values, list) or len(values) != count:
+def _box(values: Any) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or len(values) != 4 or not all(map(_is_number, values)):
         return None
-    valid = all(isinstance(value, int | float) and abs(value) < 1e15 for value in values)
-    return tuple(float(value) for value in values) if valid else None
+    return tuple(map(float, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and -1e15 < value < 1e15
 
 
 def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
@@ -404,7 +410,7 @@ def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
     value = annotation.get("segmentation")
     if not value and annotation.get("bbox"):
         raise BadRecord("boxes only", f"has {BOXES_ONLY}: {FIX_BOXES}")
-    if isinstance(value, list) and value and all(isinstance(polygon, list | array) for polygon in value):
+    if isinstance(value, list) and value and all(isinstance(polygon, POLYGON) for polygon in value):
         return checked_polygons(_flat(polygon) for polygon in value)
     if isinstance(value, list) and all(isinstance(number, int | float) for number in value) and value:
         raise BadRecord("geometry", "segmentation is one polygon, expected polygons or an RLE: write [[x, y, ...]]")
