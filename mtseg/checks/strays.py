@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from mtseg.evaluation.bootstrap import proportion
 
@@ -34,8 +34,17 @@ def usual(values: np.ndarray, least: float | None = None) -> tuple[float, float]
 
 def a_part(found: int, images: int, chance: float) -> bool:
     """Whether so many images may be `SHARE` of all or more, and are more than chance finds."""
-    surely = binom.sf(found - 1, images, chance) < LEVEL
-    return found >= FEWEST and proportion(np.arange(images) < found).high >= SHARE and bool(surely)
+    return _enough(found, images) and bool(binom.sf(found - 1, images, chance) < LEVEL)
+
+
+def more(found: int, images: int, there: int, known: int, *, level: float = LEVEL) -> bool:
+    """The same, if chance is seen on the `known` images of another split, of which `there` are found. With images of
+    one kind, found is beta-binomial: few known images say little about a small chance."""
+    return _enough(found, images) and bool(betabinom.sf(found - 1, images, there + 1, known - there) < level)
+
+
+def _enough(found: int, images: int) -> bool:
+    return found >= FEWEST and proportion(np.arange(images) < found).high >= SHARE
 
 
 def described(names: Sequence[str], count: int, split: str) -> str:

@@ -55,9 +55,9 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
-    area (of its mask), full (its outline is a box), parts (more than one), touching (abuts another), size (of the
-    image), points (of its outline, 0 if it has none). single and empty: of each image, whether it has one object at
-    most, and none."""
+    area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
+    another), size (of the image), points (of its outline, 0 if it has none). single and empty: of each image, whether
+    it has one object at most, and none."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -72,6 +72,7 @@ class Style:
         self.size = np.sqrt(area / (objects.height * objects.width))
         counts = np.bincount(objects.image, minlength=len(images))
         self.empty, self.single = counts == 0, counts[counts > 0] == 1
+        self.only = counts[objects.image] == 1
         self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
         self.touching = _touching(objects.image, objects.box)
         drawn = (objects.polygons[row] or [] for row in range(len(objects)))
@@ -188,7 +189,7 @@ def in_more(
         ("train", train, in_train, len(other.images), in_other),
     )
     for name, style, rows, known, others in sides:
-        if strays.a_part(len(rows), len(style.images), (len(others) + 1) / (known + 1)):
+        if strays.more(len(rows), len(style.images), len(others), known):
             part = strays.described(style.images.file_name[rows].tolist(), len(style.images), name)
             evidence = f"in {part}, {text}; in {len(others)} of {known} in {'train' if name == split else split}"
             return [Finding(cause, "warning", evidence, change, name)]
@@ -226,8 +227,8 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         )
         yield Finding("objects_merged", "warning", evidence, IDS, where)
         return
-    rows = (np.unique(style.objects.image[style.parts]) for style in (train, other))
-    if joined := in_more(train, other, split, *rows, "objects_merged", "an object has several parts", IDS):
+    rows = (style.objects.image[style.parts & style.only] for style in (train, other))
+    if joined := in_more(train, other, split, *rows, "objects_merged", "the only object has several parts", IDS):
         yield from joined
         return
     if touching := surely(other.touching, train.touching):

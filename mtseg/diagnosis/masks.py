@@ -22,7 +22,7 @@ from mtseg.checks.findings import Finding, Severity
 from mtseg.checks.strays import named
 from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis import simulated
-from mtseg.diagnosis.split import Split, by_image
+from mtseg.diagnosis.split import Split, by_image, several
 from mtseg.evaluation import bootstrap
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, ratio
@@ -39,6 +39,7 @@ MOST, WORK = 100, 5_000_000  # images that are compared with all others, and box
 APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
+REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 SCALES = np.geomspace(0.4, 2.5, 33)
 
 MIRRORED = "check where masks of the mirrored image are joined with those of the image: they must be mirrored back"
@@ -118,6 +119,31 @@ def shared(split: Split) -> list[Finding]:
     evidence += f"{wrong.sum()} of these do not fit them: {names}"
     change = "take each image's own output, never that of the batch's first or last (Mask2Former.detect)"
     return [Finding("masks_of_other_image", "error", evidence, change)]
+
+
+def repeated(split: Split) -> list[Finding]:
+    """An error if most confident predictions of an image have, to the pixel, the mask of another one and other logits,
+    in more images than a few. (With the same logits they are duplicates.)"""
+    best, count = split.confident(), len(split.images)
+    place = np.column_stack([split.image, split.predictions.box, split.predictions.area])[best]
+    _, group, sizes = np.unique(place, axis=0, return_inverse=True, return_counts=True)
+    alike = best[sizes[group.ravel()] > 1]
+    known: dict[tuple[int, str], int] = {}
+    texts = zip(split.image[alike].tolist(), split.predictions[alike].rle, strict=True)
+    mask = np.array([known.setdefault(text, len(known)) for text in texts], dtype=int)
+    logits = np.column_stack([split.predictions.logits[task.name] for task in split.tasks])[alike]
+    answer = np.unique(logits, axis=0, return_inverse=True)[1].ravel()
+    of_other = alike[several(mask, of=answer)[mask]]
+    seen = np.bincount(split.image[best], minlength=count)
+    images = np.flatnonzero((2 * np.bincount(split.image[of_other], minlength=count) > seen) & (seen > 1))
+    if len(images) < FEWEST or len(images) < REPEATED * (seen > 1).sum():
+        return []
+    evidence = (
+        f"in {len(images)} of {count} images most detections have exactly the mask of another one, and other logits"
+    )
+    change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect, encode)"
+    names = named(split.images.file_name[images].tolist())
+    return [Finding("labels_of_other_query", "error", f"{evidence}: {names}", change)]
 
 
 def offsets(split: Split) -> dict[str, float | None]:

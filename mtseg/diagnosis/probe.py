@@ -58,7 +58,7 @@ def probe(
         findings += _ignoring_image(logits, tasks)
     logit, box = logit_change(single, own), box_change(single, own)
     if logit > LOGIT_CHANGE or box > BOX_CHANGE:
-        findings.append(_depends_on_batch(logit, box, _place(run, few, single)))
+        findings.append(_of_another(run, few, single) or _depends_on_batch(logit, box, _place(run, few, single)))
     stale = logit_change(own, stored[np.isin(stored.image_id, own.image_id)])
     if stale > LOGIT_CHANGE and not findings:
         evidence = f"{checkpoint} and the stored predictions have different logits (median difference {stale:.2g})"
@@ -81,6 +81,26 @@ def _place(run: Run, few: Images, single: Predictions) -> str | None:
         if own and logit_change(single, at_place) <= LOGIT_CHANGE and box_change(single, at_place) <= BOX_CHANGE:
             same.append(place)
     return same[0] if len(same) == 1 else None
+
+
+def _of_another(run: Run, few: Images, single: Predictions) -> Finding | None:
+    """An error if each of two images in a batch has the logits that the other one has alone."""
+    parts = []
+    for row in range(len(few) - 1):
+        both = run(few[row : row + 2], 2)
+        ids = few.id[row : row + 2]
+        parts += [both[both.image_id == ids[at]].replace(image_id=_filled(both, ids[at], ids[1 - at])) for at in (0, 1)]
+    changes = [logit_change(single, part) for part in parts]
+    compared = [len(_same_query(single, part)[0]) > 0 for part in parts]
+    if not parts or not all(compared) or max(changes) > LOGIT_CHANGE:
+        return None
+    evidence = "in a batch of two, each image has the predictions that the other one has alone"
+    change = "take each image's own pixels and output (prediction_batches, Mask2Former.detect)"
+    return Finding("masks_of_other_image", "error", evidence, change)
+
+
+def _filled(table: Predictions, image: int, value: int) -> np.ndarray:
+    return np.full((table.image_id == image).sum(), value)
 
 
 def _depends_on_batch(logit: float, box: float, place: str | None) -> Finding:

@@ -25,7 +25,7 @@ GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above wh
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # factor by which logits may be too large or too small
 UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
-CONSTANT = 1e-4  # spread of the mask quality below which it is constant
+CONSTANT, FEWEST = 1e-4, 20  # spread of scores or mask qualities below which they are constant; of so many
 NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
 
@@ -93,6 +93,16 @@ def _with_masks(split: Split, rows: np.ndarray, objects: np.ndarray) -> Predicti
     return split.predictions[rows].replace(**columns, area=masks.areas(own.rles()))
 
 
+def constant(split: Split) -> list[Finding]:
+    """An error if all predictions have the same score: their order is that of the file."""
+    scores = split.evaluation.scores[split.best]
+    if len(scores) < FEWEST or np.ptp(scores) >= CONSTANT:
+        return []
+    evidence = f"the score of all predictions is {scores[0]:.3g}: nothing ranks them"
+    change = "keep the scores and probabilities of the network: they must not be rounded or set where predictions are "
+    return [Finding("ranking", "error", evidence, f"{change}written or converted")]
+
+
 def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
     """Findings, and numbers: joint AP in percent of every ranking; auc of the score in use for hits; quality, the rank
     correlation of mask quality and IoU."""
@@ -107,7 +117,7 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
         change = "the score is inverted: check mtseg/evaluation/ap/rankings.py and the logits' signs"
         return [Finding("ranking", "error", evidence, change)], numbers
     spread = float(np.ptp(split.predictions.mask_quality[split.best]))
-    if ranking.endswith("_quality") and spread < CONSTANT and len(split.best) >= 20:
+    if ranking.endswith("_quality") and spread < CONSTANT and len(split.best) >= FEWEST:
         evidence = f"the mask quality of all predictions is {split.predictions.mask_quality[split.best[0]]:.3g}"
         change = "it must be the mean probability inside the mask: check mask_quality (Mask2Former.detect)"
         return [Finding("ranking", "error", evidence, change)], numbers

@@ -73,7 +73,8 @@ def diagnose(
     if shared := masks.shared(split):
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
     swapped, renamed_instead = colours(val, train, tasks, classes.renaming(split))
-    inputs = [*known, *shared, *curves.without_gradient(health, tasks), *masks.boxes(split), *swapped]
+    exact = [*masks.repeated(split), *ranking.constant(split)]
+    inputs = [*known, *shared, *exact, *curves.without_gradient(health, tasks), *masks.boxes(split), *swapped]
     displaced, details["masks"] = masks.check(split)
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)

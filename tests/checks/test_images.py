@@ -98,6 +98,35 @@ def test_annotations_that_are_shifted_are_found_before_training(drawn):
     assert causes(drawn, train=shifted) == {("masks_displaced", "train")}
 
 
+def centre_kept(by):
+    return lambda points, image: points.mean(0) + (points - points.mean(0)) * by
+
+
+@pytest.mark.parametrize(
+    ("cause", "change"),
+    [
+        ("masks_mirrored", lambda points, image: points * (1, -1) + (0, image.height)),
+        ("masks_transposed", lambda points, image: points[:, ::-1]),
+        ("masks_displaced", lambda points, image: points * (1, 0.8)),
+        ("outlines_differ", centre_kept(1.3)),
+    ],
+)
+def test_outlines_of_a_part_that_fit_after_a_change_are_found(drawn, cause, change):
+    some = [*outlined(drawn[2][::4], change), *(image for row, image in enumerate(drawn[2]) if row % 4)]
+    assert causes(drawn, val=some) == {(cause, "val")}
+    if cause == "masks_mirrored":
+        some = [*outlined(drawn[1][::3], change), *(image for row, image in enumerate(drawn[1]) if row % 3)]
+        assert causes(drawn, train=some) == {(cause, "train")}
+
+
+def test_images_of_a_part_whose_outlines_lie_on_no_edges_are_found(drawn, tmp_path):
+    def garbled(pixels):
+        return np.stack([np.roll(row, 2 * place, axis=0) for place, row in enumerate(pixels)])
+
+    root = changed(drawn, tmp_path, "val", garbled, count=10)
+    assert causes(drawn, root=root) == {("masks_displaced", "val")}
+
+
 def test_annotations_of_other_images_and_turned_ones_are_distinguished(drawn):
     train = drawn[1]
     other = [replace(a, instances=b.instances) for a, b in zip(train, [*train[1:], train[0]], strict=True)]

@@ -221,7 +221,13 @@ def test_looser_outlines_are_found():
         rng = np.random.default_rng(0)
         return [
             alignment.Outlines(
-                np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((1, 3)), [], profile + rng.normal(0, 0.1, 17), "a"
+                np.zeros((2, 2)),
+                np.zeros((1, 2)),
+                np.zeros((1, 3)),
+                [],
+                profile + rng.normal(0, 0.1, 17),
+                "a",
+                np.zeros(1, dtype=int),
             )
             for _ in range(40)
         ]

@@ -7,6 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.diagnosis import detections, ranking
+from mtseg.diagnosis.split import Split
 from tests import tiny
 from tests.diagnosis.answers import QUERIES, healthy, relabelled, split
 from tests.scenes import SIZE, box_rle, logits_of, make_tasks
@@ -246,3 +247,13 @@ def test_a_constant_mask_quality_is_an_error():
     same = split(images, [replace(p, mask_quality=0.9) for p in predictions], TASKS)
     (finding,) = ranking.rankings(same)[0]
     assert (finding.cause, finding.severity) == ("ranking", "error") and "0.9" in finding.evidence
+
+
+def test_equal_scores_rank_nothing():
+    images, predictions = healthy(TASKS)
+    assert not ranking.constant(split(images, predictions, TASKS))
+    whole = split(images, predictions, TASKS)
+    columns = ("score", "mask_quality", *(name for name in whole.predictions.names if name.startswith("probability.")))
+    equal = whole.predictions.replace(**{name: np.ones(len(whole.predictions)) for name in columns})
+    (finding,) = ranking.constant(Split(whole.evaluation.replace(predictions=equal)))
+    assert finding.cause == "ranking" and finding.severity == "error"

@@ -213,3 +213,21 @@ def test_predictions_of_the_first_image_of_a_batch():
 
 def test_too_few_images_are_no_evidence():
     assert not found(shifted(4, 0), images=5)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_detections_that_all_have_the_mask_of_the_first(scattered):
+    images, rows = healthy(TASKS, scattered=scattered)
+    assert not masks.repeated(split(images, rows, TASKS))
+    first: dict = {}
+    for row in rows:
+        first.setdefault(row.image_id, row)
+    place = ("box", "area", "segmentation")
+    some = [
+        replace(row, **{name: getattr(first[row.image_id], name) for name in place}) if row.image_id <= 20 else row
+        for row in rows
+    ]
+    (finding,) = masks.repeated(split(images, some, TASKS))
+    assert finding.cause == "labels_of_other_query" and finding.severity == "error"
+    twice = rows + [replace(row, query=row.query + 100) for row in rows]
+    assert not masks.repeated(split(images, twice, TASKS)), "duplicates have the same logits"

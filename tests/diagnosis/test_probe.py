@@ -113,6 +113,16 @@ def test_one_output_alone_of_the_batchs_first_or_last_image(trained, monkeypatch
     assert f"the batch's {'last' if place else 'first'}" in finding.change
 
 
+def test_predictions_of_the_next_image_of_the_batch(trained, monkeypatch):
+    def mixed(model):
+        features = model.features
+        model.features = lambda images: features(images.roll(1, 0))
+
+    changed(monkeypatch, mixed)
+    (finding,) = [finding for finding in run(trained)[2] if finding.cause != "prediction_differs"]
+    assert finding.cause == "masks_of_other_image" and finding.severity == "error"
+
+
 def test_masks_that_depend_on_the_size_of_the_batch(trained, monkeypatch):
     def mixed(model):
         detect = model.detect
