@@ -33,6 +33,7 @@ class Ranks:
         self.asked = False  # whether a signal to stop has arrived
         self.at_once = True  # whether it interrupts this process at once
         self.whole = True  # whether no `held` block was cut short
+        self.waits = 0  # number of calls of `wait`
         self.processes: list[str] = []  # of all ranks, as text
 
     @property
@@ -83,10 +84,11 @@ class Ranks:
         """Wait for rank 0 to come here, however long that takes."""
         if self.size == 1:
             return
+        self.waits += 1
         with self._exchange():
             if self.first:
-                self.store.set("begin", "")
-            while not self.store.check(["begin"]):
+                self.store.set(f"come/{self.waits}", "")
+            while not self.store.check([f"come/{self.waits}"]):
                 time.sleep(0.1)
 
     def agree(self) -> None:
@@ -187,6 +189,8 @@ def joined(timeout: float) -> Iterator[Ranks]:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, timeout=timedelta(seconds=JOIN),
             is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         )  # fmt: skip
+        # of this attempt: if the launcher starts all processes again (--max-restarts), its store has the keys before
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         began = time.monotonic()
         store.add("joined", 1)
         while store.add("joined", 0) < size:

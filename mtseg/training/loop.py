@@ -123,4 +123,6 @@ def validate(
     found = Predictions.concatenate([part for part in parts if len(part)] or parts[:1])
     if ranks.size > 1:
         found = found[np.argsort(found.image_id, kind="stable")]  # as `images` are sorted
-    return ranks.share(headline(images, found, network.tasks) if ranks.first else None)
+    scores = headline(images, found, network.tasks) if ranks.first else None
+    ranks.wait()  # of many detections it could take longer than launch.timeout
+    return ranks.share(scores)

@@ -63,9 +63,9 @@ def train(data, out, timeout=60, **solver):
     )  # fmt: skip
 
 
-def start(size, work, out):
-    """Ranks that call `work(rank)`, each with its output in `out/RANK.txt`."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as that of torchrun
+def start(size, work, out, store=None):
+    """Ranks that call `work(rank)`, each with its output in `out/RANK.txt`. store: as that of torchrun."""
+    store = store or TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
     address |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     out.mkdir(parents=True, exist_ok=True)
@@ -217,6 +217,31 @@ def test_more_ranks_than_images_in_a_batch_are_one_error(data, tmp_path):
     assert run(2, data, tmp_path, ims_per_batch=1) == [1, 1]
     assert printed(tmp_path).count("2 processes cannot share a batch of solver.ims_per_batch 1 images") == 1
     assert not (tmp_path / "work").exists()
+
+
+def test_a_second_attempt_of_the_launcher_reports_its_error_too(data, tmp_path):
+    store = None
+    for attempt in ("0", "1"):
+
+        def work(rank, attempt=attempt):
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = attempt
+            train(data, tmp_path, ims_per_batch=1)
+
+        processes = start(2, work, tmp_path / attempt, store)
+        store = processes[0].store
+        assert codes(processes) == [1, 1]
+        assert printed(tmp_path / attempt).count("2 processes cannot share a batch") == 1
+
+
+def test_a_rank_that_scores_for_longer_than_the_limit_is_not_lost(data, tmp_path, monkeypatch):
+    headline = loop.headline
+
+    def late(*arguments):
+        time.sleep(8)
+        return headline(*arguments)
+
+    monkeypatch.setattr(loop, "headline", late)
+    assert run(2, data, tmp_path, timeout=5, max_iter=0, ims_per_batch=2) == [0, 0], printed(tmp_path)
 
 
 def test_the_launcher_starts_all_ranks_and_names_one_that_was_killed(tmp_path, monkeypatch):
