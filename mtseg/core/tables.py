@@ -58,13 +58,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image and its instances. `file_name` is relative to the folder of raw data (`data.raw`)."""
+    """One image and its instances. `file_name` is relative to the folder of raw data (`data.raw`).
+    follow_links: whether it may be a link out of that folder."""
 
     id: int
     file_name: str
     height: int
     width: int
     instances: tuple[Instance, ...] = ()
+    follow_links: bool = False
 
 
 class Table:
@@ -229,7 +231,8 @@ class Instances(Table):
 class Images(Table, Sequence):
     """The images of a split, sorted by id, with their ground truth. Iteration yields `Image` records.
 
-    id, height, width: int [I]. file_name: str [I]. instances: `Instances`. classes: class names of every task.
+    id, height, width: int [I]. file_name: str [I]. follow_links: bool [I], see `Image`. instances: `Instances`.
+    classes: class names of every task.
     """
 
     instances: Instances
@@ -257,6 +260,7 @@ class Images(Table, Sequence):
         }
         columns = {name: _ints(getattr(image, name) for image in images) for name in ("id", "height", "width")}
         columns["file_name"] = _texts(image.file_name for image in images)
+        columns["follow_links"] = np.array([image.follow_links for image in images], dtype=bool)
         return cls._with(columns, Instances.of(instances | labels), classes)
 
     @classmethod
@@ -318,7 +322,8 @@ class Images(Table, Sequence):
                 id=key,
             )
             instances.append(instance)
-        return Image(int(self.id[row]), self.file_name[row], height, width, tuple(instances))
+        follow = "follow_links" in self.names and bool(self.follow_links[row])  # an older version has no such column
+        return Image(int(self.id[row]), self.file_name[row], height, width, tuple(instances), follow)
 
     def write(self, path: Path | str) -> None:
         """Write one row per image, with its instances nested in it."""

@@ -117,7 +117,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     # test is numbered last: other images in it leave the ids of train and val as they are
     for number, index in enumerate(sorted(range(len(images)), key=lambda index: splits[index] == "test"), start=1):
         if index in used:
-            converted[splits[index]].append(_labelled(images[index], number, tasks, shared))
+            converted[splits[index]].append(_labelled(images[index], number, tasks, shared, data.follow_links))
     report = {
         "alike_classes": {task.name: twins(task.classes) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
@@ -354,7 +354,9 @@ def _scrambled(tasks: Sequence[Task]) -> Iterator[str]:
             yield f"{text}: {', '.join(pairs)}; {fix}"
 
 
-def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tuple, dict[str, int | None]]) -> Image:
+def _labelled(
+    image: Seen, number: int, tasks: Sequence[Task], shared: dict[tuple, dict[str, int | None]], follow_links: bool
+) -> Image:
     """The image as it is written, with class indices in place of names. To save memory, objects with equal labels share
     them (`shared`), and the objects of `image` are freed."""
     instances = []
@@ -366,7 +368,7 @@ def _labelled(image: Seen, number: int, tasks: Sequence[Task], shared: dict[tupl
         found = shared[names]  # `replace` would take five times as long
         instances.append(Instance(own.segmentation, own.bbox, own.area, found, own.crowd, rle=own.rle))
     image.objects.clear()
-    return Image(number, image.raw.file_name, image.height, image.width, tuple(instances))
+    return Image(number, image.raw.file_name, image.height, image.width, tuple(instances), follow_links)
 
 
 def _used(splits: Sequence[str], share: float, seed: int) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -144,6 +145,11 @@ def open_image(root: Path, image: Image, *, side: int | None = None) -> PIL.Imag
     """The image of a record; see `decode`. Raises UserError, which names the file."""
     path, recorded = root / image.file_name, image.height * image.width
     try:
+        if not image.follow_links and not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+            raise UserError(
+                f"{path} is a link that leads out of {root} (data.raw): copy the file, or set data.follow_links: true "
+                "if all links in it are yours"
+            )
         return decode(path, side=side, most=min(max(recorded, UNEXPECTED), MOST_PIXELS))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; is data.raw the folder that was converted?") from None

@@ -93,6 +93,7 @@ def converted(
     mapping: Path | None = None,
     flatten: bool = False,
     ignored: tuple[str, ...] = (),
+    follow_links: bool = False,
 ) -> dict[str, Record]:
     """Convert into the folder `coco` next to the raw folder; returns the images of both splits by file name."""
     out = raw.parent / "coco"
@@ -102,6 +103,7 @@ def converted(
         "on_error": on_error,
         "flatten": flatten,
         "ignore_shapes": ignored,
+        "follow_links": follow_links,
     }
     convert(Data(raw=raw, split=0.5, share=1, seed=0, **settings), tasks, out, seed=0)
     return {image.file_name: image for split in ("train", "val") for image in Images.read(out / f"{split}.parquet")}

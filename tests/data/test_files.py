@@ -292,6 +292,14 @@ def test_convert_says_which_format_it_recognised(tmp_path, capsys):
             converted(tmp_path / "raw", tasks(part="auto"), format=format)
 
 
+@pytest.mark.parametrize("follow", [False, True])
+def test_convert_records_whether_links_are_followed(tmp_path, follow):
+    for name in ("train/a", "val/b"):
+        folders.labelme(tmp_path / "raw", name, shape("car"))
+    found = converted(tmp_path / "raw", tasks(part="auto"), follow_links=follow)
+    assert [image.follow_links for image in found.values()] == [follow] * 2
+
+
 def refused(folder, follow_links=False, most=1.0):
     with pytest.raises(UserError) as error:
         check_files(folder, follow_links=follow_links, most=most)

@@ -30,6 +30,21 @@ def test_pixels_are_rgb_and_turned_as_exif_says(tmp_path):
     assert read_image(tmp_path, Image(1, "b.png", height=10, width=20)).shape == (10, 20, 3)
 
 
+def test_a_link_out_of_the_folder_is_read_only_if_links_are_followed(tmp_path):
+    (tmp_path / "raw").mkdir()
+    save(tmp_path / "away.png")
+    save(tmp_path / "raw" / "own.png")
+    for name, target in (("out.png", tmp_path / "away.png"), ("in.png", "own.png"), ("all", tmp_path)):
+        (tmp_path / "raw" / name).symlink_to(target)
+    (tmp_path / "link").symlink_to("raw")
+    for root in (tmp_path / "raw", tmp_path / "link"):
+        assert read_image(root, Image(1, "in.png", 10, 20)).any()
+        for name in ("out.png", "all/away.png"):
+            with pytest.raises(UserError, match=rf"{name} is a link that leads out of .* data.follow_links"):
+                read_image(root, Image(1, name, 10, 20))
+            assert read_image(root, Image(1, name, 10, 20, follow_links=True)).any()
+
+
 def test_the_first_frame_of_an_mpo_is_read(tmp_path):
     path = folders.draw(tmp_path / "a.mpo", save_all=True, append_images=[PIL.Image.new("RGB", (40, 30))])
     assert path.suffix in images.suffixes()
