@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
-from mtseg.checks.strays import a_part, described
+from mtseg.checks.strays import a_part, described, more
 from mtseg.core.params import Filter
 from mtseg.diagnosis.ranking import joint_ap
 from mtseg.diagnosis.split import Split
@@ -33,7 +34,12 @@ LOST = 0.05  # joint F1 that a rule must cost, and surely some
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
-BY_CHANCE = 0.02  # share of the images in which a model surely finds something where nothing is, at most
+SURE, LESS_SURE = 0.25, 0.1  # quantiles of the hits' scores, from which a prediction is sure
+AS_SURE, MORE_MISSED = (
+    0.7,
+    0.1,
+)  # AUC of these scores in train against val, and further misses, of a model that is as sure
+BY_CHANCE = 0.03  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
@@ -186,9 +192,15 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
         if separation and separation.high < SEPARATE:
             return [_missing("val", in_val, in_train)]
     in_train, in_val = (_empty(split) for split in (train, val))
-    if in_val and in_val.low > (in_train.high if in_train else SURELY_SHOWN):
-        evidence = f"the model surely finds objects in {in_val.text(0, 100)} % of the val images without annotations"
-        return [Finding("annotations_missing", "warning", evidence, "annotate these images, or leave them out", "val")]
+    if len(in_val) >= FEWEST_EMPTY:
+        shown, known = proportion(in_val), len(in_train) >= FEWEST_EMPTY
+        table = [[own.sum(), (~own).sum()] for own in (in_val, in_train)]
+        level = fisher_exact(table, alternative="greater").pvalue
+        if level < LEVEL if known else shown.low > SURELY_SHOWN:
+            evidence = f"the model surely finds objects in {shown.text(0, 100)} % of the val images without annotations"
+            return [
+                Finding("annotations_missing", "warning", evidence, "annotate these images, or leave them out", "val")
+            ]
     main = train.tasks[0]
     for label, name in enumerate(main.classes):
         in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
@@ -198,37 +210,57 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
 
 
 def _some_unannotated(train: Split, val: Split) -> list[Finding]:
-    """A warning for a part of the images of one split, in which the model finds an object where none is annotated, with
-    a score above the median of the hits."""
-    splits = {"train": train, "val": val}
-    rows = {name: _surely_apart(split) for name, split in splits.items()}
+    """A warning for a part of the images of one split, in which the model surely finds an object where none is
+    annotated, or one of a class. A model that finds the objects of val about as surely as those of train makes as few
+    false predictions on both: then train shows the chance, otherwise it is at least `BY_CHANCE`."""
+    splits, main = {"train": train, "val": val}, train.tasks[0]
+    alike = _as_sure(train, val)
     for name, other in (("val", "train"), ("train", "val")):
-        own, count = rows[name], len(splits[name].images)
-        chance = max((len(rows[other]) + 1) / (len(splits[other].images) + 1), BY_CHANCE)
-        if a_part(len(own), count, chance):
-            part = described(splits[name].images.file_name[own].tolist(), count, name)
-            evidence = f"the model surely finds objects without an annotation in {part}, and in {len(rows[other])} of "
-            evidence += f"{len(splits[other].images)} in {other}"
-            return [Finding("annotations_missing", "warning", evidence, "annotate them, or leave the images out", name)]
+        here, there = splits[name], splits[other]
+        kinds = [None, *range(main.num_classes)] if alike else [None]
+        for kind, quantile in product(kinds, (LESS_SURE, SURE) if alike else (SURE,)):
+            least = _least(here, quantile)
+            own, its = (_surely_apart(split, least, main.name, kind) for split in (here, there))
+            count, known = len(here.images), len(there.images)
+            if alike:
+                surely = more(len(own), count, len(its), known, level=LEVEL / (2 * len(kinds)))
+            else:
+                surely = a_part(len(own), count, max((len(its) + 1) / (known + 1), BY_CHANCE))
+            if surely:
+                what = "objects" if kind is None else f"objects of {main.classes[kind]}"
+                part = described(here.images.file_name[own].tolist(), count, name)
+                evidence = f"the model surely finds {what} without an annotation in {part}, and in {len(its)} of "
+                change = "annotate them, or leave the images out"
+                return [Finding("annotations_missing", "warning", f"{evidence}{known} in {other}", change, name)]
     return []
 
 
-def _surely_apart(split: Split) -> np.ndarray:
-    """int: rows of the images with a prediction that belongs to no object and has a score above the median of the
+def _as_sure(train: Split, val: Split) -> bool:
+    """Whether the model finds the objects of val about as surely as those of train."""
+    hits = [split.score[split.matches.prediction] for split in (train, val)]
+    if min(map(len, hits)) < FEWEST or val.missed > train.missed + MORE_MISSED:
+        return False
+    lead = auc(np.concatenate(hits), np.arange(sum(map(len, hits))) < len(hits[0]))
+    return lead is None or lead.value < AS_SURE
+
+
+def _least(split: Split, quantile: float) -> float:
+    """The quantile of the scores of the hits."""
+    return float(np.quantile(split.score[split.matches.prediction], quantile)) if len(split.matches) else np.inf
+
+
+def _surely_apart(split: Split, least: float, task: str, label: int | None) -> np.ndarray:
+    """int: rows of the images with a prediction that belongs to no object, with a score from `least` on. label: of the
+    task; None for any."""
+    rows = split.confident(least)
+    rows = rows[(split.best_iou[rows] < APART) & ~np.isin(rows, split.matches.prediction)]
+    return np.unique(split.image[rows[label is None or split.predictions.labels[task][rows] == label]])
+
+
+def _empty(split: Split) -> np.ndarray:
+    """bool: of each image without objects, whether it has a prediction with a score above the `SURE` quantile of the
     hits."""
-    if not len(split.matches):
-        return np.zeros(0, dtype=int)
-    rows = split.confident(float(np.median(split.score[split.matches.prediction])))
-    return np.unique(split.image[rows[(split.best_iou[rows] < APART) & ~np.isin(rows, split.matches.prediction)]])
-
-
-def _empty(split: Split) -> Interval | None:
-    """Share of the images without objects that have a prediction with a score above the median of the hits."""
-    empty = np.flatnonzero(split.objects == 0)
-    if len(empty) < FEWEST_EMPTY or not len(split.matches):
-        return None
-    sure = split.image[split.score > np.median(split.score[split.matches.prediction])]
-    return proportion(np.isin(empty, sure))
+    return np.isin(np.flatnonzero(split.objects == 0), split.image[split.confident(_least(split, SURE))])
 
 
 def _apart(split: Split, threshold: float, task: str, label: int) -> Interval:

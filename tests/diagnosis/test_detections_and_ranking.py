@@ -119,6 +119,21 @@ def test_a_part_of_the_images_that_is_not_annotated():
     assert not detections._some_unannotated(sound, sound)
 
 
+def test_objects_without_an_annotation_that_a_model_finds_as_surely_as_a_quarter_of_the_others():
+    train = split(*healthy(TASKS, images=200, seed=1), TASKS)
+    images, predictions = healthy(TASKS, images=60)
+    lost = {image.id: image.instances[0].bbox for image in [image for image in images if image.instances][:7]}
+    near = [p.image_id in lost and np.abs(np.subtract(p.box, lost[p.image_id])).max() <= 1 for p in predictions]
+    faint = [replace(p, mask_quality=0.83) if own else p for p, own in zip(predictions, near, strict=True)]
+    some = [replace(image, instances=image.instances[image.id in lost :]) for image in images]
+    (finding,) = detections._some_unannotated(train, split(some, faint, TASKS))
+    assert finding.cause == "annotations_missing" and "0 of 200 in train" in finding.evidence
+    unsure = [
+        replace(p, mask_quality=p.mask_quality * (0.9 if own else 0.7)) for p, own in zip(faint, near, strict=True)
+    ]
+    assert not detections._some_unannotated(train, split(some, unsure, TASKS)), "the model is worse on val"
+
+
 @pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
 def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
     """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on
