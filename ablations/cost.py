@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ablations import experiments, page, rows, studies
 from ablations.studies import SCALES, Run
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
+from mtseg.core.signals import run_stage
 
 FILE = rows.RESULTS / "backbones_cost.csv"
 COLUMNS = ("scale", "backbone", "seconds a step", "peak MiB")  # of the table

@@ -33,10 +33,11 @@ from scipy.ndimage import center_of_mass
 from ablations import experiments, page, rows, studies, tables
 from ablations.studies import SCALES, Run, Study
 from mtseg.core import masks
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import read_json, write_json
 from mtseg.core.masks import Segmentation
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Image, Images
 from mtseg.data import manifest
 

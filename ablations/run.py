@@ -17,7 +17,8 @@ from threading import Lock
 
 from ablations import experiments, rows, studies
 from ablations.studies import SCALES, Run, Study
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

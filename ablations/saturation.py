@@ -29,9 +29,10 @@ from rich.progress import track
 from ablations import experiments, page, studies
 from ablations.rows import mean_and_half
 from ablations.studies import Run
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
 from mtseg.core.params import Model, Task
+from mtseg.core.signals import run_stage
 from mtseg.data.shapes import grid
 from mtseg.inference.torch_network import load_model
 from mtseg.model import weights

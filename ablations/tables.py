@@ -18,8 +18,8 @@ from pathlib import Path
 from ablations import cost, experiments, page, plots, rows, studies
 from ablations.rows import Row, groups, mean_and_half
 from ablations.studies import SCALES, Study
-from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_file
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.memory import PAPER
-from mtseg.core.errors import run_stage
 from mtseg.core.files import write_json
 from mtseg.core.params import Launch, Params, Task, load
+from mtseg.core.signals import run_stage
 from mtseg.data import convert, manifest, shapes
 from mtseg.model.launch import launch
 from mtseg.model.mask2former import Mask2Former

@@ -6,9 +6,10 @@ fields), data/check/verdict.json (errors only; training depends on it) and metri
 
 from pathlib import Path
 
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder, write_json
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

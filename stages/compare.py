@@ -9,7 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
+from mtseg.core.signals import run_stage
 from mtseg.report import compare, data_changes
 
 

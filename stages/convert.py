@@ -6,8 +6,8 @@ for other tools {train,val}.json; report.json counts what was left out. Bad reco
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.data.convert import convert
 
 

@@ -6,9 +6,9 @@ figures), and a line for each finding.
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import read_table, write_json
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.model.imports import without_compiler
 

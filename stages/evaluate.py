@@ -9,9 +9,9 @@ the report's figures).
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import analysis, forks, intervals

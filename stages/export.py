@@ -7,9 +7,9 @@ About 5 s; with `export.onnx: true` about a minute more. Expect export/segmenter
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import read_json, replace_folder, write_json
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ rule `removed`, and the thresholds if they were `picked`; in plots/filter.csv th
 import json
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import replace_folder, write_json, write_table
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import filter, thresholds

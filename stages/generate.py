@@ -6,8 +6,8 @@ About 20 s of processor time for 900 images on a slow core. Expect train/ and va
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.data.shapes import generate
 
 

@@ -6,8 +6,8 @@ Expect a JPEG with the ground truth of each image on the left and its prediction
 import argparse
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.report import overlays

@@ -9,8 +9,8 @@ the stage `test` reads.
 import os
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.model.imports import without_compiler
 
 

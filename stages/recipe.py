@@ -9,8 +9,9 @@ params.yaml` undoes it.
 import sys
 from pathlib import Path
 
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.recipe import apply, find
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

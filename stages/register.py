@@ -6,9 +6,9 @@ detectron2 will work on data/coco. About 6 s, most of it the import of detectron
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import write_json
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.data import manifest
 
 

@@ -7,8 +7,8 @@ given other settings, data or code. Expect a line for each: folder, size, time o
 import argparse
 from datetime import datetime
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import remove
+from mtseg.core.signals import run_stage
 from mtseg.core.work import owner, work_root
 
 

@@ -10,9 +10,9 @@ is chosen here.
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.files import read_json, replace_folder, write_json, write_table
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Predictions
 from mtseg.data import manifest
 from mtseg.evaluation import analysis, filter, forks, intervals

@@ -7,9 +7,10 @@ models/best.safetensors and last.safetensors, metrics/train.json and the curves 
 import os
 from pathlib import Path
 
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import read_json
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 
 
 def main() -> None:

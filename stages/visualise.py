@@ -6,8 +6,8 @@ images beside it, and plots/figures, the page's figures for `dvc plots show`.
 
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.core.tables import Pairs, Predictions
 from mtseg.data import manifest
 from mtseg.evaluation.ap.evaluation import Evaluation

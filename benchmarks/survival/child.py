@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtseg.core.errors import run_stage
+from mtseg.core.signals import run_stage
 
 LIMIT = 120  # s, after which a stage hangs
 Fault = Callable[[], None]  # called in the fork, before the stage

@@ -169,7 +169,7 @@ def _predict(
 def _predict_left(
     run: Run, predictor: Predictor, files: list[File], options: dict[str, Any], *, save_images: bool
 ) -> None:
-    from mtseg.core.errors import interrupts_held
+    from mtseg.core.signals import interrupts_held
     from mtseg.inference import sources
     from mtseg.inference.result import counted
 

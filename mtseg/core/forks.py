@@ -14,7 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from mtseg.core.errors import UserError, stops
+from mtseg.core.errors import UserError
+from mtseg.core.signals import stops
 
 MOST = 4  # processes: each has arrays of its own
 PR_SET_PDEATHSIG = 1  # prctl.h

@@ -8,8 +8,9 @@ import io
 import sys
 from pathlib import Path
 
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.files import replace_file
+from mtseg.core.signals import run_stage
 from mtseg.data.files import Files, check_files
 from mtseg.data.images import DECODE_ERRORS, open_lazily
 from mtseg.data.raw import BadRecord, read_record

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtseg.core.errors import UserError, as_user_error, interrupts_held, stops
+from mtseg.core.errors import UserError, as_user_error
+from mtseg.core.signals import interrupts_held, stops
 from mtseg.model import device
 
 JOIN = 900.0  # seconds to wait for all processes at the start, as torchrun does for all machines

@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from mtseg.core.errors import UserError, interrupts_held, quoted, run_stage
+from mtseg.core.errors import UserError, quoted
 from mtseg.core.files import replace_file
+from mtseg.core.signals import interrupts_held, run_stage
 
 
 def outcome(stage, capsys):
@@ -89,7 +90,7 @@ def test_a_bug_keeps_its_traceback():
 SCRIPT = """
 import time
 from pathlib import Path
-from mtseg.core.errors import run_stage
+from mtseg.core.signals import run_stage
 from mtseg.core.files import replace_folder
 def stage():
     with replace_folder("out"):
@@ -117,7 +118,7 @@ def test_a_signal_is_one_line_and_leaves_nothing(tmp_path, number):
 
 
 def test_a_reader_that_ends_early_is_no_error():
-    script = "from mtseg.core.errors import run_stage\nrun_stage(lambda: print('line\\n' * 100_000))"
+    script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: print('line\\n' * 100_000))"
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     writer.stdout.readline()
     writer.stdout.close()
@@ -127,7 +128,7 @@ def test_a_reader_that_ends_early_is_no_error():
 
 
 def test_text_that_the_terminal_cannot_show_is_escaped():
-    script = "from mtseg.core.errors import run_stage\nrun_stage(lambda: print('class \u043a'))"
+    script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: print('class \u043a'))"
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
     assert subprocess.check_output([sys.executable, "-c", script], env=environment) == b"class \\u043a\n"
 

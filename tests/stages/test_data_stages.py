@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from mtseg.core.errors import UserError, run_stage
+from mtseg.core.errors import UserError
 from mtseg.core.params import load
+from mtseg.core.signals import run_stage
 from mtseg.data import manifest
 from stages import convert, generate, register
 

@@ -14,7 +14,7 @@ from tests.repository import call, commit, dvc, end_workers
 ROOT = Path(__file__).parents[2]
 STAGE = """
 import json, pathlib, mtseg.core.params
-from mtseg.core.errors import run_stage
+from mtseg.core.signals import run_stage
 
 def main():
     params = mtseg.core.params.load()

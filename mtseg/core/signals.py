@@ -1,0 +1,62 @@
+"""How a stage ends: by itself, by an error of the user's, by a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mtseg.core.errors import as_user_error, print_any_text
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
+    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
+    print_any_text()
+    for number in stops():
+        signal.signal(number, signal.default_int_handler)
+    try:
+        stage()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if line := as_user_error(error):
+            sys.exit(f"error: {line}")
+        raise
+
+
+def stops() -> list[signal.Signals]:
+    """The signals that end a process, without SIGHUP where it is ignored, as nohup does."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Defer SIGINT, SIGTERM and SIGHUP, so that a step of work is not cut in half: KeyboardInterrupt is raised at the
+    end of the block. Yields a function that returns whether a signal has arrived, for a block that ends early by
+    itself. A second signal raises KeyboardInterrupt at once."""
+    caught = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in stops()}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
