@@ -21,7 +21,7 @@ def run_stage(stage: Callable[[], None]) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         stage()
-        sys.stdout.flush()
+        print(end="", flush=True)  # sys.stdout is None if it was closed
     except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
         sys.exit(1)

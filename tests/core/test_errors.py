@@ -127,6 +127,12 @@ def test_a_reader_that_ends_early_is_no_error():
     writer.wait(20)
 
 
+def test_a_stage_runs_without_a_stdout():
+    script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: print('line'))"
+    done = subprocess.run([sys.executable, "-c", script], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_text_that_the_terminal_cannot_show_is_escaped():
     script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: print('class \u043a'))"
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
