@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from mtseg.core.errors import UserError, as_user_error
 from mtseg.core.signals import interrupts_held, stops
 from mtseg.model import device
 
+TICK = 1.0  # seconds between signs of life of rank 0
 JOIN = 900.0  # seconds to wait for all processes at the start, as torchrun does for all machines
 GRACE = 3.0  # seconds that a rank which lost another one waits for the launcher to end the job
 
@@ -29,8 +31,8 @@ class Ranks:
     """This process among those that share a stage: rank 0 to size - 1. By default one process, which exchanges nothing
     and is interrupted by signals as any other. Several stop at the same step: they note a signal until `agree`."""
 
-    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
-        self.rank, self.size, self.store = rank, size, store
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None, timeout: float = JOIN):
+        self.rank, self.size, self.store, self.timeout = rank, size, store, timeout
         self.asked = False  # whether a signal to stop has arrived
         self.at_once = True  # whether it interrupts this process at once
         self.whole = True  # whether no `held` block was cut short
@@ -82,15 +84,20 @@ class Ranks:
             x.copy_(total.view_as(x))
 
     def wait(self) -> None:
-        """Wait for rank 0 to come here, however long that takes."""
+        """Wait for rank 0 to come here, however long that takes while it lives (see `ticking`)."""
         if self.size == 1:
             return
         self.waits += 1
         with self._exchange():
             if self.first:
                 self.store.set(f"come/{self.waits}", "")
+            ticks, since = -1, time.monotonic()
             while not self.store.check([f"come/{self.waits}"]):
                 time.sleep(0.1)
+                if (now := self.store.add("ticks", 0)) != ticks:
+                    ticks, since = now, time.monotonic()
+                elif time.monotonic() - since > self.timeout:
+                    raise RuntimeError
 
     def agree(self) -> None:
         """Raise KeyboardInterrupt in all ranks if a signal has reached one of them."""
@@ -173,6 +180,25 @@ ALONE = Ranks()
 
 
 @contextmanager
+def ticking(store: dist.Store) -> Iterator[None]:
+    """Give a sign of life every `TICK` seconds, in a thread, by which others tell long work from a process that hangs."""
+    over = threading.Event()
+
+    def tick() -> None:
+        with suppress(RuntimeError):  # the launcher has ended
+            while not over.wait(TICK):
+                store.add("ticks", 1)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def joined(timeout: float) -> Iterator[Ranks]:
     """The ranks that torchrun (or another launcher that sets its environment variables) started, joined; without one,
     this process alone. timeout: seconds after which a rank that does not answer ends the job.
@@ -206,13 +232,15 @@ def joined(timeout: float) -> Iterator[Ranks]:
             f"rank {rank} could not join the {size} processes at {where} within {JOIN:g} s: look at the others, and "
             "whether this machine reaches that address"
         ) from None
-    ranks = Ranks(rank, size, store)
+    ranks = Ranks(rank, size, store, timeout)
     for number in before:
         signal.signal(number, ranks.note)
     try:
         with ExitStack() as quiet:
             if rank:
                 quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            else:
+                quiet.enter_context(ticking(store))
             ranks.processes = ranks.gather(f"process {os.getpid()} on {socket.gethostname()}")
             yield ranks
             ranks.gather(None)

@@ -244,6 +244,15 @@ def test_a_rank_that_scores_for_longer_than_the_limit_is_not_lost(data, tmp_path
     assert run(2, data, tmp_path, timeout=5, max_iter=0, ims_per_batch=2) == [0, 0], printed(tmp_path)
 
 
+def test_rank_0_that_hangs_while_it_scores_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "GRACE", 0.2)
+    monkeypatch.setattr(loop, "headline", lambda *arguments: os.kill(os.getpid(), signal.SIGSTOP))
+    processes = start(2, lambda rank: train(data, tmp_path, timeout=4, max_iter=0, ims_per_batch=2), tmp_path)
+    assert codes(processes[1:]) == [1]
+    processes[0].kill()
+    assert f"error: rank 0 (process {processes[0].pid} on " in printed(tmp_path)
+
+
 def test_the_launcher_starts_all_ranks_and_names_one_that_was_killed(tmp_path, monkeypatch):
     (tmp_path / "stage.py").write_text(
         "import os, signal, sys\n"
