@@ -181,7 +181,7 @@ ALONE = Ranks()
 
 @contextmanager
 def ticking(store: dist.Store) -> Iterator[None]:
-    """Give a sign of life every `TICK` seconds, in a thread, by which others tell long work from a process that hangs."""
+    """Give a sign of life every `TICK` seconds, in a thread: so others tell long work from a process that hangs."""
     over = threading.Event()
 
     def tick() -> None:

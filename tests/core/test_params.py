@@ -236,7 +236,6 @@ def test_half_a_character_in_a_path_is_one_line(tmp_path):
         load(tmp_path / "params.yaml")
 
 
-
 def test_what_is_named_after_files_is_listed(raw, refusal, reload):
     for section, key, known in (
         ("data", "format", "'masks' or 'yolo'"),
