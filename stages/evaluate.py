@@ -28,10 +28,11 @@ def main() -> None:
         evaluation = Evaluation(
             images, predictions, pairs, tasks=tasks, ranking=params.test.ranking, max_dets=params.test.max_dets
         )
-        rankings = analysis.rankings(evaluation)  # first, since it needs the most memory
-        report = analysis.report(evaluation)
+        known = forks.works(evaluation)  # first: the processes need memory, and few arrays are held yet
+        rankings = analysis.rankings(evaluation, known)
+        report = analysis.report(evaluation, known)
         del evaluation.scores, evaluation.tie_order  # used no more: 120 MB of 10,000,000 predictions
-        metrics = analysis.metrics(evaluation, report, data.combinations("train"))
+        metrics = analysis.metrics(evaluation, report, data.combinations("train"), known)
         write_json(folder / "analysis.json", report, indent=None)
     main, classes = intervals.tables(evaluation)
     write_table("plots/classes.csv", classes, columns=intervals.CLASS_COLUMNS)

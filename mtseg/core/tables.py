@@ -167,13 +167,20 @@ class Table:
 
     @classmethod
     def _in_file(cls, path: Path | str, made_by: str, file: pq.ParquetFile, classes: Classes) -> Table:
-        def column(name: str) -> np.ndarray:
-            with _reading(path, made_by):
-                return _numpy(file.read([name])[name], name, classes, narrow=True)
-
         def part(group: int, name: str) -> np.ndarray:
             with _reading(path, made_by):
                 return _numpy(file.read_row_group(group, [name])[name], name, classes, narrow=True)
+
+        def column(name: str) -> np.ndarray:  # one group at a time: half of the memory
+            if len(sizes) < 2:
+                with _reading(path, made_by):
+                    return _numpy(file.read([name])[name], name, classes, narrow=True)
+            found = None
+            for group, (low, high) in enumerate(pairwise(rows.ends)):
+                own = part(group, name)
+                found = np.empty((rows.ends[-1], *own.shape[1:]), own.dtype) if found is None else found
+                found[low:high] = own
+            return found
 
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         rows = _File(tuple(accumulate(sizes, initial=0)), part)
@@ -554,7 +561,8 @@ def return_memory() -> None:
     keep it for others."""
     pa.set_memory_pool(pa.system_memory_pool())
     if (libc := _glibc()) is not None:
-        mmap_threshold = -3  # malloc.h
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(trim_threshold, 2**25)  # less would be asked of the system again and again
         libc.mallopt(mmap_threshold, 2**24)
         libc.malloc_trim(0)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from mtseg.core.params import Task
+from mtseg.core.params import Ranking, Task
 from mtseg.evaluation import curves, unseen
-from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap import coco, scores
 from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
@@ -22,7 +24,24 @@ from mtseg.evaluation.label_errors import label_errors
 DECIMALS = 4
 
 
-def report(evaluation: Evaluation) -> dict[str, Any]:
+Known = Mapping[str | tuple[str, str], Any]  # results of `works`
+
+
+def works(evaluation: Evaluation) -> dict[str | tuple[str, str], Callable[[], Any]]:
+    """What takes longest of `report`, `metrics` and `rankings`, by name. Each is computed by itself, and keeps little;
+    those functions take the results as `known`."""
+    rankings = [name for name in RANKINGS if name != evaluation.ranking]  # its matches are used for all else
+    return {
+        "bbox": partial(coco.of_boxes, evaluation),
+        "joint": partial(_joint, evaluation),
+        "label_errors": partial(label_errors, evaluation),
+        "segm": partial(coco.of_masks, evaluation),
+        **{("errors", task.name): partial(_errors, evaluation, task) for task in evaluation.tasks},
+        **{("ranking", name): partial(_of_ranking, evaluation, name) for name in rankings},
+    }
+
+
+def report(evaluation: Evaluation, known: Known = MappingProxyType({})) -> dict[str, Any]:
     """The content of data/evaluation/analysis.json. AP is in percent with 3 decimals, fractions and scores have 4; None
     where undefined.
 
@@ -53,7 +72,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             "classes": list(task.classes),
             "confusion": {"min_score": _round(min_score), "matrix": confusion(evaluation, task, min_score).tolist()},
             "calibration": _label_calibration(evaluation, task),
-            "errors": errors(evaluation, evaluation.matches[task.name]),
+            "errors": known.get(("errors", task.name)) or errors(evaluation, evaluation.matches[task.name]),
             "curves": dict(zip(task.classes, map(_rounded, task_curves[task.name]), strict=False)),
             "overall": _rounded(task_curves[task.name][-1]),
         }
@@ -64,15 +83,20 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "scores": _round(axis),
         "tasks": tasks,
         "score": {"calibration": _score_calibration(evaluation, evaluation.matches[main]) if is_probability else None},
-        "joint": _joint(evaluation),
-        "label_errors": label_errors(evaluation),
+        "joint": known.get("joint") or _joint(evaluation),
+        "label_errors": known["label_errors"] if "label_errors" in known else label_errors(evaluation),
     }
 
 
-def metrics(evaluation: Evaluation, report: dict[str, Any], trained: Collection[tuple[int, ...]]) -> dict[str, Any]:
+def metrics(
+    evaluation: Evaluation,
+    report: dict[str, Any],
+    trained: Collection[tuple[int, ...]],
+    known: Known = MappingProxyType({}),
+) -> dict[str, Any]:
     """The content of metrics/evaluate.json: `scores.metrics`, with `unseen.metrics` among the joint ones, and the
     calibration error `ece` of each task, from its `report`. trained: combinations of labels in train."""
-    found = scores.metrics(evaluation)
+    found = scores.metrics(evaluation, {name: known[name] for name in ("segm", "bbox") if name in known})
     found["joint"] |= unseen.metrics(evaluation, trained)
     for name, task in report["tasks"].items():
         found["tasks"][name] |= {"ece": ece} if (ece := task["calibration"]["ece"]) is not None else {}
@@ -94,17 +118,18 @@ def _score_calibration(evaluation: Evaluation, matches: Matches) -> dict[str, An
 def _curves(evaluation: Evaluation, task: Task, axis: np.ndarray) -> list[dict[str, Any]]:
     """The curves of each class, then those of all classes together."""
     matches, scores = evaluation.matches[task.name], evaluation.scores
+    hit, ignored = matches.first_hit >= 0, matches.first_ignored
     true = matches.true[matches.objects]
     rows, order = [matches.of(index) for index in range(task.num_classes)], evaluation.order
     rows.append(order[matches.takes_part[order]])
     objects = [*np.bincount(true, minlength=task.num_classes).tolist(), len(true)]
-    return [_curve(matches, scores, own, count, axis) for own, count in zip(rows, objects, strict=True)]
+    return [_curve(hit[own], ignored[own], scores[own], count, axis) for own, count in zip(rows, objects, strict=True)]
 
 
-def _curve(matches: Matches, scores: np.ndarray, rows: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:
-    hit, ignored = matches.first_hit[rows] >= 0, matches.first_ignored[rows]
+def _curve(hit: np.ndarray, ignored: np.ndarray, scores: np.ndarray, objects: int, axis: np.ndarray) -> dict[str, Any]:
+    """hit, ignored: bool [n], scores [n], of the predictions of a class, the best first. objects: their number."""
     precision = curves.precisions(hit, ignored, objects)
-    hit, scores = hit[~ignored], scores[rows[~ignored]]
+    hit, scores = hit[~ignored], scores[~ignored]
     best_f1, best_score = curves.best_f1(hit, scores, objects)
     f1 = curves.f1_by_score(hit, scores, objects, axis)
     return {"precision": precision, "f1": f1, "best_f1": best_f1, "best_score": best_score}
@@ -115,16 +140,22 @@ def _joint(evaluation: Evaluation) -> dict[str, Any]:
     return {"ap": ap, "label_cost": label_costs(evaluation), "errors": errors(evaluation, evaluation.joint)}
 
 
-def rankings(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _errors(evaluation: Evaluation, task: Task) -> dict[str, Any]:
+    return errors(evaluation, evaluation.of_task(task))
+
+
+def rankings(evaluation: Evaluation, known: Known = MappingProxyType({})) -> list[dict[str, Any]]:
     """One row for each ranking: ranking, segm_AP, joint_AP; percent, None where undefined."""
-    rows, main = [], evaluation.tasks[0]
-    for ranking in RANKINGS:
-        own = ranking == evaluation.ranking  # matched already
-        rank = evaluation.rank if own else evaluation.rank_by(evaluation.scores_by(ranking))
-        segm = _ap(evaluation, evaluation.matches[main.name] if own else evaluation.of_task(main, rank))
-        joint = _ap(evaluation, evaluation.joint if own else evaluation.joint_with({}, rank=rank))
-        rows.append({"ranking": ranking, "segm_AP": segm, "joint_AP": joint})
-    return rows
+    return [known.get(("ranking", name)) or _of_ranking(evaluation, name) for name in RANKINGS]
+
+
+def _of_ranking(evaluation: Evaluation, ranking: Ranking) -> dict[str, Any]:
+    """A row of `rankings`."""
+    main, own = evaluation.tasks[0], ranking == evaluation.ranking  # then it is matched already
+    rank = evaluation.rank if own else evaluation.rank_by(evaluation.scores_by(ranking))
+    segm = _ap(evaluation, evaluation.matches[main.name] if own else evaluation.of_task(main, rank))
+    joint = _ap(evaluation, evaluation.joint if own else evaluation.joint_with({}, rank=rank))
+    return {"ranking": ranking, "segm_AP": segm, "joint_AP": joint}
 
 
 def _ap(evaluation: Evaluation, matches: Matches) -> float | None:

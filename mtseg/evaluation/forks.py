@@ -6,6 +6,8 @@ import numpy as np
 
 from mtseg.core.forks import cores, in_forks
 from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
+from mtseg.evaluation import analysis
+from mtseg.evaluation.ap.average_precision import prepared
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
 from mtseg.evaluation.ap.pairs import of_masks
@@ -26,10 +28,21 @@ def overlaps(images: Images, predictions: Predictions) -> Pairs:
     return found
 
 
+def works(evaluation: Evaluation) -> analysis.Known:
+    """The results of `analysis.works`, none where one process computes them as they are needed."""
+    if len(evaluation.predictions) <= PART or cores() < 2:
+        return {}
+    # what several of them need is computed here, once
+    _ = evaluation.rank, evaluation.class_agnostic, evaluation.best_of_query(task=evaluation.tasks[0])
+    own = analysis.works(evaluation)
+    return dict(zip(own, in_forks(lambda name: own[name](), [*own]), strict=True))
+
+
 def average_precision(evaluation: Evaluation, matches: Matches, weights: np.ndarray) -> np.ndarray:
     """`evaluation.average_precision`."""
+    of_weights = prepared(matches, evaluation.candidates, weights.shape[1])
     if len(evaluation.predictions) <= PART:
-        return evaluation.average_precision(matches, weights)
+        return of_weights(weights)
     ends = np.linspace(0, len(weights), min(cores(), len(weights)) + 1).astype(int)
     shares = [slice(low, high) for low, high in zip(ends[:-1], ends[1:], strict=True)]
-    return np.concatenate([*in_forks(lambda own: evaluation.average_precision(matches, weights[own]), shares)])
+    return np.concatenate([*in_forks(lambda own: of_weights(weights[own]), shares)])

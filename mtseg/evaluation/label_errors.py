@@ -24,7 +24,7 @@ from mtseg.core import masks
 from mtseg.core.params import Task
 from mtseg.core.tables import UNLABELLED
 from mtseg.evaluation.ap.evaluation import Evaluation
-from mtseg.evaluation.ap.matching import HIT, NEAR
+from mtseg.evaluation.ap.matching import HIT, NEAR, inverse
 
 SAME_OBJECT_IOU = 0.75  # minimum IoU of a suspect of kind `label`
 MIN_SCORE = 0.5  # minimum confidence of a suspect
@@ -97,7 +97,7 @@ def _missing(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     scores, alone = evaluation.scores_by("main_quality"), evaluation.class_agnostic.takes_part
     alone[evaluation.candidates.prediction] = False
     rows = np.flatnonzero(alone & (scores >= MIN_SCORE))
-    rows = rows[np.argsort(evaluation.rank_by(scores)[rows])]
+    rows = rows[np.lexsort((inverse(evaluation.tie_order)[rows], -scores[rows]))]  # by rank, of these alone
     kept: dict[int, list[dict[str, Any]]] = {}  # image -> masks: of overlapping predictions only that of highest score
     for low in range(0, len(rows), BLOCK):
         own = rows[low : low + BLOCK]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtseg.core.tables import Predictions
-from mtseg.evaluation import forks, intervals
+from mtseg.evaluation import analysis, forks, intervals
 from mtseg.evaluation.ap import pairs
 from tests.scenes import evaluation, make_tasks, noisy, scene, table
 
@@ -44,3 +44,13 @@ def test_intervals_are_those_of_one_process(cores, monkeypatch):
     shared = intervals.tables(found)
     monkeypatch.setattr(forks, "PART", 2**17)
     assert str(shared) == str(intervals.tables(found)) and len(shared[0]) > 5
+
+
+def test_report_metrics_and_rankings_are_those_of_one_process(cores):
+    figures = []
+    for known in (forks.works(evaluation(*drawn(), TASKS)), {}):
+        own = evaluation(*drawn(), TASKS)
+        report = analysis.report(own, known)
+        figures.append(str((report, analysis.metrics(own, report, [], known), analysis.rankings(own, known))))
+    assert figures[0] == figures[1] and report["label_errors"]
+    assert set(forks.works(own)) == (set() if cores == 1 else set(analysis.works(own)))

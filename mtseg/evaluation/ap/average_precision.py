@@ -6,6 +6,8 @@ K categories, T IoU thresholds, I images, B weightings of the images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -22,13 +24,16 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     weights: whole numbers [B, I], how often each image counts; by default once, which gives COCO's AP. All categories
     are computed together and at their hits alone, so that the time depends on the number of objects, not of classes.
     """
-    weights = None if weights is None else weights.astype(COUNT)
+    return prepared(matches, candidates, None if weights is None else weights.shape[1])(weights)
+
+
+def prepared(matches: Matches, candidates: Candidates, images: int | None) -> Callable[[np.ndarray | None], np.ndarray]:
+    """`average_precision` of weights, without what does not depend on them. images: their number I; None where each
+    counts once."""
     K, rows = matches.categories, matches.scored[: matches.starts[-1]]
     true = np.flatnonzero(matches.objects & (matches.true < K))
     true = true[by(matches.true[true])]
     ends = np.searchsorted(matches.true[true], np.arange(K + 1))
-    B = 1 if weights is None else len(weights)
-    scored = np.full((B, K, len(matches.hit)), np.nan)
 
     matched = np.zeros(len(matches.predicted), dtype=bool)
     matched[matches.rows] = True
@@ -41,57 +46,66 @@ def average_precision(matches: Matches, candidates: Candidates, weights: np.ndar
     some = found.any(axis=0)
     place, found = place[some], found[:, some]
     hits = rows[place]
-    category, images = matches.predicted[hits], candidates.image[hits]
+    category, of_hits = matches.predicted[hits], candidates.image[hits]
     # sums of weights are needed up to each of these places and up to the first of its category
     needed = np.zeros(len(rows) + 1, dtype=bool)
     needed[place + 1] = needed[matches.starts] = True
     bounds = np.flatnonzero(needed)
     last, start = np.searchsorted(bounds, place + 1), np.searchsorted(bounds, matches.starts)[category]
-    of_objects = Sums(candidates.true_image, true, ends, weights)
-    of_rows = Sums(candidates.image, rows, bounds, weights)
+    of_objects = Sums(candidates.true_image, true, ends, images)
+    of_rows = Sums(candidates.image, rows, bounds, images)
     parts, of_category = [], category_starts(category, K)
     for threshold, own in enumerate(found):
         at, out = np.flatnonzero(own), skipped[threshold]
         first = np.searchsorted(at, of_category)
         known = np.flatnonzero(np.diff(first))
-        of_skipped = Sums(candidates.image, rows[out], np.searchsorted(out, bounds), weights) if len(out) else None
+        of_skipped = Sums(candidates.image, rows[out], np.searchsorted(out, bounds), images) if len(out) else None
         if len(at):
             parts.append((threshold, at, known, first[known], of_skipped))
 
-    step = max(1, CHUNK // max(len(hits), 1))
-    for low in range(0, B, step):
-        own = slice(low, low + step)
-        objects = np.diff(of_objects[own])
-        scored[own] = np.where(objects > 0, 0.0, np.nan)[..., None]
-        before = of_rows[own]
+    def of_weights(weights: np.ndarray | None) -> np.ndarray:
+        """Of a few weightings at once."""
+        objects = np.diff(of_objects(weights))
+        scored = np.repeat(np.where(objects > 0, 0.0, np.nan)[..., None], len(matches.hit), axis=2)
+        before = of_rows(weights)
         before = before.take(last, axis=1) - before.take(start, axis=1)
-        hit = np.ones((1, len(hits)), dtype=COUNT) if weights is None else weights[own].take(images, axis=1)
+        hit = np.ones((1, len(hits)), dtype=COUNT) if weights is None else weights.take(of_hits, axis=1)
         for threshold, at, known, first, of_skipped in parts:
             counted = before.take(at, axis=1)
             if of_skipped is not None:
-                less = of_skipped[own]
+                less = of_skipped(weights)
                 counted -= less.take(last[at], axis=1) - less.take(start[at], axis=1)
-            scored[own, known, threshold] = _areas(hit.take(at, axis=1), counted, objects[:, known], first)
-        scored[own][objects == 0] = np.nan
-    return scored
+            scored[:, known, threshold] = _areas(hit.take(at, axis=1), counted, objects[:, known], first)
+        scored[objects == 0] = np.nan
+        return scored
+
+    def of_all(weights: np.ndarray | None) -> np.ndarray:
+        if weights is None:
+            return of_weights(None)
+        step = max(1, CHUNK // max(len(hits), 1))
+        chunks = (weights[low : low + step].astype(COUNT) for low in range(0, max(len(weights), 1), step))
+        return np.concatenate([*map(of_weights, chunks)])
+
+    return of_all
 
 
 class Sums:
-    """Weights of the images of sorted rows, summed up to each bound: `sums[weightings]` is [B, len(bounds)].
+    """Weights of the images of sorted rows, summed up to each bound: `sums(weights)` is [B, len(bounds)].
 
-    images: int [N]. rows: int [n], some of them. bounds: ascending, 0 to n. weights: [B, I], None for one of ones.
+    images: int [N]. rows: int [n], some of them. bounds: ascending, 0 to n. count: of images; None if each counts once.
     """
 
-    def __init__(self, images: np.ndarray, rows: np.ndarray, bounds: np.ndarray, weights: np.ndarray | None):
-        self._bounds, self._weights = bounds, weights
-        if weights is not None:
-            ends, size = np.append(0, bounds), (len(bounds), weights.shape[1])
+    def __init__(self, images: np.ndarray, rows: np.ndarray, bounds: np.ndarray, count: int | None):
+        self._bounds = bounds
+        if count is not None:
+            ends, size = np.append(0, bounds), (len(bounds), count)
             self._groups = csr_array((np.ones(ends[-1], dtype=COUNT), images[rows[: ends[-1]]], ends), shape=size)
 
-    def __getitem__(self, weightings: slice) -> np.ndarray:
-        if self._weights is None:
+    def __call__(self, weights: np.ndarray | None) -> np.ndarray:
+        """weights: COUNT [B, I], as it was given a `count`."""
+        if weights is None:
             return self._bounds[None].astype(COUNT)
-        own = np.ascontiguousarray(self._weights[weightings].T)
+        own = np.ascontiguousarray(weights.T)
         return np.ascontiguousarray((self._groups @ own).T).cumsum(axis=1, dtype=COUNT)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mtseg.core.masks import AREA_RANGES
-from mtseg.evaluation.ap import pairs
 from mtseg.evaluation.ap.average_precision import average_precision, mean, means, percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Candidates, Matches, positions
@@ -18,13 +17,15 @@ def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
     Numbers without ground truth are left out. AP is at the largest of `max_dets`.
     """
-    return {"segm": _numbers(evaluation, evaluation.candidates), "bbox": _numbers(evaluation, _of_boxes(evaluation))}
+    return {"segm": of_masks(evaluation), "bbox": of_boxes(evaluation)}
 
 
-def _of_boxes(evaluation: Evaluation) -> Candidates:
-    predictions = evaluation.predictions
-    area = np.concatenate([np.zeros(0), *(box[:, 2:].prod(1) for _, box in predictions.parts("box"))])
-    return evaluation.candidates_of(pairs.of_boxes(evaluation.images, predictions, evaluation.image), area)
+def of_masks(evaluation: Evaluation) -> dict[str, float]:
+    return _numbers(evaluation, evaluation.candidates)
+
+
+def of_boxes(evaluation: Evaluation) -> dict[str, float]:
+    return _numbers(evaluation, evaluation.candidates_of_boxes())
 
 
 def _numbers(evaluation: Evaluation, candidates: Candidates) -> dict[str, float]:

@@ -56,17 +56,26 @@ class Evaluation:
         return self.candidates_of(self.pairs, self.predictions.once("area"))
 
     def candidates_of(self, pairs: Pairs, area: np.ndarray) -> Candidates:
-        """Candidates of other pairs, such as of boxes. area: [N], of the predictions."""
-        true, names = self.images.instances, ("prediction", "instance", "iou", "intersection")
-        parts = []
+        """Candidates of other pairs. area: [N], of the predictions."""
+        names, parts = ("prediction", "instance", "iou", "intersection"), []
         for (_, row), *others in zip(*map(pairs.parts, names), strict=True):
             column, iou, intersection = (own for _, own in others)
             inside = intersection / area[row]
             near = np.flatnonzero((iou >= NEAR) | (inside >= HIT))
-            parts.append([own[near] for own in (row, column, iou, inside)])
+            parts.append(tuple(own[near] for own in (row, column, iou, inside)))
+        return self._candidates(parts, area)
+
+    def candidates_of_boxes(self) -> Candidates:
+        """Those of the boxes in place of the masks."""
+        area = np.concatenate([np.zeros(0), *(box[:, 2:].prod(1) for _, box in self.predictions.parts("box"))])
+        return self._candidates([*overlapping.of_boxes(self.images, self.predictions, self.image)], area)
+
+    def _candidates(self, parts: list[tuple[np.ndarray, ...]], area: np.ndarray) -> Candidates:
+        """parts: of the pairs, see `ap.pairs.joined`; they are emptied."""
+        true = self.images.instances
         narrow = area.astype(np.float32)  # exact for pixels
         area = narrow if (narrow == area).all() else area
-        of_pairs = map(np.concatenate, zip(*parts, strict=True))
+        of_pairs = overlapping.joined(parts)
         return Candidates(self.image, area, true.image, true.area, true.crowd, *of_pairs, self._most, self._cuts)
 
     @cached_property

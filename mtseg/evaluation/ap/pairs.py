@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mtseg.core import masks
@@ -9,7 +11,7 @@ from mtseg.core.errors import UserError
 from mtseg.core.tables import PART, Images, Pairs, Predictions, return_memory
 from mtseg.evaluation.ap.matching import HIT
 
-BLOCK = 20_000  # predictions whose boxes are compared at once
+BLOCK = 2_000  # predictions whose boxes are compared at once
 
 
 def check(images: Images, predictions: Predictions) -> np.ndarray:
@@ -51,35 +53,43 @@ def of_masks(images: Images, predictions: Predictions) -> Pairs:
     return _pairs(parts)
 
 
-def of_boxes(images: Images, predictions: Predictions, image: np.ndarray) -> Pairs:
-    """The pairs of which COCO may match the boxes: IoU >= 0.5, or half of the prediction inside the object. `iou` and
-    `intersection` are those of the boxes. image: int [N], of `check`."""
-    first, parts = np.searchsorted(images.instances.image, np.arange(len(images) + 1)), []
+def of_boxes(images: Images, predictions: Predictions, image: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The pairs of which COCO may match the boxes: IoU >= 0.5, or half of the prediction inside the object. In parts,
+    each with prediction, instance, IoU and fraction of the prediction inside the object. image: int [N], of `check`."""
+    first, true = np.searchsorted(images.instances.image, np.arange(len(images) + 1)), _columns(images.instances.box)
     number = np.diff(first)  # of instances that each prediction of an image is compared with
     for place, boxes in predictions.parts("box"):
+        boxes = _columns(boxes)
         for low in range(place.start, place.stop, BLOCK):
             own = np.arange(low, min(low + BLOCK, place.stop, len(image)))
             count = number[image[own]]
             row, before = np.repeat(own, count), count.cumsum() - count
             column = np.arange(len(row)) + np.repeat(first[image[own]] - before, count)
-            box = boxes[row - place.start]
-            iou, intersection = _box_overlaps(box, images.instances.box[column])
+            box = boxes[:, row - place.start]
+            iou, intersection = _box_overlaps(box, true[:, column])
             near = np.flatnonzero(intersection)
-            near = near[(iou[near] >= HIT) | (intersection[near] / box[near, 2:].prod(1) >= HIT)]
-            parts.append((row[near], column[near], iou[near], intersection[near]))
-    return _pairs(parts)
+            inside = intersection[near] / (box[2, near] * box[3, near])
+            near, inside = near[kept := (iou[near] >= HIT) | (inside >= HIT)], inside[kept]
+            yield row[near].astype(np.int32), column[near].astype(np.int32), iou[near], inside
 
 
 def box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU and intersection (square pixels), [A, B] each, of boxes [A, 4] and [B, 4] (x, y, width, height)."""
-    return _box_overlaps(one[:, None], other[None])
+    return _box_overlaps(_columns(one)[..., None], _columns(other)[:, None])
 
 
 def _box_overlaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(_corner(one), _corner(other))
-    intersection = np.clip(high - low, 0, None).prod(-1)
-    union = one[..., 2:].prod(-1) + other[..., 2:].prod(-1) - intersection
+    """The same of boxes [4, ...], one by one."""
+    low = np.maximum(one[:2], other[:2])
+    width, height = np.clip(np.minimum(one[:2] + one[2:], other[:2] + other[2:]) - low, 0, None)
+    intersection = width * height
+    union = one[2] * one[3] + other[2] * other[3] - intersection
     return intersection / np.maximum(union, 1e-9), intersection
+
+
+def _columns(boxes: np.ndarray) -> np.ndarray:
+    """Boxes [N, 4] as [4, N], each number beside that of the next box."""
+    return np.ascontiguousarray(boxes.T)
 
 
 def _by_image(images: Images, row_of: np.ndarray):
@@ -91,29 +101,28 @@ def _by_image(images: Images, row_of: np.ndarray):
         yield order[ends[image] : ends[image + 1]], np.arange(true[image], true[image + 1])
 
 
-def _joined(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    """The columns of the parts (prediction, instance and two more) joined; int32 and float64."""
+def joined(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """The columns of the parts (prediction, instance and two more) joined; int32 and float64. The parts are emptied, so
+    that each column is freed when it is joined."""
     dtypes = (np.int32, np.int32, np.float64, np.float64)
-    if not parts:
-        return [np.zeros(0, dtype=dtype) for dtype in dtypes]
-    columns = zip(*parts, strict=True)
-    return [np.concatenate(own, dtype=dtype, casting="same_kind") for own, dtype in zip(columns, dtypes, strict=True)]
+    columns = [[*own] for own in zip(*parts, strict=True)] or [[np.zeros(0, dtype=dtype)] for dtype in dtypes]
+    parts.clear()
+    found = []
+    for own, dtype in zip(columns, dtypes, strict=True):
+        found.append(np.concatenate(own, dtype=dtype, casting="same_kind"))
+        own.clear()
+    return found
 
 
 def _sorted(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     """The same, sorted by prediction, then instance."""
-    columns = _joined(parts)
+    columns = joined(parts)
     order = np.lexsort((columns[1], columns[0]))
     return [column[order] for column in columns]
 
 
 def _pairs(parts: list[tuple[np.ndarray, ...]]) -> Pairs:
-    columns = _joined(parts)
+    columns = joined(parts)
     if len(columns[0]) > PART:
-        parts.clear()
         return_memory()
     return Pairs.of(dict(zip(("prediction", "instance", "iou", "intersection"), columns, strict=True)))
-
-
-def _corner(boxes: np.ndarray) -> np.ndarray:
-    return boxes[..., :2] + boxes[..., 2:]

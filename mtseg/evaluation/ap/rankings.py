@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import reduce
 from itertools import pairwise
 from typing import get_args
@@ -28,25 +27,25 @@ def score(predictions: Predictions, ranking: Ranking) -> np.ndarray:
     | sum_quality     | sum + log(mask quality), which has the order of exp(sum) x mask quality |
     | product_quality | product x mask quality                                                  |
     """
-    of, _, quality = ranking.partition("_")
-    if of == "sum":
-        found = reduce(np.add, _of_tasks(predictions, "logit"))
-    else:
-        probabilities = _of_tasks(predictions, "probability")
-        found = next(probabilities) if of == "main" else reduce(np.multiply, probabilities)
-    if not quality:
-        return found
-    quality = predictions.once("mask_quality")
-    if of == "sum":  # finite: figures have an axis of scores
-        return found + np.log(np.maximum(quality, np.finfo(float).tiny))
-    return found * quality
+    of, _, with_quality = ranking.partition("_")
+    kind, join = ("logit", np.add) if of == "sum" else ("probability", np.multiply)
+    names = [name for name in predictions.names if name.startswith(f"{kind}.")]  # the main task's first
+    columns = [*names[: 1 if of == "main" else None], *(["mask_quality"] if with_quality else [])]
+    found = np.empty(len(predictions))
+    for parts in zip(*map(predictions.parts, columns), strict=True):
+        place, values = parts[0][0], [values for _, values in parts]
+        if with_quality and of == "sum":  # finite: figures have an axis of scores
+            values[-1] = np.log(np.maximum(values[-1], np.finfo(float).tiny))
+        found[place] = reduce(join, values)
+    return found
 
 
 def order(predictions: Predictions, image: np.ndarray, cuts: np.ndarray) -> np.ndarray:
     """int [N]: the predictions sorted by image and query, the most probable labels of a query first. Equal scores are
     ranked in this order, so that no metric depends on the order of rows in a file. image: int [N], rows of images.
     cuts: of `matching.Candidates`."""
-    likeliest = -reduce(np.multiply, _of_tasks(predictions, "probability"))
+    likeliest = score(predictions, "product")
+    np.negative(likeliest, out=likeliest)
     keys = (*reversed(predictions.labels.values()), likeliest, predictions.once("query"), image)
     found = np.empty(len(image), dtype=np.int32)
     for low, high in pairwise(cuts):
@@ -61,8 +60,3 @@ def ranks(values: np.ndarray, tie_order: np.ndarray) -> np.ndarray:
     order = tie_order[np.argsort(values, kind="stable")]
     del values
     return inverse(order)
-
-
-def _of_tasks(predictions: Predictions, kind: str) -> Iterator[np.ndarray]:
-    """The columns `KIND.TASK`, the main task's first."""
-    return (predictions.once(name) for name in predictions.names if name.startswith(f"{kind}."))

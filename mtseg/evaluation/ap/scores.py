@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import Matches
 
 
-def metrics(evaluation: Evaluation) -> dict[str, Any]:
+def metrics(evaluation: Evaluation, numbers: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     """Metrics in percent with 3 decimals; undefined ones are left out.
 
     | key                         | metric                                                                   |
@@ -27,13 +28,13 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
     | `joint.AP`, `AP50`          | mask AP with the combinations of labels in the ground truth as categories |
 
     AP is at the largest of `max_dets`. An object without a label of a task is ignored, as crowds are, in the AP of that
-    task and in joint AP.
+    task and in joint AP. numbers: those of `coco.numbers`, if they are known.
     """
-    numbers: dict[str, Any] = {"joint": summary(evaluation, evaluation.joint, "AP", "AP50"), "tasks": {}}
+    found: dict[str, Any] = {"joint": summary(evaluation, evaluation.joint, "AP", "AP50"), "tasks": {}}
     for task in evaluation.tasks:
         labels = label_scores(label_confusion(evaluation, task))
-        numbers["tasks"][task.name] = summary(evaluation, evaluation.matches[task.name], "AP") | labels
-    return numbers | coco.numbers(evaluation)
+        found["tasks"][task.name] = summary(evaluation, evaluation.matches[task.name], "AP") | labels
+    return found | (dict(numbers) or coco.numbers(evaluation))
 
 
 def headline(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> dict[str, float]:
