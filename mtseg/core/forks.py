@@ -42,7 +42,11 @@ def forked(function: Callable[[Any], Any], count: int) -> Iterator[Callable[[Ite
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(count, fork, _begin, (function, os.getpid())) as pool:
         try:
-            pool.submit(int)  # starts all
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, stops())  # until a process ignores them
+            try:
+                pool.submit(int)  # starts all
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             yield lambda items: pool.map(_call, items)
         except BrokenProcessPool:
             raise UserError(

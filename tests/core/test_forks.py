@@ -62,6 +62,19 @@ def test_a_stop_does_not_wait_for_the_others(monkeypatch):
     assert time.monotonic() - began < 30 and not multiprocessing.active_children()
 
 
+def test_a_stop_while_a_process_starts_is_left_to_its_parent(monkeypatch, capfd):
+    begin = forks._begin
+
+    def stopped(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        begin(*given)
+
+    monkeypatch.setattr(forks, "_begin", stopped)
+    with forks.forked(str, 2) as each:
+        assert [*each([1, 2])] == ["1", "2"]
+    assert capfd.readouterr().err == ""
+
+
 def test_no_process_outlives_one_that_is_killed(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
 
