@@ -35,6 +35,7 @@ OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things
 CROSSED, LOST, EDGES = 0.2, 0.8, 200  # crossings per point and share of its mask that an outline surrounds; edges tried
 TANGLED = 0.01  # share of the outlines that cross themselves, from which it matters
 INSIDE, WITHIN = 0.95, (0.1, 0.9)  # share of an object that lies in another one, and share of that one which it covers
+RARELY = 0.05  # share of the images that have something by chance, at most, if twice as many in another split matter
 IDS = "give each object an outline and an id of its own"
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 
@@ -287,7 +288,13 @@ def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Findi
 
 def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iterator[Finding]:
     """All objects of an image have the same labels in one split much more often than in the other."""
-    if same := surely(*(own := [_same_labels(style, tasks) for style in (other, train)])):
+    own = [_same_labels(style, tasks) for style in (other, train)]
+    same = surely(*own)
+    for here, there in (own, own[::-1]):
+        if not same and len(there) and there.mean() < RARELY and here.sum() > 2 * RARELY * len(here):
+            same = float(here.mean()) * strays.more(int(here.sum()), len(here), int(there.sum()), len(there))
+            same *= 1 if here is own[0] else -1
+    if same:
         where = split if same > 0 else "train"
         evidence = f"all objects have the same labels in {_percent(own[0])} of {split}'s images with several objects, "
         evidence += f"in {_percent(own[1])} of train's"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, poisson
 
 from mtseg.checks.findings import Finding
 from mtseg.checks.strays import a_part, described, named
@@ -20,6 +20,7 @@ from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion
 FEWEST = 20  # labelled matches below which a task is not judged
 GAIN = 0.1  # gain in accuracy that renamed classes must surely exceed
 NOISE = 0.1  # share of labels that contradict the model, which must surely be exceeded
+FEW = 5  # contradictions of a class, below which more than expected are none
 ONE_CLASS = 0.15  # share of one class's objects that surely look like another
 LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
 APART = 0.8  # AUC that the logits surely exceed if they separate the classes of train in spite of wrong labels
@@ -185,6 +186,42 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
                     change = f"check the labels {task.classes[one]} in {name}: report/index.html lists contradictions"
                     findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
+
+
+def unexpected(train: Split, val: Split) -> list[Finding]:
+    """Warnings label_noise for a class of val, of which the model takes more objects for others than its own
+    probabilities let expect. A model that is too sure makes more errors than it expects in all classes, or also in
+    train: the larger of both factors is allowed."""
+    findings = []
+    for task in train.trained:
+        if task.num_classes < 3 or not learnt(train, task) or not as_certain(train, val, task):
+            continue
+        wrong, expected, counts = _by_class(val, task)
+        known, usual, in_train = _by_class(train, task)
+        rest = (wrong.sum() - wrong) / np.maximum(expected.sum() - expected, 1)
+        factor = np.maximum(np.maximum(rest, known / np.maximum(usual, 1)), 1)
+        level = poisson.sf(wrong - 1, expected * factor)
+        more = wrong / np.maximum(counts, 1) > known / np.maximum(in_train, 1) + ONE_CLASS
+        one = int(np.where(more & (wrong >= FEW), level, 1).argmin())
+        if more[one] and wrong[one] >= FEW and level[one] < LEVEL / task.num_classes:
+            evidence = (
+                f"{wrong[one]:.0f} of the {counts[one]:.0f} objects that are annotated as {task.classes[one]} in "
+            )
+            evidence += f"val look like others to the model, which expects {expected[one]:.1f} by its probabilities"
+            change = f"check the labels {task.classes[one]} in val: report/index.html lists contradictions"
+            findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+    return findings
+
+
+def _by_class(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[K] each, of the labelled matches by annotated class: number with another predicted label; the number expected if
+    labels followed the model's probabilities; number of all."""
+    own = split.labelled(task)
+    likely = split.predictions.probabilities[task.name][own.prediction][:, : task.num_classes]
+    likely = likely / np.maximum(likely.sum(1, keepdims=True), 1e-9)
+    likely[np.arange(len(own)), own.label] = 0
+    wrong = np.bincount(own.true[own.label != own.true], minlength=task.num_classes)
+    return wrong, likely.sum(0), np.bincount(own.true, minlength=task.num_classes)
 
 
 def contradicted(train: Split, val: Split) -> list[Finding]:

@@ -100,6 +100,7 @@ def diagnose(
         *(
             classes.exchanged(trained, split)
             or classes.noise(trained, split) + classes.mislabelled(trained, split)
+            or classes.unexpected(trained, split)
             or classes.contradicted(trained, split)
         ),
         *counted,

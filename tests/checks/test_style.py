@@ -138,6 +138,9 @@ def test_objects_that_all_have_the_labels_of_the_first_are_found():
     assert found(drawn(60), drawn(60, kept)) == {("label_noise", "val")}
     assert found(drawn(60, kept), drawn(60)) == {("label_noise", "train")}
     assert not found(drawn(60, kept), drawn(60, kept))
+    some = drawn(60, lambda own, number: own if number % 5 else kept(own, number))
+    assert found(drawn(60), some) == {("label_noise", "val")}
+    assert not found(some, some)
 
 
 def test_outlines_of_few_points_are_found_in_the_split_that_has_them():

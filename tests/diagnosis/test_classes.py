@@ -182,6 +182,33 @@ def test_one_class_that_is_mislabelled_in_one_split():
     assert not classes.mislabelled(sound, sound)
 
 
+def test_more_objects_of_a_class_look_like_another_than_an_unsure_model_expects():
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=120)
+
+    def unsure(wrong):
+        """wrong: share of the predictions that name the next class."""
+        return [
+            relabelled(p, "fill", (*(2.5 * np.eye(3)[(p.labels["fill"] + (rng.random() < wrong)) % 3]), -5.0))
+            if p.logits["fill"][-1] < 3 else p
+            for p in predictions
+        ]  # fmt: skip
+
+    relabelled_images = [
+        replace(image, instances=tuple(
+            replace(i, labels=i.labels | {"fill": 1}) if i.labels["fill"] == 2 and rng.random() < 0.3 else i
+            for i in image.instances))
+        for image in images
+    ]  # fmt: skip
+    sound, wrong = split(images, unsure(0), tasks), split(relabelled_images, unsure(0), tasks)
+    (finding,) = classes.unexpected(sound, wrong)
+    assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
+    assert "annotated as dotted in val look like others" in finding.evidence
+    assert not classes.unexpected(sound, sound) and not classes.unexpected(wrong, wrong), "train has them as well"
+    erring = split(images, unsure(0.25), tasks)
+    assert not classes.unexpected(sound, erring), "the model is too sure of all classes"
+
+
 def exchanged(image):
     """The objects of an image with the labels of the next one."""
     own = image.instances
