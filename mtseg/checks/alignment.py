@@ -53,6 +53,7 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images, from which outlines may be taken
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
+FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
 LEAST = 0.3  # smallest gain in edge strength by a change, in standard deviations
 LEVEL = 0.01  # chance of a false alarm by any of the changes
 
@@ -77,6 +78,13 @@ class Outlines:
         points = np.rint(points).astype(int)
         inside = points[((points >= 0) & (points < self.edges.shape)).all(1)]
         return float(self.edges[tuple(inside.T)].mean()) if len(inside) else 0.0
+
+    def each(self, edges: np.ndarray) -> np.ndarray:
+        """The same of each instance, on edges [H, W] of any image."""
+        places = np.rint(self.points * (np.array(edges.shape) - 1) / (np.array(self.edges.shape) - 1)).astype(int)
+        count = np.bincount(self.owner)
+        sums = np.bincount(self.owner, edges[tuple(places.T)])
+        return sums[count > 0] / count[count > 0]
 
 
 def sample(images: Images, *, root: Path) -> list[Outlines]:
@@ -161,6 +169,8 @@ def partly(
         _, _, cause, text, rows = max(found, key=lambda one: one[:2])
         part = described([names[row] for row in rows], len(images), split)
         return [Finding(cause, "warning", f"outlines of {part} fit the edges only if {text}", change, split)]
+    if strangers := _strangers(known, images, split):
+        return strangers
     faint = np.quantile(ours[0], RARE)
     rows, by_chance = np.flatnonzero(theirs[0] < faint), (ours[0] < faint).sum()
     if not unexplained or not more(len(rows), len(images), int(by_chance), len(known)):
@@ -174,6 +184,30 @@ def partly(
     else:
         cause, evidence = "masks_displaced", f"{evidence}and most do on none after any change that was tried"
     return [Finding(cause, "warning", evidence, change, split)]
+
+
+def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str) -> list[Finding]:
+    """A warning if some outlines of a part of the images lie on no edges there, and on edges of an image nearby."""
+    usual = np.concatenate([image.each(image.edges) for image in known])
+    faint, good = np.quantile(usual, FAINT_OF_OBJECTS), np.quantile(usual, GOOD_OF_OBJECTS)
+    for step in STEPS:
+        rows, others = (
+            [
+                row
+                for row, image in enumerate(sample)
+                if (
+                    (image.each(image.edges) < faint) & (image.each(sample[(row + step) % len(sample)].edges) > good)
+                ).any()
+            ]
+            for sample in (images, known)
+        )
+        if more(len(rows), len(images), len(others), len(known), level=LEVEL / len(STEPS)):
+            part = described([images[row].name for row in rows], len(images), split)
+            evidence = f"some outlines of {part} lie on no edges of their image, and on those of the image {abs(step)} "
+            change = "remove the outlines that belong to another image"
+            where = "before" if step < 0 else "further on"
+            return [Finding("masks_of_other_image", "warning", f"{evidence}{where}", change, split)]
+    return []
 
 
 CHANGES = (

@@ -119,6 +119,15 @@ def test_outlines_of_a_part_that_fit_after_a_change_are_found(drawn, cause, chan
         assert causes(drawn, train=some) == {(cause, "train")}
 
 
+def test_outlines_of_the_image_before_besides_its_own_are_found(drawn):
+    val = drawn[2]
+    both = [
+        image if row % 3 else replace(image, instances=(*image.instances, *val[row - 1].instances))
+        for row, image in enumerate(val)
+    ]
+    assert causes(drawn, val=both) == {("masks_of_other_image", "val")}
+
+
 def test_images_of_a_part_whose_outlines_lie_on_no_edges_are_found(drawn, tmp_path):
     def garbled(pixels):
         return np.stack([np.roll(row, 2 * place, axis=0) for place, row in enumerate(pixels)])
