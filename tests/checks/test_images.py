@@ -12,11 +12,12 @@ import PIL.ImageOps
 import pytest
 
 from mtseg.checks import images as checked
+from mtseg.checks.alignment import Outlines
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
 from mtseg.data import convert, manifest, shapes
 from tests import tiny
-from tests.scenes import images_of
+from tests.scenes import images_of, make_tasks
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,27 @@ def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, c
     found = check(drawn, root=changed(drawn, tmp_path, "val", change, count=12))
     assert [one.cause for one in found] == [cause]
     assert text in found[0].evidence and "val/00000.jpg" in found[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(lambda colours: 255 - colours, True), (lambda colours: colours[::-1], False)]
+)
+def test_wrong_labels_are_no_inverted_colours(change, named):
+    """Red labelled green is closer to green once it is inverted, but not green."""
+    (task,) = make_tasks(1)
+    rng, colours = np.random.default_rng(0), np.array([[220.0, 60, 50], [50, 200, 70]])
+
+    def images(count, change):
+        return [
+            Outlines(
+                np.zeros((1, 1)), np.zeros((0, 2)), change(colours) + rng.normal(0, 5, (2, 3)),
+                [{task.name: 0}, {task.name: 1}], np.zeros(1), f"{number}.jpg", np.zeros(0),
+            )
+            for number in range(count)
+        ]  # fmt: skip
+
+    found = checked.recoloured(images(40, lambda colours: colours), images(30, change), "val", tasks=[task])
+    assert [one.cause for one in found] == ["splits_differ"] * named
 
 
 def test_a_part_of_train_with_red_and_blue_swapped_is_found(drawn, tmp_path):
