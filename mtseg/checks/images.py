@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,18 @@ from mtseg.checks.findings import Finding, of_severity
 from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, usual
 from mtseg.core.params import Task
 from mtseg.core.tables import Images
-from mtseg.data.duplicates import SIDE, groups
+from mtseg.data.duplicates import SIDE, groups, normalised
 from mtseg.data.images import open_image
 from mtseg.evaluation.bootstrap import auc
 
 MOST = {"train": 4000, "val": 1000, "test": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
+REACH, CANDIDATES, USUAL = (
+    4,
+    3,
+    30,
+)  # pixels of a thumbnail by which a copy may be shifted; images that it is compared with
+NEAR = 0.06  # largest distance (1 - correlation) of a shifted copy, as a share of that of most pairs
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
@@ -112,7 +118,7 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         for name, own, turned in zip(other.names, as_is, mirrored, strict=True)
         if own in first or turned in first
     }
-    copies |= {name: name for name in by_name}
+    copies = shifted(one, other) | copies | {name: name for name in by_name}
     sampled = any(len(split.names) < len(split.all_names) for split in (one, other))
     where = None if other.split == "val" else other.split
     if copies:
@@ -126,6 +132,34 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
         evidence = f"no copies found between {' and '.join(counts)}"
         yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
+
+
+def shifted(one: Thumbnails, other: Thumbnails) -> dict[str, str]:
+    """{name in `other`: name in `one`} of images that are the same but for a shift, as neighbouring frames of a video:
+    they differ much less than most pairs do. Pairs are chosen at half the size."""
+    grey = [grey_values(split.pixels).reshape(-1, SIDE, SIDE).astype(np.float32) for split in (one, other)]
+    half = [values.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean((2, 4)) for values in grey]
+    usual = np.unique(np.linspace(0, len(grey[0]) - 1, USUAL).astype(int))
+    found = {}
+    for row, alike in enumerate(_correlation(*half[::-1], REACH // 2)):
+        likely = np.argsort(-alike)[:CANDIDATES]
+        fine = _correlation(grey[1][[row]], grey[0][[*likely, *usual]], REACH)[0]
+        best = int(fine[: len(likely)].argmax())
+        if 1 - fine[best] < NEAR * (1 - np.median(fine[len(likely) :])):
+            found[other.names[row]] = f"{one.names[likely[best]]}, shifted"
+    return found
+
+
+def _correlation(images: np.ndarray, others: np.ndarray, reach: int) -> np.ndarray:
+    """Highest correlation [len(images), len(others)] of the middle of `others` with a part of `images`, at shifts of up
+    to `reach` pixels. images, others: grey values [N, side, side]."""
+    side = others.shape[1]
+    inner = normalised(others[:, reach : side - reach, reach : side - reach].reshape(len(others), -1))
+    best = np.full((len(images), len(others)), -1, dtype=np.float32)
+    for y, x in product(range(2 * reach + 1), repeat=2):
+        part = images[:, y : y + side - 2 * reach, x : x + side - 2 * reach]
+        np.maximum(best, normalised(part.reshape(len(images), -1)) @ inner.T, out=best)
+    return best
 
 
 def dark(train: Thumbnails) -> Iterator[Finding]:

@@ -79,6 +79,26 @@ def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, 
     assert found[0].evidence.startswith(f"{copies} of 40 val images")
 
 
+@pytest.mark.parametrize("alike", [0.0, 0.7])
+def test_shifted_copies_are_found_as_neighbouring_frames(alike):
+    """alike: share of a scene that all images have in common, as X-rays do."""
+    rng = np.random.default_rng(0)
+
+    def scenes(count):
+        small = rng.integers(0, 256, (count, 10, 10, 3), dtype=np.uint8)
+        return np.stack([PIL.Image.fromarray(one).resize((40, 40), PIL.Image.Resampling.BICUBIC) for one in small])
+
+    common = scenes(1)
+    train, val = ((alike * common + (1 - alike) * scenes(count)).astype(np.uint8) for count in (60, 20))
+    val[3] = train[7]
+    own = checked.Thumbnails("train", [f"train/{i}" for i in range(60)], train[:, 4:36, 4:36], [])
+    other = checked.Thumbnails("val", [f"val/{i}" for i in range(20)], val[:, 1:33, 2:34], [])
+    found = checked.shifted(own, other)
+    assert found == {"val/3": "train/7, shifted"}
+    (finding,) = checked.leaks(own, other)
+    assert finding.cause == "split_leak" and "val/3 as train/7, shifted" in finding.evidence
+
+
 @pytest.mark.parametrize("copied", ["train", "val"])
 def test_copies_in_the_test_split_are_found_in_train_and_in_val(drawn, tmp_path, copied):
     root, train, val, tasks = drawn
