@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 from scipy.signal import fftconvolve
+from scipy.stats import binom
 
 from mtseg.checks.findings import Finding
 from mtseg.checks.strays import described, more
@@ -52,6 +53,7 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
 )  # fmt: skip
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images, from which outlines may be taken
+FURTHER = (-7, -6, -5, -4, 4, 5, 6, 7)  # images with which these are compared
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
 LEAST = 0.3  # smallest gain in edge strength by a change, in standard deviations
@@ -187,27 +189,32 @@ def partly(
 
 
 def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str) -> list[Finding]:
-    """A warning if some outlines of a part of the images lie on no edges there, and on edges of an image nearby."""
+    """A warning if some outlines of a part of the images lie on no edges there, and on edges of an image nearby: of
+    more images than in the other split, and than fit images further away, as small outlines fit any."""
     usual = np.concatenate([image.each(image.edges) for image in known])
-    faint, good = np.quantile(usual, FAINT_OF_OBJECTS), np.quantile(usual, GOOD_OF_OBJECTS)
+    limits = np.quantile(usual, FAINT_OF_OBJECTS), np.quantile(usual, GOOD_OF_OBJECTS)
+    further = sum(len(_fitting(images, step, *limits)) for step in FURTHER)
     for step in STEPS:
-        rows, others = (
-            [
-                row
-                for row, image in enumerate(sample)
-                if (
-                    (image.each(image.edges) < faint) & (image.each(sample[(row + step) % len(sample)].edges) > good)
-                ).any()
-            ]
-            for sample in (images, known)
-        )
-        if more(len(rows), len(images), len(others), len(known), level=LEVEL / len(STEPS)):
+        rows, others = _fitting(images, step, *limits), _fitting(known, step, *limits)
+        by_chance = binom.sf(len(rows) - 1, len(images), (further + 1) / (len(FURTHER) * len(images) + 1))
+        level = LEVEL / len(STEPS)
+        if by_chance < level and more(len(rows), len(images), len(others), len(known), level=level):
             part = described([images[row].name for row in rows], len(images), split)
             evidence = f"some outlines of {part} lie on no edges of their image, and on those of the image {abs(step)} "
             change = "remove the outlines that belong to another image"
             where = "before" if step < 0 else "further on"
             return [Finding("masks_of_other_image", "warning", f"{evidence}{where}", change, split)]
     return []
+
+
+def _fitting(images: Sequence[Outlines], step: int, faint: float, good: float) -> list[int]:
+    """Rows of the images with an outline that lies on no edges there, and on edges of the image `step` further on."""
+    pairs = ((image, images[(row + step) % len(images)]) for row, image in enumerate(images))
+    return [
+        row
+        for row, (image, other) in enumerate(pairs)
+        if ((image.each(image.edges) < faint) & (image.each(other.edges) > good)).any()
+    ]
 
 
 CHANGES = (

@@ -147,6 +147,13 @@ def test_outlines_of_the_image_before_besides_its_own_are_found(drawn):
         for row, image in enumerate(val)
     ]
     assert causes(drawn, val=both) == {("masks_of_other_image", "val")}
+    small = [replace(image, instances=(*image.instances, *map(speck, image.instances))) for image in val]
+    assert causes(drawn, val=small) <= {("outlines_differ", "val")}, "specks lie on edges of any image"
+
+
+def speck(instance):
+    points = np.reshape(instance.segmentation[0], (-1, 2)).min(0) + [[0, 0], [3, 0], [3, 3], [0, 3]]
+    return replace(instance, segmentation=[points.ravel().tolist()])
 
 
 def test_images_of_a_part_whose_outlines_lie_on_no_edges_are_found(drawn, tmp_path):
