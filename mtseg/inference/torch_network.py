@@ -87,7 +87,7 @@ class TorchNetwork:
     """A network in evaluation mode. compiled: by `torch.compile`, for one image at a time: each number of images would
     take a compilation of its own."""
 
-    def __init__(self, network: Mask2Former, *, compiled: bool = False):
+    def __init__(self, network: Mask2Former, *, compiled: bool):
         self.network, self.compiled = network.eval(), compiled
         if compiled:
             network.outputs = torch.compile(network.outputs, dynamic=False)

@@ -186,6 +186,15 @@ def test_images_are_loaded_by_processes_where_cuda_leaves_cores_to_them(monkeypa
     assert loader.processes("auto") == 1
 
 
+def test_processes_that_load_images_leave_signals_as_they_were(tmp_path, monkeypatch):
+    """PyTorch handles SIGCHLD by an error, which could arrive within a step of the training."""
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+    mapper = Mapper(TASKS, tiny.params().input, root=tmp_path, training=False)
+    batches = prediction_batches([scene(tmp_path)], mapper, batch=1, workers=1)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
 @pytest.mark.parametrize("number", [0, 5])
 def test_a_process_that_dies_names_the_images_it_had_in_hand(tmp_path, monkeypatch, number):
     """As the system ends one that takes too much memory."""

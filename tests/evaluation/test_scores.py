@@ -10,7 +10,7 @@ import pytest
 from mtseg.core.params import Ranking
 from mtseg.core.tables import Image
 from mtseg.evaluation import analysis, intervals
-from mtseg.evaluation.ap import classes, scores
+from mtseg.evaluation.ap import average_precision, classes, scores
 from tests.scenes import (
     SIZE,
     box_instance,
@@ -212,6 +212,22 @@ def test_a_joint_ap_without_a_fully_labelled_object_is_left_out():
     assert scores.metrics(evaluation(images, rows, tasks))["joint"] == {}
     own = scores.headline(images_of(images, tasks), table(rows, tasks), tasks)
     assert own == {"segm_AP": 100.0, "shape_accuracy": 100.0, "fill_accuracy": 100.0}
+
+
+def test_the_least_hits_of_a_recall_are_those_of_a_search():
+    objects = np.arange(1, 400)
+    hits = np.arange(401)
+    reached = hits / objects[:, None, None] >= average_precision.RECALLS[:, None]
+    assert (average_precision.least(objects) == reached.argmax(-1)).all()
+
+
+def test_areas_of_boxes_are_exact():
+    (task,) = make_tasks(1)
+    boxes = [box_instance(box, {task.name: 0}) for box in BOXES]
+    own = table([predict(one, (task,), query=n) for n, one in enumerate(boxes)], (task,))
+    own.box[0, 2:] = 10.01, 10.03
+    found = evaluation(one_image(*boxes), own, (task,)).candidates_of_boxes().area
+    assert found.tolist() == own.box[:, 2:].prod(1).tolist()
 
 
 def test_joint_ap_of_a_hundred_tasks():

@@ -192,14 +192,16 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_batch_of_any_size_gives_the_detections_of_pytorch(exported, count):
     given, found = images(count), OnnxNetwork(exported.whole, "cpu", threads=1)
-    for ours, theirs in zip(found.detect(*given), TorchNetwork(exported.network).detect(*given), strict=True):
+    for ours, theirs in zip(
+        found.detect(*given), TorchNetwork(exported.network, compiled=False).detect(*given), strict=True
+    ):
         assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_masks_of_large_images_are_in_memory_one_image_at_a_time(exported, monkeypatch, kind):
     monkeypatch.setattr(torch_network, "READ_AT_ONCE", 1)  # any image is large
-    given = OnnxNetwork(exported.whole, "cpu", threads=1), TorchNetwork(exported.network)
+    given = OnnxNetwork(exported.whole, "cpu", threads=1), TorchNetwork(exported.network, compiled=False)
     detects = given[kind == "torch"]
     made, before = 0, None
     for number, found in enumerate(map(weakref.ref, detects.detect(*images(3)))):
@@ -303,5 +305,5 @@ def test_every_kind_of_backbone_and_a_softmax_over_combinations_give_the_detecti
     backbone.eval().balance(torch.randn(2, 3, tiny.SIDE, tiny.SIDE))
     export(network, tmp_path / "model.onnx", described(network, SEEN))
     given, found = images(3), OnnxNetwork(tmp_path / "model.onnx", "cpu", threads=1)
-    for ours, theirs in zip(found.detect(*given), TorchNetwork(network).detect(*given), strict=True):
+    for ours, theirs in zip(found.detect(*given), TorchNetwork(network, compiled=False).detect(*given), strict=True):
         assert_same(ours, theirs)

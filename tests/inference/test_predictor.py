@@ -165,7 +165,7 @@ def test_a_bad_image_is_an_error_or_reported(tmp_path, predictor, shots):
         (lambda state: state.update(other=torch.zeros(3)), "other is unknown"),
         (lambda state: state.update({"decoder.norm.weight": torch.ones(7)}), "decoder.norm.weight has the shape"),
         (lambda state: state.update({"decoder.norm.weight": torch.ones(32, dtype=torch.int64)}), "is torch.int64"),
-        (lambda state: state["decoder.norm.weight"].fill_(float("nan")), "is damaged, its tensor decoder.norm.weight"),
+        (lambda state: state["decoder.norm.weight"][:1].fill_(torch.nan), "is damaged, its tensor decoder.norm.weight"),
     ],
 )
 def test_tensors_that_do_not_fit_are_one_line(tmp_path, segmenter, change, words):
