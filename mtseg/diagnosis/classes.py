@@ -189,26 +189,34 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
 
 
 def unexpected(train: Split, val: Split) -> list[Finding]:
-    """Warnings label_noise for a class of val, of which the model takes more objects for others than its own
-    probabilities let expect. A model that is too sure makes more errors than it expects in all classes, or also in
-    train: the larger of both factors is allowed."""
+    """Warnings label_noise for a class of one split, of which the model takes more objects for others. In train, to
+    which it was fitted: than in val. In val: than its own probabilities let expect. A model that is too sure makes more
+    errors than it expects in all classes, or also in train: the larger of both factors is allowed."""
     findings = []
     for task in train.trained:
-        if task.num_classes < 3 or not learnt(train, task) or not as_certain(train, val, task):
+        if task.num_classes < 3 or not learnt(train, task):
             continue
-        wrong, expected, counts = _by_class(val, task)
-        known, usual, in_train = _by_class(train, task)
+        (wrong, expected, counts), (known, usual, in_train) = (_by_class(split, task) for split in (val, train))
         rest = (wrong.sum() - wrong) / np.maximum(expected.sum() - expected, 1)
         factor = np.maximum(np.maximum(rest, known / np.maximum(usual, 1)), 1)
-        level = poisson.sf(wrong - 1, expected * factor)
-        more = wrong / np.maximum(counts, 1) > known / np.maximum(in_train, 1) + ONE_CLASS
-        one = int(np.where(more & (wrong >= FEW), level, 1).argmin())
-        if more[one] and wrong[one] >= FEW and level[one] < LEVEL / task.num_classes:
+        more = wrong / np.maximum(counts, 1) - known / np.maximum(in_train, 1)
+        sure = poisson.sf(wrong - 1, expected * factor) if as_certain(train, val, task) else np.ones(len(more))
+        tables = [[[known[c], in_train[c] - known[c]], [wrong[c], counts[c] - wrong[c]]] for c in range(len(more))]
+        in_train_alone = [fisher_exact(table, alternative="greater").pvalue for table in tables]
+        for one in np.flatnonzero((np.abs(more) > ONE_CLASS) & (np.where(more > 0, wrong, known) >= FEW)).tolist():
+            if (sure[one] if more[one] > 0 else in_train_alone[one]) >= LEVEL / task.num_classes:
+                continue
+            name, label = "val" if more[one] > 0 else "train", task.classes[one]
+            here, of = (wrong, counts) if name == "val" else (known, in_train)
             evidence = (
-                f"{wrong[one]:.0f} of the {counts[one]:.0f} objects that are annotated as {task.classes[one]} in "
+                f"{here[one]:.0f} of the {of[one]:.0f} objects that are annotated as {label} in {name} look like "
             )
-            evidence += f"val look like others to the model, which expects {expected[one]:.1f} by its probabilities"
-            change = f"check the labels {task.classes[one]} in val: report/index.html lists contradictions"
+            evidence += "others to the model, "
+            if name == "val":
+                evidence += f"which expects {expected[one]:.1f} by its probabilities"
+            else:
+                evidence += f"{wrong[one]:.0f} of {counts[one]:.0f} in val"
+            change = f"check the labels {label} in {name}: report/index.html lists contradictions"
             findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
 

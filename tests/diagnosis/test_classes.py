@@ -204,6 +204,8 @@ def test_more_objects_of_a_class_look_like_another_than_an_unsure_model_expects(
     (finding,) = classes.unexpected(sound, wrong)
     assert (finding.cause, finding.where) == ("label_noise", "task 'fill'")
     assert "annotated as dotted in val look like others" in finding.evidence
+    (finding,) = classes.unexpected(wrong, sound)
+    assert "annotated as dotted in train look like others" in finding.evidence
     assert not classes.unexpected(sound, sound) and not classes.unexpected(wrong, wrong), "train has them as well"
     erring = split(images, unsure(0.25), tasks)
     assert not classes.unexpected(sound, erring), "the model is too sure of all classes"
