@@ -71,7 +71,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         raise UserError(f"{data.raw} (data.raw) is a file: unpack it, and set data.raw to the folder")
     if not data.raw.is_dir():
         raise UserError(f"{data.raw} (data.raw) is missing: run `dvc repro generate`, or set data.raw to your data")
-    files = check_files(data.raw, follow_links=data.follow_links, most=data.max_file_mb)
+    count = len(check_files(data.raw, follow_links=data.follow_links, most=data.max_file_mb).images)
     if data.format == "auto":
         name, evidence = formats.recognise(data.raw)
         print(one_line(f"{data.raw}: format {name}, recognised by {evidence}"))
@@ -79,7 +79,7 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
     vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
     counts: Counter[str] = Counter()
     remarks = facts.Remarks()
-    with _readers(data.raw, data.max_megapixels, len(files.images)) as read:  # now, while this process is small
+    with _readers(data.raw, data.max_megapixels, count) as read:  # now, while this process is small
         raw: RawData = importlib.import_module(f"mtseg.data.formats.{data.format}").read(data.raw, vocabulary)
         images = _read_images(raw, read, counts, remarks)
     if raw.faults and data.on_error == "error":
