@@ -1,8 +1,9 @@
-"""`python -m benchmarks.scale [--images N ...] [--stages NAME ...] [--out FILE]`: time and memory against size.
+"""`python -m benchmarks.scale [--images N ...] [--objects N] [--stages NAME ...] [--out FILE]`: time and memory against
+size.
 
 Runs each stage in a process of its own, on data that are drawn in a temporary folder:
 
-  convert, register, check, loader   COCO format, images of 64 pixels with 7.3 objects each; the loader reads one epoch
+  convert, register, check, loader   COCO format, images of 64 pixels with 7.3 objects each; the loader: one epoch
   evaluate, filter, visualise        the tables of `benchmarks.evaluate`, 10 objects and 100 predictions an image
 
 Prints seconds of wall time and of CPU time and peak resident memory (Linux), of all processes of a stage, and the
@@ -19,6 +20,7 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ for _ in loader.training_batches(images, mapper, batch=8, start=0, stop=len(imag
     pass
 """
 SIDE = 64  # pixels of an image's side
-OBJECTS = 7.3  # per image, on average, as in COCO
+OBJECTS = 7.3  # per image, on average, by default as in COCO
 CORNERS = 24  # of a polygon, the median of COCO
 CLASSES = 80
 LINKS = 50_000  # names that a file may have: ext4 allows 65,000
@@ -57,6 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=int, default=SIZES, help="numbers of images")
     parser.add_argument(
+        "--objects", type=float, default=OBJECTS, metavar="N", help="per image, on average, of raw data"
+    )
+    parser.add_argument(
         "--stages", nargs="+", choices=RAW + PREDICTED, default=["convert", "register"], metavar="NAME",
         help=", ".join(RAW + PREDICTED)
     )  # fmt: skip
@@ -65,7 +70,7 @@ def main() -> None:
     costs: dict[str, dict[int, Cost]] = {name: {} for name in given.stages}
     print(f"{'images':>8} {'stage':>9} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
     for count in sorted(given.images):
-        for prepare, own in ((raw, RAW), (predicted, PREDICTED)):
+        for prepare, own in ((partial(raw, objects=given.objects), RAW), (predicted, PREDICTED)):
             wanted = [name for name in own if name in given.stages]
             with tempfile.TemporaryDirectory() as folder:
                 if wanted:  # in a process: Linux counts the memory of the parent as the peak of one that it starts
@@ -82,8 +87,8 @@ def main() -> None:
         plot(costs, given.out)
 
 
-def raw(folder: Path, count: int) -> None:
-    generate(folder / "raw", count)
+def raw(folder: Path, count: int, objects: float = OBJECTS) -> None:
+    generate(folder / "raw", count, objects)
     write_params(folder, {"data": {"raw": "raw", "format": "coco", "split": 0.05}, "device": "cpu"})
 
 
@@ -108,7 +113,7 @@ def predicted(folder: Path, count: int) -> None:
             path.hardlink_to(image)
 
 
-def generate(raw: Path, count: int, seed: int = 0) -> None:
+def generate(raw: Path, count: int, objects: float, seed: int = 0) -> None:
     """Write `count` images of coarse noise, each different, and annotations.json with random polygons."""
     rng = np.random.default_rng(seed)
     (raw / "images").mkdir(parents=True)
@@ -118,7 +123,7 @@ def generate(raw: Path, count: int, seed: int = 0) -> None:
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         coarse.resize((SIDE, SIDE)).save(raw / "images" / f"{number:06}.jpg", quality=50)
-        for _ in range(rng.poisson(OBJECTS)):
+        for _ in range(rng.poisson(objects)):
             radius = rng.uniform(3, 12)
             points = rng.uniform(radius, SIDE - radius, 2) + corners * radius * rng.uniform(0.8, 1, (CORNERS, 1))
             polygon = [round(value, 2) for value in points.ravel().tolist()]
