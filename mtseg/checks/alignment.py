@@ -52,7 +52,7 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
       for name, axes in (("x", np.array([0, 1])), ("y", np.array([1, 0]))) for by in SCALES),
 )  # fmt: skip
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
-STEPS = (-2, -1, 1, 2)  # images, from which outlines may be taken
+STEPS = (-2, -1, 1, 2)  # images further on, to which outlines may belong
 FURTHER = (-7, -6, -5, -4, 4, 5, 6, 7)  # images with which these are compared
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
@@ -220,7 +220,7 @@ def _fitting(images: Sequence[Outlines], step: int, faint: float, good: float) -
 CHANGES = (
     *((cause, text) for cause, text, _ in TURNED),
     *(("outlines_differ", f"drawn {by} times as large about their own centres") for by in GROWN),
-    *(("masks_of_other_image", f"taken from the image {abs(step)} {'before' if step < 0 else 'further on'}")
+    *(("masks_of_other_image", f"laid on the image {abs(step)} {'before' if step < 0 else 'further on'}")
       for step in STEPS),
 )  # fmt: skip
 
@@ -242,7 +242,7 @@ def _sharpness(images: Sequence[Outlines], row: int) -> Iterator[float]:
         yield image.sharpness((image.points - centre) * by + centre)
     for step in STEPS:
         other = images[(row + step) % len(images)]
-        yield image.sharpness(other.points * (last / (np.array(other.edges.shape) - 1)))
+        yield other.sharpness(image.points * ((np.array(other.edges.shape) - 1) / last))
 
 
 def with_interval(values: np.ndarray) -> str:

@@ -140,8 +140,12 @@ def test_outlines_of_a_part_that_fit_after_a_change_are_found(drawn, cause, chan
         assert causes(drawn, train=some) == {(cause, "train")}
 
 
-def test_outlines_of_the_image_before_besides_its_own_are_found(drawn):
+def test_outlines_of_the_image_before_besides_or_instead_of_its_own_are_found(drawn):
     val = drawn[2]
+    instead = [
+        replace(image, instances=(val[row - row % 2 * (row % 3 == 1)]).instances) for row, image in enumerate(val)
+    ]
+    assert causes(drawn, val=instead) == {("masks_of_other_image", "val")}
     both = [
         image if row % 3 else replace(image, instances=(*image.instances, *val[row - 1].instances))
         for row, image in enumerate(val)
