@@ -177,7 +177,8 @@ def rare(train: Images, task: Task) -> Iterator[Finding]:
 def unpaired(task: Task, input: Input) -> Iterator[Finding]:
     """Labels such as left and right are wrong after a horizontal flip unless flip_pairs swaps them."""
     known = {name.lower(): name for name in task.classes}
-    mirrored = {name: SIDE.sub(lambda side: SIDES[side[0].lower()], name).lower() for name in task.classes}
+    sided = [name for name in task.classes if SIDE.search(name)]
+    mirrored = {name: SIDE.sub(lambda side: SIDES[side[0].lower()], name).lower() for name in sided}
     pairs = {tuple(sorted((name, known[other]))) for name, other in mirrored.items() if other in known}
     swapped = {name for pair in task.flip_pairs for name in pair}
     unlisted = [f"[{a}, {b}]" for a, b in sorted(pairs) if a != b and not swapped & {a, b}]

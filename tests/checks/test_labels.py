@@ -97,6 +97,11 @@ def test_what_a_task_lacks_is_named(count):
     assert check(train, val[:0], tasks) == {("split_empty", "error")}
 
 
+def test_names_that_differ_in_case_alone_are_no_pair_of_a_flip():
+    task = make_tasks(1)[0].model_copy(update={"classes": ("Red", "red", "Left", "left")})
+    assert not list(labels.unpaired(task, INPUT))
+
+
 def test_another_mix_of_classes_is_noted_and_chance_is_not():
     tasks, rng = make_tasks(2), np.random.default_rng(0)
     task = tasks[1]

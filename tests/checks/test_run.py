@@ -7,6 +7,8 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
+from mtseg.checks import run
+from mtseg.checks.findings import Finding
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
 from mtseg.data import convert, manifest, shapes
@@ -14,6 +16,15 @@ from stages import check, train
 from tests import tiny
 
 TASKS = [task.model_dump() | {"background": not i} for i, task in enumerate(tiny.PARAMS.tasks)]
+
+
+def test_a_cause_comes_before_what_it_explains():
+    given = [
+        Finding(cause, "warning", "evidence", "change", "val")
+        for cause in ("splits_differ", "outlines_differ", "boxes_for_outlines", "masks_displaced")
+    ]
+    assert [one.cause for one in run.in_order(given)] == ["outlines_differ", "boxes_for_outlines", "splits_differ"]
+    assert run.in_order([given[0], given[3]]) == [given[3], given[0]]
 
 
 @pytest.fixture
