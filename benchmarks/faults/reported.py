@@ -208,8 +208,8 @@ def brighter(image: np.ndarray, record: Record) -> tuple[np.ndarray, Record]:
 
 
 def without_last(share: float) -> Callable[[Predictions], Predictions]:
-    """No predictions for the last images of 60."""
-    return lambda found: found[found.image_id <= 60 * (1 - share)]
+    """No predictions for the last images."""
+    return lambda found: found[found.image_id <= np.quantile(np.unique(found.image_id), 1 - share)]
 
 
 VAL = {"since": "predict"}  # the model of the healthy run: only val changes

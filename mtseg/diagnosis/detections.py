@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+import pandas as pd
 from scipy.stats import fisher_exact
 
 from mtseg.checks.findings import Finding
@@ -42,6 +43,18 @@ AS_SURE, MORE_MISSED = (
 BY_CHANCE = 0.03  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
+
+
+def twice(split: Split) -> list[Finding]:
+    """An error if images have predictions with the same query and labels: they were predicted more than once."""
+    own = split.predictions
+    repeated = pd.DataFrame({"image": split.image, "query": own.query, **own.labels}).duplicated().to_numpy()
+    images = np.unique(split.image[repeated])
+    if not len(images):
+        return []
+    evidence = f"{described(split.images.file_name[images].tolist(), len(split.images), 'val')} are predicted twice: "
+    change = "predict each image once: run `dvc repro predict`"
+    return [Finding("duplicates", "error", f"{evidence}predictions have the same query and labels", change)]
 
 
 def check(

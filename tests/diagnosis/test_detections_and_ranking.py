@@ -54,6 +54,15 @@ def test_objects_found_twice():
     assert causes(detections.check(split(images, twice, TASKS), **GIVEN)[0]) == ["duplicates"]
 
 
+def test_images_predicted_twice():
+    images, predictions = healthy(TASKS)
+    other = [replace(p, labels=p.labels | {TASKS[2].name: 1 - p.labels[TASKS[2].name] % 2}) for p in predictions]
+    assert not detections.twice(split(images, predictions + other, TASKS)), "a query may be predicted with other labels"
+    again = predictions + [p for p in predictions if p.image_id == images[0].id]
+    (found,) = detections.twice(split(images, again, TASKS))
+    assert (found.cause, found.severity) == ("duplicates", "error") and images[0].file_name in found.evidence
+
+
 def test_full_images_that_lose_objects():
     images, predictions = healthy(TASKS, scattered=True)
     full = [image for image in images if len(image.instances) == 3]
