@@ -29,6 +29,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ablations import page
@@ -78,7 +79,7 @@ METHODS = FUNCTIONS | {
     "argmin": "argmax",
 }
 NOT_RUN = 77  # exit code of a fork in which the mutant could not be tried
-CONSTANTS = (bool, int, float, str, tuple, frozenset, dict)
+CONSTANTS = (bool, int, float, str, tuple, frozenset, dict, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,12 @@ def put(old: Mapping[str, Any], new: Mapping[str, Any], module: str) -> int:
             count += kept[0] != then[0] or repr(kept[1:]) != repr(then[1:])
         elif isinstance(own, type) and own.__module__ == module and isinstance(value, type):
             count += put(vars(own), vars(value), module)
-        elif isinstance(own, CONSTANTS) and isinstance(value, CONSTANTS) and own != value and name != "__doc__":
+        elif (
+            isinstance(own, CONSTANTS)
+            and isinstance(value, CONSTANTS)
+            and repr(own) != repr(value)
+            and name != "__doc__"
+        ):
             count += 1
             for other in list(sys.modules.values()):  # also where it was imported
                 if vars(other).get(name) is own:
