@@ -18,6 +18,7 @@ from mtseg.model.mask2former import Mask2Former
 MISPLACED = {  # they explain other differences between outlines, such as their sizes, and come first
     "masks_displaced", "masks_scaled", "masks_mirrored", "masks_transposed", "images_turned", "masks_of_other_image",
 }  # fmt: skip
+COLOURS = {"channels_swapped", "labels_permuted"}
 
 
 def run(
@@ -56,11 +57,11 @@ def run(
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """Misplaced outlines first, except for boxes drawn for outlines, which lie on no edges either; other sizes of the
-    objects after other outlines, which change them."""
+    """Misplaced outlines first, and other sizes of the objects after other outlines, which change them. Boxes drawn for
+    outlines also lie on no edges, and contain other colours."""
     boxes = {one.where for one in findings if one.cause == "boxes_for_outlines"}
     loose = {one.where for one in findings if one.cause == "outlines_differ"}
-    kept = [one for one in findings if not (one.cause in MISPLACED and one.where in boxes)]
+    kept = [one for one in findings if not (one.cause in MISPLACED | COLOURS and one.where in boxes)]
     return sorted(
         kept, key=lambda one: (one.cause not in MISPLACED, one.cause == "splits_differ" and one.where in loose)
     )

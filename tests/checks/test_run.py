@@ -21,7 +21,7 @@ TASKS = [task.model_dump() | {"background": not i} for i, task in enumerate(tiny
 def test_a_cause_comes_before_what_it_explains():
     given = [
         Finding(cause, "warning", "evidence", "change", "val")
-        for cause in ("splits_differ", "outlines_differ", "boxes_for_outlines", "masks_displaced")
+        for cause in ("splits_differ", "outlines_differ", "boxes_for_outlines", "masks_displaced", "channels_swapped")
     ]
     assert [one.cause for one in run.in_order(given)] == ["outlines_differ", "boxes_for_outlines", "splits_differ"]
     assert run.in_order([given[0], given[3]]) == [given[3], given[0]]
