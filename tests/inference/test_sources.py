@@ -185,8 +185,7 @@ def film(tmp_path):
     """Five frames, each of one colour: more red from one to the next."""
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
-    if not writer.isOpened():
-        pytest.skip("OpenCV has no encoder for video")
+    assert writer.isOpened()
     for number in range(5):
         writer.write(np.full((48, 64, 3), (0, 0, 50 * number), dtype=np.uint8))  # OpenCV's order: BGR
     writer.release()
