@@ -155,7 +155,7 @@ def same(answer, data, predictor, **options):
 
 BAD = {  # what is sent -> status, and a word of the reason
     "truncated": (lambda url: post(url, photo(0)[:-200]), 400, "truncated"),
-    "text": (lambda url: upload(url, b"hello"), 400, "no image"),
+    "text": (lambda url: upload(url, b"hello"), 400, "not an image"),
     "empty": (lambda url: post(url, b""), 400, "empty"),
     "no file": (lambda url: upload(url, photo(0), field="picture"), 400, "picture"),
     "no form": (lambda url: post(url, b"abc", "multipart/form-data; boundary=x"), 400, "multipart"),
