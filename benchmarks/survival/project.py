@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import io
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,8 @@ class Project:
         for stage in self.stages:
             if stage == "train":
                 shutil.copytree(self.folder, self.stopped)
-            _succeed(stage, self.folder)
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(io.StringIO()):
+                importlib.import_module(f"stages.{stage}").main()  # so that forks have what it has prepared
         self.whole.update(tree(self.folder))
         for stage in self.disturbed:
             with self.copy(without=stage) as folder, tempfile.NamedTemporaryFile() as tally:
@@ -85,7 +88,7 @@ class Project:
         (work,) = self.stopped.glob("work/train/*")
         assert {"state.pt", "previous.pt"} <= {path.name for path in work.iterdir()}
 
-    @contextmanager
+    @contextlib.contextmanager
     def copy(self, *, without: str | None = None, stopped: bool = False) -> Iterator[Path]:
         """A copy, without the outs of a stage."""
         with tempfile.TemporaryDirectory() as parent:
