@@ -67,31 +67,27 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
     wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
     pairs = np.flatnonzero(matches.objects[candidates.instance] & (candidates.iou >= NEAR))
     same = matches.true[candidates.instance[pairs]] == matches.predicted[candidates.prediction[pairs]]
-    other, target = _nearest(candidates, pairs[~same], len(wrong))
-    kind = np.full(len(wrong), BOTH, dtype=np.int8)
-    kind[other <= NEAR] = BACKGROUND
-    class_error = other >= HIT
-    del other
-    own, own_target = _nearest(candidates, pairs[same], len(wrong))
-    kind[own >= HIT] = DUPLICATE
-    kind[class_error] = CLASS
-    kind[(own >= NEAR) & (own < HIT)] = LOCALISATION
+    kind, target = np.full(len(wrong), BACKGROUND, dtype=np.int8), np.full(len(wrong), -1, dtype=np.int32)
+    rows, other, objects = _nearest(candidates, pairs[~same])
+    kind[rows[other > NEAR]] = BOTH
+    own_rows, own, own_objects = _nearest(candidates, pairs[same])
+    kind[own_rows[own >= HIT]] = DUPLICATE
+    kind[rows[other >= HIT]] = CLASS
+    kind[own_rows[own < HIT]] = LOCALISATION
     kind[~wrong] = NONE
-    localisation = kind == LOCALISATION
-    target[localisation] = own_target[localisation]
-    target[~localisation & (kind != CLASS)] = -1
+    for error, own, hit in ((CLASS, rows, objects), (LOCALISATION, own_rows, own_objects)):
+        chosen = kind[own] == error
+        target[own[chosen]] = hit[chosen]
     return kind, target
 
 
-def _nearest(candidates: Candidates, pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Highest IoU of each prediction among these pairs (0 without any) and its object (-1 without any): [N] each."""
+def _nearest(candidates: Candidates, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the predictions of these pairs: their rows, ascending, the highest IoU of each, and its object, of equal ones
+    the first: [n] each."""
     predicted, true, iou = candidates.prediction[pairs], candidates.instance[pairs], candidates.iou[pairs]
-    greatest, which = np.zeros(count), np.full(count, -1, dtype=np.int32)
-    np.maximum.at(greatest, predicted, iou)
-    best = np.flatnonzero(iou == greatest[predicted])
-    best = best[np.argsort(-true[best], kind="stable")]  # of equal IoUs the first object is kept
-    which[predicted[best]] = true[best]
-    return greatest, which
+    order = np.lexsort((-true, iou, predicted))
+    best = order[np.flatnonzero(np.diff(predicted[order], append=-1))]
+    return predicted[best], iou[best], true[best]
 
 
 def _corrected(
@@ -154,21 +150,23 @@ def verdicts(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray
     on_crowd = np.zeros(len(predicted), dtype=bool)
     on_crowd[candidates.prediction[same & crowd[candidates.instance] & (candidates.inside >= HIT)]] = True
     objects = np.flatnonzero(~crowd[candidates.instance])
-    overlap, nearest = _nearest(candidates, objects, len(predicted))
-    own, _ = _nearest(candidates, objects[same[objects]], len(predicted))
+    nearest = np.full(len(predicted), -1)  # the object that a prediction hits best
+    rows, overlap, instances = _nearest(candidates, objects)
+    nearest[rows[overlap >= HIT]] = instances[overlap >= HIT]
+    rows, overlap, _ = _nearest(candidates, objects[same[objects]])
 
     kinds, instances = np.full(len(predicted), "background", dtype=object), matches.first_hit.astype(int)
-    kinds[own >= NEAR] = "localisation"
+    kinds[rows[overlap >= NEAR]] = "localisation"
     taken: set[int] = set()
     for row in evaluation.order:
-        if instances[row] < 0 and not on_crowd[row] and overlap[row] >= HIT and nearest[row] not in taken:
+        if instances[row] < 0 and not on_crowd[row] and nearest[row] >= 0 and nearest[row] not in taken:
             instances[row] = nearest[row]
         if instances[row] >= 0:
             taken.add(int(instances[row]))
             kinds[row] = "right"
         elif on_crowd[row]:
             kinds[row] = "crowd"
-        elif overlap[row] >= HIT:
+        elif nearest[row] >= 0:
             kinds[row] = "duplicate"
     wrong = np.zeros((len(predicted), len(evaluation.tasks)), dtype=bool)
     hits = np.flatnonzero(instances >= 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from mtseg.core.forks import cores, in_forks
@@ -34,8 +36,9 @@ def works(evaluation: Evaluation) -> analysis.Known:
         return {}
     # what several of them need is computed here, once
     _ = evaluation.rank, evaluation.class_agnostic, evaluation.best_of_query(task=evaluation.tasks[0])
-    own = analysis.works(evaluation)
-    return dict(zip(own, in_forks(lambda name: own[name](), [*own]), strict=True))
+    names = [*analysis.works(evaluation)]
+    # on a copy, so that what one caches is gone before the next
+    return dict(zip(names, in_forks(lambda name: analysis.works(copy(evaluation))[name](), names), strict=True))
 
 
 def average_precision(evaluation: Evaluation, matches: Matches, weights: np.ndarray) -> np.ndarray:

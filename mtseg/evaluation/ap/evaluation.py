@@ -165,12 +165,15 @@ class Evaluation:
 
     def joint_with_true_labels(self, task: Task) -> Matches:
         """`joint` if every prediction of `class_agnostic` that matches an object had the object's label of one task."""
+        return self.joint_with({task.name: self._with_true_labels(task)})
+
+    def _with_true_labels(self, task: Task) -> np.ndarray:
         true, hit = self.images.instances.labels[task.name], self.class_agnostic.first_hit
         rows = np.flatnonzero(hit >= 0)
         rows = rows[true[hit[rows]] != UNLABELLED]
         predicted = self.predictions.labels[task.name].copy()
         predicted[rows] = true[hit[rows]]
-        return self.joint_with({task.name: predicted})
+        return predicted
 
     def average_precision(self, matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
         """AP [B, categories, IoU thresholds], 0 to 1, NaN without ground truth. weights: [B, images], by default 1."""

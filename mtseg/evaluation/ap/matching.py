@@ -115,6 +115,7 @@ def match(
     order = inverse(rank)
     order = order if kept is None else order[kept[order]]
     scored = order[by(predicted[order])]
+    del order  # here and below: of 10,000,000 predictions each is 40 MB or more
     if candidates.most > max_dets:
         scored = scored[positions(candidates.image[scored], predicted[scored]) < max_dets]
     reusable = candidates.crowd | (true == UNLABELLED)
@@ -128,9 +129,11 @@ def match(
     usable = takes_part[candidates.prediction]
     usable &= (wanted == UNLABELLED) | (wanted == predicted[candidates.prediction])
     row, column = candidates.prediction[usable], candidates.instance[usable]
+    del takes_part, wanted
     value = np.where(reusable[column], candidates.inside[usable], candidates.iou[usable])
     near = value >= thresholds[0]
     row, column, value = row[near], column[near], value[near]
+    del usable, near
     turn = _turns(candidates.image, predicted, scored, row)
     order = np.argsort(row, kind="stable")
     row, column, value = row[order], column[order], value[order]
@@ -182,12 +185,17 @@ def category_starts(sorted_categories: np.ndarray, categories: int) -> np.ndarra
 def positions(images: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """int [n]: for predictions sorted by category, then best first, how many of the same image and category precede
     each."""
-    order, places = by(images), np.empty(len(images), dtype=np.int32)
+    order = by(images)
     images, categories = images[order], categories[order]
+    same = images[1:] == images[:-1]
+    same &= categories[1:] == categories[:-1]
+    del images, categories
     place = np.arange(len(order), dtype=np.int32)
     first = place.copy()
-    first[1:][(images[1:] == images[:-1]) & (categories[1:] == categories[:-1])] = 0
-    places[order] = place - np.maximum.accumulate(first, out=first)
+    first[1:][same] = 0
+    place -= np.maximum.accumulate(first, out=first)
+    places = first  # its memory
+    places[order] = place
     return places
 
 
