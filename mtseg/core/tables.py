@@ -562,8 +562,8 @@ def return_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     if (libc := _glibc()) is not None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(trim_threshold, 2**25)  # less would be asked of the system again and again
-        libc.mallopt(mmap_threshold, 2**24)
+        libc.mallopt(trim_threshold, 2**23)  # less would be asked of the system again and again
+        libc.mallopt(mmap_threshold, 2**22)
         libc.malloc_trim(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,15 @@ def works(evaluation: Evaluation) -> analysis.Known:
         return {}
     # what several of them need is computed here, once
     _ = evaluation.rank, evaluation.class_agnostic, evaluation.best_of_query(task=evaluation.tasks[0])
+    del evaluation.scores  # which none of them needs
+
+    def result(name: str | tuple[str, str]) -> Any:
+        return_memory()
+        return analysis.works(copy(evaluation))[name]()  # of a copy, so that what it caches is gone before the next
+
+    return_memory()
     names = [*analysis.works(evaluation)]
-    # on a copy, so that what one caches is gone before the next
-    return dict(zip(names, in_forks(lambda name: analysis.works(copy(evaluation))[name](), names), strict=True))
+    return dict(zip(names, in_forks(result, names), strict=True))
 
 
 def average_precision(evaluation: Evaluation, matches: Matches, weights: np.ndarray) -> np.ndarray:
