@@ -7,6 +7,7 @@ features is the mask of instance i, the last one is empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ PEAK, STEEP = 4.0, 70.0  # of smooth mask logits: the highest, and how fast they
 UNEVEN = 1.57  # size of the original image of smooth masks as a multiple of SIZE
 EXACT, CLOSE = 0.97, 0.01  # least IoU of a smooth mask with the expected one, and largest difference of its quality
 LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
+UNDECIDED = {"mask": math.log(2), "dice": 1 / 3}  # mask loss over its weight if all logits are 0, at least
+LOST = 1 / 30  # share of that, below which a mask loss teaches nothing; a focal loss has 1/16 or more
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
 
@@ -156,6 +159,13 @@ def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:
         if weight and right[name] > 0.6 * moved[name]:
             evidence = f"loss_{name} is {right[name]:.3g} for perfect masks, {moved[name]:.3g} {4 * STRIDE} pixels off"
             yield Finding("loss_targets", "error", evidence, LOSSES)
+    no_mask = torch.zeros_like(perfect.output.mask_features_BCHW)
+    undecided = last_losses(replace(perfect, output=replace(perfect.output, mask_features_BCHW=no_mask)), loss)
+    for name, weight in (("mask", loss.mask), ("dice", loss.dice)):
+        if weight and (value := float(undecided[name]) / weight) < LOST * UNDECIDED[name]:
+            evidence = f"loss_{name} over its weight is {value:.2g} for masks whose logits are all 0, expected "
+            evidence += f"{UNDECIDED[name]:.2g} or more: it is divided by too much, and hardly teaches anything"
+            yield Finding("loss_muted", "error", evidence, LOSSES)
 
 
 def with_next_class(labels_T: Tensor, t: int, task: Task) -> Tensor:
