@@ -1,7 +1,8 @@
 """Pass a synthetic pattern through the mapper: image, masks and labels must be transformed together.
 
 The pattern is a grey background with one patch per instance in its own colour: a rectangle without its upper right
-quarter, so that neither its box nor a mirrored mask fits it. Half of the masks are polygons, half RLEs. The position
+quarter, so that neither its box nor a mirrored mask fits it. Half of the masks are polygons, half RLEs. In every second
+draw one patch is small, as a rule that leaves out small masks must leave out their labels as well. The position
 of a patch in the mapped image is found by its colour, its sides, to a fraction of a pixel, by the mixture of colours
 along them. A side of a mask must be where rounding to whole pixels puts that of the patch: a shift of 0.1 pixels moves
 a tenth of the sides by one pixel.
@@ -26,6 +27,7 @@ from mtseg.data import loader
 COLOURS = ((230, 40, 60), (30, 200, 50), (150, 30, 210), (220, 210, 30))  # all differ after any swap of channels
 CORNERS = ((0.08, 0.10), (0.55, 0.08), (0.30, 0.45), (0.62, 0.60))  # x, y; no flip maps one to another
 GROUND = 90
+SMALL = (8, 12, 16, 24)  # sides of the image over those of the small patches
 SIDES = (128, 256)  # pixels, smallest and largest input size for the pattern
 DRAWS = 48  # random draws of pattern, scale, position and flip
 OVERLAP = 0.8  # smallest IoU of a patch and its mask; an error of one pixel at 12 x 12 pixels gives 0.85
@@ -86,6 +88,9 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) 
     for i, (colour, (x, y), move) in enumerate(zip(COLOURS, CORNERS, moves.tolist(), strict=True)):
         left, top = round(x * width) + move[0], round(y * height) + move[1]
         right, bottom = left + side // 4 - move[2] + 3 * i, top + side // 4 - move[3]
+        if number % 2 and i == number // 2 % len(COLOURS):
+            size = side // SMALL[number // 2 // len(COLOURS) % len(SMALL)]
+            right, bottom = left + size, top + size
         x, y = (left + right) // 2, (top + bottom) // 2
         mask = np.zeros((height, width), np.uint8, order="F")
         mask[top:bottom, left:right] = 1
@@ -147,7 +152,9 @@ def relabelled(
         right = next((x[i] for i in (1, 3) if i in x), None)  # a patch that is to the right of patch 0 unless flipped
         if 0 not in x or right is None:
             continue
-        for patch, labels in zip(one.patch, example["instances"].gt_labels.tolist(), strict=True):
+        for patch, iou, labels in zip(one.patch, one.iou, example["instances"].gt_labels.tolist(), strict=True):
+            if not iou:  # the patch is too small to be seen
+                continue
             count += 1
             for task, label in zip(tasks, labels, strict=True):
                 original = record.instances[patch].labels[task.name]

@@ -9,19 +9,20 @@ import itertools
 
 import pytest
 
-from benchmarks.faults import combinations, inputs, postprocessing, training, unseen
+from benchmarks.faults import combinations, inputs, later, postprocessing, training, unseen
 from mtseg.checks import batches, known_answers, mapper, network, step
 from tests import tiny
 from tests.scenes import make_tasks
 
 # reported by mtseg/checks/combinations.py, which test_combinations.py tests
 ELSEWHERE = ("combinations seen: every other is lost", "combinations seen: two tasks exchanged")
-LATE = [fault for fault in (*postprocessing.FAULTS, *unseen.FAULTS) if fault.code and fault.since == "convert"]
-OF_PADDING = [fault for fault in LATE if fault.causes == ("mapper_channels",)]
-LOADED = [fault for fault in (*inputs.FAULTS, *OF_PADDING) if fault.since == "convert"]
+LATE = (*postprocessing.FAULTS, *unseen.FAULTS, *later.FAULTS)
+LATE = [fault for fault in LATE if fault.code and fault.since == "convert"]
+OF_MAPPER = [fault for fault in LATE if fault.causes[0].startswith("mapper_")]
+LOADED = [fault for fault in (*inputs.FAULTS, *OF_MAPPER) if fault.since == "convert"]
 BUILT = [
     fault
-    for fault in (*training.FAULTS, *combinations.FAULTS, *(fault for fault in LATE if fault not in OF_PADDING))
+    for fault in (*training.FAULTS, *combinations.FAULTS, *(fault for fault in LATE if fault not in OF_MAPPER))
     if fault.since == "convert" and fault.causes and fault.name not in ELSEWHERE
 ]
 
