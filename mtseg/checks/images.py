@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from mtseg.checks import alignment
 from mtseg.checks.alignment import Outlines
 from mtseg.checks.findings import Finding, of_severity
-from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, usual
+from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, more, usual
 from mtseg.core.params import Task
 from mtseg.core.tables import Images
 from mtseg.data.duplicates import SIDE, groups, normalised
@@ -48,6 +48,7 @@ FINE = {  # measure: least difference of the medians, and least ratio
 LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # beyond train; the others are ratios
 BLANK = 1.0  # standard deviation, in grey levels, of a row without content
 FAR = 16.0  # squared distance of a colour from that of its class, in standard deviations: 1 in 1000 by chance
+LEVEL = 0.005  # chance that as many images seem to have one of `RECOLOURED`
 RECOLOURED = (  # cause, text, function that corrects colours
     ("channels_swapped", "with red and blue swapped", lambda pixels: pixels[:, ::-1]),
     ("splits_differ", "with all values inverted", lambda pixels: 255 - pixels),
@@ -337,8 +338,8 @@ def recoloured(
         for cause, what, undo in RECOLOURED:
             rows = [_fits_after(image, task, mean, spread, undo) for image in other]
             own = [image.name for image, fits in zip(other, rows, strict=True) if fits]
-            chance = (sum(_fits_after(image, task, mean, spread, undo) for image in known) + 1) / (len(known) + 1)
-            if a_part(len(own), len(other), chance):
+            by_chance = sum(_fits_after(image, task, mean, spread, undo) for image in known)
+            if more(len(own), len(other), by_chance, len(known), level=LEVEL):  # a few known images lack some colours
                 evidence = (
                     f"{described(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
                 )

@@ -255,6 +255,13 @@ def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, c
     assert text in found[0].evidence and "val/00000.jpg" in found[0].evidence
 
 
+def coloured(task, colours, labels):
+    return Outlines(
+        np.zeros((1, 1)), np.zeros((0, 2)), colours, [{task.name: label} for label in labels], np.zeros(1), "0.jpg",
+        np.zeros(0),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "named"), [(lambda colours: 255 - colours, True), (lambda colours: colours[::-1], False)]
 )
@@ -264,16 +271,22 @@ def test_wrong_labels_are_no_inverted_colours(change, named):
     rng, colours = np.random.default_rng(0), np.array([[220.0, 60, 50], [50, 200, 70]])
 
     def images(count, change):
-        return [
-            Outlines(
-                np.zeros((1, 1)), np.zeros((0, 2)), change(colours) + rng.normal(0, 5, (2, 3)),
-                [{task.name: 0}, {task.name: 1}], np.zeros(1), f"{number}.jpg", np.zeros(0),
-            )
-            for number in range(count)
-        ]  # fmt: skip
+        return [coloured(task, change(colours) + rng.normal(0, 5, (2, 3)), [0, 1]) for _ in range(count)]
 
     found = checked.recoloured(images(40, lambda colours: colours), images(30, change), "val", tasks=[task])
     assert [one.cause for one in found] == ["splits_differ"] * named
+
+
+def test_a_colour_that_a_small_val_lacks_is_no_change_of_colours():
+    """Of a task that has nothing to do with colours. Several changes bring blue nearer to red, green and yellow."""
+    (task,) = make_tasks(1)
+    rng, known = np.random.default_rng(0), np.array([[162.0, 58, 59], [66, 161, 61], [156, 145, 50]])
+    val, train = (
+        [coloured(task, rng.choice(known, 2) + rng.normal(0, 10, (2, 3)), [0, 0]) for _ in range(count)]
+        for count in (56, 285)
+    )
+    train += [coloured(task, np.array([[56.0, 94, 161]]) + rng.normal(0, 10, 3), [0]) for _ in range(15)]
+    assert not checked.recoloured(val, train, "train", tasks=[task])
 
 
 def test_a_part_of_train_with_red_and_blue_swapped_is_found(drawn, tmp_path):
