@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,7 @@ TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # factor by which logits may be too large or too small
 UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
 CONSTANT, FEWEST = 1e-4, 20  # spread of scores or mask qualities below which they are constant; of so many
+UNSURE, SUREST = 0.1, 0.95  # by which this quantile of the mask quality is below the share of pixels that are right
 NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
 
@@ -173,7 +174,7 @@ def _gains(split: Split) -> dict[str, Interval]:
 
 def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
     """Findings, and for each task the temperature by which its logits should be divided (Guo et al., ICML 2017)."""
-    findings, numbers = [], {}
+    findings, numbers = [*_mask_quality(split)], {}
     for task in split.trained:
         own = split.labelled(task)
         if len(own) < 20 or task.num_classes < 2:
@@ -199,3 +200,22 @@ def calibration(split: Split) -> tuple[list[Finding], dict[str, float]]:
             change = "check the task's head; its probabilities are not usable as thresholds of filter"
             findings.append(Finding("miscalibrated", "warning", evidence, change, f"task '{task.name}'"))
     return findings, numbers
+
+
+def _mask_quality(split: Split) -> Iterator[Finding]:
+    """The mean probability inside a mask is about the share of its pixels that are in the object, or more, as trained
+    masks are rather too sure. Those of a short training are unsure, but not all of them."""
+    matches = split.matches
+    if len(matches) < FEWEST:
+        return
+    area, true = split.predictions.area[matches.prediction], split.images.instances.area[matches.instance]
+    inside = matches.iou / (1 + matches.iou) * (1 + true / area)
+    quality = split.predictions.mask_quality[matches.prediction]
+    surest, share = float(np.quantile(quality, SUREST)), split.mean(inside, matches)
+    if surest < share.low - UNSURE:
+        evidence = (
+            f"the mask quality of {SUREST:.0%} of the matches is {surest:.2f} or less, but {share.text(0, 100)} % "
+        )
+        evidence += "of their pixels are in the object"
+        change = "it must be the mean probability inside the mask: check mask_quality (Mask2Former.detect)"
+        yield Finding("miscalibrated", "warning", evidence, change)

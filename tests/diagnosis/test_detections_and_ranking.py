@@ -196,6 +196,16 @@ def test_logits_of_another_scale(by):
     assert temperatures["fill"] > 5 if by > 1 else temperatures["fill"] < 0.2
 
 
+def test_a_mask_quality_that_is_lower_than_the_masks_are_good():
+    images, predictions = healthy(TASKS)
+    rng = np.random.default_rng(0)
+    low = [replace(p, mask_quality=1 / (1 + np.exp(-p.mask_quality))) for p in predictions]  # a second sigmoid
+    (finding,) = ranking.calibration(split(images, low, TASKS))[0]
+    assert finding.cause == "miscalibrated" and finding.where is None
+    unsure = [replace(p, mask_quality=float(rng.uniform(0.5, 0.9))) for p in predictions]
+    assert not ranking.calibration(split(images, unsure, TASKS))[0]
+
+
 def test_a_task_that_is_guessed_has_no_temperature():
     images, predictions = healthy(TASKS, images=80)
     rng = np.random.default_rng(0)
