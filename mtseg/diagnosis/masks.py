@@ -40,6 +40,7 @@ APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
+CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
 SCALES = np.geomspace(0.4, 2.5, 33)
 
 MIRRORED = "check where masks of the mirrored image are joined with those of the image: they must be mirrored back"
@@ -144,6 +145,29 @@ def repeated(split: Split) -> list[Finding]:
     change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect, encode)"
     names = named(split.images.file_name[images].tolist())
     return [Finding("labels_of_other_query", "error", f"{evidence}: {names}", change)]
+
+
+def exclusive(split: Split) -> list[Finding]:
+    """An error if no pixel belongs to two predictions of an image, on a sample: queries do not know of each other, and
+    several predict the same object."""
+    count, pairs, images = len(split.images), 0, 0
+    of_image = by_image(split.image[split.best], count)
+    for image in np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST)).astype(int)):
+        own = split.predictions[split.best[of_image[image]]]
+        upper = np.triu_indices(len(own), 1)
+        near = box_overlaps(own.box, own.box)[0][upper] > CLOSE
+        if near.any():
+            rles = own.rles()
+            if coco_mask.iou(rles, rles, [0] * len(rles))[upper].any():
+                return []
+            pairs, images = pairs + int(near.sum()), images + 1
+    if pairs < PAIRS or images < FEWEST:
+        return []
+    evidence = (
+        f"no pixel belongs to two predictions of an image, though the boxes of {pairs} pairs overlap, in {images} "
+    )
+    change = "keep the whole mask of each query: do not draw the masks of an image into one map (Mask2Former.detect)"
+    return [Finding("postprocessing_wrong", "error", f"{evidence}images", change)]
 
 
 def offsets(split: Split) -> dict[str, float | None]:

@@ -231,3 +231,16 @@ def test_detections_that_all_have_the_mask_of_the_first(scattered):
     assert finding.cause == "labels_of_other_query" and finding.severity == "error"
     twice = rows + [replace(row, query=row.query + 100) for row in rows]
     assert not masks.repeated(split(images, twice, TASKS)), "duplicates have the same logits"
+
+
+def test_masks_of_which_no_pixel_belongs_to_two():
+    """As if the masks of an image were drawn into one map. Here each object has two masks, of every other row."""
+    images, rows = healthy(TASKS)
+    rows = [row for row in rows if row.mask_quality > 0.5]
+    twice = [replace(row, query=row.query + 100) for row in rows]
+    halves = [moved(part, lambda mask, first=first: mask * (np.arange(SIZE) % 2 == first)[:, None])
+              for first, part in enumerate((rows, twice))]  # fmt: skip
+    (finding,) = masks.exclusive(split(images, [row for half in halves for row in half], TASKS))
+    assert finding.cause == "postprocessing_wrong"
+    assert not masks.exclusive(split(images, rows + twice, TASKS))
+    assert not masks.exclusive(split(images, rows, TASKS)), "objects that lie apart show nothing"
