@@ -1,5 +1,5 @@
-"""Check the images of the splits: copies between splits, dark images, different splits (light, colour, sharpness,
-noise, JPEG quality), swapped colour channels.
+"""Check the images of the splits: copies between splits, copies with other labels, dark images, different splits
+(light, colour, sharpness, noise, JPEG quality), swapped colour channels.
 
 Only a sample of each split is read, at a small size.
 """
@@ -21,7 +21,7 @@ from mtseg.checks.alignment import Outlines
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, more, usual
 from mtseg.core.params import Task
-from mtseg.core.tables import Images
+from mtseg.core.tables import UNLABELLED, Images
 from mtseg.data.duplicates import SIDE, groups, normalised
 from mtseg.data.images import open_image
 from mtseg.evaluation.bootstrap import auc
@@ -34,6 +34,10 @@ REACH, CANDIDATES, USUAL = (
     30,
 )  # pixels of a thumbnail by which a copy may be shifted; images that it is compared with
 NEAR = 0.06  # largest distance (1 - correlation) of a shifted copy, as a share of that of most pairs
+SAME = 10  # mean difference in grey levels, of two images and of an object in both, if one is compressed again
+SAME_PLACE = 0.03  # of its longer side, by which the box of an object may differ between copies
+SEEN = 2  # pixels of a thumbnail from which it shows whether an object is the same
+FEWEST_COPIES, MANY = 3, 0.01  # images, and share of them, from which contradictory copies are a warning
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
@@ -77,7 +81,9 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     splits = {"train": train, **scored}
     small = {name: thumbnails(images, root, name) for name, images in splits.items()}
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
-    leaked, black = bool(of_severity(findings, "warning")), [*dark(small["train"])]
+    findings += [finding for name, images in splits.items() for finding in contradictory(small[name], images, tasks)]
+    leaked = any(one.cause == "split_leak" for one in of_severity(findings, "warning"))
+    black = [*dark(small["train"])]
     findings += black
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
@@ -133,6 +139,60 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
         evidence = f"no copies found between {' and '.join(counts)}"
         yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
+
+
+def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> Iterator[Finding]:
+    """Images of a split that are there twice, with other labels of the same objects."""
+    rows = {name: row for row, name in enumerate(images.file_name.tolist())}
+    instances, found = images.instances, []
+    differ: set[str] = set()  # tasks
+    for pair in copies(small.pixels):
+        names = [small.names[place] for place in pair]
+        own, other = (np.flatnonzero((instances.image == rows[name]) & ~instances.crowd) for name in names)
+        size = [np.array([images.width[rows[name]], images.height[rows[name]]] * 2) / SIDE for name in names]
+        boxes = instances.box[own] / size[0], instances.box[other] / size[1]
+        near = np.abs(boxes[0][:, None] - boxes[1]).max(2) <= SAME_PLACE * boxes[0][:, 2:].max(1, keepdims=True)
+        first, second = np.nonzero(near & _unchanged(*small.pixels[[*pair]], boxes[0])[:, None])
+        contradicted = set()
+        for task in tasks:
+            one, two = instances.labels[task.name][own[first]], instances.labels[task.name][other[second]]
+            if ((one != two) & (one != UNLABELLED) & (two != UNLABELLED)).any():
+                contradicted.add(task.name)
+        if contradicted:
+            found.append(names)
+            differ |= contradicted
+    if found:
+        evidence = (
+            f"{len(found)} of {len(small.names)} {small.split} images are copies of another one with other labels "
+        )
+        evidence += f"of the same objects (tasks: {', '.join(sorted(differ))}): {' and '.join(found[0])}"
+        severity = "warning" if len(found) >= max(FEWEST_COPIES, MANY * len(small.names)) else "note"
+        yield Finding("label_noise", severity, evidence, "keep one of the copies, with the right labels", small.split)
+
+
+def copies(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(an earlier image, a later one) whose thumbnails are the same to compression, for each that has such a copy."""
+    group = groups(grey_values(pixels))
+    order = np.argsort(group, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        originals = members[:1]
+        for place in members[1:].tolist():
+            apart = np.abs(pixels[originals].astype(np.int16) - pixels[place]).mean((1, 2, 3))
+            if apart.min() <= SAME:
+                yield int(originals[apart.argmin()]), place
+            else:
+                originals = np.append(originals, place)
+
+
+def _unchanged(one: np.ndarray, other: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """bool [N]: whether what is in a box [N, 4] is large enough to be compared, and of the same colour in both
+    thumbnails [SIDE, SIDE, 3]."""
+    found = np.zeros(len(boxes), dtype=bool)
+    for row, (x, y, width, height) in enumerate(np.clip(boxes, 0, SIDE - 1)):
+        part = slice(int(y), int(y + height) + 1), slice(int(x), int(x + width) + 1)
+        apart = np.abs(one[part].mean((0, 1)) - other[part].mean((0, 1))).max()
+        found[row] = min(width, height) >= SEEN and apart <= SAME
+    return found
 
 
 def shifted(one: Thumbnails, other: Thumbnails) -> dict[str, str]:

@@ -309,6 +309,22 @@ def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
     assert found.evidence.endswith(", mirrored")
 
 
+@pytest.mark.parametrize(("change", "named"), [(1, True), (0, False)])
+def test_copies_within_train_with_other_labels_are_found(drawn, tmp_path, change, named):
+    root, train, _, tasks = drawn
+    shutil.copytree(root, tmp_path / "raw")
+    name, count = tasks[-1].name, tasks[-1].num_classes
+    copies = []
+    for image in train[:6]:
+        labels = [one.labels | {name: (one.labels[name] + change) % count} for one in image.instances]
+        own = tuple(replace(one, labels=new) for one, new in zip(image.instances, labels, strict=True))
+        copies.append(replace(image, id=1000 + image.id, file_name=f"train/copy{image.id}.jpg", instances=own))
+        PIL.Image.open(root / image.file_name).save(tmp_path / "raw" / copies[-1].file_name, quality=80)
+    found = check(drawn, train=[*train, *copies], root=tmp_path / "raw")
+    assert [one.cause for one in found] == ["label_noise"] * named
+    assert not named or name in found[0].evidence and "6 of" in found[0].evidence
+
+
 def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
     root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
     assert ("normalisation", None) in causes(drawn, root=root)
