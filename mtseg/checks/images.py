@@ -16,7 +16,7 @@ import PIL.Image
 from scipy.ndimage import convolve, laplace
 from scipy.optimize import linear_sum_assignment
 
-from mtseg.checks import alignment
+from mtseg.checks import alignment, tiles
 from mtseg.checks.alignment import Outlines
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, more, usual
@@ -67,19 +67,22 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails of a sample of a split: names [N], pixels uint8 [N, SIDE, SIDE, 3]. all_names: of all its images."""
+    """Thumbnails of a sample of a split: names [N], pixels uint8 [N, SIDE, SIDE, 3]. all_names: of all its images.
+    scaled: grey values, uint8 [height, width] of each image, in which all images have the same scale."""
 
     split: str
     names: list[str]
     pixels: np.ndarray
     all_names: Sequence[str]
+    scaled: Sequence[np.ndarray] = ()
 
 
 def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
     """Warnings and notes. scored: val and, if the data have one, test. Raises UserError for an image that does not
     decode."""
     splits = {"train": train, **scored}
-    small = {name: thumbnails(images, root, name) for name, images in splits.items()}
+    scale = tiles.LONGER / float(np.median(np.maximum(train.height, train.width)))
+    small = {name: thumbnails(images, root, name, scale=scale) for name, images in splits.items()}
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
     findings += [finding for name, images in splits.items() for finding in contradictory(small[name], images, tasks)]
     leaked = any(one.cause == "split_leak" for one in of_severity(findings, "warning"))
@@ -113,7 +116,7 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
 
 
 def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
-    """Images of a split that are also in another, by name or by pixels, possibly mirrored: its scores are optimistic,
+    """Images of a split that are also in another, by name or by pixels, mirrored or in part: its scores are optimistic,
     or those of test are if the other is val, on which the checkpoint is chosen."""
     by_name = set(other.all_names) & set(one.all_names)
     grey = [grey_values(pixels) for pixels in (one.pixels, other.pixels, other.pixels[:, :, ::-1])]
@@ -125,7 +128,11 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         for name, own, turned in zip(other.names, as_is, mirrored, strict=True)
         if own in first or turned in first
     }
-    copies = shifted(one, other) | copies | {name: name for name in by_name}
+    overlapping = {
+        other.names[row]: f"{one.names[copy]}, a part"
+        for row, copy in tiles.overlapping(one.scaled, other.scaled).items()
+    }
+    copies = overlapping | shifted(one, other) | copies | {name: name for name in by_name}
     sampled = any(len(split.names) < len(split.all_names) for split in (one, other))
     where = None if other.split == "val" else other.split
     if copies:
@@ -438,14 +445,20 @@ def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:
     return {label: np.array(values) for label, values in by_class.items()}
 
 
-def thumbnails(images: Images, root: Path, split: str) -> Thumbnails:
+def thumbnails(images: Images, root: Path, split: str, *, scale: float | None = None) -> Thumbnails:
     """Thumbnails of up to `MOST` images (fewer large ones), evenly spread. The thumbnail of a mirrored image is exactly
-    the mirrored thumbnail; decoding a JPEG at that size, or an asymmetric filter, would not ensure this."""
+    the mirrored thumbnail; decoding a JPEG at that size, or an asymmetric filter, would not ensure this. scale: of
+    `Thumbnails.scaled`, which is left out without it."""
     count = min(len(images), MOST[split], max(FEWEST_READ, PIXELS // int((images.height * images.width).max())))
     rows = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
-    read = (open_image(root, images[row], side=2 * SIDE) for row in rows)
-    pixels = [np.asarray(image.resize((SIDE, SIDE), PIL.Image.Resampling.HAMMING)) for image in read]
-    return Thumbnails(split, images.file_name[rows].tolist(), np.stack(pixels), images.file_name.tolist())
+    pixels, scaled = [], []
+    for row in rows:
+        image, filter = open_image(root, images[row], side=2 * SIDE), PIL.Image.Resampling.HAMMING
+        pixels.append(np.asarray(image.resize((SIDE, SIDE), filter)))
+        if scale:
+            size = [max(round(float(side[row]) * scale), 1) for side in (images.width, images.height)]
+            scaled.append(np.asarray(image.convert("L").resize(size, filter)))
+    return Thumbnails(split, images.file_name[rows].tolist(), np.stack(pixels), images.file_name.tolist(), scaled)
 
 
 def grey_values(pixels: np.ndarray) -> np.ndarray:
