@@ -35,6 +35,7 @@ OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things
 CROSSED, LOST, EDGES = 0.2, 0.8, 200  # crossings per point and share of its mask that an outline surrounds; edges tried
 TANGLED = 0.01  # share of the outlines that cross themselves, from which it matters
 INSIDE, WITHIN = 0.95, (0.1, 0.9)  # share of an object that lies in another one, and share of that one which it covers
+AS_FREQUENT, TIMES = 0.1, 3  # of `uniform`: difference of two shares of a class; images of no other class are as many
 RARELY = 0.05  # share of the images that have something by chance, at most, if twice as many in another split matter
 IDS = "give each object an outline and an id of its own"
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
@@ -50,7 +51,13 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     findings += drawn
     for name in scored if not drawn else ():
         pair = own["train"], own[name], name
-        findings += [*differ(*pair)] or [*coarse(*pair, tasks[0])] or sizes(*pair) or [*alone(*pair, tasks)]
+        findings += (
+            [*differ(*pair)]
+            or [*coarse(*pair, tasks[0])]
+            or sizes(*pair)
+            or [*alone(*pair, tasks)]
+            or uniform(*pair, tasks)
+        )
     return findings
 
 
@@ -302,13 +309,53 @@ def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iter
         yield Finding("label_noise", "warning", evidence, change, where)
 
 
+def uniform(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> list[Finding]:
+    """A warning if all objects of an image have the same class of a task in many more images of one split, of one class
+    only, which is no more frequent in its other images: the mix of classes does not explain that."""
+    for task in tasks:
+        ours, theirs = ([own[:, 0] for own in _several(style, [task])] for style in (train, other))
+        for here, there, where in ((theirs, ours, split), (ours, theirs, "train")):
+            if min(len(here), len(there)) < FEWEST:
+                continue
+            same, its = (
+                np.array([[bool((own == one).all()) for one in range(task.num_classes)] for own in part])
+                for part in (here, there)
+            )
+            one = int(same.sum(0).argmax())
+            rest = [
+                np.concatenate(
+                    [own for own, all_same in zip(part, kinds[:, one], strict=True) if not all_same] or [[-1]]
+                )
+                for part, kinds in ((here, same), (there, its))
+            ]
+            count, known = int(same[:, one].sum()), int(its[:, one].sum())
+            if (
+                count / len(here) - known / len(there) > DIFFERENT
+                and count > TIMES * np.delete(same.sum(0), one).max(initial=0)
+                and (rest[0] == one).mean() < (rest[1] == one).mean() + AS_FREQUENT
+                and strays.more(count, len(here), known, len(there))
+            ):
+                evidence = (
+                    f"all objects are '{task.classes[one]}' in {count} of {len(here)} {where} images with several "
+                )
+                evidence += f"objects, elsewhere in {known} of {len(there)}; in other images the class is as frequent"
+                change = f"check the labels '{task.classes[one]}' of such images of {where}: are they a default?"
+                return [Finding("label_noise", "warning", evidence, change, f"task '{task.name}'")]
+    return []
+
+
 def _same_labels(style: Style, tasks: Sequence[Task]) -> np.ndarray:
     """bool: of each image with two objects or more, whether all have the same labels in all tasks."""
+    return np.array([bool((own == own[0]).all()) for own in _several(style, tasks)], dtype=bool)
+
+
+def _several(style: Style, tasks: Sequence[Task]) -> list[np.ndarray]:
+    """Of each image with two objects or more the labels [n, T] of its objects."""
     objects = style.objects
     labels = np.column_stack([objects.labels[task.name] for task in tasks])
     order = np.argsort(objects.image, kind="stable")
     groups = np.split(labels[order], np.flatnonzero(np.diff(objects.image[order])) + 1)
-    return np.array([bool((own == own[0]).all()) for own in groups if len(own) > 1], dtype=bool)
+    return [own for own in groups if len(own) > 1]
 
 
 def sizes(train: Style, other: Style, split: str) -> list[Finding]:

@@ -143,6 +143,27 @@ def test_objects_that_all_have_the_labels_of_the_first_are_found():
     assert not found(some, some)
 
 
+def test_a_default_label_in_a_part_of_the_images_is_no_other_mix_of_classes():
+    rng, (task, *_) = np.random.default_rng(0), TASKS
+
+    def labelled(default, first=1 / task.num_classes):
+        """The share `default` of the images has the first class alone; `first`: its share in the others."""
+
+        def change(instances, number):
+            classes = rng.choice(
+                task.num_classes, len(instances), p=[first, *[(1 - first) / (task.num_classes - 1)] * 2]
+            )
+            classes *= rng.random() >= default
+            pairs = zip(instances, classes.tolist(), strict=True)
+            return [replace(one, labels=one.labels | {task.name: label}) for one, label in pairs]
+
+        return drawn(100, change)
+
+    assert found(labelled(0.4), labelled(0.0)) == {("label_noise", f"task '{task.name}'")}
+    assert not found(labelled(0.0, 0.8), labelled(0.0)), "the class is more frequent in all images"
+    assert not found(labelled(0.4), labelled(0.4))
+
+
 def test_outlines_of_few_points_are_found_in_the_split_that_has_them():
     def smoothed(instances, number):
         return map(smooth, instances)
