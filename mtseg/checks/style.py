@@ -317,21 +317,18 @@ def uniform(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> li
         for here, there, where in ((theirs, ours, split), (ours, theirs, "train")):
             if min(len(here), len(there)) < FEWEST:
                 continue
-            same, its = (
-                np.array([[bool((own == one).all()) for one in range(task.num_classes)] for own in part])
-                for part in (here, there)
-            )
-            one = int(same.sum(0).argmax())
+            # of each image the class of all its objects, -1 if there is none
+            same, its = (np.array([own[0] if (own == own[0]).all() else -1 for own in part]) for part in (here, there))
+            counts = np.bincount(same[same >= 0], minlength=task.num_classes)
+            one = int(counts.argmax())
             rest = [
-                np.concatenate(
-                    [own for own, all_same in zip(part, kinds[:, one], strict=True) if not all_same] or [[-1]]
-                )
+                np.concatenate([own for own, kind in zip(part, kinds, strict=True) if kind != one] or [[-1]])
                 for part, kinds in ((here, same), (there, its))
             ]
-            count, known = int(same[:, one].sum()), int(its[:, one].sum())
+            count, known = int(counts[one]), int((its == one).sum())
             if (
                 count / len(here) - known / len(there) > DIFFERENT
-                and count > TIMES * np.delete(same.sum(0), one).max(initial=0)
+                and count > TIMES * np.delete(counts, one).max(initial=0)
                 and (rest[0] == one).mean() < (rest[1] == one).mean() + AS_FREQUENT
                 and strays.more(count, len(here), known, len(there))
             ):
