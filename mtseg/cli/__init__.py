@@ -13,6 +13,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 import mtseg
 from mtseg.cli import export, info, predict, relabel, serve
 from mtseg.core.errors import as_user_error, print_any_text
+from mtseg.core.signals import without_traceback
 
 NUMBERS = ("int", "float", "int range", "float range")  # Typer's names of types
 
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `sys.argv`, or of `arguments`, and exit. A mistake of the user is one line on stderr and exit
     code 1."""
     print_any_text()
+    without_traceback()
     try:
         code = app(arguments, prog_name="mtseg", standalone_mode=False)
     except typer.TyperException as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from mtseg.core.errors import as_user_error, print_any_text
 
@@ -32,6 +34,25 @@ def run_stage(stage: Callable[[], None]) -> None:
         if line := as_user_error(error):
             sys.exit(f"error: {line}")
         raise
+
+
+def without_traceback() -> None:
+    """From now on a signal that nothing catches ends this process with one line, and none is lost in a callback, as
+    Python's imports have them: their exceptions are printed and ignored."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("error: interrupted\n")
+        else:
+            sys.__excepthook__(kind, error, traceback)
+
+    def ignored(given: sys.UnraisableHookArgs) -> None:
+        if issubclass(given.exc_type, KeyboardInterrupt):  # again, when the callback has ended
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            sys.__unraisablehook__(given)
+
+    sys.excepthook, sys.unraisablehook = uncaught, ignored
 
 
 def stops() -> list[signal.Signals]:

@@ -139,6 +139,25 @@ def test_text_that_the_terminal_cannot_show_is_escaped():
     assert subprocess.check_output([sys.executable, "-c", script], env=environment) == b"class \\u043a\n"
 
 
+def test_a_signal_that_arrives_in_a_callback_is_not_lost():
+    script = """import os, signal, time
+from mtseg.core.signals import run_stage, without_traceback
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def stage():
+    Callback()
+    time.sleep(60)
+
+without_traceback()
+run_stage(stage)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 130
+    assert done.stderr.startswith("error: interrupted") and done.stderr.count("\n") == 1
+
+
 def test_a_held_signal_is_raised_at_the_end_of_the_block():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts_held() as interrupted:
