@@ -116,18 +116,17 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
 
 
 def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
-    """Images of a split that are also in another, by name or by pixels, mirrored or in part: its scores are optimistic,
-    or those of test are if the other is val, on which the checkpoint is chosen."""
+    """Images of a split that are also in another, by name or by pixels, mirrored, turned or in part: its scores are
+    optimistic, or those of test are if the other is val, on which the checkpoint is chosen."""
     by_name = set(other.all_names) & set(one.all_names)
-    grey = [grey_values(pixels) for pixels in (one.pixels, other.pixels, other.pixels[:, :, ::-1])]
-    group = groups(np.concatenate(grey)).tolist()
+    texts, turned = zip(*turns(other.pixels), strict=True)
+    group = groups(np.concatenate([grey_values(pixels) for pixels in (one.pixels, *turned)])).tolist()
     first = dict(zip(group, one.names, strict=False))
-    as_is, mirrored = (group[len(one.names) :][: len(other.names)], group[-len(other.names) :])
-    copies = {
-        name: first.get(own) or f"{first[turned]}, mirrored"
-        for name, own, turned in zip(other.names, as_is, mirrored, strict=True)
-        if own in first or turned in first
-    }
+    copies: dict[str, str] = {}
+    for text, own in zip(texts, np.split(np.array(group[len(one.names) :]), len(texts)), strict=True):
+        for name, number in zip(other.names, own.tolist(), strict=True):
+            if number in first:
+                copies.setdefault(name, first[number] + text)
     overlapping = {
         other.names[row]: f"{one.names[copy]}, a part"
         for row, copy in tiles.overlapping(one.scaled, other.scaled).items()
@@ -146,6 +145,13 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
         evidence = f"no copies found between {' and '.join(counts)}"
         yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
+
+
+def turns(pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Square images [N, side, side, 3] as they are, mirrored and turned, each with what was done."""
+    for text, own in (("", pixels), (", mirrored", pixels[:, :, ::-1])):
+        for quarters in range(4):
+            yield f"{text}, turned by {90 * quarters} degrees" if quarters else text, np.rot90(own, quarters, (1, 2))
 
 
 def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> Iterator[Finding]:

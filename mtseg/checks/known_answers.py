@@ -129,7 +129,8 @@ def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     for task in network.tasks:
         if task.loss_weight and (low := float(values[task.name]) / task.loss_weight) > LOW:
             evidence = f"in images without objects, the loss of a perfect no-object output is {low:.3g}, expected 0"
-            yield Finding("no_object_slot", "error", evidence, LOSSES, f"task '{task.name}'")
+            cause = "no_object_slot" if low > LOGIT / 2 else "loss_targets"  # of another slot it is LOGIT or more
+            yield Finding(cause, "error", evidence, LOSSES, f"task '{task.name}'")
 
 
 def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:

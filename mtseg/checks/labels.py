@@ -23,10 +23,7 @@ RARE = 10  # smallest number of examples that a class needs to be learnt
 FEW = 6  # images of a scored split, below which the best checkpoint is chosen by chance: AP 48 to 90 of 5 (see SMALL)
 SMALL = 20  # images of a scored split: as many of the embedded data, at random, have AP 60 to 80 in 95 % of the draws
 
-OTHER_MIX, SURE = (
-    0.15,
-    4.5,
-)  # difference of two shares of a class that matters; standard errors of one that is no chance
+OTHER_MIX, SURE = 0.15, 4.5  # difference of two shares of a class that matters; standard errors of one beyond chance
 
 
 def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
@@ -113,15 +110,16 @@ def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[F
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
 
 
-def mixed(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
-    """The class whose share of an image's objects differs most between a split and train, if that is no chance."""
+def mixed(train: Images, images: Images, task: Task, split: str, *, least: float = OTHER_MIX) -> Iterator[Finding]:
+    """A note of the class whose share of an image's objects differs most between a split and train, if that is no
+    chance, and `least` or more."""
     ours, theirs = _shares(train, task), _shares(images, task)
     if min(len(ours), len(theirs)) < SMALL:
         return
     difference = theirs.mean(0) - ours.mean(0)
     error = np.sqrt(ours.var(0) / len(ours) + theirs.var(0) / len(theirs))
     most = int(np.abs(difference).argmax())
-    if abs(difference[most]) > max(OTHER_MIX, SURE * error[most]):
+    if abs(difference[most]) > max(least, SURE * error[most]):
         evidence = f"'{task.classes[most]}' is {theirs.mean(0)[most]:.0%} of an image's objects in {split} (mean), "
         evidence += f"{ours.mean(0)[most]:.0%} in train"
         change = f"check whether {split} lacks objects or has wrong labels, or split with another data.seed"

@@ -14,7 +14,7 @@ from mtseg.core.tables import Images
 LR_TOLERANCE = 2.0  # factor, up or down, by which the lr may differ from the linear scaling rule
 SCALE_TOLERANCE = 1.25  # factor by which the scale of prediction may be outside the range of training
 NO_OBJECT = (0.01, 0.5)  # usual range of loss.no_object; the paper: 0.1
-LARGE_WEIGHT = 10.0  # largest label weight relative to both mask losses together; the paper: 0.2
+LARGE_WEIGHT = 5.0  # largest label weight relative to both mask losses together; the paper: 0.2
 FAST_BACKBONE = 2.0  # largest lr of the backbone relative to the other parts; the paper: 0.1
 SMALLEST = 4.0  # pixels of an object's longer side in the network's input; the masks have a fourth of its resolution
 MANY_SMALL = 0.05  # share of such objects that is a warning

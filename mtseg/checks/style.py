@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.checks import strays
 from mtseg.checks.findings import Finding
-from mtseg.checks.labels import count
+from mtseg.checks.labels import count, unpaired
 from mtseg.core import masks, names
 from mtseg.core.params import Input, Task
 from mtseg.core.strips import Strips
 from mtseg.core.tables import UNLABELLED, Images
+from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import auc
 
 MOST = 2000  # images of a split that are looked at
@@ -35,15 +36,21 @@ OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things
 CROSSED, LOST, EDGES = 0.2, 0.8, 200  # crossings per point and share of its mask that an outline surrounds; edges tried
 TANGLED = 0.01  # share of the outlines that cross themselves, from which it matters
 INSIDE, WITHIN = 0.95, (0.1, 0.9)  # share of an object that lies in another one, and share of that one which it covers
+TWICE = 0.7  # IoU of two objects with the same labels, if two people have drawn the same one
 AS_FREQUENT, TIMES = 0.1, 3  # of `uniform`: difference of two shares of a class; images of no other class are as many
 RARELY = 0.05  # share of the images that have something by chance, at most, if twice as many in another split matter
 IDS = "give each object an outline and an id of its own"
+SIDED = 0.97  # share of the objects of a class on one side of the image's middle, if the side decides the class
 CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the border between two classes
 
 
 def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
     """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
-    findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
+    findings = [
+        finding
+        for task in tasks
+        for finding in (*alike(train, task), *by_size(train, task, input), *by_side(train, task, input))
+    ]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
     drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
@@ -181,8 +188,9 @@ def crossed(style: Style, split: str) -> Iterator[Finding]:
 
 
 def nested(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> list[Finding]:
-    """Objects that lie inside another one with the same labels, in more images of one split than of the other."""
-    text = "an object lies inside another one with the same labels"
+    """Objects that lie inside another one with the same labels, or nearly on it, in more images of one split than of
+    the other."""
+    text = "an object lies inside another one with the same labels, or nearly on it"
     rows = _nested(train, tasks), _nested(other, tasks)
     return in_more(train, other, split, *rows, "annotated_twice", text, "keep one outline of each object")
 
@@ -205,11 +213,16 @@ def in_more(
 
 
 def _nested(style: Style, tasks: Sequence[Task]) -> np.ndarray:
-    """int: rows of the images with an object inside another one that has the same labels."""
+    """int: rows of the images with an object inside another one that has the same labels, or nearly on it."""
     objects, found = style.objects, []
     labels = np.column_stack([objects.labels[task.name] for task in tasks])
     low, high = objects.box[:, :2], objects.box[:, :2] + objects.box[:, 2:]
     for rows in np.split(np.arange(len(objects)), np.flatnonzero(np.diff(objects.image)) + 1):
+        near = np.triu(box_overlaps(objects.box[rows], objects.box[rows])[0] >= TWICE, 1)
+        near &= (labels[rows][:, None] == labels[rows]).all(2)
+        if near.any() and (masks.iou(objects[rows].rles(), objects[rows].rles())[near] >= TWICE).any():
+            found.append(int(objects.image[rows[0]]))
+            continue
         for row in rows.tolist():
             share = style.area[rows] / max(style.area[row], 1)
             inner = rows[
@@ -398,6 +411,34 @@ def _same(one: str, other: str) -> bool:
         wrong = [i for i in range(len(long)) if short[i] != long[i]]
         return len(wrong) == 2 and wrong[1] - wrong[0] == 1 and short[wrong[0]] == long[wrong[1]]
     return any(long[:i] + long[i + 1 :] == short for i in range(1, len(long)))
+
+
+def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
+    """Classes of alike objects that the side of the image decides, on which an object is: a flip contradicts them.
+    Those that their names tell are reported by `labels.unpaired`."""
+    if not input.flip or any(unpaired(task, input)):
+        return
+    objects = train.instances[~train.instances.crowd]
+    label, box = objects.labels[task.name], objects.box
+    right = box[:, 0] + box[:, 2] / 2 > objects.width / 2
+    size, slender = np.sqrt(objects.area), box[:, 2] / np.maximum(box[:, 3], 1)
+    height = (box[:, 1] + box[:, 3] / 2) / np.maximum(objects.height, 1)
+    swapped = {name for pair in task.flip_pairs for name in pair}
+    shares = {
+        one: right[label == one].mean()
+        for one, name in enumerate(task.classes)
+        if name not in swapped and (label == one).sum() >= FEWEST
+    }
+    for a, b in product(shares, shares):
+        if shares[a] > 1 - SIDED or shares[b] < SIDED:
+            continue
+        pair = (label == a) | (label == b)
+        if all(abs(auc(own[pair], label[pair] == b).value - 0.5) <= OF_A_KIND - 0.5 for own in (size, slender, height)):
+            one, other = task.classes[a], task.classes[b]
+            evidence = f"alike objects are '{one}' in the left half of an image and '{other}' in the right half, and "
+            evidence += f"images are flipped (input.flip {input.flip:g}), but flip_pairs does not list the two"
+            change = f"add [{one}, {other}] to the task's flip_pairs, or set input.flip: 0"
+            yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
 def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:

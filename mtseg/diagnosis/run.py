@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mtseg.checks import labels
 from mtseg.checks.findings import SEVERITIES, Finding
 from mtseg.core.params import Filter, Input, Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
@@ -17,8 +18,11 @@ from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 
 BATCH_CAUSES = {"answer_depends_on_batch", "labels_of_other_image", "prediction_differs"}
-DECLINE_CAUSES = {"label_noise", "annotations_missing", "miscalibrated", "overtrained"}  # explained by a fall of AP
+DECLINE_CAUSES = {  # explained by a fall of AP
+    "annotations_missing", "filter_too_strict", "label_noise", "miscalibrated", "overtrained",
+}  # fmt: skip
 WRONG_LABELS = {"collapse_to_background", "collapse_to_class", "task_untrained_in_matching"}
+OTHER_SPLIT = 0.3  # difference of a class's shares in train and val, from which val is no random part of the data
 FOUND = 0.5  # share of train's objects that must be found for wrong labels to explain why few are right
 COMPARABLE = 0.5  # share of the most important finding's AP, from which another is as severe
 LOOKED_AT = (
@@ -114,8 +118,16 @@ def diagnose(
     findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed)
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
-        findings += limits.factor(oracles)
+        findings += [*_other_split(train.images, evaluation), *limits.factor(oracles)]
     return Diagnosis(findings, metrics(findings, details), details)
+
+
+def _other_split(train: Images, evaluation: Evaluation) -> Iterator[Finding]:
+    """Warnings of classes that are far more or less frequent in val, and of which nothing else is wrong."""
+    for task in evaluation.tasks:
+        for finding in labels.mixed(train, evaluation.images, task, "val", least=OTHER_SPLIT):
+            change = "scores of val say little about images as in train: split at random, with data.split"
+            yield replace(finding, severity="warning", change=change)
 
 
 def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> Split:

@@ -298,15 +298,23 @@ def test_two_images_of_another_kind_are_no_part_of_a_split(drawn, tmp_path):
     assert not check(drawn, root=changed(drawn, tmp_path, "val", lambda pixels: pixels // 4, count=2))
 
 
-def test_mirrored_copies_of_train_in_val_are_found(drawn, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (PIL.ImageOps.mirror, ", mirrored"),
+        (lambda image: image.transpose(PIL.Image.Transpose.ROTATE_90), " degrees"),
+        (lambda image: image.transpose(PIL.Image.Transpose.TRANSPOSE), " degrees"),
+    ],
+)
+def test_mirrored_and_turned_copies_of_train_in_val_are_found(drawn, tmp_path, change, text):
     root, train, val, _ = drawn
     shutil.copytree(root, tmp_path / "raw")
     copies = [replace(image, file_name=f"val/copy{image.id}.jpg", instances=()) for image in train[:3]]
     for image, copy in zip(train, copies, strict=False):
-        PIL.ImageOps.mirror(PIL.Image.open(root / image.file_name)).save(tmp_path / "raw" / copy.file_name)
+        change(PIL.Image.open(root / image.file_name)).save(tmp_path / "raw" / copy.file_name)
     (found,) = check(drawn, val=[*val, *copies], root=tmp_path / "raw")
     assert found.cause == "split_leak" and found.evidence.startswith("3 of 43 val images"), found
-    assert found.evidence.endswith(", mirrored")
+    assert found.evidence.endswith(text)
 
 
 @pytest.mark.parametrize(("change", "named"), [(1, True), (0, False)])

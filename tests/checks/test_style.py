@@ -63,7 +63,8 @@ def smooth(instance):
 
 
 def found(train, val):
-    return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=INPUT)}
+    still = INPUT.model_copy(update={"flip": 0.0})  # the place of an object in a scene decides its labels
+    return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=still)}
 
 
 @pytest.mark.parametrize("box", [False, True])
@@ -202,6 +203,37 @@ def test_objects_of_another_size_are_found():
 def test_names_that_are_nearly_the_same(names, same):
     task = TASKS[1].model_copy(update={"classes": names})
     assert [one.cause for one in style.alike(drawn(5), task)] == ["classes_alike"] * same
+
+
+def test_objects_that_two_people_annotated_in_a_part_of_a_split_are_found():
+    def drawn_twice(instances, number):
+        for one in instances:
+            x, y, w, h = one.bbox
+            yield from [one, rhombus(one, (x + 1, y - 0.5, w, h + 1))][: 1 + (number % 4 == 0)]
+
+    assert found(drawn(60), drawn(60, drawn_twice)) == {("annotated_twice", "val")}
+    assert found(drawn(60, drawn_twice), drawn(60)) == {("annotated_twice", "train")}
+
+
+def test_classes_that_a_flip_contradicts_are_known_by_the_side():
+    rng = np.random.default_rng(0)
+
+    def sided(wide=1):
+        def change(instances, number):
+            for one in instances:
+                side, label = rng.uniform(6, 12), int(rng.integers(2))
+                box = (rng.uniform(1, 16) + 32 * label, rng.uniform(1, 48), side * wide**label, side)
+                yield replace(rhombus(one, box), labels=one.labels | {"colour": label})
+
+        return change
+
+    task, images = TASKS[1], drawn(60, sided())
+    (finding,) = style.by_side(images, task, INPUT)
+    assert finding.cause == "flip_without_pairs" and f"[{', '.join(task.classes[:2])}]" in finding.change
+    assert not list(style.by_side(images, task, INPUT.model_copy(update={"flip": 0.0})))
+    assert not list(style.by_side(images, task.model_copy(update={"flip_pairs": (task.classes[:2],)}), INPUT))
+    assert not list(style.by_side(drawn(60, sided(2)), task, INPUT)), "things of another form, as of a fixed camera"
+    assert not list(style.by_side(drawn(60), task, INPUT))
 
 
 def test_classes_that_mean_a_size_contradict_the_jitter():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mtseg.checks.findings import CAUSES, Finding
+from mtseg.core.tables import Images
 from mtseg.diagnosis import classes, limits, run
 from mtseg.diagnosis.limits import Weighed
 from mtseg.diagnosis.split import Split
@@ -49,6 +50,17 @@ def test_a_correct_model_has_no_issues():
     assert run.record(found)["verdict"] == "No issues found."
     assert "No issues found. Looked at: " in text and "Not visible here: " in text
     assert "What would raise AP" in text and "twice the steps" not in text, "one validation shows no trend"
+
+
+def test_a_split_that_is_no_random_part_of_the_data_is_a_warning():
+    val, task = split(*healthy(TASKS), TASKS), TASKS[1]
+    assert not list(run._other_split(val.images, val.evaluation))
+    record = lambda image: replace(  # noqa: E731
+        image, instances=tuple(replace(one, labels=one.labels | {task.name: 0}) for one in image.instances)
+    )
+    sorted_by_class = Images.from_records(map(record, val.images), val.images.classes)
+    (found,) = run._other_split(sorted_by_class, val.evaluation)
+    assert (found.cause, found.severity) == ("class_mix_differs", "warning")
 
 
 def test_a_fault_is_recorded_with_its_title():
@@ -115,6 +127,8 @@ def test_what_follows_from_a_cause_is_a_note_beside_it():
     noise = (finding("label_noise", "warning"), 5.0)
     contradicts = "a worse prediction contradicts labels, too"
     assert unexplained(outputs=[noise], decline=[fallen])[0] == ["prediction_differs"], contradicts
+    strict = (finding("filter_too_strict", "warning"), 5.0)
+    assert unexplained(outputs=[strict], decline=[fallen])[0] == ["prediction_differs"], "the filter changes no AP"
     assert unexplained(outputs=[noise])[0] == ["label_noise"]
     (runner_up,) = (
         one for one in run.unexplained([], [], [few], [Weighed(collapsed, 20.0)], []) if one.severity == "note"
