@@ -26,7 +26,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # changes of params.yaml, and megabytes that a stage may take more than now
 LARGE = {"model": {"num_queries": 10_000}, "loss": {"num_points": 10**6}, "solver": {"ims_per_batch": 64}}
 RANKS = {"solver": {"max_iter": 20, "eval_period": 20, "ims_per_batch": 2, "accumulate": 2, "reference_lr": 1e-5}}
-MEMORY = {"train": (LARGE, 300), "check": (LARGE, 300), "predict": ({}, 50)}
+MEMORY = {"train": (LARGE, 300), "check": (LARGE, 100), "predict": ({}, 0)}
 
 
 @dataclass(frozen=True)
