@@ -2,7 +2,8 @@
 
 The four corners of an image are looked for everywhere in the others, at a low resolution. In the best image of each,
 they are looked for at a higher one: two corners that are found in the same image, as far from each other as they are,
-show that the images overlap by half or more.
+show that the images overlap by half or more, if all that lies in both is the same. Images of one camera, or before one
+backdrop, have their corners alone in common.
 
 I images, P corners.
 """
@@ -23,6 +24,7 @@ CORNER = 24  # pixels of a corner's side
 MOST = (1000, 300)  # images that are compared, of the split that is searched and of the other
 CONTRAST = 4.0  # standard deviation, in grey levels, of a corner that is looked for
 NEAR = 0.06  # largest distance (1 - correlation) of the same place, as a share of that of most images
+WHOLE = 0.12  # the same of all that two images have in common: a tile may be stretched by a pixel
 OFF = 2  # pixels by which the places of two corners may differ from their distance
 
 
@@ -44,12 +46,24 @@ def overlapping(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> d
         alike = cv2.matchTemplate(images[where], patch, cv2.TM_CCOEFF_NORMED)
         top, left = np.unravel_index(alike.argmax(), alike.shape)
         if 1 - alike.max() < NEAR * (1 - usual[number]):
-            places.setdefault((row, where), []).append((top - y, left - x))
+            place = int(top - y), int(left - x)
+            places.setdefault((row, where), []).append((place, WHOLE * (1 - usual[number])))
     return {
         row: where
         for (row, where), own in places.items()
-        if any(np.abs(np.subtract(*pair)).max() <= OFF for pair in combinations(own, 2))
+        if any(
+            np.abs(np.subtract(one, other)).max() <= OFF and 1 - _common(images[where], others[row], *one) < limit
+            for (one, limit), (other, _) in combinations(own, 2)
+        )
     }
+
+
+def _common(image: np.ndarray, other: np.ndarray, top: int, left: int) -> float:
+    """Correlation of what lies in both images, if the corner of `other` is there in `image`, or up to a pixel away."""
+    (height, width), (rows, columns) = image.shape, other.shape
+    part = other[max(-top, 0) + 1 : min(height - top, rows) - 1, max(-left, 0) + 1 : min(width - left, columns) - 1]
+    where = image[max(top, 0) : top + rows, max(left, 0) : left + columns]
+    return float(cv2.matchTemplate(where, part, cv2.TM_CCOEFF_NORMED).max())
 
 
 def _corners(image: np.ndarray) -> list[tuple[int, int]]:

@@ -29,3 +29,17 @@ def test_images_that_show_nothing_or_are_too_small_are_not_compared():
     assert not tiles.overlapping(flat, flat) and not tiles.overlapping(small, flat)
     assert not tiles.overlapping([], flat) and not tiles.overlapping(flat, [])
     assert not tiles.overlapping(scenes(3, np.random.default_rng(0)), small)
+
+
+def test_images_before_one_of_several_backdrops_do_not_overlap():
+    """Their corners are the same, what stands in the middle is not."""
+    rng = np.random.default_rng(0)
+    backdrops = scenes(10, rng)
+
+    def shots(count):
+        for one in scenes(count, rng):
+            shot = backdrops[rng.integers(len(backdrops))].copy()
+            shot[10:38, 24:40] = one[10:38, 24:40]
+            yield shot
+
+    assert not tiles.overlapping([*shots(60)], [*shots(20)])
