@@ -463,6 +463,7 @@ def thumbnails(images: Images, root: Path, split: str, *, scale: float | None = 
         pixels.append(np.asarray(image.resize((SIDE, SIDE), filter)))
         if scale:
             size = [max(round(float(side[row]) * scale), 1) for side in (images.width, images.height)]
+            size = size if max(size) <= tiles.LARGEST else [1, 1]  # it is not compared, and may need much memory
             scaled.append(np.asarray(image.convert("L").resize(size, filter)))
     return Thumbnails(split, images.file_name[rows].tolist(), np.stack(pixels), images.file_name.tolist(), scaled)
 

@@ -32,7 +32,7 @@ def overlapping(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> d
     """{row in `others`: row in `images`} of images that overlap. images, others: grey values, uint8 [height, width],
     all scaled by the same factor."""
     rows, found = (
-        [*range(0, len(some), len(some) // most + 1)] for some, most in zip((images, others), MOST, strict=True)
+        [*range(0, len(some), -(-len(some) // most) or 1)] for some, most in zip((images, others), MOST, strict=True)
     )
     rows = [row for row in rows if max(images[row].shape) <= LARGEST]
     corners = [(row, *place) for row in found for place in _corners(others[row])]

@@ -333,6 +333,12 @@ def test_copies_within_train_with_other_labels_are_found(drawn, tmp_path, change
     assert not named or name in found[0].evidence and "6 of" in found[0].evidence
 
 
+def test_images_that_are_many_times_larger_than_those_of_train_need_no_memory(drawn):
+    root, train, _, tasks = drawn
+    small = checked.thumbnails(images_of(train, tasks), root, "train", scale=40.0)
+    assert max(one.size for one in small.scaled) == 1
+
+
 def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
     root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
     assert ("normalisation", None) in causes(drawn, root=root)
