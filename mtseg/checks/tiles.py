@@ -34,7 +34,7 @@ def overlapping(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> d
     rows, found = (
         [*range(0, len(some), -(-len(some) // most) or 1)] for some, most in zip((images, others), MOST, strict=True)
     )
-    rows = [row for row in rows if max(images[row].shape) <= LARGEST]
+    rows = [row for row in rows if _comparable(images[row])]
     corners = [(row, *place) for row in found for place in _corners(others[row])]
     if not rows or not corners:
         return {}
@@ -68,11 +68,14 @@ def _common(image: np.ndarray, other: np.ndarray, top: int, left: int) -> float:
 
 def _corners(image: np.ndarray) -> list[tuple[int, int]]:
     """(y, x) of the corners that do not overlap and show something."""
-    height, width = image.shape
-    if min(height, width) < CORNER or max(height, width) > LARGEST:
+    if not _comparable(image):
         return []
-    places = product(*({0, side - CORNER} if side >= 2 * CORNER else {0} for side in (height, width)))
+    places = product(*({0, side - CORNER} if side >= 2 * CORNER else {0} for side in image.shape))
     return [(y, x) for y, x in places if image[y : y + CORNER, x : x + CORNER].std() >= CONTRAST]
+
+
+def _comparable(image: np.ndarray) -> bool:
+    return min(image.shape) >= CORNER and max(image.shape) <= LARGEST
 
 
 def _half(image: np.ndarray) -> np.ndarray:

@@ -28,7 +28,10 @@ def test_images_that_show_nothing_or_are_too_small_are_not_compared():
     flat, small = [np.full((48, 64), 114, np.uint8)] * 5, [np.full((8, 8), 0, np.uint8)] * 5
     assert not tiles.overlapping(flat, flat) and not tiles.overlapping(small, flat)
     assert not tiles.overlapping([], flat) and not tiles.overlapping(flat, [])
-    assert not tiles.overlapping(scenes(3, np.random.default_rng(0)), small)
+    some = scenes(3, np.random.default_rng(0))
+    narrow = [one[:16] for one in some]
+    for others in (small, narrow):
+        assert not tiles.overlapping(some, others) and not tiles.overlapping(others, some)
 
 
 def test_images_before_one_of_several_backdrops_do_not_overlap():
