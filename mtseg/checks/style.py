@@ -324,9 +324,13 @@ def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iter
 
 def uniform(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> list[Finding]:
     """A warning if all objects of an image have the same class of a task in many more images of one split, of one class
-    only, which is no more frequent in its other images: the mix of classes does not explain that."""
+    only, which is no more frequent in its other images: the mix of classes does not explain that. Of a task that most
+    images of the other split have a single class of, it would."""
     for task in tasks:
-        ours, theirs = ([own[:, 0] for own in _several(style, [task])] for style in (train, other))
+        ours, theirs = (
+            [own for labels in _several(style, [task]) if len(own := labels[labels != UNLABELLED]) > 1]
+            for style in (train, other)
+        )
         for here, there, where in ((theirs, ours, split), (ours, theirs, "train")):
             if min(len(here), len(there)) < FEWEST:
                 continue
@@ -335,12 +339,13 @@ def uniform(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> li
             counts = np.bincount(same[same >= 0], minlength=task.num_classes)
             one = int(counts.argmax())
             rest = [
-                np.concatenate([own for own, kind in zip(part, kinds, strict=True) if kind != one] or [[-1]])
+                np.concatenate([own for own, kind in zip(part, kinds, strict=True) if kind != one] or [[one]])
                 for part, kinds in ((here, same), (there, its))
             ]
             count, known = int(counts[one]), int((its == one).sum())
             if (
                 count / len(here) - known / len(there) > DIFFERENT
+                and (its >= 0).mean() < 0.5
                 and count > TIMES * np.delete(counts, one).max(initial=0)
                 and (rest[0] == one).mean() < (rest[1] == one).mean() + AS_FREQUENT
                 and strays.more(count, len(here), known, len(there))

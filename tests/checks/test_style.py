@@ -165,6 +165,27 @@ def test_a_default_label_in_a_part_of_the_images_is_no_other_mix_of_classes():
     assert not found(labelled(0.4), labelled(0.4))
 
 
+def test_images_of_one_class_each_or_without_labels_have_no_default_label():
+    rng, (task, *_) = np.random.default_rng(0), TASKS
+
+    def labelled(label, unlabelled=0.0):
+        def change(instances, number):
+            own = label()
+            return [
+                replace(one, labels=one.labels | {task.name: None if rng.random() < unlabelled else own})
+                for one in instances
+            ]
+
+        return style.Style(drawn(100, change))
+
+    half, nearly_all = labelled(lambda: int(rng.random() < 0.5)), labelled(lambda: int(rng.random() < 0.1))
+    assert not style.uniform(half, nearly_all, "val", [task]), "a class of the image, as the weather"
+    single = task.model_copy(update={"classes": task.classes[:1]})
+    assert not style.uniform(labelled(lambda: 0, 0.4), labelled(lambda: 0), "val", [single])
+    several = style.Style(drawn(100, lambda instances, number: instances))
+    assert not style.uniform(several, labelled(lambda: 0), "val", [task]), "no part of the images, but all"
+
+
 def test_outlines_of_few_points_are_found_in_the_split_that_has_them():
     def smoothed(instances, number):
         return map(smooth, instances)
