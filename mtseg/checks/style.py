@@ -432,13 +432,17 @@ def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
     shares = {
         one: right[label == one].mean()
         for one, name in enumerate(task.classes)
-        if name not in swapped and (label == one).sum() >= FEWEST
+        if name not in swapped and len(np.unique(objects.image[label == one])) >= FEWEST
     }
+    unlike = {}  # how far the objects of two classes differ otherwise: AUC
     for a, b in product(shares, shares):
-        if shares[a] > 1 - SIDED or shares[b] < SIDED:
-            continue
-        pair = (label == a) | (label == b)
-        if all(abs(auc(own[pair], label[pair] == b).value - 0.5) <= OF_A_KIND - 0.5 for own in (size, slender, height)):
+        if shares[a] <= 1 - SIDED and shares[b] >= SIDED:
+            pair = (label == a) | (label == b)
+            unlike[a, b] = max(abs(auc(own[pair], label[pair] == b).value - 0.5) for own in (size, slender, height))
+    listed: set[int] = set()  # classes: each has one counterpart
+    for a, b in sorted(unlike, key=unlike.__getitem__):
+        if unlike[a, b] <= OF_A_KIND - 0.5 and not listed & {a, b}:
+            listed |= {a, b}
             one, other = task.classes[a], task.classes[b]
             evidence = f"alike objects are '{one}' in the left half of an image and '{other}' in the right half, and "
             evidence += f"images are flipped (input.flip {input.flip:g}), but flip_pairs does not list the two"

@@ -257,6 +257,24 @@ def test_classes_that_a_flip_contradicts_are_known_by_the_side():
     assert not list(style.by_side(drawn(60), task, INPUT))
 
 
+def test_a_class_has_one_counterpart_on_the_other_side_and_is_in_several_images():
+    rng, task = np.random.default_rng(0), TASKS[1].model_copy(update={"classes": tuple("abcdef")})
+
+    def sided(images):
+        def change(instances, number):
+            for one in instances * 5 if number < images else ():
+                side, label = rng.uniform(6, 12), int(rng.integers(6))
+                box = (rng.uniform(1, 16) + 32 * (label > 2), rng.uniform(1, 48), side, side)
+                yield replace(rhombus(one, box), labels=one.labels | {"colour": label})
+
+        return drawn(60, change)
+
+    changes = [finding.change for finding in style.by_side(sided(60), task, INPUT)]
+    named = [name for name in task.classes if any(f"[{name}," in one or f", {name}]" in one for one in changes)]
+    assert len(changes) == 3 and len(named) == 6, changes
+    assert not list(style.by_side(sided(15), task, INPUT)), "of few images, as herds"
+
+
 def test_classes_that_mean_a_size_contradict_the_jitter():
     rng = np.random.default_rng(0)
 
