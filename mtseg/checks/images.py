@@ -38,6 +38,7 @@ SAME = 10  # mean difference in grey levels, of two images and of an object in b
 SAME_PLACE = 0.03  # of its longer side, by which the box of an object may differ between copies
 SEEN = 2  # pixels of a thumbnail from which it shows whether an object is the same
 FEWEST_COPIES, MANY = 3, 0.01  # images, and share of them, from which contradictory copies are a warning
+ONE_CAMERA = 5  # near-copies of an image, above which they are taken for shots of one scene, which may change
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
@@ -184,12 +185,13 @@ def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> I
 
 
 def copies(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(an earlier image, a later one) whose thumbnails are the same to compression, for each that has such a copy."""
+    """(an earlier image, a later one) whose thumbnails are the same to compression, for each that has such a copy.
+    Thumbnails do not show whether a part under a fixed camera is whole or broken."""
     group = groups(grey_values(pixels))
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         originals = members[:1]
-        for place in members[1:].tolist():
+        for place in members[1:].tolist() if len(members) <= ONE_CAMERA else ():
             apart = np.abs(pixels[originals].astype(np.int16) - pixels[place]).mean((1, 2, 3))
             if apart.min() <= SAME:
                 yield int(originals[apart.argmin()]), place

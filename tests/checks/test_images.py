@@ -333,6 +333,19 @@ def test_copies_within_train_with_other_labels_are_found(drawn, tmp_path, change
     assert not named or name in found[0].evidence and "6 of" in found[0].evidence
 
 
+def test_shots_of_one_scene_are_no_copies():
+    """As of a fixed camera over a conveyor belt, whose parts are whole or broken."""
+    rng = np.random.default_rng(0)
+    scenes = rng.integers(0, 256, (4, checked.SIDE, checked.SIDE, 3))
+
+    def shots(count):
+        pixels = np.repeat(scenes, count, axis=0) + rng.normal(0, 2, (4 * count, 1, 1, 3))
+        return pixels.clip(0, 255).astype(np.uint8)
+
+    assert sorted(checked.copies(shots(2))) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert not [*checked.copies(shots(20))]
+
+
 def test_images_that_are_many_times_larger_than_those_of_train_need_no_memory(drawn):
     root, train, _, tasks = drawn
     small = checked.thumbnails(images_of(train, tasks), root, "train", scale=40.0)
