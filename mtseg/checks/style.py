@@ -446,7 +446,8 @@ def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
             one, other = task.classes[a], task.classes[b]
             evidence = f"alike objects are '{one}' in the left half of an image and '{other}' in the right half, and "
             evidence += f"images are flipped (input.flip {input.flip:g}), but flip_pairs does not list the two"
-            change = f"add [{one}, {other}] to the task's flip_pairs, or set input.flip: 0"
+            change = f"if only the side tells them apart, add [{one}, {other}] to the task's flip_pairs, or set "
+            change += "input.flip: 0"
             yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
