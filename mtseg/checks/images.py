@@ -36,6 +36,7 @@ REACH, CANDIDATES, USUAL = (
 NEAR = 0.06  # largest distance (1 - correlation) of a shifted copy, as a share of that of most pairs
 SAME = 10  # mean difference in grey levels, of two images and of an object in both, if one is compressed again
 SAME_PLACE = 0.03  # of its longer side, by which the box of an object may differ between copies
+FACTOR = 2  # of the largest changes by compression, but for 1 in 100, up to which an object may change
 SEEN = 2  # pixels of a thumbnail from which it shows whether an object is the same
 FEWEST_COPIES, MANY = 3, 0.01  # images, and share of them, from which contradictory copies are a warning
 ONE_CAMERA = 5  # near-copies of an image, above which they are taken for shots of one scene, which may change
@@ -201,12 +202,13 @@ def copies(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _unchanged(one: np.ndarray, other: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """bool [N]: whether what is in a box [N, 4] is large enough to be compared, and of the same colour in both
-    thumbnails [SIDE, SIDE, 3]."""
-    found = np.zeros(len(boxes), dtype=bool)
+    thumbnails [SIDE, SIDE, 3]. A lamp that is lit in one of them differs more than compression changes the image."""
+    found, changes = np.zeros(len(boxes), dtype=bool), np.abs(one.astype(np.int16) - other)
+    most = FACTOR * np.quantile(changes, 0.99) + SAME
     for row, (x, y, width, height) in enumerate(np.clip(boxes, 0, SIDE - 1)):
         part = slice(int(y), int(y + height) + 1), slice(int(x), int(x + width) + 1)
         apart = np.abs(one[part].mean((0, 1)) - other[part].mean((0, 1))).max()
-        found[row] = min(width, height) >= SEEN and apart <= SAME
+        found[row] = min(width, height) >= SEEN and apart <= SAME and changes[part].max() <= most
     return found
 
 

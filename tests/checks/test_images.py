@@ -346,6 +346,16 @@ def test_shots_of_one_scene_are_no_copies():
     assert not [*checked.copies(shots(20))]
 
 
+def test_an_object_that_has_changed_is_not_the_same():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 256, (checked.SIDE, checked.SIDE, 3)).astype(np.uint8)
+    again = (one + rng.normal(0, 4, one.shape)).clip(0, 255).astype(np.uint8)
+    box = np.array([[10.0, 10.0, 3.0, 6.0]])
+    assert checked._unchanged(one, again, box)
+    one[11, 11], again[11, 11] = (255, 0, 0), (0, 255, 0)  # a lamp: a thirtieth of its box
+    assert not checked._unchanged(one, again, box)
+
+
 def test_images_that_are_many_times_larger_than_those_of_train_need_no_memory(drawn):
     root, train, _, tasks = drawn
     small = checked.thumbnails(images_of(train, tasks), root, "train", scale=40.0)
