@@ -37,7 +37,7 @@ def works(evaluation: Evaluation) -> analysis.Known:
         return {}
     # what several of them need is computed here, once
     _ = evaluation.rank, evaluation.class_agnostic, evaluation.best_of_query(task=evaluation.tasks[0])
-    del evaluation.scores  # which none of them needs
+    evaluation.__dict__.pop("scores", None)  # which none of them needs
 
     def result(name: str | tuple[str, str]) -> Any:
         return_memory()
