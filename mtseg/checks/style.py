@@ -220,7 +220,9 @@ def _nested(style: Style, tasks: Sequence[Task]) -> np.ndarray:
     for rows in np.split(np.arange(len(objects)), np.flatnonzero(np.diff(objects.image)) + 1):
         near = np.triu(box_overlaps(objects.box[rows], objects.box[rows])[0] >= TWICE, 1)
         near &= (labels[rows][:, None] == labels[rows]).all(2)
-        if near.any() and (masks.iou(objects[rows].rles(), objects[rows].rles())[near] >= TWICE).any():
+        some = near.any(0) | near.any(1)
+        alike = objects[rows[some]].rles()
+        if alike and (masks.iou(alike, alike)[near[np.ix_(some, some)]] >= TWICE).any():
             found.append(int(objects.image[rows[0]]))
             continue
         for row in rows.tolist():

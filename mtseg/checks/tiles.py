@@ -93,6 +93,6 @@ def _best(images: Sequence[np.ndarray], patches: np.ndarray) -> np.ndarray:
     flat, best = normalised(patches.reshape(len(patches), -1)).T, np.full((len(images), len(patches)), -1, np.float32)
     for y, x in product(*(range(length - side + 1) for length in sizes.max(0).tolist())):
         rows = np.flatnonzero((sizes >= (y + side, x + side)).all(1))
-        parts = canvas[rows, y : y + side, x : x + side].reshape(len(rows), -1)
+        parts = canvas[rows, y : y + side, x : x + side].reshape(len(rows), side * side)  # none, if sizes differ
         best[rows] = np.maximum(best[rows], normalised(parts) @ flat)
     return best

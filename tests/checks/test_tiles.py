@@ -34,6 +34,13 @@ def test_images_that_show_nothing_or_are_too_small_are_not_compared():
         assert not tiles.overlapping(some, others) and not tiles.overlapping(others, some)
 
 
+def test_upright_and_wide_images_are_compared_together():
+    rng = np.random.default_rng(0)
+    train = [*scenes(20, rng), *(one.T for one in scenes(20, rng))]
+    val = [*scenes(5, rng), train[30][16:]]
+    assert tiles.overlapping(train, val) == {5: 30}
+
+
 def test_images_before_one_of_several_backdrops_do_not_overlap():
     """Their corners are the same, what stands in the middle is not."""
     rng = np.random.default_rng(0)
