@@ -245,7 +245,7 @@ def test_memory_stays_flat(predictor):
     with thread(predictor, megabytes=0.2) as url:
         tracemalloc.start()
         try:
-            first = used(25)
+            first = used(75)
             traced, resident = used(75) - first
         finally:
             tracemalloc.stop()
