@@ -127,7 +127,8 @@ def _once(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run() -> Counter:
     survived = Counter()
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=multiprocessing.get_context("fork")) as pool:
+    count = len(os.sched_getaffinity(0)) + 1  # some wait, for a lock or for a process that has died
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("fork")) as pool:
         for case, wrong in zip(CASES, pool.map(_outcome, range(len(CASES))), strict=True):
             if wrong:
                 print(f"{case.kind}: {case.name}: {' '.join(wrong.split())[:400]}", flush=True)
