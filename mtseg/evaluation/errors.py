@@ -65,7 +65,7 @@ def _kinds(candidates: Candidates, matches: Matches) -> tuple[np.ndarray, np.nda
     """Kind of error of each prediction, int [N], and the object that a class or localisation error belongs to, int [N],
     else -1."""
     wrong = matches.takes_part & (matches.first_hit < 0) & ~matches.first_ignored
-    pairs = np.flatnonzero(matches.objects[candidates.instance] & (candidates.iou >= NEAR))
+    pairs = np.flatnonzero(matches.objects[candidates.instance] & (candidates.iou >= NEAR)).astype(np.int32)
     same = matches.true[candidates.instance[pairs]] == matches.predicted[candidates.prediction[pairs]]
     kind, target = np.full(len(wrong), BACKGROUND, dtype=np.int8), np.full(len(wrong), -1, dtype=np.int32)
     rows, other, objects = _nearest(candidates, pairs[~same])
@@ -85,8 +85,8 @@ def _nearest(candidates: Candidates, pairs: np.ndarray) -> tuple[np.ndarray, np.
     """Of the predictions of these pairs: their rows, ascending, the highest IoU of each, and its object, of equal ones
     the first: [n] each."""
     predicted, true, iou = candidates.prediction[pairs], candidates.instance[pairs], candidates.iou[pairs]
-    order = np.lexsort((-true, iou, predicted))
-    best = order[np.flatnonzero(np.diff(predicted[order], append=-1))]
+    order = np.lexsort((-true, iou, predicted)).astype(np.int32)
+    best = order[np.diff(predicted[order], append=np.int32(-1)) != 0]
     return predicted[best], iou[best], true[best]
 
 

@@ -142,6 +142,7 @@ def match(
         own = slice(low, high)
         parts.append(_greedy(row[own], column[own], value[own], turn, objects, reusable, thresholds))
     rows, hit, ignored = (np.concatenate(own, axis=-1) for own in zip(*parts, strict=True))
+    del parts, turn, row, column, value
     if sizes:
         outside = (candidates.area < sizes[0]) | (candidates.area > sizes[1])
         ignored |= outside[rows] & (hit < 0)
