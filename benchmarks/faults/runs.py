@@ -22,6 +22,7 @@ from benchmarks.faults import (
     pipeline,
     postprocessing,
     prediction,
+    recent,
     reported,
     settings,
     training,
@@ -35,7 +36,7 @@ FIRST = 0.8  # the same for the last round of unseen faults at their first run, 
 FIRST_TRY = Path(__file__).parent / "first_try.tsv"  # that run: fault, round, what was named, whether it was right
 LISTS = (
     data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere, further,
-    later, latest,
+    later, latest, recent,
 )  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
