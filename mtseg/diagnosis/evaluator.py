@@ -1,27 +1,30 @@
-"""Test the evaluator on this data: the ground truth must score 100, and ground truth with a known change must have the
-score that is computed here, independently, from the masks."""
+"""Test the evaluator on this data: the ground truth must score 100, and ground truth that is changed at random what
+pycocotools gives it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mtseg.checks.findings import Finding, exception_text
-from mtseg.checks.resolution import ideal
-from mtseg.core import masks
+from mtseg.core.masks import AREA_RANGES, areas
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, task_columns
 from mtseg.evaluation.ap import scores
-from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.evaluation import Evaluation, combined
 
 IMAGES = 100  # largest number of images: the evaluator treats all of them alike
-SHIFT = 0.1  # shift of each mask, as a share of its width
-WRONG = 3  # one object in this many gets the next class
-EXACT = 0.1  # AP points by which the ground truth may miss 100 (rounding)
-NEAR = 3.0  # AP points by which a score may differ: changed masks may also match a neighbour
+SHIFT = 0.4  # largest shift of a changed mask, as a share of its width
+WRONG = 0.3  # share of the changed predictions with another label of each task
+EXACT = 0.1  # points by which a score may differ (rounding)
+NEAR = 3.0  # the same of the accuracy: a changed mask may match a neighbour
 
 Score = Callable[[Evaluation], dict[str, Any]]
 
@@ -29,21 +32,21 @@ Score = Callable[[Evaluation], dict[str, Any]]
 def check(
     images: Images, *, tasks: tuple[Task, ...], ranking: Ranking, score: Score = scores.metrics
 ) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and numbers in percent: truth (the lowest score of the ground truth), shifted and relabelled (AP of the
-    main task after the change), shifted_expected and relabelled_expected. score: the evaluator to test."""
+    """Findings, and numbers in percent: truth (the lowest score of the ground truth), changed (AP of the main task
+    after the changes) and changed_expected (by pycocotools). score: the evaluator to test."""
     instances = images.instances
     images = images[np.unique(instances.image[~instances.crowd])[:IMAGES]]
     if not len(images):
         return [], {}
     # at least as many detections as any image has objects: losses by max_dets are not errors of the evaluator
-    most = max(100, *np.bincount(images.instances.image))
+    most = (1, 10, max(100, *np.bincount(images.instances.image)))
     numbers: dict[str, float] = {}
 
     def scored(predictions: Predictions) -> dict[str, Any]:
-        return score(Evaluation(images, predictions, tasks=tasks, ranking=ranking, max_dets=(1, 10, most)))
+        return score(Evaluation(images, predictions, tasks=tasks, ranking=ranking, max_dets=most))
 
     try:
-        errors = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, numbers)]
+        errors = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, most, numbers)]
     except Exception as error:  # any exception on the ground truth is an error of the evaluator
         errors = [f"it fails on the ground truth: {exception_text(error)[:100]}"]
     change = "no score is reliable: check the changes in mtseg/evaluation"
@@ -61,67 +64,131 @@ def _truth(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers: d
         yield f"the ground truth has a {worst} of {kinds[worst]:.1f}, expected 100"
 
 
-def _changed(scored: Callable, images: Images, tasks: tuple[Task, ...], numbers: dict[str, float]) -> Iterator[str]:
-    main = tasks[0]
-    for name, change in {"shifted": {"shift": SHIFT}, "relabelled": {"wrong": WRONG}}.items():
-        if name == "relabelled" and main.num_classes < 2:
-            continue
-        predictions = as_predictions(images, tasks, **change)
-        metrics = scored(predictions)
-        numbers[name], numbers[f"{name}_expected"] = metrics["segm"]["AP"], expected(images, predictions, main)
-        if abs(numbers[name] - numbers[f"{name}_expected"]) > NEAR:
-            yield f"{name} ground truth scores {numbers[name]:.1f}, expected {numbers[f'{name}_expected']:.1f}"
-        true = _objects(images).labels[main.name]
-        right = 100 * (predictions.labels[main.name] == true)[true != UNLABELLED].mean()
-        accuracy = metrics["tasks"][main.name].get("accuracy", 0.0)
-        if name == "relabelled" and abs(accuracy - right) > NEAR:
-            yield f"relabelled ground truth has an accuracy of {accuracy:.1f}, expected {right:.1f}"
-
-
-def as_predictions(images: Images, tasks: tuple[Task, ...], *, shift: float = 0.0, wrong: int = 0) -> Predictions:
-    """The ground truth without crowds as predictions. shift: share of its width by which each mask is moved to the
-    right. wrong: every `wrong`-th object gets the next main class. Better masks and labels have higher scores."""
-    objects, main = _objects(images), tasks[0]
-    columns = {"image_id": images.id[objects.image], "query": np.arange(len(objects)), "box": objects.box}
-    columns |= {name: objects.column(name) for name in ("rle", "height", "width")}
-    if shift:
-        steps = [max(1, round(shift * width)) for width in objects.box[:, 2]]
-        moved = [_moved(rle, step) for rle, step in zip(objects.rles(), steps, strict=True)]
-        columns["rle"] = np.array([rle["counts"] for rle in moved], dtype=object)
-        columns["box"] = np.array([coco_mask.toBbox(rle) for rle in moved])
-    labels = {name: np.maximum(label, 0) for name, label in objects.labels.items()}
-    false = np.arange(1, len(objects) + 1) % wrong == 0 if wrong else np.zeros(len(objects), dtype=bool)
-    labels[main.name] = (labels[main.name] + false) % main.num_classes
-    quality = _ious(objects, Predictions.of(columns)) * np.where(false, 0.5, 1.0)
+def _changed(
+    scored: Callable, images: Images, tasks: tuple[Task, ...], most: tuple[int, ...], numbers: dict[str, float]
+) -> Iterator[str]:
+    objects, predictions = _objects(images), changed(images, tasks)
+    metrics, main = scored(predictions), tasks[0]
+    true, predicted, names = combined(images, predictions.labels, tasks)
+    truth = {
+        task.name: (images.instances.labels[task.name], predictions.labels[task.name], task.num_classes)
+        for task in tasks
+    }
+    wanted = {name: by_pycocotools(images, predictions, *own, most) for name, own in truth.items()}
+    compared = [
+        ("segm", metrics["segm"], wanted[main.name]),
+        ("bbox", metrics["bbox"], by_pycocotools(images, predictions, *truth[main.name], most, kind="bbox")),
+        ("joint", metrics["joint"], by_pycocotools(images, predictions, true, predicted, len(names), most)),
+        *((name, {"AP": metrics["tasks"][name].get("AP")}, own) for name, own in wanted.items()),
+    ]
+    for kind, own, others in compared:
+        off = [name for name in own if name in others and abs((own[name] or 0) - others[name]) > EXACT]
+        for name in off[:1]:
+            yield f"changed ground truth has a {kind} {name} of {own[name]}, by pycocotools of {others[name]:.3f}"
+    numbers |= {"changed": metrics["segm"].get("AP"), "changed_expected": wanted[main.name].get("AP")}
     for task in tasks:
-        logits = (2 + 4 * quality)[:, None] * np.eye(task.num_outputs)[labels[task.name]]
-        columns |= task_columns(task.name, labels[task.name], logits)
-    area = masks.areas(Predictions.of(columns).rles())
-    return Predictions.of(columns | {"area": area, "mask_quality": quality, "score": quality})
+        label, given = predictions.labels[task.name][: len(objects)], objects.labels[task.name]
+        known = given != UNLABELLED
+        if known.any():
+            own = scored(as_predictions(images, tasks, {task.name: label}))["tasks"][task.name].get("accuracy", 0.0)
+            right = 100 * (label == given)[known].mean()
+            if abs(own - right) > NEAR:
+                yield f"{right:.1f}% of the labels of {task.name} are correct, their accuracy is {own:.1f}"
+
+
+def as_predictions(images: Images, tasks: tuple[Task, ...], labels: dict[str, np.ndarray] | None = None) -> Predictions:
+    """The ground truth without crowds as predictions. labels: others of some tasks."""
+    objects = _objects(images)
+    quality = np.linspace(1, 0.5, len(objects))
+    return _predictions(images, objects, objects.rles(), objects.labels | (labels or {}), quality, tasks)
+
+
+def changed(images: Images, tasks: tuple[Task, ...]) -> Predictions:
+    """Predictions with the objects' own masks, then as many with moved ones, then the left half of each, in random
+    order of score; some labels of each task are others."""
+    objects, rng = _objects(images), np.random.default_rng(0)
+    width, steps = objects.box[:, 2], np.rint(rng.uniform(0, SHIFT, len(objects)) * objects.box[:, 2]).astype(int)
+    middle = np.rint(objects.box[:, 0] + width / 2).astype(int)
+    whole = objects.rles()
+    moved = [_edited(rle, rle["size"][1] - step, step) for rle, step in zip(whole, steps, strict=True)]
+    halves = [_edited(rle, end) for rle, end in zip(whole, middle, strict=True)]
+    again, labels = objects[np.tile(np.arange(len(objects)), 3)], {}
+    for task in tasks:
+        other = rng.integers(task.num_classes, size=len(again))
+        labels[task.name] = np.where(rng.random(len(again)) < WRONG, other, again.labels[task.name])
+    quality = (1 + rng.permutation(len(again))) / len(again)
+    return _predictions(images, again, [*whole, *moved, *halves], labels, quality, tasks)
 
 
 def _objects(images: Images) -> Instances:
     return images.instances[~images.instances.crowd]
 
 
-def _ious(objects: Instances, predictions: Predictions) -> np.ndarray:
-    """[N]: mask IoU of each prediction with the object from which it was made."""
-    both = zip(predictions.rles(), objects.rles(), strict=True)
-    return np.array([masks.iou([predicted], [true])[0, 0] for predicted, true in both])
-
-
-def _moved(rle: dict[str, Any], step: int) -> dict[str, Any]:
-    """The mask moved `step` pixels to the right; unchanged if it would leave the image."""
+def _edited(rle: dict[str, Any], width: int, step: int = 0) -> dict[str, Any]:
+    """The leftmost `width` columns of a mask, moved `step` to the right; unchanged if nothing is in them."""
     mask = coco_mask.decode(rle)
-    moved = np.zeros_like(mask)
-    moved[:, step:] = mask[:, :-step]
-    packed = coco_mask.encode(np.asfortranarray(moved if moved.any() else mask))
+    edited = np.zeros_like(mask)
+    edited[:, step : step + width] = mask[:, :width]
+    packed = coco_mask.encode(np.asfortranarray(edited if edited.any() else mask))
     return {"size": rle["size"], "counts": packed["counts"].decode()}
 
 
-def expected(images: Images, predictions: Predictions, task: Task) -> float:
-    """COCO's AP in percent for one prediction per object, ranked by IoU."""
-    objects = _objects(images)
-    true = objects.labels[task.name]
-    right = predictions.labels[task.name] == true
-    return ideal(np.where(right, _ious(objects, predictions), 0), true)
+def _predictions(
+    images: Images, objects: Instances, rles: list[dict], labels: dict[str, np.ndarray], quality: np.ndarray,
+    tasks: tuple[Task, ...],
+) -> Predictions:  # fmt: skip
+    """A prediction for each of these objects. Without a label it has the first class. quality: 0 to 1."""
+    columns = {name: objects.column(name) for name in ("height", "width")}
+    columns |= {"image_id": images.id[objects.image], "query": np.arange(len(objects)), "score": quality}
+    columns |= {"rle": np.array([rle["counts"] for rle in rles], dtype=object), "mask_quality": quality}
+    columns |= {"box": coco_mask.toBbox(rles).reshape(-1, 4), "area": areas(rles)}
+    for task in tasks:
+        label = np.maximum(labels[task.name], 0)
+        columns |= task_columns(task.name, label, (2 + 4 * quality)[:, None] * np.eye(task.num_outputs)[label])
+    return Predictions.of(columns)
+
+
+def by_pycocotools(
+    images: Images, predictions: Predictions, true: np.ndarray, predicted: np.ndarray, categories: int,
+    most: tuple[int, ...], kind: str = "segm",
+) -> dict[str, float]:  # fmt: skip
+    """COCO's 12 numbers in percent, without those that are undefined. true: category of each instance; if it is
+    UNLABELLED, predictions on it are ignored, as on a crowd. predicted: category of each prediction, which is left out
+    from `categories` on. most: `max_dets`."""
+    instances = images.instances
+    shapes = {"segmentation": predictions.rles()} if kind == "segm" else {"bbox": predictions.box.tolist()}
+    found = [
+        {"image_id": image, "category_id": category + 1, "score": score}
+        | {name: own[row] for name, own in shapes.items()}
+        for row, (image, category, score) in enumerate(
+            zip(predictions.image_id.tolist(), predicted.tolist(), predictions.score.tolist(), strict=True)
+        )
+        if category < categories
+    ]
+    annotations, rles = [], instances.rles()
+    for row, category in enumerate(true.tolist()):
+        image, unlabelled = int(images.id[instances.image[row]]), category == UNLABELLED
+        for own in range(categories) if unlabelled else [category]:
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image, "category_id": own + 1, "segmentation": rles[row],
+                "bbox": instances.box[row].tolist(), "area": float(instances.area[row]),
+                "iscrowd": int(unlabelled or instances.crowd[row]),
+            })  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "info": {}, "annotations": annotations, "images": [
+{"id": image.id, "height": image.height, "width": image.width} for image in images],
+            "categories": [{"id": number + 1} for number in range(categories)],
+        }  # fmt: skip
+        truth.createIndex()
+        coco = COCOeval(truth, truth.loadRes(found), kind)
+        coco.params.maxDets = [*most]
+        coco.evaluate()
+        coco.accumulate()
+    precision, recall = coco.eval["precision"][..., -1], coco.eval["recall"]  # [T, R, K, areas], [T, K, areas, maxDets]
+    numbers = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
+    numbers |= {f"AR{count}": recall[:, :, 0, place] for place, count in enumerate(most)}
+    for place, size in enumerate(AREA_RANGES, 1):
+        numbers |= {f"AP{size[0]}": precision[..., place], f"AR{size[0]}": recall[:, :, place, -1]}
+    return {name: 100 * float(own[own > -1].mean()) for name, own in numbers.items() if (own > -1).any()}

@@ -1,9 +1,14 @@
 """The evaluator is tested on the ground truth before its scores are used."""
 
-import pytest
+from functools import partial
 
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from mtseg.core import masks
 from mtseg.diagnosis import evaluator
-from mtseg.evaluation.ap import scores
+from mtseg.evaluation.ap import matching, scores
 from mtseg.evaluation.ap.evaluation import Evaluation
 from tests.scenes import make_tasks, scene
 
@@ -18,9 +23,8 @@ def run(score=scores.metrics, count=3, size=6, **kinds):
 def test_a_correct_evaluator_passes(count, kinds):
     findings, numbers = run(count=count, **kinds)
     assert not findings and numbers["truth"] == 100
-    assert numbers["shifted"] == pytest.approx(numbers["shifted_expected"], abs=1)
-    assert numbers["relabelled"] == pytest.approx(numbers["relabelled_expected"], abs=1)
-    assert numbers["relabelled"] < 80
+    assert numbers["changed"] == pytest.approx(numbers["changed_expected"], abs=0.01)
+    assert 10 < numbers["changed"] < 80
 
 
 def changed(evaluation, **columns):
@@ -44,14 +48,40 @@ def worst_first(evaluation):
     return changed(evaluation, mask_quality=1 - evaluation.predictions.mask_quality / 2)
 
 
+def lower_recall(evaluation):
+    metrics = scores.metrics(evaluation)
+    metrics["bbox"]["AR10"] *= 0.9
+    return metrics
+
+
+def other_accuracy(evaluation):
+    metrics = scores.metrics(evaluation)
+    metrics["tasks"]["colour"]["accuracy"] = 100.0
+    return metrics
+
+
 def broken(evaluation):
     raise IndexError("list index out of range")
 
 
-@pytest.mark.parametrize("fault", [other_classes, too_high, worst_first, broken])
+@pytest.mark.parametrize("fault", [other_classes, too_high, worst_first, lower_recall, other_accuracy, broken])
 def test_an_evaluator_that_is_wrong_is_named(fault):
-    (finding,), _ = run(fault, **({"count": 1, "size": 12} if fault is worst_first else {}))
+    (finding,), _ = run(fault)
     assert (finding.cause, finding.severity) == ("evaluator_wrong", "error")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fault"),
+    [
+        (matching, "_greedy", lambda real, *before: real(*before[:-2], np.ones_like(before[-2]), before[-1])),
+        (masks, "iou", lambda real, found, true: coco_mask.iou(list(found), list(true), [True] * len(true))),
+    ],
+    ids=["an object is matched by any number", "the intersection is divided by the area of the prediction"],
+)
+def test_an_evaluator_is_named_that_is_right_for_one_exact_prediction_per_object(monkeypatch, module, name, fault):
+    monkeypatch.setattr(module, name, partial(fault, getattr(module, name)))
+    (finding,), numbers = run()
+    assert finding.cause == "evaluator_wrong" and numbers["truth"] == 100
 
 
 def test_images_without_objects_are_no_test():
