@@ -11,6 +11,7 @@ import numpy as np
 
 from mtseg.checks.findings import Finding, exception_text
 from mtseg.checks.mapper import pattern
+from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Input, Task
 from mtseg.data import loader
 
@@ -33,6 +34,8 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             )  # fmt: skip
             return list(exchanged([example for batch in batches for example in batch], expected, tasks))
         except FAILURES as error:
+            if out_of_memory(error):
+                raise
             return [Finding("step_fails", "error", f"batches of synthetic images: {exception_text(error)}", CHANGE)]
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtseg.checks.findings import Finding, exception_text
+from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Loss, Task
 from mtseg.core.tables import UNLABELLED
 from mtseg.model import losses, matching
@@ -100,6 +101,8 @@ def matched(perfect: Scene, loss: Loss) -> Iterator[Finding]:
         pairs = matching.match(perfect.output, perfect.targets, heads=perfect.heads, loss=loss)
         right = perfect.owner[pairs.layer, pairs.image, pairs.query] == pairs.instance
     except (IndexError, RuntimeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
         evidence = f"the matching fails on a perfect output: {exception_text(error)}"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
         return

@@ -20,6 +20,7 @@ import PIL.Image
 from pycocotools import mask as coco_mask
 
 from mtseg.checks.findings import Finding, exception_text
+from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import loader
@@ -62,6 +63,8 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             examples = [mapper(record, seed) for seed, record in enumerate(records)]
             predicted = loader.Mapper(tasks, input, root=Path(folder), training=False)(records[0])
         except (TypeError, ValueError, RuntimeError, IndexError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
             return [
                 Finding("mapper_displaces", "error", f"it fails on a synthetic image: {exception_text(error)}", FIX)
             ]

@@ -12,6 +12,7 @@ import torch
 
 from mtseg.checks import combinations, known_answers, step
 from mtseg.checks.findings import Finding, exception_text
+from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Input, Model, Solver
 from mtseg.core.tables import Image
 from mtseg.data.loader import Example, Mapper
@@ -41,9 +42,9 @@ def check(
         findings += normalisation(network, batch, model)
         findings = findings or list(dependence(network, batch))
         return findings + step.check(network, batch, solver=solver)
-    except torch.OutOfMemoryError:
-        raise
     except FAILURES as error:
+        if out_of_memory(error):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         # the last line of this project, not of PyTorch
         last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]

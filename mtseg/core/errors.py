@@ -123,9 +123,20 @@ def as_user_error(error: Exception) -> UserError | None:
         "Symlink loop from "
     ):  # Path.resolve before Python 3.13
         return UserError(f"{first_line(error).lower()}: {FIXES[errno.ELOOP]}")
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
+    if out_of_memory(error):
         return UserError("not enough memory: lower the batch or the number and size of images at once")
     return None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation or a new thread failed. Such an error says nothing of the code that raised it."""
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error, OSError)
+        and error.errno == errno.ENOMEM
+        or isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or bool(NO_MEMORY.search(str(error))))  # the type is PyTorch's
+    )
 
 
 def _fix(error: OSError) -> str | None:

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mtseg.checks.findings import Finding, exception_text
+from mtseg.core.errors import out_of_memory
 from mtseg.core.masks import AREA_RANGES, areas
 from mtseg.core.params import Ranking, Task
 from mtseg.core.tables import UNLABELLED, Images, Instances, Predictions, task_columns
@@ -48,6 +49,8 @@ def check(
     try:
         errors = [*_truth(scored, images, tasks, numbers), *_changed(scored, images, tasks, most, numbers)]
     except Exception as error:  # any exception on the ground truth is an error of the evaluator
+        if out_of_memory(error):
+            raise
         errors = [f"it fails on the ground truth: {exception_text(error)[:100]}"]
     change = "no score is reliable: check the changes in mtseg/evaluation"
     return [Finding("evaluator_wrong", "error", "; ".join(errors), change)] if errors else [], numbers

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mtseg.checks import known_answers, network, step
+from mtseg.checks import batches, known_answers, mapper, network, step
 from mtseg.checks.mapper import pattern
+from mtseg.data import loader
+from mtseg.model import losses, matching
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -174,6 +176,33 @@ def test_a_network_that_fails_is_named_with_the_line_to_fix(tmp_path):
     (found,) = network.check(given, images, **options)
     assert found.cause == "step_fails" and "KeyError: " in found.evidence and "two sizes" in found.evidence
     assert f"{__file__}:" in found.change
+
+
+def fails_for_memory(*args, **kwargs):  # PyTorch has no class for it
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize(
+    ("check", "module", "name"),
+    [
+        (mapper.check, loader.Mapper, "__call__"),
+        (batches.check, loader, "training_batches"),
+        (known_answers.check, matching, "match"),
+        (network.check, losses, "losses"),
+    ],
+)
+def test_too_little_memory_is_no_fault_of_the_code(check, module, name, tmp_path, monkeypatch):
+    tasks, params = make_tasks(2), tiny.params()
+    arguments, options = {
+        network.check: (
+            (tiny.network(tasks), [pattern(tmp_path, tasks, side=64, number=number) for number in range(2)]),
+            {"root": tmp_path, "model": params.model, "input": params.input, "solver": SOLVER, "seed": 0},
+        ),
+        known_answers.check: ((tiny.network(tasks),), {}),
+    }.get(check, ((tasks,), {"input": params.input}))
+    monkeypatch.setattr(module, name, fails_for_memory)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        check(*arguments, **options)
 
 
 @pytest.mark.parametrize(

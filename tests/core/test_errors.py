@@ -54,6 +54,10 @@ def without_memory_for_a_convolution():
     raise RuntimeError("could not create a primitive")
 
 
+def without_memory_for_a_process():
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
 def without_memory_for_a_tensor():  # PyTorch has no class for it
     raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
 
@@ -63,6 +67,7 @@ def test_errors_of_the_operating_system_are_one_line(tmp_path, capsys):
         (on_a_full_disk, "space"),
         (without_memory, "memory"),
         (without_memory_for_a_tensor, "memory"),
+        (without_memory_for_a_process, "memory"),
         (without_memory_for_a_convolution, "memory"),
         (above_the_size_that_a_file_may_have, "a.parquet: file too large: raise the limit"),
         (without_its_server, "error: stale file handle: check the network"),

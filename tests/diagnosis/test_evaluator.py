@@ -84,5 +84,14 @@ def test_an_evaluator_is_named_that_is_right_for_one_exact_prediction_per_object
     assert finding.cause == "evaluator_wrong" and numbers["truth"] == 100
 
 
+def without_memory(evaluation):
+    raise MemoryError
+
+
+def test_too_little_memory_is_no_fault_of_the_evaluator():
+    with pytest.raises(MemoryError):
+        run(without_memory)
+
+
 def test_images_without_objects_are_no_test():
     assert run(size=1) == ([], {})
