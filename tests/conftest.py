@@ -2,19 +2,11 @@
 
 import gc
 import os
-import sys
 
 import pytest
 
 # The tests' tensors are small: a second thread costs more than it gives, ten times more beside another busy process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(autouse=True)
-def hooks(monkeypatch):
-    """What a command sets for its process is undone: pytest's own hook fails a test for an exception in a callback."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 @pytest.fixture(scope="session")

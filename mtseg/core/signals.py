@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
 from mtseg.core.errors import as_user_error, print_any_text
@@ -38,21 +39,28 @@ def run_stage(stage: Callable[[], None]) -> None:
 
 def without_traceback() -> None:
     """From now on a signal that nothing catches ends this process with one line, and none is lost in a callback, as
-    Python's imports have them: their exceptions are printed and ignored."""
+    Python's imports have them: their exceptions are printed and ignored. Other exceptions go to the hooks as they are
+    now."""
+    if getattr(sys.excepthook, "func", None) is not _uncaught:
+        sys.excepthook = partial(_uncaught, sys.excepthook)
+    if getattr(sys.unraisablehook, "func", None) is not _ignored:
+        sys.unraisablehook = partial(_ignored, sys.unraisablehook)
 
-    def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.stderr.write("error: interrupted\n")
-        else:
-            sys.__excepthook__(kind, error, traceback)
 
-    def ignored(given: sys.UnraisableHookArgs) -> None:
-        if issubclass(given.exc_type, KeyboardInterrupt):  # again, when the callback has ended
-            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
-        else:
-            sys.__unraisablehook__(given)
+def _uncaught(
+    other: Callable, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("error: interrupted\n")
+    else:
+        other(kind, error, traceback)
 
-    sys.excepthook, sys.unraisablehook = uncaught, ignored
+
+def _ignored(other: Callable, given: sys.UnraisableHookArgs) -> None:
+    if issubclass(given.exc_type, KeyboardInterrupt):  # again, when the callback has ended
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        other(given)
 
 
 def stops() -> list[signal.Signals]:

@@ -14,7 +14,7 @@ import pytest
 
 from mtseg.core.errors import UserError, quoted
 from mtseg.core.files import replace_file
-from mtseg.core.signals import interrupts_held, run_stage
+from mtseg.core.signals import interrupts_held, run_stage, without_traceback
 
 
 def outcome(stage, capsys):
@@ -161,6 +161,22 @@ run_stage(stage)"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 130
     assert done.stderr.startswith("error: interrupted") and done.stderr.count("\n") == 1
+
+
+def test_other_exceptions_go_to_the_hooks_that_were_there(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(kind))
+    monkeypatch.setattr(sys, "unraisablehook", lambda given: seen.append(given.exc_type))
+    without_traceback()
+    without_traceback()  # a second command of the process
+
+    class Callback:
+        def __del__(self):
+            raise LookupError
+
+    Callback()
+    sys.excepthook(ValueError, ValueError(), None)
+    assert seen == [LookupError, ValueError]
 
 
 def test_a_held_signal_is_raised_at_the_end_of_the_block():
