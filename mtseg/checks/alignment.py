@@ -65,7 +65,8 @@ class Outlines:
     """Outlines of the instances of one image. edges [H, W]: gradient magnitude, mean 0, standard deviation 1.
     points [N, 2]: (y, x) on the outlines. colours [I, 3]: mean RGB (0 to 255) inside each instance that has a pixel.
     labels: of the same instances. profile [len(OFFSETS)]: mean edge strength inside and outside of the outlines. name:
-    of the file. owner [N]: number of the instance of each point."""
+    of the file. owner [N]: number of the instance of each point. texture [I]: standard deviation of the grey values
+    inside each instance."""
 
     edges: np.ndarray
     points: np.ndarray
@@ -74,6 +75,7 @@ class Outlines:
     profile: np.ndarray
     name: str
     owner: np.ndarray
+    texture: np.ndarray
 
     def sharpness(self, points: np.ndarray) -> float:
         """Mean edge strength at the points that are inside the image."""
@@ -276,13 +278,15 @@ def outlines(image: Image, root: Path) -> Outlines | None:
     scale = min(1.0, LONGER / max(image.height, image.width))
     width, height = (max(round(side * scale), 1) for side in (image.width, image.height))
     small = open_image(root, image, side=LONGER).resize((width, height), PIL.Image.Resampling.BOX)
-    edges = gaussian_gradient_magnitude(np.asarray(small.convert("L"), dtype=np.float32), 1.0)
-    points, colours, labels, sums = [], [], [], np.zeros((2, len(OFFSETS)))
+    grey = np.asarray(small.convert("L"), dtype=np.float32)
+    edges = gaussian_gradient_magnitude(grey, 1.0)
+    points, colours, texture, labels, sums = [], [], [], [], np.zeros((2, len(OFFSETS)))
     for instance in image.instances:
         mask = None if instance.crowd else small_mask(instance.segmentation, image, height, width)
         if mask is not None and mask.any():
             points.append(np.argwhere(mask & ~binary_erosion(mask, border_value=1)))
             colours.append(np.asarray(small)[mask].mean(0))
+            texture.append(grey[mask].std())
             labels.append(instance.labels)
             sums += _rings(mask, edges)
     if not sum(map(len, points)) or edges.std() < 0.5:
@@ -291,8 +295,9 @@ def outlines(image: Image, root: Path) -> Outlines | None:
     profile = (sums[0] / np.maximum(sums[1], 1) - mean) / spread
     owner = np.repeat(np.arange(len(points)), list(map(len, points)))
     return Outlines(
-        (edges - mean) / spread, np.concatenate(points), np.array(colours), labels, profile, image.file_name, owner
-    )
+        (edges - mean) / spread, np.concatenate(points), np.array(colours), labels, profile, image.file_name, owner,
+        np.array(texture),
+    )  # fmt: skip
 
 
 def _rings(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -16,11 +16,11 @@ import PIL.Image
 from scipy.ndimage import convolve, laplace
 from scipy.optimize import linear_sum_assignment
 
-from mtseg.checks import alignment, tiles
+from mtseg.checks import alignment, style, tiles
 from mtseg.checks.alignment import Outlines
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, more, usual
-from mtseg.core.params import Task
+from mtseg.core.params import Input, Task
 from mtseg.core.tables import UNLABELLED, Images
 from mtseg.data.duplicates import SIDE, groups, normalised
 from mtseg.data.images import open_image
@@ -79,7 +79,9 @@ class Thumbnails:
     scaled: Sequence[np.ndarray] = ()
 
 
-def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Sequence[Task]) -> list[Finding]:
+def check(
+    train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Sequence[Task], input: Input
+) -> list[Finding]:
     """Warnings and notes. scored: val and, if the data have one, test. Raises UserError for an image that does not
     decode."""
     splits = {"train": train, **scored}
@@ -91,6 +93,7 @@ def check(train: Images, scored: Mapping[str, Images], *, root: Path, tasks: Seq
     black = [*dark(small["train"])]
     findings += black
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
+    findings += [finding for task in tasks for finding in style.by_side(train, task, input, outlines["train"])]
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
     findings += misaligned
     fine = {name: textures(images, root) for name, images in splits.items()}

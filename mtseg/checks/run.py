@@ -44,7 +44,7 @@ def run(
         print(line)
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
-    findings += images.check(train, scored, root=root, tasks=tasks)
+    findings += images.check(train, scored, root=root, tasks=tasks, input=input)
     findings += resolution.check(ceilings, input=input)  # last: faults of val's outlines change it
     findings = in_order(findings)
     if of_severity(findings, "error") or not solver.max_iter:

@@ -1,6 +1,6 @@
 """Check how objects are annotated: boxes drawn for outlines, outlines that cross themselves, objects merged, split or
 left out, one inside another, sizes, class names. Splits are compared by shares of their objects and images; each
-difference has a cause of its own. No image is read.
+difference has a cause of its own. No image is read here; `by_side` is called with what was read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.checks import strays
+from mtseg.checks.alignment import Outlines
 from mtseg.checks.findings import Finding
 from mtseg.checks.labels import count, unpaired
 from mtseg.core import masks, names
@@ -46,11 +47,7 @@ CROSSING = 0.1  # share of the objects whose size the jitter carries beyond the 
 
 def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], input: Input) -> list[Finding]:
     """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
-    findings = [
-        finding
-        for task in tasks
-        for finding in (*alike(train, task), *by_size(train, task, input), *by_side(train, task, input))
-    ]
+    findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
     drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
@@ -420,9 +417,10 @@ def _same(one: str, other: str) -> bool:
     return any(long[:i] + long[i + 1 :] == short for i in range(1, len(long)))
 
 
-def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
+def by_side(train: Images, task: Task, input: Input, sample: Sequence[Outlines]) -> Iterator[Finding]:
     """Classes of alike objects that the side of the image decides, on which an object is: a flip contradicts them.
-    Those that their names tell are reported by `labels.unpaired`."""
+    Those that their names tell are reported by `labels.unpaired`. sample: of train's images, in which classes that look
+    different are things of two kinds, each in a lane of its own."""
     if not input.flip or any(unpaired(task, input)):
         return
     objects = train.instances[~train.instances.crowd]
@@ -430,6 +428,8 @@ def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
     right = box[:, 0] + box[:, 2] / 2 > objects.width / 2
     size, slender = np.sqrt(objects.area), box[:, 2] / np.maximum(box[:, 3], 1)
     height = (box[:, 1] + box[:, 3] / 2) / np.maximum(objects.height, 1)
+    extent = objects.area / np.maximum(box[:, 2:].prod(1), 1)
+    seen, looks = _looks(sample, task)
     swapped = {name for pair in task.flip_pairs for name in pair}
     shares = {
         one: right[label == one].mean()
@@ -439,8 +439,10 @@ def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
     unlike = {}  # how far the objects of two classes differ otherwise: AUC
     for a, b in product(shares, shares):
         if shares[a] <= 1 - SIDED and shares[b] >= SIDED:
-            pair = (label == a) | (label == b)
-            unlike[a, b] = max(abs(auc(own[pair], label[pair] == b).value - 0.5) for own in (size, slender, height))
+            of_form = _unlike(label, a, b, size, slender, height, extent)
+            # light from one side changes the brightness of alike objects
+            brighter = _unlike(seen, a, b, looks[0]) - (APART - OF_A_KIND)
+            unlike[a, b] = max(of_form, _unlike(seen, a, b, *looks[1:]), brighter)
     listed: set[int] = set()  # classes: each has one counterpart
     for a, b in sorted(unlike, key=unlike.__getitem__):
         if unlike[a, b] <= OF_A_KIND - 0.5 and not listed & {a, b}:
@@ -451,6 +453,22 @@ def by_side(train: Images, task: Task, input: Input) -> Iterator[Finding]:
             change = f"if only the side tells them apart, add [{one}, {other}] to the task's flip_pairs, or set "
             change += "input.flip: 0"
             yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
+
+
+def _unlike(label: np.ndarray, a: int, b: int, *measures: np.ndarray) -> float:
+    """How far two classes differ in one of the measures: the largest distance of an AUC from 0.5."""
+    pair = (label == a) | (label == b)
+    areas = (auc(own[pair], label[pair] == b) for own in measures)
+    return max(abs(area.value - 0.5) if area else 0.0 for area in areas)
+
+
+def _looks(sample: Sequence[Outlines], task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels [n] of the instances, and measures [n] of each: brightness, shares of red and blue, contrast."""
+    label = [UNLABELLED if own[task.name] is None else own[task.name] for image in sample for own in image.labels]
+    colours = np.concatenate([np.zeros((0, 3)), *(image.colours for image in sample)])
+    texture = np.concatenate([np.zeros(0), *(image.texture for image in sample)])
+    total = np.maximum(colours.sum(1), 1)
+    return np.array(label, dtype=int), [total, colours[:, 0] / total, colours[:, 2] / total, texture / total]
 
 
 def by_size(train: Images, task: Task, input: Input) -> Iterator[Finding]:

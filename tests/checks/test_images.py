@@ -35,7 +35,7 @@ def drawn(tmp_path_factory):
 
 def check(drawn, train=None, val=None, root=None):
     train, val = (images_of(given, drawn[3]) for given in (train or drawn[1], val or drawn[2]))
-    return checked.check(train, {"val": val}, root=root or drawn[0], tasks=drawn[3])
+    return checked.check(train, {"val": val}, root=root or drawn[0], tasks=drawn[3], input=tiny.params().input)
 
 
 def causes(*args, **kwargs):
@@ -109,7 +109,9 @@ def test_copies_in_the_test_split_are_found_in_train_and_in_val(drawn, tmp_path,
     for image, copy in zip(source, copies, strict=False):
         PIL.Image.open(root / image.file_name).save(tmp_path / "raw" / copy.file_name, quality=60)
     splits = {"val": images_of(val, tasks), "test": images_of(copies, tasks)}
-    (found,) = checked.check(images_of(train, tasks), splits, root=tmp_path / "raw", tasks=tasks)
+    (found,) = checked.check(
+        images_of(train, tasks), splits, root=tmp_path / "raw", tasks=tasks, input=tiny.params().input
+    )
     assert (found.cause, found.severity, found.where) == ("split_leak", "warning", "test")
     assert found.evidence.startswith(f"3 of 3 test images have copies or near-copies in {copied}")
 
@@ -258,7 +260,7 @@ def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, c
 def coloured(task, colours, labels):
     return Outlines(
         np.zeros((1, 1)), np.zeros((0, 2)), colours, [{task.name: label} for label in labels], np.zeros(1), "0.jpg",
-        np.zeros(0),
+        np.zeros(0), np.zeros(len(labels)),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from mtseg.checks import alignment, images, style
@@ -236,25 +237,54 @@ def test_objects_that_two_people_annotated_in_a_part_of_a_split_are_found():
     assert found(drawn(60, drawn_twice), drawn(60)) == {("annotated_twice", "train")}
 
 
-def test_classes_that_a_flip_contradicts_are_known_by_the_side():
+def sided(wide=1):
+    """Objects of two classes, each in its half of the image. wide: how much wider those of one are."""
     rng = np.random.default_rng(0)
 
-    def sided(wide=1):
-        def change(instances, number):
-            for one in instances:
-                side, label = rng.uniform(6, 12), int(rng.integers(2))
-                box = (rng.uniform(1, 16) + 32 * label, rng.uniform(1, 48), side * wide**label, side)
-                yield replace(rhombus(one, box), labels=one.labels | {"colour": label})
+    def change(instances, number):
+        for one in instances:
+            side, label = rng.uniform(6, 12), int(rng.integers(2))
+            box = (rng.uniform(1, 16) + 32 * label, rng.uniform(1, 48), side * wide**label, side)
+            yield replace(rhombus(one, box), labels=one.labels | {"colour": label})
 
-        return change
+    return drawn(60, change)
 
-    task, images = TASKS[1], drawn(60, sided())
-    (finding,) = style.by_side(images, task, INPUT)
+
+def by_side(images, task=TASKS[1], sample=(), **changes):
+    return list(style.by_side(images, task, INPUT.model_copy(update=changes), sample))
+
+
+def test_classes_that_a_flip_contradicts_are_known_by_the_side():
+    task, images = TASKS[1], sided()
+    (finding,) = by_side(images)
     assert finding.cause == "flip_without_pairs" and f"[{', '.join(task.classes[:2])}]" in finding.change
-    assert not list(style.by_side(images, task, INPUT.model_copy(update={"flip": 0.0})))
-    assert not list(style.by_side(images, task.model_copy(update={"flip_pairs": (task.classes[:2],)}), INPUT))
-    assert not list(style.by_side(drawn(60, sided(2)), task, INPUT)), "things of another form, as of a fixed camera"
-    assert not list(style.by_side(drawn(60), task, INPUT))
+    assert not by_side(images, flip=0.0)
+    assert not by_side(images, task.model_copy(update={"flip_pairs": (task.classes[:2],)}))
+    assert not by_side(sided(2)), "things of another form, as of a fixed camera"
+    assert not by_side(drawn(60))
+
+
+@pytest.mark.parametrize(
+    ("looks", "named"),
+    [
+        (lambda rng, label, x: rng.uniform(60, 230, 3), True),  # all of one kind, of any colour
+        (lambda rng, label, x: rng.uniform(90, 180) + x * np.ones(3), True),  # in light from the right
+        (lambda rng, label, x: (60 + 130 * label) * rng.uniform(0.9, 1.1, 3), False),
+        (lambda rng, label, x: np.roll([190, 150, 90], label) * rng.uniform(0.8, 1.1), False),
+        (lambda rng, label, x: 120 + rng.normal(0, 5 + 25 * label, (SIZE, SIZE, 1)), False),
+    ],
+    ids=["alike", "light from a side", "brightness", "colour", "texture"],
+)
+def test_things_that_look_different_in_lanes_of_their_own_are_no_sides(looks, named, tmp_path):
+    images, rng = sided(), np.random.default_rng(0)
+    for image in images:
+        pixels = np.full((SIZE, SIZE, 3), 30.0)
+        for one in image.instances:
+            inside = masks.mask(one.segmentation, SIZE, SIZE) > 0
+            colour = np.broadcast_to(looks(rng, one.labels["colour"], one.bbox[0]), pixels.shape)
+            pixels[inside] = colour[inside]
+        PIL.Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(tmp_path / image.file_name)
+    assert len(by_side(images, sample=alignment.sample(images, root=tmp_path))) == named
 
 
 def test_a_class_has_one_counterpart_on_the_other_side_and_is_in_several_images():
@@ -269,10 +299,10 @@ def test_a_class_has_one_counterpart_on_the_other_side_and_is_in_several_images(
 
         return drawn(60, change)
 
-    changes = [finding.change for finding in style.by_side(sided(60), task, INPUT)]
+    changes = [finding.change for finding in by_side(sided(60), task)]
     named = [name for name in task.classes if any(f"[{name}," in one or f", {name}]" in one for one in changes)]
     assert len(changes) == 3 and len(named) == 6, changes
-    assert not list(style.by_side(sided(15), task, INPUT)), "of few images, as herds"
+    assert not by_side(sided(15), task), "of few images, as herds"
 
 
 def test_classes_that_mean_a_size_contradict_the_jitter():
@@ -323,6 +353,7 @@ def test_looser_outlines_are_found():
                 profile + rng.normal(0, 0.1, 17),
                 "a",
                 np.zeros(1, dtype=int),
+                np.zeros(0),
             )
             for _ in range(40)
         ]
