@@ -138,17 +138,20 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
     }
     copies = overlapping | shifted(one, other) | copies | {name: name for name in by_name}
     sampled = any(len(split.names) < len(split.all_names) for split in (one, other))
+    for_parts = [len(rows) for rows in tiles.compared(one.scaled, other.scaled)]
     where = None if other.split == "val" else other.split
     if copies:
-        seen = f"{len(other.names)} of {other.split}, {len(one.names)} of {one.split}"
-        compared = f" (compared: {seen})" if sampled else ""
+        seen = f"{len(other.names)} of {other.split}, {len(one.names)} of {one.split}; "
+        seen += f"for parts {for_parts[1]} of {other.split}, {for_parts[0]} of {one.split}"
+        fewer = for_parts != [len(one.scaled), len(other.scaled)]
+        compared = f" (compared: {seen})" if sampled or fewer else ""
         name, copy = min(copies.items())
         count = f"{len(copies)} of {len(other.all_names)} {other.split} images"
         evidence = f"{count} have copies or near-copies in {one.split}{compared}: {name} as {copy}"
         yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split", where)
     elif sampled:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
-        evidence = f"no copies found between {' and '.join(counts)}"
+        evidence = f"no copies found between {' and '.join(counts)}, no parts between {for_parts[0]} and {for_parts[1]}"
         yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
 
 

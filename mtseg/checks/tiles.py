@@ -31,10 +31,7 @@ OFF = 2  # pixels by which the places of two corners may differ from their dista
 def overlapping(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> dict[int, int]:
     """{row in `others`: row in `images`} of images that overlap. images, others: grey values, uint8 [height, width],
     all scaled by the same factor."""
-    rows, found = (
-        [*range(0, len(some), -(-len(some) // most) or 1)] for some, most in zip((images, others), MOST, strict=True)
-    )
-    rows = [row for row in rows if _comparable(images[row])]
+    rows, found = compared(images, others)
     corners = [(row, *place) for row in found for place in _corners(others[row])]
     if not rows or not corners:
         return {}
@@ -58,6 +55,15 @@ def overlapping(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> d
     }
 
 
+def compared(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
+    """Rows of the images of both splits that `overlapping` compares."""
+    rows, found = (
+        [row for row in range(0, len(some), -(-len(some) // most) or 1) if _comparable(some[row])]
+        for some, most in zip((images, others), MOST, strict=True)
+    )
+    return rows, found
+
+
 def _common(image: np.ndarray, other: np.ndarray, top: int, left: int) -> float:
     """Correlation of what lies in both images, if the corner of `other` is there in `image`, or up to a pixel away."""
     (height, width), (rows, columns) = image.shape, other.shape
@@ -68,8 +74,6 @@ def _common(image: np.ndarray, other: np.ndarray, top: int, left: int) -> float:
 
 def _corners(image: np.ndarray) -> list[tuple[int, int]]:
     """(y, x) of the corners that do not overlap and show something."""
-    if not _comparable(image):
-        return []
     places = product(*({0, side - CORNER} if side >= 2 * CORNER else {0} for side in image.shape))
     return [(y, x) for y, x in places if image[y : y + CORNER, x : x + CORNER].std() >= CONTRAST]
 

@@ -12,6 +12,7 @@ import PIL.ImageOps
 import pytest
 
 from mtseg.checks import images as checked
+from mtseg.checks import tiles
 from mtseg.checks.alignment import Outlines
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
@@ -372,8 +373,13 @@ def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
 def test_of_many_images_a_sample_is_compared_and_reported(drawn, monkeypatch):
     root, train, val, _ = drawn
     monkeypatch.setattr(checked, "MOST", {"train": 10, "val": 10})
-    (found,) = checked.leaks(checked.thumbnails(train, root, "train"), checked.thumbnails(val, root, "val"))
-    assert found.severity == "note" and "10 of 60 train images and 10 of 40" in found.evidence
+    monkeypatch.setattr(tiles, "MOST", (4, 3))
+    small = [checked.thumbnails(images, root, name, scale=0.6) for name, images in (("train", train), ("val", val))]
+    (found,) = checked.leaks(*small)
+    assert found.severity == "note" and "10 of 60 train images and 10 of 40 val images" in found.evidence
+    assert found.evidence.endswith("no parts between 4 and 3")
+    (found,) = checked.leaks(replace(small[1], split="train"), small[1])
+    assert "(compared: 10 of val, 10 of train; for parts 3 of val, 4 of train)" in found.evidence
 
 
 def test_a_image_that_is_missing_or_broken_is_named(drawn, tmp_path):
