@@ -166,10 +166,13 @@ def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> I
     """Images of a split that are there twice, with other labels of the same objects."""
     rows = {name: row for row, name in enumerate(images.file_name.tolist())}
     instances, found = images.instances, []
+    order = np.flatnonzero(~instances.crowd)
+    order = order[np.argsort(instances.image[order], kind="stable")]
+    of_image = np.split(order, np.searchsorted(instances.image[order], np.arange(1, len(rows))))
     differ: set[str] = set()  # tasks
     for pair in copies(small.pixels):
         names = [small.names[place] for place in pair]
-        own, other = (np.flatnonzero((instances.image == rows[name]) & ~instances.crowd) for name in names)
+        own, other = (of_image[rows[name]] for name in names)
         size = [np.array([images.width[rows[name]], images.height[rows[name]]] * 2) / SIDE for name in names]
         boxes = instances.box[own] / size[0], instances.box[other] / size[1]
         near = np.abs(boxes[0][:, None] - boxes[1]).max(2) <= SAME_PLACE * boxes[0][:, 2:].max(1, keepdims=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -334,6 +336,22 @@ def test_copies_within_train_with_other_labels_are_found(drawn, tmp_path, change
     found = check(drawn, train=[*train, *copies], root=tmp_path / "raw")
     assert [one.cause for one in found] == ["label_noise"] * named
     assert not named or name in found[0].evidence and "6 of" in found[0].evidence
+
+
+def test_many_copies_in_a_split_of_many_objects_take_little_time(monkeypatch):
+    count, many = 601, 4_000_000
+    image = np.append(np.zeros(many, dtype=int), np.arange(1, count))
+    box = np.broadcast_to([1.0, 1.0, 9.0, 9.0], (len(image), 4))
+    instances = SimpleNamespace(image=image, crowd=np.zeros(len(image), dtype=bool), box=box, labels={})
+    names, side = np.array([f"{row}.jpg" for row in range(count)]), np.full(count, 64)
+    images = SimpleNamespace(file_name=names, width=side, height=side, instances=instances)
+    small = checked.Thumbnails(
+        "train", names.tolist(), np.zeros((count, checked.SIDE, checked.SIDE, 3), np.uint8), names
+    )
+    monkeypatch.setattr(checked, "copies", lambda pixels: ((row, row + 1) for row in range(1, count, 2)))
+    began = time.process_time()
+    assert not [*checked.contradictory(small, images, ())]
+    assert time.process_time() - began < 2, "4 s or more, if all objects are looked through for each copy"
 
 
 def test_shots_of_one_scene_are_no_copies():
