@@ -41,6 +41,7 @@ REACH = 16  # largest distance, in images, at which the masks' own image is look
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
+BLOCK = 100  # predictions that are compared at once with all others of their image
 SCALES = np.geomspace(0.4, 2.5, 33)
 
 MIRRORED = "check where masks of the mirrored image are joined with those of the image: they must be mirrored back"
@@ -154,13 +155,15 @@ def exclusive(split: Split) -> list[Finding]:
     of_image = by_image(split.image[split.best], count)
     for image in np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST)).astype(int)):
         own = split.predictions[split.best[of_image[image]]]
-        upper = np.triu_indices(len(own), 1)
-        near = box_overlaps(own.box, own.box)[0][upper] > CLOSE
-        if near.any():
-            rles = own.rles()
-            if coco_mask.iou(rles, rles, [0] * len(rles))[upper].any():
-                return []
-            pairs, images = pairs + int(near.sum()), images + 1
+        rles, near = own.rles(), 0
+        for low in range(0, len(own), BLOCK):
+            close = np.triu(box_overlaps(own.box[low : low + BLOCK], own.box[low:])[0] > CLOSE, 1)
+            near += int(close.sum())
+            if close.any():
+                others = rles[low:]
+                if np.triu(coco_mask.iou(others[:BLOCK], others, [0] * len(others)), 1).any():
+                    return []
+        pairs, images = pairs + near, images + (near > 0)
     if pairs < PAIRS or images < FEWEST:
         return []
     evidence = (

@@ -1,5 +1,6 @@
 """Displaced masks are reported with their offset; a correct model gives no finding."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -244,3 +245,14 @@ def test_masks_of_which_no_pixel_belongs_to_two():
     assert finding.cause == "postprocessing_wrong"
     assert not masks.exclusive(split(images, rows + twice, TASKS))
     assert not masks.exclusive(split(images, rows, TASKS)), "objects that lie apart show nothing"
+
+
+def test_masks_of_many_predictions_of_an_image_are_compared_in_little_memory():
+    images, rows = healthy(TASKS)
+    some = split(images, [replace(rows[0], query=query) for query in range(1000)], TASKS)
+    assert len(some.best) == 1000
+    tracemalloc.start()
+    assert not masks.exclusive(some)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6, "all pairs at once take 70 MB"
