@@ -16,6 +16,12 @@ from tests import tiny
 from tests.scenes import make_tasks
 
 
+@pytest.mark.parametrize("scales", [(2.0, 4.0), (4.0, 4.0), (5.0, 6.0), (0.5, 0.6)])
+def test_few_sides_of_the_pattern_in_the_image_are_no_evidence(scales):
+    given = tiny.params(input={"size": 128, "min_scale": scales[0], "max_scale": scales[1]}).input
+    assert not mapper.check(make_tasks(2), input=given)
+
+
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("scales", [(0.8, 1.25), (0.25, 0.3), (0.3, 2.0), (2.0, 3.0)])
 @pytest.mark.parametrize("size", [64, 512])
