@@ -32,9 +32,9 @@ def usual(values: np.ndarray, least: float | None = None) -> tuple[float, float]
     return float(low - room), float(high + room)
 
 
-def a_part(found: int, images: int, chance: float) -> bool:
+def a_part(found: int, images: int, chance: float, *, level: float = LEVEL) -> bool:
     """Whether so many images may be `SHARE` of all or more, and are more than chance finds."""
-    return _enough(found, images) and bool(binom.sf(found - 1, images, chance) < LEVEL)
+    return _enough(found, images) and bool(binom.sf(found - 1, images, chance) < level)
 
 
 def more(found: int, images: int, there: int, known: int, *, level: float = LEVEL) -> bool:

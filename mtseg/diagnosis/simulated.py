@@ -14,15 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from scipy.stats import binom
 
+from mtseg.checks.strays import a_part
 from mtseg.diagnosis.split import Split, by_image
-from mtseg.evaluation.bootstrap import Interval, auc, mean, proportion, ratio
+from mtseg.evaluation.bootstrap import Interval, auc, mean, ratio
 
 PIXELS = 200_000_000  # of the objects' images, at most
 CUTS = (0.2, 1 / 3, 0.5)  # lost shares of a mask
 GOOD, MARGIN = 0.5, 0.15  # mean mask IoU of an image with the faulty masks, at least; its rise, at least
-FEWEST, SHARE = 3, 0.05  # images that are reported at least; share of the images, which their interval must reach
 AXES = (1, 0)  # of a mask: mirrored left to right, top to bottom
 EMPTY, COVERED = 0.02, 0.2  # shares of a mask: nothing is left of it; much is
 TOUCHING = 0.1  # IoU from which something is predicted for an object
@@ -152,8 +151,6 @@ def of_part(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
     number = int((after * explains).sum(1).argmax())
     own = explains[number]
     others = [explains[row].sum() for row, name in enumerate(names) if name != names[number]]
-    images, chance = len(own), (max(others) + 1) / (len(own) + 1)
-    surely = binom.sf(own.sum() - 1, images, chance) * len(KINDS) < LEVEL
-    if own.sum() < FEWEST or not surely or proportion(own).high < SHARE:
+    if not a_part(own.sum(), len(own), (max(others) + 1) / (len(own) + 1), level=LEVEL / len(KINDS)):
         return None
     return KINDS[number].cause, KINDS[number].text, sample.images[own], float(after[number, own].sum())
