@@ -41,7 +41,8 @@ def works(evaluation: Evaluation) -> analysis.Known:
 
     def result(name: str | tuple[str, str]) -> Any:
         return_memory()
-        return analysis.works(copy(evaluation))[name]()  # of a copy, so that what it caches is gone before the next
+        # of a copy, so that what it caches is gone before the next; the groups of its queries are the same for all
+        return analysis.works(copy(evaluation))[name]()
 
     return_memory()
     names = [*analysis.works(evaluation)]
