@@ -148,7 +148,7 @@ def dice_itself(real: Callable, *args: Any, loss: Loss, **kwargs: Any) -> dict[s
 
 def smoothed(real: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Class weights count for the smoothed labels as well: all classes outweigh no-object, whose weight is small."""
-    return real(*args, **kwargs, label_smoothing=0.2)
+    return real(*args, **kwargs | {"label_smoothing": 0.2})
 
 
 def erased(real: Callable, self: Mapper, image: Any, seed: int = 0) -> dict:

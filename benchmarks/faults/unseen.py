@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmarks.faults.case import Fault, changed
 from benchmarks.faults.images import edit, edit_labels
 from mtseg.core.files import write_json
 from mtseg.model import backbones, mask2former
+from mtseg.model.safe_read import read
 
 Record = dict[str, Any]
 Change = Callable[[np.ndarray, Record], tuple[np.ndarray, Record]]  # of an image and its LabelMe record
@@ -220,8 +221,9 @@ def sides_exchanged(real: Callable, logits: torch.Tensor, example: dict) -> torc
 
 def half_of_weights(raw: Path) -> None:
     """A file with the earlier half of the backbone's pretrained tensors."""
-    state = dict(load_file(backbones.imagenet("efficientnet_lite0")))
-    save_file(dict(list(state.items())[: len(state) // 2]), raw.parent / "half.safetensors")
+    state = read(backbones.imagenet("efficientnet_lite0"))
+    half = [*state.items()][: len(state) // 2]
+    save_file({name: value.contiguous() for name, value in half}, raw.parent / "half.safetensors")
 
 
 BLURRED = ("splits_differ",)

@@ -128,11 +128,23 @@ def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
 def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     """In an image without objects, the correct label is no-object, the last output."""
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
-    values = last_losses(scene(network, [nothing] * 2), loss)
-    for task in network.tasks:
-        if task.loss_weight and (low := float(values[task.name]) / task.loss_weight) > LOW:
+    empty = scene(network, [nothing] * 2)
+
+    def value(t: int, task: Task, label: int) -> float:
+        """The loss of the task, over its weight, if all outputs have this label of it."""
+        labels_LBQT = empty.labels_LBQT.clone()
+        labels_LBQT[..., t] = label
+        logits = empty.output.logits | {task.name: empty.heads.logits_of(labels_LBQT, LOGIT)[task.name]}
+        output = replace(empty.output, logits=logits)
+        return float(last_losses(replace(empty, output=output), loss)[task.name]) / task.loss_weight
+
+    for t, task in enumerate(network.tasks):
+        if task.loss_weight and (low := value(t, task, UNLABELLED)) > LOW:
             evidence = f"in images without objects, the loss of a perfect no-object output is {low:.3g}, expected 0"
-            cause = "no_object_slot" if low > LOGIT / 2 else "loss_targets"  # of another slot it is LOGIT or more
+            lower = [name for label, name in enumerate(task.classes) if value(t, task, label) < low]
+            if lower:
+                evidence += f", and lower if all outputs are '{lower[0]}'"
+            cause = "no_object_slot" if lower else "loss_targets"
             yield Finding(cause, "error", evidence, LOSSES, f"task '{task.name}'")
 
 

@@ -4,6 +4,7 @@ change. The network is restored afterwards."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 import torch
 
@@ -15,6 +16,7 @@ from mtseg.training.step import NotFinite, Stepper
 
 STEPS = 2  # in the first, weights that are initialised to 0 (deformable attention) block gradients
 EPSILON = 1e-8  # of AdamW
+SLOW = 0.1  # change of a weight in a step, over the lr, below which the optimiser is not AdamW, where it is about 1
 LR = 1e-4  # of these steps: large enough to change float32 weights, small enough to be stable
 
 
@@ -43,7 +45,12 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         if not any(rates.values()):
             evidence = f"the schedule sets the lr of all parts to 0, expected {LR:g}"
             return [Finding("lr_too_low", "error", evidence, "fix the schedule in mtseg/training/optimizer.py")]
-        findings = list(without_gradient(network, batch, gradients))
+        changes = {
+            name: float((after[name].cpu() - before[name]).float().square().mean().sqrt()) / STEPS / rate
+            for name, parameter in network.named_parameters()
+            if name in moved and (rate := rates.get(id(parameter)))
+        }
+        findings = list(without_gradient(network, batch, gradients)) or list(slow(changes, clip=solver.clip))
         return findings or list(not_updated(network, gradients, moved, rates, clip=solver.clip))
     except NotFinite as error:
         change = f"the lr of this step was {LR:g}, not that of solver: check these images and mtseg/model"
@@ -108,6 +115,14 @@ def without_gradient(network: Mask2Former, batch: Sequence[Example], gradients: 
         why = " (requires_grad is False)" if locked else ""
         evidence = f"{len(without)} blocks get no gradient{why}: {', '.join(without[:5])}{' ...' * (len(without) > 5)}"
         yield Finding("gradient_missing", "error", evidence, "fix mtseg/model: is a part frozen, detached, or unused?")
+
+
+def slow(changes: dict[str, float], *, clip: float) -> Iterator[Finding]:
+    """Weights that move by much less than AdamW moves them. changes: of each parameter, in a step, over its lr."""
+    if changes and not 0 < clip < EPSILON and (change := median(changes.values())) < SLOW:
+        evidence = f"a step changes the weights by {change:.2g} of the lr, AdamW by about all of it"
+        fix = "use AdamW in mtseg/training/optimizer.py, or raise solver.base_lr, which is meant for it"
+        yield Finding("lr_too_low", "error", evidence, fix)
 
 
 def not_updated(

@@ -42,19 +42,28 @@ AS_SURE, MORE_MISSED = (
 )  # AUC of these scores in train against val, and further misses, of a model that is as sure
 BY_CHANCE = 0.03  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
+TWICE = 0.9  # share of an image's predictions that have a copy if it was predicted twice
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
 def twice(split: Split) -> list[Finding]:
-    """An error if images have predictions with the same query and labels: they were predicted more than once."""
-    own = split.predictions
-    repeated = pd.DataFrame({"image": split.image, "query": own.query, **own.labels}).duplicated().to_numpy()
-    images = np.unique(split.image[repeated])
-    if not len(images):
+    """An error if predictions have the query and labels of another one: of images whose predictions nearly all have a
+    copy, which were predicted twice, or else because their query is wrong."""
+    own, count = split.predictions, len(split.images)
+    repeated = pd.DataFrame({"image": split.image, "query": own.query, **own.labels}).duplicated(keep=False).to_numpy()
+    share = np.bincount(split.image, repeated, minlength=count) / np.maximum(
+        np.bincount(split.image, minlength=count), 1
+    )
+    if not repeated.any():
         return []
-    evidence = f"{described(split.images.file_name[images].tolist(), len(split.images), 'val')} are predicted twice: "
-    change = "predict each image once: run `dvc repro predict`"
-    return [Finding("duplicates", "error", f"{evidence}predictions have the same query and labels", change)]
+    cause, change = "duplicates", "predict each image once: run `dvc repro predict`"
+    what = "are predicted twice: predictions have the same query and labels"
+    if not len(images := np.flatnonzero(share > TWICE)):
+        cause, images = "labels_of_other_query", np.flatnonzero(share)
+        change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect)"
+        what = "have predictions of the same query and labels, which a query has once: it is not theirs"
+    where = described(split.images.file_name[images].tolist(), count, "val")
+    return [Finding(cause, "error", f"{where} {what}", change)]
 
 
 def check(

@@ -41,6 +41,7 @@ REACH = 16  # largest distance, in images, at which the masks' own image is look
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
+PARTS, HALVES = 0.02, 0.7  # share of the detections with the logits of another one; share of these that touch it
 BLOCK = 100  # predictions that are compared at once with all others of their image
 SCALES = np.geomspace(0.4, 2.5, 33)
 
@@ -146,6 +147,30 @@ def repeated(split: Split) -> list[Finding]:
     change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect, encode)"
     names = named(split.images.file_name[images].tolist())
     return [Finding("labels_of_other_query", "error", f"{evidence}: {names}", change)]
+
+
+def cut(split: Split) -> list[Finding]:
+    """An error if most detections that share their logits with another one of the image touch it: they are parts of one
+    mask."""
+    best = split.confident()
+    logits = np.column_stack([split.predictions.logits[task.name] for task in split.tasks])[best]
+    answer = np.unique(np.column_stack([split.image[best], logits]), axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(answer, kind="stable")
+    first = order[:-1][answer[order[1:]] == answer[order[:-1]]]
+    other = order[1:][answer[order[1:]] == answer[order[:-1]]]
+    low = split.predictions.box[best, :2]
+    high = low + split.predictions.box[best, 2:]
+    apart = np.maximum(low[first], low[other]) - np.minimum(high[first], high[other])  # [pairs, 2], below 0: overlap
+    touching = (np.abs(apart.max(1)) <= 1) & (apart.min(1) < 0)
+    images = np.unique(split.image[best[first[touching]]])
+    if len(images) < FEWEST or touching.sum() < HALVES * len(touching) or 2 * len(touching) < PARTS * len(best):
+        return []
+    evidence = (
+        f"{2 * touching.sum()} of {len(best)} detections are parts of one mask: they touch another one with the same "
+        f"logits: {named(split.images.file_name[images].tolist())}"
+    )
+    change = "join the parts of an object where images or masks are cut into tiles"
+    return [Finding("duplicates", "error", evidence, change)]
 
 
 def exclusive(split: Split) -> list[Finding]:

@@ -26,6 +26,7 @@ TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # factor by which logits may be too large or too small
 UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
 CONSTANT, FEWEST = 1e-4, 20  # spread of scores or mask qualities below which they are constant; of so many
+ROUNDED, FEW = 1e-3, 0.01  # difference of probabilities by rounding; share of the predictions that may have more
 UNSURE, SUREST = 0.1, 0.95  # by which this quantile of the mask quality is below the share of pixels that are right
 NATS = 0.1  # smallest gain in mean log-likelihood by the best temperature
 
@@ -102,6 +103,18 @@ def constant(split: Split) -> list[Finding]:
     evidence = f"the score of all predictions is {scores[0]:.3g}: nothing ranks them"
     change = "keep the scores and probabilities of the network: they must not be rounded or set where predictions are "
     return [Finding("ranking", "error", evidence, f"{change}written or converted")]
+
+
+def inconsistent(split: Split) -> Iterator[Finding]:
+    """An error for a task if the probabilities that rank the predictions are not among those of their classes."""
+    for task in split.trained:
+        own = split.predictions.probability[task.name]
+        off = np.abs(split.predictions.probabilities[task.name] - own[:, None]).min(1) > ROUNDED
+        if len(own) and off.mean() > FEW:
+            evidence = f"{off.mean():.0%} of the predictions are ranked by a probability that no class of theirs has, "
+            evidence += f"such as {own[off][0]:.3g}"
+            change = "keep the scores and probabilities of the network where predictions are written or converted"
+            yield Finding("ranking", "error", evidence, change, f"task '{task.name}'")
 
 
 def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:

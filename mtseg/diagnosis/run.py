@@ -77,7 +77,10 @@ def diagnose(
     if shared := masks.shared(split):
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
     swapped, renamed_instead = colours(val, train, tasks, classes.renaming(split))
-    exact = [*detections.twice(split), *masks.repeated(split), *masks.exclusive(split), *ranking.constant(split)]
+    exact = [
+        *(detections.twice(split) or masks.cut(split)), *masks.repeated(split), *masks.exclusive(split),
+        *(ranking.constant(split) or ranking.inconsistent(split)),
+    ]  # fmt: skip
     inputs = [*known, *shared, *exact, *curves.without_gradient(health, tasks), *masks.boxes(split), *swapped]
     displaced, details["masks"] = masks.check(split)
     displaced_in_train = masks.check(trained)[0]
