@@ -19,6 +19,7 @@ from benchmarks.faults import (
     inputs,
     later,
     latest,
+    newest,
     pipeline,
     postprocessing,
     prediction,
@@ -36,7 +37,7 @@ FIRST = 0.8  # the same for the last round of unseen faults at their first run, 
 FIRST_TRY = Path(__file__).parent / "first_try.tsv"  # that run: fault, round, what was named, whether it was right
 LISTS = (
     data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere, further,
-    later, latest, recent,
+    later, latest, recent, newest,
 )  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
