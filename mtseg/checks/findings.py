@@ -31,6 +31,7 @@ CAUSES = {
     "objects_merged": "several objects are annotated as one",
     "objects_split": "one object is annotated as several",
     "outlines_differ": "the outlines of a split are tighter or looser than those of train",
+    "images_repeated": "most images of train are copies of others",
     "split_leak": "images of val or test are also in another split",
     "splits_differ": "the images of val or test look different from those of train",
     "masks_transposed": "rows and columns of masks are swapped",

@@ -40,6 +40,7 @@ FACTOR = 2  # of the largest changes by compression, but for 1 in 100, up to whi
 SEEN = 2  # pixels of a thumbnail from which it shows whether an object is the same
 FEWEST_COPIES, MANY = 3, 0.01  # images, and share of them, from which contradictory copies are a warning
 ONE_CAMERA = 5  # near-copies of an image, above which they are taken for shots of one scene, which may change
+REPEATED = 0.5  # share of the images that must be different
 DARK = 16  # grey levels; the brightest spot of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
@@ -90,8 +91,10 @@ def check(
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
     findings += [finding for name, images in splits.items() for finding in contradictory(small[name], images, tasks)]
     leaked = any(one.cause == "split_leak" for one in of_severity(findings, "warning"))
-    black = [*dark(small["train"])]
-    findings += black
+    repeated, black = [*repeats(small["train"])], [*dark(small["train"])]
+    findings += repeated + black
+    if repeated:  # what few different images differ in from those of val is no evidence
+        return findings
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     findings += [finding for task in tasks for finding in style.by_side(train, task, input, outlines["train"])]
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
@@ -153,6 +156,15 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
         evidence = f"no copies found between {' and '.join(counts)}, no parts between {for_parts[0]} and {for_parts[1]}"
         yield Finding("split_leak", "note", evidence, "the other images were not compared", where)
+
+
+def repeats(train: Thumbnails) -> Iterator[Finding]:
+    """A warning if most images of train are exact copies of others."""
+    different = len(np.unique(train.pixels.reshape(len(train.pixels), -1), axis=0))
+    if different < REPEATED * len(train.names):
+        evidence = f"only {different} of {len(train.names)} train images are different, the others are copies"
+        change = "keep each image once: copies teach nothing more, and the model learns the few by heart"
+        yield Finding("images_repeated", "warning", evidence, change, "train")
 
 
 def turns(pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

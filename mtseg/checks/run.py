@@ -10,6 +10,7 @@ import torch
 from mtseg.checks import batches, images, labels, mapper, network, resolution, settings, style
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
+from mtseg.core.tables import PART, return_memory
 from mtseg.data import manifest
 from mtseg.model.device import pick
 from mtseg.model.heads.combinations import seen_combinations
@@ -29,7 +30,12 @@ def run(
     skip the checks of the network. Raises UserError if an image does not decode."""
     where, records = pick(device), manifest.load(data)
     tasks = records.tasks(tasks)
+    large = records.splits["train"]["instances"] > PART
+    if large:
+        return_memory()
     train = records.images("train")
+    if large:  # half of what reading took is free again
+        return_memory()
     scored = {split: records.images(split) for split in records.splits if split != "train"}
     findings = labels.check(train, scored, tasks=tasks, input=input)
     if of_severity(findings, "error"):

@@ -46,6 +46,11 @@ TURNS = [
 APART = 4.0  # standard deviations of the offsets of most images, from which an offset is another one
 TOUCHING = 0.1  # box IoU from which a prediction belongs to an object
 BELONGS = 0.6  # box IoU of further objects with the predictions of their own image, at least
+ALIKE, FAR_OFF, CLOSE = (
+    1.25,
+    0.35,
+    1.5,
+)  # largest ratio of sides of the same object; of its side: how far it may lie off
 NEAR = 0.3  # of the offset: offsets closer than this are the same
 
 
@@ -137,7 +142,12 @@ def find(sample: Sample) -> Found | None:
         return None
     seen = images[[len(sample.predicted[image]) > 0 for image in images]]
     offset = _offset(sample, seen)
-    return _fitting(sample, images, offset) or _displaced(sample, offset, len(seen)) or _further(sample, seen)
+    return (
+        _fitting(sample, images, offset)
+        or _displaced(sample, offset, len(seen))
+        or _further(sample, seen)
+        or _scattered(sample, seen)
+    )
 
 
 def _share(found: int, images: int) -> Interval:
@@ -263,6 +273,45 @@ def _further(best: BestBoxes, images: np.ndarray) -> Found | None:
     return None
 
 
+def _scattered(sample: Sample, images: np.ndarray) -> Found | None:
+    """Images in which objects without a prediction have one of their size and labels beside them, in any direction:
+    more than have one of another image."""
+    rng = np.random.default_rng(0)
+    moved = [_beside(sample, image, image) for image in images]
+    drawn = [_beside(sample, image, int(rng.choice(images))) for image in images for _ in range(OTHERS)]
+    chance = (sum(one is not None for one in drawn) + 1) / (len(drawn) + 1)
+    own = [(image, offset) for image, offset in zip(images.tolist(), moved, strict=True) if offset is not None]
+    if not _enough(len(own), len(images)) or binom.sf(len(own) - 1, len(images), chance) >= LEVEL:
+        return None
+    text = f"objects lie about {np.median([offset for _, offset in own]):.1f} px from where the model finds such ones"
+    rows = np.array([image for image, _ in own])
+    return Found("masks_displaced", text, rows, float(len(own)))
+
+
+def _beside(sample: Sample, image: int, other: int) -> float | None:
+    """How far the objects of an image lie from predictions of another one that have their size and labels, if as many
+    have one as fit where they are."""
+    objects, predicted = sample.objects[image], sample.predicted[other]
+    if not len(predicted):
+        return None
+    fit = box_overlaps(predicted, objects)[0] >= BELONGS
+    side = np.sqrt(objects[:, 2:].prod(1))
+    apart = np.linalg.norm(_centres(predicted)[:, None] - _centres(objects), axis=2)
+    ratio = predicted[:, None, 2:] / objects[:, 2:]
+    alike = (np.maximum(ratio, 1 / ratio).max(2) < ALIKE) & (
+        sample.predicted_labels[other][:, None] == sample.labels[image]
+    ).all(2)
+    alike &= ~fit.any(1)[:, None] & ~fit.any(0) & (apart > FAR_OFF * side) & (apart < CLOSE * side)
+    found = alike.any(0)
+    return (
+        float(np.median(apart.min(0, where=alike, initial=np.inf)[found])) if found.sum() > fit.any(0).sum() else None
+    )
+
+
+def _centres(boxes: np.ndarray) -> np.ndarray:
+    return boxes[:, :2] + boxes[:, 2:] / 2
+
+
 def _belong(best: BestBoxes, objects: np.ndarray, other: int) -> bool:
     """Whether most of these objects fit predictions of another image."""
     predicted = best.predicted[other]
@@ -278,7 +327,7 @@ def _offset(best: BestBoxes, images: np.ndarray) -> Offset | None:
         if touched.any():
             boxes = best.predicted[image][iou.argmax(0)[touched]], best.objects[image][touched]
             rows.append(image)
-            offsets.append(np.median(np.subtract(*(box[:, :2] + box[:, 2:] / 2 for box in boxes)), axis=0))
+            offsets.append(np.median(np.subtract(*map(_centres, boxes)), axis=0))
     if not rows:
         return None
     rows, offsets = np.array(rows), np.array(offsets)

@@ -102,7 +102,8 @@ def diagnose(
     details["oracles"] = oracles = ranking.losses(split)
     if order or calibrated:  # duplicates are counted among confident predictions, which a wrong score selects
         counted = [finding for finding in counted if finding.cause != "duplicates"]
-    counted += detections.filtered(split, filter)
+    if not calibrated:  # else the filter's min_score stands for other probabilities
+        counted += detections.filtered(split, filter)
     noisy = [
         *(
             classes.exchanged(trained, split)
