@@ -213,7 +213,7 @@ FAULTS = (
           raw=leaked(0.15, random_crop)),
     # bcmi/Object-Shadow-Generation-Dataset-DESOBAv2#13
     Fault("100 % of train: copies of twelve images", raw=copies_of_twelve,
-          causes=("overtrained", "combination_missing_in_train")),
+          causes=("overtrained", "combination_missing_in_train", "images_repeated")),
     # ilastik/ilastik#231
     Fault("30 % of train: shapes named as the next in the list", raw=in_share("train", 0.3, labels(next_shape)),
           causes=("label_noise", "labels_off_by_one", "labels_permuted")),
@@ -235,7 +235,8 @@ FAULTS = (
           code=changed(loader, "read_image", lambda real, *args: np.ascontiguousarray(real(*args)[::-1]))),
     # MouseLand/cellpose#1482
     Fault("predicted objects cut in two at the seam of two tiles", **PREDICT,
-          causes=("postprocessing_wrong", "masks_scaled", "prediction_differs"), code=predictions_by(in_two_tiles)),
+          causes=("postprocessing_wrong", "masks_scaled", "prediction_differs", "duplicates"),
+          code=predictions_by(in_two_tiles)),
     # Striveworks/valor#379
     Fault("evaluator: classes without a hit are left out of the mean", **EVALUATE,
           code=everywhere(average_precision.mean, hit_classes)),
