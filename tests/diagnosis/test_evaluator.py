@@ -10,7 +10,7 @@ from mtseg.core import masks
 from mtseg.diagnosis import evaluator
 from mtseg.evaluation.ap import matching, scores
 from mtseg.evaluation.ap.evaluation import Evaluation
-from tests.scenes import make_tasks, scene
+from tests.scenes import box_instance, images_of, make_tasks, one_image, scene
 
 
 def run(score=scores.metrics, count=3, size=6, **kinds):
@@ -25,6 +25,36 @@ def test_a_correct_evaluator_passes(count, kinds):
     assert not findings and numbers["truth"] == 100
     assert numbers["changed"] == pytest.approx(numbers["changed_expected"], abs=0.01)
     assert 10 < numbers["changed"] < 80
+
+
+def labelled(*labels):
+    return dict(zip(("shape", "colour", "fill"), labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [box_instance((2, 2, 20, 20), labelled(1, 0, None))],
+        [box_instance((2, 2, 20, 20), labelled(None, None, None))],
+        [box_instance((2, 2, 20, 20), labelled(None, 0, 0)), box_instance((8, 2, 20, 20), labelled(1, None, None)),
+         box_instance((8, 2, 20, 20), labelled(1, None, 2), crowd=True)],
+        [box_instance((2 + i % 5, 2, 20, 20), labelled(i % 3, i % 2, i % 3)) for i in range(10)],
+        [box_instance((i % 45, i % 7 * 6, 8 + i % 9, 9 + i % 5), labelled(i % 3, i % 2, 1), i % 20 == 3)
+         for i in range(130)],
+    ],
+    ids=["no combination", "no label", "no combination, crowd", "two objects have a mask", "more than 100 objects"],
+)  # fmt: skip
+def test_a_correct_evaluator_passes_on_a_single_image(objects):
+    tasks = make_tasks(3)
+    images = images_of(one_image(*objects), tasks)
+    assert not evaluator.check(images, tasks=tasks, ranking="product_quality")[0]
+
+
+def test_many_objects_are_compared_on_some_images(monkeypatch):
+    scored = []
+    monkeypatch.setattr(evaluator, "OBJECTS", 30)
+    run(lambda evaluation: scored.append(evaluation) or scores.metrics(evaluation), size=40)
+    assert {len(evaluation.images) for evaluation in scored} == {8}, "of four objects each"
 
 
 def changed(evaluation, **columns):
