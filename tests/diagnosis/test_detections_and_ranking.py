@@ -61,6 +61,27 @@ def test_images_predicted_twice():
     again = predictions + [p for p in predictions if p.image_id == images[0].id]
     (found,) = detections.twice(split(images, again, TASKS))
     assert (found.cause, found.severity) == ("duplicates", "error") and images[0].file_name in found.evidence
+    assert not detections.twice(split(images, [], TASKS))
+
+
+def test_predictions_with_the_query_of_another_one():
+    """As if the index of a pair of query and class was divided by one class too many. In an image of two predictions,
+    both have a copy then."""
+    images, predictions = healthy(TASKS)
+    shifted = [replace(p, labels=predictions[n - n % 3].labels, query=p.query - p.query % 2)
+               for n, p in enumerate(predictions)]  # fmt: skip
+    of_other = [p for p in shifted if p.image_id != 5] + [replace(predictions[-1], image_id=5)] * 2
+    (found,) = detections.twice(split(images, of_other, TASKS))
+    assert (found.cause, found.severity) == ("labels_of_other_query", "error")
+
+
+@pytest.mark.parametrize("name", ["image", "query"])
+def test_a_task_may_have_the_name_of_a_column(name):
+    task = TASKS[0].model_copy(update={"name": name})
+    images, predictions = healthy(TASKS[:1])
+    named = [replace(p, labels={name: 0}, logits={name: p.logits["shape"]}) for p in predictions]
+    bare = [replace(image, instances=()) for image in images]
+    assert not detections.twice(split(bare, named, (task,)))
 
 
 def test_full_images_that_lose_objects():
