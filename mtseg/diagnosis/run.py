@@ -79,7 +79,7 @@ def diagnose(
     swapped, renamed_instead = colours(val, train, tasks, classes.renaming(split))
     exact = [
         *(detections.twice(split) or masks.cut(split)), *masks.repeated(split), *masks.exclusive(split),
-        *(ranking.constant(split) or ranking.inconsistent(split)),
+        *(ranking.constant(split) or ranking.inconsistent(split, combined=combined)),
     ]  # fmt: skip
     inputs = [*known, *shared, *exact, *curves.without_gradient(health, tasks), *masks.boxes(split), *swapped]
     displaced, details["masks"] = masks.check(split)

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from mtseg.diagnosis import detections, ranking
 from mtseg.diagnosis.split import Split
 from tests import tiny
-from tests.diagnosis.answers import QUERIES, healthy, relabelled, split
+from tests.diagnosis.answers import QUERIES, combined, healthy, relabelled, split
 from tests.scenes import SIZE, box_rle, logits_of, make_tasks
 
 TASKS = make_tasks(3)
@@ -302,6 +302,27 @@ def test_a_constant_mask_quality_is_an_error():
     same = split(images, [replace(p, mask_quality=0.9) for p in predictions], TASKS)
     (finding,) = ranking.rankings(same)[0]
     assert (finding.cause, finding.severity) == ("ranking", "error") and "0.9" in finding.evidence
+
+
+@pytest.mark.parametrize("name", ["shape", "colour"])
+def test_probabilities_that_no_class_has(name):
+    whole = split(*healthy(TASKS), TASKS)
+    own = whole.predictions.probability[name]
+    for fault in (1 - own, own**2, np.ones(len(own))):
+        wrong = whole.predictions.replace(**{f"probability.{name}": fault})
+        (finding,) = ranking.inconsistent(Split(whole.evaluation.replace(predictions=wrong)), combined=False)
+        assert (finding.cause, finding.severity, finding.where) == ("ranking", "error", f"task '{name}'")
+
+
+def test_probabilities_of_a_correct_model_are_those_of_its_classes():
+    images, predictions = healthy(TASKS)
+    permuted = [replace(p, labels=p.labels | {"fill": (p.labels["fill"] + 1) % 3}) for p in predictions]
+    for rows in (predictions, permuted, []):
+        assert not list(ranking.inconsistent(split(images, rows, TASKS), combined=False))
+    tasks = make_tasks(3, background=False)
+    images, predictions = healthy(tasks)
+    rows = combined(predictions, tasks, [(0, 0, 0), (1, 1, 1), (2, 0, 2)])
+    assert not list(ranking.inconsistent(split(images, rows, tasks), combined=True)), "conditional probabilities"
 
 
 def test_equal_scores_rank_nothing():
