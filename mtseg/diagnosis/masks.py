@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco_mask
 from scipy.spatial import cKDTree
 
@@ -41,7 +42,7 @@ REACH = 16  # largest distance, in images, at which the masks' own image is look
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
-PARTS, HALVES = 0.02, 0.7  # share of the detections with the logits of another one; share of these that touch it
+PARTS, HALVES = 0.02, 0.7  # share of the detections that are parts; of the pairs with the same logits, that touch
 BLOCK = 100  # predictions that are compared at once with all others of their image
 SCALES = np.geomspace(0.4, 2.5, 33)
 
@@ -153,21 +154,23 @@ def cut(split: Split) -> list[Finding]:
     """An error if most detections that share their logits with another one of the image touch it: they are parts of one
     mask."""
     best = split.confident()
-    logits = np.column_stack([split.predictions.logits[task.name] for task in split.tasks])[best]
-    answer = np.unique(np.column_stack([split.image[best], logits]), axis=0, return_inverse=True)[1].ravel()
+    likely = pd.DataFrame(np.column_stack([split.image, *split.predictions.logit.values()])[best])
+    rows = best[likely.duplicated(keep=False)]  # few, of which all logits are compared
+    own = split.predictions[rows]
+    logits = np.column_stack([split.image[rows], *(own.logits[task.name] for task in split.tasks)])
+    answer = np.unique(logits, axis=0, return_inverse=True)[1].ravel()
     order = np.argsort(answer, kind="stable")
-    first = order[:-1][answer[order[1:]] == answer[order[:-1]]]
-    other = order[1:][answer[order[1:]] == answer[order[:-1]]]
-    low = split.predictions.box[best, :2]
-    high = low + split.predictions.box[best, 2:]
+    first, other = (part[np.diff(answer[order]) == 0] for part in (order[:-1], order[1:]))
+    low, high = own.box[:, :2], own.box[:, :2] + own.box[:, 2:]
     apart = np.maximum(low[first], low[other]) - np.minimum(high[first], high[other])  # [pairs, 2], below 0: overlap
     touching = (np.abs(apart.max(1)) <= 1) & (apart.min(1) < 0)
-    images = np.unique(split.image[best[first[touching]]])
-    if len(images) < FEWEST or touching.sum() < HALVES * len(touching) or 2 * len(touching) < PARTS * len(best):
+    parts = np.unique([first[touching], other[touching]])
+    images = np.unique(split.image[rows[parts]])
+    if len(images) < FEWEST or touching.mean() < HALVES or len(parts) < PARTS * len(best):
         return []
     evidence = (
-        f"{2 * touching.sum()} of {len(best)} detections are parts of one mask: they touch another one with the same "
-        f"logits: {named(split.images.file_name[images].tolist())}"
+        f"{len(parts)} of {len(best)} detections are parts of one mask: they touch another one with the same logits: "
+        f"{named(split.images.file_name[images].tolist())}"
     )
     change = "join the parts of an object where images or masks are cut into tiles"
     return [Finding("duplicates", "error", evidence, change)]

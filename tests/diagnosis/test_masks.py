@@ -234,6 +234,34 @@ def test_detections_that_all_have_the_mask_of_the_first(scattered):
     assert not masks.repeated(split(images, twice, TASKS)), "duplicates have the same logits"
 
 
+def in_thirds(rows, gap=0):
+    """Each mask in three, the outer two further apart by a gap."""
+    for row in rows:
+        left, _, width, _ = map(int, row.box)
+        third, half = width // 3, width // 2
+        ends = [left + x for x in (0, third - gap, third, half, half + gap, width)]
+        for part, (low, high) in enumerate(zip(ends[::2], ends[1::2], strict=True)):
+            (own,) = moved([row], lambda mask, inside=range(low, high): mask * np.isin(np.arange(SIZE), inside))
+            yield replace(own, query=row.query + 100 * part)
+
+
+def test_masks_that_are_cut_at_seams():
+    images, rows = healthy(TASKS)
+    assert not masks.cut(split(images, rows, TASKS)) and not masks.cut(split(images, [], TASKS))
+    thirds = list(in_thirds(rows))
+    (finding,) = masks.cut(split(images, thirds, TASKS))
+    assert (finding.cause, finding.severity) == ("duplicates", "error") and "parts of one mask" in finding.evidence
+    halves = [row for row in thirds if row.query < 200]
+    assert masks.cut(split(images, halves, TASKS))[0].cause == "duplicates"
+    assert not masks.cut(split(images, list(in_thirds(rows, gap=2)), TASKS)), "parts that do not touch"
+    few = [row for row in thirds if row.image_id < 5]
+    assert not masks.cut(split(images, few, TASKS)), "three images with objects"
+    rng = np.random.default_rng(0)
+    own = [replace(row, logits={name: tuple(rng.normal(values, 0.01)) for name, values in row.logits.items()})
+           for row in thirds]  # fmt: skip
+    assert not masks.cut(split(images, own, TASKS)), "logits of their own"
+
+
 def test_masks_of_which_no_pixel_belongs_to_two():
     """As if the masks of an image were drawn into one map. Here each object has two masks, of every other row."""
     images, rows = healthy(TASKS)
