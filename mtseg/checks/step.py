@@ -16,6 +16,7 @@ from mtseg.training.step import NotFinite, Stepper
 
 STEPS = 2  # in the first, weights that are initialised to 0 (deformable attention) block gradients
 EPSILON = 1e-8  # of AdamW
+CLIP = 0.01  # of the paper
 SLOW = 0.1  # change of a weight in a step, over the lr, below which the optimiser is not AdamW, where it is about 1
 LR = 1e-4  # of these steps: large enough to change float32 weights, small enough to be stable
 
@@ -122,6 +123,8 @@ def slow(changes: dict[str, float], *, clip: float) -> Iterator[Finding]:
     if changes and not 0 < clip < EPSILON and (change := median(changes.values())) < SLOW:
         evidence = f"a step changes the weights by {change:.2g} of the lr, AdamW by about all of it"
         fix = "use AdamW in mtseg/training/optimizer.py, or raise solver.base_lr, which is meant for it"
+        if 0 < clip < CLIP:
+            fix = f"set solver.clip ({clip:g}) to {CLIP:g} (paper): AdamW adds {EPSILON:g} to the size of each gradient"
         yield Finding("lr_too_low", "error", evidence, fix)
 
 
@@ -139,7 +142,8 @@ def not_updated(
     listed = f"{', '.join(list(unchanged)[:5])}{' ...' * (len(unchanged) > 5)}"
     if unchanged and 0 < clip < EPSILON:
         evidence = f"gradients clipped to a norm of {clip:g} are lost in AdamW's rounding: {listed} do not change"
-        yield Finding("weights_frozen", "error", evidence, "set solver.clip to 0.01 (paper), or to 0 for no clipping")
+        change = f"set solver.clip to {CLIP:g} (paper), or to 0 for no clipping"
+        yield Finding("weights_frozen", "error", evidence, change)
     elif unchanged:
         in_optimiser = any(id(parameters[one]) in rates for own in unchanged.values() for one in own)
         why = f"at an lr of {max(rates.values()):.3g}" if in_optimiser else "the optimiser does not contain them"

@@ -14,6 +14,7 @@ from mtseg.checks import batches, known_answers, mapper, network, step
 from mtseg.checks.mapper import pattern
 from mtseg.data import loader
 from mtseg.model import losses, matching
+from mtseg.training import step as training
 from tests import tiny
 from tests.scenes import make_tasks
 
@@ -67,6 +68,36 @@ def test_a_task_of_weight_0_is_no_fault():
     tasks = make_tasks(3)
     muted = tasks[2].model_copy(update={"loss_weight": 0.0, "match_weight": 0.0})
     assert not look(tiny.network((*tasks[:2], muted)), tasks)
+
+
+@pytest.mark.parametrize(
+    "solver", [{"clip": 0.01}, {"clip": 0.0}, {"clip": 1e-4}, {"backbone_multiplier": 0.1}, {"max_iter": 2}]
+)
+@pytest.mark.parametrize("model", [{"num_queries": 2}, {"hidden_dim": 512, "num_queries": 100}])
+def test_adamw_is_not_slow(solver, model):
+    tasks = make_tasks(2)
+    assert not step.check(tiny.network(tasks, model=model), batch(tasks), solver=tiny.params(solver=solver).solver)
+
+
+def test_gradients_that_are_clipped_to_the_size_of_rounding_are_named():
+    tasks = make_tasks(2)
+    (found,) = step.check(tiny.network(tasks), batch(tasks), solver=tiny.params(solver={"clip": 1e-7}).solver)
+    assert found.cause == "lr_too_low" and "solver.clip" in found.change and "solver.base_lr" not in found.change
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_another_optimiser_at_the_lr_of_adamw_is_named(momentum, monkeypatch):
+    tasks = make_tasks(2)
+    real = training.optimizer
+
+    def sgd(network, solver):
+        names = ("params", "lr", "initial_lr", "weight_decay")
+        groups = [{name: group[name] for name in names} for group in real(network, solver).param_groups]
+        return torch.optim.SGD(groups, momentum=momentum)
+
+    monkeypatch.setattr(training, "optimizer", sgd)
+    (found,) = step.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
+    assert (found.cause, found.severity) == ("lr_too_low", "error") and "AdamW" in found.change
 
 
 def test_a_backbone_that_is_meant_to_stay_is_no_fault():
