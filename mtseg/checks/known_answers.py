@@ -141,10 +141,10 @@ def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     for t, task in enumerate(network.tasks):
         if task.loss_weight and (low := value(t, task, UNLABELLED)) > LOW:
             evidence = f"in images without objects, the loss of a perfect no-object output is {low:.3g}, expected 0"
-            lower = [name for label, name in enumerate(task.classes) if value(t, task, label) < low]
-            if lower:
-                evidence += f", and lower if all outputs are '{lower[0]}'"
-            cause = "no_object_slot" if lower else "loss_targets"
+            learnt = next((name for label, name in enumerate(task.classes) if value(t, task, label) < LOW), None)
+            if learnt is not None:
+                evidence += f", which it is if all outputs are '{learnt}'"
+            cause = "loss_targets" if learnt is None else "no_object_slot"
             yield Finding(cause, "error", evidence, LOSSES, f"task '{task.name}'")
 
 

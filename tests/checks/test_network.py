@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from mtseg.checks import batches, known_answers, mapper, network, step
 from mtseg.checks.mapper import pattern
@@ -98,6 +100,53 @@ def test_another_optimiser_at_the_lr_of_adamw_is_named(momentum, monkeypatch):
     monkeypatch.setattr(training, "optimizer", sgd)
     (found,) = step.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
     assert (found.cause, found.severity) == ("lr_too_low", "error") and "AdamW" in found.change
+
+
+def with_heads(combined):
+    seen = [(0, 0, 0), (1, 1, 1), (2, 0, 2)] if combined else []
+    tasks = make_tasks(3, background=not combined)
+    return tiny.network(tasks, seen=seen, model={"unseen_combinations": 0.01 if combined else 1.0})
+
+
+@pytest.mark.parametrize("combined", [False, True])
+@pytest.mark.parametrize("slot", [0, 1])
+def test_no_object_that_is_learnt_in_another_slot_is_named(combined, slot, monkeypatch):
+    given = with_heads(combined)
+    real, main = type(given.heads[0]).losses, given.tasks[0]
+
+    def losses(self, logits, *args, **kwargs):
+        if main.name in logits:
+            order = torch.arange(main.num_outputs)
+            order[[slot, -1]] = order[[-1, slot]]
+            logits = {**logits, main.name: logits[main.name][..., order]}
+        return real(self, logits, *args, **kwargs)
+
+    monkeypatch.setattr(type(given.heads[0]), "losses", losses)
+    found = list(known_answers.empty_images(given, given.loss))
+    assert causes(found) == {("no_object_slot", main.name)} and main.classes[slot] in found[0].evidence
+
+
+@pytest.mark.parametrize("smoothing", [0.2, 0.5])
+def test_smoothed_labels_are_no_other_slot(smoothing, monkeypatch):
+    tasks = make_tasks(2)
+    given = tiny.network(tasks)
+    assert not list(known_answers.empty_images(given, given.loss))
+    monkeypatch.setattr(functional, "cross_entropy", partial(functional.cross_entropy, label_smoothing=smoothing))
+    found = list(known_answers.empty_images(given, given.loss))
+    assert causes(found) == {("loss_targets", task.name) for task in tasks}
+
+
+def test_no_object_with_a_cost_of_its_own_is_no_other_slot(monkeypatch):
+    """As if the labels were smoothed by the combined head."""
+    given = with_heads(combined=True)
+    real, main = type(given.heads[0]).losses, given.tasks[0].name
+
+    def losses(self, logits, *args, **kwargs):
+        found = real(self, logits, *args, **kwargs)
+        return found | {main: found[main] + 0.1 * logits[main][..., -1].abs().flatten(1).sum(1)}
+
+    monkeypatch.setattr(type(given.heads[0]), "losses", losses)
+    assert causes(known_answers.empty_images(given, given.loss)) == {("loss_targets", main)}
 
 
 def test_a_backbone_that_is_meant_to_stay_is_no_fault():
