@@ -274,37 +274,39 @@ def _further(best: BestBoxes, images: np.ndarray) -> Found | None:
 
 
 def _scattered(sample: Sample, images: np.ndarray) -> Found | None:
-    """Images in which objects without a prediction have one of their size and labels beside them, in any direction:
-    more than have one of another image."""
+    """Images in which objects have a prediction of their size and labels beside them, in any direction: of those whose
+    objects fit badly, more than have one of another image."""
     rng = np.random.default_rng(0)
-    moved = [_beside(sample, image, image) for image in images]
-    drawn = [_beside(sample, image, int(rng.choice(images))) for image in images for _ in range(OTHERS)]
-    chance = (sum(one is not None for one in drawn) + 1) / (len(drawn) + 1)
-    own = [(image, offset) for image, offset in zip(images.tolist(), moved, strict=True) if offset is not None]
-    if not _enough(len(own), len(images)) or binom.sf(len(own) - 1, len(images), chance) >= LEVEL:
+    own = {image: far for image in images.tolist() if (far := _beside(sample, image, image)) is not None}
+    drawn = [_beside(sample, image, int(rng.choice(images))) for image in own for _ in range(DRAWS)]
+    drawn = [far for far in drawn if far is not None]
+    rows = [image for image, far in own.items() if far]
+    chance = (np.count_nonzero(drawn) + 1) / (len(drawn) + 1)
+    if not _enough(len(rows), len(images)) or binom.sf(len(rows) - 1, len(own), chance) >= LEVEL:
         return None
-    text = f"objects lie about {np.median([offset for _, offset in own]):.1f} px from where the model finds such ones"
-    rows = np.array([image for image, _ in own])
-    return Found("masks_displaced", text, rows, float(len(own)))
+    far = np.median([own[image] for image in rows])
+    text = f"objects lie about {far:.1f} px from where the model finds such ones, in any direction"
+    return Found("masks_displaced", text, np.array(rows), float(len(rows)))
 
 
 def _beside(sample: Sample, image: int, other: int) -> float | None:
-    """How far the objects of an image lie from predictions of another one that have their size and labels, if as many
-    have one as fit where they are."""
+    """How far the objects of an image lie from predictions of another one that have their size and labels; 0 if fewer
+    than half have one; None if half or more fit where they are, or nothing is predicted."""
     objects, predicted = sample.objects[image], sample.predicted[other]
     if not len(predicted):
         return None
     fit = box_overlaps(predicted, objects)[0] >= BELONGS
+    if 2 * fit.any(0).sum() >= len(objects):
+        return None
     side = np.sqrt(objects[:, 2:].prod(1))
     apart = np.linalg.norm(_centres(predicted)[:, None] - _centres(objects), axis=2)
     ratio = predicted[:, None, 2:] / objects[:, 2:]
-    alike = (np.maximum(ratio, 1 / ratio).max(2) < ALIKE) & (
-        sample.predicted_labels[other][:, None] == sample.labels[image]
-    ).all(2)
-    alike &= ~fit.any(1)[:, None] & ~fit.any(0) & (apart > FAR_OFF * side) & (apart < CLOSE * side)
+    same = (sample.predicted_labels[other][:, None] == sample.labels[image]).all(2)
+    alike = same & (np.maximum(ratio, 1 / ratio).max(2) < ALIKE) & (apart > FAR_OFF * side) & (apart < CLOSE * side)
+    alike &= ~fit.any(1)[:, None] & ~fit.any(0)
     found = alike.any(0)
     return (
-        float(np.median(apart.min(0, where=alike, initial=np.inf)[found])) if found.sum() > fit.any(0).sum() else None
+        float(np.median(apart.min(0, where=alike, initial=np.inf)[found])) if 2 * found.sum() >= len(objects) else 0.0
     )
 
 

@@ -68,6 +68,16 @@ def test_correct_images_give_no_finding(drawn):
     assert not causes(drawn)
 
 
+@pytest.mark.parametrize(("different", "expected"), [(12, {("images_repeated", "train")}), (40, set())])
+def test_copies_within_train_are_found_and_not_compared_with_val(drawn, tmp_path, different, expected):
+    root, train, *_ = drawn
+    shutil.copytree(root, tmp_path / "raw")
+    copies = [replace(train[row % different], id=own.id, file_name=own.file_name) for row, own in enumerate(train)]
+    for row, own in enumerate(train):
+        shutil.copy(root / train[row % different].file_name, tmp_path / "raw" / own.file_name)
+    assert causes(drawn, train=copies, root=tmp_path / "raw") == expected
+
+
 @pytest.mark.parametrize("copies", [1, 40])
 def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, copies):
     root, train, val, _ = drawn

@@ -76,6 +76,18 @@ def test_a_shift_of_a_part_is_measured():
     assert (x, y) == pytest.approx((5, 4), abs=2)
 
 
+def test_masks_that_lie_beside_their_objects_in_any_direction_are_found():
+    rng = np.random.default_rng(1)
+
+    def beside(mask):
+        angle, (y, x) = rng.uniform(0, 2 * np.pi), np.nonzero(mask)
+        step = np.ceil(0.7 * max(np.ptp(y), np.ptp(x)) * np.array([np.sin(angle), np.cos(angle)])).astype(int)
+        return np.roll(mask, step, (0, 1))
+
+    (finding,) = found(beside, 0.2)
+    assert finding.cause == "masks_displaced" and 6 <= of(finding) <= 12
+
+
 def test_exchanged_images_are_found():
     records, rows = healthy(TASKS, images=100, scattered=True)
     ids = [record.id for record in records]
