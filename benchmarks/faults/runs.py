@@ -27,6 +27,7 @@ from benchmarks.faults import (
     reported,
     settings,
     training,
+    unheard,
     unseen,
 )  # fmt: skip
 from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
@@ -37,7 +38,7 @@ FIRST = 0.8  # the same for the last round of unseen faults at their first run, 
 FIRST_TRY = Path(__file__).parent / "first_try.tsv"  # that run: fault, round, what was named, whether it was right
 LISTS = (
     data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere, further,
-    later, latest, recent, newest,
+    later, latest, recent, newest, unheard,
 )  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
