@@ -13,33 +13,24 @@ from ablations import page
 from benchmarks.faults import (
     combinations,
     data,
-    elsewhere,
-    further,
     healthy,
     inputs,
-    later,
-    latest,
-    newest,
     pipeline,
     postprocessing,
     prediction,
-    recent,
-    reported,
+    reports,
     settings,
     training,
-    unheard,
-    unseen,
 )  # fmt: skip
 from benchmarks.faults.case import FAILURES, Case, Fault, Outcome
 
 PROCESSES = 2
 RIGHT = 0.95  # share of all faults whose cause must be correct; for those of docs/failures.md it is 1
 FIRST = 0.8  # the same for the last round of unseen faults at their first run, before any change for them
-FIRST_TRY = Path(__file__).parent / "first_try.tsv"  # that run: fault, round, what was named, whether it was right
-LISTS = (
-    data, settings, inputs, training, combinations, postprocessing, prediction, unseen, reported, elsewhere, further,
-    later, latest, recent, newest, unheard,
-)  # fmt: skip
+FIRST_TRY = Path(reports.__file__).with_name(
+    "first_try.tsv"
+)  # that run: fault, round, what was named, whether it was right
+LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, *reports.ROUNDS)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
 SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training

@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 
-from benchmarks.faults import combinations, inputs, later, latest, postprocessing, training, unseen
+from benchmarks.faults import combinations, inputs, postprocessing, training
 from mtseg.checks import batches, known_answers, mapper, network, step
 from tests import tiny
 from tests.scenes import make_tasks
@@ -20,8 +20,12 @@ ELSEWHERE = (
     # seen after a training alone
     "every step is trained on the same batch", "the norms are left in training mode at prediction",
 )  # fmt: skip
-LATE = (*postprocessing.FAULTS, *unseen.FAULTS, *later.FAULTS, *latest.FAULTS)
-LATE = [fault for fault in LATE if fault.code and fault.since == "convert"]
+LATE = [
+    fault
+    for module in (postprocessing, *reports.ROUNDS)
+    for fault in module.FAULTS
+    if fault.code and fault.since == "convert"
+]
 OF_MAPPER = [fault for fault in LATE if fault.causes[0].startswith("mapper_")]
 LOADED = [fault for fault in (*inputs.FAULTS, *OF_MAPPER) if fault.since == "convert"]
 BUILT = [

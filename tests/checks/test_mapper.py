@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.faults.elsewhere import boxes_if_mirrored
+from benchmarks.faults.reports.round_4 import boxes_if_mirrored
 from mtseg.checks import batches, mapper
 from mtseg.data import loader
 from tests import tiny

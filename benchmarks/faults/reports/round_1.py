@@ -1,7 +1,4 @@
-"""Faults written down from public bug reports alone, before the checks were looked at or changed for them.
-
-What `python -m benchmarks.faults` named at the first try is in docs/diagnosis.md. The comment of each fault is the
-report, as owner/repository#number. Where a fault concerns a part of the images, it is in the name."""
+"""Round 1, by someone who knew a part of the checks. Where a fault concerns a part of the images, it is in the name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The most recent faults from public bug reports: nine in data, eight in prediction and evaluation, seven in training;
-the comment is the report.
-
-Written, with the causes that count as correct, before any was run, by someone who knew the names of the causes and of
-earlier faults, but neither the checks nor how causes are found."""
+"""Round 8: nine in data, eight in prediction and evaluation, seven in training, by someone who knew the names of the
+causes and of earlier faults, but neither the checks nor how causes are found."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from benchmarks.faults import reported
 from benchmarks.faults.case import Fault, changed, everywhere
 from benchmarks.faults.inputs import masks_by as training_masks_by
 from benchmarks.faults.prediction import predictions_by, with_masks
-from benchmarks.faults.reported import VAL, Record, in_share, leaked, objects, outlines, part, read, write
+from benchmarks.faults.reports import round_2
+from benchmarks.faults.reports.round_2 import VAL, Record, in_share, leaked, objects, outlines, part, read, write
 from mtseg.core import masks
 from mtseg.core.params import Loss, Solver
 from mtseg.core.tables import Predictions
@@ -184,13 +181,13 @@ FAULTS = (
           causes=("annotations_missing",), raw=in_share("train", 1.0, objects(one_class))),
     # dbolya/yolact#665
     Fault("100 % of val: dotted is annotated as striped", **VAL, causes=("label_noise", "class_mix_differs"),
-          raw=in_share("val", 1.0, reported.labels(dotted_as_striped))),
+          raw=in_share("val", 1.0, round_2.labels(dotted_as_striped))),
     # roboflow/supervision#368
     Fault("15 % of val: each outline relative to its own box", **VAL, causes=("masks_displaced",),
           raw=in_share("val", 0.15, outlines(lambda points, size: points - points.min(0)))),
     # kornia/kornia#1063
     Fault("15 % of val: saved as HSV", **VAL, causes=("splits_differ",),
-          raw=in_share("val", 0.15, reported.pixels(lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2HSV)))),
+          raw=in_share("val", 0.15, round_2.pixels(lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2HSV)))),
     # ultralytics/yolov5#6646
     Fault("30 % of val: mosaics of four images", **VAL, causes=("splits_differ",), raw=mosaics),
     # GreatV/labelme2yolo#15

@@ -1,7 +1,5 @@
-"""Further faults from public bug reports: a third each in data, training and prediction; the comment is the report.
-
-Written, with the causes that count as correct, before any was run, by someone who knew the names of the causes and the
-lists of earlier faults, but neither the checks nor how causes are found; `first_try.tsv` has what was named then."""
+"""Round 5: a third each in data, training and prediction, by someone who knew the names of the causes and the lists of
+earlier faults, but neither the checks nor how causes are found."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from benchmarks.faults.case import Fault, changed, everywhere
 from benchmarks.faults.healthy import some_unlabelled
 from benchmarks.faults.inputs import masks_by as training_masks_by
 from benchmarks.faults.prediction import masks_by, predictions_by
-from benchmarks.faults.reported import VAL, Record, in_share, labels, leaked, objects, outlines
+from benchmarks.faults.reports.round_2 import VAL, Record, in_share, labels, leaked, objects, outlines
 from mtseg.core.tables import Predictions
 from mtseg.data import loader
 from mtseg.inference import torch_network
