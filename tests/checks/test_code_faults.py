@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 
-from benchmarks.faults import combinations, inputs, postprocessing, training
+from benchmarks.faults import combinations, inputs, postprocessing, reports, training
 from mtseg.checks import batches, known_answers, mapper, network, step
 from tests import tiny
 from tests.scenes import make_tasks
