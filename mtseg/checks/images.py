@@ -434,10 +434,17 @@ def recoloured(
         within = np.concatenate([pixels[label == one] - centre for one, centre in mean.items()])
         spread = np.linalg.inv(np.cov(within.T) + np.eye(3))
         for cause, what, undo in RECOLOURED:
-            rows = [_fits_after(image, task, mean, spread, undo) for image in other]
-            own = [image.name for image, fits in zip(other, rows, strict=True) if fits]
-            by_chance = sum(_fits_after(image, task, mean, spread, undo) for image in known)
-            if more(len(own), len(other), by_chance, len(known), level=LEVEL):  # a few known images lack some colours
+            ours, theirs = (
+                np.array([_far(image, task, mean, spread, undo) for image in images]) for images in (known, other)
+            )
+            fits, by_chance = ((far[:, 0] > 0) & (far[:, 1] == 0) for far in (theirs, ours))
+            own = [image.name for image, fit in zip(other, fits, strict=True) if fit]
+            # wrong labels are far from their colours as well, in all images, and some happen to fit afterwards
+            usual = ours[:, 0].sum() / max(ours[:, 2].sum(), 1)
+            unexplained = (theirs[:, 0] - usual * theirs[:, 2])[~fits].sum()
+            # a few known images lack some colours
+            part = more(len(own), len(other), int(by_chance.sum()), len(known), level=LEVEL)
+            if part and theirs[fits, 0].sum() > unexplained:
                 evidence = (
                     f"{described(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
                 )
@@ -451,19 +458,19 @@ def _known(image: Outlines, task: Task) -> tuple[np.ndarray, np.ndarray]:
     return image.colours[rows].reshape(-1, 3), np.array([image.labels[row][task.name] for row in rows], dtype=int)
 
 
-def _fits_after(
+def _far(
     image: Outlines, task: Task, mean: Mapping[int, np.ndarray], spread: np.ndarray, undo: Callable
-) -> bool:
-    """Whether the objects surely have not the colours of their classes, and have them after `undo`."""
+) -> tuple[int, int, int]:
+    """How many objects surely have not the colours of their classes, as they are and after `undo`, and how many there
+    are. Wrong labels can be closer afterwards, but not close."""
     pixels, label = _known(image, task)
     kept = [row for row, one in enumerate(label.tolist()) if one in mean]
-    if not kept:
-        return False
-    centre = np.array([mean[one] for one in label[kept].tolist()])
+    centre = np.array([mean[one] for one in label[kept].tolist()]).reshape(-1, 3)
     before, after = (
-        np.einsum("ni,ij,nj->n", apart, spread, apart) for apart in (pixels[kept] - centre, undo(pixels[kept]) - centre)
+        (np.einsum("ni,ij,nj->n", apart, spread, apart) > FAR).sum()
+        for apart in (pixels[kept] - centre, undo(pixels[kept]) - centre)
     )
-    return bool(before.max() > FAR >= after.max())  # wrong labels can be closer afterwards, but not close
+    return int(before), int(after), len(kept)
 
 
 def colours(sample: Sequence[Outlines], task: str) -> dict[int, np.ndarray]:

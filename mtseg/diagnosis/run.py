@@ -87,12 +87,12 @@ def diagnose(
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
     alignment = [*misaligned, *_blame_annotations(displaced, displaced_in_train), *renamed]
-    if not alignment:  # otherwise a part is no news
-        alignment = [*parts.check(split, "val"), *parts.check(trained, "train")]
-
     learning, details["training"] = curves.check(
         trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
     )
+    # a part is no news otherwise, and of a model that has learnt nothing chance
+    if not alignment and not any(finding.severity == "error" for finding in learning):
+        alignment = [*parts.check(split, "val"), *parts.check(trained, "train")]
     collapsed, details["answers"] = classes.collapses(split)
     counted, details["detections"] = detections.check(
         split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
