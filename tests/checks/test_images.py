@@ -240,6 +240,26 @@ def test_val_of_other_brightness_contrast_or_colour_is_reported(change, measure,
     assert f"{measure} " in found.evidence
 
 
+def test_wrong_labels_are_no_swapped_channels(drawn):
+    """Of objects with another label, red and blue ones fit once red and blue are swapped, the others do not."""
+    *_, val, tasks = drawn
+    names = next(task.classes for task in tasks if task.name == "colour")
+    other = {"red": "blue", "blue": "red", "green": "yellow", "yellow": "green"}
+
+    def relabelled(image, kept):
+        """With the first object of these colours alone, renamed."""
+        own = [names[one.labels["colour"]] for one in image.instances]
+        rows = [row for row, name in enumerate(own) if name in kept][:1]
+        labels = {row: one.labels | {"colour": names.index(other[own[row]])} for row, one in enumerate(image.instances)}
+        changed = [replace(one, labels=labels[row]) if row in rows else one for row, one in enumerate(image.instances)]
+        return replace(image, instances=tuple(changed[row] for row in rows) if rows else image.instances)
+
+    noisy = [
+        relabelled(image, ("red", "blue") if row % 5 == 0 else ("green", "yellow")) for row, image in enumerate(val)
+    ]
+    assert not causes(drawn, val=noisy)
+
+
 def test_a_few_images_of_another_kind_are_no_difference_of_the_splits(drawn):
     train, val = (
         checked.thumbnails(images, drawn[0], split) for split, images in zip(("train", "val"), drawn[1:3], strict=True)
