@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from mtseg.checks.findings import Finding, exception_text
 from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Input, Task
-from mtseg.core.tables import Image, Instance
+from mtseg.core.tables import UNLABELLED, Image, Instance
 from mtseg.data import loader
 
 COLOURS = ((230, 40, 60), (30, 200, 50), (150, 30, 210), (220, 210, 30))  # all differ after any swap of channels
@@ -84,7 +84,8 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
 
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
     """Write the image into the folder and return its record. Instances have different labels as far as there are enough
-    classes. Images with other numbers have other places and sizes of the patches, and other labels."""
+    classes; of each further task one has none. Images with other numbers have other places and sizes of the patches,
+    and other labels."""
     height, width = side - 1 | 1, side * 4 // 3 | 1  # odd: resized, no side of a patch is in the middle of a pixel
     pixels = np.full((height, width, 3), GROUND, np.uint8)
     moves = np.random.default_rng(number).integers(0, side // 16, (len(COLOURS), 4))
@@ -103,7 +104,10 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) 
         segmentation = [[*map(float, (left, top, x, top, x, y, right, y, right, bottom, left, bottom))]]
         if i % 2:
             segmentation = {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()}
-        labels = {task.name: (i + number) % len(task.classes) for task in tasks}
+        labels = {
+            task.name: None if n and (i + number - n) % len(COLOURS) == 0 else (i + number) % len(task.classes)
+            for n, task in enumerate(tasks)
+        }
         box = (float(left), float(top), float(right - left), float(bottom - top))
         instances.append(Instance(segmentation, box, float(mask.sum()), labels, id=i))
     PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -151,7 +155,7 @@ def displaced(readings: Sequence[Reading]) -> Iterator[Finding]:
 def relabelled(
     readings: Sequence[Reading], examples: Sequence[loader.Example], tasks: Sequence[Task], records: Sequence[Image]
 ) -> Iterator[Finding]:
-    """Every instance must keep its labels; in a flipped image they must be mirrored."""
+    """Every instance must keep its labels, or have none; in a flipped image they must be mirrored."""
     wrong, count = dict.fromkeys((task.name for task in tasks), 0), 0
     for one, example, record in zip(readings, examples, records, strict=True):
         x = {i: centre(patch)[0] for i, patch in enumerate(one.patches) if patch.sum() >= SMALLEST / 4}
@@ -164,7 +168,9 @@ def relabelled(
             count += 1
             for task, label in zip(tasks, labels, strict=True):
                 original = record.instances[patch].labels[task.name]
-                wrong[task.name] += label != (task.flipped()[original] if x[0] > right else original)
+                mirrored = original is not None and x[0] > right
+                expected = task.flipped()[original] if mirrored else original
+                wrong[task.name] += label != (UNLABELLED if expected is None else expected)
     for name in (name for name in wrong if wrong[name]):
         evidence = f"{wrong[name]} of {count} instances of a synthetic image have a wrong label"
         yield Finding("mapper_labels", "error", evidence, FIX, f"task '{name}'")

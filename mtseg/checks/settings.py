@@ -18,7 +18,7 @@ LARGE_WEIGHT = 5.0  # largest label weight relative to both mask losses together
 FAST_BACKBONE = 2.0  # largest lr of the backbone relative to the other parts; the paper: 0.1
 SMALLEST = 4.0  # pixels of an object's longer side in the network's input; the masks have a fourth of its resolution
 MANY_SMALL = 0.05  # share of such objects that is a warning
-UNEQUAL = 100.0  # largest ratio of the classes' shares of the loss, unless their frequencies alone give it
+UNEQUAL = 30.0  # largest ratio of the classes' shares of the loss, unless their frequencies alone give it
 
 
 def check(

@@ -25,6 +25,7 @@ from mtseg.evaluation.bootstrap import auc
 
 MOST = 2000  # images of a split that are looked at
 SURE = 4.5  # standard errors by which shares differ surely: one in 100,000 by chance
+FEWER = 1.4  # ratio of the objects per image from which splits differ
 DIFFERENT = 0.15  # difference of two shares from which it matters
 FEWEST = 20  # images of a split to compare it
 FULL, HOLLOW = 0.985, 0.85  # share of its box that a drawn box covers at least, and most outlines at most
@@ -68,8 +69,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
     area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
-    another), size (of the image), points (of its outline, 0 if it has none). single and empty: of each image, whether
-    it has one object at most, and none."""
+    another), size (of the image), points (of its outline, 0 if it has none). empty: whether each image has none; counts
+    and single: of the others, how many, and whether one."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -83,7 +84,8 @@ class Style:
         self.full = (self.extent >= FULL) & self.large
         self.size = np.sqrt(area / (objects.height * objects.width))
         counts = np.bincount(objects.image, minlength=len(images))
-        self.empty, self.single = counts == 0, counts[counts > 0] == 1
+        self.empty, self.counts = counts == 0, counts[counts > 0]
+        self.single = self.counts == 1
         self.only = counts[objects.image] == 1
         self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
         self.touching = _touching(objects.image, objects.box)
@@ -282,6 +284,15 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             evidence += f"those of train {medians[1]:.0%}"
             change = "prepare both alike, widen input.min_scale to max_scale, or use data.split"
             yield Finding("splits_differ", "warning", evidence, change, split)
+            return
+    if min(len(train.counts), len(other.counts)) >= FEWEST:
+        means = own, its = float(other.counts.mean()), float(train.counts.mean())
+        error = sum(counts.var() / len(counts) for counts in (train.counts, other.counts)) ** 0.5
+        if max(means) > FEWER * min(means) and abs(own - its) > SURE * error:
+            where = split if own < its else "train"
+            evidence = f"{split}'s images have {own:.1f} objects (mean of those with any), train's {its:.1f}"
+            change = f"check whether all objects of {where} are annotated: those without an outline are background"
+            yield Finding("annotations_missing", "warning", evidence, change, where)
 
 
 def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Finding]:

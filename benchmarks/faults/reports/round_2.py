@@ -238,7 +238,7 @@ KINDS: tuple[tuple[str, tuple[int, ...], Kind, tuple[str, ...]], ...] = (
     ("the smaller half of the objects not annotated", (30, 100), objects(smaller_half_missing),
      ("annotations_missing",)),
     # nutonomy/nuscenes-devkit#366
-    ("squares not annotated", (30, 100), objects(no_squares), ("annotations_missing",)),
+    ("squares not annotated", (30, 100), objects(no_squares), ("annotations_missing", "class_missing_in_train")),
     # cvat-ai/cvat#5496
     ("each object annotated as a box as well", (15, 30, 100), objects(also_boxes),
      ("annotated_twice", "boxes_for_outlines")),
