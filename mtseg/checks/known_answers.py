@@ -37,6 +37,7 @@ UNEVEN = 1.57  # size of the original image of smooth masks as a multiple of SIZ
 EXACT, CLOSE = 0.97, 0.01  # least IoU of a smooth mask with the expected one, and largest difference of its quality
 LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
 UNDECIDED = {"mask": math.log(2), "dice": 1 / 3}  # mask loss over its weight if all logits are 0, at least
+UNSEEN = 1 / 16  # share of the mask loss of inverted masks that those wrong in a quarter must have
 LOST = 1 / 30  # share of that, below which a mask loss teaches nothing; a focal loss has 1/16 or more
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
 
@@ -57,8 +58,9 @@ def check(network: Mask2Former) -> list[Finding]:
     loss = network.loss.model_copy(update={"num_points": max(network.loss.num_points, 256)})
     with network.device:
         perfect = two_images(network)
-        findings = list(matched(perfect, loss)) or list(matched_by_label(network, loss))
+        findings = list(matched(perfect, loss)) or [*matched_by_label(network, loss), *matched_by_mask(network, loss)]
         findings = findings or list(empty_images(network, loss)) or list(loss_values(perfect, loss))
+        findings = findings or list(all_quarters(perfect, loss))
         return findings + (list(detections_match(network, perfect)) or list(resized(network, perfect)))
 
 
@@ -125,6 +127,15 @@ def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
             yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, f"task '{task.name}'")
 
 
+def matched_by_mask(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
+    """The same of two instances with the same labels and different masks."""
+    masks = torch.stack([box(*BOXES[0]), box(*BOXES[2])])
+    labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
+    if list(matched(scene(network, [Target(masks, labels)] * 2), loss)):
+        evidence = "of two objects with the same labels, the matching ignores which query has the mask of which"
+        yield Finding("matcher_wrong", "error", evidence, MATCHING)
+
+
 def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     """In an image without objects, the correct label is no-object, the last output."""
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
@@ -182,6 +193,23 @@ def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:
             evidence = f"loss_{name} over its weight is {value:.2g} for masks whose logits are all 0, expected "
             evidence += f"{UNDECIDED[name]:.2g} or more: it is divided by too much, and hardly teaches anything"
             yield Finding("loss_muted", "error", evidence, LOSSES)
+
+
+def all_quarters(perfect: Scene, loss: Loss) -> Iterator[Finding]:
+    """Masks that are wrong in one quarter of the image must have about a quarter of the mask loss of inverted ones."""
+    if not loss.mask:
+        return
+    half, values = SIDE // STRIDE // 2, []
+    parts = [(slice(y, y + half), slice(x, x + half)) for y in (0, half) for x in (0, half)]
+    for part in ((slice(None), slice(None)), *parts):
+        inverted = perfect.output.mask_features_BCHW.clone()
+        inverted[..., *part].neg_()
+        output = replace(perfect.output, mask_features_BCHW=inverted)
+        values.append(float(last_losses(replace(perfect, output=output), loss)["mask"]))
+    whole, *quarters = values
+    if min(quarters) < UNSEEN * whole:
+        evidence = f"loss_mask is {whole:.3g} for inverted masks, and {min(quarters):.3g} if they are so in a quarter"
+        yield Finding("loss_targets", "error", f"{evidence}: its points do not cover the image", LOSSES)
 
 
 def with_next_class(labels_T: Tensor, t: int, task: Task) -> Tensor:

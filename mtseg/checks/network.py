@@ -53,13 +53,21 @@ def check(
 
 
 def loaded(network: Mask2Former, *, model: Model, solver: Solver) -> Iterator[Finding]:
-    """Tensors of the backbone that the file of the weights lacks, which `model.partial_weights` allows. The weights are
-    loaded again."""
-    if model.weights is None or not model.partial_weights:
+    """Tensors of the backbone that are not those of the file, and those that the file lacks, which
+    `model.partial_weights` allows. The weights are loaded again."""
+    if model.weights is None:
         return
-    transfer = initialise(network, model.weights, backbone=model.backbone, tasks=network.tasks, partial=True)
-    new, whole = ([key for key in keys if key.startswith("backbone.")] for keys in (transfer.new, network.state_dict()))
-    frozen = not solver.backbone_multiplier
+    built = {name: float(value.double().sum()) for name, value in network.backbone.state_dict().items()}
+    transfer = initialise(
+        network, model.weights, backbone=model.backbone, tasks=network.tasks, partial=model.partial_weights
+    )
+    whole = network.backbone.state_dict()
+    changed = [name for name, value in whole.items() if float(value.double().sum()) != built[name]]
+    if changed:
+        evidence = f"{len(changed)} of {len(whole)} tensors of the backbone are not those of {transfer.source.name}"
+        change = "fix mtseg/model/mask2former.py: the weights are loaded last"
+        yield Finding("weights_partly_loaded", "error", f"{evidence}: {', '.join(changed[:5])}", change)
+    new, frozen = [key for key in transfer.new if key.startswith("backbone.")], not solver.backbone_multiplier
     if len(new) > PARTLY * len(whole) or new and frozen:
         evidence = (
             f"{len(new)} of {len(whole)} tensors of the backbone are not in {transfer.source.name}, they stay random"
@@ -138,7 +146,11 @@ def dependence(network: Mask2Former, batch: Sequence[Example]) -> Iterator[Findi
             continue
         where, spread = f"task '{task.name}'", both_BQK.std() + 1e-12
         changed = ((both_BQK[0] - own_QK).abs().amax(-1) > SAME * spread).float().mean()
-        if (both_BQK[0] - both_BQK[1]).abs().max() <= 1e-6 * spread:
+        if network.num_queries > 1 and (both_BQK - both_BQK[:, :1]).abs().max() <= SAME * spread:
+            evidence = "all queries of an image have the same logits: they act as one"
+            change = "fix mtseg/model/decoder.py: each query has embeddings of its own"
+            yield Finding("queries_too_few", "error", evidence, change, where)
+        elif (both_BQK[0] - both_BQK[1]).abs().max() <= 1e-6 * spread:
             evidence = "its logits for two different images are identical"
             change = "fix mtseg/model/decoder.py: the input of heads is the decoder's output, not the learnt queries"
             yield Finding("labels_ignore_image", "error", evidence, change, where)

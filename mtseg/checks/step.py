@@ -4,6 +4,7 @@ change. The network is restored afterwards."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 
 import torch
@@ -26,7 +27,7 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
     before = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     training, watch = network.training, network.watch
     required = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    gradients = dict.fromkeys(required, 0.0)
+    gradients, hooks = dict.fromkeys(required, 0.0), []
 
     def record(*_: object) -> None:
         for name, parameter in network.named_parameters():
@@ -38,6 +39,10 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
             return findings
         stepper = Stepper(network, solver.model_copy(update={"amp": False, "warmup": 0, "base_lr": LR}))
         stepper.optimizer.register_step_pre_hook(record)
+        kept: set[str] = set()  # parameters with a gradient when that of the next step comes
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and name.startswith("decoder.heads."):
+                hooks.append(parameter.register_hook(partial(_kept, name, parameter, kept)))
         for step in range(STEPS):
             stepper([list(batch)], step)
         after, groups = network.state_dict(), stepper.optimizer.param_groups
@@ -46,6 +51,9 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         if not any(rates.values()):
             evidence = f"the schedule sets the lr of all parts to 0, expected {LR:g}"
             return [Finding("lr_too_low", "error", evidence, "fix the schedule in mtseg/training/optimizer.py")]
+        if kept := {name for name, parameter in network.named_parameters() if name in kept and id(parameter) in rates}:
+            evidence = f"the gradients of a step are added to those of the step before: {', '.join(sorted(kept)[:5])}"
+            return [Finding("lr_too_high", "error", evidence, "fix mtseg/training/step.py: set them to zero")]
         changes = {
             name: float((after[name].cpu() - before[name]).float().square().mean().sqrt()) / STEPS / rate
             for name, parameter in network.named_parameters()
@@ -57,12 +65,19 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         change = f"the lr of this step was {LR:g}, not that of solver: check these images and mtseg/model"
         return [Finding(error.cause, "error", error.names, change, error.where)]
     finally:
+        for hook in hooks:
+            hook.remove()
         network.load_state_dict(before)
         network.zero_grad(set_to_none=True)
         network.train(training)
         network.watch = watch
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(required[name])
+
+
+def _kept(name: str, parameter: torch.Tensor, kept: set[str], gradient: torch.Tensor) -> None:
+    if parameter.grad is not None and parameter.grad.any():
+        kept.add(name)
 
 
 @torch.no_grad()

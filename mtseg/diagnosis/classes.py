@@ -31,6 +31,7 @@ SURELY_WRONG = 0.05  # share of the objects whose labels the model surely contra
 LEVEL = 0.001  # chance that such a share differs from that of the other split
 LESS_CERTAIN = 0.55  # AUC of the probabilities in train against val, which is surely above if val looks different
 CONFIDENT_ALONE = 0.2  # the same for val alone with two classes, where the second choice is no evidence
+SECOND = 0.7  # share of a model's errors in which the label is its second choice
 
 
 def collapses(split: Split) -> tuple[list[Finding], dict[str, dict[str, float | None]]]:
@@ -261,7 +262,9 @@ def _surely_wrong(train: Split, val: Split, task: Task) -> Iterator[Finding]:
         if min(len(here), len(there)) < FEWEST or here.mean() < SURELY_WRONG:
             continue
         table = [[here.sum(), (~here).sum()], [there.sum(), (~there).sum()]]
-        if fisher_exact(table, alternative="greater").pvalue < LEVEL:
+        second, by_chance = sure[name].second[here].mean(), 1 / max(task.num_classes - 1, 1)
+        genuine = task.num_classes > 2 and second > (by_chance + SECOND) / 2  # then the model errs
+        if fisher_exact(table, alternative="greater").pvalue < LEVEL and not genuine:
             images = np.unique(sure[name].image[here])
             files = named(split.images.file_name[images].tolist())
             evidence = f"the model surely contradicts {here.mean():.0%} of the labels in {name}, {there.mean():.0%} in "
