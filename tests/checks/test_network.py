@@ -293,11 +293,21 @@ def test_a_backbone_that_is_partly_loaded_is_reported(share, multiplier, says, t
     state = tiny.network(tasks).backbone.state_dict()
     kept = dict(list(state.items())[: round(share * len(state))])
     save_file({name: value.contiguous() for name, value in kept.items()}, tmp_path / "part.safetensors")
-    given = tiny.params(
-        model={"weights": str(tmp_path / "part.safetensors"), "partial_weights": True},
-        solver={"backbone_multiplier": multiplier},
-    )
-    found = list(network.loaded(tiny.network(tasks), model=given.model, solver=given.solver))
+    model = {"weights": str(tmp_path / "part.safetensors"), "partial_weights": True}
+    given = tiny.params(model=model, solver={"backbone_multiplier": multiplier})
+    found = list(network.loaded(tiny.network(tasks, model=model), model=given.model, solver=given.solver))
     assert [finding.cause for finding in found] == ["weights_partly_loaded"] * bool(says)
     assert not says or says in found[0].evidence and "part.safetensors" in found[0].evidence
     assert not list(network.loaded(tiny.network(tasks), model=tiny.params().model, solver=given.solver))
+
+
+def test_weights_that_are_changed_after_they_were_loaded_are_reported(tmp_path):
+    tasks = make_tasks(1)
+    state = tiny.network(tasks).backbone.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "whole.safetensors")
+    model = {"weights": str(tmp_path / "whole.safetensors")}
+    given, built = tiny.params(model=model), tiny.network(tasks, model=model)
+    assert not list(network.loaded(built, model=given.model, solver=given.solver))
+    next(module for module in built.backbone.modules() if isinstance(module, nn.Conv2d)).reset_parameters()
+    (found,) = network.loaded(built, model=given.model, solver=given.solver)
+    assert (found.cause, found.severity) == ("weights_partly_loaded", "error") and "1 of " in found.evidence

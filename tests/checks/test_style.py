@@ -88,6 +88,16 @@ def test_a_split_that_is_annotated_in_another_way_is_named(change, cause, split)
     assert found(train, val) == {(cause, split)}
 
 
+@pytest.mark.parametrize(("kept", "named"), [(0.5, True), (0.85, False)])
+def test_fewer_objects_per_image_of_train_are_found(kept, named):
+    rng = np.random.default_rng(0)
+
+    def some(instances, number):
+        return [one for one in instances if rng.random() < kept]
+
+    assert (("annotations_missing", "train") in found(drawn(200, some), drawn(60))) == named
+
+
 def test_objects_of_another_size_in_a_part_of_val_are_found():
     some = drawn(60, lambda instances, number: instances if number % 4 else specks(instances))
     assert found(drawn(60), some) == {("splits_differ", "val")}
