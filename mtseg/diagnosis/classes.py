@@ -27,6 +27,7 @@ APART = 0.8  # AUC that the logits surely exceed if they separate the classes of
 CONFIDENT = 0.1  # share of contradictions with above-median probability; genuine errors of the model stay below
 SURPRISING = 2.0  # of `_surprise`, from which the labels of an image are taken for wrong
 BY_CHANCE = 0.1  # share of such images in a split that the model does not know, by its own errors
+UNLEARNT = 0.25  # the same in the other split, from which the model is wrong rather than the labels
 SURELY_WRONG = 0.05  # share of the objects whose labels the model surely contradicts, from which it matters
 LEVEL = 0.001  # chance that such a share differs from that of the other split
 LESS_CERTAIN = 0.55  # AUC of the probabilities in train against val, which is surely above if val looks different
@@ -246,7 +247,7 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
         chance = ((others > SURPRISING).sum() + 1) / (known + 1)
         if name == "val":
             chance = max(chance, BY_CHANCE)
-        if known >= FEWEST and a_part(len(rows), seen, chance):
+        if known >= FEWEST and chance < UNLEARNT and a_part(len(rows), seen, chance):
             part = described(split.images.file_name[rows].tolist(), seen, name)
             evidence = f"the model surely contradicts the labels of {part}, and of {(others > SURPRISING).sum()} of "
             change = "compare the labels of these images with the images"
