@@ -17,9 +17,9 @@ from benchmarks.faults.case import Fault, changed, everywhere
 from benchmarks.faults.prediction import logits_by, predictions_by, with_masks
 from benchmarks.faults.reports.round_2 import VAL, Record, in_share, labels, leaked, objects, outlines, pixels, read
 from benchmarks.faults.reports.round_5 import loaded
+from benchmarks.faults.reports.round_8 import rotated_box, sgd
 from benchmarks.faults.training import losses_by
 from mtseg.core.files import write_json
-from mtseg.core.params import Solver
 from mtseg.core.tables import Images, Pairs, Predictions
 from mtseg.data import loader
 from mtseg.data.loader import Mapper
@@ -48,10 +48,6 @@ def lower_too_high(points: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Outlines whose centre is in the lower half of the image are an eighth of its height too high."""
     _, height = size
     return points - (0, height / 8) if points[:, 1].mean() > height / 2 else points
-
-
-def rotated_box(points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return cv2.boxPoints(cv2.minAreaRect(points.astype(np.float32)))
 
 
 def left_alone(image: np.ndarray, record: Record, other: Record) -> tuple[np.ndarray, Record]:
@@ -151,13 +147,6 @@ def masks_in_order(real: Callable, output: QueryOutput, targets: list, matches: 
 
 def without_gradients(real: Callable, self: Mask2Former, images: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: level.detach() for name, level in real(self, images).items()}
-
-
-def sgd(real: Callable, network: Mask2Former, solver: Solver) -> torch.optim.SGD:
-    """SGD with momentum, at the learning rate of AdamW."""
-    names = ("params", "lr", "initial_lr", "weight_decay")
-    groups = [{name: group[name] for name in names} for group in real(network, solver).param_groups]
-    return torch.optim.SGD(groups, lr=solver.lr, momentum=0.9)
 
 
 def mixup(seen: list[torch.Tensor]) -> Callable[..., dict]:
