@@ -34,6 +34,7 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
             if parameter.grad is not None:
                 gradients[name] = max(gradients[name], float(parameter.grad.abs().max()))
 
+    network.zero_grad(set_to_none=True)
     try:
         if findings := list(malformed_losses(network, batch)):
             return findings
