@@ -246,7 +246,12 @@ def test_a_rank_that_scores_for_longer_than_the_limit_is_not_lost(data, tmp_path
 
 def test_rank_0_that_hangs_while_it_scores_is_named(data, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "GRACE", 0.2)
-    monkeypatch.setattr(loop, "headline", lambda *arguments: os.kill(os.getpid(), signal.SIGSTOP))
+
+    def hang(*arguments):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)  # if another thread stops first, this one goes on for a moment
+
+    monkeypatch.setattr(loop, "headline", hang)
     processes = start(2, lambda rank: train(data, tmp_path, timeout=4, max_iter=0, ims_per_batch=2), tmp_path)
     assert codes(processes[1:]) == [1]
     processes[0].kill()
