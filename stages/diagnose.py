@@ -20,6 +20,7 @@ def main() -> None:
         from mtseg.diagnosis import run
         from mtseg.diagnosis.probe import probe
         from mtseg.evaluation.ap.evaluation import Evaluation
+        from mtseg.model import weights
 
     data, test = manifest.load(Path("data/manifest.json")), params.test
     tasks, images = data.tasks(params.tasks), data.images("val")
@@ -28,16 +29,18 @@ def main() -> None:
     curve = read_table("plots/train.tsv", "train", keys=("step", "lr", "loss"))
     validated = read_table("plots/val.tsv", "train", keys=("step",))
     health = read_table("plots/health.tsv", "train", keys=("step", "stability"))
+    checkpoint = Path("models") / f"{test.checkpoint}.safetensors"
+    _, recorded = weights.load(checkpoint)
     train, val, known = probe(
-        Path("models") / f"{test.checkpoint}.safetensors", predictions, train=data.images("train"), val=images,
+        checkpoint, predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,
         batch=test.ims_per_batch, device=params.device,
     )  # fmt: skip
     evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
     diagnosis = run.diagnose(
-        evaluation, train=train, val=val, known=known, curve=curve, validated=validated, health=health,
-        model=params.model, input=params.input, solver=params.solver, test=test, filter=params.filter,
-        images=data.splits["train"]["images"],
+        evaluation, train=train, val=val, known=known, curve=curve, validated=validated,
+        summary=recorded.get("summary", ()), health=health, model=params.model, input=params.input,
+        solver=params.solver, test=test, filter=params.filter, images=data.splits["train"]["images"],
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)
     write_json(Path("data/diagnosis.json"), run.record(diagnosis))

@@ -19,7 +19,6 @@ OFF = 2.0  # factor, up or down, by which the lr may differ from the linear scal
 STEPS, EPOCHS = 200, 3  # with fewer of either, training was too short to judge the lr
 CONVERGED = 0.75  # share of its first value by which the loss must fall for a flat end to mean that it was learnt
 RISE = 0.1  # share of its fall by which the loss may rise again
-LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
 
 
 def hits(split: Split) -> Interval | None:
@@ -132,21 +131,6 @@ def _decline(validated: pd.DataFrame, checkpoint: str, transferred: Interval | N
     if checkpoint == "best":
         return [Finding("overtrained", "note", evidence, change)]
     return [Finding("overtrained", "warning", evidence, f"{change}, set test.checkpoint: best")]
-
-
-def below_validation(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
-    """An error if the predictions score less than the same weights did in training: then weights, images, annotations
-    or their processing differ. now: joint AP by the product of probabilities and mask quality, percent."""
-    if not len(validated) or "joint_AP" not in validated or detections < 100:
-        return []
-    column = validated["joint_AP"]
-    then = float(column.max() if checkpoint == "best" else column.iloc[-1])
-    if then - now <= max(1.0, LOSS_OF_AP * then):
-        return []
-    evidence = f"joint AP on val was {then:.1f} in training and is {now:.1f} now"
-    change = "prediction uses other weights, images, annotations or input.size than validation in training: run "
-    change += "`dvc repro predict`, check load_model and the Mapper"
-    return [Finding("prediction_differs", "error", evidence, change)]
 
 
 def without_gradient(health: pd.DataFrame, tasks: Sequence[Task]) -> list[Finding]:

@@ -18,6 +18,7 @@ from mtseg.diagnosis.label_alignment import CHANGES, SAME
 from mtseg.diagnosis.run import Sample
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.inference import torch_network
+from mtseg.inference.summary import spread
 from mtseg.model import weights
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import pick
@@ -114,11 +115,6 @@ def _depends_on_batch(logit: float, box: float, place: str | None) -> Finding:
         return Finding(cause, "error", f"{evidence}, unless an image is the {place} of its batch", change)
     change = "set model.freeze_norm: true, and look for an index that mixes images (Mask2Former.detect)"
     return Finding("answer_depends_on_batch", "error", f"{evidence}, when an image is alone in its batch", change)
-
-
-def spread(images: Images, count: int) -> Images:
-    """At most `count` images, evenly spread over all."""
-    return images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
 
 
 def logit_change(one: Predictions, other: Predictions) -> float:

@@ -13,7 +13,18 @@ from mtseg.checks import labels
 from mtseg.checks.findings import SEVERITIES, Finding
 from mtseg.core.params import Filter, Input, Model, Solver, Task, Test
 from mtseg.core.tables import Images, Predictions
-from mtseg.diagnosis import classes, curves, detections, evaluator, label_alignment, limits, masks, parts, ranking
+from mtseg.diagnosis import (
+    classes,
+    curves,
+    detections,
+    evaluator,
+    label_alignment,
+    limits,
+    masks,
+    parts,
+    ranking,
+    validation,
+)  # fmt: skip
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 
@@ -55,12 +66,12 @@ class Diagnosis:
 
 def diagnose(
     evaluation: Evaluation, *, train: Sample, val: Sample, known: Sequence[Finding], curve: pd.DataFrame,
-    validated: pd.DataFrame, health: pd.DataFrame, model: Model, input: Input, solver: Solver, test: Test,
-    filter: Filter, images: int,
+    validated: pd.DataFrame, summary: Sequence[Sequence[float]], health: pd.DataFrame, model: Model, input: Input,
+    solver: Solver, test: Test, filter: Filter, images: int,
 ) -> Diagnosis:  # fmt: skip
     """evaluation: of the stored predictions of val. train, val: new predictions of a sample of each split. known:
-    findings of `probe`. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. images: number of train
-    images."""
+    findings of `probe`. curve, validated, health: plots/train.tsv, val.tsv and health.tsv. summary: of the predictions
+    of val in training, recorded with the weights. images: number of train images."""
     tasks, details = evaluation.tasks, {}
     wrong, details["evaluator"] = evaluator.check(evaluation.images, tasks=tasks, ranking=evaluation.ranking)
     if wrong:  # all further numbers depend on the evaluator
@@ -86,7 +97,10 @@ def diagnose(
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
-    alignment = [*misaligned, *_blame_annotations(displaced, displaced_in_train), *renamed]
+    unlike = validation.unlike(split, summary, detections=test.detections)
+    if not unlike:
+        displaced = _blame_annotations(displaced, displaced_in_train)
+    alignment = [*misaligned, *displaced, *renamed]
     learning, details["training"] = curves.check(
         trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
     )
@@ -116,10 +130,10 @@ def diagnose(
         *detections.unannotated(trained, split),
     ]
     now = details["rankings"].get("product_quality", 0.0)
-    decline = curves.below_validation(validated, now, test.checkpoint, detections=test.detections)
+    decline = unlike or validation.below(validated, now, test.checkpoint, detections=test.detections)
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
     alignment += renamed_instead
-    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed)
+    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, unlike=bool(unlike))
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
         findings += [*_other_split(train.images, evaluation), *limits.factor(oracles)]
@@ -142,13 +156,14 @@ def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> S
 
 def unexplained(
     inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[limits.Weighed],
-    decline: list[Finding], *, found: float = 0.0,
+    decline: list[Finding], *, found: float = 0.0, unlike: bool = False,
 ) -> list[Finding]:  # fmt: skip
     """All findings, errors first; those that others explain become notes. Each group explains all that follow: network
     and inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
     training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
     finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
-    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well."""
+    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. unlike:
+    whether the predictions are not those of the validation; then they explain what looks like wrong annotations."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
     wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS]
@@ -157,7 +172,9 @@ def unexplained(
     least = COMPARABLE * max((one.gain for one in rest), default=0.0)
     strong = [one.finding for one in rest if one.gain >= least or decline]
     minor = [one.finding for one in rest if one.finding not in strong]
-    last = [finding for finding in strong if decline and finding.cause in DECLINE_CAUSES]
+    weaker = [finding for finding in alignment if unlike and finding.severity != "error"]
+    alignment = [finding for finding in alignment if finding not in weaker]
+    last = weaker + [finding for finding in strong if decline and finding.cause in DECLINE_CAUSES]
     first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
     for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):

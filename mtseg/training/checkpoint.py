@@ -37,9 +37,9 @@ class Run:
 
     tables: `train` (averages over each log period), `val` and `health`, with a row for each logged step. since: values
     of the steps after the last row of `train`. best: step and scores of the best validation, whose weights are
-    best_weights. metadata: of the checkpoints, besides step and scores. notes: a line for each thing that the user
-    should know of how the run begins. ranks: rank 0 alone reads and writes, the others begin with its state, which does
-    not depend on their number.
+    best_weights. summaries: of the predictions of the `best` and the `last` validation. metadata: of the checkpoints,
+    besides step, scores and summary. notes: a line for each thing that the user should know of how the run begins.
+    ranks: rank 0 alone reads and writes, the others begin with its state, which does not depend on their number.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Run:
         self.network, self.solver, self.work, self.metadata, self.ranks = network, solver, work, metadata, ranks
         self.stepper = Stepper(network, solver, broken=work / "broken_batch.pt", ranks=ranks)
         self.step, self.best, self.best_weights, self.since = 0, None, None, []
+        self.summaries: dict[str, list[list[float]]] = {}
         self.tables: dict[str, list[dict[str, float]]] = {name: [] for name in TABLES}
         self.saved, self.notes = time.monotonic(), []
         for path in (work / STATE, work / PREVIOUS) if ranks.first else ():
@@ -85,18 +86,20 @@ class Run:
         """Whether the last save is longer ago than `solver.save_minutes`."""
         return time.monotonic() - self.saved > 60 * self.solver.save_minutes
 
-    def validated(self, scores: dict[str, float]) -> None:
-        """Keep the scores, and the weights if they are the best so far; save the state."""
+    def validated(self, scores: dict[str, float], summary: list[list[float]]) -> None:
+        """Keep scores and summary, and the weights if they are the best so far; save the state."""
         self.tables["val"].append({"step": self.step, **scores})
+        self.summaries["last"] = summary
         if self.best is None or _deciding(scores) > _deciding(self.best):
             self.best = {"step": self.step, **scores}
+            self.summaries["best"] = summary
             if self.ranks.first:
                 self.best_weights = {name: value.cpu().clone() for name, value in self.network.state_dict().items()}
         self.save()
 
     def _content(self) -> io.BytesIO:
         state = {name: getattr(self.stepper, name).state_dict() for name in STATEFUL}
-        progress = {name: getattr(self, name) for name in ("step", "best", "since", "tables")}
+        progress = {name: getattr(self, name) for name in ("step", "best", "since", "summaries", "tables")}
         state |= {"health": self.stepper.health.sums, "best_weights": self.best_weights}
         torch.save(state | {"progress": json.dumps(progress)}, content := io.BytesIO())
         return content
@@ -126,12 +129,10 @@ class Run:
         """Write the outs."""
         if not self.ranks.first:
             return
-        best = {name: value for name, value in self.best.items() if name != "step"}
-        last = {name: value for name, value in self.tables["val"][-1].items() if name != "step"}
         now = {name: value.cpu() for name, value in self.network.state_dict().items()}
         with replace_folder(models) as folder:
-            self._export(folder / "best.safetensors", self.best_weights, self.best["step"], best)
-            self._export(folder / "last.safetensors", now, self.step, last)
+            self._export(folder, "best", self.best_weights, self.best)
+            self._export(folder, "last", now, self.tables["val"][-1])
         for name, rows in self.tables.items():
             with replace_file(curves / f"{name}.tsv") as path:
                 table = pd.DataFrame(rows, columns=None if rows else TABLES[name])
@@ -141,9 +142,14 @@ class Run:
             figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
         write_json(metrics, figures)
 
-    def _export(self, path: Path, state: dict[str, Tensor], step: int, scores: dict[str, float]) -> None:
-        metadata = self.metadata | {"step": step, "scores": scores}
-        weights.write(path, state, json.dumps(metadata, sort_keys=True, allow_nan=False))
+    def _export(self, folder: Path, name: str, state: dict[str, Tensor], validated: dict[str, float]) -> None:
+        scores = {key: value for key, value in validated.items() if key != "step"}
+        metadata = self.metadata | {
+            "step": validated["step"],
+            "scores": scores,
+            "summary": self.summaries.get(name, []),
+        }
+        weights.write(folder / f"{name}.safetensors", state, json.dumps(metadata, sort_keys=True, allow_nan=False))
 
     def _signature(self, content: bytes | memoryview) -> bytes:
         """SHA-256 of the content and of the run's name: no damaged state is used, and none of another training."""

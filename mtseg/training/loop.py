@@ -18,6 +18,7 @@ from mtseg.core.work import sole, work_folder
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
+from mtseg.inference.summary import summary
 from mtseg.inference.torch_network import description, predict
 from mtseg.model.device import keep_memory
 from mtseg.model.heads.combinations import seen_combinations
@@ -79,12 +80,12 @@ def train(
                 try:
                     while True:
                         if run.validation_is_due:
-                            scores = validate(
+                            scores, predicted = validate(
                                 network, val, root=root, input=input, batch=solver.ims_per_batch, ranks=ranks
                             )
                             with ranks.held():
                                 progress.validated(run.step, scores)
-                                run.validated(scores)
+                                run.validated(scores, predicted)
                         if run.step == solver.max_iter:
                             break
                         with ranks.held():
@@ -109,10 +110,10 @@ def train(
 
 def validate(
     network: Mask2Former, images: Images, *, root: Path, input: Input, batch: int, ranks: Ranks = ALONE
-) -> dict[str, float]:
-    """Validation scores in percent (see `headline`). They do not depend on the section `test` of params.yaml, which can
-    change without a new training. Each rank predicts its share of the batches: those of one process, so that the scores
-    are the same."""
+) -> tuple[dict[str, float], list[list[float]]]:
+    """Validation scores in percent (see `headline`), and the `summary` of the predictions. They do not depend on the
+    section `test` of params.yaml, which can change without a new training. Each rank predicts its share of the batches:
+    those of one process, so that the results are the same."""
     numbers = np.arange(len(images)) // batch
     own = images[np.flatnonzero(numbers % ranks.size == ranks.rank)]
     parts = ranks.gather(
@@ -123,6 +124,8 @@ def validate(
     found = Predictions.concatenate([part for part in parts if len(part)] or parts[:1])
     if ranks.size > 1:
         found = found[np.argsort(found.image_id, kind="stable")]  # as `images` are sorted
-    scores = headline(images, found, network.tasks) if ranks.first else None
+    known = None
+    if ranks.first:
+        known = headline(images, found, network.tasks), summary(images, found, network.tasks).tolist()
     ranks.wait()  # of many detections it could take longer than launch.timeout
-    return ranks.share(scores)
+    return ranks.share(known)

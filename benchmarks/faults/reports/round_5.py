@@ -69,13 +69,13 @@ def first_fill(found: list[list[str]]) -> list[list[str]]:
     return [[*parts[:-1], "dotted"] for parts in found]
 
 
-def worst_kept(real: Callable, self: Run, scores: dict[str, float]) -> None:
+def worst_kept(real: Callable, self: Run, scores: dict[str, float], summary: list[list[float]]) -> None:
     """The best validation is taken to be that of the lowest joint AP."""
-    best, weights = self.best, self.best_weights
+    before = self.best, self.best_weights, self.summaries.get("best")
     self.best = None
-    real(self, scores)
-    if best and scores["joint_AP"] >= best["joint_AP"]:
-        self.best, self.best_weights = best, weights
+    real(self, scores, summary)
+    if before[0] and scores["joint_AP"] >= before[0]["joint_AP"]:
+        self.best, self.best_weights, self.summaries["best"] = before
 
 
 def mini_mask(mask: np.ndarray) -> np.ndarray:

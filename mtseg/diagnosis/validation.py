@@ -1,0 +1,60 @@
+"""Compare the stored predictions with the validation of the same weights during training: AP, and the predictions of
+some images. Where they differ, code, weights, images or settings are not those of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mtseg.checks.findings import Finding
+from mtseg.diagnosis.split import Split
+from mtseg.evaluation.bootstrap import proportion
+from mtseg.inference.summary import IMAGES, spread, summary
+
+LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
+SHARE = 0.05  # of the images: as many must have other predictions
+DETECTIONS = 100  # of an image, which a validation keeps
+# By which an image's `summary` may differ: the sum of scores (of itself), quality, side, x, y, and labels. With weights
+# rounded to 8 bits, one image of the embedded data in 30 differs by more; another kind of processor changes far less.
+ALLOWED = {"sum of scores": 0.1, "mask quality": 0.03, "side": 0.03, "x": 0.02, "y": 0.02}
+ALLOWED_LABEL = 0.05
+CHANGE = "prediction uses other weights, images, code or input.size than validation in training: run "
+CHANGE += "`dvc repro predict`, check load_model, the Mapper and what Mask2Former.detect and predict do"
+
+
+def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
+    """An error if the predictions score less than the same weights did in training: then weights, images, annotations
+    or their processing differ. now: joint AP by the product of probabilities and mask quality, percent."""
+    if not len(validated) or "joint_AP" not in validated or detections < DETECTIONS:
+        return []
+    column = validated["joint_AP"]
+    then = float(column.max() if checkpoint == "best" else column.iloc[-1])
+    if then - now <= max(1.0, LOSS_OF_AP * then):
+        return []
+    evidence = f"joint AP on val was {then:.1f} in training and is {now:.1f} now"
+    return [Finding("prediction_differs", "error", evidence, CHANGE)]
+
+
+def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> list[Finding]:
+    """An error if the predictions of some images are not those of the validation. then: its `summary`, of as many
+    images of the same split, or empty if it is not known."""
+    images, names = spread(split.images, IMAGES), [*ALLOWED, *(f"label of '{task.name}'" for task in split.tasks)]
+    before = np.array(then, dtype=float)
+    if detections < DETECTIONS or before.shape != (len(images), len(names)):
+        return []
+    now = summary(split.images, split.predictions, split.tasks)
+    allowed = np.array([*ALLOWED.values(), *[ALLOWED_LABEL] * len(split.tasks)])
+    off = (now - before) / allowed
+    off[:, 0] /= np.maximum(before[:, 0], 1)
+    other = (np.abs(off) > 1).any(1)
+    share = proportion(other)
+    if share.low < SHARE:
+        return []
+    column = int(np.abs(off).mean(0).argmax())
+    examples = ", ".join(images.file_name[np.flatnonzero(other)[:3]].tolist())
+    evidence = f"the predictions of {share.text(0, 100)} % of {len(images)} val images ({examples} ...) are not those "
+    evidence += f"of the validation in training; most of all, the mean {names[column]} was "
+    evidence += f"{before[:, column].mean():.3g} and is {now[:, column].mean():.3g}"
+    return [Finding("prediction_differs", "error", evidence, CHANGE)]
