@@ -13,6 +13,7 @@ from benchmarks.faults.reports import (
     round_8,
     round_9,
     round_10,
+    round_11,
 )  # fmt: skip
 
-ROUNDS = (round_1, round_2, round_4, round_5, round_6, round_7, round_8, round_9, round_10)
+ROUNDS = (round_1, round_2, round_4, round_5, round_6, round_7, round_8, round_9, round_10, round_11)
