@@ -174,9 +174,9 @@ def averaged(real: Callable, self: Stepper, *args: Any, **kwargs: Any) -> dict[s
     return values
 
 
-def average_saved(real: Callable, self: Run, scores: dict[str, float]) -> None:
+def average_saved(real: Callable, self: Run, scores: dict[str, float], summary: list[list[float]]) -> None:
     """The weights are validated, and their average is saved."""
-    real(self, scores)
+    real(self, scores, summary)
     if self.best["step"] == self.step:
         self.best_weights = self.stepper.average
 
