@@ -153,8 +153,8 @@ def _argmax(split: Split, task: Task, combined: bool) -> Evidence:
         main = split.tasks[0]
         objects = predictions.probabilities[main.name][first, : main.num_classes].sum(1)
         first = first[split.evaluation.scores_by("product")[first] > 0.5 * objects]
-    highest = predictions.logits[task.name][first, : task.num_classes].argmax(1)
-    label = predictions.labels[task.name][first]
+    logits, label = predictions.logits[task.name][first, : task.num_classes], predictions.labels[task.name][first]
+    highest = logits.argmax(1)
     if not len(first) or (highest != label).mean() <= 0.01:
         return
     counts = np.zeros((task.num_classes, task.num_classes))

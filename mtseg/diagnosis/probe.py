@@ -17,8 +17,8 @@ from mtseg.core.tables import Images, Predictions
 from mtseg.diagnosis.label_alignment import CHANGES, SAME
 from mtseg.diagnosis.run import Sample
 from mtseg.evaluation.ap.pairs import box_overlaps
+from mtseg.evaluation.ap.summary import spread
 from mtseg.inference import torch_network
-from mtseg.inference.summary import spread
 from mtseg.model import weights
 from mtseg.model.decoder import QueryOutput
 from mtseg.model.device import pick

@@ -163,7 +163,7 @@ def unexplained(
     training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
     finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
     lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. unlike:
-    whether the predictions are not those of the validation; then they explain what looks like wrong annotations."""
+    whether the predictions are not those of the validation, which then explains all warnings."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
     wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS]
@@ -174,7 +174,11 @@ def unexplained(
     minor = [one.finding for one in rest if one.finding not in strong]
     weaker = [finding for finding in alignment if unlike and finding.severity != "error"]
     alignment = [finding for finding in alignment if finding not in weaker]
-    last = weaker + [finding for finding in strong if decline and finding.cause in DECLINE_CAUSES]
+    last = weaker + [
+        finding
+        for finding in strong
+        if decline and (finding.cause in DECLINE_CAUSES or unlike and finding.severity != "error")
+    ]
     first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
     for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):

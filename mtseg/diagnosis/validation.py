@@ -10,8 +10,8 @@ import pandas as pd
 
 from mtseg.checks.findings import Finding
 from mtseg.diagnosis.split import Split
+from mtseg.evaluation.ap.summary import IMAGES, spread, summary
 from mtseg.evaluation.bootstrap import proportion
-from mtseg.inference.summary import IMAGES, spread, summary
 
 LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
 SHARE = 0.05  # of the images: as many must have other predictions

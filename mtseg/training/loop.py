@@ -18,7 +18,7 @@ from mtseg.core.work import sole, work_folder
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
-from mtseg.inference.summary import summary
+from mtseg.evaluation.ap.summary import summary
 from mtseg.inference.torch_network import description, predict
 from mtseg.model.device import keep_memory
 from mtseg.model.heads.combinations import seen_combinations

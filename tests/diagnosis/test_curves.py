@@ -56,15 +56,6 @@ def test_a_val_ap_that_falls_while_training_goes_on():
     assert causes(curve=curve(), validated=fallen) == ["overtrained"]
 
 
-def test_predictions_that_score_less_than_the_weights_did():
-    (finding,) = curves.below_validation(VALIDATED, 1.0, "best", detections=100)
-    assert finding.cause == "prediction_differs"
-    assert not curves.below_validation(VALIDATED, 5.9, "best", detections=100)
-    assert not curves.below_validation(VALIDATED, 1.0, "best", detections=3), (
-        "fewer detections score less by themselves"
-    )
-
-
 def test_a_part_that_no_gradient_reaches_any_more():
     steps, alive = np.arange(20, 420, 20), np.linspace(3, 1, 20)
     table = pd.DataFrame({"step": steps, "gradient_head_fill": alive, "gradient_decoder": alive, "stability": 0.0})

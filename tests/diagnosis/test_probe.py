@@ -144,9 +144,3 @@ def test_predictions_that_share_a_query_are_compared_one_by_one(trained):
     found = trained[3].replace(**{f"logits.{name}": logits + rows for name, logits in trained[3].logits.items()})
     assert len(np.unique(np.column_stack([found.image_id, found.query]), axis=0)) < len(found)
     assert probe.logit_change(found, found) == probe.box_change(found, found) == 0
-
-
-def test_a_sample_is_spread_over_all():
-    images = scene(TASKS, count=30)
-    assert probe.spread(images, 4).id.tolist() == [1, 11, 20, 30]
-    assert len(probe.spread(images, 99)) == 30

@@ -13,7 +13,9 @@ from mtseg.diagnosis import classes, limits, run
 from mtseg.diagnosis.limits import Weighed
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
+from mtseg.evaluation.ap.summary import summary
 from tests.diagnosis.answers import healthy, relabelled, split
+from tests.diagnosis.test_masks import moved
 from tests.scenes import make_tasks
 from tests.tiny import params
 
@@ -21,17 +23,17 @@ ROOT = Path(__file__).parents[2]
 TASKS = make_tasks(3)
 
 
-def diagnosed(change=lambda row: row):
-    """The diagnosis of a correct model with `change` applied to each prediction of val."""
+def diagnosed(change=lambda row: row, summary=(), **scene):
+    """The diagnosis of a correct model with `change` applied to each prediction of val. summary: of its validation."""
     given = params(solver={"max_iter": 400})
     train = split(*healthy(TASKS, seed=1), TASKS)
-    images, rows = healthy(TASKS)
+    images, rows = healthy(TASKS, **scene)
     val = split(images, [change(row) for row in rows], TASKS)
     curve = pd.DataFrame({"step": [0, 200, 400], "lr": 2e-3, "loss": [60.0, 10.0, 8.0]})
     return run.diagnose(
         val.evaluation, train=sample(train), val=sample(val), known=[], curve=curve, health=curve,
-        validated=pd.DataFrame({"step": [400], "joint_AP": [50.0]}), model=given.model, input=given.input,
-        solver=given.solver, test=given.test, filter=given.filter, images=40,
+        validated=pd.DataFrame({"step": [400], "joint_AP": [50.0]}), summary=summary, model=given.model,
+        input=given.input, solver=given.solver, test=given.test, filter=given.filter, images=40,
     )  # fmt: skip
 
 
@@ -50,6 +52,19 @@ def test_a_correct_model_has_no_issues():
     assert run.record(found)["verdict"] == "No issues found."
     assert "No issues found. Looked at: " in text and "Not visible here: " in text
     assert "What would raise AP" in text and "twice the steps" not in text, "one validation shows no trend"
+
+
+def test_other_predictions_than_in_training_explain_what_looks_like_wrong_annotations():
+    whole = split(*healthy(TASKS, images=60, scattered=True), TASKS)
+    known = summary(whole.images, whole.predictions, TASKS)
+
+    def mirrored(row):
+        return next(moved([row], lambda mask: mask[:, ::-1])) if row.image_id % 3 == 0 else row
+
+    assert diagnosed(mirrored, images=60, scattered=True).findings[0].cause == "masks_mirrored"
+    first, *others = diagnosed(mirrored, known, images=60, scattered=True).findings
+    assert (first.cause, first.severity) == ("prediction_differs", "error")
+    assert all(one.severity == "note" for one in others) and "masks_mirrored" in [one.cause for one in others]
 
 
 def test_a_split_that_is_no_random_part_of_the_data_is_a_warning():
@@ -124,6 +139,7 @@ def test_what_follows_from_a_cause_is_a_note_beside_it():
     assert unexplained(alignment=[moved], learning=[few], outputs=bad, decline=[fallen])[0] == ["masks_displaced"]
     assert unexplained(inputs=[fed], alignment=[moved], outputs=bad)[0] == ["normalisation"]
     assert unexplained(learning=[few], decline=[fallen])[0] == ["prediction_differs"], "it was good in training"
+    assert unexplained(alignment=[moved], decline=[fallen], unlike=True)[0] == ["prediction_differs"]
     noise = (finding("label_noise", "warning"), 5.0)
     contradicts = "a worse prediction contradicts labels, too"
     assert unexplained(outputs=[noise], decline=[fallen])[0] == ["prediction_differs"], contradicts

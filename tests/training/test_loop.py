@@ -73,12 +73,17 @@ def test_a_second_signal_saves_no_half_of_a_step_and_no_half_of_a_validation(dat
             run(data, tmp_path / "b", monkeypatch)
     validate = loop.validate
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", lambda *args, **kwargs: Scores(validate(*args, **kwargs)))
+        patch.setattr(loop, "validate", lambda *args, **kwargs: scores_of(validate(*args, **kwargs)))
         with pytest.raises(KeyboardInterrupt):
             run(data, tmp_path / "b", monkeypatch)
     assert "resumed at step 2 of 6" in capsys.readouterr().out
     assert run(data, tmp_path / "b", monkeypatch) == whole
     assert "resumed at step 2 of 6" in capsys.readouterr().out
+
+
+def scores_of(validated):
+    scores, summary = validated
+    return Scores(scores), summary
 
 
 class Scores(dict):
@@ -252,11 +257,12 @@ def test_best_is_the_first_checkpoint_of_the_highest_joint_ap(tmp_path):
     for step, joint in enumerate((10.0, 30.0, 30.0, 20.0), start=1):
         state.step = step
         nn.init.constant_(network.decoder.query_feature, step)
-        state.validated({"segm_AP": 50 - joint, "joint_AP": joint})
+        state.validated({"segm_AP": 50 - joint, "joint_AP": joint}, [[joint]])
     state.finish(models=tmp_path / "models", metrics=tmp_path / "train.json", curves=tmp_path / "plots")
     for name, step, joint in (("best", 2, 30.0), ("last", 4, 20.0)):
         stored, metadata = weights.load(tmp_path / f"models/{name}.safetensors")
         assert metadata["step"] == step and metadata["scores"] == {"segm_AP": 50 - joint, "joint_AP": joint}
+        assert metadata["summary"] == [[joint]]
         assert (stored["decoder.query_feature"] == step).all()
     assert read_json(tmp_path / "train.json")["best"] == {"step": 2, "segm_AP": 20.0, "joint_AP": 30.0}
 
@@ -265,7 +271,7 @@ def test_without_a_joint_ap_the_best_checkpoint_has_the_highest_ap(tmp_path):
     state = Run(tiny.network(make_tasks(1)), tiny.params().solver, work=tmp_path / "work", metadata={})
     for step, ap in enumerate((10.0, 30.0, 20.0), start=1):
         state.step = step
-        state.validated({"segm_AP": ap})
+        state.validated({"segm_AP": ap}, [])
     state.finish(models=tmp_path / "models", metrics=tmp_path / "train.json", curves=tmp_path / "plots")
     assert read_json(tmp_path / "train.json")["best"] == {"step": 2, "segm_AP": 30.0}
 
