@@ -58,6 +58,7 @@ RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on e
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
 LEAST = 0.3  # smallest gain in edge strength by a change, in standard deviations
 LEVEL = 0.01  # chance of a false alarm by any of the changes
+NOWHERE = "and most do on none after any change that was tried"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def partly(
     if fits[best].sum() > len(rows) / 2:
         evidence += f"and those of {fits[best].sum()} of these do if {text}"
     else:
-        cause, evidence = "masks_displaced", f"{evidence}and most do on none after any change that was tried"
+        cause, evidence = "masks_displaced", f"{evidence}{NOWHERE}"
     return [Finding(cause, "warning", evidence, change, split)]
 
 

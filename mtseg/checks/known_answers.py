@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import median
 
 import cv2
 import torch
@@ -22,7 +23,7 @@ from mtseg.core.params import Loss, Task
 from mtseg.core.tables import UNLABELLED
 from mtseg.model import losses, matching
 from mtseg.model.decoder import QueryOutput
-from mtseg.model.heads import Heads
+from mtseg.model.heads import Combinations, Heads
 from mtseg.model.mask2former import Mask2Former
 from mtseg.model.matching import Target
 
@@ -37,6 +38,7 @@ UNEVEN = 1.57  # size of the original image of smooth masks as a multiple of SIZ
 EXACT, CLOSE = 0.97, 0.01  # least IoU of a smooth mask with the expected one, and largest difference of its quality
 LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
 UNDECIDED = {"mask": math.log(2), "dice": 1 / 3}  # mask loss over its weight if all logits are 0, at least
+UNEQUAL = 4  # factor by which the loss of wrong outputs over the weight of their label may differ from the usual one
 UNSEEN = 1 / 16  # share of the mask loss of inverted masks that those wrong in a quarter must have
 LOST = 1 / 30  # share of that, below which a mask loss teaches nothing; a focal loss has 1/16 or more
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
@@ -60,7 +62,7 @@ def check(network: Mask2Former) -> list[Finding]:
         perfect = two_images(network)
         findings = list(matched(perfect, loss)) or [*matched_by_label(network, loss), *matched_by_mask(network, loss)]
         findings = findings or list(empty_images(network, loss)) or list(loss_values(perfect, loss))
-        findings = findings or list(all_quarters(perfect, loss))
+        findings = findings or [*label_weights(perfect, loss), *all_quarters(perfect, loss)]
         return findings + (list(detections_match(network, perfect)) or list(resized(network, perfect)))
 
 
@@ -98,10 +100,8 @@ def scene(network: Mask2Former, targets: list[Target]) -> Scene:
 
 def matched(perfect: Scene, loss: Loss) -> Iterator[Finding]:
     """The matching must assign each instance to the query that predicts it, in every layer and image."""
-    loss = loss.model_copy(update={"mask": loss.mask or 1.0})
     try:
-        pairs = matching.match(perfect.output, perfect.targets, heads=perfect.heads, loss=loss)
-        right = perfect.owner[pairs.layer, pairs.image, pairs.query] == pairs.instance
+        right = assigned(perfect, loss)
     except (IndexError, RuntimeError, ValueError) as error:
         if out_of_memory(error):
             raise
@@ -114,6 +114,13 @@ def matched(perfect: Scene, loss: Loss) -> Iterator[Finding]:
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
 
 
+def assigned(perfect: Scene, loss: Loss) -> Tensor:
+    """Whether each matched pair is of an instance and the query that predicts it, bool [M]."""
+    loss = loss.model_copy(update={"mask": loss.mask or 1.0})
+    pairs = matching.match(perfect.output, perfect.targets, heads=perfect.heads, loss=loss)
+    return perfect.owner[pairs.layer, pairs.image, pairs.query] == pairs.instance
+
+
 def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
     """Two instances with the same mask differ in the label of one task. Each must be matched to the query with its
     label. Two images have the queries in opposite order, so that equal costs give an error in one of them."""
@@ -122,9 +129,15 @@ def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
         labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
         labels[1, t] = 1
         used = loss.labels and task.loss_weight and task.match_weight and task.num_classes > 1
-        if used and list(matched(scene(network, [Target(torch.stack([mask, mask]), labels)] * 2), loss)):
-            evidence = "of two objects with the same mask, the matching ignores which query has the correct label"
-            yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, f"task '{task.name}'")
+        pair = scene(network, [Target(torch.stack([mask, mask]), labels)] * 2)
+        if used and list(matched(pair, loss)):
+            where = f"task '{task.name}'"
+            if assigned(pair, loss).any():
+                evidence = "of two objects with the same mask, the matching ignores which query has the correct label"
+                yield Finding("task_untrained_in_matching", "error", evidence, MATCHING, where)
+            else:
+                evidence = "of two objects with the same mask, the matching gives each the query with the wrong label"
+                yield Finding("matcher_wrong", "error", f"{evidence}: the cost has the wrong sign", MATCHING, where)
 
 
 def matched_by_mask(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
@@ -193,6 +206,37 @@ def loss_values(perfect: Scene, loss: Loss) -> Iterator[Finding]:
             evidence = f"loss_{name} over its weight is {value:.2g} for masks whose logits are all 0, expected "
             evidence += f"{UNDECIDED[name]:.2g} or more: it is divided by too much, and hardly teaches anything"
             yield Finding("loss_muted", "error", evidence, LOSSES)
+
+
+def label_weights(perfect: Scene, loss: Loss) -> Iterator[Finding]:
+    """With a softmax for each task, wrong outputs must have about the same loss for every label, over its weight: that
+    of the class, or loss.no_object."""
+    if isinstance(perfect.heads[0], Combinations):  # a wrong label costs more or less by the others
+        return
+    labels = [target.labels for target in perfect.targets]
+    norm = losses.normaliser(labels, tasks=perfect.heads.tasks, num_queries=QUERIES, loss=loss)
+    right = last_losses(perfect, loss)
+    for t, task in enumerate(perfect.heads.tasks):
+        weights = dict(enumerate(task.weights)) | ({UNLABELLED: loss.no_object} if task.background else {})
+        if not task.loss_weight or task.num_outputs == 1 or min(weights.values()) < 0.01:
+            continue
+        wrong = perfect.heads.logits_of(with_next_class(perfect.labels_LBQT, t, task), LOGIT)[task.name]
+        found = {}  # label: loss of a wrong output, over the weight of the label
+        for label, weight in weights.items():
+            rows = perfect.labels_LBQT[..., t] == label
+            if rows[-1].any():
+                logits = torch.where(rows[..., None], wrong, perfect.output.logits[task.name])
+                output = replace(perfect.output, logits=perfect.output.logits | {task.name: logits})
+                gain = last_losses(replace(perfect, output=output), loss)[task.name] - right[task.name]
+                total = float(gain) / task.loss_weight * norm.labels[task.name]
+                found[label] = total / int(rows[-1].sum()) / weight
+        usual = median(found.values())
+        off = {label: value / max(usual, 1e-9) for label, value in found.items()}
+        label = max(off, key=lambda one: abs(math.log(max(off[one], 1e-9))))
+        if not 1 / UNEQUAL <= off[label] <= UNEQUAL:
+            name = f"class '{task.classes[label]}'" if label >= 0 else "no-object"
+            evidence = f"{name} weighs {off[label] * weights[label]:.2g} in the loss, expected {weights[label]:.2g}"
+            yield Finding("loss_targets", "error", evidence, LOSSES, f"task '{task.name}'")
 
 
 def all_quarters(perfect: Scene, loss: Loss) -> Iterator[Finding]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import permutations
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.masks import iou
 from mtseg.core.params import Input, Task, with_flips
 from mtseg.core.tables import UNLABELLED, Images
+from mtseg.evaluation.bootstrap import proportion
 
 COPY_IOU = 0.95  # mask IoU above which two instances are copies
 FILLED = 0.98  # share of its box that an object fills, which is then a box drawn round another one
@@ -22,7 +24,8 @@ SIDE = re.compile(r"left|right|(?<![a-z0-9])(?:l|r|lhs|rhs)(?![a-z0-9])", re.IGN
 RARE = 10  # smallest number of examples that a class needs to be learnt
 FEW = 6  # images of a scored split, below which the best checkpoint is chosen by chance: AP 48 to 90 of 5 (see SMALL)
 SMALL = 20  # images of a scored split: as many of the embedded data, at random, have AP 60 to 80 in 95 % of the draws
-
+LIKELY, EXPECTED = 3, 20  # times a pair of labels that train lacks should be there; the same of all pairs of a class
+COMMON = 0.02  # share of a split's objects with such pairs, from which they matter
 OTHER_MIX, SURE = 0.15, 4.5  # difference of two shares of a class that matters; standard errors of one beyond chance
 
 
@@ -155,7 +158,38 @@ def unseen(train: Images, images: Images, tasks: Sequence[Task], split: str) -> 
             f"({sum(absent.values()) / own.total():.1%} of {split}'s instances)"
         )
         change = "expect lower scores of these (joint.unseen_AP), or move examples into train"
-        yield Finding("combination_missing_in_train", "note", evidence, change, split)
+        severity = "note"
+        if pair := excluded(combinations(train, tasks), in_train, own, tasks):
+            severity, evidence = "warning", f"{evidence}; {pair}"
+        yield Finding("combination_missing_in_train", severity, evidence, change, split)
+
+
+def excluded(
+    train: Counter[tuple[int, ...]], known: Collection[tuple[int, ...]], own: Counter[tuple[int, ...]],
+    tasks: Sequence[Task],
+) -> str | None:  # fmt: skip
+    """A line if a class occurs in train without labels of another task that it should often have if the tasks were
+    independent, and with them in a split. train, own: counts of combinations in train and the split; known: those of
+    train and its mirror images."""
+    total, lacking, example = train.total(), set(), ""
+    for a, b in permutations(range(len(tasks)), 2):
+        present = {(labels[a], labels[b]) for labels in known}
+        counts = [np.zeros(task.num_classes) for task in tasks]
+        for labels, n in train.items():
+            counts[a][labels[a]] += n
+            counts[b][labels[b]] += n
+        expected = np.outer(counts[a], counts[b]) / total
+        expected[tuple(np.array([*present]).T)] = 0
+        expected[expected < LIKELY] = 0
+        for one in np.flatnonzero(expected.sum(1) >= EXPECTED).tolist():
+            others = np.flatnonzero(expected[one]).tolist()
+            lacking |= {labels for labels in own if labels[a] == one and labels[b] in others}
+            names = " or ".join(f"'{tasks[b].classes[other]}'" for other in others[:3])
+            example = (
+                example or f"train has no '{tasks[a].classes[one]}' with {names}, expected {expected[one].sum():.0f}"
+            )
+    share = proportion(np.arange(own.total()) < sum(own[labels] for labels in lacking))
+    return f"{example} ({share.text(0, 100)} % of the objects have such pairs)" if share.low > COMMON else None
 
 
 def combinations(images: Images, tasks: Sequence[Task]) -> Counter[tuple[int, ...]]:

@@ -58,7 +58,8 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
     side = min(max(input.size, SIDES[0]), SIDES[1])
     input = input.model_copy(update={"size": side, "workers": 0})
     with TemporaryDirectory() as folder:
-        records = [pattern(Path(folder), tasks, side=side, number=number) for number in range(DRAWS)]
+        # each twice, as in two epochs
+        records = [pattern(Path(folder), tasks, side=side, number=number) for number in range(DRAWS // 2)] * 2
         try:
             mapper = loader.Mapper(tasks, input, root=Path(folder), training=True)
             examples = [mapper(record, seed) for seed, record in enumerate(records)]
@@ -79,6 +80,7 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # patches are found by colour
     readings = [read(example) for example in examples]
     findings = list(displaced(readings)) or list(relabelled(readings, examples, tasks, records))
+    findings = findings or list(upside_down(readings))
     return [*findings, *misplaced(predicted, records[0]), *padded(examples, predicted)]
 
 
@@ -174,6 +176,18 @@ def relabelled(
     for name in (name for name in wrong if wrong[name]):
         evidence = f"{wrong[name]} of {count} instances of a synthetic image have a wrong label"
         yield Finding("mapper_labels", "error", evidence, FIX, f"task '{name}'")
+
+
+def upside_down(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Images are mirrored left to right alone: labels of what is above and below have no pairs."""
+    y = [[centre(patch)[1] for patch in one.patches if patch.sum() >= SMALLEST] for one in readings]
+    count = sum(len(own) == len(COLOURS) and min(own[:2]) > max(own[2:]) for own in y)
+    if count:
+        evidence = f"training turns synthetic images upside down ({count} of {len(readings)}): labels that mean above "
+        evidence += "and below stay as they are"
+        yield Finding(
+            "flip_without_pairs", "warning", evidence, f"{FIX}: mirror left to right alone, as input.flip does"
+        )
 
 
 def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mtseg.checks import batches, images, labels, mapper, network, resolution, settings, style
+from mtseg.checks import alignment, batches, images, labels, mapper, network, resolution, settings, style
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import PART, return_memory
@@ -64,12 +64,16 @@ def run(
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Misplaced outlines first, and other sizes of the objects after other outlines, which change them. Boxes drawn for
-    outlines also lie on no edges, and contain other colours."""
+    outlines also lie on no edges, and contain other colours; other outlines may lie on none."""
     boxes = {one.where for one in findings if one.cause == "boxes_for_outlines"}
     loose = {one.where for one in findings if one.cause == "outlines_differ"}
     kept = [one for one in findings if not (one.cause in MISPLACED | COLOURS and one.where in boxes)]
     return sorted(
-        kept, key=lambda one: (one.cause not in MISPLACED, one.cause == "splits_differ" and one.where in loose)
+        kept,
+        key=lambda one: (
+            one.cause not in MISPLACED or bool(loose) and alignment.NOWHERE in one.evidence,
+            (one.cause == "splits_differ" and one.where in loose) or alignment.NOWHERE in one.evidence,
+        ),
     )
 
 

@@ -27,9 +27,11 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
     before = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     training, watch = network.training, network.watch
     required = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    gradients, hooks = dict.fromkeys(required, 0.0), []
+    gradients, hooks, steps = dict.fromkeys(required, 0.0), [], 0
 
     def record(*_: object) -> None:
+        nonlocal steps
+        steps += 1
         for name, parameter in network.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = max(gradients[name], float(parameter.grad.abs().max()))
@@ -49,6 +51,9 @@ def check(network: Mask2Former, batch: Sequence[Example], *, solver: Solver) -> 
         after, groups = network.state_dict(), stepper.optimizer.param_groups
         moved = {name for name in required if not torch.equal(after[name].cpu(), before[name])}
         rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        if not steps:
+            evidence, change = "the optimiser makes no step", "fix mtseg/training/step.py or optimizer.py"
+            return [Finding("weights_frozen", "error", evidence, change)]
         if not any(rates.values()):
             evidence = f"the schedule sets the lr of all parts to 0, expected {LR:g}"
             return [Finding("lr_too_low", "error", evidence, "fix the schedule in mtseg/training/optimizer.py")]

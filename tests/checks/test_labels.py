@@ -155,6 +155,23 @@ def test_combinations_that_train_lacks_are_counted_for_each_split():
     assert not list(labels.unseen(train, test, mirrored, "test")), "training shows it as the mirror image of another"
 
 
+def test_pairs_of_labels_that_train_surely_excludes_are_a_warning():
+    tasks, rng = make_tasks(2), np.random.default_rng(0)
+
+    def drawn(count, kept):
+        labels = [tuple(int(rng.integers(task.num_classes)) for task in tasks) for _ in range(count)]
+        own = [dict(zip((task.name for task in tasks), one, strict=True)) for one in labels if kept(*one)]
+        boxes = tuple(box_instance((1, 1, 3, 3), one) for one in own)
+        return images_of([Image(1, "a.jpg", 64, 64, boxes)], tasks)
+
+    val = drawn(200, lambda shape, colour: True)
+    (found,) = labels.unseen(drawn(600, lambda shape, colour: shape != 1 or colour == 0), val, tasks, "val")
+    assert (found.cause, found.severity) == ("combination_missing_in_train", "warning")
+    assert f"train has no '{tasks[0].classes[1]}' with " in found.evidence
+    rare = labels.unseen(drawn(10, lambda shape, colour: True), val, tasks, "val")
+    assert [one.severity for one in rare] == ["note"], "so few examples lack pairs by chance"
+
+
 def test_a_flip_that_does_not_swap_the_sides_is_reported():
     task = make_tasks(4)[3]
     still = tiny.params(input={"flip": 0.0}).input

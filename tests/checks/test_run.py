@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mtseg.checks import run
+from mtseg.checks.alignment import NOWHERE
 from mtseg.checks.findings import Finding
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
@@ -25,6 +26,8 @@ def test_a_cause_comes_before_what_it_explains():
     ]
     assert [one.cause for one in run.in_order(given)] == ["outlines_differ", "boxes_for_outlines", "splits_differ"]
     assert run.in_order([given[0], given[3]]) == [given[3], given[0]]
+    nowhere = Finding("masks_displaced", "warning", f"outlines lie on no edges, {NOWHERE}", "change", "train")
+    assert [one.cause for one in run.in_order([nowhere, given[1]])] == ["outlines_differ", "masks_displaced"]
 
 
 @pytest.fixture
