@@ -44,9 +44,11 @@ def exchanged(
 ) -> Iterator[Finding]:
     """Compare with the expected examples. Images are identified by their pixels; instances may have any order."""
     pixels = np.stack([example["image"].numpy() for example in expected]).astype(int)
-    masks, labels = 0, Counter()
+    masks, labels, drawn = 0, Counter(), Counter()
     for example in examples:
-        same = expected[int(np.abs(pixels - example["image"].numpy().astype(int)).mean((1, 2, 3)).argmin())]
+        row = int(np.abs(pixels - example["image"].numpy().astype(int)).mean((1, 2, 3)).argmin())
+        drawn[row] += 1
+        same = expected[row]
         actual, wanted = targets(example), targets(same)
         masks += actual.keys() != wanted.keys()
         for i, task in enumerate(tasks):
@@ -55,6 +57,10 @@ def exchanged(
         evidence = f"{masks} of {len(examples)} synthetic images in batches have masks of other images or no masks"
         yield Finding("masks_of_other_image", "error", evidence, CHANGE)
         return
+    if len({drawn[row] for row in range(len(expected))}) > 1:
+        times = "/".join(str(drawn[row]) for row in range(len(expected)))
+        evidence = f"in two epochs, {len(expected)} synthetic images are drawn {times} times, expected twice each"
+        yield Finding("overtrained", "error", evidence, f"{CHANGE}: an epoch has each image once")
     for name in (name for name in labels if labels[name]):
         evidence = f"{labels[name]} of {len(examples)} synthetic images in batches have labels of other images"
         yield Finding("labels_of_other_image", "error", evidence, CHANGE, f"task '{name}'")

@@ -86,10 +86,11 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
 
 def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) -> Image:
     """Write the image into the folder and return its record. Instances have different labels as far as there are enough
-    classes; of each further task one has none. Images with other numbers have other places and sizes of the patches,
-    and other labels."""
+    classes, or two and two the same; of each further task one has none. Images with other numbers have other places and
+    sizes of the patches, and other labels."""
     height, width = side - 1 | 1, side * 4 // 3 | 1  # odd: resized, no side of a patch is in the middle of a pixel
     pixels = np.full((height, width, 3), GROUND, np.uint8)
+    same = 1 + number % 2  # patches of a class
     moves = np.random.default_rng(number).integers(0, side // 16, (len(COLOURS), 4))
     instances = []
     for i, (colour, (x, y), move) in enumerate(zip(COLOURS, CORNERS, moves.tolist(), strict=True)):
@@ -107,7 +108,7 @@ def pattern(folder: Path, tasks: Sequence[Task], *, side: int, number: int = 0) 
         if i % 2:
             segmentation = {"size": [height, width], "counts": coco_mask.encode(mask)["counts"].decode()}
         labels = {
-            task.name: None if n and (i + number - n) % len(COLOURS) == 0 else (i + number) % len(task.classes)
+            task.name: None if n and (i + number - n) % len(COLOURS) == 0 else (i // same + number) % len(task.classes)
             for n, task in enumerate(tasks)
         }
         box = (float(left), float(top), float(right - left), float(bottom - top))
@@ -245,7 +246,7 @@ def sides(cover: np.ndarray) -> np.ndarray:
     if not len(places) or places.min() < BLUR or (places.max(0) + BLUR >= cover.shape[::-1]).any():
         return found
     middle = (places.min(0) + places.max(0)) / 2
-    x, y = (middle + 3 * (places.mean(0) - middle)).astype(int)
+    x, y = (middle + 3 * (places.mean(0) - middle)).astype(int).clip(0, np.array(cover.shape[::-1]) - 1)
     for axis, line in enumerate((cover[y], cover[:, x])):
         inside = np.flatnonzero(line > 0.5)
         if len(inside):

@@ -127,8 +127,13 @@ def surely(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:
-    """Some objects of a class have a box as outline, while others of it fill much less of theirs."""
+    """Some objects of a class have a box as outline, while others of it fill much less of theirs; or nearly all objects
+    of several classes have one."""
     label = style.objects.labels[task.name]
+    kinds = len(np.unique(label[style.full & (label != UNLABELLED)]))
+    if style.full.sum() >= FEWEST and kinds > 1 and style.full.sum() > MIXED[1] * style.large.sum():
+        yield _drawn(split, style.full.sum(), style.large.sum(), f"{kinds} classes", style, style.full)
+        return
     for one in np.unique(label[label != UNLABELLED]):
         own = style.large & (label == one)
         full = style.full & own
@@ -143,7 +148,7 @@ def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:
 
 def _drawn(split: str, full: int, own: int, what: str, style: Style, rows: np.ndarray) -> Finding:
     name = style.images.file_name[style.objects.image[np.flatnonzero(rows)[0]]]
-    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, the others are not: such as in {name}"
+    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, such as in {name}"
     change = "draw outlines for these objects, or leave the images out: masks are learnt as boxes"
     return Finding("boxes_for_outlines", "warning", evidence, change, split)
 

@@ -40,6 +40,7 @@ MOST, WORK = 100, 5_000_000  # images that are compared with all others, and box
 APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
+MOSTLY, JOINED = 0.5, 0.25  # share of an object that is covered; of the masks in question, that cover two objects
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
 PARTS, HALVES = 0.02, 0.7  # share of the detections that are parts; of the pairs with the same logits, that touch
@@ -145,9 +146,23 @@ def repeated(split: Split) -> list[Finding]:
     evidence = (
         f"in {len(images)} of {count} images most detections have exactly the mask of another one, and other logits"
     )
+    cause = "labels_of_other_query"
     change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect, encode)"
+    if _covered(split, of_other) >= JOINED:
+        cause, evidence = "postprocessing_wrong", f"{evidence}, which covers several objects"
+        change = (
+            "keep the mask of each detection: look for a union of masks where they are brought to the original size"
+        )
     names = named(split.images.file_name[images].tolist())
-    return [Finding("labels_of_other_query", "error", f"{evidence}: {names}", change)]
+    return [Finding(cause, "error", f"{evidence}: {names}", change)]
+
+
+def _covered(split: Split, predictions: np.ndarray) -> float:
+    """Share of predictions (rows) that cover most of two objects or more."""
+    pairs, areas = split.evaluation.pairs, split.images.instances.area
+    most = np.isin(pairs.prediction, predictions) & (pairs.intersection > MOSTLY * areas[pairs.instance])
+    counts = np.bincount(pairs.prediction[most], minlength=len(split.predictions))
+    return float((counts[predictions] > 1).mean())
 
 
 def cut(split: Split) -> list[Finding]:

@@ -68,9 +68,16 @@ def found(train, val):
     return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=still)}
 
 
-@pytest.mark.parametrize("box", [False, True])
-def test_equal_splits_give_no_finding(box):
-    assert not found(drawn(60, box=box), drawn(25, box=box))
+def test_equal_splits_give_no_finding():
+    assert not found(drawn(60), drawn(25))
+
+
+def test_boxes_in_all_splits_are_reported_unless_only_one_kind_of_object_is_a_box():
+    pair = drawn(60, box=True), drawn(25, box=True)
+    assert found(*pair) == {("boxes_for_outlines", "train"), ("boxes_for_outlines", "val")}
+    for images in pair:
+        images.instances.labels[TASKS[0].name][:] = 0
+    assert not found(*pair)
 
 
 @pytest.mark.parametrize(
