@@ -75,8 +75,8 @@ def test_equal_splits_give_no_finding():
 def test_boxes_in_all_splits_are_reported_unless_only_one_kind_of_object_is_a_box():
     pair = drawn(60, box=True), drawn(25, box=True)
     assert found(*pair) == {("boxes_for_outlines", "train"), ("boxes_for_outlines", "val")}
-    for images in pair:
-        images.instances.labels[TASKS[0].name][:] = 0
+    for own in pair:
+        own.instances.labels[TASKS[0].name][:] = 0
     assert not found(*pair)
 
 

@@ -234,6 +234,17 @@ def test_detections_that_all_have_the_mask_of_the_first(scattered):
     assert not masks.repeated(split(images, twice, TASKS)), "duplicates have the same logits"
 
 
+def test_masks_that_are_the_union_of_all_masks_of_their_image():
+    images, rows = healthy(TASKS)
+    union: dict = {}
+    for row in rows:
+        union[row.image_id] = union.get(row.image_id, 0) | coco_mask.decode(row.segmentation)
+    (finding,) = masks.repeated(
+        split(images, [next(moved([row], lambda mask, row=row: union[row.image_id])) for row in rows], TASKS)
+    )
+    assert finding.cause == "postprocessing_wrong" and "several objects" in finding.evidence
+
+
 def in_thirds(rows, gap=0):
     """Each mask in three, the outer two further apart by a gap."""
     for row in rows:
