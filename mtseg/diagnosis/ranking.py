@@ -26,6 +26,7 @@ TEMPERATURES = np.geomspace(1 / 32, 32, 41)
 OFF = 3.0  # factor by which logits may be too large or too small
 UNRELATED = 0.3  # rank correlation of mask quality and IoU below which they are unrelated; correct models: 0.7 to 0.9
 CONSTANT, FEWEST = 1e-4, 20  # spread of scores or mask qualities below which they are constant; of so many
+SURE = 0.999  # mask quality above which masks have no probabilities
 ROUNDED, FEW = 1e-3, 0.01  # difference of probabilities by rounding; share of the predictions that may have more
 SAMPLE = 10_000  # predictions whose probabilities are compared
 UNSURE, SUREST = 0.1, 0.95  # by which this quantile of the mask quality is below the share of pixels that are right
@@ -136,8 +137,12 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
         return [Finding("ranking", "error", evidence, change)], numbers
     spread = float(np.ptp(split.predictions.mask_quality[split.best]))
     if ranking.endswith("_quality") and spread < CONSTANT and len(split.best) >= FEWEST:
-        evidence = f"the mask quality of all predictions is {split.predictions.mask_quality[split.best[0]]:.3g}"
+        value = float(split.predictions.mask_quality[split.best[0]])
+        evidence = f"the mask quality of all predictions is {value:.3g}"
         change = "it must be the mean probability inside the mask: check mask_quality (Mask2Former.detect)"
+        if value > SURE:  # no network is
+            evidence += ": masks were cut at 0 before they were enlarged and measured, or it is not measured"
+            return [Finding("postprocessing_wrong", "error", evidence, change)], numbers
         return [Finding("ranking", "error", evidence, change)], numbers
     numbers["quality"] = quality = _quality(split)
     if ranking.endswith("_quality") and quality is not None and quality + 0.1 < UNRELATED:
