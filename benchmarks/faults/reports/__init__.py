@@ -15,6 +15,20 @@ from benchmarks.faults.reports import (
     round_10,
     round_11,
     round_12,
+    round_13,
 )  # fmt: skip
 
-ROUNDS = (round_1, round_2, round_4, round_5, round_6, round_7, round_8, round_9, round_10, round_11, round_12)
+ROUNDS = (
+    round_1,
+    round_2,
+    round_4,
+    round_5,
+    round_6,
+    round_7,
+    round_8,
+    round_9,
+    round_10,
+    round_11,
+    round_12,
+    round_13,
+)
