@@ -59,7 +59,7 @@ def probe(
         findings += _ignoring_image(logits, tasks)
     logit, box = logit_change(single, own), box_change(single, own)
     if logit > LOGIT_CHANGE or box > BOX_CHANGE:
-        findings.append(_of_another(run, few, single) or _depends_on_batch(logit, box, _place(run, few, single)))
+        findings.append(_of_another(run, few, single) or _depends_on_batch(logit, box, *_place(run, few, single)))
     stale = logit_change(own, stored[np.isin(stored.image_id, own.image_id)])
     if stale > LOGIT_CHANGE and not findings:
         evidence = f"{checkpoint} and the stored predictions have different logits (median difference {stale:.2g})"
@@ -68,20 +68,30 @@ def probe(
     return samples[0], samples[1], findings
 
 
-def _place(run: Run, few: Images, single: Predictions) -> str | None:
+def _place(run: Run, few: Images, single: Predictions) -> tuple[str | None, bool]:
     """The place in a batch of two ("first" or "last") at which predictions are the same as those of a single image, if
-    they are at one place only."""
+    they are at one place only. And whether the masks at the other place are rather those that the other image of the
+    batch has alone."""
     parts: dict[str, list[Predictions]] = {"first": [], "last": []}
+    as_other: dict[str, list[Predictions]] = {"first": [], "last": []}  # with id and size of the batch's other image
     for row in range(len(few) - 1):
-        both = run(few[row : row + 2], 2)
-        parts["first"].append(both[both.image_id == few.id[row]])
-        parts["last"].append(both[both.image_id == few.id[row + 1]])
-    same = []
-    for place, own in parts.items():
-        at_place = Predictions.concatenate(own) if own else None
-        if own and logit_change(single, at_place) <= LOGIT_CHANGE and box_change(single, at_place) <= BOX_CHANGE:
-            same.append(place)
-    return same[0] if len(same) == 1 else None
+        both, pair = run(few[row : row + 2], 2), few[row : row + 2]
+        size = np.column_stack([pair.width, pair.height] * 2)
+        for place, own in (("first", 0), ("last", 1)):
+            parts[place].append(found := both[both.image_id == pair.id[own]])
+            ids = _filled(found, pair.id[own], pair.id[1 - own])
+            as_other[place].append(found.replace(image_id=ids, box=found.box * size[1 - own] / size[own]))
+    joined = {place: Predictions.concatenate(own) for place, own in parts.items() if own}
+    same = [
+        place
+        for place, own in joined.items()
+        if logit_change(single, own) <= LOGIT_CHANGE and box_change(single, own) <= BOX_CHANGE
+    ]
+    if len(same) != 1:
+        return None, False
+    (other,) = {*parts} - {*same}
+    change = np.median([box_change(single, own) for own in as_other[other]])
+    return same[0], bool(change < box_change(single, joined[other]))
 
 
 def _of_another(run: Run, few: Images, single: Predictions) -> Finding | None:
@@ -104,12 +114,12 @@ def _filled(table: Predictions, image: int, value: int) -> np.ndarray:
     return np.full((table.image_id == image).sum(), value)
 
 
-def _depends_on_batch(logit: float, box: float, place: str | None) -> Finding:
-    """logit, box: `logit_change` and `box_change`. place: result of `_place`."""
+def _depends_on_batch(logit: float, box: float, place: str | None, of_place: bool) -> Finding:
+    """logit, box: `logit_change` and `box_change`. place, of_place: result of `_place`."""
     changes = [f"half of a task's logits change by {logit:.2g} or more"] * (logit > LOGIT_CHANGE)
     changes += [f"half of the masks' boxes change by {box:.0%} or more"] * (box > BOX_CHANGE)
     evidence = ", ".join(changes)
-    if place and len(changes) == 1:
+    if place and len(changes) == 1 and (of_place or logit > LOGIT_CHANGE):
         cause = "labels_of_other_image" if logit > LOGIT_CHANGE else "masks_of_other_image"
         change = f"take each image's own output, never that of the batch's {place} (Mask2Former.detect)"
         return Finding(cause, "error", f"{evidence}, unless an image is the {place} of its batch", change)

@@ -80,6 +80,9 @@ def diagnose(
     split, trained = Split(evaluation), _split(train.images, train.predictions, tasks)
     combined = model.unseen_combinations < 1 and len(tasks) > 1
     misaligned, details["labels"] = label_alignment.check(split, combined=combined)
+    unlike = validation.unlike(split, summary, detections=test.detections)
+    if unlike and validation.fewer(split, summary):  # a query's best label may be among what is left out
+        misaligned = [finding for finding in misaligned if finding.cause != "labels_of_other_query"]
     causes = {finding.cause for finding in misaligned}
     if "labels_of_other_image" in causes:  # then predictions depend on the batch
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
@@ -97,7 +100,6 @@ def diagnose(
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
-    unlike = validation.unlike(split, summary, detections=test.detections)
     if not unlike:
         displaced = _blame_annotations(displaced, displaced_in_train)
     alignment = [*misaligned, *displaced, *renamed]

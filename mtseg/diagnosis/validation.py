@@ -16,9 +16,11 @@ from mtseg.evaluation.bootstrap import proportion
 LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
 SHARE = 0.05  # of the images: as many must have other predictions
 DETECTIONS = 100  # of an image, which a validation keeps
-# By which an image's `summary` may differ: the sum of scores (of itself), quality, side, x, y, and labels. With weights
-# rounded to 8 bits, one image of the embedded data in 30 differs by more; another kind of processor changes far less.
-ALLOWED = {"sum of scores": 0.1, "mask quality": 0.03, "side": 0.03, "x": 0.02, "y": 0.02}
+FEWER = 0.8  # share of the predictions of the validation, below which some were left out
+# By which an image's `summary` may differ: number and sum of scores (of themselves), quality, side, x, y, and labels.
+# With weights rounded to 8 bits, one image of the embedded data in 30 differs by more; another kind of processor changes
+# far less.
+ALLOWED = {"number": 0.2, "sum of scores": 0.1, "mask quality": 0.03, "side": 0.03, "x": 0.02, "y": 0.02}
 ALLOWED_LABEL = 0.05
 CHANGE = "prediction uses other weights, images, code or input.size than validation in training: run "
 CHANGE += "`dvc repro predict`, check load_model, the Mapper and what Mask2Former.detect and predict do"
@@ -37,6 +39,12 @@ def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: i
     return [Finding("prediction_differs", "error", evidence, CHANGE)]
 
 
+def fewer(split: Split, then: Sequence[Sequence[float]]) -> bool:
+    """Whether predictions of the validation were left out. then: its `summary`, which is not that of `split`."""
+    now = summary(split.images, split.predictions, split.tasks)
+    return now[:, 0].sum() < FEWER * np.sum(then, axis=0)[0]
+
+
 def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> list[Finding]:
     """An error if the predictions of some images are not those of the validation. then: its `summary`, of as many
     images of the same split, or empty if it is not known."""
@@ -47,7 +55,7 @@ def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) ->
     now = summary(split.images, split.predictions, split.tasks)
     allowed = np.array([*ALLOWED.values(), *[ALLOWED_LABEL] * len(split.tasks)])
     off = (now - before) / allowed
-    off[:, 0] /= np.maximum(before[:, 0], 1)
+    off[:, :2] /= np.maximum(before[:, :2], 1)
     other = (np.abs(off) > 1).any(1)
     share = proportion(other)
     if share.low < SHARE:

@@ -29,9 +29,10 @@ def then(whole: Split) -> list[list[float]]:
 def test_a_summary_has_the_numbers_of_each_image():
     whole = split(*healthy(TASKS), TASKS)
     rows = np.array(then(whole))
-    assert rows.shape == (40, 5 + 3)
+    assert rows.shape == (40, 6 + 3)
     own = whole.predictions[whole.predictions.image_id == whole.images.id[7]]
-    total, quality, side, x, _, shape, *_ = rows[7]
+    number, total, quality, side, x, _, shape, *_ = rows[7]
+    assert number == len(own)
     assert total == pytest.approx(own.score.sum(), abs=1e-4)
     assert quality == pytest.approx(np.average(own.mask_quality, weights=own.score), abs=1e-4)
     assert side == pytest.approx(np.average(np.sqrt(own.area) / SIZE, weights=own.score), abs=1e-4)
@@ -73,7 +74,15 @@ def test_other_predictions_of_some_images_are_found(change, share):
     assert finding.cause == "prediction_differs"
     assert not validation.unlike(now, known, detections=3), "a validation keeps more detections"
     assert not validation.unlike(now, [], detections=100), "weights of an older version have no summary"
+    assert not validation.fewer(now, known)
     assert not validation.unlike(now, known[:-1], detections=100), "it is of another split"
+
+
+def test_predictions_that_were_left_out():
+    images, rows = healthy(TASKS)
+    whole, some = split(images, rows, TASKS), split(images, rows[::2], TASKS)
+    (finding,) = validation.unlike(some, then(whole), detections=100)
+    assert finding.cause == "prediction_differs" and validation.fewer(some, then(whole))
 
 
 def test_a_sample_is_spread_over_all():

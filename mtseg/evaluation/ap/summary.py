@@ -19,9 +19,10 @@ def spread(images: Images, count: int) -> Images:
 
 
 def summary(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> np.ndarray:
-    """float [min(I, IMAGES), 5 + T], for each of these images: the sum of the scores; the means, weighted by score, of
-    mask quality, side (the root of the area, over that of the image), centre in x and y (0 to 1), and of the label of
-    each task (0 to 1, first to last class). Such means hardly change when the order of the predictions does."""
+    """float [min(I, IMAGES), 6 + T], for each of these images: the number of predictions; the sum of the scores; the
+    means, weighted by score, of mask quality, side (the root of the area, over that of the image), centre in x and y (0
+    to 1), and of the label of each task (0 to 1, first to last class). Such means hardly change when the order of the
+    predictions does."""
     chosen = spread(images, IMAGES)
     found = predictions[np.isin(predictions.image_id, chosen.id)]
     row, (x, y, w, h) = chosen.rows(found.image_id), found.box.reshape(-1, 4).T
@@ -30,4 +31,4 @@ def summary(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> 
     values = (found.mask_quality, side, (x + w / 2) / found.width, (y + h / 2) / found.height, *labels)
     total = np.bincount(row, found.score, len(chosen))
     means = [np.bincount(row, found.score * value, len(chosen)) / np.maximum(total, 1e-9) for value in values]
-    return np.column_stack([total, *means]).round(4)
+    return np.column_stack([np.bincount(row, minlength=len(chosen)), total, *means]).round(4)
