@@ -75,7 +75,8 @@ class Explanation:
 
 
 def check(split: Split) -> tuple[list[Finding], dict[str, float]]:
-    """Findings, and numbers: dx, dy (median offset of matched masks, pixels), scale (their size over the object's)."""
+    """Findings, and numbers: dx, dy (median offset of matched masks, pixels), scale (their size over the object's), and
+    gain (share of the mean IoU that was lost), with a finding."""
     numbers = offsets(split)
     ranked = sorted(_explanations(split), key=lambda explanation: -explanation.gain.value)
     accepted = [(severity, one) for one in ranked if (severity := one.severity)]
@@ -84,6 +85,7 @@ def check(split: Split) -> tuple[list[Finding], dict[str, float]]:
     (severity, best), *others = accepted
     evidence = f"{best.text}; correcting this raises the mean IoU by {best.gain.text()} to {best.fit:.2f}"
     findings = [Finding(best.cause, severity, evidence, best.change)]
+    numbers["gain"] = best.gain.value / best.fit
     for other in (one for _, one in others if one.cause != best.cause and one.gain.value > best.gain.value / 2):
         evidence = f"{other.text}; correcting this raises the mean IoU by {other.gain.text()} to {other.fit:.2f}"
         change = f"{best.cause} explains more; if not: {other.change}"

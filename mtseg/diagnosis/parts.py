@@ -114,8 +114,9 @@ class Sample(BestBoxes):
         return best
 
 
-def check(split: Split, name: str) -> list[Finding]:
-    """A warning for the change that explains most images, if any does. name: of the split."""
+def check(split: Split, name: str, *, least: float = 0.0) -> list[Finding]:
+    """A warning for the change that explains most images, if any does. name: of the split. least: share of the images
+    with objects that it must explain."""
     sample, known = Sample(split), []
     if found := find(sample):
         known.append(found)
@@ -125,6 +126,8 @@ def check(split: Split, name: str) -> list[Finding]:
         return []
     cause, text, rows, _ = max(known, key=lambda one: one.fit)
     count = int((sample.counts > 0).sum())
+    if len(rows) < least * count:
+        return []
     share = _share(len(rows), count)
     names = ", ".join(split.images.file_name[rows[:NAMED]].tolist()) + " ..." * (len(rows) > NAMED)
     evidence = f"{len(rows)} of {count} {name} images with objects ({len(rows) / count:.0%}, {share.low:.0%} to "

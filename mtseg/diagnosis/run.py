@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,8 @@ DECLINE_CAUSES = {  # explained by a fall of AP
 WRONG_LABELS = {"collapse_to_background", "collapse_to_class", "task_untrained_in_matching"}
 OTHER_SPLIT = 0.3  # difference of a class's shares in train and val, from which val is no random part of the data
 FOUND = 0.5  # share of train's objects that must be found for wrong labels to explain why few are right
+MOST_OF_IT = 0.5  # share of the images with other predictions than in training that a fault of a part must explain
+CLEAR = 0.1  # share of the mean IoU that masks in another place must cost, if predictions are not those of training
 COMPARABLE = 0.5  # share of the most important finding's AP, from which another is as severe
 LOOKED_AT = (
     "evaluator, weights and batches, position, size and pairing of masks (all and parts of them), labels, classes, "
@@ -81,7 +83,7 @@ def diagnose(
     combined = model.unseen_combinations < 1 and len(tasks) > 1
     misaligned, details["labels"] = label_alignment.check(split, combined=combined)
     unlike = validation.unlike(split, summary, detections=test.detections)
-    if unlike and validation.fewer(split, summary):  # a query's best label may be among what is left out
+    if unlike and unlike.number < validation.FEWER:  # a query's best label may be among what is left out
         misaligned = [finding for finding in misaligned if finding.cause != "labels_of_other_query"]
     causes = {finding.cause for finding in misaligned}
     if "labels_of_other_image" in causes:  # then predictions depend on the batch
@@ -108,7 +110,10 @@ def diagnose(
     )
     # a part is no news otherwise, and of a model that has learnt nothing chance
     if not alignment and not any(finding.severity == "error" for finding in learning):
-        alignment = [*parts.check(split, "val"), *parts.check(trained, "train")]
+        least = MOST_OF_IT * unlike.share if unlike else 0.0
+        alignment = [*parts.check(split, "val", least=least), *parts.check(trained, "train", least=least)]
+        if unlike:
+            alignment = [replace(finding, change=validation.OF_A_PART) for finding in alignment]
     collapsed, details["answers"] = classes.collapses(split)
     counted, details["detections"] = detections.check(
         split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
@@ -132,10 +137,14 @@ def diagnose(
         *detections.unannotated(trained, split),
     ]
     now = details["rankings"].get("product_quality", 0.0)
-    decline = unlike or validation.below(validated, now, test.checkpoint, detections=test.detections)
+    decline = validation.below(validated, now, test.checkpoint, detections=test.detections)
+    decline = [unlike.finding] if unlike else decline
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
     alignment += renamed_instead
-    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, unlike=bool(unlike))
+    late = [one.finding for one in outputs if unlike and unlike.explains(one.finding)]
+    if unlike and details["masks"].get("gain", 0) < CLEAR:
+        late += [finding for finding in displaced if unlike.explains(finding)]
+    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, late=late)
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
         findings += [*_other_split(train.images, evaluation), *limits.factor(oracles)]
@@ -158,14 +167,14 @@ def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> S
 
 def unexplained(
     inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[limits.Weighed],
-    decline: list[Finding], *, found: float = 0.0, unlike: bool = False,
+    decline: list[Finding], *, found: float = 0.0, late: Collection[Finding] = (),
 ) -> list[Finding]:  # fmt: skip
     """All findings, errors first; those that others explain become notes. Each group explains all that follow: network
     and inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
     training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
     finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
-    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. unlike:
-    whether the predictions are not those of the validation, which then explains all warnings."""
+    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. late:
+    those that predictions unlike those of the validation explain."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
     wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS]
@@ -174,13 +183,9 @@ def unexplained(
     least = COMPARABLE * max((one.gain for one in rest), default=0.0)
     strong = [one.finding for one in rest if one.gain >= least or decline]
     minor = [one.finding for one in rest if one.finding not in strong]
-    weaker = [finding for finding in alignment if unlike and finding.severity != "error"]
-    alignment = [finding for finding in alignment if finding not in weaker]
-    last = weaker + [
-        finding
-        for finding in strong
-        if decline and (finding.cause in DECLINE_CAUSES or unlike and finding.severity != "error")
-    ]
+    last = [finding for finding in alignment if finding in late]
+    alignment = [finding for finding in alignment if finding not in late]
+    last += [one for one in strong if decline and (one.cause in DECLINE_CAUSES or one in late)]
     first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
     for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):

@@ -4,6 +4,7 @@ some images. Where they differ, code, weights, images or settings are not those 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,15 @@ from mtseg.evaluation.bootstrap import proportion
 LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
 SHARE = 0.05  # of the images: as many must have other predictions
 DETECTIONS = 100  # of an image, which a validation keeps
-FEWER = 0.8  # share of the predictions of the validation, below which some were left out
+FEWER, MORE = 0.8, 1.2  # predictions over those of the validation: some were left out, some added
 # By which an image's `summary` may differ: number and sum of scores (of themselves), quality, side, x, y, and labels.
-# With weights rounded to 8 bits, one image of the embedded data in 30 differs by more; another kind of processor changes
-# far less.
+# With weights rounded to 8 bits, one image of the embedded data in 30 differs by more; another kind of processor
+# changes far less.
 ALLOWED = {"number": 0.2, "sum of scores": 0.1, "mask quality": 0.03, "side": 0.03, "x": 0.02, "y": 0.02}
 ALLOWED_LABEL = 0.05
 CHANGE = "prediction uses other weights, images, code or input.size than validation in training: run "
 CHANGE += "`dvc repro predict`, check load_model, the Mapper and what Mask2Former.detect and predict do"
+OF_A_PART = "in training the same weights had other predictions for them: check what prediction does with these images"
 
 
 def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
@@ -39,19 +41,27 @@ def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: i
     return [Finding("prediction_differs", "error", evidence, CHANGE)]
 
 
-def fewer(split: Split, then: Sequence[Sequence[float]]) -> bool:
-    """Whether predictions of the validation were left out. then: its `summary`, which is not that of `split`."""
-    now = summary(split.images, split.predictions, split.tasks)
-    return now[:, 0].sum() < FEWER * np.sum(then, axis=0)[0]
+class Unlike(NamedTuple):
+    """finding: an error. share: of the images with other predictions than in the validation. number: of predictions,
+    over that of the validation."""
+
+    finding: Finding
+    share: float
+    number: float
+
+    def explains(self, finding: Finding) -> bool:
+        """Whether what it reports may follow from that, which no error does, nor duplicates of more predictions."""
+        more = finding.cause == "duplicates" and self.number > MORE
+        return finding.severity != "error" and not more
 
 
-def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> list[Finding]:
-    """An error if the predictions of some images are not those of the validation. then: its `summary`, of as many
-    images of the same split, or empty if it is not known."""
+def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Unlike | None:
+    """Whether the predictions of some images are not those of the validation. then: its `summary`, of as many images of
+    the same split, or empty if it is not known."""
     images, names = spread(split.images, IMAGES), [*ALLOWED, *(f"label of '{task.name}'" for task in split.tasks)]
     before = np.array(then, dtype=float)
     if detections < DETECTIONS or before.shape != (len(images), len(names)):
-        return []
+        return None
     now = summary(split.images, split.predictions, split.tasks)
     allowed = np.array([*ALLOWED.values(), *[ALLOWED_LABEL] * len(split.tasks)])
     off = (now - before) / allowed
@@ -59,10 +69,11 @@ def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) ->
     other = (np.abs(off) > 1).any(1)
     share = proportion(other)
     if share.low < SHARE:
-        return []
+        return None
     column = int(np.abs(off).mean(0).argmax())
     examples = ", ".join(images.file_name[np.flatnonzero(other)[:3]].tolist())
     evidence = f"the predictions of {share.text(0, 100)} % of {len(images)} val images ({examples} ...) are not those "
     evidence += f"of the validation in training; most of all, the mean {names[column]} was "
     evidence += f"{before[:, column].mean():.3g} and is {now[:, column].mean():.3g}"
-    return [Finding("prediction_differs", "error", evidence, CHANGE)]
+    number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
+    return Unlike(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number)
