@@ -16,6 +16,7 @@ from benchmarks.faults.reports import (
     round_11,
     round_12,
     round_13,
+    round_14,
 )  # fmt: skip
 
 ROUNDS = (
@@ -31,4 +32,5 @@ ROUNDS = (
     round_11,
     round_12,
     round_13,
+    round_14,
 )
