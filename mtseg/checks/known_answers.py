@@ -141,10 +141,10 @@ def matched_by_label(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
 
 
 def matched_by_mask(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
-    """The same of two instances with the same labels and different masks."""
+    """The same of two instances with the same labels and different masks, in another order in the second image."""
     masks = torch.stack([box(*BOXES[0]), box(*BOXES[2])])
     labels = torch.zeros(2, len(network.tasks), dtype=torch.long)
-    if list(matched(scene(network, [Target(masks, labels)] * 2), loss)):
+    if list(matched(scene(network, [Target(masks, labels), Target(masks.flip(0), labels)]), loss)):
         evidence = "of two objects with the same labels, the matching ignores which query has the mask of which"
         yield Finding("matcher_wrong", "error", evidence, MATCHING)
 

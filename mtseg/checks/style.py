@@ -35,6 +35,7 @@ APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes 
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
 CORNERS = 4  # points of an outline, up to which it is coarse unless train draws the class so
 OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things of two kinds, which also differ in size
+STRAIGHT, STEPPED, STEP = 0.01, 0.85, 3  # of steps: pixels off the axis; share of the outline; median length in pixels
 CROSSED, LOST, EDGES = 0.2, 0.8, 200  # crossings per point and share of its mask that an outline surrounds; edges tried
 TANGLED = 0.01  # share of the outlines that cross themselves, from which it matters
 INSIDE, WITHIN = 0.95, (0.1, 0.9)  # share of an object that lies in another one, and share of that one which it covers
@@ -50,7 +51,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
     findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
-    drawn = [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
+    drawn = [finding for name in scored for finding in in_blocks(own["train"], own[name], name)]
+    drawn = drawn or [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
     drawn += [finding for name in scored for finding in nested(own["train"], own[name], name, tasks)]
     findings += drawn
@@ -69,8 +71,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
     area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
-    another), size (of the image), points (of its outline, 0 if it has none). empty: whether each image has none; counts
-    and single: of the others, how many, and whether one."""
+    another), size (of the image), points (of its outline, 0 if it has none), blocks (its outline has steps). empty:
+    whether each image has none; counts and single: of the others, how many, and whether one."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -89,14 +91,27 @@ class Style:
         self.only = counts[objects.image] == 1
         self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
         self.touching = _touching(objects.image, objects.box)
-        drawn = (objects.polygons[row] or [] for row in range(len(objects)))
+        drawn = [objects.polygons[row] or [] for row in range(len(objects))]
         self.points = np.array([sum(map(len, own)) // 2 for own in drawn], dtype=int)
+        self.blocks = np.array([any(map(_stepped, own)) for own in drawn], dtype=bool)
 
     def per_image(self, statistic: Callable[[np.ndarray], float]) -> tuple[np.ndarray, np.ndarray]:
         """Row, and a statistic of the objects' sizes, of each image that has objects."""
         order = np.argsort(self.objects.image, kind="stable")
         rows, starts = np.unique(self.objects.image[order], return_index=True)
         return rows, np.array([statistic(own) for own in np.split(self.size[order], starts[1:]) if len(own)])
+
+
+def _stepped(outline: Sequence[float]) -> bool:
+    """Whether an outline of more than four points is made of horizontal and vertical lines longer than a pixel."""
+    points = np.reshape(outline, (-1, 2))
+    sides = np.abs(points - np.roll(points, 1, axis=0))
+    straight = sides.max(1)[sides.min(1) < STRAIGHT]
+    return (
+        len(points) > CORNERS
+        and straight.sum() > STEPPED * np.linalg.norm(sides, axis=1).sum()
+        and np.median(straight) >= STEP
+    )
 
 
 def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -124,6 +139,16 @@ def surely(one: np.ndarray, other: np.ndarray) -> float:
     error = np.sqrt(max(share * (1 - share), 0) * (1 / len(one) + 1 / len(other)))
     difference = float(one.mean() - other.mean())
     return difference if abs(difference) > max(DIFFERENT, SURE * error) else 0.0
+
+
+def in_blocks(train: Style, other: Style, split: str) -> Iterator[Finding]:
+    """Outlines with steps in one split much more often than in the other: of masks of a low resolution."""
+    if blocks := surely(other.blocks, train.blocks):
+        where = split if blocks > 0 else "train"
+        evidence = f"{_percent(other.blocks)} of the outlines in {split} have steps, horizontal and vertical lines of "
+        evidence += f"several pixels, {_percent(train.blocks)} in train"
+        change = f"make the masks of {where} at the resolution of the images"
+        yield Finding("outlines_differ", "warning", evidence, change, where)
 
 
 def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:

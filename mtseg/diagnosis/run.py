@@ -177,7 +177,7 @@ def unexplained(
     those that predictions unlike those of the validation explain."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
-    wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS]
+    wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS and one.finding not in late]
     labels = wrong_labels if found >= FOUND else []
     rest = limits.by_weight([one for one in [*outputs, *weak] if one.finding not in labels])
     least = COMPARABLE * max((one.gain for one in rest), default=0.0)

@@ -50,9 +50,10 @@ class Unlike(NamedTuple):
     number: float
 
     def explains(self, finding: Finding) -> bool:
-        """Whether what it reports may follow from that, which no error does, nor duplicates of more predictions."""
+        """Whether what it reports may follow from that: a collapse to background, and all warnings but duplicates of
+        more predictions. Other errors say more."""
         more = finding.cause == "duplicates" and self.number > MORE
-        return finding.severity != "error" and not more
+        return finding.cause == "collapse_to_background" or finding.severity != "error" and not more
 
 
 def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Unlike | None:
