@@ -30,7 +30,6 @@ def main() -> None:
     validated = read_table("plots/val.tsv", "train", keys=("step",))
     health = read_table("plots/health.tsv", "train", keys=("step", "stability"))
     checkpoint = Path("models") / f"{test.checkpoint}.safetensors"
-    _, recorded = weights.load(checkpoint)
     train, val, known = probe(
         checkpoint, predictions, train=data.images("train"), val=images,
         tasks=tasks, model=params.model, input=params.input, root=params.data.raw, detections=test.detections,
@@ -39,7 +38,7 @@ def main() -> None:
     evaluation = Evaluation(images, predictions, pairs, tasks=tasks, ranking=test.ranking, max_dets=test.max_dets)
     diagnosis = run.diagnose(
         evaluation, train=train, val=val, known=known, curve=curve, validated=validated,
-        summary=recorded.get("summary", ()), health=health, model=params.model, input=params.input,
+        summary=weights.load(checkpoint)[1].get("summary", ()), health=health, model=params.model, input=params.input,
         solver=params.solver, test=test, filter=params.filter, images=data.splits["train"]["images"],
     )  # fmt: skip
     write_json(Path("metrics/diagnosis.json"), diagnosis.metrics)

@@ -152,6 +152,22 @@ def tightness(train: Sequence[Outlines], other: Sequence[Outlines], split: str) 
     return [Finding("outlines_differ", "warning", evidence, change, split)]
 
 
+def inset(images: Sequence[Outlines]) -> float | None:
+    """Where the edges of the objects lie, in radii from their outlines, if that is surely inside."""
+    if len(images) < FEWEST:
+        return None
+    profile = np.array([image.profile for image in images])
+    best, own = int(profile.mean(0).argmax()), int(np.abs(OFFSETS).argmin())
+    gain = profile[:, best] - profile[:, own]
+    sure = gain.mean() > STANDARD_ERRORS * standard_error(gain)
+    return float(OFFSETS[best]) if sure and OFFSETS[best] <= -LOOSE + 1e-9 else None
+
+
+def unexplained(finding: Finding) -> bool:
+    """Whether a finding of `partly` is only that outlines lie on no edges."""
+    return NOWHERE in finding.evidence
+
+
 def partly(
     known: Sequence[Outlines], images: Sequence[Outlines], split: str, *, unexplained: bool = True
 ) -> list[Finding]:

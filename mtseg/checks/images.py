@@ -97,6 +97,9 @@ def check(
         return findings
     outlines = {name: alignment.sample(images, root=root) for name, images in splits.items()}
     findings += [finding for task in tasks for finding in style.by_side(train, task, input, outlines["train"])]
+    findings += [
+        finding for name, images in splits.items() for finding in style.all_boxes(images, name, outlines[name])
+    ]
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
     findings += misaligned
     fine = {name: textures(images, root) for name, images in splits.items()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from statistics import median
 
 import cv2
 import torch
@@ -38,7 +37,7 @@ UNEVEN = 1.57  # size of the original image of smooth masks as a multiple of SIZ
 EXACT, CLOSE = 0.97, 0.01  # least IoU of a smooth mask with the expected one, and largest difference of its quality
 LOW, HIGH = 0.05, 1.0  # label loss over its weight: at most LOW for correct labels, at least HIGH for wrong ones
 UNDECIDED = {"mask": math.log(2), "dice": 1 / 3}  # mask loss over its weight if all logits are 0, at least
-UNEQUAL = 4  # factor by which the loss of wrong outputs over the weight of their label may differ from the usual one
+UNEQUAL = 4  # factor by which the losses of wrong outputs of two labels may differ, over the weights of the labels
 UNSEEN = 1 / 16  # share of the mask loss of inverted masks that those wrong in a quarter must have
 LOST = 1 / 30  # share of that, below which a mask loss teaches nothing; a focal loss has 1/16 or more
 MATCHING, LOSSES, DETECT = (f"fix mtseg/model/{file}" for file in ("matching.py", "losses.py", "mask2former.py"))
@@ -230,12 +229,11 @@ def label_weights(perfect: Scene, loss: Loss) -> Iterator[Finding]:
                 gain = last_losses(replace(perfect, output=output), loss)[task.name] - right[task.name]
                 total = float(gain) / task.loss_weight * norm.labels[task.name]
                 found[label] = total / int(rows[-1].sum()) / weight
-        usual = median(found.values())
-        off = {label: value / max(usual, 1e-9) for label, value in found.items()}
-        label = max(off, key=lambda one: abs(math.log(max(off[one], 1e-9))))
-        if not 1 / UNEQUAL <= off[label] <= UNEQUAL:
+        if max(found.values()) > UNEQUAL * min(found.values()):
+            label = max(found, key=lambda one: abs(math.log(max(found[one], 1e-9) / LOGIT)))
             name = f"class '{task.classes[label]}'" if label >= 0 else "no-object"
-            evidence = f"{name} weighs {off[label] * weights[label]:.2g} in the loss, expected {weights[label]:.2g}"
+            evidence = f"{name} weighs {found[label] / LOGIT * weights[label]:.2g} in the loss, "
+            evidence += f"expected {weights[label]:.2g}"
             yield Finding("loss_targets", "error", evidence, LOSSES, f"task '{task.name}'")
 
 

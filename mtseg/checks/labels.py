@@ -169,7 +169,7 @@ def excluded(
     tasks: Sequence[Task],
 ) -> str | None:  # fmt: skip
     """A line if a class occurs in train without labels of another task that it should often have if the tasks were
-    independent, and with them in a split. train, own: counts of combinations in train and the split; known: those of
+    independent, and with them in the split. train, own: counts of combinations in train and the split; known: those of
     train and its mirror images."""
     total, lacking, example = train.total(), set(), ""
     for a, b in permutations(range(len(tasks)), 2):
@@ -182,12 +182,13 @@ def excluded(
         expected[tuple(np.array([*present]).T)] = 0
         expected[expected < LIKELY] = 0
         for one in np.flatnonzero(expected.sum(1) >= EXPECTED).tolist():
-            others = np.flatnonzero(expected[one]).tolist()
-            lacking |= {labels for labels in own if labels[a] == one and labels[b] in others}
-            names = " or ".join(f"'{tasks[b].classes[other]}'" for other in others[:3])
-            example = (
-                example or f"train has no '{tasks[a].classes[one]}' with {names}, expected {expected[one].sum():.0f}"
-            )
+            here = {labels for labels in own if labels[a] == one and expected[one, labels[b]]}
+            lacking |= here
+            if here and not example:
+                others = sorted({tasks[b].classes[labels[b]] for labels in here})
+                names = " or ".join(f"'{other}'" for other in others[:3])
+                count = f"{expected[one].sum():.0f}"
+                example = f"train has no '{tasks[a].classes[one]}' with {names}, expected {count} such pairs"
     share = proportion(np.arange(own.total()) < sum(own[labels] for labels in lacking))
     return f"{example} ({share.text(0, 100)} % of the objects have such pairs)" if share.low > COMMON else None
 

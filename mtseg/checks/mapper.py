@@ -10,6 +10,7 @@ a tenth of the sides by one pixel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ OFF = 0.05  # mean distance of the sides of masks and patches in pixels; below 0
 FEWEST_OFF = 4  # pixels by which the sides of masks are off altogether, at least
 BLUR = 3  # pixels to either side of an edge over which resizing may spread it
 TONE = 12  # largest colour change by resizing in grey levels
+HEIGHT = re.compile("top|bottom|upper|lower|above|below", re.IGNORECASE)  # in names of classes
 FIX = "fix mtseg/data/loader.py"
 COLOUR_FIX = f"{FIX} or images.py: RGB, 0..255 (the network itself scales and normalises)"
 
@@ -82,7 +84,7 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
             return [Finding("mapper_channels", "error", f"a coloured synthetic image is grey for {use}", COLOUR_FIX)]
     readings = [read(example) for example in examples]
     findings = list(displaced(readings)) or list(relabelled(readings, examples, tasks, records))
-    findings = findings or list(upside_down(readings))
+    findings = findings or list(upside_down(readings, tasks))
     return [*findings, *misplaced(predicted, records[0]), *padded(examples, predicted)]
 
 
@@ -181,16 +183,16 @@ def relabelled(
         yield Finding("mapper_labels", "error", evidence, FIX, f"task '{name}'")
 
 
-def upside_down(readings: Sequence[Reading]) -> Iterator[Finding]:
-    """Images are mirrored left to right alone: labels of what is above and below have no pairs."""
+def upside_down(readings: Sequence[Reading], tasks: Sequence[Task]) -> Iterator[Finding]:
+    """Images are mirrored from left to right alone: classes that mean above and below have no pairs."""
     y = [[centre(patch)[1] for patch in one.patches if patch.sum() >= SMALLEST] for one in readings]
     count = sum(len(own) == len(COLOURS) and min(own[:2]) > max(own[2:]) for own in y)
-    if count:
-        evidence = f"training turns synthetic images upside down ({count} of {len(readings)}): labels that mean above "
-        evidence += "and below stay as they are"
-        yield Finding(
-            "flip_without_pairs", "warning", evidence, f"{FIX}: mirror left to right alone, as input.flip does"
-        )
+    for task in tasks if count else ():
+        if names := [name for name in task.classes if HEIGHT.search(name)]:
+            evidence = f"training turns images upside down ({count} of {len(readings)} synthetic ones), and not the "
+            evidence += f"labels ({', '.join(names[:3])})"
+            change = f"{FIX}: mirror from left to right alone"
+            yield Finding("flip_without_pairs", "warning", evidence, change, f"task '{task.name}'")
 
 
 def misplaced(example: loader.Example, record: Image) -> Iterator[Finding]:

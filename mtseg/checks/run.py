@@ -67,12 +67,15 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     outlines also lie on no edges, and contain other colours; other outlines may lie on none."""
     boxes = {one.where for one in findings if one.cause == "boxes_for_outlines"}
     loose = {one.where for one in findings if one.cause == "outlines_differ"}
-    kept = [one for one in findings if not (one.cause in MISPLACED | COLOURS and one.where in boxes)]
+    consequences = MISPLACED | COLOURS
+    kept = [
+        one for one in findings if one.cause not in consequences or one.where not in boxes or one.severity == "error"
+    ]
     return sorted(
         kept,
         key=lambda one: (
-            one.cause not in MISPLACED or bool(loose) and alignment.NOWHERE in one.evidence,
-            (one.cause == "splits_differ" and one.where in loose) or alignment.NOWHERE in one.evidence,
+            one.cause not in MISPLACED or bool(loose) and alignment.unexplained(one),
+            (one.cause == "splits_differ" and one.where in loose) or alignment.unexplained(one),
         ),
     )
 

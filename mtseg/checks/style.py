@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations, islice, product
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mtseg.checks import strays
-from mtseg.checks.alignment import Outlines
+from mtseg.checks.alignment import Outlines, inset
 from mtseg.checks.findings import Finding
 from mtseg.checks.labels import count, unpaired
 from mtseg.core import masks, names
@@ -51,8 +51,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
     findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
-    drawn = [finding for name in scored for finding in in_blocks(own["train"], own[name], name)]
-    drawn = drawn or [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
+    drawn = list(islice((finding for name in scored for finding in in_blocks(own["train"], own[name], name)), 1))
+    drawn += [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
     drawn += [finding for name in scored for finding in nested(own["train"], own[name], name, tasks)]
     findings += drawn
@@ -91,9 +91,10 @@ class Style:
         self.only = counts[objects.image] == 1
         self.parts = np.array([bool(Strips.of(rle).parts().any()) for rle in objects.rles()], dtype=bool)
         self.touching = _touching(objects.image, objects.box)
-        drawn = [objects.polygons[row] or [] for row in range(len(objects))]
-        self.points = np.array([sum(map(len, own)) // 2 for own in drawn], dtype=int)
-        self.blocks = np.array([any(map(_stepped, own)) for own in drawn], dtype=bool)
+        drawn = (objects.polygons[row] or [] for row in range(len(objects)))
+        measured = [(sum(map(len, own)) // 2, any(map(_stepped, own))) for own in drawn]
+        self.points, blocks = np.array(measured, dtype=int).reshape(-1, 2).T
+        self.blocks = (blocks > 0) & ~self.full
 
     def per_image(self, statistic: Callable[[np.ndarray], float]) -> tuple[np.ndarray, np.ndarray]:
         """Row, and a statistic of the objects' sizes, of each image that has objects."""
@@ -103,15 +104,12 @@ class Style:
 
 
 def _stepped(outline: Sequence[float]) -> bool:
-    """Whether an outline of more than four points is made of horizontal and vertical lines longer than a pixel."""
+    """Whether an outline is made of six or more horizontal and vertical lines, longer than a pixel."""
     points = np.reshape(outline, (-1, 2))
     sides = np.abs(points - np.roll(points, 1, axis=0))
-    straight = sides.max(1)[sides.min(1) < STRAIGHT]
-    return (
-        len(points) > CORNERS
-        and straight.sum() > STEPPED * np.linalg.norm(sides, axis=1).sum()
-        and np.median(straight) >= STEP
-    )
+    straight = sides.max(1)[(sides.min(1) < STRAIGHT) & (sides.max(1) > STRAIGHT)]
+    most = STEPPED * np.linalg.norm(sides, axis=1).sum()
+    return len(straight) > CORNERS + 1 and straight.sum() > most and np.median(straight) >= STEP
 
 
 def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -152,13 +150,8 @@ def in_blocks(train: Style, other: Style, split: str) -> Iterator[Finding]:
 
 
 def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:
-    """Some objects of a class have a box as outline, while others of it fill much less of theirs; or nearly all objects
-    of several classes have one."""
+    """Some objects of a class have a box as outline, while others of it fill much less of theirs."""
     label = style.objects.labels[task.name]
-    kinds = len(np.unique(label[style.full & (label != UNLABELLED)]))
-    if style.full.sum() >= FEWEST and kinds > 1 and style.full.sum() > MIXED[1] * style.large.sum():
-        yield _drawn(split, style.full.sum(), style.large.sum(), f"{kinds} classes", style, style.full)
-        return
     for one in np.unique(label[label != UNLABELLED]):
         own = style.large & (label == one)
         full = style.full & own
@@ -171,9 +164,23 @@ def boxes(style: Style, split: str, task: Task) -> Iterator[Finding]:
             return
 
 
+def all_boxes(images: Images, split: str, outlines: Sequence[Outlines]) -> Iterator[Finding]:
+    """Nearly all outlines are boxes, and the edges of the objects lie inside of them; of things that are boxes they lie
+    on them. outlines: of the split."""
+    style = Style(images)
+    full, large = int(style.full.sum()), int(style.large.sum())
+    if full < FEWEST or full <= MIXED[1] * large or (inside := inset(outlines)) is None:
+        return
+    evidence = (
+        f"{full} of {large} outlines are boxes, and the edges of the objects lie {-inside:.0%} of a radius inside"
+    )
+    change = "draw outlines of the objects: masks are learnt as boxes"
+    yield Finding("boxes_for_outlines", "warning", evidence, change, split)
+
+
 def _drawn(split: str, full: int, own: int, what: str, style: Style, rows: np.ndarray) -> Finding:
     name = style.images.file_name[style.objects.image[np.flatnonzero(rows)[0]]]
-    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, such as in {name}"
+    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, the others are not: such as in {name}"
     change = "draw outlines for these objects, or leave the images out: masks are learnt as boxes"
     return Finding("boxes_for_outlines", "warning", evidence, change, split)
 

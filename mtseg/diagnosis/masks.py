@@ -41,6 +41,7 @@ APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 MOSTLY, JOINED = 0.5, 0.25  # share of an object that is covered; of the masks in question, that cover two objects
+FITS = 0.75  # IoU from which a mask is that of one object
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
 PARTS, HALVES = 0.02, 0.7  # share of the detections that are parts; of the pairs with the same logits, that touch
@@ -160,11 +161,11 @@ def repeated(split: Split) -> list[Finding]:
 
 
 def _covered(split: Split, predictions: np.ndarray) -> float:
-    """Share of predictions (rows) that cover most of two objects or more."""
+    """Share of predictions (rows) that cover most of two objects or more, and fit none, as a whole does its parts."""
     pairs, areas = split.evaluation.pairs, split.images.instances.area
     most = np.isin(pairs.prediction, predictions) & (pairs.intersection > MOSTLY * areas[pairs.instance])
     counts = np.bincount(pairs.prediction[most], minlength=len(split.predictions))
-    return float((counts[predictions] > 1).mean())
+    return float(((counts[predictions] > 1) & (split.best_iou[predictions] < FITS)).mean())
 
 
 def cut(split: Split) -> list[Finding]:

@@ -81,6 +81,8 @@ def _place(run: Run, few: Images, single: Predictions) -> tuple[str | None, bool
             parts[place].append(found := both[both.image_id == pair.id[own]])
             ids = _filled(found, pair.id[own], pair.id[1 - own])
             as_other[place].append(found.replace(image_id=ids, box=found.box * size[1 - own] / size[own]))
+    if not all(len(_same_query(single, own)[0]) for own in (*parts["first"], *parts["last"])):
+        return None, False
     joined = {place: Predictions.concatenate(own) for place, own in parts.items() if own}
     same = [
         place
@@ -90,8 +92,8 @@ def _place(run: Run, few: Images, single: Predictions) -> tuple[str | None, bool
     if len(same) != 1:
         return None, False
     (other,) = {*parts} - {*same}
-    change = np.median([box_change(single, own) for own in as_other[other]])
-    return same[0], bool(change < box_change(single, joined[other]))
+    changes = [box_change(single, own) for own in as_other[other] if len(_same_query(single, own)[0])]
+    return same[0], bool(changes) and bool(np.median(changes) < box_change(single, joined[other]))
 
 
 def _of_another(run: Run, few: Images, single: Predictions) -> Finding | None:

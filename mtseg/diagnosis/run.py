@@ -82,10 +82,10 @@ def diagnose(
     split, trained = Split(evaluation), _split(train.images, train.predictions, tasks)
     combined = model.unseen_combinations < 1 and len(tasks) > 1
     misaligned, details["labels"] = label_alignment.check(split, combined=combined)
-    unlike = validation.unlike(split, summary, detections=test.detections)
-    if unlike and unlike.number < validation.FEWER:  # a query's best label may be among what is left out
-        misaligned = [finding for finding in misaligned if finding.cause != "labels_of_other_query"]
-    causes = {finding.cause for finding in misaligned}
+    differing, explained = validation.difference(split, summary, detections=test.detections), []
+    if differing and differing.number < validation.FEWER:  # a query's best label may be among what is left out
+        explained += [finding for finding in misaligned if finding.cause == "labels_of_other_query"]
+    causes = {finding.cause for finding in misaligned if finding not in explained}
     if "labels_of_other_image" in causes:  # then predictions depend on the batch
         known = [finding for finding in known if finding.cause not in BATCH_CAUSES]
     elif "labels_of_other_query" in causes:  # then as well: rounding in another batch changes the order of the queries
@@ -102,18 +102,21 @@ def diagnose(
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
-    if not unlike:
+    if not differing:
         displaced = _blame_annotations(displaced, displaced_in_train)
     alignment = [*misaligned, *displaced, *renamed]
     learning, details["training"] = curves.check(
         trained, split, curve=curve, validated=validated, solver=solver, images=images, checkpoint=test.checkpoint
     )
     # a part is no news otherwise, and of a model that has learnt nothing chance
-    if not alignment and not any(finding.severity == "error" for finding in learning):
-        least = MOST_OF_IT * unlike.share if unlike else 0.0
-        alignment = [*parts.check(split, "val", least=least), *parts.check(trained, "train", least=least)]
-        if unlike:
-            alignment = [replace(finding, change=validation.OF_A_PART) for finding in alignment]
+    others = [finding for finding in alignment if finding not in explained]
+    if not others and not any(finding.severity == "error" for finding in learning):
+        least = MOST_OF_IT * differing.share if differing else 0.0
+        of_val, of_train = parts.check(split, "val", least=least), parts.check(trained, "train")
+        if differing:
+            of_val = [replace(finding, change=validation.OF_A_PART) for finding in of_val]
+            explained += of_train
+        alignment += [*of_val, *of_train]
     collapsed, details["answers"] = classes.collapses(split)
     counted, details["detections"] = detections.check(
         split, num_queries=model.num_queries, detections=test.detections, max_dets=evaluation.max_dets
@@ -137,14 +140,15 @@ def diagnose(
         *detections.unannotated(trained, split),
     ]
     now = details["rankings"].get("product_quality", 0.0)
-    decline = validation.below(validated, now, test.checkpoint, detections=test.detections)
-    decline = [unlike.finding] if unlike else decline
+    decline = validation.lower(validated, now, test.checkpoint, detections=test.detections)
+    decline = [differing.finding] if differing else decline
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
     alignment += renamed_instead
-    late = [one.finding for one in outputs if unlike and unlike.explains(one.finding)]
-    if unlike and details["masks"].get("gain", 0) < CLEAR:
-        late += [finding for finding in displaced if unlike.explains(finding)]
-    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, late=late)
+    if differing:
+        explained += [one.finding for one in outputs if differing.explains(one.finding)]
+        little = details["masks"].get("gain", 0) < CLEAR
+        explained += [finding for finding in displaced if little and differing.explains(finding)]
+    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, explained=explained)
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
         findings += [*_other_split(train.images, evaluation), *limits.factor(oracles)]
@@ -167,25 +171,27 @@ def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> S
 
 def unexplained(
     inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[limits.Weighed],
-    decline: list[Finding], *, found: float = 0.0, late: Collection[Finding] = (),
+    decline: list[Finding], *, found: float = 0.0, explained: Collection[Finding] = (),
 ) -> list[Finding]:  # fmt: skip
     """All findings, errors first; those that others explain become notes. Each group explains all that follow: network
     and inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
     training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
     finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
-    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. late:
-    those that predictions unlike those of the validation explain."""
+    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. explained:
+    those that other predictions than in training may explain."""
     untrained = [finding for finding in learning if finding.severity == "error" and not decline]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
-    wrong_labels = [one.finding for one in outputs if one.finding.cause in WRONG_LABELS and one.finding not in late]
+    wrong_labels = [
+        one.finding for one in outputs if one.finding.cause in WRONG_LABELS and one.finding not in explained
+    ]
     labels = wrong_labels if found >= FOUND else []
     rest = limits.by_weight([one for one in [*outputs, *weak] if one.finding not in labels])
     least = COMPARABLE * max((one.gain for one in rest), default=0.0)
     strong = [one.finding for one in rest if one.gain >= least or decline]
     minor = [one.finding for one in rest if one.finding not in strong]
-    last = [finding for finding in alignment if finding in late]
-    alignment = [finding for finding in alignment if finding not in late]
-    last += [one for one in strong if decline and (one.cause in DECLINE_CAUSES or one in late)]
+    last = [finding for finding in alignment if finding in explained]
+    alignment = [finding for finding in alignment if finding not in explained]
+    last += [one for one in strong if decline and (one.cause in DECLINE_CAUSES or one in explained)]
     first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
     for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):

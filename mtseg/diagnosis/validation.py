@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from mtseg.checks.findings import Finding
+from mtseg.checks.strays import named
+from mtseg.core.tables import Predictions
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.summary import IMAGES, spread, summary
 from mtseg.evaluation.bootstrap import proportion
 
 LOSS_OF_AP = 0.1  # share of the joint AP in training that may be lost: small differences of logits change the ranking
-SHARE = 0.05  # of the images: as many must have other predictions
+SHARE, FEWEST = 0.05, 3  # of the images, and images: as many must have other predictions
 DETECTIONS = 100  # of an image, which a validation keeps
 FEWER, MORE = 0.8, 1.2  # predictions over those of the validation: some were left out, some added
 # By which an image's `summary` may differ: number and sum of scores (of themselves), quality, side, x, y, and labels.
@@ -28,7 +30,7 @@ CHANGE += "`dvc repro predict`, check load_model, the Mapper and what Mask2Forme
 OF_A_PART = "in training the same weights had other predictions for them: check what prediction does with these images"
 
 
-def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
+def lower(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: int) -> list[Finding]:
     """An error if the predictions score less than the same weights did in training: then weights, images, annotations
     or their processing differ. now: joint AP by the product of probabilities and mask quality, percent."""
     if not len(validated) or "joint_AP" not in validated or detections < DETECTIONS:
@@ -41,7 +43,7 @@ def below(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: i
     return [Finding("prediction_differs", "error", evidence, CHANGE)]
 
 
-class Unlike(NamedTuple):
+class Difference(NamedTuple):
     """finding: an error. share: of the images with other predictions than in the validation. number: of predictions,
     over that of the validation."""
 
@@ -56,25 +58,34 @@ class Unlike(NamedTuple):
         return finding.cause == "collapse_to_background" or finding.severity != "error" and not more
 
 
-def unlike(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Unlike | None:
+def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Difference | None:
     """Whether the predictions of some images are not those of the validation. then: its `summary`, of as many images of
     the same split, or empty if it is not known."""
     images, names = spread(split.images, IMAGES), [*ALLOWED, *(f"label of '{task.name}'" for task in split.tasks)]
     before = np.array(then, dtype=float)
     if detections < DETECTIONS or before.shape != (len(images), len(names)):
         return None
-    now = summary(split.images, split.predictions, split.tasks)
+    now = summary(images, _best(split.predictions[np.isin(split.predictions.image_id, images.id)]), split.tasks)
     allowed = np.array([*ALLOWED.values(), *[ALLOWED_LABEL] * len(split.tasks)])
     off = (now - before) / allowed
     off[:, :2] /= np.maximum(before[:, :2], 1)
     other = (np.abs(off) > 1).any(1)
     share = proportion(other)
-    if share.low < SHARE:
+    if other.sum() < FEWEST or share.low < SHARE:
         return None
     column = int(np.abs(off).mean(0).argmax())
-    examples = ", ".join(images.file_name[np.flatnonzero(other)[:3]].tolist())
-    evidence = f"the predictions of {share.text(0, 100)} % of {len(images)} val images ({examples} ...) are not those "
-    evidence += f"of the validation in training; most of all, the mean {names[column]} was "
-    evidence += f"{before[:, column].mean():.3g} and is {now[:, column].mean():.3g}"
+    evidence = f"the predictions of {share.text(0, 100)} % of {len(images)} val images "
+    evidence += f"({named(images.file_name[np.flatnonzero(other)].tolist())}) are not those of the validation in "
+    evidence += f"training; most of all, the mean {names[column]} was {before[:, column].mean():.3g} and is "
+    evidence += f"{now[:, column].mean():.3g}"
     number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
-    return Unlike(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number)
+    return Difference(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number)
+
+
+def _best(predictions: Predictions) -> Predictions:
+    """The first `DETECTIONS` of each image, as a validation has them."""
+    order = np.argsort(predictions.image_id, kind="stable")
+    starts = np.unique(predictions.image_id[order], return_index=True, return_inverse=True)
+    place = np.empty(len(order), dtype=int)
+    place[order] = np.arange(len(order)) - starts[1][starts[2]]
+    return predictions[place < DETECTIONS]

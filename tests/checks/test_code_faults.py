@@ -47,8 +47,10 @@ BUILT = [
 @pytest.mark.parametrize("fault", LOADED, ids=lambda fault: fault.name)
 def test_a_fault_between_file_and_network_is_named(fault):
     tasks = make_tasks(len(fault.tasks))
-    if len(tasks) == 4:
+    if "side" in fault.tasks:
         tasks = (*tasks[:3], tasks[3].model_copy(update={"flip_pairs": (("left", "right"),)}))
+    if "level" in fault.tasks:
+        tasks = (*tasks[:3], tasks[3].model_copy(update={"classes": ("upper", "lower")}))
     given = tiny.params(input={"size": 128}).input
     with fault.code():
         found = mapper.check(tasks, input=given) or batches.check(tasks, input=given)

@@ -13,8 +13,8 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
+from mtseg.checks import alignment, tiles
 from mtseg.checks import images as checked
-from mtseg.checks import tiles
 from mtseg.checks.alignment import Outlines
 from mtseg.core.errors import UserError
 from mtseg.core.files import write_json
@@ -153,6 +153,17 @@ def test_outlines_of_a_part_that_fit_after_a_change_are_found(drawn, cause, chan
     if cause == "masks_mirrored":
         some = [*outlined(drawn[1][::3], change), *(image for row, image in enumerate(drawn[1]) if row % 3)]
         assert causes(drawn, train=some) == {(cause, "train")}
+
+
+def test_boxes_of_all_splits_are_found_unless_edges_lie_on_them(drawn):
+    def box(points, image):
+        (x0, y0), (x1, y1) = points.min(0), points.max(0)
+        return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+    train, val = (outlined(images, box) for images in drawn[1:3])
+    assert {("boxes_for_outlines", "train"), ("boxes_for_outlines", "val")} <= causes(drawn, train=train, val=val)
+    assert alignment.inset(alignment.sample(images_of(val, drawn[3]), root=drawn[0]))
+    assert alignment.inset(alignment.sample(drawn[2], root=drawn[0])) is None
 
 
 def test_outlines_of_the_image_before_besides_or_instead_of_its_own_are_found(drawn):

@@ -16,6 +16,7 @@ from mtseg.checks import batches, known_answers, mapper, network, step
 from mtseg.checks.mapper import pattern
 from mtseg.data import loader
 from mtseg.model import losses, matching
+from mtseg.model.heads import softmax
 from mtseg.training import step as training
 from tests import tiny
 from tests.scenes import make_tasks
@@ -159,6 +160,23 @@ def test_one_image_or_two_copies_are_no_fault():
     given, (first, second) = tiny.network(tasks), batch(tasks)
     for few in ([first], [first, first | {"file_name": "copy.jpg"}], [first, second]):
         assert not list(network.dependence(given, few))
+
+
+@pytest.mark.parametrize("classes", [("circle",), ("circle", "square", "star", "triangle")])
+@pytest.mark.parametrize(("place", "factor", "name"), [(-1, 10, "no-object"), (-1, 0.1, "no-object"), (0, 8, "class")])
+def test_a_label_with_another_weight_in_the_loss_is_named(monkeypatch, classes, place, factor, name):
+    task = make_tasks(1)[0].model_copy(update={"classes": classes})
+    given, real = tiny.network((task,)), softmax.F.cross_entropy
+    assert not known_answers.check(given)
+
+    def reweighted(logits, target, weight, **options):
+        weight = weight.clone()
+        weight[place] *= factor
+        return real(logits, target, weight, **options)
+
+    monkeypatch.setattr(softmax.F, "cross_entropy", reweighted)
+    (found,) = known_answers.check(given)
+    assert found.cause == "loss_targets" and found.evidence.startswith(name)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])

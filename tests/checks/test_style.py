@@ -68,16 +68,30 @@ def found(train, val):
     return {(one.cause, one.where) for one in style.check(train, {"val": val}, tasks=TASKS, input=still)}
 
 
-def test_equal_splits_give_no_finding():
-    assert not found(drawn(60), drawn(25))
+@pytest.mark.parametrize("box", [False, True])
+def test_equal_splits_give_no_finding(box):
+    assert not found(drawn(60, box=box), drawn(25, box=box))
 
 
-def test_boxes_in_all_splits_are_reported_unless_only_one_kind_of_object_is_a_box():
-    pair = drawn(60, box=True), drawn(25, box=True)
-    assert found(*pair) == {("boxes_for_outlines", "train"), ("boxes_for_outlines", "val")}
-    for own in pair:
-        own.instances.labels[TASKS[0].name][:] = 0
-    assert not found(*pair)
+def in_steps(instances, number):
+    """Each outline as of a mask of blocks, in the form of an L."""
+    for one in instances:
+        x, y, w, h = one.bbox
+        points = [x, y, x + w, y, x + w, y + h / 2, x + w / 2, y + h / 2, x + w / 2, y + h, x, y + h]
+        yield outlined(one, [points])
+
+
+def closed_boxes(instances, number):
+    for one in instances:
+        x, y, w, h = one.bbox
+        yield outlined(one, [[x, y, x + w, y, x + w, y + h, x, y + h, x, y]])
+
+
+def test_outlines_with_steps_in_one_split():
+    assert found(drawn(60), drawn(60, in_steps)) == {("outlines_differ", "val")}
+    assert found(drawn(60, in_steps), drawn(60)) == {("outlines_differ", "train")}
+    assert not found(drawn(60, in_steps), drawn(60, in_steps))
+    assert found(drawn(60), drawn(60, closed_boxes)) == {("boxes_for_outlines", "val")}
 
 
 @pytest.mark.parametrize(

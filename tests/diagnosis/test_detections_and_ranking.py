@@ -302,6 +302,8 @@ def test_a_constant_mask_quality_is_an_error():
     same = split(images, [replace(p, mask_quality=0.9) for p in predictions], TASKS)
     (finding,) = ranking.rankings(same)[0]
     assert (finding.cause, finding.severity) == ("ranking", "error") and "0.9" in finding.evidence
+    decided = split(images, [replace(p, mask_quality=1.0) for p in predictions], TASKS)
+    assert causes(ranking.rankings(decided)[0]) == ["postprocessing_wrong"], "no network is as sure"
 
 
 @pytest.mark.parametrize("name", ["shape", "colour"])

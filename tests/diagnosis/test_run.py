@@ -145,7 +145,7 @@ def test_what_follows_from_a_cause_is_a_note_beside_it():
     assert unexplained(alignment=[moved], learning=[few], outputs=bad, decline=[fallen])[0] == ["masks_displaced"]
     assert unexplained(inputs=[fed], alignment=[moved], outputs=bad)[0] == ["normalisation"]
     assert unexplained(learning=[few], decline=[fallen])[0] == ["prediction_differs"], "it was good in training"
-    assert unexplained(alignment=[moved], decline=[fallen], late=[moved])[0] == ["prediction_differs"]
+    assert unexplained(alignment=[moved], decline=[fallen], explained=[moved])[0] == ["prediction_differs"]
     noise = (finding("label_noise", "warning"), 5.0)
     contradicts = "a worse prediction contradicts labels, too"
     assert unexplained(outputs=[noise], decline=[fallen])[0] == ["prediction_differs"], contradicts

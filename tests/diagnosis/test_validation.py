@@ -16,10 +16,10 @@ VALIDATED = pd.DataFrame({"step": [100, 200], "joint_AP": [5.0, 6.0]})
 
 
 def test_predictions_that_score_less_than_the_weights_did():
-    (finding,) = validation.below(VALIDATED, 1.0, "best", detections=100)
+    (finding,) = validation.lower(VALIDATED, 1.0, "best", detections=100)
     assert finding.cause == "prediction_differs"
-    assert not validation.below(VALIDATED, 5.9, "best", detections=100)
-    assert not validation.below(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
+    assert not validation.lower(VALIDATED, 5.9, "best", detections=100)
+    assert not validation.lower(VALIDATED, 1.0, "best", detections=3), "fewer detections score less by themselves"
 
 
 def then(whole: Split) -> list[list[float]]:
@@ -50,8 +50,8 @@ def test_rounding_changes_predictions_by_less():
     whole, rng = split(*healthy(TASKS), TASKS), np.random.default_rng(0)
     noise = rng.uniform(0.98, 1.02, len(whole.predictions))
     rounded = with_columns(whole, score=whole.predictions.score * noise, box=whole.predictions.box * noise[:, None])
-    assert not validation.unlike(whole, then(whole), detections=100)
-    assert not validation.unlike(rounded, then(whole), detections=100)
+    assert not validation.difference(whole, then(whole), detections=100)
+    assert not validation.difference(rounded, then(whole), detections=100)
 
 
 CHANGED = {
@@ -70,18 +70,18 @@ def test_other_predictions_of_some_images_are_found(change, share):
     kept = whole.image >= share * len(whole.images)
     values[kept] = whole.predictions.column(name)[kept]
     now, known = with_columns(whole, **{name: values}), then(whole)
-    found = validation.unlike(now, known, detections=100)
+    found = validation.difference(now, known, detections=100)
     assert found.finding.cause == "prediction_differs" and found.number == 1
     assert found.share == pytest.approx(share, abs=0.03)
-    assert not validation.unlike(now, known, detections=3), "a validation keeps more detections"
-    assert not validation.unlike(now, [], detections=100), "weights of an older version have no summary"
-    assert not validation.unlike(now, known[:-1], detections=100), "it is of another split"
+    assert not validation.difference(now, known, detections=3), "a validation keeps more detections"
+    assert not validation.difference(now, [], detections=100), "weights of an older version have no summary"
+    assert not validation.difference(now, known[:-1], detections=100), "it is of another split"
 
 
 def test_predictions_that_were_left_out():
     images, rows = healthy(TASKS)
     whole, some = split(images, rows, TASKS), split(images, rows[::2], TASKS)
-    assert validation.unlike(some, then(whole), detections=100).number == pytest.approx(0.5)
+    assert validation.difference(some, then(whole), detections=100).number == pytest.approx(0.5)
 
 
 def test_a_sample_is_spread_over_all():
