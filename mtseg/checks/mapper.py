@@ -77,11 +77,11 @@ def check(tasks: Sequence[Task], *, input: Input) -> list[Finding]:
         evidence = f"it returns images of shape {sorted(shapes)}, expected (3, {side}, {side}): check crop and padding"
         return [Finding("mapper_displaces", "error", evidence, FIX)]
     for use, mapped in (("training", examples), ("prediction", [predicted])):
+        if all(np.ptp(pixels_of(example), axis=-1).max() < TONE for example in mapped):
+            return [Finding("mapper_channels", "error", f"a coloured synthetic image is grey for {use}", COLOUR_FIX)]
         if (change := float(np.nanmedian([tone(pixels_of(example)) for example in mapped]))) > TONE:
             evidence = f"the colours of a synthetic image change by {change:.0f} grey levels for {use}"
             return [Finding("mapper_channels", "error", evidence, COLOUR_FIX)]  # patches are found by colour
-        if all(np.ptp(pixels_of(example), axis=-1).max() < TONE for example in mapped):
-            return [Finding("mapper_channels", "error", f"a coloured synthetic image is grey for {use}", COLOUR_FIX)]
     readings = [read(example) for example in examples]
     findings = list(displaced(readings)) or list(relabelled(readings, examples, tasks, records))
     findings = findings or list(upside_down(readings, tasks))
