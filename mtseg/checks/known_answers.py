@@ -149,7 +149,7 @@ def matched_by_mask(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
 
 
 def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
-    """In an image without objects, the correct label is no-object, the last output."""
+    """In an image without objects, the correct label is no-object, the last output. All losses are finite."""
     nothing = Target(torch.zeros(0, SIDE, SIDE, dtype=torch.bool), torch.zeros(0, len(network.tasks), dtype=torch.long))
     empty = scene(network, [nothing] * 2)
 
@@ -161,6 +161,10 @@ def empty_images(network: Mask2Former, loss: Loss) -> Iterator[Finding]:
         output = replace(empty.output, logits=logits)
         return float(last_losses(replace(empty, output=output), loss)[task.name]) / task.loss_weight
 
+    if wrong := [name for name, own in last_losses(empty, loss).items() if not own.isfinite()]:
+        evidence = f"in images without objects, the losses of {', '.join(wrong)} are infinite or not a number"
+        yield Finding("loss_not_finite", "error", evidence, LOSSES)
+        return
     for t, task in enumerate(network.tasks):
         if task.loss_weight and (low := value(t, task, UNLABELLED)) > LOW:
             evidence = f"in images without objects, the loss of a perfect no-object output is {low:.3g}, expected 0"
