@@ -10,7 +10,7 @@ I images; A predictions and B objects of an image; M matches. Boxes are (x, y, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ APART = 0.5  # mean box IoU from which images are not looked for elsewhere
 REACH = 16  # largest distance, in images, at which the masks' own image is looked for
 FEWEST, MISPLACED = 4, 0.25  # images with predictions of others; share of them that must not fit
 MOSTLY, JOINED = 0.5, 0.25  # share of an object that is covered; of the masks in question, that cover two objects
+MOVED = 0.5  # pixels
 FITS = 0.75  # IoU from which a mask is that of one object
 REPEATED = 0.05  # share of the images in which most detections have the mask of another one
 CLOSE, PAIRS = 0.1, 100  # box IoU of two predictions whose masks usually share pixels; such pairs, at least
@@ -92,6 +93,16 @@ def check(split: Split) -> tuple[list[Finding], dict[str, float]]:
         change = f"{best.cause} explains more; if not: {other.change}"
         return [*findings, Finding(other.cause, "note", evidence, change)], numbers
     return findings, numbers
+
+
+def moved(numbers: Mapping[str, float]) -> list[Finding]:
+    """A warning if most masks surely lie `MOVED` pixels or more from their objects, at a small cost in IoU. numbers:
+    of `check`."""
+    low, high = (np.array([numbers.get(f"{axis}_{end}", 0.0) for axis in ("dx", "dy")]) for end in ("low", "high"))
+    if not ((low > MOVED) | (high < -MOVED)).any():
+        return []
+    evidence = f"masks lie ({numbers['dx']:+.1f}, {numbers['dy']:+.1f}) px from their objects (median)"
+    return [Finding("masks_displaced", "warning", evidence, MAPPER)]
 
 
 def boxes(split: Split) -> list[Finding]:

@@ -36,7 +36,7 @@ WRONG_LABELS = {"collapse_to_background", "collapse_to_class", "task_untrained_i
 OTHER_SPLIT = 0.3  # difference of a class's shares in train and val, from which val is no random part of the data
 FOUND = 0.5  # share of train's objects that must be found for wrong labels to explain why few are right
 MOST_OF_IT = 0.5  # share of the images with other predictions than in training that a fault of a part must explain
-CLEAR = 0.1  # share of the mean IoU that masks in another place must cost, if predictions are not those of training
+CLEAR = 0.1  # share of the mean IoU that masks in another place must cost, if more differs from training than places
 COMPARABLE = 0.5  # share of the most important finding's AP, from which another is as severe
 LOOKED_AT = (
     "evaluator, weights and batches, position, size and pairing of masks (all and parts of them), labels, classes, "
@@ -102,6 +102,8 @@ def diagnose(
     displaced_in_train = masks.check(trained)[0]
     renamed = classes.permutations(split, trained)
     misaligned = [finding for finding in misaligned if finding.where not in {other.where for other in renamed}]
+    if differing and differing.place:
+        displaced = displaced or masks.moved(details["masks"])
     if not differing:
         displaced = _blame_annotations(displaced, displaced_in_train)
     alignment = [*misaligned, *displaced, *renamed]
@@ -141,14 +143,16 @@ def diagnose(
     ]
     now = details["rankings"].get("product_quality", 0.0)
     decline = validation.lower(validated, now, test.checkpoint, detections=test.detections)
-    decline = [differing.finding] if differing else decline
     outputs = limits.by_gain([*order, *collapsed, *noisy], split, oracles)
     alignment += renamed_instead
     if differing:
         explained += [one.finding for one in outputs if differing.explains(one.finding)]
-        little = details["masks"].get("gain", 0) < CLEAR
+        little = details["masks"].get("gain", 0) < CLEAR and not differing.place
         explained += [finding for finding in displaced if little and differing.explains(finding)]
-    findings = unexplained(inputs, alignment, learning, outputs, decline, found=1 - trained.missed, explained=explained)
+    findings = unexplained(
+        inputs, alignment, learning, outputs, decline, found=1 - trained.missed, explained=explained,
+        differing=[differing.finding] if differing else [],
+    )  # fmt: skip
     details["raise_ap"] = limits.table(split, trained, oracles, validated=validated, input=input)
     if not any(finding.severity != "note" for finding in findings):
         findings += [*_other_split(train.images, evaluation), *limits.factor(oracles)]
@@ -171,15 +175,17 @@ def _split(images: Images, predictions: Predictions, tasks: Sequence[Task]) -> S
 
 def unexplained(
     inputs: list[Finding], alignment: list[Finding], learning: list[Finding], outputs: list[limits.Weighed],
-    decline: list[Finding], *, found: float = 0.0, explained: Collection[Finding] = (),
+    decline: list[Finding], *, found: float = 0.0, differing: Sequence[Finding] = (),
+    explained: Collection[Finding] = (),
 ) -> list[Finding]:  # fmt: skip
     """All findings, errors first; those that others explain become notes. Each group explains all that follow: network
     and inputs; alignment of labels and masks; a model that has learnt nothing; its outputs; AP that is lower than in
     training (decline); consequences of that (`DECLINE_CAUSES`). With a decline, the model had learnt something. If it
     finds the objects (`found`, their share in train) and its labels collapsed, that is why few are right, and not the
-    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. explained:
-    those that other predictions than in training may explain."""
-    untrained = [finding for finding in learning if finding.severity == "error" and not decline]
+    lr. outputs: with the AP that each costs; those that cost much less than the first become notes as well. differing:
+    predictions are not those of training; it comes in place of decline, and before what it may explain (explained)."""
+    worse = [*differing] or decline
+    untrained = [finding for finding in learning if finding.severity == "error" and not worse]
     weak = [limits.Weighed(finding, 0.0) for finding in learning if finding.severity != "error"]
     wrong_labels = [
         one.finding for one in outputs if one.finding.cause in WRONG_LABELS and one.finding not in explained
@@ -187,14 +193,14 @@ def unexplained(
     labels = wrong_labels if found >= FOUND else []
     rest = limits.by_weight([one for one in [*outputs, *weak] if one.finding not in labels])
     least = COMPARABLE * max((one.gain for one in rest), default=0.0)
-    strong = [one.finding for one in rest if one.gain >= least or decline]
+    strong = [one.finding for one in rest if one.gain >= least or worse]
     minor = [one.finding for one in rest if one.finding not in strong]
     last = [finding for finding in alignment if finding in explained]
     alignment = [finding for finding in alignment if finding not in explained]
-    last += [one for one in strong if decline and (one.cause in DECLINE_CAUSES or one in explained)]
+    last += [one for one in strong if one in explained or decline and one.cause in DECLINE_CAUSES]
     first = [finding for finding in strong if finding not in last]
     kept: list[Finding] = []
-    for tier in (inputs, alignment, labels, untrained, first, decline, last, minor):
+    for tier in (inputs, alignment, labels, untrained, first, worse, last, minor):
         cause = next((finding.cause for finding in kept if finding.severity != "note"), None)
         kept += [finding if cause is None else _runner_up(finding, cause) for finding in tier]
     return sorted(dict.fromkeys(kept), key=lambda finding: SEVERITIES.index(finding.severity))

@@ -25,6 +25,8 @@ FEWER, MORE = 0.8, 1.2  # predictions over those of the validation: some were le
 # changes far less.
 ALLOWED = {"number": 0.2, "sum of scores": 0.1, "mask quality": 0.03, "side": 0.03, "x": 0.02, "y": 0.02}
 ALLOWED_LABEL = 0.05
+PLACE = {"side", "x", "y"}
+SCORES = {"miscalibrated", "ranking"}
 CHANGE = "prediction uses other weights, images, code or input.size than validation in training: run "
 CHANGE += "`dvc repro predict`, check load_model, the Mapper and what Mask2Former.detect and predict do"
 OF_A_PART = "in training the same weights had other predictions for them: check what prediction does with these images"
@@ -45,17 +47,19 @@ def lower(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: i
 
 class Difference(NamedTuple):
     """finding: an error. share: of the images with other predictions than in the validation. number: of predictions,
-    over that of the validation."""
+    over that of the validation. place: whether only size and place of the masks differ."""
 
     finding: Finding
     share: float
     number: float
+    place: bool
 
     def explains(self, finding: Finding) -> bool:
-        """Whether what it reports may follow from that: a collapse to background, and all warnings but duplicates of
-        more predictions. Other errors say more."""
-        more = finding.cause == "duplicates" and self.number > MORE
-        return finding.cause == "collapse_to_background" or finding.severity != "error" and not more
+        """Whether what it reports may follow from that: a collapse to background, and all warnings but those of the
+        scores, and duplicates of more predictions. Other errors say more."""
+        says_more = finding.severity == "error" or finding.cause in SCORES
+        says_more |= finding.cause == "duplicates" and self.number > MORE
+        return finding.cause == "collapse_to_background" or not says_more
 
 
 def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Difference | None:
@@ -79,7 +83,9 @@ def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int
     evidence += f"training; most of all, the mean {names[column]} was {before[:, column].mean():.3g} and is "
     evidence += f"{now[:, column].mean():.3g}"
     number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
-    return Difference(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number)
+    answers = [column for column, name in enumerate(names) if name not in PLACE]
+    place = (np.abs(off[:, answers]) > 1).any(1).mean() < SHARE
+    return Difference(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number, bool(place))
 
 
 def _best(predictions: Predictions) -> Predictions:

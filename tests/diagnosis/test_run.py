@@ -15,7 +15,7 @@ from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.summary import summary
 from tests.diagnosis.answers import healthy, relabelled, split
-from tests.diagnosis.test_masks import moved
+from tests.diagnosis.test_masks import moved, shifted
 from tests.scenes import make_tasks
 from tests.tiny import params
 
@@ -62,7 +62,7 @@ def test_other_predictions_than_in_training_explain_what_looks_like_wrong_annota
         return next(moved([row], lambda mask: mask[:, ::-1])) if row.image_id % 4 == 0 else row
 
     def unsure(row):
-        return replace(mirrored(row), mask_quality=row.mask_quality * 0.8)
+        return replace(mirrored(row), mask_quality=row.mask_quality * 0.95)
 
     for change, summary_then, blamed in ((mirrored, (), True), (mirrored, known, False), (unsure, known, None)):
         first, *others = diagnosed(change, summary_then, images=60, scattered=True).findings
@@ -71,6 +71,18 @@ def test_other_predictions_than_in_training_explain_what_looks_like_wrong_annota
         else:
             assert first.cause == "masks_mirrored" and ("annotations" in first.change) == blamed
         assert all(one.severity == "note" for one in others)
+
+
+def test_if_only_places_differ_from_training_a_small_shift_is_named():
+    whole = split(*healthy(TASKS, images=60, scattered=True), TASKS)
+    shift = shifted(2, 0)
+    first, *_ = diagnosed(
+        lambda row: next(moved([row], shift)),
+        summary(whole.images, whole.predictions, TASKS),
+        images=60,
+        scattered=True,
+    ).findings
+    assert first.cause == "masks_displaced"
 
 
 def test_a_split_that_is_no_random_part_of_the_data_is_a_warning():
@@ -145,7 +157,8 @@ def test_what_follows_from_a_cause_is_a_note_beside_it():
     assert unexplained(alignment=[moved], learning=[few], outputs=bad, decline=[fallen])[0] == ["masks_displaced"]
     assert unexplained(inputs=[fed], alignment=[moved], outputs=bad)[0] == ["normalisation"]
     assert unexplained(learning=[few], decline=[fallen])[0] == ["prediction_differs"], "it was good in training"
-    assert unexplained(alignment=[moved], decline=[fallen], explained=[moved])[0] == ["prediction_differs"]
+    assert unexplained(alignment=[moved], differing=[fallen], explained=[moved])[0] == ["prediction_differs"]
+    assert unexplained(alignment=[moved], differing=[fallen])[0] == ["masks_displaced"]
     noise = (finding("label_noise", "warning"), 5.0)
     contradicts = "a worse prediction contradicts labels, too"
     assert unexplained(outputs=[noise], decline=[fallen])[0] == ["prediction_differs"], contradicts

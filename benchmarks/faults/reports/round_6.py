@@ -163,7 +163,10 @@ def off_the_border(found: Predictions) -> Predictions:
 
 def by_boxes(real: Callable, images: Images, predictions: Predictions) -> Pairs:
     """Masks are matched by the IoU of their boxes."""
-    return pairs.of_boxes(images, predictions, pairs.check(images, predictions))
+    parts = pairs.of_boxes(images, predictions, pairs.check(images, predictions))
+    prediction, instance, iou, inside = map(np.concatenate, zip(*parts, strict=True))
+    intersection = (inside * predictions.area[prediction]).astype(int)
+    return Pairs.of({"prediction": prediction, "instance": instance, "iou": iou, "intersection": intersection})
 
 
 def labels_unfiltered(real: Callable, self: Mapper, image: Any, transforms: Any, size: Any) -> Any:
