@@ -26,6 +26,7 @@ from mtseg.data.duplicates import SIDE, groups, normalised
 from mtseg.data.images import open_image
 from mtseg.evaluation.bootstrap import auc
 
+HALF = 0.5  # share of the images of a split that look different, from which their edges are not compared
 MOST = {"train": 4000, "val": 1000, "test": 1000}  # images that are read of each split
 PIXELS, FEWEST_READ = 600_000_000, 300  # large images: only as many as have this many pixels, but at least 300
 REACH, CANDIDATES, USUAL = (
@@ -104,12 +105,14 @@ def check(
     findings += misaligned
     fine = {name: textures(images, root) for name, images in splits.items()}
     unlike: set[str] = set()  # splits with images that look different
-    changed: set[str] = set()  # those of which nearly all do: edges are no longer where they were
+    changed: set[str] = set()  # those of which most do: edges are no longer where they were
     for name in scored if not black else ():
         whole = [*differ(small["train"], small[name]), *textured(fine["train"], fine[name], name)]
-        changed |= {name} if whole else set()
+        share = 1.0 if whole else 0.0
         if not whole and not leaked:  # copies may be saved in another way
-            whole = partly_differ(measured(small["train"], fine["train"]), measured(small[name], fine[name]), name)
+            given = measured(small["train"], fine["train"]), measured(small[name], fine[name])
+            whole, share = partly_differ(*given, name)
+        changed |= {name} if share > HALF else set()
         findings += whole
         unlike |= {name} if whole else set()
     for name in scored:
@@ -310,8 +313,9 @@ def measured(small: Thumbnails, fine: Mapping[str, np.ndarray]) -> dict[str, tup
 def partly_differ(
     train: Mapping[str, tuple[Sequence[str], np.ndarray]], other: Mapping[str, tuple[Sequence[str], np.ndarray]],
     split: str,
-) -> list[Finding]:  # fmt: skip
-    """A warning if a part of the images is beyond nearly all of train in one measure. train, other: of `measured`."""
+) -> tuple[list[Finding], float]:  # fmt: skip
+    """A warning if a part of the images is beyond nearly all of train in one measure, and this part's share. train,
+    other: of `measured`."""
     found = []
     for name, (names, values) in other.items():
         low, high = usual(train[name][1], LEAST.get(name))
@@ -320,12 +324,13 @@ def partly_differ(
             text = f"{name} {np.median(values[beyond]):.3g} (median), in train {max(low, 0):.3g} to {high:.3g}"
             found.append((text, [names[row] for row in beyond], len(values)))
     if not found:
-        return []
+        return [], 0.0
     found.sort(key=lambda one: -len(one[1]))
     _, own, count = found[0]
     text = "; ".join(text for text, others, _ in found if len(others) > 0.8 * len(own))
     evidence = f"{described(own, count, split)} are beyond nearly all of train: {text}"
-    return [Finding("splits_differ", "warning", evidence, f"prepare these images of {split} like the others", split)]
+    finding = Finding("splits_differ", "warning", evidence, f"prepare these images of {split} like the others", split)
+    return [finding], len(own) / count
 
 
 def blank_rows(pixels: np.ndarray) -> np.ndarray:
