@@ -134,6 +134,11 @@ def read(path: Path | str) -> Metadata:
     try:
         known = Metadata.model_validate_json(text)
     except ValidationError as error:
+        if _version(text) is None and error.errors()[0]["type"] != "json_invalid":
+            raise UserError(
+                f"{path} is a checkpoint of a training, which cannot predict by itself: complete it with "
+                f"`{_command(path)}`"
+            ) from None
         raise UserError(
             f"{path} cannot predict by itself ({faults(error, Metadata)[0]}): {_remedy(path, text)}"
         ) from None
@@ -172,10 +177,7 @@ def _remedy(path: Path, text: str) -> str:
     again = f"write it again with `{_command(path)}`"
     if path.suffix == ".onnx":
         again = "export it again from its .safetensors file"
-    version = _version(text)
-    if version is None:
-        return f"it is a checkpoint of a training; complete it with `{_command(path)}`"
-    if version != mtseg.__version__:
+    if (version := _version(text)) != mtseg.__version__:
         return f"mtseg {version} wrote it, and this is {mtseg.__version__}; use that version, or {again}"
     return f"it was changed since it was written; {again}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -15,9 +16,17 @@ from types import TracebackType
 from mtseg.core.errors import as_user_error, print_any_text
 
 
-def run_stage(stage: Callable[[], None]) -> None:
+def run_stage(stage: Callable[[], None], *, arguments: bool = False) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
-    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed."""
+    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed. arguments: whether `main`
+    reads those of the command line; otherwise it has none but --help, which prints the script's docstring."""
+    if stage.__module__ == "__main__" and not arguments:
+        script = sys.modules["__main__"]
+        argparse.ArgumentParser(
+            prog=f"python -m {script.__spec__.name}" if script.__spec__ else None, description=script.__doc__,
+            epilog="Its settings are in params.yaml.", formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        ).parse_args()  # fmt: skip
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     print_any_text()
     for number in stops():

@@ -425,7 +425,7 @@ def _other_format(data: Data) -> str:
         return f"; {formats.contents(data.raw)}"
     if data.format in found:
         return ""
-    return f"; it looks like {' or '.join(found)}, and data.format is {data.format}"
+    return f"; it looks like {' or '.join(found)}, and data.format is {data.format}: set data.format to what it is"
 
 
 def _left_out(faults: Sequence[Fault]) -> str:

@@ -89,8 +89,9 @@ def test_a_byte_that_changed_is_seen_wherever_it_is(tmp_path, write, suffix):
 
 
 def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_it(tmp_path):
-    path = safetensors(tmp_path / "my best.safetensors", mtseg=json.dumps({"tasks": [], "model": {}}))
-    refused(path, f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`")
+    path = safetensors(tmp_path / "my best.safetensors", mtseg=json.dumps({"tasks": [], "model": {}, "summary": []}))
+    command = f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`"
+    refused(path, "a checkpoint of a training", command)
 
 
 def changed(*keys, value):

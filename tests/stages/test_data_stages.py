@@ -1,6 +1,9 @@
 """Stages on missing or wrong inputs: errors are one line, and no incomplete output is written."""
 
 import importlib
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from mtseg.core.signals import run_stage
 from mtseg.data import manifest
 from stages import convert, generate, register
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params.yaml"
+STAGES = sorted(re.findall(r"python -m (stages\.\w+)", (ROOT / "dvc.yaml").read_text()))
 
 
 @pytest.fixture
@@ -110,3 +115,18 @@ def test_a_stage_without_its_input_names_the_stage_to_run(change, stage):
         importlib.import_module(f"stages.{stage}").main()
     assert "\n" not in str(error.value)
     assert [path.name for path in Path().iterdir()] == ["params.yaml"], "nothing is written"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_takes_no_arguments_but_help(name, monkeypatch, capsys):
+    def run(argument):
+        monkeypatch.setattr(sys, "argv", [name, argument])
+        monkeypatch.delitem(sys.modules, name, raising=False)  # runpy warns of a module that is there
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return end.value.code, capsys.readouterr()
+
+    code, printed = run("--help")
+    assert code == 0 and f"`python -m {name}`" in printed.out
+    code, printed = run("--max-iter=3")
+    assert code == 2 and "--max-iter=3" in printed.err and not printed.out
