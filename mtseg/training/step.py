@@ -41,6 +41,7 @@ class Stepper:
 
     def __init__(self, network: Mask2Former, solver: Solver, *, broken: Path | None = None, ranks: Ranks = ALONE):
         self.network, self.solver, self.broken, self.ranks = network, solver, broken, ranks
+        self.trained = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = optimizer(network, solver)
         self.schedule = schedule(solver)
         self.dtype = amp_dtype(network.device) if solver.amp else None
@@ -58,7 +59,8 @@ class Stepper:
 
         The host waits for the device once for each batch, for the matching costs, and once for losses and norms, when
         all is queued."""
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         lr = self.schedule(min(step / max(self.solver.max_iter, 1), 1 - 1e-9))
         lr *= min(1.0, (step + 1) / max(self.solver.warmup, 1))
         for group in self.optimizer.param_groups:
@@ -78,7 +80,7 @@ class Stepper:
         self.scaler.unscale_(self.optimizer)
         norms = self.health.gradients()
         if self.solver.clip:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.solver.clip)
+            torch.nn.utils.clip_grad_norm_(self.trained, self.solver.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -114,13 +116,13 @@ class Stepper:
     ) -> None:
         """Sum the gradients and this step's health statistics over all ranks. before: the statistics before the step.
         fault: number of the batch that has no loss, and why. Raises NotFinite in all ranks if one has a fault."""
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        of_ranks = self.ranks.gather((fault, [p.grad is not None for p in trained]))
+        of_ranks = self.ranks.gather((fault, [p.grad is not None for p in self.trained]))
         for number, text in (fault for fault, _ in of_ranks if fault):
             raise self._stop("loss_not_finite", text, step, [batches[number]])
         if self.ranks.size == 1:
             return
-        used = [p for p, has in zip(trained, zip(*(own for _, own in of_ranks), strict=True), strict=True) if any(has)]
+        graded = zip(*(own for _, own in of_ranks), strict=True)
+        used = [p for p, has in zip(self.trained, graded, strict=True) if any(has)]
         for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
