@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -23,8 +26,15 @@ def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool)
 
     tasks: some of shape, colour, fill, side and level (halves of the image). plain: plain backgrounds instead of
     those of the embedded data."""
+    shutil.copytree(_drawn(settings, tuple(tasks), plain).name, folder)
+
+
+@cache
+def _drawn(settings: Generate, tasks: tuple[str, ...], plain: bool) -> TemporaryDirectory:
+    """The same, once for all cases that have it."""
+    folder = TemporaryDirectory()
     with patch.object(shapes, "_background", _clouds if plain else shapes._background):
-        shapes.generate(settings, folder, seed=settings.seed)
+        shapes.generate(settings, Path(folder.name), seed=settings.seed)
 
     def relabel(record: dict[str, Any], number: int) -> None:
         for shape in record["shapes"]:
@@ -33,7 +43,8 @@ def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool)
             known |= {"side": "left" if x < 0.5 else "right", "level": "upper" if y < 0.5 else "lower"}
             shape["label"] = ",".join(known[task] for task in tasks)
 
-    edit(folder, relabel)
+    edit(Path(folder.name), relabel)
+    return folder
 
 
 def edit(folder: Path, change: Edit) -> None:
