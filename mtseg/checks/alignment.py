@@ -7,7 +7,7 @@ image if it brings the outlines onto edges, and helps more than it helps nearly 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,18 @@ class Outlines:
     owner: np.ndarray
     texture: np.ndarray
 
-    def sharpness(self, points: np.ndarray) -> float:
-        """Mean edge strength at the points that are inside the image."""
-        points = np.rint(points).astype(int)
-        inside = points[((points >= 0) & (points < self.edges.shape)).all(1)]
-        return float(self.edges[tuple(inside.T)].mean()) if len(inside) else 0.0
+    def sharpness(self, points: np.ndarray) -> np.ndarray:
+        """Mean edge strength at those of the points [..., N, 2] that are inside the image, [...]; 0 if none is."""
+        y, x = np.moveaxis(np.rint(points).astype(np.int32), -1, 0)
+        height, width = self.edges.shape
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        strength = self.edges[np.where(inside, y, 0), np.where(inside, x, 0)]
+        return np.where(inside, strength, 0).sum(-1) / np.maximum(inside.sum(-1), 1)
+
+    def turned(self) -> np.ndarray:
+        """The points after each change of `TURNED`, [changes, N, 2]."""
+        last = np.array(self.edges.shape) - 1
+        return np.stack([change(self.points, last) for _, _, change in TURNED])
 
     def each(self, edges: np.ndarray) -> np.ndarray:
         """The same of each instance, on edges [H, W] of any image."""
@@ -114,11 +121,9 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         )
         return [Finding("masks_displaced", "warning", evidence, f"{change}: was the image size different?", split)]
     own = np.array([image.sharpness(image.points) for image in images])
-    gains = []
-    for cause, text, turned in TURNED:
-        moved = [image.sharpness(turned(image.points, np.array(image.edges.shape) - 1)) for image in images]
-        gains.append((cause, text, np.array(moved) - own))
-    cause, text, gain = max(gains, key=lambda one: one[2].mean())
+    gains = np.array([image.sharpness(image.turned()) for image in images]).T - own
+    best = int(gains.mean(1).argmax())
+    (cause, text, _), gain = TURNED[best], gains[best]
     if gain.mean() > STANDARD_ERRORS * standard_error(gain):
         evidence = f"outlines fit the image edges better if {text}: edge strength {with_interval(gain)}, {count}"
         return [Finding(cause, "warning", evidence, change, split)]
@@ -246,22 +251,18 @@ CHANGES = (
 
 def _changed(images: Sequence[Outlines]) -> np.ndarray:
     """[1 + len(CHANGES), len(images)]: `sharpness` of the outlines as they are, and after each change."""
-    return np.array([list(_sharpness(images, row)) for row in range(len(images))]).T
+    return np.array([_sharpness(images, row) for row in range(len(images))]).T
 
 
-def _sharpness(images: Sequence[Outlines], row: int) -> Iterator[float]:
+def _sharpness(images: Sequence[Outlines], row: int) -> np.ndarray:
     image = images[row]
     last = np.array(image.edges.shape) - 1
-    yield image.sharpness(image.points)
-    for _, _, turned in TURNED:
-        yield image.sharpness(turned(image.points, last))
     count = np.maximum(np.bincount(image.owner), 1)
     centre = np.column_stack([np.bincount(image.owner, axis) / count for axis in image.points.T])[image.owner]
-    for by in GROWN:
-        yield image.sharpness((image.points - centre) * by + centre)
-    for step in STEPS:
-        other = images[(row + step) % len(images)]
-        yield other.sharpness(image.points * ((np.array(other.edges.shape) - 1) / last))
+    grown = [(image.points - centre) * by + centre for by in GROWN]
+    others = [images[(row + step) % len(images)] for step in STEPS]
+    laid = [other.sharpness(image.points * ((np.array(other.edges.shape) - 1) / last)) for other in others]
+    return np.array([*image.sharpness(np.stack([image.points, *image.turned(), *grown])), *laid])
 
 
 def with_interval(values: np.ndarray) -> str:

@@ -10,6 +10,7 @@ I images of the sample.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=2)  # of val and train, each for the whole split and for a part
 def fits(split: Split) -> Fits:
     """Of the best predictions, at most one for each object, on images that are evenly spread."""
     count, instances = len(split.images), split.images.instances
