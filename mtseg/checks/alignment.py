@@ -54,6 +54,7 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images further on, to which outlines may belong
 FURTHER = (-7, -6, -5, -4, 4, 5, 6, 7)  # images with which these are compared
+COMPARED = 60  # images, about, whose outlines are laid on all others
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
 LEAST = 0.3  # smallest gain in edge strength by a change, in standard deviations
@@ -85,6 +86,12 @@ class Outlines:
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         strength = self.edges[np.where(inside, y, 0), np.where(inside, x, 0)]
         return np.where(inside, strength, 0).sum(-1) / np.maximum(inside.sum(-1), 1)
+
+    def on(self, other: Outlines) -> float:
+        """`sharpness` on another image, of any size."""
+        return float(
+            other.sharpness(self.points * ((np.array(other.edges.shape) - 1) / (np.array(self.edges.shape) - 1)))
+        )
 
     def turned(self) -> np.ndarray:
         """The points after each change of `TURNED`, [changes, N, 2]."""
@@ -183,6 +190,9 @@ def partly(
         return []
     ours, theirs, change = _changed(known), _changed(images), "compare the annotations of these images with the images"
     names, found = [image.name for image in images], []
+    limit = np.quantile(ours[0], RARE)
+    rows = np.flatnonzero(theirs[0] < limit)
+    nowhere = rows if more(len(rows), len(images), int((ours[0] < limit).sum()), len(known)) else []
     least, gains = np.quantile(ours[0], GOOD), theirs[1:] - theirs[0]
     for place, (cause, text) in enumerate(CHANGES):
         gain = ours[place + 1] - ours[0]
@@ -191,15 +201,19 @@ def partly(
         rows = np.flatnonzero((gains[place] > limit) & (theirs[place + 1] > least))
         if more(len(rows), len(images), int(by_chance), len(known), level=LEVEL / len(CHANGES)):
             found.append((len(rows), float(gains[place, rows].sum()), cause, text, rows))
+    if step := _nearby(images, nowhere):
+        text = f"laid on the image {step} before or {step} further on"
+        found.append((len(nowhere), np.inf, "masks_of_other_image", text, nowhere))
+    elif len(rows := _elsewhere(known, images, nowhere, least)):
+        found.append((len(rows), np.inf, "masks_of_other_image", "laid on other images, in no regular order", rows))
     if found:
         _, _, cause, text, rows = max(found, key=lambda one: one[:2])
         part = described([names[row] for row in rows], len(images), split)
         return [Finding(cause, "warning", f"outlines of {part} fit the edges only if {text}", change, split)]
     if strangers := _strangers(known, images, split):
         return strangers
-    faint = np.quantile(ours[0], RARE)
-    rows, by_chance = np.flatnonzero(theirs[0] < faint), (ours[0] < faint).sum()
-    if not unexplained or not more(len(rows), len(images), int(by_chance), len(known)):
+    rows = nowhere
+    if not unexplained or not len(rows):
         return []
     evidence = f"outlines of {described([names[row] for row in rows], len(images), split)} lie on no edges, "
     fits = (gains[:, rows] > LEAST) & (theirs[1:, rows] > least)
@@ -210,6 +224,36 @@ def partly(
     else:
         cause, evidence = "masks_displaced", f"{evidence}{NOWHERE}"
     return [Finding(cause, "warning", evidence, change, split)]
+
+
+def _elsewhere(
+    known: Sequence[Outlines], images: Sequence[Outlines], rows: Sequence[int], least: float
+) -> Sequence[int]:
+    """Those of the rows whose outlines fit another image of the split: more than `least`, and than nearly all outlines
+    of the other split fit one of as many images, if they are more than a few."""
+    others = known[: len(images)]
+    by_chance = [_best_other(others, row) for row in range(0, len(others), len(others) // COMPARED + 1)]
+    limit = max(float(np.quantile(by_chance, 1 - GOOD)), least)
+    fitting = [row for row in rows if _best_other(images, row) > limit]
+    return fitting if binom.sf(len(fitting) - 1, len(rows), GOOD) < LEVEL else []
+
+
+def _best_other(images: Sequence[Outlines], row: int) -> float:
+    """Edge strength of an image's outlines on that of the other images that they fit best."""
+    return max(images[row].on(image) for place, image in enumerate(images) if place != row)
+
+
+def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> int:
+    """How many images further on or before lie those that the outlines of the rows fit surely better than others; 0 if
+    they fit none of `STEPS`."""
+    count = len(images)
+    steps = range(1, min(count // 2, 1 + max(STEPS) + len(FURTHER) * 2))
+    fits = [[max(images[row].on(images[(row + by) % count]) for by in (-step, step)) for step in steps] for row in rows]
+    mean = np.mean(fits, axis=0) if len(rows) else np.zeros(len(steps))
+    best = int(mean.argmax())
+    others = np.delete(mean, best)
+    sure = mean[best] - others.mean() > STANDARD_ERRORS * others.std(ddof=1)
+    return steps[best] if sure and steps[best] in STEPS else 0
 
 
 def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str) -> list[Finding]:
@@ -256,12 +300,10 @@ def _changed(images: Sequence[Outlines]) -> np.ndarray:
 
 def _sharpness(images: Sequence[Outlines], row: int) -> np.ndarray:
     image = images[row]
-    last = np.array(image.edges.shape) - 1
     count = np.maximum(np.bincount(image.owner), 1)
     centre = np.column_stack([np.bincount(image.owner, axis) / count for axis in image.points.T])[image.owner]
     grown = [(image.points - centre) * by + centre for by in GROWN]
-    others = [images[(row + step) % len(images)] for step in STEPS]
-    laid = [other.sharpness(image.points * ((np.array(other.edges.shape) - 1) / last)) for other in others]
+    laid = [image.on(images[(row + step) % len(images)]) for step in STEPS]
     return np.array([*image.sharpness(np.stack([image.points, *image.turned(), *grown])), *laid])
 
 

@@ -57,6 +57,14 @@ LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # beyond 
 BLANK = 1.0  # standard deviation, in grey levels, of a row without content
 FAR = 16.0  # squared distance of a colour from that of its class, in standard deviations: 1 in 1000 by chance
 LEVEL = 0.005  # chance that as many images seem to have one of `RECOLOURED`
+ORDERS = (  # text, and the stored channels in the order red, green, blue
+    ("the channels as they are", (0, 1, 2)),
+    ("red and blue swapped", (2, 1, 0)),
+    ("red and green swapped", (1, 0, 2)),
+    ("green and blue swapped", (0, 2, 1)),
+    ("the channels read as green, blue, red", (2, 0, 1)),
+    ("the channels read as blue, red, green", (1, 2, 0)),
+)
 RECOLOURED = (  # cause, text, function that corrects colours
     ("channels_swapped", "with red and blue swapped", lambda pixels: pixels[:, ::-1]),
     ("splits_differ", "with all values inverted", lambda pixels: 255 - pixels),
@@ -384,22 +392,24 @@ def _jpeg_quality(path: Path) -> float:
 def swapped(
     train: Sequence[Outlines], other: Sequence[Outlines], split: str, *, tasks: Sequence[Task]
 ) -> Iterator[Finding]:
-    """Classes have the same colours in val or test as in train only after red and blue are swapped, or after the
+    """Classes have the same colours in val or test as in train only with the channels in another order, or after the
     classes of a task are renamed, if that brings their colours closer."""
-    gaps = []  # squared differences in standard errors: unchanged, and with red and blue swapped
+    gaps = []  # squared differences in standard errors, of each of `ORDERS`
     gains, names = 0.0, {}  # by renaming the classes of a task; names in train and in the other split
     for task in tasks:
         ours, theirs = (colours(sample, task.name) for sample in (train, other))
         kept = [label for label in ours.keys() & theirs.keys() if min(len(ours[label]), len(theirs[label])) >= FEWEST]
         apart = [[_colour_gaps(ours[a], theirs[b]) for b in kept] for a in kept]
         gaps += [apart[place][place] for place in range(len(kept))]
-        as_named = np.array([[gap for gap, _ in row] for row in apart]).reshape(len(kept), len(kept))
+        as_named = np.array([[gap[0] for gap in row] for row in apart]).reshape(len(kept), len(kept))
         order = linear_sum_assignment(as_named)[1]
         gain = np.trace(as_named) - as_named[np.arange(len(kept)), order].sum()
         if gain > gains:
             gains, where = gain, f"{split}: task '{task.name}'"
             names = {task.classes[a]: task.classes[kept[b]] for a, b in zip(kept, order, strict=True) if a != kept[b]}
-    as_is, as_swapped = np.mean(gaps, axis=0) if gaps else (0.0, 0.0)
+    as_is, *reordered = np.mean(gaps, axis=0) if gaps else np.zeros(len(ORDERS))
+    best = int(np.argmin(reordered))
+    as_swapped = reordered[best]
     renamed = as_is - gains / max(len(gaps), 1)
     evidence = (
         f"the colours of {len(gaps)} classes differ between {split} and train by {as_is**0.5:.1f} standard errors, and "
@@ -411,17 +421,16 @@ def swapped(
         evidence += ", ".join(f"{other} for {name}" for name, other in names.items())
         yield Finding("labels_permuted", "warning", evidence, "give the classes the same names in both splits", where)
     else:
-        evidence += f"by {as_swapped**0.5:.1f} with red and blue swapped"
+        evidence += f"by {as_swapped**0.5:.1f} with {ORDERS[best + 1][0]}"
         yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", split)
 
 
-def _colour_gaps(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Mean squared difference of two classes' colours [n, 3] in standard errors; and the same if red and blue of the
-    other are swapped."""
+def _colour_gaps(one: np.ndarray, other: np.ndarray) -> list[float]:
+    """Mean squared difference of two classes' colours [n, 3] in standard errors, with the channels of the other in each
+    of `ORDERS`."""
     error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (one, other))) + 1.0
     mean = other.mean(0)
-    as_is, as_swapped = ((((one.mean(0) - own) / error) ** 2).mean() for own in (mean, mean[::-1]))
-    return float(as_is), float(as_swapped)
+    return [float((((one.mean(0) - mean[[*order]]) / error) ** 2).mean()) for _, order in ORDERS]
 
 
 def recoloured(

@@ -25,6 +25,7 @@ RARE = 10  # smallest number of examples that a class needs to be learnt
 FEW = 6  # images of a scored split, below which the best checkpoint is chosen by chance: AP 48 to 90 of 5 (see SMALL)
 SMALL = 20  # images of a scored split: as many of the embedded data, at random, have AP 60 to 80 in 95 % of the draws
 LIKELY, EXPECTED = 3, 20  # times a pair of labels that train lacks should be there; the same of all pairs of a class
+ABSENT = 1e-3  # chance that no image drawn at random has a class, below which it is missing for another reason
 COMMON = 0.02  # share of a split's objects with such pairs, from which they matter
 OTHER_MIX, SURE = 0.15, 4.5  # difference of two shares of a class that matters; standard errors of one beyond chance
 
@@ -39,6 +40,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
         findings += [finding for images in splits.values() for finding in out_of_range(images, task)]
         findings += unlabelled(train, task)
         findings += [finding for name, images in scored.items() for finding in missing(train, images, task, name)]
+        findings += [finding for name, images in scored.items() for finding in lost(train, images, task, name)]
         findings += [finding for name, images in scored.items() for finding in mixed(train, images, task, name)]
         findings += [*rare(train, task), *unpaired(task, input)]
     if not of_severity(findings, "error"):
@@ -111,6 +113,18 @@ def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[F
         evidence = f"in {split} but not in train: {names} ({own[absent].sum() / own.sum():.1%} of {split}'s labels)"
         change = "move examples into train, or split with another data.seed"
         yield Finding("class_missing_in_train", "warning", evidence, change, f"task '{task.name}'")
+
+
+def lost(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
+    """A class that many of train's images have, and val or test lacks: it may have another name there."""
+    ours, theirs = _shares(train, task), _shares(images, task)
+    frequent = (ours > 0).mean(0) if len(ours) else np.zeros(len(task.classes))
+    absent = np.flatnonzero(~theirs.any(0) & ((1 - frequent) ** len(theirs) < ABSENT))
+    if len(theirs) and len(absent):
+        names = ", ".join(f"'{task.classes[label]}' ({frequent[label]:.0%} in train)" for label in absent)
+        evidence = f"none of {split}'s {len(theirs)} images with labels have {names}"
+        change = f"check whether these classes have other names in {split}, or split with another data.seed"
+        yield Finding("class_mix_differs", "warning", evidence, change, f"task '{task.name}'")
 
 
 def mixed(train: Images, images: Images, task: Task, split: str, *, least: float = OTHER_MIX) -> Iterator[Finding]:

@@ -323,8 +323,10 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             yield Finding("splits_differ", "warning", evidence, change, split)
             return
     if min(len(train.counts), len(other.counts)) >= FEWEST:
-        means = own, its = float(other.counts.mean()), float(train.counts.mean())
-        error = sum(counts.var() / len(counts) for counts in (train.counts, other.counts)) ** 0.5
+        most = min(train.counts.max(), other.counts.max())  # some images with many more are another matter
+        counts = [np.minimum(style.counts, most) for style in (other, train)]
+        means = own, its = float(counts[0].mean()), float(counts[1].mean())
+        error = sum(some.var() / len(some) for some in counts) ** 0.5
         if max(means) > FEWER * min(means) and abs(own - its) > SURE * error:
             where = split if own < its else "train"
             evidence = f"{split}'s images have {own:.1f} objects (mean of those with any), train's {its:.1f}"

@@ -47,19 +47,23 @@ def lower(validated: pd.DataFrame, now: float, checkpoint: str, *, detections: i
 
 class Difference(NamedTuple):
     """finding: an error. share: of the images with other predictions than in the validation. number: of predictions,
-    over that of the validation. place: whether only size and place of the masks differ."""
+    over that of the validation. place: whether only size and place of the masks differ. labels: whether labels differ
+    most."""
 
     finding: Finding
     share: float
     number: float
     place: bool
+    labels: bool
 
     def explains(self, finding: Finding) -> bool:
-        """Whether what it reports may follow from that: a collapse to background, and all warnings but those of the
-        scores, and duplicates of more predictions. Other errors say more."""
+        """Whether what it reports may follow from that: a collapse to background, or to a class if labels do not
+        differ most, and all warnings but those of the scores, and duplicates of more predictions. Other errors say
+        more."""
         says_more = finding.severity == "error" or finding.cause in SCORES
         says_more |= finding.cause == "duplicates" and self.number > MORE
-        return finding.cause == "collapse_to_background" or not says_more
+        collapse = finding.cause == "collapse_to_background" or finding.cause == "collapse_to_class" and not self.labels
+        return collapse or not says_more
 
 
 def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Difference | None:
@@ -85,7 +89,8 @@ def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int
     number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
     answers = [column for column, name in enumerate(names) if name not in PLACE]
     place = (np.abs(off[:, answers]) > 1).any(1).mean() < SHARE
-    return Difference(Finding("prediction_differs", "error", evidence, CHANGE), share.value, number, bool(place))
+    finding = Finding("prediction_differs", "error", evidence, CHANGE)
+    return Difference(finding, share.value, number, bool(place), labels=column >= len(ALLOWED))
 
 
 def _best(predictions: Predictions) -> Predictions:

@@ -172,6 +172,14 @@ def test_outlines_of_the_image_before_besides_or_instead_of_its_own_are_found(dr
         replace(image, instances=(val[row - row % 2 * (row % 3 == 1)]).instances) for row, image in enumerate(val)
     ]
     assert causes(drawn, val=instead) == {("masks_of_other_image", "val")}
+    exchanged = [replace(image, instances=val[row ^ (row % 8 < 4)].instances) for row, image in enumerate(val)]
+    (found,) = check(drawn, val=exchanged)
+    assert found.cause == "masks_of_other_image" and "1 before or 1 further on" in found.evidence
+    order = np.random.default_rng(0).permutation(len(val))
+    order = [other if row % 3 else row for row, other in enumerate(order.tolist())]
+    anyhow = [replace(image, instances=val[order[row]].instances) for row, image in enumerate(val)]
+    (found,) = check(drawn, val=anyhow)
+    assert found.cause == "masks_of_other_image" and "no regular order" in found.evidence
     both = [
         image if row % 3 else replace(image, instances=(*image.instances, *val[row - 1].instances))
         for row, image in enumerate(val)
@@ -210,9 +218,11 @@ def test_annotations_of_other_images_and_turned_ones_are_distinguished(drawn):
     assert causes(drawn, train=quarter) == {("images_turned", "train")}
 
 
-def test_red_and_blue_swapped_in_one_split_are_found_by_the_classes_colours(drawn, tmp_path):
-    root = changed(drawn, tmp_path, "val", lambda pixels: pixels[..., ::-1])
-    assert causes(drawn, root=root) == {("channels_swapped", "val")}
+@pytest.mark.parametrize(("order", "text"), [([2, 1, 0], "red and blue swapped"), ([1, 2, 0], "green, blue, red")])
+def test_channels_in_another_order_in_one_split_are_found_by_the_classes_colours(order, text, drawn, tmp_path):
+    root = changed(drawn, tmp_path, "val", lambda pixels: pixels[..., order])
+    (found,) = check(drawn, root=root)
+    assert (found.cause, found.where) == ("channels_swapped", "val") and text in found.evidence
 
 
 @pytest.mark.parametrize(

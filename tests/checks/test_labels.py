@@ -122,6 +122,10 @@ def test_another_mix_of_classes_is_noted_and_chance_is_not():
     (found,) = labels.mixed(train, drawn(40, 0.95), task, "val")
     assert found.cause == "class_mix_differs" and found.severity == "note"
     assert not list(labels.mixed(train, drawn(10, 1.0), task, "val"))
+    (found,) = labels.lost(train, drawn(40, 0.0), task, "val")
+    assert found.cause == "class_mix_differs" and f"'{task.classes[1]}' (" in found.evidence
+    assert not list(labels.lost(train, drawn(4, 0.0), task, "val")), "it may be chance"
+    assert not list(labels.lost(drawn(200, 0.02), drawn(40, 0.0), task, "val")), "it is rare"
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])

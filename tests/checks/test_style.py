@@ -119,6 +119,17 @@ def test_fewer_objects_per_image_of_train_are_found(kept, named):
     assert (("annotations_missing", "train") in found(drawn(200, some), drawn(60))) == named
 
 
+def test_many_more_objects_in_a_part_of_val_do_not_mean_that_train_lacks_some():
+    def crowded(instances, number):
+        if number % 3:
+            return instances
+        return [
+            rhombus(one, (x, y, 12, 12)) for one in instances[:1] for x in range(0, 60, 20) for y in range(0, 60, 20)
+        ]
+
+    assert not {cause for cause, _ in found(drawn(200), drawn(60, crowded))} & {"annotations_missing"}
+
+
 def test_objects_of_another_size_in_a_part_of_val_are_found():
     some = drawn(60, lambda instances, number: instances if number % 4 else specks(instances))
     assert found(drawn(60), some) == {("splits_differ", "val")}

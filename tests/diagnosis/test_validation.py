@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mtseg.checks.findings import Finding
 from mtseg.diagnosis import validation
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
@@ -73,6 +74,8 @@ def test_other_predictions_of_some_images_are_found(change, share):
     found = validation.difference(now, known, detections=100)
     assert found.finding.cause == "prediction_differs" and found.number == 1
     assert found.share == pytest.approx(share, abs=0.03)
+    collapse = Finding("collapse_to_class", "error", "all are circles", "change")
+    assert found.explains(collapse) == (change != "label"), "it says more than that labels differ"
     assert not validation.difference(now, known, detections=3), "a validation keeps more detections"
     assert not validation.difference(now, [], detections=100), "weights of an older version have no summary"
     assert not validation.difference(now, known[:-1], detections=100), "it is of another split"
