@@ -36,6 +36,15 @@ SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate
 OFFSETS = np.arange(-8, 9) * 0.05  # of an outline, outwards, in radii of a disc of the object's area
 LOOSE = 0.1  # the same: smallest difference of two splits that is reported
 SCALES = (0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 1.7, 2.0)  # about the middle of the image, and about its corner
+TILTS = (-30, -15, 15, 30)  # degrees
+
+
+def tilted(points: np.ndarray, last: np.ndarray, degrees: float) -> np.ndarray:
+    """Points (y, x) turned clockwise about the middle of the image."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return (points - last / 2) @ np.array([[cos, -sin], [sin, cos]]) + last / 2
+
+
 TURNED = (  # cause, text, function that corrects the points (y, x), given the last (y, x) of the image
     ("masks_mirrored", "mirrored left to right", lambda points, last: points * (1, -1) + (0, last[1])),
     ("masks_mirrored", "mirrored top to bottom", lambda points, last: points * (-1, 1) + (last[0], 0)),
@@ -50,6 +59,10 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
     *(("masks_displaced", f"stretched {by} times along {name}",
        lambda points, last, by=by, axes=axes: points * by**axes)
       for name, axes in (("x", np.array([0, 1])), ("y", np.array([1, 0]))) for by in SCALES),
+    ("masks_displaced", "with its left and right half exchanged",
+     lambda points, last: np.column_stack([points[:, 0], (points[:, 1] + (last[1] + 1) / 2) % (last[1] + 1)])),
+    *(("images_turned", f"turned by {abs(by)} degrees {'clockwise' if by > 0 else 'counter-clockwise'}",
+       lambda points, last, by=by: tilted(points, last, by)) for by in TILTS),
 )  # fmt: skip
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images further on, to which outlines may belong

@@ -138,12 +138,23 @@ def centre_kept(by):
     return lambda points, image: points.mean(0) + (points - points.mean(0)) * by
 
 
+def middle(image):
+    return np.array([image.width, image.height]) / 2
+
+
+def tilted(points, image):
+    y, x = np.sin(np.pi / 12), np.cos(np.pi / 12)
+    return (points - middle(image)) @ np.array([[x, y], [-y, x]]) + middle(image)
+
+
 @pytest.mark.parametrize(
     ("cause", "change"),
     [
         ("masks_mirrored", lambda points, image: points * (1, -1) + (0, image.height)),
         ("masks_transposed", lambda points, image: points[:, ::-1]),
         ("masks_displaced", lambda points, image: points * (1, 0.8)),
+        ("masks_displaced", lambda points, image: (points + (image.width / 2, 0)) % (image.width, 1e6)),
+        ("images_turned", tilted),
         ("outlines_differ", centre_kept(1.3)),
     ],
 )
