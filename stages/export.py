@@ -54,4 +54,4 @@ def _megabytes(file: Path) -> float:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, help=__doc__)

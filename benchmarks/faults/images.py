@@ -31,7 +31,7 @@ def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool)
 
 @cache
 def _drawn(settings: Generate, tasks: tuple[str, ...], plain: bool) -> TemporaryDirectory:
-    """The same, once for all cases that have it."""
+    """A temporary folder with these files, drawn once for all cases of a process."""
     folder = TemporaryDirectory()
     with patch.object(shapes, "_background", _clouds if plain else shapes._background):
         shapes.generate(settings, Path(folder.name), seed=settings.seed)

@@ -7,7 +7,7 @@ image if it brings the outlines onto edges, and helps more than it helps nearly 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,9 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
     ("masks_mirrored", "mirrored top to bottom", lambda points, last: points * (-1, 1) + (last[0], 0)),
     ("masks_transposed", "with x and y exchanged", lambda points, last: points[:, ::-1]),
     ("images_turned", "turned by 180 degrees", lambda points, last: last - points),
-    ("images_turned", "turned by 90 degrees", lambda points, last: points[:, ::-1] * (-1, 1) + (last[0], 0)),
-    ("images_turned", "turned by 270 degrees", lambda points, last: points[:, ::-1] * (1, -1) + (0, last[1])),
+    ("images_turned", "turned by 90 degrees counter-clockwise",
+     lambda points, last: points[:, ::-1] * (-1, 1) + (last[0], 0)),
+    ("images_turned", "turned by 90 degrees clockwise", lambda points, last: points[:, ::-1] * (1, -1) + (0, last[1])),
     *(("masks_scaled", f"drawn {by} times as large about the middle of the image",
        lambda points, last, by=by: (points - last / 2) * by + last / 2) for by in SCALES),
     *(("masks_displaced", f"drawn {by} times as large about its corner",
@@ -59,7 +60,7 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
     *(("masks_displaced", f"stretched {by} times along {name}",
        lambda points, last, by=by, axes=axes: points * by**axes)
       for name, axes in (("x", np.array([0, 1])), ("y", np.array([1, 0]))) for by in SCALES),
-    ("masks_displaced", "with its left and right half exchanged",
+    ("masks_displaced", "moved by half the width of the image, round its border",
      lambda points, last: np.column_stack([points[:, 0], (points[:, 1] + (last[1] + 1) / 2) % (last[1] + 1)])),
     *(("images_turned", f"turned by {abs(by)} degrees {'clockwise' if by > 0 else 'counter-clockwise'}",
        lambda points, last, by=by: tilted(points, last, by)) for by in TILTS),
@@ -67,7 +68,9 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images further on, to which outlines may belong
 FURTHER = (-7, -6, -5, -4, 4, 5, 6, 7)  # images with which these are compared
-COMPARED = 60  # images, about, whose outlines are laid on all others
+FARTHEST = 20  # the same, of those to which outlines of images nearby are compared
+FEWEST_NEARBY = 3  # images whose outlines belong to those nearby
+COMPARED = 60  # images of the other split, at most, whose outlines are laid on all others of it
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
 LEAST = 0.3  # smallest gain in edge strength by a change, in standard deviations
@@ -100,11 +103,13 @@ class Outlines:
         strength = self.edges[np.where(inside, y, 0), np.where(inside, x, 0)]
         return np.where(inside, strength, 0).sum(-1) / np.maximum(inside.sum(-1), 1)
 
+    def scaled(self, edges: np.ndarray) -> np.ndarray:
+        """The points in an image of the size of `edges` [H, W]."""
+        return self.points * ((np.array(edges.shape) - 1) / (np.array(self.edges.shape) - 1))
+
     def on(self, other: Outlines) -> float:
         """`sharpness` on another image, of any size."""
-        return float(
-            other.sharpness(self.points * ((np.array(other.edges.shape) - 1) / (np.array(self.edges.shape) - 1)))
-        )
+        return float(other.sharpness(self.scaled(other.edges)))
 
     def turned(self) -> np.ndarray:
         """The points after each change of `TURNED`, [changes, N, 2]."""
@@ -112,8 +117,8 @@ class Outlines:
         return np.stack([change(self.points, last) for _, _, change in TURNED])
 
     def each(self, edges: np.ndarray) -> np.ndarray:
-        """The same of each instance, on edges [H, W] of any image."""
-        places = np.rint(self.points * (np.array(edges.shape) - 1) / (np.array(self.edges.shape) - 1)).astype(int)
+        """Mean edge strength on the outline of each instance, on edges [H, W] of any image."""
+        places = np.rint(self.scaled(edges)).astype(int)
         count = np.bincount(self.owner)
         sums = np.bincount(self.owner, edges[tuple(places.T)])
         return sums[count > 0] / count[count > 0]
@@ -122,7 +127,7 @@ class Outlines:
 def sample(images: Images, *, root: Path) -> list[Outlines]:
     """Outlines of up to `MOST` images with instances, evenly spread. Raises UserError if an image does not decode."""
     rows = np.unique(images.instances.image[~images.instances.crowd])
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int))]
+    rows = rows[_evenly(len(rows), MOST)]
     drawn = (outlines(images[row], root) for row in rows)
     return [image for image in drawn if image is not None]
 
@@ -203,9 +208,10 @@ def partly(
         return []
     ours, theirs, change = _changed(known), _changed(images), "compare the annotations of these images with the images"
     names, found = [image.name for image in images], []
-    limit = np.quantile(ours[0], RARE)
-    rows = np.flatnonzero(theirs[0] < limit)
-    nowhere = rows if more(len(rows), len(images), int((ours[0] < limit).sum()), len(known)) else []
+    faint = np.quantile(ours[0], RARE)
+    nowhere = np.flatnonzero(theirs[0] < faint)
+    if not more(len(nowhere), len(images), int((ours[0] < faint).sum()), len(known)):
+        nowhere = nowhere[:0]
     least, gains = np.quantile(ours[0], GOOD), theirs[1:] - theirs[0]
     for place, (cause, text) in enumerate(CHANGES):
         gain = ours[place + 1] - ours[0]
@@ -214,59 +220,74 @@ def partly(
         rows = np.flatnonzero((gains[place] > limit) & (theirs[place + 1] > least))
         if more(len(rows), len(images), int(by_chance), len(known), level=LEVEL / len(CHANGES)):
             found.append((len(rows), float(gains[place, rows].sum()), cause, text, rows))
-    if step := _nearby(images, nowhere):
-        text = f"laid on the image {step} before or {step} further on"
-        found.append((len(nowhere), np.inf, "masks_of_other_image", text, nowhere))
-    elif len(rows := _elsewhere(known, images, nowhere, least)):
-        found.append((len(rows), np.inf, "masks_of_other_image", "laid on other images, in no regular order", rows))
+    for text, rows in _of_others(known, images, nowhere, least) if unexplained and len(nowhere) else ():
+        gain = sum(_best_other(images, row)[0] - theirs[0, row] for row in rows)
+        found.append((len(rows), float(gain), "masks_of_other_image", f"laid on {text}", rows))
     if found:
         _, _, cause, text, rows = max(found, key=lambda one: one[:2])
         part = described([names[row] for row in rows], len(images), split)
         return [Finding(cause, "warning", f"outlines of {part} fit the edges only if {text}", change, split)]
     if strangers := _strangers(known, images, split):
         return strangers
-    rows = nowhere
-    if not unexplained or not len(rows):
+    if not unexplained or not len(nowhere):
         return []
-    evidence = f"outlines of {described([names[row] for row in rows], len(images), split)} lie on no edges, "
-    fits = (gains[:, rows] > LEAST) & (theirs[1:, rows] > least)
-    best = int((fits + 1e-3 * gains[:, rows]).sum(1).argmax())
+    evidence = f"outlines of {described([names[row] for row in nowhere], len(images), split)} lie on no edges, "
+    fits = (gains[:, nowhere] > LEAST) & (theirs[1:, nowhere] > least)
+    best = int((fits + 1e-3 * gains[:, nowhere]).sum(1).argmax())
     cause, text = CHANGES[best]
-    if fits[best].sum() > len(rows) / 2:
+    if fits[best].sum() > len(nowhere) / 2:
         evidence += f"and those of {fits[best].sum()} of these do if {text}"
     else:
         cause, evidence = "masks_displaced", f"{evidence}{NOWHERE}"
     return [Finding(cause, "warning", evidence, change, split)]
 
 
-def _elsewhere(
+def _of_others(
     known: Sequence[Outlines], images: Sequence[Outlines], rows: Sequence[int], least: float
-) -> Sequence[int]:
-    """Those of the rows whose outlines fit another image of the split: more than `least`, and than nearly all outlines
-    of the other split fit one of as many images, if they are more than a few."""
-    others = known[: len(images)]
-    by_chance = [_best_other(others, row) for row in range(0, len(others), len(others) // COMPARED + 1)]
-    limit = max(float(np.quantile(by_chance, 1 - GOOD)), least)
-    fitting = [row for row in rows if _best_other(images, row) > limit]
-    return fitting if binom.sf(len(fitting) - 1, len(rows), GOOD) < LEVEL else []
+) -> Iterator[tuple[str, list[int]]]:
+    """Those of the rows, whose outlines lie on no edges, that fit other images of the split, with where these are.
+
+    All together they may surely fit images nearby, as those of another split do not: exchanged frames of a video do not
+    look like it. Or each may fit one image far better than all others, as few outlines of the other split do."""
+    others = [known[row] for row in _evenly(len(known), len(images))]  # of more, the best fits better by chance
+    some = _evenly(len(others), COMPARED)
+    step, own = _nearby(images, rows)
+    if step in STEPS and len(own) >= FEWEST_NEARBY and _nearby(others, some)[0] != step:
+        yield f"the image {step} before or {step} further on", own
+    limit = np.quantile([_best_other(others, row)[1] for row in some], 1 - GOOD)
+    chance = 1 - (1 - GOOD) ** ((len(images) - 1) / (len(others) - 1))
+    fits = {row: _best_other(images, row) for row in rows}
+    own = [row for row, (fit, apart) in fits.items() if apart > limit and fit > least]
+    if binom.sf(len(own) - 1, len(rows), chance) < LEVEL:
+        yield "other images, in no regular order", own
 
 
-def _best_other(images: Sequence[Outlines], row: int) -> float:
-    """Edge strength of an image's outlines on that of the other images that they fit best."""
-    return max(images[row].on(image) for place, image in enumerate(images) if place != row)
+def _evenly(count: int, most: int) -> list[int]:
+    """`most` of so many rows, or all."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
-def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> int:
-    """How many images further on or before lie those that the outlines of the rows fit surely better than others; 0 if
-    they fit none of `STEPS`."""
+def _best_other(images: Sequence[Outlines], row: int) -> tuple[float, float]:
+    """Edge strength of an image's outlines on that of the other images that they fit best, and by how many standard
+    deviations of all this is above the mean."""
+    fits = np.array([images[row].on(image) for place, image in enumerate(images) if place != row])
+    return float(fits.max()), float((fits.max() - fits.mean()) / max(fits.std(), 1e-9))
+
+
+def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> tuple[int, list[int]]:
+    """The distance in images at which the outlines of the rows surely fit better than at others, on the image before or
+    further on, 0 if there is none; and the rows that fit best there."""
     count = len(images)
-    steps = range(1, min(count // 2, 1 + max(STEPS) + len(FURTHER) * 2))
-    fits = [[max(images[row].on(images[(row + by) % count]) for by in (-step, step)) for step in steps] for row in rows]
-    mean = np.mean(fits, axis=0) if len(rows) else np.zeros(len(steps))
+    steps = np.arange(1, min(FARTHEST, (count - 1) // 2) + 1)
+    fits = np.array(
+        [[max(images[row].on(images[(row + by) % count]) for by in (-step, step)) for step in steps] for row in rows]
+    )
+    mean = fits.mean(0)
     best = int(mean.argmax())
     others = np.delete(mean, best)
     sure = mean[best] - others.mean() > STANDARD_ERRORS * others.std(ddof=1)
-    return steps[best] if sure and steps[best] in STEPS else 0
+    own = [row for row, fit in zip(rows, fits, strict=True) if fit.argmax() == best]
+    return (int(steps[best]), own) if sure else (0, [])
 
 
 def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str) -> list[Finding]:

@@ -394,6 +394,7 @@ def swapped(
 ) -> Iterator[Finding]:
     """Classes have the same colours in val or test as in train only with the channels in another order, or after the
     classes of a task are renamed, if that brings their colours closer."""
+    most = 0  # classes of a task
     gaps = []  # squared differences in standard errors, of each of `ORDERS`
     gains, names = 0.0, {}  # by renaming the classes of a task; names in train and in the other split
     for task in tasks:
@@ -401,6 +402,7 @@ def swapped(
         kept = [label for label in ours.keys() & theirs.keys() if min(len(ours[label]), len(theirs[label])) >= FEWEST]
         apart = [[_colour_gaps(ours[a], theirs[b]) for b in kept] for a in kept]
         gaps += [apart[place][place] for place in range(len(kept))]
+        most = max(most, len(kept))
         as_named = np.array([[gap[0] for gap in row] for row in apart]).reshape(len(kept), len(kept))
         order = linear_sum_assignment(as_named)[1]
         gain = np.trace(as_named) - as_named[np.arange(len(kept)), order].sum()
@@ -409,6 +411,8 @@ def swapped(
             names = {task.classes[a]: task.classes[kept[b]] for a, b in zip(kept, order, strict=True) if a != kept[b]}
     as_is, *reordered = np.mean(gaps, axis=0) if gaps else np.zeros(len(ORDERS))
     best = int(np.argmin(reordered))
+    if best and (most < 2 or reordered[best] > COLOUR_ERRORS**2):  # a class alone may have turned from green to red
+        best = 0
     as_swapped = reordered[best]
     renamed = as_is - gains / max(len(gaps), 1)
     evidence = (
@@ -425,12 +429,12 @@ def swapped(
         yield Finding("channels_swapped", "warning", evidence, "save the images of one split again, as RGB", split)
 
 
-def _colour_gaps(one: np.ndarray, other: np.ndarray) -> list[float]:
+def _colour_gaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Mean squared difference of two classes' colours [n, 3] in standard errors, with the channels of the other in each
     of `ORDERS`."""
     error = np.sqrt(sum(values.var(0, ddof=1) / len(values) for values in (one, other))) + 1.0
-    mean = other.mean(0)
-    return [float((((one.mean(0) - mean[[*order]]) / error) ** 2).mean()) for _, order in ORDERS]
+    reordered = other.mean(0)[[order for _, order in ORDERS]]
+    return (((one.mean(0) - reordered) / error) ** 2).mean(1)
 
 
 def recoloured(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
+from scipy.stats import betabinom
 
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.masks import iou
@@ -116,14 +117,15 @@ def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[F
 
 
 def lost(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
-    """A class that many of train's images have, and val or test lacks: it may have another name there."""
+    """Classes that many of train's images have, and none of val or test: they may have another name there."""
     ours, theirs = _shares(train, task), _shares(images, task)
-    frequent = (ours > 0).mean(0) if len(ours) else np.zeros(len(task.classes))
-    absent = np.flatnonzero(~theirs.any(0) & ((1 - frequent) ** len(theirs) < ABSENT))
-    if len(theirs) and len(absent):
-        names = ", ".join(f"'{task.classes[label]}' ({frequent[label]:.0%} in train)" for label in absent)
+    have = (ours > 0).sum(0)
+    chance = betabinom.pmf(0, len(theirs), have + 1, len(ours) - have + 1)  # few images of train say little
+    absent = np.flatnonzero(~theirs.any(0) & (have > 0) & (chance < ABSENT))
+    if len(absent):
+        names = ", ".join(f"'{task.classes[label]}' ({have[label] / len(ours):.0%} of train's)" for label in absent)
         evidence = f"none of {split}'s {len(theirs)} images with labels have {names}"
-        change = f"check whether these classes have other names in {split}, or split with another data.seed"
+        change = f"check whether {split} has other names for them; if not, it shows other scenes: see data.split"
         yield Finding("class_mix_differs", "warning", evidence, change, f"task '{task.name}'")
 
 

@@ -323,13 +323,17 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             yield Finding("splits_differ", "warning", evidence, change, split)
             return
     if min(len(train.counts), len(other.counts)) >= FEWEST:
-        most = min(train.counts.max(), other.counts.max())  # some images with many more are another matter
-        counts = [np.minimum(style.counts, most) for style in (other, train)]
+        most, counts = min(train.counts.max(), other.counts.max()), [other.counts, train.counts]
+        if all((some > most).mean() < 0.5 for some in counts):  # some images with many more are another matter
+            counts = [np.minimum(some, most) for some in counts]
         means = own, its = float(counts[0].mean()), float(counts[1].mean())
         error = sum(some.var() / len(some) for some in counts) ** 0.5
         if max(means) > FEWER * min(means) and abs(own - its) > SURE * error:
             where = split if own < its else "train"
-            evidence = f"{split}'s images have {own:.1f} objects (mean of those with any), train's {its:.1f}"
+            evidence = (
+                f"{split}'s images have {own:.1f} objects (mean of those with any, at most {max(map(max, counts))} "
+            )
+            evidence += f"counted), train's {its:.1f}"
             change = f"check whether all objects of {where} are annotated: those without an outline are background"
             yield Finding("annotations_missing", "warning", evidence, change, where)
 

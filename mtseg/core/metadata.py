@@ -177,7 +177,7 @@ def _remedy(path: Path, text: str) -> str:
     again = f"write it again with `{_command(path)}`"
     if path.suffix == ".onnx":
         again = "export it again from its .safetensors file"
-    if (version := _version(text)) != mtseg.__version__:
+    if (version := _version(text)) not in (None, mtseg.__version__):
         return f"mtseg {version} wrote it, and this is {mtseg.__version__}; use that version, or {again}"
     return f"it was changed since it was written; {again}"
 

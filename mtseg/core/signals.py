@@ -11,19 +11,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 from mtseg.core.errors import as_user_error, print_any_text
 
 
-def run_stage(stage: Callable[[], None], *, arguments: bool = False) -> None:
+def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
     """Run a stage's `main`. An error that the user can put right becomes one line on stderr and exit code 1; SIGINT,
-    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed. arguments: whether `main`
-    reads those of the command line; otherwise it has none but --help, which prints the script's docstring."""
-    if stage.__module__ == "__main__" and not arguments:
-        script = sys.modules["__main__"]
+    SIGTERM and SIGHUP become one line and exit code 130, after unfinished files are removed. help: what --help prints
+    of a script that has no other arguments."""
+    if help:
         argparse.ArgumentParser(
-            prog=f"python -m {script.__spec__.name}" if script.__spec__ else None, description=script.__doc__,
+            prog=f"python -m stages.{Path(sys.argv[0]).stem}", description=help,
             epilog="Its settings are in params.yaml.", formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         ).parse_args()  # fmt: skip

@@ -425,7 +425,8 @@ def _other_format(data: Data) -> str:
         return f"; {formats.contents(data.raw)}"
     if data.format in found:
         return ""
-    return f"; it looks like {' or '.join(found)}, and data.format is {data.format}: set data.format to what it is"
+    instead = " or ".join(found)
+    return f"; it looks like {instead}, and data.format is {data.format}: set data.format to {instead}"
 
 
 def _left_out(faults: Sequence[Fault]) -> str:

@@ -35,7 +35,7 @@ SIMILAR = 1.5  # largest size ratio of an object and a prediction that are compa
 NEAR = 0.1  # of the objects' size: offsets closer than this count as equal
 LARGE = 1.25  # size ratio above which (or below its inverse) masks have another size than the objects
 SAMPLE = 500  # predictions whose boxes are compared with their masks
-PAIRS = 1_000_000  # pairs of boxes, about, that are compared at once
+AT_ONCE = 1_000_000  # pairs of boxes, about, that are compared at once
 SCALE_IMAGES = 1000  # number of images, about, to which the scale about the corner is fitted
 MOST, WORK = 100, 5_000_000  # images that are compared with all others, and boxes with which they are, about
 APART = 0.5  # mean box IoU from which images are not looked for elsewhere
@@ -517,8 +517,8 @@ def _corner_scale(best: BestBoxes, half: int) -> np.ndarray:
     images = [*best.half(half)]
     images, fits = images[:: len(images) // SCALE_IMAGES + 1], np.zeros(len(candidates))
     for predicted, objects in images:
-        for own in np.array_split(np.arange(len(fits)), len(fits) * len(predicted) * len(objects) // PAIRS + 1):
+        for own in np.array_split(np.arange(len(fits)), len(fits) * len(predicted) * len(objects) // AT_ONCE + 1):
             moved = predicted / np.tile(np.array(candidates)[own], 2)[:, None]  # [scales, A, 4]
-            iou = box_overlaps(moved.reshape(-1, 4), objects)[0].reshape(*moved.shape[:2], -1)
+            iou = box_overlaps(moved.reshape(-1, 4), objects)[0].reshape(*moved.shape[:2], len(objects))
             fits[own] += iou.max(1).sum(1)
     return np.array(candidates[int(fits.argmax())])

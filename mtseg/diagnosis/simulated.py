@@ -79,7 +79,7 @@ KINDS = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=2)  # of val and train, each for the whole split and for a part
+@lru_cache(maxsize=2)  # val and train: both the diagnosis of all masks and that of some images need it
 def fits(split: Split) -> Fits:
     """Of the best predictions, at most one for each object, on images that are evenly spread."""
     count, instances = len(split.images), split.images.instances

@@ -62,8 +62,9 @@ class Difference(NamedTuple):
         more."""
         says_more = finding.severity == "error" or finding.cause in SCORES
         says_more |= finding.cause == "duplicates" and self.number > MORE
-        collapse = finding.cause == "collapse_to_background" or finding.cause == "collapse_to_class" and not self.labels
-        return collapse or not says_more
+        if finding.cause == "collapse_to_class":
+            return not self.labels
+        return finding.cause == "collapse_to_background" or not says_more
 
 
 def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int) -> Difference | None:
@@ -87,7 +88,7 @@ def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int
     evidence += f"training; most of all, the mean {names[column]} was {before[:, column].mean():.3g} and is "
     evidence += f"{now[:, column].mean():.3g}"
     number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
-    answers = [column for column, name in enumerate(names) if name not in PLACE]
+    answers = [place for place, name in enumerate(names) if name not in PLACE]
     place = (np.abs(off[:, answers]) > 1).any(1).mean() < SHARE
     finding = Finding("prediction_differs", "error", evidence, CHANGE)
     return Difference(finding, share.value, number, bool(place), labels=column >= len(ALLOWED))

@@ -41,8 +41,8 @@ class Stepper:
 
     def __init__(self, network: Mask2Former, solver: Solver, *, broken: Path | None = None, ranks: Ranks = ALONE):
         self.network, self.solver, self.broken, self.ranks = network, solver, broken, ranks
+        self.optimizer = optimizer(network, solver)  # it freezes the heads of tasks without weight
         self.trained = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = optimizer(network, solver)
         self.schedule = schedule(solver)
         self.dtype = amp_dtype(network.device) if solver.amp else None
         torch.backends.cuda.matmul.allow_tf32 = solver.tf32  # of convolutions PyTorch allows it by itself

@@ -161,6 +161,8 @@ def tilted(points, image):
 def test_outlines_of_a_part_that_fit_after_a_change_are_found(drawn, cause, change):
     some = [*outlined(drawn[2][::4], change), *(image for row, image in enumerate(drawn[2]) if row % 4)]
     assert causes(drawn, val=some) == {(cause, "val")}
+    if change is tilted:
+        assert "turned by 15 degrees counter-clockwise" in check(drawn, val=some)[0].evidence
     if cause == "masks_mirrored":
         some = [*outlined(drawn[1][::3], change), *(image for row, image in enumerate(drawn[1]) if row % 3)]
         assert causes(drawn, train=some) == {(cause, "train")}

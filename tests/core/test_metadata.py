@@ -71,7 +71,7 @@ def test_a_broken_file_is_refused(tmp_path, write, suffix):
         broken = tmp_path / f"{name}{suffix}"
         broken.write_bytes(data)
         refused(broken, "broken")
-    refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "Invalid JSON")
+    refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "Invalid JSON", "changed since")
     refused(write(tmp_path / f"deep{suffix}", mtseg="[" * 100_000), "Invalid JSON")
 
 
@@ -92,6 +92,9 @@ def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_i
     path = safetensors(tmp_path / "my best.safetensors", mtseg=json.dumps({"tasks": [], "model": {}, "summary": []}))
     command = f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`"
     refused(path, "a checkpoint of a training", command)
+    with pytest.raises(UserError) as error:
+        metadata.read(path)
+    assert "unknown key" not in str(error.value)
 
 
 def changed(*keys, value):

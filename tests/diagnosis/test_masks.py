@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +164,17 @@ def test_masks_of_another_size_that_nothing_undoes(by, monkeypatch):
         box = (x + (width - size[0]) / 2, y + (height - size[1]) / 2, *size)
         other.append(replace(p, box=tuple(map(float, box))))
     assert [f.cause for f in masks.check(split(images, other, TASKS))[0]] == ["masks_scaled"] * (by != 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_the_scale_about_the_corner_of_crowded_images(at_once, monkeypatch):
+    monkeypatch.setattr(masks, "AT_ONCE", at_once)
+    rng, scale = np.random.default_rng(0), masks.SCALES[20]
+    objects = np.column_stack([rng.uniform(0, 500, (40, 2)), rng.uniform(20, 60, (40, 2))])
+    for axes in ((1, 1), (1, 0), (0, 1)):
+        by = np.where(axes, scale, 1.0)
+        best = SimpleNamespace(half=lambda half, by=by: [(objects[:30] * np.tile(by, 2), objects)] * 3)
+        assert masks._corner_scale(best, 0) == pytest.approx(by)
 
 
 def test_boxes_that_are_corners():

@@ -118,7 +118,9 @@ def test_a_stage_without_its_input_names_the_stage_to_run(change, stage):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_takes_no_arguments_but_help(name, monkeypatch, capsys):
+def test_a_stage_takes_no_arguments_but_help(name, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
     def run(argument):
         monkeypatch.setattr(sys, "argv", [name, argument])
         monkeypatch.delitem(sys.modules, name, raising=False)  # runpy warns of a module that is there
