@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 from scipy.signal import fftconvolve
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from mtseg.checks.findings import Finding
 from mtseg.checks.strays import described, more
@@ -68,8 +68,8 @@ TURNED = (  # cause, text, function that corrects the points (y, x), given the l
 GROWN = (0.6, 0.7, 0.77, 0.85, 1.2, 1.3, 1.45, 1.6)  # each outline about its own centre
 STEPS = (-2, -1, 1, 2)  # images further on, to which outlines may belong
 FURTHER = (-7, -6, -5, -4, 4, 5, 6, 7)  # images with which these are compared
-FARTHEST = 20  # the same, of those to which outlines of images nearby are compared
-FEWEST_NEARBY = 3  # images whose outlines belong to those nearby
+FARTHEST = 20  # largest distance, in images, of another image on which outlines are laid
+FEWEST_OF_OTHERS = 3  # images with outlines of other images, at least
 COMPARED = 60  # images of the other split, at most, whose outlines are laid on all others of it
 RARE, GOOD = 0.01, 0.05  # shares of the other split's images that lie less on edges, or gain more by a change
 FAINT_OF_OBJECTS, GOOD_OF_OBJECTS = 0.05, 0.2  # shares of the other split's objects that lie less on edges
@@ -105,7 +105,7 @@ class Outlines:
 
     def scaled(self, edges: np.ndarray) -> np.ndarray:
         """The points in an image of the size of `edges` [H, W]."""
-        return self.points * ((np.array(edges.shape) - 1) / (np.array(self.edges.shape) - 1))
+        return self.points * ((np.array(edges.shape) - 1) / np.maximum(np.array(self.edges.shape) - 1, 1))
 
     def on(self, other: Outlines) -> float:
         """`sharpness` on another image, of any size."""
@@ -220,9 +220,8 @@ def partly(
         rows = np.flatnonzero((gains[place] > limit) & (theirs[place + 1] > least))
         if more(len(rows), len(images), int(by_chance), len(known), level=LEVEL / len(CHANGES)):
             found.append((len(rows), float(gains[place, rows].sum()), cause, text, rows))
-    for text, rows in _of_others(known, images, nowhere, least) if unexplained and len(nowhere) else ():
-        gain = sum(_best_other(images, row)[0] - theirs[0, row] for row in rows)
-        found.append((len(rows), float(gain), "masks_of_other_image", f"laid on {text}", rows))
+    for text, rows, fit in _of_others(known, images, nowhere, least) if unexplained and len(nowhere) else ():
+        found.append((len(rows), fit - float(theirs[0, rows].sum()), "masks_of_other_image", f"laid on {text}", rows))
     if found:
         _, _, cause, text, rows = max(found, key=lambda one: one[:2])
         part = described([names[row] for row in rows], len(images), split)
@@ -244,22 +243,30 @@ def partly(
 
 def _of_others(
     known: Sequence[Outlines], images: Sequence[Outlines], rows: Sequence[int], least: float
-) -> Iterator[tuple[str, list[int]]]:
-    """Those of the rows, whose outlines lie on no edges, that fit other images of the split, with where these are.
+) -> Iterator[tuple[str, list[int], float]]:
+    """Those of the rows, whose outlines lie on no edges, that fit other images of the split, with where these are and
+    the sum of the edge strength there.
 
-    All together they may surely fit images nearby, as those of another split do not: exchanged frames of a video do not
-    look like it. Or each may fit one image far better than all others, as few outlines of the other split do."""
+    All together they may surely fit images nearby. If those of the other split do so too, the images are frames of a
+    video, and this says nothing. Or more of them fit one image far better than the rest than is usual in the other
+    split. Of those with few points the best image always stands out."""
+    step, fits = _nearby(images, rows)
+    if _nearby(known, _evenly(len(known), COMPARED))[0] in STEPS:
+        return
+    if step in STEPS and len(fits) >= FEWEST_OF_OTHERS:
+        yield f"the image {step} before or {step} further on", [*fits], sum(fits.values())
     others = [known[row] for row in _evenly(len(known), len(images))]  # of more, the best fits better by chance
     some = _evenly(len(others), COMPARED)
-    step, own = _nearby(images, rows)
-    if step in STEPS and len(own) >= FEWEST_NEARBY and _nearby(others, some)[0] != step:
-        yield f"the image {step} before or {step} further on", own
     limit = np.quantile([_best_other(others, row)[1] for row in some], 1 - GOOD)
     chance = 1 - (1 - GOOD) ** ((len(images) - 1) / (len(others) - 1))
-    fits = {row: _best_other(images, row) for row in rows}
-    own = [row for row, (fit, apart) in fits.items() if apart > limit and fit > least]
-    if binom.sf(len(own) - 1, len(rows), chance) < LEVEL:
-        yield "other images, in no regular order", own
+    few = np.quantile([len(image.points) for image in known], 0.25)
+    large = [row for row in rows if len(images[row].points) >= few]
+    best = {row: _best_other(images, row) for row in large}
+    own = {row: fit for row, (fit, apart, _) in best.items() if apart > limit and fit > least}
+    places = len({best[row][2] for row in own})  # outlines of frames of a video have the same
+    by_chance = betabinom.sf(places - 1, len(large), len(some) * chance + 1, len(some) * (1 - chance))
+    if places >= FEWEST_OF_OTHERS and by_chance < LEVEL:
+        yield "other images, in no regular order", [*own], sum(own.values())
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -267,16 +274,18 @@ def _evenly(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
-def _best_other(images: Sequence[Outlines], row: int) -> tuple[float, float]:
-    """Edge strength of an image's outlines on that of the other images that they fit best, and by how many standard
-    deviations of all this is above the mean."""
-    fits = np.array([images[row].on(image) for place, image in enumerate(images) if place != row])
-    return float(fits.max()), float((fits.max() - fits.mean()) / max(fits.std(), 1e-9))
+def _best_other(images: Sequence[Outlines], row: int) -> tuple[float, float, int]:
+    """Edge strength of an image's outlines on that of the other images that they fit best, by how many standard
+    deviations of all this is above the mean, and the row of that image."""
+    others = [place for place in range(len(images)) if place != row]
+    fits = np.array([images[row].on(images[place]) for place in others])
+    best = int(fits.argmax())
+    return float(fits[best]), float((fits[best] - fits.mean()) / max(fits.std(), 1e-9)), others[best]
 
 
-def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> tuple[int, list[int]]:
+def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> tuple[int, dict[int, float]]:
     """The distance in images at which the outlines of the rows surely fit better than at others, on the image before or
-    further on, 0 if there is none; and the rows that fit best there."""
+    further on, 0 if there is none; and the edge strength there of the rows that fit best at that distance."""
     count = len(images)
     steps = np.arange(1, min(FARTHEST, (count - 1) // 2) + 1)
     fits = np.array(
@@ -285,9 +294,11 @@ def _nearby(images: Sequence[Outlines], rows: Sequence[int]) -> tuple[int, list[
     mean = fits.mean(0)
     best = int(mean.argmax())
     others = np.delete(mean, best)
-    sure = mean[best] - others.mean() > STANDARD_ERRORS * others.std(ddof=1)
-    own = [row for row, fit in zip(rows, fits, strict=True) if fit.argmax() == best]
-    return (int(steps[best]), own) if sure else (0, [])
+    if mean[best] - others.mean() <= STANDARD_ERRORS * others.std(ddof=1):
+        return 0, {}
+    return int(steps[best]), {
+        row: float(fit[best]) for row, fit in zip(rows, fits, strict=True) if fit.argmax() == best
+    }
 
 
 def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str) -> list[Finding]:

@@ -394,7 +394,7 @@ def swapped(
 ) -> Iterator[Finding]:
     """Classes have the same colours in val or test as in train only with the channels in another order, or after the
     classes of a task are renamed, if that brings their colours closer."""
-    most = 0  # classes of a task
+    most = 0  # classes of a task that are compared, at most
     gaps = []  # squared differences in standard errors, of each of `ORDERS`
     gains, names = 0.0, {}  # by renaming the classes of a task; names in train and in the other split
     for task in tasks:
@@ -411,9 +411,9 @@ def swapped(
             names = {task.classes[a]: task.classes[kept[b]] for a, b in zip(kept, order, strict=True) if a != kept[b]}
     as_is, *reordered = np.mean(gaps, axis=0) if gaps else np.zeros(len(ORDERS))
     best = int(np.argmin(reordered))
-    if best and (most < 2 or reordered[best] > COLOUR_ERRORS**2):  # a class alone may have turned from green to red
-        best = 0
     as_swapped = reordered[best]
+    if best and (most < 2 or as_swapped > COLOUR_ERRORS**2):  # a class alone may have turned from green to red
+        as_swapped = np.inf
     renamed = as_is - gains / max(len(gaps), 1)
     evidence = (
         f"the colours of {len(gaps)} classes differ between {split} and train by {as_is**0.5:.1f} standard errors, and "

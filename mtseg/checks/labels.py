@@ -125,7 +125,7 @@ def lost(train: Images, images: Images, task: Task, split: str) -> Iterator[Find
     if len(absent):
         names = ", ".join(f"'{task.classes[label]}' ({have[label] / len(ours):.0%} of train's)" for label in absent)
         evidence = f"none of {split}'s {len(theirs)} images with labels have {names}"
-        change = f"check whether {split} has other names for them; if not, it shows other scenes: see data.split"
+        change = f"check whether {split} has other names for them or leaves them out; else it shows other scenes"
         yield Finding("class_mix_differs", "warning", evidence, change, f"task '{task.name}'")
 
 

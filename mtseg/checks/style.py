@@ -324,16 +324,16 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             return
     if min(len(train.counts), len(other.counts)) >= FEWEST:
         most, counts = min(train.counts.max(), other.counts.max()), [other.counts, train.counts]
-        if all((some > most).mean() < 0.5 for some in counts):  # some images with many more are another matter
-            counts = [np.minimum(some, most) for some in counts]
+        cut = 0 < max((some > most).mean() for some in counts) < 0.5  # some images with many more are another matter
+        counts = [np.minimum(some, most) for some in counts] if cut else counts
         means = own, its = float(counts[0].mean()), float(counts[1].mean())
         error = sum(some.var() / len(some) for some in counts) ** 0.5
         if max(means) > FEWER * min(means) and abs(own - its) > SURE * error:
             where = split if own < its else "train"
-            evidence = (
-                f"{split}'s images have {own:.1f} objects (mean of those with any, at most {max(map(max, counts))} "
+            evidence = f"{split}'s images have {own:.1f} objects (mean of those with any), train's {its:.1f}"
+            evidence += f", counting at most {most} of an image" * bool(
+                max(train.counts.max(), other.counts.max()) > most
             )
-            evidence += f"counted), train's {its:.1f}"
             change = f"check whether all objects of {where} are annotated: those without an outline are background"
             yield Finding("annotations_missing", "warning", evidence, change, where)
 

@@ -58,8 +58,8 @@ class Difference(NamedTuple):
 
     def explains(self, finding: Finding) -> bool:
         """Whether what it reports may follow from that: a collapse to background, or to a class if labels do not
-        differ most, and all warnings but those of the scores, and duplicates of more predictions. Other errors say
-        more."""
+        differ most, and all warnings, except those of the scores and, if there are more predictions, of duplicates.
+        Other errors say more."""
         says_more = finding.severity == "error" or finding.cause in SCORES
         says_more |= finding.cause == "duplicates" and self.number > MORE
         if finding.cause == "collapse_to_class":
