@@ -331,9 +331,7 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
         if max(means) > FEWER * min(means) and abs(own - its) > SURE * error:
             where = split if own < its else "train"
             evidence = f"{split}'s images have {own:.1f} objects (mean of those with any), train's {its:.1f}"
-            evidence += f", counting at most {most} of an image" * bool(
-                max(train.counts.max(), other.counts.max()) > most
-            )
+            evidence += f", counting at most {most} of an image" * cut
             change = f"check whether all objects of {where} are annotated: those without an outline are background"
             yield Finding("annotations_missing", "warning", evidence, change, where)
 
