@@ -324,7 +324,8 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             return
     if min(len(train.counts), len(other.counts)) >= FEWEST:
         most, counts = min(train.counts.max(), other.counts.max()), [other.counts, train.counts]
-        cut = 0 < max((some > most).mean() for some in counts) < 0.5  # some images with many more are another matter
+        beyond = max(float((some > most).mean()) for some in counts)
+        cut = 0 < beyond < 0.5  # some images with many more are another matter
         counts = [np.minimum(some, most) for some in counts] if cut else counts
         means = own, its = float(counts[0].mean()), float(counts[1].mean())
         error = sum(some.var() / len(some) for some in counts) ** 0.5
