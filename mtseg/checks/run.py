@@ -64,13 +64,13 @@ def run(
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Misplaced outlines first, and other sizes of the objects after other outlines, which change them. Boxes drawn for
-    outlines also lie on no edges, and contain other colours; other outlines may lie on none."""
+    outlines also lie on no edges, and contain other colours; other outlines may lie on none. A misspelt class is in one
+    split alone."""
     boxes = {one.where for one in findings if one.cause == "boxes_for_outlines"}
     loose = {one.where for one in findings if one.cause == "outlines_differ"}
-    consequences = MISPLACED | COLOURS
-    kept = [
-        one for one in findings if one.cause not in consequences or one.where not in boxes or one.severity == "error"
-    ]
+    alike = {one.where for one in findings if one.cause == "classes_alike"}
+    explains = {**dict.fromkeys(MISPLACED | COLOURS, boxes), "class_mix_differs": alike}
+    kept = [one for one in findings if one.where not in explains.get(one.cause, ()) or one.severity == "error"]
     return sorted(
         kept,
         key=lambda one: (

@@ -28,6 +28,8 @@ def test_a_cause_comes_before_what_it_explains():
     assert run.in_order([given[0], given[3]]) == [given[3], given[0]]
     nowhere = Finding("masks_displaced", "warning", f"outlines lie on no edges, {NOWHERE}", "change", "train")
     assert [one.cause for one in run.in_order([nowhere, given[1]])] == ["outlines_differ", "masks_displaced"]
+    misspelt = [Finding(cause, "warning", "", "", "task 'colour'") for cause in ("class_mix_differs", "classes_alike")]
+    assert run.in_order([*misspelt, given[0]]) == [misspelt[1], given[0]]
 
 
 @pytest.fixture
