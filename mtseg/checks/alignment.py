@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude, uniform_filter1d
 from scipy.signal import fftconvolve
 from scipy.stats import betabinom, binom
 
@@ -187,6 +187,7 @@ def inset(images: Sequence[Outlines]) -> float | None:
     if len(images) < FEWEST:
         return None
     profile = np.array([image.profile for image in images])
+    profile = uniform_filter1d(profile, 3, axis=1, mode="nearest")  # distances are whole pixels, of small objects few
     best, own = int(profile.mean(0).argmax()), int(np.abs(OFFSETS).argmin())
     gain = profile[:, best] - profile[:, own]
     sure = gain.mean() > STANDARD_ERRORS * standard_error(gain)

@@ -117,16 +117,24 @@ def missing(train: Images, images: Images, task: Task, split: str) -> Iterator[F
 
 
 def lost(train: Images, images: Images, task: Task, split: str) -> Iterator[Finding]:
-    """Classes that many of train's images have, and none of val or test: they may have another name there."""
+    """Classes that many of train's images have, and none of val or test: if that has as many labels, they have another
+    name there; if it has fewer, they were left out. If most classes are lost, labels are wrong in another way."""
     ours, theirs = _shares(train, task), _shares(images, task)
     have = (ours > 0).sum(0)
     chance = betabinom.pmf(0, len(theirs), have + 1, len(ours) - have + 1)  # few images of train say little
     absent = np.flatnonzero(~theirs.any(0) & (have > 0) & (chance < ABSENT))
-    if len(absent):
-        names = ", ".join(f"'{task.classes[label]}' ({have[label] / len(ours):.0%} of train's)" for label in absent)
-        evidence = f"none of {split}'s {len(theirs)} images with labels have {names}"
-        change = f"check whether {split} has other names for them or leaves them out; else it shows other scenes"
-        yield Finding("class_mix_differs", "warning", evidence, change, f"task '{task.name}'")
+    if not len(absent) or len(absent) > (have > 0).sum() / 2:
+        return
+    usual, seen = count(train, task), count(images, task)
+    share = usual[absent].sum() / usual.sum()
+    fewer = (seen.sum() / len(images)) / (usual.sum() / len(train)) < 1 - share / 2
+    names = ", ".join(f"'{task.classes[label]}' ({have[label] / len(ours):.0%} of train's)" for label in absent)
+    evidence = f"none of {split}'s {len(theirs)} images with labels have {names}"
+    cause, reasons = "class_mix_differs", ["has other names for them", "leaves them out"]
+    if fewer:
+        cause, reasons = "annotations_missing", reasons[::-1]
+    change = f"check whether {split} {' or '.join(reasons)}; else it shows other scenes"
+    yield Finding(cause, "warning", evidence, change, f"task '{task.name}'")
 
 
 def mixed(train: Images, images: Images, task: Task, split: str, *, least: float = OTHER_MIX) -> Iterator[Finding]:

@@ -106,9 +106,9 @@ def test_another_mix_of_classes_is_noted_and_chance_is_not():
     tasks, rng = make_tasks(2), np.random.default_rng(0)
     task = tasks[1]
 
-    def drawn(count, share):
+    def drawn(count, share, objects=2):
         labels = lambda: {"shape": 0, "colour": int(rng.random() < share)}  # noqa: E731
-        boxes = [(2, 2, 20, 20), (34, 2, 20, 20)]
+        boxes = [(2, 2, 20, 20), (34, 2, 20, 20)][:objects]
         return images_of(
             [
                 Image(n, f"{n}.jpg", SIZE, SIZE, tuple(box_instance(box, labels()) for box in boxes))
@@ -124,6 +124,8 @@ def test_another_mix_of_classes_is_noted_and_chance_is_not():
     assert not list(labels.mixed(train, drawn(10, 1.0), task, "val"))
     (found,) = labels.lost(train, drawn(40, 0.0), task, "val")
     assert found.cause == "class_mix_differs" and f"'{task.classes[1]}' (" in found.evidence
+    (found,) = labels.lost(train, drawn(40, 0.0, objects=1), task, "val")
+    assert found.cause == "annotations_missing"
     assert not list(labels.lost(train, drawn(4, 0.0), task, "val")), "it may be chance"
     assert not list(labels.lost(drawn(200, 0.02), drawn(40, 0.0), task, "val")), "it is rare"
 
