@@ -34,7 +34,7 @@ def main() -> None:
             print(finding.line())
     if errors := of_severity(findings, "error"):
         raise UserError.many("fix these before training:", [finding.text() for finding in errors])
-    print("No errors: training can start.")
+    print(f"Errors: 0, warnings: {counts['warnings']}. Training can start.")
 
 
 if __name__ == "__main__":

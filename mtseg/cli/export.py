@@ -85,7 +85,7 @@ def command(
         _write_onnx(file, out, precision, calibration)
     else:
         _complete(file, out, params, assume=assume_params)
-    print(f"{out}, {out.stat().st_size / 1e6:.1f} MB: try `mtseg info {out}`")
+    print(f"{out}, {out.stat().st_size / 1e6:.1f} MB: try `python -m mtseg info {out}`")
 
 
 def _complete(file: Path, out: Path, params: Path, *, assume: bool) -> None:

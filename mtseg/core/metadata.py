@@ -134,7 +134,7 @@ def read(path: Path | str) -> Metadata:
     try:
         known = Metadata.model_validate_json(text)
     except ValidationError as error:
-        if _version(text) is None and error.errors()[0]["type"] != "json_invalid":
+        if _version(text) is None and error.errors()[0]["type"] not in ("json_invalid", "model_type"):
             raise UserError(
                 f"{path} is a checkpoint of a training, which cannot predict by itself: complete it with "
                 f"`{_command(path)}`"
@@ -184,7 +184,7 @@ def _remedy(path: Path, text: str) -> str:
 
 def _command(path: Path) -> str:
     out = shlex.quote(f"{path.stem}-complete{path.suffix}")
-    return f"mtseg export {shlex.quote(str(path))} --params params.yaml --out {out}"
+    return f"python -m mtseg export {shlex.quote(str(path))} --params params.yaml --out {out}"
 
 
 def _version(text: str) -> str | None:

@@ -39,7 +39,7 @@ def complete(
     if unrecorded and assumed is None:
         raise UserError(
             f"{checkpoint} does not record {', '.join(unrecorded)}: if params.yaml has the values that it was trained "
-            "with, run `mtseg export` with --assume-params; if not, train again"
+            "with, run `python -m mtseg export` with --assume-params; if not, train again"
         )
     if given not in (None, size):
         raise UserError(f"{checkpoint} was trained with input.size {given}, params.yaml has {size}")

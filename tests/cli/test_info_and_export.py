@@ -109,8 +109,8 @@ def test_a_checkpoint_is_completed_by_the_command_that_the_error_names(
     monkeypatch.chdir(tmp_path)
     refused = mtseg("info", "models/best.safetensors")
     assert refused.code == 1 and refused.err.count("\n") == 1
-    _, *command = shlex.split(re.search("`(mtseg export .*)`", refused.err)[1])
-    assert mtseg(*command).code == 0
+    command = shlex.split(re.search("`(python -m mtseg export .*)`", refused.err)[1])
+    assert mtseg(*command[3:]).code == 0
     done = metadata.read("best-complete.safetensors")
     assert (done.filter.min_score, done.ranking, done.licence, done.input.size) == (0.25, "sum", "CC0-1.0", tiny.SIDE)
     ours, theirs = load_file(checkpoint), load_file("best-complete.safetensors")

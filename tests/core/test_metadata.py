@@ -72,6 +72,8 @@ def test_a_broken_file_is_refused(tmp_path, write, suffix):
         broken.write_bytes(data)
         refused(broken, "broken")
     refused(write(tmp_path / f"text{suffix}", mtseg="no JSON"), "Invalid JSON", "changed since")
+    for text in ("3", "[]", "null", '"text"'):
+        refused(write(tmp_path / f"no object{suffix}", mtseg=text), "an object", "changed since")
     refused(write(tmp_path / f"deep{suffix}", mtseg="[" * 100_000), "Invalid JSON")
 
 
@@ -90,7 +92,7 @@ def test_a_byte_that_changed_is_seen_wherever_it_is(tmp_path, write, suffix):
 
 def test_a_checkpoint_of_a_training_is_refused_with_the_command_that_completes_it(tmp_path):
     path = safetensors(tmp_path / "my best.safetensors", mtseg=json.dumps({"tasks": [], "model": {}, "summary": []}))
-    command = f"`mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`"
+    command = f"`python -m mtseg export '{path}' --params params.yaml --out 'my best-complete.safetensors'`"
     refused(path, "a checkpoint of a training", command)
     with pytest.raises(UserError) as error:
         metadata.read(path)
@@ -154,7 +156,7 @@ UNFIT = [
 
 @pytest.mark.parametrize(("keys", "value", "word"), UNFIT)
 def test_metadata_that_do_not_fit_are_refused_in_one_line_with_a_command(tmp_path, keys, value, word):
-    refused(safetensors(tmp_path / "unfit.safetensors", mtseg=changed(*keys, value=value)), word, "`mtseg export ")
+    refused(safetensors(tmp_path / "unfit.safetensors", mtseg=changed(*keys, value=value)), word, "`python -m mtseg export ")
 
 
 def test_a_network_of_combinations_needs_those_it_was_trained_with(tmp_path):
