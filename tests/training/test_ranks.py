@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ import torch
 from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness
 from torch.distributed import TCPStore
 
-from mtseg.core.errors import as_user_error
+from mtseg.core.errors import UserError, as_user_error
 from mtseg.core.files import read_json, write_json
 from mtseg.core.params import Launch
 from mtseg.data import convert, manifest, shapes
@@ -274,6 +275,24 @@ def test_the_launcher_starts_all_ranks_and_names_one_that_was_killed(tmp_path, m
     assert (tmp_path / "02").exists() and (tmp_path / "12").exists()
     (line,) = printed(tmp_path / "out").splitlines()
     assert line.startswith("error: rank 1 (process ") and "was killed by SIGKILL" in line
+
+
+@pytest.mark.parametrize(
+    ("node", "fault"), [("0", "address already in use"), ("1", "has timed out")], ids=["taken", "no master"]
+)
+def test_machines_that_do_not_meet_are_one_line_with_the_address(monkeypatch, node, fault):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if node == "0":
+            other.listen()
+        port = other.getsockname()[1]
+        settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": node, "RDZV_CONF": "timeout=1"}
+        for name, value in settings.items():
+            monkeypatch.setenv(f"PET_{name}", value)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which `launch` would set
+        with pytest.raises(UserError, match=rf"2 machines did not meet at 127.0.0.1:{port} \(.*{fault}.*PET_NODE_RANK"):
+            launch.launch("stage", Launch(nnodes=2))
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
