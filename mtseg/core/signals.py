@@ -82,11 +82,11 @@ def stops() -> list[signal.Signals]:
 def interrupts_held() -> Iterator[Callable[[], bool]]:
     """Defer SIGINT, SIGTERM and SIGHUP, so that a step of work is not cut in half: KeyboardInterrupt is raised at the
     end of the block. Yields a function that returns whether a signal has arrived, for a block that ends early by
-    itself. A second signal raises KeyboardInterrupt at once."""
+    itself. A second signal raises KeyboardInterrupt at once if it is SIGINT: `timeout` sends SIGTERM twice."""
     caught = []
 
     def note(number: int, frame: object) -> None:
-        if caught:
+        if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)
 

@@ -35,6 +35,7 @@ class Ranks:
         self.rank, self.size, self.store, self.timeout = rank, size, store, timeout
         self.asked = False  # whether a signal to stop has arrived
         self.at_once = True  # whether it interrupts this process at once
+        self.stopped: Callable[[], bool] = lambda: False  # in a `held` block of one process: whether a signal arrived
         self.whole = True  # whether no `held` block was cut short
         self.waits = 0  # number of calls of `wait`
         self.processes: list[str] = []  # of all ranks, as text
@@ -105,15 +106,21 @@ class Ranks:
             raise KeyboardInterrupt
 
     def alone(self, function: Callable[[], Any]) -> Any:
-        """The value of a function that exchanges nothing. A signal interrupts it at once; of several ranks it is then
-        None until they `agree`. The launcher ends the processes of a loader too, which is an error that then means
-        the same."""
+        """The value of a function that exchanges nothing. A signal interrupts it at once, unless it is `held`; of
+        several ranks it is then None until they `agree`. A signal to the whole group, as launchers and `timeout` send
+        it, ends the processes of a loader too, which is an error that then means the same."""
         if self.size == 1:
-            return function()
+            try:
+                return function()
+            except (RuntimeError, UserError):
+                if not self.stopped():
+                    raise
+                self.whole = True  # it has changed nothing
+                raise KeyboardInterrupt from None
         try:
             self.at_once = True
             return None if self.asked else function()
-        except (KeyboardInterrupt, RuntimeError):
+        except (KeyboardInterrupt, RuntimeError, UserError):
             if not self.asked:
                 raise
             return None
@@ -125,7 +132,7 @@ class Ranks:
         """Defer signals to the end of the block, which a second one cuts short; of several ranks to where they
         `agree`."""
         if self.size == 1:
-            with interrupts_held():
+            with interrupts_held() as self.stopped:
                 self.whole = False
                 yield
                 self.whole = True
@@ -137,6 +144,7 @@ class Ranks:
         """Handle a signal to stop."""
         self.asked = True
         if self.at_once:
+            self.at_once = False  # `timeout` sends SIGTERM twice
             raise KeyboardInterrupt
 
     def reports(self) -> bool:

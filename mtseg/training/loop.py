@@ -4,7 +4,7 @@ number, so that an interrupted and resumed training gives the same bytes as an u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,10 @@ def train(
                 except KeyboardInterrupt:  # between two steps: a signal within one is held until its end
                     if not ranks.whole:  # a second one within it: the weights may be those of the next step
                         raise
-                    run.save()
+                    with suppress(KeyboardInterrupt), ranks.held():
+                        run.save()
+                    if not ranks.whole:
+                        raise
                     ranks.gather(None)  # no rank ends the job while rank 0 writes
                     raise UserError(
                         f"interrupted at step {run.step} of {solver.max_iter}: run again to resume there"

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from benchmarks.survival.spoil import EMPTY, a_bit, fifo, foreign_pickle, half
 from benchmarks.survival.spoil import folder as spoiled_folder
 from mtseg.core.errors import UserError
+from mtseg.data import loader
 from mtseg.training import loop
 from tests.training.runs import run
 
@@ -207,4 +209,22 @@ def test_a_signal_during_validation_stops_at_once_and_loses_nothing(data, whole,
                 run(data, tmp_path, patch)
         finally:
             signal.signal(number, before)
+    assert run(data, tmp_path, monkeypatch) == whole
+
+
+def test_a_signal_to_all_processes_while_images_are_loaded_loses_nothing(data, whole, tmp_path, monkeypatch):
+    """As `timeout` sends it: to the process itself, then to its group, of which the loader's do not survive it."""
+
+    def signalled(*arguments):
+        for process in (os.getppid(), os.getppid(), os.getpid()):
+            os.kill(process, signal.SIGTERM)
+            time.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        polled = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+        patch.setattr(polled, "__defaults__", (0.1,))  # seconds after which it looks for ended processes, else 5
+        patch.setattr(loader, "processes", lambda workers: 1)
+        patch.setattr(loader, "read_image", signalled)
+        with pytest.raises(UserError, match="interrupted at step 0 of 6"):
+            run(data, tmp_path, patch)
     assert run(data, tmp_path, monkeypatch) == whole
