@@ -71,10 +71,10 @@ def initialise(
     are copied: queries by index, classes by name. Class names are known of this project's checkpoints, and of published
     networks with COCO's 80 classes; of other networks only no-object is copied.
 
-    Raises UserError if nothing fits, if the number of attention heads differs, or if the file is broken; unless
-    `partial`, also if the backbone is not filled completely (as by the file of a deeper network), if another tensor has
-    a different shape, if the pixel decoder is not filled, or if less than half of the remaining tensors of the network
-    or of the file are used.
+    Raises UserError if nothing fits, if the number of attention heads differs, if a tensor of the network has values
+    that are not finite numbers, or if the file is broken; unless `partial`, also if the backbone is not filled
+    completely (as by the file of a deeper network), if another tensor has a different shape, if the pixel decoder is
+    not filled, or if less than half of the remaining tensors of the network or of the file are used.
     """
     path = backbones.imagenet(backbone) if weights == "imagenet" else Path(weights)
     state, header = read_safetensors(path) if path.suffix == ".safetensors" else (read(path), {})
@@ -103,6 +103,8 @@ def initialise(
     resized, unused, unknown, misfits = [], [], [], []
     for key, value in given.items():
         target = _target(key, own, module.rename, tasks)
+        if target in own:
+            _check_numbers(path, key, value, own[target])
         if target is None:
             unused.append(key)
         elif target not in own:
@@ -201,6 +203,17 @@ def _check_rest(path: Path, own: Mapping, given: Mapping, placed: Mapping, misfi
             f"{len(stored)}); {len(misfit)} have another shape{_brackets(misfit)}, {len(missing)} of the pixel decoder "
             f"are missing{_brackets(missing)}; set model's {', '.join(sizes) or 'layers to those of the file'}; "
             "model.partial_weights: true loads those that fit"
+        )
+
+
+def _check_numbers(path: Path, key: str, stored: Tensor, expected: Tensor) -> None:
+    """Whether the numbers are those of weights. `expected` has the precision of the network, in which a large one of
+    the file could be infinite."""
+    if stored.dtype.is_floating_point != expected.dtype.is_floating_point:
+        raise UserError(f"{path}: its tensor {key} is {stored.dtype}, expected {expected.dtype}: choose another file")
+    if not stored.to(expected.dtype).isfinite().all():
+        raise UserError(
+            f"{path} is damaged, its tensor {key} has values that are not finite: copy it again, or choose another file"
         )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from mtseg.core.errors import UserError
 from mtseg.model import backbones
 from mtseg.model.weights import initialise, load, write
-from tests.tiny import save
+from tests.tiny import BACKBONE, save
 
 
 def build(name, path):
@@ -224,3 +224,22 @@ def test_a_weight_of_another_value_is_seen(tmp_path):
     for reader in (load, lambda path: build("efficientnet_lite0", path)):
         with pytest.raises(UserError, match="a.safetensors is damaged"):
             reader(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda weight: weight.index_fill_(0, torch.tensor([3]), torch.nan), "has values that are not finite"),
+        (lambda weight: weight.double() * 1e300, "has values that are not finite"),
+        (lambda weight: weight.to(torch.int8), "is torch.int8, expected torch.float32"),
+    ],
+    ids=["nan", "too large", "int8"],
+)
+def test_initial_weights_that_are_no_finite_numbers_are_refused(spoil, fault, tmp_path):
+    network = nn.ModuleDict({"backbone": backbones.build(BACKBONE, freeze_norm=False)})
+    state = network.state_dict()
+    key = next(key for key, value in state.items() if value.ndim == 4)
+    torch.save(state | {key: spoil(state[key].clone())}, path := tmp_path / "w.pth")
+    for partial in (False, True):
+        with pytest.raises(UserError, match=f"w.pth.* its tensor {key} {fault}"):
+            initialise(network, str(path), backbone=BACKBONE, tasks=(), partial=partial)
