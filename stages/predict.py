@@ -6,9 +6,9 @@ labels and logits of every task) and val.csv; with a test split also test.parque
 the stage `test` reads.
 """
 
-import os
 from pathlib import Path
 
+from mtseg.core.launcher import started
 from mtseg.core.params import load
 from mtseg.core.signals import run_stage
 from mtseg.model.imports import without_compiler
@@ -16,7 +16,7 @@ from mtseg.model.imports import without_compiler
 
 def main() -> None:
     params = load()  # before the import of PyTorch: a misspelt key is reported at once
-    if params.launch.nproc_per_node > 1 and "RANK" not in os.environ:  # else torchrun has started this process
+    if params.launch.nproc_per_node > 1 and not started(params.launch.nproc_per_node):
         from mtseg.model.launch import launch
 
         return launch("stages.predict", params.launch.model_copy(update={"nnodes": 1}))

@@ -4,11 +4,11 @@ About 5 min for the embedded data on two cores; an interrupted training resumes 
 models/best.safetensors and last.safetensors, metrics/train.json and the curves plots/{train,val,health}.tsv.
 """
 
-import os
 from pathlib import Path
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import read_json
+from mtseg.core.launcher import started
 from mtseg.core.params import load
 from mtseg.core.signals import run_stage
 
@@ -22,7 +22,7 @@ def main() -> None:
         raise UserError(f"{path} is not a verdict of the stage check: run `dvc repro check` again") from None
     if listed:
         raise UserError.many("the last check found errors: fix them and run `dvc repro check`", listed)
-    if params.launch.processes > 1 and "RANK" not in os.environ:  # else torchrun has started this process
+    if params.launch.processes > 1 and not started(params.launch.processes):
         from mtseg.model.launch import launch
 
         return launch("stages.train", params.launch)

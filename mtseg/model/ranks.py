@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtseg.core.errors import UserError, as_user_error
+from mtseg.core.launcher import place
 from mtseg.core.signals import interrupts_held, stops
 from mtseg.model import device
 
@@ -213,11 +214,11 @@ def joined(timeout: float) -> Iterator[Ranks]:
 
     An error that all ranks raise is reported by one of them. Only rank 0 prints.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    rank, size = place()
     if size == 1:
         yield Ranks()
         return
-    rank, limit = int(os.environ["RANK"]), timedelta(seconds=timeout)
+    limit = timedelta(seconds=timeout)
     before = {number: signal.getsignal(number) for number in stops()}
     try:
         store = dist.TCPStore(
