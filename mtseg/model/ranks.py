@@ -67,6 +67,15 @@ class Ranks:
             dist.all_gather_object(found, value)
         return found
 
+    def collect(self, value: Any) -> list[Any]:
+        """On rank 0 the values of all ranks, in their order; on the others an empty list."""
+        if self.size == 1:
+            return [value]
+        found = [None] * self.size if self.first else None
+        with self._exchange():
+            dist.gather_object(value, found)
+        return found or []
+
     def share(self, value: Any) -> Any:
         """The value of rank 0. What the other ranks give is not used."""
         if self.size == 1:

@@ -119,16 +119,16 @@ def validate(
     those of one process, so that the results are the same."""
     numbers = np.arange(len(images)) // batch
     own = images[np.flatnonzero(numbers % ranks.size == ranks.rank)]
-    parts = ranks.gather(
-        ranks.alone(lambda: predict(network, own, root=root, input=input, batch=batch, progress=False) if own else ())
+    part = ranks.alone(
+        lambda: predict(network, own, root=root, input=input, batch=batch, progress=False) if own else ()
     )
-    if any(part is None for part in parts):
-        raise KeyboardInterrupt
-    found = Predictions.concatenate([part for part in parts if len(part)] or parts[:1])
-    if ranks.size > 1:
-        found = found[np.argsort(found.image_id, kind="stable")]  # as `images` are sorted
+    ranks.agree()
+    parts = ranks.collect(part)  # on rank 0 alone: they can be large
     known = None
     if ranks.first:
+        found = Predictions.concatenate([part for part in parts if len(part)] or parts[:1])
+        if ranks.size > 1:
+            found = found[np.argsort(found.image_id, kind="stable")]  # as `images` are sorted
         known = headline(images, found, network.tasks), summary(images, found, network.tasks).tolist()
     ranks.wait()  # of many detections it could take longer than launch.timeout
     return ranks.share(known)
