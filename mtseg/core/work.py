@@ -35,13 +35,27 @@ def work_folder(stage: str, settings: Any, *, files: Iterable[Path]) -> Path:
     """Folder of a stage's unfinished work. Its name is a hash of everything that the work depends on, so that no other
     work is continued there: settings, contents of the files (those that exist), and the code of the imported modules
     of mtseg."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
-    code = (Path(source) for module in modules if (source := getattr(module, "__file__", None)))
+    return work_root() / stage / _digest(settings, [*files, *_code()])[:16]
+
+
+def fingerprint(settings: Any, *, files: Iterable[Path], sized: Iterable[Path]) -> dict[str, str]:
+    """Hashes of the settings, data and code of this process, for a comparison with those of others. Of the data the
+    contents of `files`, and the sizes alone of `sized`, which can be too many to read in each process."""
+    sizes = [path.stat().st_size if path.exists() else None for path in sized]
+    return {"settings": _digest(settings, []), "data": _digest(sizes, files), "code": _digest(None, _code())}
+
+
+def _digest(values: Any, files: Iterable[Path]) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
     with ThreadPoolExecutor() as threads:
-        for value in threads.map(_sha256, [*files, *code]):
+        for value in threads.map(_sha256, files):
             digest.update(value)
-    return work_root() / stage / digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def _code() -> list[Path]:
+    modules = [sys.modules[name] for name in sorted(sys.modules) if name.split(".")[0] == "mtseg"]
+    return [Path(source) for module in modules if (source := getattr(module, "__file__", None))]
 
 
 @contextmanager

@@ -84,6 +84,20 @@ class Ranks:
             dist.broadcast_object_list(found := [value])
         return found[0]
 
+    def compare(self, own: dict[str, str]) -> None:
+        """Raise UserError in all ranks unless what each has `own` is the same: name of a thing -> its hash."""
+        found = self.gather(own)
+        others = [rank for rank, theirs in enumerate(found) if theirs != found[0]]
+        if not others:
+            return
+        rank = others[0]
+        things = " and ".join(name for name in own if found[rank][name] != found[0][name])
+        more = f", as have {len(others) - 1} more" * (len(others) > 1)
+        raise UserError(
+            f"rank {rank} ({self.processes[rank]}) has other {things} than rank 0 ({self.processes[0]}){more}: every "
+            "machine needs the same params.yaml, data and commit; copy them from that of rank 0"
+        )
+
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all ranks, which get the same bits."""
         if self.size == 1:

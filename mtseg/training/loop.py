@@ -14,7 +14,7 @@ from rich.console import Console
 from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import Images, Predictions
-from mtseg.core.work import sole, work_folder
+from mtseg.core.work import fingerprint, sole, work_folder
 from mtseg.data import manifest
 from mtseg.data.loader import Mapper, training_batches
 from mtseg.evaluation.ap.scores import headline
@@ -57,12 +57,15 @@ def train(
         torch.manual_seed(seed)
         seen = seen_combinations(records.combinations("train"), tasks, model)
         network = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
+        # without device, launch and workers, which may change when a training is resumed
+        kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
+        settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed]
+        files = sorted({root / image.file_name for image in (*train, *val)})
+        if ranks.size > 1:
+            ranks.compare(fingerprint(settings, files=[data], sized=files))
         work = Path()  # rank 0 alone has one
         if ranks.first:
-            # without device, launch and workers, which may change when a training is resumed
-            kept = [input.model_copy(update={"workers": 0}), solver.model_copy(update={"save_minutes": 0})]
-            settings = [[section.model_dump() for section in (*tasks, model, *kept, loss)], seed, root]
-            files = sorted({root / image.file_name for image in (*train, *val)})
+            settings.append(root)
             work = work_folder("train", settings, files=[data, Path(model.weights or ""), *files])
         metadata = description(tasks, model, seed=seed, input=input, solver=solver, loss=loss)
         metadata |= {"seen": seen, "data": records.summary()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -225,6 +226,27 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all_with_its_images(data, t
 def test_more_ranks_than_images_in_a_batch_are_one_error(data, tmp_path):
     assert run(2, data, tmp_path, ims_per_batch=1) == [1, 1]
     assert printed(tmp_path).count("2 processes cannot share a batch of solver.ims_per_batch 1 images") == 1
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("thing", ["settings", "data", "code"])
+def test_a_rank_of_other_settings_data_or_code_ends_the_job_with_one_line(data, tmp_path, thing):
+    """As on a second machine with a stale copy of the project."""
+    shutil.copytree(data, stale := tmp_path / "stale")
+    image = sorted(path for path in (stale / "raw").rglob("*") if path.suffix in (".jpg", ".png"))[0]
+    image.write_bytes(image.read_bytes() + b" ")
+
+    def work(rank):
+        if rank and thing == "code":
+            pytest.MonkeyPatch().setattr("mtseg.core.work._code", lambda: [])
+        other = {"base_lr": 1e-5} if rank and thing == "settings" else {}
+        train(stale if rank and thing == "data" else data, tmp_path, **other)
+
+    processes = start(2, work, tmp_path)
+    assert codes(processes) == [1, 1]
+    (line,) = [line for line in printed(tmp_path).splitlines() if line.startswith("error: ")]
+    where = [f"rank {rank} (process {process.pid} on {socket.gethostname()})" for rank, process in enumerate(processes)]
+    assert line.startswith(f"error: {where[1]} has other {thing} than {where[0]}: every machine needs the same")
     assert not (tmp_path / "work").exists()
 
 
