@@ -58,7 +58,7 @@ def command(
     tile: Annotated[
         int | None,
         typer.Option(
-            min=32, metavar="PIXELS", show_default="none",
+            min=32, max=100_000, metavar="PIXELS", show_default="none",
             help="Cut larger images into tiles of this side, for objects that are small in them. Best where objects "
             "are as large, compared with a tile, as in the training images.",
         ),
@@ -70,7 +70,7 @@ def command(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Images at a time.")] = 8,
     compile: Annotated[
         bool,
         typer.Option("--compile", help="Compile a `.safetensors` first, a minute or more; for thousands of images."),

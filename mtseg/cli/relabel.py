@@ -39,7 +39,9 @@ def command(
     format: Annotated[
         Format | None, typer.Option(show_default=Format.labelme.value, help="The tool to correct with.")
     ] = None,
-    most: Annotated[int | None, typer.Option(min=1, show_default=str(MOST), help="Largest number of images.")] = None,
+    most: Annotated[
+        int | None, typer.Option(min=1, max=100_000, show_default=str(MOST), help="Largest number of images.")
+    ] = None,
     split: Annotated[
         Split | None, typer.Option(show_default=Split.val.value, help="With --from suspects: the split to search.")
     ] = None,
@@ -58,7 +60,8 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[
-        int | None, typer.Option(min=1, show_default=str(BATCH), help="With --from predictions: images at a time.")
+        int | None,
+        typer.Option(min=1, max=10_000, show_default=str(BATCH), help="With --from predictions: images at a time."),
     ] = None,
     apply: Annotated[
         Path | None,

@@ -17,12 +17,12 @@ def command(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:1.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = Limits.batch,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Images at a time.")] = Limits.batch,
     wait: Annotated[
         float, typer.Option(min=0, max=60_000, help="ms that an image waits for others to fill a batch.")
     ] = Limits.wait,
     queue: Annotated[
-        int, typer.Option(min=1, help="Requests that may be open at once; more get status 503.")
+        int, typer.Option(min=1, max=10_000, help="Requests that may be open at once; more get status 503.")
     ] = Limits.queue,
     max_megabytes: Annotated[
         float, typer.Option(min=0.001, max=2000, help="Largest request, in 10^6 bytes.")

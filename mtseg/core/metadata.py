@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 import mtseg
 from mtseg.core.errors import UserError, first_line
-from mtseg.core.params import Count, Filter, Finite, Model, Positive, Ranking, Section, Task, faults
+from mtseg.core.params import Detections, Filter, Finite, Model, Positive, Ranking, Section, Task, faults
 
 VERSION = r"^(\d+)\.(\d+)"
 KEY = "mtseg"  # the one entry of a file's metadata: with two, a safetensors header would vary in their order
@@ -73,10 +73,10 @@ class Metadata(Section):
     """A model that can predict anywhere.
 
     version: of mtseg. licence: of the model, as its maker states it. model: section `model` of params.yaml. seen:
-    combinations of class indices in the training data, where the network ranks by combinations. detections: most
-    of an image. filter: rules that every prediction passes, with their thresholds. data: of each split the SHA-256 of
-    its annotations and counts. params: the settings of the training. scores: in percent, on the validation split.
-    precision: of the weights.
+    combinations of class indices in the training data, where the network ranks by combinations. detections: most of an
+    image, up to 100,000. filter: rules that every prediction passes, with their thresholds. data: of each split the
+    SHA-256 of its annotations and counts. params: the settings of the training. scores: in percent, on the validation
+    split. precision: of the weights.
     """
 
     version: Annotated[str, Field(pattern=VERSION)]
@@ -85,7 +85,7 @@ class Metadata(Section):
     model: Annotated[Model, BeforeValidator(trained), PlainSerializer(recorded)]
     seen: tuple[tuple[int, ...], ...]
     input: Square
-    detections: Count
+    detections: Detections
     ranking: Ranking
     filter: Filter
     data: dict[str, dict[str, Any]]

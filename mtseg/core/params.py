@@ -72,6 +72,7 @@ Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[Number, Field(ge=0, le=1e6)]
 Count = Annotated[Whole, Field(ge=1)]
 Batch = Annotated[Count, Field(le=10_000)]
+Detections = Annotated[Count, Field(le=100_000)]  # of an image
 Steps = Annotated[Whole, Field(ge=0, le=10**8)]
 Seed = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
 Ranking = Literal["main", "sum", "product", "main_quality", "sum_quality", "product_quality"]
@@ -291,8 +292,8 @@ class Launch(Section):
 class Test(Section):
     checkpoint: Literal["best", "last"]
     ims_per_batch: Batch
-    detections: _to(10**5)
-    max_dets: Annotated[tuple[_to(10**5), ...], Field(min_length=1)]
+    detections: Detections
+    max_dets: Annotated[tuple[Detections, ...], Field(min_length=1)]
     ranking: Ranking
 
 

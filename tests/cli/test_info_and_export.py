@@ -249,3 +249,14 @@ def test_int8_is_calibrated_on_images_evenly_spread_over_folders_and_videos(tmp_
     levels = squares[:, 20, 20, 0].astype(int) // 2
     assert levels[0] < 3 and levels[-1] > 85 and np.diff(levels).max() <= 3
     assert len(_squares(tmp_path / "shots", 64)) == 9
+
+
+def test_every_number_has_limits_that_the_help_states(mtseg, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    stated = [
+        limits
+        for command in ("predict", "info", "export", "relabel", "serve")
+        for limits in re.findall(r"(?:NUMBER|PIXELS) +(\S+)", mtseg(command, "--help").out)
+    ]
+    assert len(stated) == 12
+    assert not [limits for limits in stated if not re.fullmatch(r"\[[\d.]+<=x<=[\d.]+\]", limits)]

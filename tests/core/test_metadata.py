@@ -142,6 +142,7 @@ UNFIT = [
     (("input", "size"), 10**30, "input.size"),
     (("input", "pixel_std"), [1, 0, 1], "input.pixel_std"),
     (("detections",), 0, "detections"),
+    (("detections",), 10**9, "detections"),
     (("filter", "min_score"), {"colour": 0.5}, "filter.min_score: there is no task 'colour', only part"),
     (("filter", "min_logit"), {"colour": 0.5}, "filter.min_logit: there is no task 'colour', only part"),
     (("tasks",), [], "tasks"),
