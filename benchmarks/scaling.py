@@ -51,17 +51,25 @@ def main() -> None:
         for size in (1, 2):
             launch("benchmarks.scaling", Launch(nproc_per_node=size))
             rows[size] = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank*.json"))]
-    print(f"{'processes':>9} {'s per step':>11} {'efficiency':>11} {'waiting':>8} {'MB gradients':>13} {'KB other':>9}")
+    print("\n".join(table(rows)))
+    estimate()
+
+
+def table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
+    """Lines that compare numbers of processes. rows: number of processes -> what each of them has measured."""
+    lines = [
+        f"{'processes':>9} {'s per step':>11} {'efficiency':>11} {'waiting':>8} {'MB gradients':>13} {'KB other':>9}"
+    ]
     alone = rows[1][0]["step"]
     for size, ranks in rows.items():
         step = max(rank["step"] for rank in ranks)
         waits = statistics.mean(rank["waiting"] for rank in ranks) / step
         first = ranks[0]
-        print(
+        lines.append(
             f"{size:>9} {step:>11.3f} {alone / step / size:>11.0%} {waits:>8.1%} {first['gradients'] / 1e6:>13.1f} "
             f"{first['other'] / 1e3:>9.1f}"
         )
-    estimate()
+    return lines
 
 
 def params(steps: int, **changes: Any) -> Params:
@@ -116,6 +124,17 @@ def measure() -> None:
     )
 
 
+def gradient_bytes(network: Mask2Former) -> int:
+    """What a process gives to the exchange in each step, besides a few numbers."""
+    return sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+
+
+def exchange(size: int, count: int) -> float:
+    """Estimated seconds of an all-reduce of `size` bytes by a ring of `count` GPUs: each sends 2 (N - 1) / N times the
+    bytes."""
+    return 2 * (count - 1) / count * size / (LINKS[count] * 1e9)
+
+
 def estimate() -> None:
     """Print what the gradients' bytes mean for more GPUs, by a formula: nothing of it is measured."""
     print("\nEstimate on paper, from the size of the gradients: a ring sends 2 (N - 1) / N times their bytes.")
@@ -125,11 +144,10 @@ def estimate() -> None:
         ("default", given.model),
         ("coco_r50", given.model.model_copy(update=PAPER | {"backbone": "resnet50"})),
     ):
-        network = Mask2Former((Task(name="a", classes=CLASSES),), model)
-        size = sum(4 * p.numel() for p in network.parameters() if p.requires_grad)
+        size = gradient_bytes(Mask2Former((Task(name="a", classes=CLASSES),), model))
         for count, speed in LINKS.items():
-            seconds = 2 * (count - 1) / count * size / (speed * 1e9)
-            print(f"{name:>12} {size / 1e6:>13.1f} {count:>5} {speed:>6g} {1e3 * seconds:>6.1f} {9e3 * seconds:>28.0f}")
+            ms = 1e3 * exchange(size, count)
+            print(f"{name:>12} {size / 1e6:>13.1f} {count:>5} {speed:>6g} {ms:>6.1f} {9 * ms:>28.0f}")
 
 
 if __name__ == "__main__":
