@@ -157,7 +157,9 @@ UNFIT = [
 
 @pytest.mark.parametrize(("keys", "value", "word"), UNFIT)
 def test_metadata_that_do_not_fit_are_refused_in_one_line_with_a_command(tmp_path, keys, value, word):
-    refused(safetensors(tmp_path / "unfit.safetensors", mtseg=changed(*keys, value=value)), word, "`python -m mtseg export ")
+    refused(
+        safetensors(tmp_path / "unfit.safetensors", mtseg=changed(*keys, value=value)), word, "`python -m mtseg export "
+    )
 
 
 def test_a_network_of_combinations_needs_those_it_was_trained_with(tmp_path):
