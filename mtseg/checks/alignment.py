@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude, uniform_filter1d
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    distance_transform_edt,
+    gaussian_gradient_magnitude,
+    uniform_filter1d,
+)
 from scipy.signal import fftconvolve
 from scipy.stats import betabinom, binom
 
@@ -32,6 +38,7 @@ STANDARD_ERRORS = (
     5.0  # standard errors by which a shift must improve the fit; high, since the best of 441 shifts is chosen
 )
 FAINT = 0.1  # smallest difference of edge strength, in standard deviations, between own and other images
+SAME_PLACES = 0.5  # share of the outlines that are the same in other images, of lots or gauges under a fixed camera
 SMALL_SHIFT = 2  # pixels; smaller shifts are ignored (blurred edges, inaccurate outlines)
 OFFSETS = np.arange(-8, 9) * 0.05  # of an outline, outwards, in radii of a disc of the object's area
 LOOSE = 0.1  # the same: smallest difference of two splits that is reported
@@ -111,6 +118,13 @@ class Outlines:
         """`sharpness` on another image, of any size."""
         return float(other.sharpness(self.scaled(other.edges)))
 
+    def drawn_as(self, other: Outlines) -> float:
+        """Share of the points that lie on outlines of another image, to a pixel."""
+        drawn = np.zeros(other.edges.shape, dtype=bool)
+        drawn[tuple(other.points.T)] = True
+        places = np.rint(self.scaled(other.edges)).astype(int)
+        return float(binary_dilation(drawn, np.ones((3, 3)))[tuple(places.T)].mean())
+
     def turned(self) -> np.ndarray:
         """The points after each change of `TURNED`, [changes, N, 2]."""
         last = np.array(self.edges.shape) - 1
@@ -139,7 +153,7 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         return []
     count, change = f"{len(images)} images", "compare the raw annotations with their images"
     (x, y), gain = best_shift(images)
-    if max(abs(x), abs(y)) > SMALL_SHIFT and gain.mean() > STANDARD_ERRORS * standard_error(gain):
+    if max(abs(x), abs(y)) > SMALL_SHIFT and gain.mean() > max(FAINT, STANDARD_ERRORS * standard_error(gain)):
         evidence = (
             f"outlines fit the edges of their images best when shifted by ({x:+d}, {y:+d}) pixels in images "
             f"{images[0].edges.shape[1]} pixels wide (edge strength {with_interval(gain)}, {count})"
@@ -149,13 +163,14 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
     gains = np.array([image.sharpness(image.turned()) for image in images]).T - own
     best = int(gains.mean(1).argmax())
     (cause, text, _), gain = TURNED[best], gains[best]
-    if gain.mean() > STANDARD_ERRORS * standard_error(gain):
+    if gain.mean() > max(FAINT, STANDARD_ERRORS * standard_error(gain)):
         evidence = f"outlines fit the image edges better if {text}: edge strength {with_interval(gain)}, {count}"
         return [Finding(cause, "warning", evidence, change, split)]
     steps = [len(images) // 4, len(images) // 2, 3 * len(images) // 4]
-    other = [np.mean([images[i - step].sharpness(image.points) for step in steps]) for i, image in enumerate(images)]
-    gap = own - np.array(other)
-    if gap.mean() + 2 * standard_error(gap) < FAINT:
+    others = [[images[row - step] for step in steps] for row in range(len(images))]
+    gap = own - [np.mean([image.on(other) for other in some]) for image, some in zip(images, others, strict=True)]
+    same = [image.drawn_as(other) for image, some in zip(images, others, strict=True) for other in some]
+    if np.mean(same) < SAME_PLACES and gap.mean() + 2 * standard_error(gap) < FAINT:
         evidence = (
             f"outlines fit their own images no better than other images: edge strength {with_interval(gap)}, {count}"
         )
@@ -225,13 +240,15 @@ def partly(
         found.append((len(rows), fit - float(theirs[0, rows].sum()), "masks_of_other_image", f"laid on {text}", rows))
     if found:
         _, _, cause, text, rows = max(found, key=lambda one: one[:2])
-        part = described([names[row] for row in rows], len(images), split)
-        return [Finding(cause, "warning", f"outlines of {part} fit the edges only if {text}", change, split)]
+        files = [names[row] for row in rows]
+        part = described(files, len(images), split)
+        return [Finding(cause, "warning", f"outlines of {part} fit the edges only if {text}", change, split, files)]
     if strangers := _strangers(known, images, split):
         return strangers
     if not unexplained or not len(nowhere):
         return []
-    evidence = f"outlines of {described([names[row] for row in nowhere], len(images), split)} lie on no edges, "
+    files = [names[row] for row in nowhere]
+    evidence = f"outlines of {described(files, len(images), split)} lie on no edges, "
     fits = (gains[:, nowhere] > LEAST) & (theirs[1:, nowhere] > least)
     best = int((fits + 1e-3 * gains[:, nowhere]).sum(1).argmax())
     cause, text = CHANGES[best]
@@ -239,7 +256,7 @@ def partly(
         evidence += f"and those of {fits[best].sum()} of these do if {text}"
     else:
         cause, evidence = "masks_displaced", f"{evidence}{NOWHERE}"
-    return [Finding(cause, "warning", evidence, change, split)]
+    return [Finding(cause, "warning", evidence, change, split, files)]
 
 
 def _of_others(
@@ -313,11 +330,12 @@ def _strangers(known: Sequence[Outlines], images: Sequence[Outlines], split: str
         by_chance = binom.sf(len(rows) - 1, len(images), (further + 1) / (len(FURTHER) * len(images) + 1))
         level = LEVEL / len(STEPS)
         if by_chance < level and more(len(rows), len(images), len(others), len(known), level=level):
-            part = described([images[row].name for row in rows], len(images), split)
+            files = [images[row].name for row in rows]
+            part = described(files, len(images), split)
             evidence = f"some outlines of {part} lie on no edges of their image, and on those of the image {abs(step)} "
             change = "remove the outlines that belong to another image"
             where = "before" if step < 0 else "further on"
-            return [Finding("masks_of_other_image", "warning", f"{evidence}{where}", change, split)]
+            return [Finding("masks_of_other_image", "warning", f"{evidence}{where}", change, split, files)]
     return []
 
 

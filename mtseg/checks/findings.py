@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from mtseg.core.errors import one_line
@@ -107,13 +107,15 @@ CAUSES = {
 @dataclass(frozen=True)
 class Finding:
     """cause: a key of CAUSES. evidence: one line with numbers. change: what to change, such as a key of params.yaml.
-    where: the affected task, split, image or part of the network."""
+    where: the affected task, split, image or part of the network. files: all affected images of those looked at, of
+    which the evidence names some."""
 
     cause: str
     severity: Severity
     evidence: str
     change: str
     where: str | None = None
+    files: Sequence[str] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         assert self.cause in CAUSES, self.cause

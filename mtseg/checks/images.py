@@ -23,7 +23,7 @@ from mtseg.checks.strays import FEWEST_OF_TRAIN, a_part, described, more, usual
 from mtseg.core.params import Input, Task
 from mtseg.core.tables import UNLABELLED, Images
 from mtseg.data.duplicates import SIDE, groups, normalised
-from mtseg.data.images import open_image
+from mtseg.data.images import MOST_PIXELS, open_image, open_lazily
 from mtseg.evaluation.bootstrap import auc
 
 HALF = 0.5  # share of the images of a split that look different, from which their edges are not compared
@@ -42,7 +42,7 @@ SEEN = 2  # pixels of a thumbnail from which it shows whether an object is the s
 FEWEST_COPIES, MANY = 3, 0.01  # images, and share of them, from which contradictory copies are a warning
 ONE_CAMERA = 5  # near-copies of an image, above which they are taken for shots of one scene, which may change
 REPEATED = 0.5  # share of the images that must be different
-DARK = 16  # grey levels; the brightest spot of a normal image is brighter
+DARK = 16  # grey levels; the brightest pixel of a normal image is brighter
 FEWEST = 5  # smallest number of instances of a class in a split to estimate its colour
 COLOUR_ERRORS = 3.0  # standard errors by which colours must differ, root mean square over classes and channels
 APART = 0.9  # AUC of a measure, train against val, above which the splits differ
@@ -54,6 +54,7 @@ FINE = {  # measure: least difference of the medians, and least ratio
     "sharpness": (0.0, 1.5), "noise": (2.0, 1.5), "JPEG quality": (40.0, 1.0),
 }  # fmt: skip
 LEAST = {"brightness": 8.0, "JPEG quality": 20.0, "blank rows": 0.15}  # beyond train; the others are ratios
+GREY = 2.0  # saturation up to which images are grey: a JPEG file of a grey image may have some
 BLANK = 1.0  # standard deviation, in grey levels, of a row without content
 FAR = 16.0  # squared distance of a colour from that of its class, in standard deviations: 1 in 1000 by chance
 LEVEL = 0.005  # chance that as many images seem to have one of `RECOLOURED`
@@ -72,7 +73,7 @@ RECOLOURED = (  # cause, text, function that corrects colours
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # pixels [N, SIDE, SIDE, 3] -> [N]
     "brightness": lambda pixels: pixels.mean((1, 2, 3)),
     "contrast": lambda pixels: pixels.mean(3).std((1, 2)),
-    "saturation": lambda pixels: np.ptp(pixels, axis=3).mean((1, 2)),
+    "saturation": lambda pixels: np.maximum(np.ptp(pixels, axis=3).mean((1, 2)), GREY),
     "blank rows": lambda pixels: blank_rows(pixels),
 }
 
@@ -100,7 +101,8 @@ def check(
     findings = [finding for pair in combinations(small.values(), 2) for finding in leaks(*pair)]
     findings += [finding for name, images in splits.items() for finding in contradictory(small[name], images, tasks)]
     leaked = any(one.cause == "split_leak" for one in of_severity(findings, "warning"))
-    repeated, black = [*repeats(small["train"])], [*dark(small["train"])]
+    fine = {name: textures(images, root) for name, images in splits.items()}
+    repeated, black = [*repeats(small["train"])], [*dark(fine["train"]["brightest"])]
     findings += repeated + black
     if repeated:  # what few different images differ in from those of val is no evidence
         return findings
@@ -111,7 +113,6 @@ def check(
     ]
     misaligned = [finding for name, sample in outlines.items() for finding in alignment.check(sample, name)]
     findings += misaligned
-    fine = {name: textures(images, root) for name, images in splits.items()}
     unlike: set[str] = set()  # splits with images that look different
     changed: set[str] = set()  # those of which most do: edges are no longer where they were
     for name in scored if not black else ():
@@ -125,17 +126,19 @@ def check(
         unlike |= {name} if whole else set()
     for name in scored:
         pair = outlines["train"], outlines[name]
-        exchanged = [*swapped(*pair, name, tasks=tasks)]
+        exchanged, alike = [*swapped(*pair, name, tasks=tasks)], name not in unlike
         findings += exchanged
         if not misaligned and name not in changed:
-            alike = name not in unlike and not exchanged
-            findings += (
+            drawn = (
                 alignment.tightness(*pair, name)
-                or alignment.partly(*pair, name, unexplained=alike)
-                or alignment.partly(*pair[::-1], "train", unexplained=alike)
+                or alignment.partly(*pair, name, unexplained=alike and not exchanged)
+                or alignment.partly(*pair[::-1], "train", unexplained=alike and not exchanged)
             )
-        if not misaligned and not exchanged:
-            findings += recoloured(*pair, name, tasks=tasks) or recoloured(*pair[::-1], "train", tasks=tasks)
+            findings += drawn
+            alike = alike and not drawn
+        if not misaligned and not exchanged:  # other outlines or images of val show other colours of the classes
+            colours = recoloured(*pair, name, tasks=tasks)
+            findings += colours or (recoloured(*pair[::-1], "train", tasks=tasks) if alike else [])
     return findings
 
 
@@ -167,7 +170,8 @@ def leaks(one: Thumbnails, other: Thumbnails) -> Iterator[Finding]:
         name, copy = min(copies.items())
         count = f"{len(copies)} of {len(other.all_names)} {other.split} images"
         evidence = f"{count} have copies or near-copies in {one.split}{compared}: {name} as {copy}"
-        yield Finding("split_leak", "warning", evidence, "keep copies and neighbouring frames in one split", where)
+        change = "keep copies and neighbouring frames in one split"
+        yield Finding("split_leak", "warning", evidence, change, where, sorted(copies))
     elif sampled:
         counts = (f"{len(split.names)} of {len(split.all_names)} {split.split} images" for split in (one, other))
         evidence = f"no copies found between {' and '.join(counts)}, no parts between {for_parts[0]} and {for_parts[1]}"
@@ -219,7 +223,8 @@ def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> I
         )
         evidence += f"of the same objects (tasks: {', '.join(sorted(differ))}): {' and '.join(found[0])}"
         severity = "warning" if len(found) >= max(FEWEST_COPIES, MANY * len(small.names)) else "note"
-        yield Finding("label_noise", severity, evidence, "keep one of the copies, with the right labels", small.split)
+        change = "keep one of the copies, with the right labels"
+        yield Finding("label_noise", severity, evidence, change, small.split, sorted(sum(found, [])))
 
 
 def copies(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -277,9 +282,9 @@ def _correlation(images: np.ndarray, others: np.ndarray, reach: int) -> np.ndarr
     return best
 
 
-def dark(train: Thumbnails) -> Iterator[Finding]:
-    """Images that are nearly black, because values 0..1 were stored as bytes."""
-    brightest = np.median(train.pixels.reshape(len(train.pixels), -1).max(1))
+def dark(brightest: np.ndarray) -> Iterator[Finding]:
+    """Images that are black to the last pixel, because values 0..1 were stored as bytes. brightest: of `textures`."""
+    brightest = np.median(brightest)
     if brightest < DARK:
         evidence = f"half of the train images have no pixel brighter than {brightest:.0f} of 255"
         yield Finding("normalisation", "warning", evidence, "save the images with values 0..255 (8 bits)")
@@ -337,8 +342,8 @@ def partly_differ(
     _, own, count = found[0]
     text = "; ".join(text for text, others, _ in found if len(others) > 0.8 * len(own))
     evidence = f"{described(own, count, split)} are beyond nearly all of train: {text}"
-    finding = Finding("splits_differ", "warning", evidence, f"prepare these images of {split} like the others", split)
-    return [finding], len(own) / count
+    change = f"prepare these images of {split} like the others"
+    return [Finding("splits_differ", "warning", evidence, change, split, own)], len(own) / count
 
 
 def blank_rows(pixels: np.ndarray) -> np.ndarray:
@@ -359,9 +364,9 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> bool:
 def textures(images: Images, root: Path) -> dict[str, np.ndarray]:
     """Of up to `FEW` images, evenly spread, at their full resolution: names; sharpness, the standard deviation of the
     second derivative over that of the image; noise, in grey levels (Immerkaer 1996); JPEG quality, 1 to 100. NaN in
-    images without content, and that are no JPEG files."""
+    images without content, and that are no JPEG files. brightest: the highest value of a pixel of the whole image."""
     found: dict[str, list[float]] = {name: [] for name in FINE}
-    names = []
+    names, brightest = [], []
     for row in np.unique(np.linspace(0, len(images) - 1, min(FEW, len(images))).round().astype(int)):
         opened = open_image(root, images[row])
         height, width = opened.height, opened.width
@@ -374,14 +379,16 @@ def textures(images: Images, root: Path) -> dict[str, np.ndarray]:
             across = convolve(grey, np.outer([1, -2, 1], [1, -2, 1]))[1:-1, 1:-1]
             noise = np.median(np.abs(across)) / 0.6745 / 6
         names.append(str(images.file_name[row]))
+        brightest.append(max(high for _, high in opened.getextrema()))
         for name, value in zip(FINE, (sharpness, noise, _jpeg_quality(root / images.file_name[row])), strict=True):
             found[name].append(float(value))
-    return {"names": np.array(names), **{name: np.array(values) for name, values in found.items()}}
+    known = {"names": np.array(names), "brightest": np.array(brightest)}
+    return known | {name: np.array(values) for name, values in found.items()}
 
 
 def _jpeg_quality(path: Path) -> float:
     """The quality setting of libjpeg that has this mean of the first quantisation table; NaN if there is none."""
-    with PIL.Image.open(path) as opened:
+    with open_lazily(path, MOST_PIXELS) as opened:
         tables = getattr(opened, "quantization", None)
     if not tables:
         return np.nan
@@ -442,7 +449,7 @@ def recoloured(
 ) -> list[Finding]:
     """A warning if a part of the images of `other` has the colours that its classes have in `known` only after red and
     blue are swapped, or after all values are inverted."""
-    found: list[tuple[int, Finding]] = []
+    found: list[Finding] = []
     for task in tasks:
         labelled = [(image, *_known(image, task)) for image in known]
         labelled = [(image, own, labels) for image, own, labels in labelled if len(labels)]
@@ -471,8 +478,9 @@ def recoloured(
                 evidence = (
                     f"{described(own, len(other), split)} have the colours of their classes ({task.name}) only {what}"
                 )
-                found.append((len(own), Finding(cause, "warning", evidence, "save these images again, as RGB", split)))
-    return [max(found, key=lambda one: one[0])[1]] if found else []
+                change = "save these images again, as RGB"
+                found.append(Finding(cause, "warning", evidence, change, split, own))
+    return [max(found, key=lambda one: len(one.files))] if found else []
 
 
 def _known(image: Outlines, task: Task) -> tuple[np.ndarray, np.ndarray]:

@@ -267,12 +267,14 @@ def duplicates(images: Images, split: str) -> Iterator[Finding]:
                         original[other] = row
     if original:
         copy, first = next(iter(original.items()))
+        files = np.unique(images.file_name[instances.image[[*original]]]).tolist()
         name = images.file_name[instances.image[first]]
         example = f"{name}, annotations {instances.id[first]} and {instances.id[copy]}"
         count = f"{len(original)} of {len(instances)} instances in {split}"
         evidence = f"{count} are duplicates (mask IoU above {COPY_IOU}, or one is the box of the other): {example}"
         severity = "warning" if len(original) > len(instances) * MANY else "note"
-        yield Finding("annotated_twice", severity, evidence, "remove the copies from the raw annotations", split)
+        change = "remove the copies from the raw annotations"
+        yield Finding("annotated_twice", severity, evidence, change, split, files)
 
 
 def count(images: Images, task: Task) -> np.ndarray:

@@ -41,7 +41,7 @@ def run(
     if of_severity(findings, "error"):
         return findings
     findings += settings.check(
-        train, scored["val"], tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
+        train, scored, tasks=tasks, model=model, input=input, solver=solver, loss=loss, detections=detections,
         max_dets=max_dets,
     )  # fmt: skip
     findings += style.check(train, scored, tasks=tasks, input=input)

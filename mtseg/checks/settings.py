@@ -22,13 +22,14 @@ UNEQUAL = 30.0  # largest ratio of the classes' shares of the loss, unless their
 
 
 def check(
-    train: Images, val: Images, *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver, loss: Loss,
-    detections: int, max_dets: Sequence[int],
+    train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task], model: Model, input: Input, solver: Solver,
+    loss: Loss, detections: int, max_dets: Sequence[int],
 ) -> list[Finding]:  # fmt: skip
-    """Warnings and notes."""
+    """Warnings and notes. scored: val and, if the data have one, test."""
+    splits = {"train": train, **scored}
     return [
-        *lr(solver), *schedule(solver), *scales(input), *norms(model, solver), *queries(train, model),
-        *kept({"train": train, "val": val}, detections, max_dets), *small(train, input),
+        *lr(solver), *schedule(solver), *scales(input), *norms(model, solver), *queries(splits, model),
+        *kept(splits, detections, max_dets), *small(train, input),
         *muted(tasks, loss), *no_object(tasks, loss), *class_weights(train, tasks),
         *unmatched(tasks, loss), *label_weights(tasks, loss),
     ]  # fmt: skip
@@ -87,33 +88,30 @@ def norms(model: Model, solver: Solver) -> Iterator[Finding]:
         yield Finding("random_frozen_norm", "warning", evidence, "set model.freeze_norm: false for random weights")
 
 
-def queries(train: Images, model: Model) -> Iterator[Finding]:
-    instances = train.instances
-    counts = np.bincount(instances.image[~instances.crowd], minlength=len(train))
-    over = counts[counts > model.num_queries]
-    if len(over):
-        lost = (over - model.num_queries).sum() / counts.sum()
-        evidence = (
-            f"{len(over)} of {len(train)} train images have more instances (up to {over.max()}) than "
-            f"model.num_queries {model.num_queries}: {lost:.1%} of the instances cannot be detected"
-        )
-        yield Finding("queries_too_few", "warning", evidence, f"set model.num_queries: {2 * over.max()}")
+def queries(splits: Mapping[str, Images], model: Model) -> Iterator[Finding]:
+    for split, most, text in _more_than(model.num_queries, "model.num_queries", splits):
+        change = f"set model.num_queries: {2 * most}"
+        yield Finding("queries_too_few", "warning", f"{text} cannot be detected", change, split)
 
 
 def kept(splits: Mapping[str, Images], detections: int, max_dets: Sequence[int]) -> Iterator[Finding]:
     """Objects beyond the number of predictions that an image keeps, or that are scored."""
-    most = min(detections, max(max_dets))
-    key = "test.detections" if most == detections else "the largest of test.max_dets"
+    limit = min(detections, max(max_dets))
+    key = "test.detections" if limit == detections else "the largest of test.max_dets"
+    for split, most, text in _more_than(limit, key, splits):
+        change = f"raise test.detections and the largest of test.max_dets to {2 * most}"
+        yield Finding("detections_too_few", "warning", f"{text} are missed", change, split)
+
+
+def _more_than(limit: int, key: str, splits: Mapping[str, Images]) -> Iterator[tuple[str, int, str]]:
+    """Splits with images of more instances than `limit`, the largest number of an image, and text on them."""
     for split, images in splits.items():
         counts = np.bincount(images.instances.image[~images.instances.crowd], minlength=len(images))
-        over = counts[counts > most]
+        over = counts[counts > limit]
         if len(over):
-            evidence = (
-                f"{len(over)} of {len(images)} {split} images have more instances (up to {over.max()}) than {key}, "
-                f"{most}: {(over - most).sum() / counts.sum():.1%} of the instances are missed"
-            )
-            change = f"raise test.detections and the largest of test.max_dets to {2 * over.max()}"
-            yield Finding("detections_too_few", "warning", evidence, change, split)
+            lost = (over - limit).sum() / counts.sum()
+            text = f"{len(over)} of {len(images)} {split} images have more instances (up to {over.max()}) than {key}, "
+            yield split, int(over.max()), f"{text}{limit}: {lost:.1%} of the instances"
 
 
 def small(train: Images, input: Input) -> Iterator[Finding]:

@@ -152,13 +152,13 @@ def slow(changes: dict[str, float], *, clip: float) -> Iterator[Finding]:
 def not_updated(
     network: Mask2Former, gradients: dict[str, float], moved: set[str], rates: dict[int, float], *, clip: float
 ) -> Iterator[Finding]:
-    """Blocks that have a gradient and an lr above 0 but do not change."""
+    """Blocks that have a gradient but do not change; the backbone may have lr 0 (solver.backbone_multiplier)."""
     parameters = dict(network.named_parameters())
     unchanged = {
         name: own
         for name, own in blocks(gradients).items()
         if any(gradients[one] for one in own) and moved.isdisjoint(own)
-        and any(rates.get(id(parameters[one]), 1.0) for one in own)
+        and not (name.startswith("backbone.") and all(rates.get(id(parameters[one])) == 0 for one in own))
     }  # fmt: skip
     listed = f"{', '.join(list(unchanged)[:5])}{' ...' * (len(unchanged) > 5)}"
     if unchanged and 0 < clip < EPSILON:
@@ -166,8 +166,9 @@ def not_updated(
         change = f"set solver.clip to {CLIP:g} (paper), or to 0 for no clipping"
         yield Finding("weights_frozen", "error", evidence, change)
     elif unchanged:
-        in_optimiser = any(id(parameters[one]) in rates for own in unchanged.values() for one in own)
-        why = f"at an lr of {max(rates.values()):.3g}" if in_optimiser else "the optimiser does not contain them"
+        ids = [id(parameters[one]) for own in unchanged.values() for one in own]
+        own = [rates[one] for one in ids if one in rates]
+        why = f"at an lr of {max(own):.3g}" if own else "the optimiser does not contain them"
         evidence = f"{len(unchanged)} blocks have a gradient but do not change ({why}): {listed}"
         yield Finding("weights_frozen", "error", evidence, "fix mtseg/training/optimizer.py")
 

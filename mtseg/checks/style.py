@@ -19,11 +19,12 @@ from mtseg.checks.labels import count, unpaired
 from mtseg.core import masks, names
 from mtseg.core.params import Input, Task
 from mtseg.core.strips import Strips
-from mtseg.core.tables import UNLABELLED, Images
+from mtseg.core.tables import UNLABELLED, Images, Instances
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import auc
 
 MOST = 2000  # images of a split that are looked at
+AT_ONCE = 500  # objects of an image that are compared with all others at once
 SURE = 4.5  # standard errors by which shares differ surely: one in 100,000 by chance
 FEWER = 1.4  # ratio of the objects per image from which splits differ
 DIFFERENT = 0.15  # difference of two shares from which it matters
@@ -118,15 +119,21 @@ def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     order = np.argsort(image, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(image[order])) + 1):
         low, high = box[rows, :2], box[rows, :2] + box[rows, 2:]
-        for axis in (0, 1):
+        for part, axis in product(_parts(len(rows)), (0, 1)):
             across = 1 - axis
-            gap = np.abs(high[:, None, axis] - low[None, :, axis]) <= 1.5
-            shared = np.minimum(high[:, None, across], high[None, :, across])
-            shared = shared - np.maximum(low[:, None, across], low[None, :, across])
-            longer = np.maximum(box[rows, None, 2 + across], box[None, rows, 2 + across])
+            gap = np.abs(high[part, None, axis] - low[None, :, axis]) <= 1.5
+            shared = np.minimum(high[part, None, across], high[None, :, across])
+            shared = shared - np.maximum(low[part, None, across], low[None, :, across])
+            longer = np.maximum(box[rows[part], None, 2 + across], box[None, rows, 2 + across])
             pairs = gap & (shared >= 0.8 * longer) & (longer >= SMALL / 2)
-            touching[rows] |= pairs.any(0) | pairs.any(1)
+            touching[rows] |= pairs.any(0)
+            touching[rows[part]] |= pairs.any(1)
     return touching
+
+
+def _parts(count: int) -> list[slice]:
+    """Parts of `count` rows: all pairs of the objects of an image would need memory that grows with their square."""
+    return [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
 
 
 def surely(one: np.ndarray, other: np.ndarray) -> float:
@@ -179,10 +186,11 @@ def all_boxes(images: Images, split: str, outlines: Sequence[Outlines]) -> Itera
 
 
 def _drawn(split: str, full: int, own: int, what: str, style: Style, rows: np.ndarray) -> Finding:
-    name = style.images.file_name[style.objects.image[np.flatnonzero(rows)[0]]]
-    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, the others are not: such as in {name}"
+    names = style.images.file_name[np.unique(style.objects.image[rows])].tolist()
+    evidence = f"{full} of {own} outlines of {what} ({full / own:.0%}) are boxes, the others are not, in "
+    evidence += strays.named(names)
     change = "draw outlines for these objects, or leave the images out: masks are learnt as boxes"
-    return Finding("boxes_for_outlines", "warning", evidence, change, split)
+    return Finding("boxes_for_outlines", "warning", evidence, change, split, names)
 
 
 def crosses_itself(polygon: Sequence[float]) -> bool:
@@ -217,10 +225,10 @@ def crossed(style: Style, split: str) -> Iterator[Finding]:
             rows.append(row)
     images = np.unique(objects.image[rows])
     if len(images) >= strays.FEWEST and len(rows) >= TANGLED * drawn:
-        names = strays.named(style.images.file_name[images].tolist())
-        evidence = f"{len(rows)} of {drawn} outlines cross themselves, in {len(images)} images ({names})"
+        names = style.images.file_name[images].tolist()
+        evidence = f"{len(rows)} of {drawn} outlines cross themselves, in {len(images)} images ({strays.named(names)})"
         change = "draw their points in order along the edge: masks have other areas than the objects"
-        yield Finding("outlines_differ", "warning", evidence, change, split)
+        yield Finding("outlines_differ", "warning", evidence, change, split, names)
 
 
 def nested(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> list[Finding]:
@@ -242,9 +250,10 @@ def in_more(
     )
     for name, style, rows, known, others in sides:
         if strays.more(len(rows), len(style.images), len(others), known):
-            part = strays.described(style.images.file_name[rows].tolist(), len(style.images), name)
+            names = style.images.file_name[rows].tolist()
+            part = strays.described(names, len(style.images), name)
             evidence = f"in {part}, {text}; in {len(others)} of {known} in {'train' if name == split else split}"
-            return [Finding(cause, "warning", evidence, change, name)]
+            return [Finding(cause, "warning", evidence, change, name, names)]
     return []
 
 
@@ -254,11 +263,7 @@ def _nested(style: Style, tasks: Sequence[Task]) -> np.ndarray:
     labels = np.column_stack([objects.labels[task.name] for task in tasks])
     low, high = objects.box[:, :2], objects.box[:, :2] + objects.box[:, 2:]
     for rows in np.split(np.arange(len(objects)), np.flatnonzero(np.diff(objects.image)) + 1):
-        near = np.triu(box_overlaps(objects.box[rows], objects.box[rows])[0] >= TWICE, 1)
-        near &= (labels[rows][:, None] == labels[rows]).all(2)
-        some = near.any(0) | near.any(1)
-        alike = objects[rows[some]].rles()
-        if alike and (masks.iou(alike, alike)[near[np.ix_(some, some)]] >= TWICE).any():
+        if any(_drawn_twice(objects[rows], part, labels[rows]) for part in _parts(len(rows))):
             found.append(int(objects.image[rows[0]]))
             continue
         for row in rows.tolist():
@@ -271,6 +276,18 @@ def _nested(style: Style, tasks: Sequence[Task]) -> np.ndarray:
                 found.append(int(objects.image[row]))  # with a crowd, the IoU is the share of the inner object
                 break
     return np.array(found, dtype=int)
+
+
+def _drawn_twice(objects: Instances, part: slice, labels: np.ndarray) -> bool:
+    """Whether one of a part of an image's objects lies nearly on a later one with the same labels [n, T]."""
+    near = box_overlaps(objects.box[part], objects.box)[0] >= TWICE
+    first, other = np.nonzero(near)
+    first += part.start
+    kept = (first < other) & (labels[first] == labels[other]).all(1)
+    return any(
+        masks.iou(objects[[one]].rles(), objects[[two]].rles())[0, 0] >= TWICE
+        for one, two in zip(first[kept].tolist(), other[kept].tolist(), strict=True)
+    )
 
 
 def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
@@ -440,7 +457,8 @@ def sizes(train: Style, other: Style, split: str) -> list[Finding]:
         return []
     names, text = max(found, key=lambda one: len(one[0]))
     evidence = f"{strays.described(names, len(other.images), split)} are beyond nearly all of train: {text}"
-    return [Finding("splits_differ", "warning", evidence, f"check the annotations of these images of {split}", split)]
+    change = f"check the annotations of these images of {split}"
+    return [Finding("splits_differ", "warning", evidence, change, split, names)]
 
 
 def _percent(values: np.ndarray) -> str:

@@ -248,10 +248,11 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
         if name == "val":
             chance = max(chance, BY_CHANCE)
         if known >= FEWEST and chance < UNLEARNT and a_part(len(rows), seen, chance):
-            part = described(split.images.file_name[rows].tolist(), seen, name)
+            files = split.images.file_name[rows].tolist()
+            part = described(files, seen, name)
             evidence = f"the model surely contradicts the labels of {part}, and of {(others > SURPRISING).sum()} of "
             change = "compare the labels of these images with the images"
-            return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name)]
+            return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name, files)]
     return [finding for task in tasks for finding in _surely_wrong(train, val, task)]
 
 
@@ -267,10 +268,11 @@ def _surely_wrong(train: Split, val: Split, task: Task) -> Iterator[Finding]:
         genuine = task.num_classes > 2 and second > (by_chance + SECOND) / 2  # then the model errs
         if fisher_exact(table, alternative="greater").pvalue < LEVEL and not genuine:
             images = np.unique(sure[name].image[here])
-            files = named(split.images.file_name[images].tolist())
+            files = split.images.file_name[images].tolist()
             evidence = f"the model surely contradicts {here.mean():.0%} of the labels in {name}, {there.mean():.0%} in "
+            evidence += f"{other} ({named(files)})"
             change = "compare the labels of these images with the images"
-            yield Finding("label_noise", "warning", f"{evidence}{other} ({files})", change, f"task '{task.name}'")
+            yield Finding("label_noise", "warning", evidence, change, f"task '{task.name}'", files)
 
 
 def exchanged(train: Split, val: Split) -> list[Finding]:
@@ -283,10 +285,11 @@ def exchanged(train: Split, val: Split) -> list[Finding]:
             *(np.isfinite(gains[i]).sum() for i in (here, there)),
         )
         if known >= FEWEST and a_part(len(rows), seen, ((gains[there] > SURPRISING).sum() + 1) / (known + 1)):
-            part = described((train, val)[here].images.file_name[rows].tolist(), int(seen), name)
+            files = (train, val)[here].images.file_name[rows].tolist()
+            part = described(files, int(seen), name)
             evidence = f"the labels of {part} surely fit the model better in another order of the objects"
             change = "compare the order of labels and outlines in the annotations of these images"
-            return [Finding("labels_of_other_query", "warning", evidence, change, name)]
+            return [Finding("labels_of_other_query", "warning", evidence, change, name, files)]
     return []
 
 

@@ -61,8 +61,8 @@ def twice(split: Split) -> list[Finding]:
         cause = "labels_of_other_query"
         change = "index masks, scores and the labels of all tasks by one index (Mask2Former.detect)"
         what = "have predictions of the same query and labels, which a query has once: it is not theirs"
-    where = described(split.images.file_name[images].tolist(), count, "val")
-    return [Finding(cause, "error", f"{where} {what}", change)]
+    files = split.images.file_name[images].tolist()
+    return [Finding(cause, "error", f"{described(files, count, 'val')} {what}", change, files=files)]
 
 
 def check(
@@ -206,10 +206,7 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
         return [_missing("train", in_train, in_val)]
     in_train, in_val = (_false(split, train.threshold, APART) for split in (train, val))
     if in_train and in_val and in_val.low >= in_train.high + MARGIN:
-        rows = val.confident(train.threshold)
-        matched = np.isin(rows, val.matches.prediction)
-        compared = matched | (val.best_iou[rows] < APART)
-        separation = auc(val.score[rows][compared], matched[compared])
+        separation = _separation(val, val.confident(train.threshold))
         if separation and separation.high < SEPARATE:
             return [_missing("val", in_val, in_train)]
     in_train, in_val = (_empty(split) for split in (train, val))
@@ -225,7 +222,10 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
     main = train.tasks[0]
     for label, name in enumerate(main.classes):
         in_train, in_val = (_apart(split, train.threshold, main.name, label) for split in (train, val))
-        if in_val.low > in_train.high + OF_A_CLASS:
+        rows = val.confident(train.threshold)
+        separation = _separation(val, rows[val.predictions.labels[main.name][rows] == label])
+        sure = separation is None or separation.value < SEPARATE  # None: hardly any of the class is annotated
+        if in_val.low > in_train.high + OF_A_CLASS and sure:
             return [_missing("val", in_val, in_train, f" of {name}")]
     return _some_unannotated(train, val)
 
@@ -249,10 +249,12 @@ def _some_unannotated(train: Split, val: Split) -> list[Finding]:
                 surely = a_part(len(own), count, max((len(its) + 1) / (known + 1), BY_CHANCE))
             if surely:
                 what = "objects" if kind is None else f"objects of {main.classes[kind]}"
-                part = described(here.images.file_name[own].tolist(), count, name)
+                files = here.images.file_name[own].tolist()
+                part = described(files, count, name)
                 evidence = f"the model surely finds {what} without an annotation in {part}, and in {len(its)} of "
                 change = "annotate them, or leave the images out"
-                return [Finding("annotations_missing", "warning", f"{evidence}{known} in {other}", change, name)]
+                evidence = f"{evidence}{known} in {other}"
+                return [Finding("annotations_missing", "warning", evidence, change, name, files)]
     return []
 
 
@@ -282,6 +284,13 @@ def _empty(split: Split) -> np.ndarray:
     """bool: of each image without objects, whether it has a prediction with a score above the `SURE` quantile of the
     hits."""
     return np.isin(np.flatnonzero(split.objects == 0), split.image[split.confident(_least(split, SURE))])
+
+
+def _separation(split: Split, rows: np.ndarray) -> Interval | None:
+    """AUC of the scores of predictions (rows) for hits against those that belong to no object."""
+    matched = np.isin(rows, split.matches.prediction)
+    compared = matched | (split.best_iou[rows] < APART)
+    return auc(split.score[rows][compared], matched[compared])
 
 
 def _apart(split: Split, threshold: float, task: str, label: int) -> Interval:

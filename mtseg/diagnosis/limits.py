@@ -15,6 +15,7 @@ from mtseg.diagnosis import ranking
 from mtseg.diagnosis.split import Split
 
 LIMITING = 20.0  # AP to gain from one kind of error, from which it is named although there are no faults
+LEAST = 5.0  # the same of a model of a lower AP than this; between the two, as much as its AP
 IMAGES = 60  # of val, from which the effect of input.size is estimated
 FEWEST = 5  # images of each split to compare their AP
 WORDS = {
@@ -62,7 +63,7 @@ def factor(oracles: dict[str, float]) -> list[Finding]:
     """A note on the kind of error that costs most, if that is much."""
     gains = {name: oracles[name] - oracles["AP"] for name in WORDS} if oracles else {}
     most = max(gains, key=gains.get, default=None)
-    if most is None or gains[most] < LIMITING:
+    if most is None or gains[most] < min(LIMITING, max(oracles["AP"], LEAST)):
         return []
     what, cost = WORDS[most]
     evidence = f"joint AP is {oracles['AP']:.1f}, and would be {oracles[most]:.1f} with {what}"

@@ -134,11 +134,11 @@ def shared(split: Split) -> list[Finding]:
     wrong = (fit < FIT) & (split.objects[images] > 0)
     if len(images) < FEWEST or wrong.mean() < MISPLACED:
         return []
-    names = named(split.images.file_name[images[wrong]].tolist())
+    files = split.images.file_name[images[wrong]].tolist()
     evidence = f"{len(images)} of {count} images have the predictions of another one, mask and logits, and "
-    evidence += f"{wrong.sum()} of these do not fit them: {names}"
+    evidence += f"{wrong.sum()} of these do not fit them: {named(files)}"
     change = "take each image's own output, never that of the batch's first or last (Mask2Former.detect)"
-    return [Finding("masks_of_other_image", "error", evidence, change)]
+    return [Finding("masks_of_other_image", "error", evidence, change, files=files)]
 
 
 def repeated(split: Split) -> list[Finding]:
@@ -168,8 +168,8 @@ def repeated(split: Split) -> list[Finding]:
         change = (
             "keep the mask of each detection: look for a union of masks where they are brought to the original size"
         )
-    names = named(split.images.file_name[images].tolist())
-    return [Finding(cause, "error", f"{evidence}: {names}", change)]
+    files = split.images.file_name[images].tolist()
+    return [Finding(cause, "error", f"{evidence}: {named(files)}", change, files=files)]
 
 
 def _covered(split: Split, predictions: np.ndarray) -> float:
@@ -198,12 +198,13 @@ def cut(split: Split) -> list[Finding]:
     images = np.unique(split.image[rows[parts]])
     if len(images) < FEWEST or touching.mean() < HALVES or len(parts) < PARTS * len(best):
         return []
+    files = split.images.file_name[images].tolist()
     evidence = (
         f"{len(parts)} of {len(best)} detections are parts of one mask: they touch another one with the same logits: "
-        f"{named(split.images.file_name[images].tolist())}"
+        f"{named(files)}"
     )
     change = "join the parts of an object where images or masks are cut into tiles"
-    return [Finding("duplicates", "error", evidence, change)]
+    return [Finding("duplicates", "error", evidence, change, files=files)]
 
 
 def exclusive(split: Split) -> list[Finding]:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.stats import binom
 
 from mtseg.checks.findings import Finding
+from mtseg.checks.strays import named
 from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis import simulated
 from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, scaled, transposed, turned
@@ -36,7 +37,6 @@ OTHERS = 8  # images whose predictions are compared with further objects, to mea
 REACH = 3  # images: largest distance of an exchange
 STEPS = 8  # images: distances that are compared with these
 MOST = 1500  # images that fit badly, or have missed objects: at most as many are examined
-NAMED = 5  # file names in a finding
 SCALES = np.array([0.5, 0.6, 0.7, 0.8, 1.25, 1.5, 2.0])  # of outlines about the corner, and the middle, of the image
 FAR = 0.08  # of the objects' side: smaller offsets are not reported
 DIRECTIONS = 8  # of offsets that are compared
@@ -129,13 +129,13 @@ def check(split: Split, name: str, *, least: float = 0.0) -> list[Finding]:
     if len(rows) < least * count:
         return []
     share = _share(len(rows), count)
-    names = ", ".join(split.images.file_name[rows[:NAMED]].tolist()) + " ..." * (len(rows) > NAMED)
+    files = split.images.file_name[rows].tolist()
     evidence = f"{len(rows)} of {count} {name} images with objects ({len(rows) / count:.0%}, {share.low:.0%} to "
-    evidence += f"{share.high:.0%}): {text}: {names}"
+    evidence += f"{share.high:.0%}): {text}: {named(files)}"
     change = "compare the annotations of these images with the images; an EXIF orientation is a usual reason"
     if cause != "images_turned":
         change = "compare the annotations of these images with the images"
-    return [Finding(cause, "warning", evidence, change, name)]
+    return [Finding(cause, "warning", evidence, change, name, files)]
 
 
 def find(sample: Sample) -> Found | None:

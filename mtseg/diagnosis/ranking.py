@@ -136,7 +136,7 @@ def rankings(split: Split) -> tuple[list[Finding], dict[str, float]]:
         change = "the score is inverted: check mtseg/evaluation/ap/rankings.py and the logits' signs"
         return [Finding("ranking", "error", evidence, change)], numbers
     spread = float(np.ptp(split.predictions.mask_quality[split.best]))
-    if ranking.endswith("_quality") and spread < CONSTANT and len(split.best) >= FEWEST:
+    if spread < CONSTANT and len(split.best) >= FEWEST:  # the filter uses it in any ranking
         value = float(split.predictions.mask_quality[split.best[0]])
         evidence = f"the mask quality of all predictions is {value:.3g}"
         change = "it must be the mean probability inside the mask: check mask_quality (Mask2Former.detect)"

@@ -93,6 +93,8 @@ def fits(split: Split) -> Fits:
     for place, image in enumerate(images.tolist()):
         own = objects[of_objects[image]]
         found = split.predictions[split.best[of_predictions[image][: len(own)]]].rles()
+        most = max(1, PIXELS // int(split.images.height[image] * split.images.width[image]))
+        own = own[:: len(own) // most + 1] if len(own) > most else own  # of large images, masks fill the memory
         true = instances[own].rles()
         masks = [coco_mask.decode(rle) for rle in true]
         parts = [[mask & np.flip(mask, axis) for mask in masks] for axis in AXES]

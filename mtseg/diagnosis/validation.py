@@ -84,13 +84,14 @@ def difference(split: Split, then: Sequence[Sequence[float]], *, detections: int
         return None
     column = int(np.abs(off).mean(0).argmax())
     evidence = f"the predictions of {share.text(0, 100)} % of {len(images)} val images "
-    evidence += f"({named(images.file_name[np.flatnonzero(other)].tolist())}) are not those of the validation in "
+    files = images.file_name[np.flatnonzero(other)].tolist()
+    evidence += f"({named(files)}) are not those of the validation in "
     evidence += f"training; most of all, the mean {names[column]} was {before[:, column].mean():.3g} and is "
     evidence += f"{now[:, column].mean():.3g}"
     number = float(now[:, 0].sum() / max(before[:, 0].sum(), 1))
     answers = [place for place, name in enumerate(names) if name not in PLACE]
     place = (np.abs(off[:, answers]) > 1).any(1).mean() < SHARE
-    finding = Finding("prediction_differs", "error", evidence, CHANGE)
+    finding = Finding("prediction_differs", "error", evidence, CHANGE, files=files)
     return Difference(finding, share.value, number, bool(place), labels=column >= len(ALLOWED))
 
 

@@ -207,6 +207,26 @@ def speck(instance):
     return replace(instance, segmentation=[points.ravel().tolist()])
 
 
+def test_outlines_that_are_the_same_in_all_images_are_not_those_of_another(drawn):
+    """As those of a lot or a gauge under a fixed camera."""
+    one = alignment.sample(images_of(drawn[1][:1], drawn[3]), root=drawn[0])
+    assert not alignment.check(one * alignment.FEWEST, "train")
+
+
+def test_all_images_of_a_finding_are_in_its_record(drawn):
+    some = [
+        *outlined(drawn[2][::4], lambda points, image: points[:, ::-1]),
+        *(own for row, own in enumerate(drawn[2]) if row % 4),
+    ]
+    (found,) = check(drawn, val=some)
+    assert len(found.as_record()["files"]) > 5 and {*found.files} <= {image.file_name for image in drawn[2][::4]}
+
+
+def test_images_above_the_limit_of_pillow_are_checked(drawn, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    assert not causes(drawn)
+
+
 def test_images_of_a_part_whose_outlines_lie_on_no_edges_are_found(drawn, tmp_path):
     def garbled(pixels):
         return np.stack([np.roll(row, 2 * place, axis=0) for place, row in enumerate(pixels)])
@@ -450,6 +470,23 @@ def test_images_that_are_many_times_larger_than_those_of_train_need_no_memory(dr
 def test_images_that_are_nearly_black_are_reported(drawn, tmp_path):
     root = changed(drawn, tmp_path, "train", lambda pixels: pixels // 255)
     assert ("normalisation", None) in causes(drawn, root=root)
+
+
+def test_dark_images_with_a_few_bright_pixels_are_no_fault(drawn, tmp_path):
+    def stars(pixels):
+        pixels = pixels // 255
+        pixels[::31, ::31] = 250
+        return pixels
+
+    root = changed(drawn, tmp_path, "train", stars)
+    assert ("normalisation", None) not in causes(drawn, root=root)
+
+
+def test_grey_images_have_no_saturation_of_compression():
+    pixels = np.full((2, 32, 32, 3), 100, dtype=np.uint8)
+    pixels[1, ::2, :, 0] += 1
+    grey, compressed = checked.MEASURES["saturation"](pixels)
+    assert grey == compressed
 
 
 def test_of_many_images_a_sample_is_compared_and_reported(drawn, monkeypatch):

@@ -62,7 +62,8 @@ def check(train, val, tasks):
 def params(train, tasks, **changes):
     given = tiny.params(**changes)
     found = settings.check(
-        train, train, tasks=tasks, model=given.model, input=given.input, solver=given.solver, loss=given.loss,
+        train, {"val": train}, tasks=tasks, model=given.model, input=given.input, solver=given.solver,
+        loss=given.loss,
         detections=given.test.detections, max_dets=given.test.max_dets,
     )  # fmt: skip
     return causes(found)
@@ -260,8 +261,14 @@ def test_lr_follows_the_batch_and_a_mismatch_is_reported():
 def test_more_instances_than_queries_are_reported():
     tasks, train, _ = healthy(3)
     assert params(train, tasks, model={"num_queries": 3}) == {("queries_too_few", "warning")}
-    (found,) = settings.queries(train, tiny.params(model={"num_queries": 3}).model)
+    (found,) = settings.queries({"train": train}, tiny.params(model={"num_queries": 3}).model)
     assert found.evidence.startswith("29 of 30 train images") and "25.0% of the instances" in found.evidence
+    few = train[[0]]
+    assert [
+        one.where
+        for one in settings.queries({"train": few, "test": train}, tiny.params(model={"num_queries": 3}).model)
+    ][-1] == "test"
+    assert [one.where for one in settings.kept({"val": few, "test": train}, 3, [100])][-1] == "test"
 
 
 @pytest.mark.parametrize("limits", [{"detections": 3}, {"max_dets": [1, 3]}])

@@ -241,6 +241,22 @@ def test_a_part_that_is_frozen_and_a_clip_to_nothing_are_named():
     assert found.cause == "weights_frozen" and "solver.clip" in found.change
 
 
+def test_a_head_whose_lr_is_0_is_named(monkeypatch):
+    """Only the backbone may stay as it is."""
+    tasks, original = make_tasks(2), training.optimizer
+
+    def without(network, solver):
+        made, head = original(network, solver), [*network.decoder.heads[f"head_{tasks[1].name}"].parameters()]
+        for group in made.param_groups:
+            group["params"] = [one for one in group["params"] if all(one is not own for own in head)]
+        made.add_param_group({"params": head, "lr": 0.0, "initial_lr": 0.0})
+        return made
+
+    monkeypatch.setattr(training, "optimizer", without)
+    (found,) = step.check(tiny.network(tasks), batch(tasks), solver=SOLVER)
+    assert found.cause == "weights_frozen" and f"head_{tasks[1].name}" in found.evidence and "lr of 0" in found.evidence
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [

@@ -403,3 +403,14 @@ def test_looser_outlines_are_found():
     (finding,) = alignment.tightness(outlines(0.0), outlines(-0.2), "val")
     assert finding.cause == "outlines_differ" and "looser" in finding.evidence
     assert not alignment.tightness(outlines(0.0), outlines(0.04), "val")
+
+
+def test_objects_are_compared_in_parts_of_an_image(monkeypatch):
+    rng = np.random.default_rng(0)
+    image, box = np.repeat([0, 1], 40), rng.integers(0, 30, (80, 4)).astype(float) + (0, 0, 8, 8)
+    whole = style._touching(image, box)
+    twice = style.Style(drawn(4, lambda instances, number: [*instances, *instances][: 8 if number else 1]))
+    rows = style._nested(twice, TASKS)
+    monkeypatch.setattr(style, "AT_ONCE", 3)
+    assert whole.any() and not whole.all() and (style._touching(image, box) == whole).all()
+    assert len(rows) == 3 and (style._nested(twice, TASKS) == rows).all()

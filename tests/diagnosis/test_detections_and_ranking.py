@@ -164,14 +164,14 @@ def test_objects_without_an_annotation_that_a_model_finds_as_surely_as_a_quarter
     assert not detections._some_unannotated(train, split(some, unsure, TASKS)), "the model is worse on val"
 
 
-@pytest.mark.parametrize(("beside", "sure"), [(False, 6.0), (True, 2.0)])
-def test_false_predictions_in_val_that_are_the_models_own(beside, sure):
+@pytest.mark.parametrize(("beside", "sure", "share"), [(False, 6.0, 0.3), (True, 2.0, 0.3), (True, 2.0, 0.7)])
+def test_false_predictions_in_val_that_are_the_models_own(beside, sure, share):
     """Masks beside their objects, or false predictions with lower scores, are errors of the model: it is worse on
     val."""
     images, predictions = healthy(TASKS)
     rng, val = np.random.default_rng(0), []
     for p in predictions:
-        if rng.random() < 0.3 and p.logits["shape"][-1] < 3:
+        if rng.random() < share and p.logits["shape"][-1] < 3:
             x, y, width, height = map(int, p.box)
             place = ((x + 50) % 45, (y + 30) % 45) if beside else (x + width // 2, y)
             mask = box_rle(*place, width, height)
@@ -199,6 +199,10 @@ def test_a_mask_quality_that_is_unrelated_to_the_mask():
     blind = [replace(p, mask_quality=float(rng.random())) for p in predictions]
     findings, _ = ranking.rankings(split(images, blind, TASKS))
     assert causes(findings) == ["ranking"] and "mask quality" in findings[0].evidence
+    constant = [replace(p, mask_quality=0.5) for p in predictions]
+    for name in ("product_quality", "main"):  # the filter uses it in any ranking
+        (found,), _ = ranking.rankings(split(images, constant, TASKS, ranking=name))
+        assert found.severity == "error" and "the mask quality of all predictions is 0.5" in found.evidence
 
 
 @pytest.mark.parametrize("by", [20.0, 0.05])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mtseg.diagnosis import parts
+from mtseg.diagnosis import parts, simulated
 from tests.diagnosis.answers import healthy, split
 from tests.diagnosis.test_masks import half_lost, moved, shifted
 from tests.scenes import SIZE, make_tasks
@@ -106,3 +106,11 @@ def test_objects_kept_from_the_image_before_are_found():
     (finding,) = parts.check(split(kept, rows, TASKS), "val")
     assert finding.cause == "masks_of_other_image" and "image 1 before" in finding.evidence
     assert 10 <= of(finding) <= 25
+
+
+def test_of_large_images_fewer_masks_are_decoded_at_once(monkeypatch):
+    images, rows = healthy(TASKS, images=10)
+    whole = simulated.fits(split(images, rows, TASKS))
+    monkeypatch.setattr(simulated, "PIXELS", 2 * images[0].height * images[0].width)
+    some = simulated.fits(split(images, rows, TASKS))
+    assert whole.counts.max() > 2 and some.counts.max() <= 2 and len(some.images)

@@ -201,6 +201,9 @@ def test_what_limits_ap_is_named_when_nothing_is_wrong():
     diagnosis = run.Diagnosis([limit], {}, {"oracles": oracles, "raise_ap": {"masks": {"gain": 40.0, "cost": "c"}}})
     assert "No issues found" not in run.text(diagnosis) and "masks  +40.0  c" in run.text(diagnosis)
     assert not limits.factor(oracles | {"masks": 30.0}) and not limits.factor({})
+    poor = {"AP": 8.0, "labels": 15.0, "ranking": 10.0, "masks": 20.0, "all_found": 16.5}
+    assert len(limits.factor(poor)) == 1, "a model of AP 8 has issues, though no kind of error costs 20"
+    assert not limits.factor({**dict.fromkeys(poor, 3.0), "AP": 0.0}), "nothing would help a model that finds nothing"
 
 
 def test_every_cause_has_its_section_in_the_guide():
