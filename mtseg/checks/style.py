@@ -28,7 +28,8 @@ AT_ONCE = 500  # objects of an image that are compared with all others at once
 SURE = 4.5  # standard errors by which shares differ surely: one in 100,000 by chance
 FEWER = 1.4  # ratio of the objects per image from which splits differ
 DIFFERENT = 0.15  # difference of two shares from which it matters
-FEWEST = 20  # images of a split to compare it
+FEWEST = 20  # objects of a split, or images with such, to compare it
+SITES = 5  # images of a split to compare its objects: those of an image are alike, such as the houses of a street
 FULL, HOLLOW = 0.985, 0.85  # share of its box that a drawn box covers at least, and most outlines at most
 MIXED = 0.05, 0.9  # share of drawn boxes among the outlines of a class: some, and not nearly all
 SMALL = 8  # pixels: boxes of a smaller side are not judged
@@ -52,12 +53,14 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
     """Warnings. scored: val and, if the data have one, test. At most one on the objects of each split."""
     findings = [finding for task in tasks for finding in (*alike(train, task), *by_size(train, task, input))]
     own = {name: Style(images) for name, images in {"train": train, **scored}.items()}
-    drawn = list(islice((finding for name in scored for finding in in_blocks(own["train"], own[name], name)), 1))
+    enough = len(train) >= SITES
+    compared = [name for name, images in scored.items() if enough and len(images) >= SITES]
+    drawn = list(islice((finding for name in compared for finding in in_blocks(own["train"], own[name], name)), 1))
     drawn += [finding for name, style in own.items() for finding in boxes(style, name, tasks[0])]
     drawn += [finding for name, style in own.items() for finding in crossed(style, name)]
-    drawn += [finding for name in scored for finding in nested(own["train"], own[name], name, tasks)]
+    drawn += [finding for name in compared for finding in nested(own["train"], own[name], name, tasks)]
     findings += drawn
-    for name in scored if not drawn else ():
+    for name in compared if not drawn else ():
         pair = own["train"], own[name], name
         findings += (
             [*differ(*pair)]
