@@ -222,6 +222,14 @@ def test_all_images_of_a_finding_are_in_its_record(drawn):
     assert len(found.as_record()["files"]) > 5 and {*found.files} <= {image.file_name for image in drawn[2][::4]}
 
 
+def test_the_outlines_of_the_test_split_are_checked_as_well(drawn):
+    root, train, val, tasks = drawn
+    mirrored = outlined(val[10:], lambda points, image: points * (-1, 1) + (image.width, 0))
+    scored = {"val": images_of(val[:10], tasks), "test": images_of(mirrored, tasks)}
+    found = checked.check(images_of(train, tasks), scored, root=root, tasks=tasks, input=tiny.params().input)
+    assert [(one.cause, one.where) for one in found] == [("masks_mirrored", "test")]
+
+
 def test_images_above_the_limit_of_pillow_are_checked(drawn, monkeypatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     assert not causes(drawn)

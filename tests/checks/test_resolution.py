@@ -1,15 +1,18 @@
 """How exact masks can be at the network's resolution."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from mtseg.checks import resolution
 from mtseg.core import masks
 from mtseg.core.tables import Image, Instance
+from mtseg.diagnosis.ranking import joint_ap
 from tests import tiny
-from tests.scenes import images_of, make_tasks
+from tests.scenes import evaluation, images_of, make_tasks, predict
 
 TASKS = make_tasks(1)
 SIDE = 640
@@ -34,6 +37,20 @@ def test_small_objects_need_a_larger_input_and_large_ones_do_not():
     assert small[128] < 60 < 90 < max(small.values()), small
     assert min(large.values()) > 90, large
     assert list(small.values()) == sorted(small.values())
+
+
+def test_the_ceiling_is_the_ap_that_the_evaluator_gives():
+    images, size, rows = discs(20, 24), 160, []
+    for image in images:
+        (own,) = image.instances
+        true = masks.mask(own.segmentation, SIDE, SIDE)
+        found = resolution.representable(true, size)
+        overlap = (true.astype(bool) & found).sum() / (true.astype(bool) | found).sum()
+        rle = coco_mask.encode(np.asfortranarray(found.astype(np.uint8)))
+        row = predict(own, TASKS, image_id=image.id, quality=float(overlap))
+        rows.append(replace(row, segmentation=rle, box=tuple(coco_mask.toBbox(rle)), area=float(found.sum())))
+    known = joint_ap(evaluation(images, rows, TASKS))
+    assert resolution.ceilings(images, TASKS[0], size)[size] == pytest.approx(known, abs=0.1)
 
 
 def test_a_warning_names_the_size_only_where_a_larger_one_helps():

@@ -109,6 +109,12 @@ def test_a_split_that_is_annotated_in_another_way_is_named(change, cause, split)
     assert found(train, val) == {(cause, split)}
 
 
+def test_the_test_split_is_compared_as_well():
+    scored = {"val": drawn(60), "test": drawn(60, halves)}
+    found = style.check(drawn(60), scored, tasks=TASKS, input=INPUT.model_copy(update={"flip": 0.0}))
+    assert [(one.cause, one.where) for one in found] == [("objects_split", "test")]
+
+
 @pytest.mark.parametrize(("kept", "named"), [(0.5, True), (0.85, False)])
 def test_fewer_objects_per_image_of_train_are_found(kept, named):
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import pytest
 
 from mtseg.checks.findings import CAUSES, Finding
 from mtseg.core.tables import Images
-from mtseg.diagnosis import classes, limits, run
+from mtseg.diagnosis import classes, limits, ranking, run
 from mtseg.diagnosis.limits import Weighed
 from mtseg.diagnosis.split import Split
 from mtseg.evaluation.ap.evaluation import Evaluation
@@ -204,6 +204,24 @@ def test_what_limits_ap_is_named_when_nothing_is_wrong():
     poor = {"AP": 8.0, "labels": 15.0, "ranking": 10.0, "masks": 20.0, "all_found": 16.5}
     assert len(limits.factor(poor)) == 1, "a model of AP 8 has issues, though no kind of error costs 20"
     assert not limits.factor({**dict.fromkeys(poor, 3.0), "AP": 0.0}), "nothing would help a model that finds nothing"
+
+
+def test_the_table_of_what_would_raise_ap_has_the_gains_of_the_score():
+    val = split(*healthy(TASKS, images=20), TASKS)
+    worse = [
+        relabelled(row, "fill", row.logits["fill"][::-1]) if row.image_id % 2 else row for row in healthy(TASKS)[1]
+    ]
+    train = split(healthy(TASKS)[0], worse, TASKS)
+    oracles, validated = ranking.losses(val), pd.DataFrame({"step": [100, 200, 300, 400], "joint_AP": [10, 20, 25, 31]})
+    rows = limits.table(val, train, oracles, validated=validated, input=params().input)
+    for name, (what, _) in limits.WORDS.items():
+        assert rows[what]["gain"] == pytest.approx(oracles[name] - oracles["AP"])
+    assert rows["twice the steps"]["gain"] == pytest.approx(11), "what the second half of the steps brought"
+    assert rows["val as good as train"]["gain"] == 0, "train is worse"
+    other = limits.table(train, val, ranking.losses(train), validated=validated, input=params().input)
+    known = ranking.joint_ap(val.evaluation) - ranking.joint_ap(train.evaluation)
+    assert known > 10 and other["val as good as train"]["gain"] == pytest.approx(known)
+    assert [row["gain"] for row in rows.values()] == sorted((row["gain"] for row in rows.values()), reverse=True)
 
 
 def test_every_cause_has_its_section_in_the_guide():
