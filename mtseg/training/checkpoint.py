@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,6 @@ class Run:
             with path.open("wb") as file:
                 file.write(self._signature(content.getbuffer()))
                 file.write(content.getbuffer())
-                os.fsync(file.fileno())  # before the rename, or a power failure could leave an empty file
             if (self.work / STATE).is_file():
                 (self.work / STATE).replace(self.work / PREVIOUS)
         self.saved = time.monotonic()

@@ -44,6 +44,30 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
 
 
+def test_contents_are_on_the_disk_before_they_take_their_name(tmp_path, monkeypatch):
+    """A power failure cannot be had in a test: the calls are counted, with what stands under the final name then."""
+    synced, sync = [], os.fsync
+
+    def fsync(number):
+        synced.append((os.fstat(number).st_ino, (tmp_path / "folder").exists(), (tmp_path / "file").exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replace_folder(tmp_path / "folder") as temporary:
+        (temporary / "below").mkdir()
+        write_json(temporary / "below" / "a.json", 1)
+    of = {name: (tmp_path / name).stat().st_ino for name in ("", "folder", "folder/below", "folder/below/a.json")}
+    assert synced == [*((of[name], False, False) for name in (*of,)[1:]), (of[""], True, False)]
+    synced.clear()
+    write_json(tmp_path / "file", 2)
+    assert synced == [((tmp_path / "file").stat().st_ino, True, False), (of[""], True, True)]
+    synced.clear()
+    with replace_folder(tmp_path / "folder") as temporary:
+        for number in range(200):
+            (temporary / f"{number}.png").touch()
+    assert len(synced) < 150, "thousands of images would take long"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_the_old_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, error):
     target, rename = tmp_path / "folder", Path.rename
