@@ -161,6 +161,8 @@ def _predict(
     import mtseg
 
     predictor = mtseg.load(weights, **loading)
+    if run.damaged:
+        print(f"{run.damaged[0]} is damaged: images from number {run.done + 1} on are predicted again", file=sys.stderr)
     with run.started():
         _predict_left(run, predictor, files, options, save_images=save_images)
         run.finish(formats, predictor.tasks)

@@ -2,7 +2,8 @@
 
 In the folder are `run.json`, by which it is known again, and while a run is unfinished `.parts/`, with a folder of
 tables for each span of images. At the end all formats are written from the parts: it makes no difference to them how
-often a run was interrupted. `.tables/` keeps what they say, for further formats.
+often a run was interrupted. `.tables/` keeps what they say, for further formats. Parts that are damaged, as a power
+failure leaves them, are predicted again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from contextlib import contextmanager, suppress
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mtseg.inference.sources import File, files
 PART, SECONDS = 256, 20  # a part is saved after so many images or so much time
 RUN, PARTS, OLD, KEPT = "run.json", ".parts", ".old-parts", ".tables"
 FAILED, OVERLAYS = "failed.csv", "images"
-SPAN = ("images", "empty", "removed", "failed")  # in span.json
+SPAN = ("images", "empty", "removed", "failed")  # in span.json, with the hashes of the part's tables
 RECORDED = (*SPAN, "settings", "outputs", "predictions", "formats")  # in run.json, of a finished run
 HASHES = ("weights", "images")  # of the settings
 
@@ -62,8 +63,6 @@ def gather(sources: Sequence[str], out: Path) -> list[File]:
 def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, Any]:
     """What the predictions depend on, as JSON values: hashes of the model and of the images' list, with their sizes and
     times of change, and `others`."""
-    with weights.open("rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
     listing = hashlib.sha256()
     for one in files:
         try:
@@ -72,13 +71,14 @@ def settings(weights: Path, files: Iterable[File], **others: Any) -> dict[str, A
         except OSError:  # a link to nowhere, or gone since the folder was listed: it will be skipped
             state = "gone"
         listing.update(f"{os.path.realpath(one.path)}\t{one.name}\t{state}\n".encode(errors="surrogateescape"))
-    return {"weights": model, "images": listing.hexdigest()} | others
+    return {"weights": _sha256(weights), "images": listing.hexdigest()} | others
 
 
 class Run:
     """A run in its folder. done: number of images that are finished, the unreadable ones included. images: number of
     those that were read, empty: of those without a prediction. removed: see `Result`. failed: name and error of the
-    images that were not read. finished: whether all images are predicted, and formats written."""
+    images that were not read. finished: whether all images are predicted, and formats written. damaged: the parts that
+    are predicted again."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False):
         """Find out how far the run is; nothing is changed before `start`. overwrite: then delete the outputs of another
@@ -88,7 +88,7 @@ class Run:
         self._results: list[Result] = []
         self._saved = time.monotonic()
         self._failed: list[dict[str, str]] = []
-        record = self._record()
+        record = self._record(overwrite)
         begun = record and record["settings"] == self.settings and record["outputs"] is None
         overwrite = overwrite and not begun  # of an interrupted run with --overwrite, the same command continues it
         self._old = record if overwrite else None
@@ -103,17 +103,22 @@ class Run:
         self.outputs = record["outputs"]
         self.finished = self.outputs is not None and ((out / KEPT).exists() or not self.parts.exists())
         self.formats = record["formats"] if self.finished else []
+        self._found, self.damaged = self._spans(), []
         if self.finished:
             self.predictions, spans = record["predictions"], [record]
+        elif overwrite:
+            spans = []
         else:
-            spans = [] if overwrite else [read_json(part / "span.json", keys=SPAN) for part in self._spans()]
+            spans = list(takewhile(bool, map(_span, self._found)))
+            self.damaged = self._found[len(spans) :]  # the later ones too: ids of images ascend from part to part
         self.images, self.empty = (sum(span[key] for span in spans) for key in ("images", "empty"))
         self.failed = [one for span in spans for one in span["failed"]]
         self.removed = sum((Counter(span["removed"]) for span in spans), Counter())
-        self.done, self._found = self.images + len(self.failed), self._spans()
+        self.done = self.images + len(self.failed)
 
-    def _record(self) -> dict[str, Any] | None:
-        """The content of run.json; None when the folder is empty or does not exist."""
+    def _record(self, overwrite: bool) -> dict[str, Any] | None:
+        """The content of run.json; None when the folder is empty or does not exist. overwrite: of a damaged one what is
+        to be deleted."""
         if str(self.out) != str(self.out).encode(errors="ignore").decode():
             raise UserError(f"{self.out}: the name of this folder is not UTF-8: choose another")
         if self.out.exists() and not self.out.is_dir():
@@ -121,10 +126,16 @@ class Run:
         begun = f".tmp-{RUN}"  # of a run that was killed while it wrote its first file
         if not self.out.is_dir() or {path.name for path in self.out.iterdir()} <= {begun}:
             return None
-        record = read_json(self.out / RUN) if (self.out / RUN).is_file() else None
-        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or "outputs" not in record:
+        with suppress(UserError):
+            record = read_json(self.out / RUN, keys=("settings", "outputs"))
+            if isinstance(record["settings"], dict):
+                return record
+        if not (self.out / RUN).is_file() or not (self.parts.exists() or (self.out / KEPT).exists()):
             raise UserError(f"{self.out} is not empty and holds no run of `mtseg predict`: choose another folder")
-        return record
+        if not overwrite:
+            raise UserError(f"{self.out / RUN} is damaged: choose another folder, or start again with --overwrite")
+        written = [export.path(name, self.out).name for name in export.FORMATS]
+        return {"settings": {}, "outputs": [KEPT, FAILED, *written]}
 
     @contextmanager
     def started(self) -> Iterator[None]:
@@ -141,6 +152,8 @@ class Run:
                 write_json(self.out / RUN, begun)
             elif self._spans() != self._found or read_json(self.out / RUN)["outputs"] != self.outputs:
                 raise UserError(f"{self.out}: another process has continued this run: give the command again")
+            for path in self.damaged:
+                _remove(path)
             self.tidy()
             yield
 
@@ -191,7 +204,8 @@ class Run:
                 "removed": sum((Counter(result.removed) for result in self._results), Counter()),
                 "failed": self._failed,
             }
-            write_json(folder / "span.json", span)
+            hashes = {path.name: _sha256(path) for path in folder.iterdir()}
+            write_json(folder / "span.json", span | {"sha256": hashes})
         self._results, self._failed, self._saved = [], [], time.monotonic()  # first: a signal could be between
         self.images += span["images"]
         self.empty += span["empty"]
@@ -210,10 +224,14 @@ class Run:
             if not self.finished:
                 (folder / KEPT).mkdir()
             if spans:
-                images = Images.join([Images.read(part / "images.parquet") for part in spans])
-                found = Predictions.concatenate(
-                    [Predictions.read(part / "predictions.parquet", tasks) for part in spans]
-                )
+                try:
+                    images = Images.join([Images.read(part / "images.parquet") for part in spans])
+                    found = Predictions.concatenate(
+                        [Predictions.read(part / "predictions.parquet", tasks) for part in spans]
+                    )
+                except UserError as error:  # it names a stage, which would not help
+                    what = str(error).partition(": ")[0]
+                    raise UserError(f"{what}: choose another folder, or start again with --overwrite") from None
                 self.predictions = len(found)
                 for format in formats:
                     export.write(format, folder, images, found, tasks)
@@ -236,6 +254,20 @@ class Run:
     def tidy(self) -> None:
         """Remove the parts of a finished run, which one that was killed then may have left."""
         _remove(self.out / OLD)
+
+
+def _span(part: Path) -> dict[str, Any] | None:
+    """What a part's span.json says; None if the part is damaged."""
+    try:
+        span = read_json(part / "span.json", keys=(*SPAN, "sha256"))
+        return span if all(_sha256(part / name) == known for name, known in span["sha256"].items()) else None
+    except (UserError, OSError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -341,6 +341,33 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     assert not (tmp_path / "out" / folder.OLD).exists()
 
 
+@pytest.mark.parametrize("name", ["predictions.parquet", "images.parquet", "span.json"])
+def test_a_damaged_part_and_those_after_it_are_predicted_again(predict, tmp_path, shots, monkeypatch, name):
+    assert predict(shots, out="whole").code == 0
+    monkeypatch.setattr(folder, "SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Run, "finish", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(shots)
+    part = tmp_path / "out" / folder.PARTS / f"{2:012}"
+    os.truncate(part / name, 10)
+    done = predict(shots)
+    assert f"{part} is damaged: images from number 3 on are predicted again" in done.err.splitlines()
+    assert done.code == 0 and "2/5" in done.err and content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_a_damaged_record_or_table_of_a_run_is_one_line_and_overwritten_on_demand(predict, tmp_path, shots):
+    assert predict(shots, out="whole").code == 0
+    for name, more in (("run.json", ()), (f"{folder.KEPT}/predictions.parquet", ("--format", "csv"))):
+        predict(shots, "--overwrite")
+        os.truncate(tmp_path / "out" / name, 10)
+        done = predict(shots, *more)
+        assert done.code == 1 and name in done.err and "--overwrite" in done.err and "dvc" not in done.err
+        assert done.err.count("\n") == 1
+        assert predict(shots, "--overwrite").code == 0
+        assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_two_processes_do_not_write_to_one_folder(predict, tmp_path, shots, segmenter):
     predict(shots, out="whole")
     settings = json.loads((tmp_path / "whole" / "run.json").read_bytes())["settings"]
