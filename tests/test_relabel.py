@@ -1,8 +1,10 @@
 """Suspected annotations and uncertain predictions become files to correct, and the corrections new data."""
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import mtseg
 from benchmarks.relabel import correct, spoil
 from mtseg.cli.relabel import Format, Origin, Split
 from mtseg.cli.relabel import command as relabel
-from mtseg.core.errors import UserError
+from mtseg.core.errors import UserError, as_user_error
 from mtseg.core.files import write_json
 from mtseg.core.metadata import Metadata
 from mtseg.core.params import load
@@ -255,6 +257,30 @@ def test_corrections_never_reach_what_the_raw_data_link_to(project):
     assert cached.read_bytes() == text and linked.is_symlink()
     assert json.loads(Path("new/val/00003.json").read_text())["shapes"] == []
     assert len(contents(Path("new"))) == len(contents(RAW))
+
+
+def test_pipes_links_to_nothing_and_a_full_disk_are_one_line(project, monkeypatch):
+    folder = corrected_copy(["val/00003.jpg"])
+    (RAW / "val" / "above").symlink_to(Path.cwd() / RAW)
+    assert corrections.apply(folder, RAW, Path("new"), vocabulary())[0] == 1
+    assert not [*Path("new").rglob("above")]
+    for place in (folder, RAW):
+        os.mkfifo(place / "pipe.json")
+        with pytest.raises(UserError, match=r"pipe\.json is a pipe"):
+            corrections.apply(folder, RAW, Path("newer"), vocabulary())
+        (place / "pipe.json").unlink()
+    (RAW / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"gone\.jpg is a link to nothing"):
+        corrections.apply(folder, RAW, Path("newer"), vocabulary())
+    (RAW / "gone.jpg").unlink()
+
+    def full(source, copy):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space") as error:
+        corrections.apply(folder, RAW, Path("newer"), vocabulary())
+    assert "free some space" in str(as_user_error(error.value)) and not Path("newer").exists()
 
 
 def test_new_images_are_added_to_train_and_another_image_of_the_same_name_is_refused(project):

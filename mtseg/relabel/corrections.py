@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtseg.core.errors import UserError
 from mtseg.core.files import replace_folder
+from mtseg.data.files import check_files
 from mtseg.data.formats import labelme
 from mtseg.data.labels import Vocabulary
 from mtseg.data.splits import split_of
@@ -21,7 +22,8 @@ def apply(
 
     Returns how many annotation files were replaced, how many added, and the records that `convert` would reject. check:
     raise UserError for these, which lists them. Raises UserError too when `to` exists, and where both folders have
-    another image under one name. Files are copied, never linked: the data that DVC caches may be links.
+    another image under one name. Files are copied, never linked: the data that DVC caches may be links. Hidden files,
+    which `convert` does not read, are left out.
     """
     if not raw.is_dir():
         raise UserError(f"{raw} (data.raw) is missing")
@@ -29,6 +31,10 @@ def apply(
         raise UserError(f"{to}: the new data must be a new folder, outside {raw}")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
+    for given in (folder, raw):
+        known = check_files(given, follow_links=True, most=float("inf"))
+    if gone := [name for name in known.names if not (raw / name).exists()]:
+        raise UserError(f"{raw / gone[0]} is a link to nothing: restore its file, or remove it")
     corrected = labelme.read(folder, vocabulary)
     listed = [*map(str, corrected.faults)]
     if listed and check:
@@ -38,7 +44,8 @@ def apply(
     splits = {split_of(path.name): path.name for path in sorted(raw.iterdir()) if path.is_dir()}
     replaced = added = 0
     with replace_folder(to) as new:
-        shutil.copytree(raw, new, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        for name in known.names:  # copytree would follow a link to a folder above, and list every file of a full disk
+            _copy(raw / name, new / name)
         for image in corrected.images:
             below = new
             if {"train", "val"} <= {*splits} and not split_of(Path(image.where).parts[0]):
@@ -53,6 +60,10 @@ def apply(
             else:
                 added += 1
             for source, copy in ((folder / image.where, target), (folder / image.file_name, pixels)):
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
+                _copy(source, copy)
     return replaced, added, listed
+
+
+def _copy(source: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, copy)
