@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,7 @@ class File:
 
     def count(self) -> int:
         """Number of images; of a video what its header states, which is not always exact."""
-        if not self.is_video:
+        if not self.is_video or not _is_utf8(self.path):
             return 1
         video = cv2.VideoCapture(str(self.path))
         try:
@@ -128,7 +129,9 @@ def files(source: str | Path) -> list[File]:
     if path.is_dir():
         known = suffixes().union(VIDEOS)
         # a link to nowhere, as DVC leaves them when its cache is cleaned, is found too: reading it is an error
-        of_known = (file for file in path.rglob("*") if file.suffix.lower() in known)
+        # Path.rglob would leave out a folder that cannot be read, without a word
+        inside = (Path(folder, name) for folder, _, names in os.walk(path, onerror=_raise) for name in names)
+        of_known = (file for file in inside if file.suffix.lower() in known)
         found = (file for file in of_known if file.is_file() or not file.exists())
         sought = _undrawn(found, f"{path}: no image and no video in this folder or its subfolders")
         return [File(file, file.relative_to(path).as_posix()) for file in sought]
@@ -137,6 +140,10 @@ def files(source: str | Path) -> list[File]:
             raise UserError(f"{path} is neither a file nor a folder")
         return [File(path, path.name)]
     return _of_pattern(str(source))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _of_pattern(pattern: str) -> list[File]:
@@ -212,6 +219,9 @@ def _fix(kind: np.dtype) -> str:
 def _frames(path: Path, name: str) -> Iterator[Source]:
     """The frames of a video, each decoded as it is reached; of a video that does not decode one that raises the
     error."""
+    if not _is_utf8(path):
+        yield Source(name, partial(_broken, path), path)
+        return
     video, film = cv2.VideoCapture(str(path)), Film(path)
     try:
         number = 0
@@ -264,8 +274,14 @@ class Film:
         return pixels if decoded else _broken(self.path)
 
 
+def _is_utf8(path: Path) -> bool:
+    """Whether OpenCV can be given a path: any other ends the process."""
+    return str(path) == str(path).encode(errors="ignore").decode()
+
+
 def _broken(path: Path) -> np.ndarray:
-    raise UserError(f"{path}: the video does not decode")
+    why = "" if _is_utf8(path) else ", as its path is not UTF-8: rename it"
+    raise UserError(f"{path}: the video does not decode{why}")
 
 
 def batches(sources: Iterable[Source], size: int) -> Iterator[Sequence[Source]]:

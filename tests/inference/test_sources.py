@@ -1,5 +1,6 @@
 """What a model predicts on: which images are found, under which names, and that each decodes as it must."""
 
+import errno
 import os
 import pickle
 from itertools import islice
@@ -220,6 +221,32 @@ def test_a_video_that_does_not_decode_is_one_bad_image(tmp_path):
     (one,) = find(path)
     with pytest.raises(UserError, match=r"film\.mp4"):
         one.read()
+
+
+def test_a_video_whose_path_is_not_utf8_is_one_bad_image(tmp_path, film):
+    """OpenCV would end the process."""
+    folder = tmp_path / "f\udcfcr"
+    folder.mkdir()
+    film.rename(folder / film.name)
+    (file,) = files(folder)
+    assert file.count() == 1
+    (one,) = find(folder)
+    with pytest.raises(UserError, match="not UTF-8: rename it"):
+        one.read()
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(shots, monkeypatch):
+    """Root reads every folder: the system's refusal is put in its place."""
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("er"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="deep/er"):
+        files(shots)
 
 
 @pytest.mark.parametrize("name", ["pipe.png", "pipe.mp4"])
