@@ -44,6 +44,7 @@ def _print(file: Path, known: Metadata) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from mtseg.core.errors import printable
     from mtseg.core.metadata import recorded
 
     model = recorded(known.model)
@@ -76,7 +77,7 @@ def _print(file: Path, known: Metadata) -> None:
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         for key, value in entries.items():
-            table.add_row(key, Text(_words(value)))
+            table.add_row(*(Text(printable(text)) for text in (key, _words(value))))  # the file may be of anyone
         console.print(Text(name, style="bold"))
         console.print(Padding(table, (0, 0, 0, 2), expand=False))
 

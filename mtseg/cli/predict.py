@@ -259,7 +259,9 @@ class _Progress:
             self._line(f"{self.done}/{self.total} images, {text} of the next")
 
     def print(self, text: str) -> None:
-        self.console.print(text)
+        from mtseg.core.errors import one_line
+
+        self.console.print(one_line(text))
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:

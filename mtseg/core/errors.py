@@ -34,11 +34,16 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """The text as one line of a terminal. Line breaks, control characters and half characters (lone surrogates), of
-    which file names and labels may have any, are escaped; the middle of a very long text is left out."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _cut(text, LONGEST)
+    """The text as one line of a terminal, see `printable`; the middle of a very long text is left out."""
+    return _cut(printable(text), LONGEST)
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, control characters and half characters (lone surrogates) escaped, of which file names
+    and labels may have any."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(value: Any) -> str:

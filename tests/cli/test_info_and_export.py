@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import mtseg as library
-from mtseg.cli import app
+from mtseg.cli import app, info
 from mtseg.cli.export import _squares
 from mtseg.core import metadata
 from mtseg.model import weights
@@ -59,6 +59,16 @@ def test_text_that_the_terminal_cannot_show_is_escaped(mtseg, monkeypatch):
     monkeypatch.setattr(library, "__version__", "круг")
     assert mtseg("--version").code == 0
     assert "круг".encode("unicode_escape") in shown.getvalue()
+
+
+def test_a_file_cannot_send_commands_to_the_terminal(segmenter, capsys):
+    known = metadata.read(segmenter)
+    evil = "\x1b]0;owned\x07 [red]"
+    info._print(
+        segmenter, known.model_copy(update={"licence": evil, "data": {evil: {evil: evil}}, "scores": {evil: 1}})
+    )
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown and shown.count(r"\x1b]0;owned\x07 [red]") == 5
 
 
 def test_info_prints_the_metadata_as_json(mtseg, segmenter):

@@ -509,9 +509,9 @@ def test_names_that_are_not_utf8_and_images_that_go_are_no_traceback(
 def test_tiles_are_reported_and_proposed_for_large_images(predict, shots, monkeypatch):
     monkeypatch.setattr("mtseg.cli.predict.SECONDS", 0)
     assert "--tile" not in predict(shots).err
-    write_images(shots, ["large.png", "larger.png"], size=(400, 300))
+    write_images(shots, ["large.png", "larger.png", "\x1blarge.png"], size=(400, 300))
     done = predict(shots, out="large")
-    assert done.err.count("--tile") == 1 and "large.png" in done.err and "400 x 300" in done.err
+    assert done.err.count("--tile") == 1 and r"\x1blarge.png has 400 x 300" in done.err and "\x1b" not in done.err
     done = predict(shots / "large.png", "--tile", "200", "--overlap", "0", out="tiles")
     assert "tile 2 of 4" in done.err and "tile 4 of 4" in done.err and done.err.count("--tile") == 0
     assert done.out.startswith("1 image, ")
