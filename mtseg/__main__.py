@@ -1,6 +1,14 @@
-"""`python -m mtseg`: the command `mtseg` of a checkout."""
+"""`python -m mtseg`, and the script `mtseg`. Ctrl-C in the first moments, while Python imports, is one line too."""
 
-from mtseg.cli import main
+from mtseg.core.signals import without_traceback
+
+
+def main() -> None:
+    without_traceback()
+    from mtseg.cli import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -13,7 +13,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 import mtseg
 from mtseg.cli import export, info, predict, relabel, serve
 from mtseg.core.errors import as_user_error, print_any_text
-from mtseg.core.signals import without_traceback
+from mtseg.core.signals import output_flushed, without_traceback
 
 NUMBERS = ("int", "float", "int range", "float range")  # Typer's names of types
 
@@ -42,6 +42,13 @@ class Command(Plain, TyperCommand):
         names = [one.metavar + "..." * (one.nargs != 1) for one in arguments]
         required = [name if one.required else f"[{name}]" for one, name in zip(arguments, names, strict=True)]
         return ["[OPTIONS]", *required]
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # Typer would end without a word
+            print("error: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -82,23 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code 1."""
     print_any_text()
     without_traceback()
+    with output_flushed():
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(arguments, prog_name="mtseg", standalone_mode=False)
+        return app(arguments, prog_name="mtseg", standalone_mode=False) or 0
     except typer.TyperException as error:
         if not error.format_message():  # `mtseg` alone has printed its help
-            sys.exit(1)
+            return 1
         context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message().rstrip('.')}: see `{context.command_path if context else 'mtseg'} --help`")
+        command = context.command_path if context else "mtseg"
+        return _fail(f"{error.format_message().rstrip('.')}: see `{command} --help`")
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except Exception as error:
         if not (line := as_user_error(error)):
             raise
-        _fail(str(line))
-    sys.exit(code or 0)
+        return _fail(str(line))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    return 1

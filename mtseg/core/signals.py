@@ -32,11 +32,8 @@ def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
     for number in stops():
         signal.signal(number, signal.default_int_handler)
     try:
-        stage()
-        print(end="", flush=True)  # sys.stdout is None if it was closed
-    except BrokenPipeError:  # the reader of the output has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
-        sys.exit(1)
+        with output_flushed():
+            stage()
     except KeyboardInterrupt:
         print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
         sys.exit(130)
@@ -44,6 +41,17 @@ def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
         if line := as_user_error(error):
             sys.exit(f"error: {line}")
         raise
+
+
+@contextmanager
+def output_flushed() -> Iterator[None]:
+    """Around all that a process prints: exit code 1 without a word when its reader ends, as `head` does."""
+    try:
+        yield
+        print(end="", flush=True)  # sys.stdout is None if it was closed
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
+        sys.exit(1)
 
 
 def without_traceback() -> None:

@@ -199,7 +199,34 @@ def test_a_complete_model_is_completed_anew_with_other_settings(mtseg, tmp_path,
 
 
 def test_the_script_of_the_package_is_this_command():
-    assert 'mtseg = "mtseg.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert 'mtseg = "mtseg.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_ctrl_c_is_one_line_in_a_command_and_while_it_is_imported(mtseg, segmenter, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metadata, "read", interrupt)
+    for command in (["info", segmenter], ["predict", "shots", "--weights", segmenter]):
+        done = mtseg(*command)
+        assert (done.code, done.err) == (130, "error: interrupted\n")
+    code = """import builtins, runpy
+load = builtins.__import__
+def interrupted(name, *given, **more):
+    if name == "typer":
+        raise KeyboardInterrupt
+    return load(name, *given, **more)
+builtins.__import__ = interrupted
+runpy.run_module("mtseg", run_name="__main__")"""
+    assert start(code=code).communicate(timeout=60)[1] == "error: interrupted\n"
+
+
+def test_a_reader_that_ends_early_is_no_error(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    process = start("--version")
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) == 1
+    process.stderr.close()
 
 
 def test_wrong_choices_of_onnx_are_one_line(mtseg, tmp_path, segmenter, checkpoint):
