@@ -120,6 +120,12 @@ def upload(url, data, name="a.jpg", field="file", **params):
     return CLIENT.post(f"{url}/predict", files={field: (name, data)}, params=params)
 
 
+def upload_in(url, charset, name, field="file"):
+    """A form in a charset, which Python decodes by any codec of its own."""
+    head = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+    return post(url, head.encode() + photo(0) + b"\r\n--x--\r\n", f"multipart/form-data; boundary=x; charset={charset}")
+
+
 def numbers(url):
     """{(name, *label values): value} of /metrics."""
     text = CLIENT.get(f"{url}/metrics").raise_for_status().text
@@ -164,6 +170,8 @@ BAD = {  # what is sent -> status, and a word of the reason
     "many bytes in a form": (lambda url: upload(url, bytes(300_000)), 413, "0.2 MB"),
     "many pixels": (lambda url: post(url, grey((800, 600)), "image/png"), 413, "0.4 megapixels"),
     "no image by type": (lambda url: post(url, photo(0), "text/plain"), 415, "text/plain"),
+    "half of a character": (lambda url: upload_in(url, "unicode_escape", "a", r"\ud800"), 415, "'unicode_escape'"),
+    "a codec that fails": (lambda url: upload_in(url, "undefined", "a"), 415, "'undefined'"),
     "parameter": (lambda url: post(url, photo(0), colour="red"), 422, "colour: no such parameter"),
     "parameter in a form": (
         lambda url: CLIENT.post(f"{url}/predict", files={"file": photo(0)}, data={"score": "0.5"}),

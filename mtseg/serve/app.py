@@ -31,6 +31,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,6 +53,7 @@ from mtseg.serve.metrics import Metrics
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 BODY_SECONDS = 60.0  # a request whose body takes longer is refused, as it holds a place in the queue
 RETRY_SECONDS = 1  # after which a client that was refused for a full queue may ask again
+CHARSETS = ("utf-8", "us-ascii", "iso-8859-1")  # others of Python's make half characters of a name, or fail
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection; it only shows in the metrics
 
 
@@ -126,7 +128,7 @@ PROBLEMS = {
     400: "Empty, damaged or no image, or a form without the field `file`",
     408: f"The body took longer than {BODY_SECONDS:.0f} s",
     413: "Too many bytes or pixels",
-    415: "Neither an image nor a form, by its content type",
+    415: "Neither an image nor a form in UTF-8, by its content type",
     422: "Bad query parameter, or one in the form",
     500: "The network failed",
     503: "The queue is full: try again after the seconds of the header `Retry-After`",
@@ -253,6 +255,9 @@ async def read(request: Request, limit: int) -> tuple[str, bytes]:
     if not (form or kind.startswith("image/") or kind == "application/octet-stream"):
         detail = f"content type '{kind}': send the image as image/jpeg, another image/*, or multipart/form-data"
         raise HTTPException(415, detail)
+    charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").decode("latin-1")
+    if form and charset.lower() not in CHARSETS:
+        raise HTTPException(415, f"charset '{charset}': send the form in UTF-8")
     if int(request.headers.get("content-length", 0)) > limit:
         raise _too_large(limit)
     limited = Request(request.scope, _limited(request.receive, limit))
