@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mtseg.core.errors import first_line, out_of_memory
 from mtseg.core.files import remove, replace_file, replace_folder, write_json
 from mtseg.core.params import Solver
 from mtseg.model import weights
@@ -51,8 +53,7 @@ class Run:
         self.tables: dict[str, list[dict[str, float]]] = {name: [] for name in TABLES}
         self.saved, self.notes = time.monotonic(), []
         for path in (work / STATE, work / PREVIOUS) if ranks.first else ():
-            if path.exists() and (state := self._read(path)):
-                self._restore(state)
+            if path.exists() and self._resumed(path):
                 self.notes.append(f"resumed at step {self.step} of {solver.max_iter}, from {path}")
                 break
         if ranks.size > 1:
@@ -155,17 +156,26 @@ class Run:
         digest.update(content)
         return digest.digest()
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """The saved state, or None if it is damaged or of another training; the file is then renamed."""
+    def _resumed(self, path: Path) -> bool:
+        """Continue from a saved state. False if it is damaged, of another training, or of a PyTorch that this one does
+        not understand; the file is then renamed."""
+        begun = {name: copy.deepcopy(getattr(self.stepper, name).state_dict()) for name in STATEFUL}
         try:
             content = memoryview(path.read_bytes() if path.is_file() else b"")  # a FIFO would wait forever
             if self._signature(content[32:]) == content[:32]:
-                return torch.load(io.BytesIO(content[32:]), map_location=self.network.device, weights_only=True)
+                self._restore(torch.load(io.BytesIO(content[32:]), map_location=self.network.device, weights_only=True))
+                return True
             fault = "is damaged, or of another training"
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
+        except Exception as error:  # of any type. It is no bug of this code, which wrote the same content
+            if out_of_memory(error):
+                raise
+            for name in STATEFUL:
+                getattr(self.stepper, name).load_state_dict(begun[name])
+            fault = f"is not read by this version of PyTorch ({first_line(error)})"
         aside = path.with_name(f"{path.name}.unusable")
         remove(aside)
         path.rename(aside)
         self.notes.append(f"{path} {fault}: it is kept as {aside.name} and not used")
-        return None
+        return False

@@ -166,6 +166,25 @@ def test_the_state_of_another_training_is_not_used(data, whole, stopped, tmp_pat
     assert "another training" in capsys.readouterr().out
 
 
+def test_states_that_another_version_of_pytorch_wrote_are_put_aside(
+    data, whole, stopped, tmp_path, monkeypatch, capsys
+):
+    load = torch.optim.AdamW.load_state_dict
+
+    def fail(self, state):
+        if state["state"]:
+            raise KeyError("decoupled_weight_decay")
+        load(self, state)
+
+    copied(stopped, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "load_state_dict", fail)
+        assert run(data, tmp_path, patch) == whole, "the network, too, begins as if there was no state"
+    said = capsys.readouterr().out
+    assert said.count("is not read by this version of PyTorch ('decoupled_weight_decay')") == 2
+    assert "resumed" not in said
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_a_kill_while_the_outs_are_written_loses_nothing(data, whole, trained, tmp_path, monkeypatch, number):
     """Each file is renamed into its place: kill before each of these renames at the end."""
