@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from mtseg.core.errors import UserError
+from mtseg.core import yaml
+from mtseg.core.errors import UserError, is_pipe
 from mtseg.core.files import parse_table
 
 WORKSPACE = "workspace"  # DVC's name for the files in the working folder
@@ -114,7 +112,7 @@ def load(rev: str) -> Revision:
         if (text := _text(commit, path)) is not None:
             try:
                 held[path] = _parse(path, text)
-            except (ValueError, YAMLError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{rev}: {path} cannot be read ({' '.join(str(error).split())})") from None
     for path in (PARAMS, METRICS["evaluate"], METRICS["filter"]):
         if not isinstance(held.get(path), dict):
@@ -154,15 +152,15 @@ def _other_data(commit: str) -> str:
     then = _locked(commit, VAL)
     if then is None:
         return f"its dvc.lock does not record {VAL}"
-    now = hashlib.md5(Path(VAL).read_bytes(), usedforsecurity=False).hexdigest() if Path(VAL).exists() else None
+    now = hashlib.md5(Path(VAL).read_bytes(), usedforsecurity=False).hexdigest() if Path(VAL).is_file() else None
     return "" if now == then else f"its val split had other images, annotations or tasks ({VAL} differs)"
 
 
 def _locked(commit: str, path: str) -> str | None:
     """The MD5 of an input of the stages of a commit, from its dvc.lock; None if it is not recorded."""
     try:
-        stages = YAML(typ="safe").load(_text(commit, "dvc.lock") or "")["stages"].values()
-    except (TypeError, KeyError, AttributeError, YAMLError):  # no such file, or not written by DVC
+        stages = yaml.parse(_text(commit, "dvc.lock") or "")["stages"].values()
+    except (TypeError, KeyError, AttributeError, ValueError):  # no such file, or not written by DVC
         return None
     deps = [dep for stage in stages for dep in stage.get("deps", ())]
     return next((dep.get("md5") for dep in deps if dep.get("path") == path), None)
@@ -181,6 +179,8 @@ def _text(commit: str | None, path: str) -> str | None:
     if commit is not None:
         # relative to this folder, which may be below the root of the repository
         content = _git("cat-file", "blob", f"{commit}:./{path}")
+    elif is_pipe(path):
+        raise UserError(f"{path} is a pipe or a device, not a file: remove it, and run `dvc repro`")
     else:
         content = Path(path).read_bytes() if Path(path).exists() else None
     return None if content is None else content.decode(errors="replace")
@@ -188,7 +188,7 @@ def _text(commit: str | None, path: str) -> str | None:
 
 def _parse(path: str, text: str) -> Any:
     if path.endswith(".yaml"):
-        return YAML(typ="safe").load(text)
+        return yaml.parse(text)
     if path.endswith(".json"):
         return json.loads(text)
     return parse_table(io.StringIO(text))

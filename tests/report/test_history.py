@@ -1,6 +1,7 @@
 """Revisions are read wherever DVC runs a stage: in the workspace, under DVC's lock, or in a temporary copy."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -151,6 +152,20 @@ def test_without_git_a_revision_or_results_there_is_nothing_to_compare_with(tmp_
     assert "metrics/evaluate.json cannot be read" in baseline.why and baseline.params is None
     monkeypatch.setenv("PATH", "")
     assert history.baseline() == Baseline(why="There is no commit to compare with.")
+
+
+def test_files_that_no_stage_writes_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("metrics").mkdir()
+    bomb = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]" for n in range(9))
+    for name, text in (("params.yaml", bomb), ("metrics/train.json", "[" * 100_000)):
+        Path(name).write_text(text)
+        with pytest.raises(UserError, match=f"workspace: {name} cannot be read"):
+            history.load("workspace")
+        Path(name).unlink()
+    os.mkfifo("metrics/train.json")
+    with pytest.raises(UserError, match=r"metrics/train\.json is a pipe"):
+        history.load("workspace")
 
 
 def test_scores_are_compared_with_those_on_the_same_data_alone(tmp_path, monkeypatch):
