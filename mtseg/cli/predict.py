@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +17,12 @@ if TYPE_CHECKING:
     from mtseg.inference.folder import Run
     from mtseg.inference.predictor import Predictor
     from mtseg.inference.result import Result
-    from mtseg.inference.sources import File
+    from mtseg.inference.sources import File, Source
 
 SECONDS = 10  # between lines of progress where there is no terminal
 OVERLAP = 0.2
 LARGE = 4  # times the network's input: from there on tiles are proposed
+NEARLY = 0.95  # some videos state only about how many frames they have
 SOME_SKIPPED, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -198,9 +201,15 @@ def _predict_left(
                     return True
             return False
 
+        def counting_frames() -> Iterator[Source]:
+            for one in sources.find(files):
+                frames[one.name.rpartition("#")[0]] += 1
+                yield one
+
         proposed = tiled = "tile" in options
+        frames: Counter[str] = Counter()  # by video
         try:
-            left = islice(sources.find(files), run.done, None)
+            left = islice(counting_frames(), run.done, None)
             for some in sources.batches(left, 1 if tiled else options["batch"]):
                 calls = {"on_error": skip, "on_tiles": on_tiles}
                 found = list(predictor.stream(some, **options, **calls, first=run.next_id))
@@ -217,6 +226,10 @@ def _predict_left(
         if interrupted():
             progress.print(f"interrupted after {counted(run.done, 'image')}: the same command continues there")
             raise typer.Exit(INTERRUPTED)
+        for file in files:
+            count, stated = frames[file.name], file.count()
+            if 0 < count < NEARLY * stated:
+                progress.print(f"note: {file.path} ends after {count} of its {stated} frames: is it cut off?")
 
 
 class _Progress:

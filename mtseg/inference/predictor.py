@@ -133,6 +133,8 @@ class Predictor:
                 if on_error is None:
                     raise
                 on_error(name, error)
+            except MemoryError:
+                raise UserError(f"{name}: not enough memory for this image: make it smaller, or free some") from None
 
     def _prepared(self, source: Source) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """The network's input, height and width of the image in it, and those of the image itself."""

@@ -117,6 +117,28 @@ def test_a_video_is_its_frames(predict, tmp_path):
     assert names(tmp_path / "more") == [*(f"film.avi#{number}" for number in range(5)), "z.png"]
 
 
+def test_a_video_that_is_cut_off_is_noted(predict, tmp_path):
+    film = video(tmp_path / "film.avi", 8)
+    os.truncate(film, film.stat().st_size - 1000)
+    done = predict(film)
+    found = len(names(tmp_path / "out"))
+    assert 0 < found < 7 and f"note: {film} ends after {found} of its 8 frames: is it cut off?" in done.err
+    assert done.code == 0
+
+
+def test_an_image_too_large_for_the_memory_is_named(predict, shots, monkeypatch):
+    decode = library.inference.sources.decode
+
+    def fail(path, **limits):
+        if path.name == "3.png":
+            raise MemoryError
+        return decode(path, **limits)
+
+    monkeypatch.setattr(library.inference.sources, "decode", fail)
+    done = predict(shots)
+    assert done.code == 1 and done.err.splitlines()[-1].startswith("error: 3.png: not enough memory")
+
+
 def test_bad_images_are_skipped_listed_and_counted(predict, tmp_path, shots):
     (shots / "0.png").write_bytes(b"no image")
     (shots / "3.png").write_bytes((shots / "3.png").read_bytes()[:200])
