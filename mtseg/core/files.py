@@ -1,8 +1,6 @@
 """Read and write files. A file or folder is written under a temporary name next to the target, then renamed.
 
-The temporary name is fixed, so the next run overwrites what a killed run left behind. A rename alone could outlive the
-content in a power failure, so that is on the disk first: what it was made of, such as the state of a training, is
-removed next.
+The temporary name is fixed, so the next run overwrites what a killed run left behind.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from mtseg.core.errors import UserError, is_pipe
 if TYPE_CHECKING:
     import PIL.Image
 
-MOST_SYNCED = 100  # of what is in a folder: a folder with more has files of each image, which can be written again
+MOST_SYNCED = 100
 
 TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
 
@@ -38,14 +36,9 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n](?s:.)")
 def replace_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path (same suffix, same folder) to write to; it becomes `path` if the block succeeds."""
     path, temporary = _begun(path)
-    lasting = not any(part.startswith(".tmp-") for part in path.parts[:-1])  # else `replace_folder` sees to it
     try:
         yield temporary
-        if lasting:
-            _sync(temporary)
         temporary.replace(path)
-        if lasting:
-            _sync(path.parent)
     finally:
         remove(temporary)
 
@@ -74,26 +67,12 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     _put_back(old, path)
     try:
         yield temporary
-        written = sorted((len(one.parts), one) for one in temporary.rglob("*"))  # the innermost last
-        for one in (temporary, *(one for _, one in written[:MOST_SYNCED])):
-            _sync(one)
         if path.exists():
             path.rename(old)  # a folder cannot be renamed onto one that is not empty
         temporary.rename(path)
-        _sync(path.parent)
     finally:
         remove(temporary)
         _put_back(old, path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    with suppress(OSError) if path.is_dir() else nullcontext():  # not every file system syncs a folder
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def _put_back(old: Path, path: Path) -> None:
@@ -101,6 +80,20 @@ def _put_back(old: Path, path: Path) -> None:
     if old.exists() and not path.exists():
         old.rename(path)
     remove(old)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder, with its name, is on the disk: for outputs whose source, such as the state of a
+    training, is removed next, since a power failure could leave the removal alone. Each file takes milliseconds: of a
+    folder with a file for each image the first are waited for, from the outermost, and tables are among these."""
+    inside = sorted((len(one.parts), one) for one in path.rglob("*"))[:MOST_SYNCED]
+    for one in (*(one for _, one in inside), path, path.parent):
+        with suppress(OSError) if one.is_dir() else nullcontext():  # not every file system syncs a folder
+            opened = os.open(one, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:

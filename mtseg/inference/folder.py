@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import read_json, replace_folder, write_json, write_table
+from mtseg.core.files import read_json, replace_folder, sync, write_json, write_table
 from mtseg.core.params import Task
 from mtseg.core.tables import Images, Predictions
 from mtseg.core.work import locked
@@ -143,13 +143,13 @@ class Run:
         since this object was made."""
         begun = {"settings": self.settings, "outputs": None}
         if not (self.out / RUN).exists():
-            write_json(self.out / RUN, begun)
+            self._write(begun)
         with locked(self.parts, self._refuse):
             if self._old:
                 for path in [*self._spans(), *(self.out / name for name in self._old["outputs"] or ())]:
                     _remove(path)
                 overlay_files.remove(self.out / OVERLAYS)
-                write_json(self.out / RUN, begun)
+                self._write(begun)
             elif self._spans() != self._found or read_json(self.out / RUN)["outputs"] != self.outputs:
                 raise UserError(f"{self.out}: another process has continued this run: give the command again")
             for path in self.damaged:
@@ -159,6 +159,11 @@ class Run:
 
     def _refuse(self, other: str) -> None:
         raise UserError(f"{self.out}: {other} writes there: wait until it ends, or choose another folder")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        """Without it no part can be used: it is on the disk before they are."""
+        write_json(self.out / RUN, record)
+        sync(self.out / RUN)
 
     def _spans(self) -> list[Path]:
         return sorted(self.parts.glob("[0-9]*"))
@@ -243,7 +248,8 @@ class Run:
         written = sorted((self.parts / "outputs").iterdir())  # KEPT first: whatever is killed then can be written again
         self.outputs = sorted({*(self.outputs or ()), *(path.name for path in written)})
         self.formats = sorted({*self.formats, *formats})
-        write_json(self.out / RUN, {name: getattr(self, name) for name in RECORDED})
+        sync(self.parts / "outputs")
+        self._write({name: getattr(self, name) for name in RECORDED})
         for path in written:
             _remove(self.out / path.name)
             path.rename(self.out / path.name)

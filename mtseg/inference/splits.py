@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from mtseg.core.errors import UserError
-from mtseg.core.files import replace_file, replace_folder
+from mtseg.core.files import replace_file, replace_folder, sync
 from mtseg.core.params import Input, Model, Task
 from mtseg.core.tables import Images, Predictions
 from mtseg.core.work import sole, work_folder
@@ -60,6 +60,7 @@ def predict_splits(
                         table.write(folder / f"{name}.parquet", network.tasks)
                         coco.write_results(folder / f"{name}.json", table, network.tasks)
                         csv.write(folder / f"{name}.csv", splits[name], table, network.tasks)
+                sync(out)
 
 
 def predict_in_parts(

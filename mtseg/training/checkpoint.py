@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtseg.core.errors import first_line, out_of_memory
-from mtseg.core.files import remove, replace_file, replace_folder, write_json
+from mtseg.core.files import remove, replace_file, replace_folder, sync, write_json
 from mtseg.core.params import Solver
 from mtseg.model import weights
 from mtseg.model.mask2former import Mask2Former
@@ -120,6 +121,7 @@ class Run:
             with path.open("wb") as file:
                 file.write(self._signature(content.getbuffer()))
                 file.write(content.getbuffer())
+                os.fsync(file.fileno())  # before the rename, or a power failure could leave an empty file
             if (self.work / STATE).is_file():
                 (self.work / STATE).replace(self.work / PREVIOUS)
         self.saved = time.monotonic()
@@ -140,6 +142,8 @@ class Run:
         if self.tables["train"]:  # empty if solver.max_iter is 0
             figures["last"] = {"loss": round(self.tables["train"][-1]["loss"], 4)}
         write_json(metrics, figures)
+        for path in (models, curves, metrics):
+            sync(path)
 
     def _export(self, folder: Path, name: str, state: dict[str, Tensor], validated: dict[str, float]) -> None:
         scores = {key: value for key, value in validated.items() if key != "step"}

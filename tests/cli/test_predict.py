@@ -378,6 +378,19 @@ def test_a_damaged_part_and_those_after_it_are_predicted_again(predict, tmp_path
     assert done.code == 0 and "2/5" in done.err and content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_outputs_are_on_the_disk_before_the_parts_go(predict, tmp_path, shots, monkeypatch):
+    synced, sync = [], folder.sync
+
+    def recorded(path):
+        assert (tmp_path / "out" / folder.PARTS).exists() or path.name == "run.json"
+        synced.append(path.name)
+        sync(path)
+
+    monkeypatch.setattr(folder, "sync", recorded)
+    assert predict(shots).code == 0
+    assert synced == ["run.json", "outputs", "run.json"]
+
+
 def test_a_damaged_record_or_table_of_a_run_is_one_line_and_overwritten_on_demand(predict, tmp_path, shots):
     assert predict(shots, out="whole").code == 0
     for name, more in (("run.json", ()), (f"{folder.KEPT}/predictions.parquet", ("--format", "csv"))):

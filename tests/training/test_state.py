@@ -18,7 +18,9 @@ from benchmarks.survival.spoil import EMPTY, a_bit, fifo, foreign_pickle, half
 from benchmarks.survival.spoil import folder as spoiled_folder
 from mtseg.core.errors import UserError
 from mtseg.data import loader
+from mtseg.inference.splits import predict_splits
 from mtseg.training import loop
+from tests import tiny
 from tests.training.runs import run
 
 FORK = multiprocessing.get_context("fork")
@@ -130,6 +132,27 @@ def test_a_killed_training_leaves_no_lock_and_resumes_where_it_was_saved_last(
     assert first.exitcode == -signal.SIGKILL
     assert run(data, tmp_path, monkeypatch) == whole
     assert "resumed at step 3 of 6" in capsys.readouterr().out, "not only at the validation after step 2"
+
+
+def test_the_outs_are_on_the_disk_before_the_state_is_removed(data, tmp_path, monkeypatch):
+    synced, fsync, rename, kept = set(), os.fsync, Path.rename, []
+
+    def renamed(path, to):
+        if path.parent.parent == tmp_path / "work":
+            kept.append({*synced})
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+    monkeypatch.setattr(Path, "rename", renamed)
+    outs, given = run(data, tmp_path, monkeypatch), tiny.params()
+    assert {(tmp_path / name).stat().st_ino for name in outs} <= kept[-1]
+    predict_splits(
+        data / "manifest.json", out=tmp_path / "predictions", checkpoint=tmp_path / "models/best.safetensors",
+        root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, detections=9, batch=2,
+        device="cpu", timeout=60,
+    )  # fmt: skip
+    predicted = [path.stat().st_ino for path in (tmp_path / "predictions").iterdir()]
+    assert len(kept) == 2 and len(predicted) == 3 and {*predicted} <= kept[-1]
 
 
 def test_other_images_under_the_same_names_are_other_data(data, tmp_path, monkeypatch, capsys):
