@@ -25,10 +25,26 @@ def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
     Takes polygons (the result is their union), compressed RLE, or uncompressed RLE (`counts` is a list)."""
     if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
         return segmentation
+    if isinstance(segmentation, dict):
+        return {"size": [height, width], "counts": _letters(segmentation["counts"])}
     packed = coco_mask.frPyObjects(segmentation, height, width)
-    if isinstance(packed, list):
-        packed = packed[0] if len(packed) == 1 else coco_mask.merge(packed)
+    packed = packed[0] if len(packed) == 1 else coco_mask.merge(packed)
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
+
+
+def _letters(runs: Sequence[int]) -> str:
+    """Run lengths as a compressed RLE has them, with differences from the last but one. pycocotools has a buffer of six
+    letters for each, and writes past its end if they need seven.
+    Format: cocodataset/cocoapi, common/maskApi.c, rleToString."""
+    codes = bytearray()
+    for place, run in enumerate(runs):
+        rest = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            code, rest = rest & 31, rest >> 5
+            more = rest != (-1 if code & 16 else 0)
+            codes.append(48 + code + 32 * more)
+    return codes.decode()
 
 
 def mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:

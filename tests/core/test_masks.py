@@ -18,6 +18,17 @@ def test_masks_of_every_kind_of_segmentation_agree():
         assert isinstance(rle(segmentation, 5, 8)["counts"], str)
 
 
+def test_run_lengths_are_packed_as_pycocotools_does_also_where_its_buffer_is_too_short():
+    random = np.random.default_rng(0)
+    for most in (2, 40, 10**4, 10**6):
+        runs = random.integers(0, most, 9).tolist()
+        size = [1, sum(runs)]
+        packed = coco_mask.frPyObjects({"size": size, "counts": runs}, *size)
+        assert rle({"size": size, "counts": runs}, *size) == {"size": size, "counts": packed["counts"].decode()}
+    runs = [2**29, 2**29 + 1, 2**29]
+    assert rle({"size": [1, sum(runs)], "counts": runs}, 1, sum(runs))["counts"] == "PPPPP`0QPPPP`0PPPPP`0"
+
+
 def test_areas_of_more_masks_than_pycocotools_takes_at_once():
     masks = np.zeros((4, 5, 300), dtype=np.uint8, order="F")
     masks[:2, :3, ::2] = 1
