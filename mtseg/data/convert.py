@@ -37,7 +37,7 @@ from mtseg.data.files import check_files
 from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
 from mtseg.data.labels import Labels
 from mtseg.data.polygons import Measure
-from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by
+from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by, check_megapixels
 from mtseg.data.splits import SPLITS
 
 SHOWN = 5  # invalid records of a kind that an error lists
@@ -76,7 +76,11 @@ def convert(data: Data, tasks: Sequence[Task], out: Path, *, seed: int) -> None:
         name, evidence = formats.recognise(data.raw)
         print(one_line(f"{data.raw}: format {name}, recognised by {evidence}"))
         data = data.model_copy(update={"format": name})
-    vocabulary = replace(labels.vocabulary(tasks, data.mapping), ignored_shapes=data.ignore_shapes)
+    vocabulary = replace(
+        labels.vocabulary(tasks, data.mapping),
+        ignored_shapes=data.ignore_shapes,
+        max_megapixels=data.max_megapixels,
+    )
     counts: Counter[str] = Counter()
     remarks = facts.Remarks()
     with _readers(data.raw, data.max_megapixels, count) as read:  # now, while this process is small
@@ -238,12 +242,7 @@ def _read(path: Path, max_megapixels: float) -> Contents | BadRecord:
     try:
         with open_lazily(path, sys.maxsize) as opened:
             width, height = opened.size
-            if (megapixels := width * height / 1e6) > max_megapixels:
-                message = (
-                    f"{path.name} is {width} x {height}, {megapixels:.0f} megapixels: cut so large an image, such as "
-                    f"an aerial or slide image, into tiles, or raise data.max_megapixels ({max_megapixels:g})"
-                )
-                return BadRecord("size", message)
+            check_megapixels(path.name, width, height, max_megapixels)
             if opened.mode.startswith(DEEP):  # Pillow would clip it to white
                 message = f"{path.name} has mode {opened.mode} with more than 8 bits per channel: save it with 8 bits"
                 return BadRecord("bit depth", message)
@@ -254,6 +253,8 @@ def _read(path: Path, max_megapixels: float) -> Contents | BadRecord:
             animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
             orientation = opened.getexif().get(0x0112, 1)
             (height, width), thumbnail = duplicates.upright(opened)
+    except BadRecord as bad:
+        return bad
     except FileNotFoundError:
         return BadRecord("missing image", f"{path.name} is a link to a file that does not exist")
     except DECODE_ERRORS as error:

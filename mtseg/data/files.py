@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 from mtseg.core.errors import UserError, quoted
 from mtseg.core.names import unscrambled
 from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
-from mtseg.data.raw import BadRecord
+from mtseg.data.raw import MEGAPIXELS, BadRecord, check_megapixels
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
@@ -35,8 +35,8 @@ class Files:
     Links are followed and not resolved: DVC may link files into the folder. A link to a folder above it is not
     followed: it would have no end. Which links are allowed: `check_files`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, max_megapixels: float = MEGAPIXELS) -> None:
+        self.folder, self._max_megapixels = folder, max_megapixels
         self.names: list[str] = []
         above = {str(folder): (os.path.realpath(folder),)}  # by folder: the real path of itself, and of those above it
         for path, folders, names in os.walk(folder, followlinks=True):
@@ -129,10 +129,12 @@ class Files:
         return [name for name in self.names if name.startswith(start) and "/" not in name[len(start) :]]
 
     def size(self, image: str) -> tuple[int, int]:
-        """Height and width of an image after rotation by its EXIF data. Raises BadRecord."""
+        """Height and width of an image after rotation by its EXIF data. Raises BadRecord, also for too large an image:
+        masks are drawn in this size."""
         try:
             with open_lazily(self.folder / image, sys.maxsize) as opened:
                 width, height = opened.size
+                check_megapixels(PurePosixPath(image).name, width, height, self._max_megapixels)
                 rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except FileNotFoundError:
             raise BadRecord("missing image", f"{image} is a link to a file that does not exist") from None

@@ -24,7 +24,7 @@ from mtseg.core import yaml
 from mtseg.core.errors import UserError, quoted
 from mtseg.core.names import COMMAS, are_twins, clean, control, difference, unscrambled
 from mtseg.core.params import Task
-from mtseg.data.raw import BadRecord
+from mtseg.data.raw import MEGAPIXELS, BadRecord
 
 NO_LABEL = "-"
 EQUALS = re.compile("[=:＝：]")  # between task and class in a flag, also full-width
@@ -36,11 +36,13 @@ Labels = dict[str, str | None]
 @dataclass(frozen=True)
 class Vocabulary:
     """What to read. classes: valid classes of each task, None if any is valid. categories: the mapping, if there is
-    one. ignored_shapes: kinds of shapes to leave out, as the annotation tool names them, e.g. "point"."""
+    one. ignored_shapes: kinds of shapes to leave out, as the annotation tool names them, e.g. "point". max_megapixels:
+    of an image."""
 
     classes: dict[str, tuple[str, ...] | None]
     categories: dict[str, Labels | None] | None = None
     ignored_shapes: tuple[str, ...] = ()
+    max_megapixels: float = MEGAPIXELS
 
     def labels(self, label: Any, attributes: Any = None, flags: Any = None) -> Labels | None:
         """Labels of one object; None if the mapping excludes it. Raises BadRecord."""

@@ -32,6 +32,7 @@ ENCODINGS = {  # as Python and iconv call them
     "CP1252": "Western",
 }
 FOREIGN = re.compile(r"\w*[^\x00-\x7f][^\x00-\x20\"'<>&,;:]{0,11}")  # a word that is not ASCII
+MEGAPIXELS = 1000.0  # the limit of data.max_megapixels
 FAR = 1e7  # pixels: a larger coordinate is an error
 NEAR, ROUNDED = 1e4, 1e-8  # pixels; by how much an area of smaller coordinates is rounded, times their number squared
 
@@ -244,9 +245,19 @@ def items(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return value[key]
 
 
-def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
-    """Height and width in the annotation. None if it has none: tools that do not know them write 0. Raises
-    BadRecord."""
+def check_megapixels(name: str, width: int, height: int, most: float) -> None:
+    """Raise BadRecord if an image is larger than data.max_megapixels."""
+    if (megapixels := width * height / 1e6) > most:
+        raise BadRecord(
+            "size",
+            f"{name} is {width} x {height}, {megapixels:.0f} megapixels: cut so large an image, such as an aerial or "
+            f"slide image, into tiles, or raise data.max_megapixels ({most:g})",
+        )
+
+
+def stated_size(height: Any, width: Any, most: float = MEGAPIXELS) -> tuple[int, int] | None:
+    """Height and width in the annotation. None if it has none: tools that do not know them write 0. Raises BadRecord,
+    also above `most` megapixels: masks are drawn in this size before the image is read."""
     sides = [whole(side) or 0 for side in (height, width)]
     if sides == [0, 0]:
         return None
@@ -254,6 +265,9 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
         raise BadRecord(
             "size", f"the annotated size is {quoted(width)} x {quoted(height)}, expected whole numbers above 0"
         )
+    if sides[0] * sides[1] > most * 1e6:
+        size = f"{quoted(width)} x {quoted(height)}"
+        raise BadRecord("size", f"the annotated size is {size}, above data.max_megapixels ({most:g})")
     return sides[0], sides[1]
 
 

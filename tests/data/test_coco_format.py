@@ -73,6 +73,8 @@ def test_polygons_and_both_kinds_of_rle_give_the_same_mask(tmp_path):
         ),
         ({"segmentation": {"size": [HEIGHT, WIDTH + 0.5], "counts": RUNS}}, "not a whole number"),
         ({"segmentation": {"size": [10**400, WIDTH], "counts": RUNS}}, "not a valid RLE"),
+        ({"segmentation": {"size": [2**32, 1], "counts": [2**32 - 1, 1]}}, "of at most 100 megapixels"),
+        ({"segmentation": {"size": [0, 5], "counts": [0, 0]}}, "expected height and width above 0"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "garbage!"}}, "not a valid RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "ä€"}}, "not a valid RLE"),

@@ -135,6 +135,19 @@ def test_a_size_of_zero_is_not_stated(height, width):
             stated_size(*half)
 
 
+@pytest.mark.parametrize("height, width", [(10**400, 1), (1, 10**4299), (10**6, 10**6), (1e300, 1e300)])
+def test_a_size_that_no_image_may_have_is_refused_in_a_short_line(height, width):
+    with pytest.raises(BadRecord, match=r"above data.max_megapixels \(100\)") as caught:
+        stated_size(height, width, 100.0)
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_size_of_too_large_an_image_is_refused(tmp_path):
+    folders.png_of_size(tmp_path / "a.png", 50_000, 50_000)
+    with pytest.raises(BadRecord, match=r"a.png is 50000 x 50000, 2500 megapixels: .* data.max_megapixels \(100\)"):
+        Files(tmp_path, 100.0).size("a.png")
+
+
 @pytest.mark.parametrize(
     "encoding, text",
     [

@@ -1,6 +1,8 @@
 import base64
 import io
 import json
+import time
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -241,6 +243,19 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path, keys):
     assert [fault.reason for fault in data.faults] == ["geometry"] and len(data.images[0].objects) == 1
 
 
+@pytest.mark.parametrize("on_error", ["error", "skip"])
+def test_a_mask_is_not_drawn_in_a_size_that_no_image_may_have(tmp_path, on_error):
+    mask = shape("a,b,c", [[0, 0], [0, 0]], shape_type="mask", mask=png(np.full((1, 1), 255, np.uint8)))
+    for name in ("a", "b"):
+        folders.labelme(tmp_path / "raw", name, shape("a,b,c"))
+    folders.labelme(tmp_path / "raw", "c", mask, imageHeight=10**6, imageWidth=10**6)
+    if on_error == "skip":
+        assert len(converted(tmp_path / "raw", tasks(), on_error="skip")) == 2
+    else:
+        with pytest.raises(UserError, match=r"1 invalid record.*\n.*c.json: the annotated size is 1000000 x 1000000, "):
+            converted(tmp_path / "raw", tasks())
+
+
 def test_masks_and_polygons_of_a_group_are_one_object(tmp_path):
     square = np.full((5, 5), 255, np.uint8)
     folders.labelme(
@@ -251,6 +266,18 @@ def test_masks_and_polygons_of_a_group_are_one_object(tmp_path):
     )
     (item,) = read(tmp_path).images[0].objects
     assert mask(item.segmentation, HEIGHT, WIDTH).sum() == 100 + 25
+
+
+def test_a_polygon_far_outside_the_image_takes_no_time_beside_a_mask(tmp_path):
+    drawn = png(np.full((5, 5), 255, np.uint8))
+    far = [[-9e6, -9e6], [9e6, -9e6], [0, 10]]
+    beside = [[50, 5], [60, 5], [60, 9]]
+    parts = [shape("a,b,c", points, group_id=1) for points in (far, beside)]
+    parts.append(shape("a,b,c", [[20, 20], [24, 24]], shape_type="mask", mask=drawn, group_id=1))
+    folders.labelme(tmp_path, "a", *parts)
+    start = time.monotonic()
+    (item,) = read(tmp_path).images[0].objects
+    assert mask(item.segmentation, HEIGHT, WIDTH)[20:25, 20:25].all() and time.monotonic() - start < 0.6
 
 
 def test_a_rotated_rectangle_is_its_four_corners(tmp_path):
@@ -365,6 +392,13 @@ def test_an_embedded_image_can_be_written_to_a_file(tmp_path):
     assert embedded.unpack(tmp_path) == ["deep/a.png"]
     assert np.array_equal(PIL.Image.open(tmp_path / "deep" / "a.png"), pixels)
     assert not read(tmp_path).faults and embedded.unpack(tmp_path) == []
+
+
+@pytest.mark.parametrize("size, shown", [((HEIGHT, WIDTH), True), ((100, 100), False)])
+def test_an_embedded_image_that_is_too_large_is_not_decoded(tmp_path, size, shown):
+    folders.labelme(tmp_path, "a", shape("a,b,c"), imageData=png(np.zeros(size, np.uint8)))
+    (image,) = labelme.read(tmp_path, replace(FREE, max_megapixels=0.002)).images
+    assert (image.shown is not None) == shown
 
 
 def test_an_embedded_image_that_is_broken_is_named(tmp_path):

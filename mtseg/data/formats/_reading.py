@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.files import Files
 from mtseg.data.labels import Labels, Vocabulary
-from mtseg.data.polygons import is_inside
-from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, whole
+from mtseg.data.polygons import clip, is_inside
+from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, stated_size, whole
 from mtseg.data.splits import Splits
 
 LIST = r'\[\s*["\d]'  # the start of a .json that lists names or numbers, as of a split
@@ -45,13 +45,16 @@ class Reading:
 
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self.folder, self.vocabulary = folder, vocabulary
-        self.data, self.files = RawData(), Files(folder)
+        self.data, self.files = RawData(), Files(folder, vocabulary.max_megapixels)
         self.splits = Splits(self.files)
         self.listed: set[str] = set()  # images that an annotation file lists
 
     def shapes(self, image: str, size: tuple[int, int] | None) -> Shapes:
         """For the shapes of an image, whose size is stated or read from its file."""
         return Shapes(self.data, self.vocabulary, lambda: size or self.files.size(image))
+
+    def stated_size(self, height: Any, width: Any) -> tuple[int, int] | None:
+        return stated_size(height, width, self.vocabulary.max_megapixels)
 
     def finished(self, unlisted: str = UNLISTED) -> RawData:
         """The data, with the number of images that are not `listed`, which `unlisted` describes."""
@@ -132,7 +135,11 @@ class Shapes:
         if len(parts) == 1:
             return parts[0]
         size = self.size()
-        merged = coco_mask.merge([rle(part, *size) for part in parts])
+        drawn = [part for part in parts if isinstance(part, dict)]
+        for polygon in (polygon for part in parts if isinstance(part, list) for polygon in part):
+            clipped = clip(polygon, *size)  # pycocotools takes memory by the length of edges, also outside the image
+            drawn += [[clipped]] if len(clipped) >= 6 else []
+        merged = coco_mask.merge([rle(part, *size) for part in drawn])
         return {"size": list(size), "counts": merged["counts"].decode()}
 
 

@@ -53,7 +53,6 @@ from mtseg.data.raw import (
     named_by,
     no_object,
     read_value,
-    stated_size,
     whole,
 )
 from mtseg.data.splits import names_splits
@@ -213,7 +212,7 @@ class _File:
             raise BadRecord("broken json", "another image has the same id")
         file_name = self.reading.files.image(name, self._places)
         self.reading.listed.add(file_name)
-        size = stated_size(image.get("height"), image.get("width"))
+        size = self.reading.stated_size(image.get("height"), image.get("width"))
         own = self.reading.splits.of_record(image, self.reading.data) or self.split_of_id.get(str(_id(image)))
         if own and self.split and own != self.split:
             raise BadRecord("several splits", f"is of {own} by its own split, and of {self.split} by the file's name")
@@ -235,7 +234,7 @@ class _File:
         if labels is None:
             self.reading.data.leave("objects that data.mapping leaves out")
             return
-        outline, left_out = _outline(annotation)
+        outline, left_out = _outline(annotation, self.reading.vocabulary.max_megapixels)
         box, area = _box(annotation.get("bbox")), annotation.get("area")
         if (annotation.get("bbox") and not box) or not (area is None or _is_number(area)):
             self.reading.data.note("objects whose bbox or area is not of valid numbers, and is not compared")
@@ -405,7 +404,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, NUMBER) and -1e15 < value < 1e15
 
 
-def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
+def _outline(annotation: dict[str, Any], max_megapixels: float) -> tuple[Segmentation, int]:
     """The segmentation, and how many invalid polygons of it are left out."""
     value = annotation.get("segmentation")
     if not value and annotation.get("bbox"):
@@ -414,7 +413,7 @@ def _outline(annotation: dict[str, Any]) -> tuple[Segmentation, int]:
         return checked_polygons(_flat(polygon) for polygon in value)
     if isinstance(value, list) and all(isinstance(number, int | float) for number in value) and value:
         raise BadRecord("geometry", "segmentation is one polygon, expected polygons or an RLE: write [[x, y, ...]]")
-    return _rle(value), 0
+    return _rle(value, max_megapixels), 0
 
 
 def _flat(polygon: Any) -> Any:
@@ -424,7 +423,7 @@ def _flat(polygon: Any) -> Any:
     return polygon
 
 
-def _rle(value: Any) -> dict[str, Any]:
+def _rle(value: Any, max_megapixels: float) -> dict[str, Any]:
     if not isinstance(value, dict):
         hint = ", not text" if isinstance(value, str) else ""
         hint += ": write it without quotes" if str(value).lstrip().startswith(("[", "{")) else ""
@@ -434,8 +433,12 @@ def _rle(value: Any) -> dict[str, Any]:
         counts = value["counts"]
         if isinstance(counts, str) and counts.startswith(("b'", 'b"')):  # str() of bytes, as Python prints them
             counts = ast.literal_eval(counts).decode()
-        if isinstance(height, int) and isinstance(width, int) and len(counts) > LETTERS * (height * width + 2):
-            raise BadRecord("geometry", f"{NO_RLE}: it has more run lengths than {width} x {height} pixels")
+        if isinstance(height, int) and isinstance(width, int):
+            if min(height, width) < 1 or height * width > max_megapixels * 1e6:  # pycocotools would overflow
+                text = f"its size is {quoted(value['size'])}, expected height and width above 0"
+                raise BadRecord("geometry", f"{NO_RLE}: {text}, of at most {max_megapixels:g} megapixels")
+            if len(counts) > LETTERS * (height * width + 2):
+                raise BadRecord("geometry", f"{NO_RLE}: it has more run lengths than {width} x {height} pixels")
         counts = [whole(count) for count in counts] if isinstance(counts, list) else _runs(counts, height * width)
         if not all(isinstance(number, int) for number in (height, width, *counts)):
             raise BadRecord("geometry", f"{NO_RLE}: a size or a run length is not a whole number")

@@ -25,7 +25,7 @@ from mtseg.data.formats._reading import Reading, refuse_shape
 from mtseg.data.formats._xml import read_xml
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle, turned
-from mtseg.data.raw import BadRecord, RawData, RawImage, by, checked_polygon, stated_size
+from mtseg.data.raw import BadRecord, RawData, RawImage, by, checked_polygon
 
 UNDRAWN = ("label", "source", "occluded", "z_order", "group_id")  # keys of a shape that do not draw it
 
@@ -62,7 +62,7 @@ def _add_image(reading: Reading, where: str, path: PurePosixPath, image: Element
     places = dict.fromkeys((root / place).as_posix() for root in (path.parent, PurePosixPath(".")) for place in below)
     file_name = reading.files.image(image.get("name"), list(places))
     reading.listed.add(file_name)
-    size = stated_size(image.get("height"), image.get("width"))
+    size = reading.stated_size(image.get("height"), image.get("width"))
     split = reading.splits.of_name(subset) or given or reading.splits.of_folders(file_name)
     shapes, before = reading.shapes(file_name, size), len(reading.data.faults)
     for number, shape in enumerate(image, start=1):

@@ -41,7 +41,6 @@ from mtseg.data.raw import (
     items,
     named_by,
     read_value,
-    stated_size,
 )
 from mtseg.data.splits import names_splits
 
@@ -109,7 +108,7 @@ def _add_image(
             regions.setdefault(str(item.get("id", number)), []).append(item)
         elif item.get("type") != "relation":
             raise BadRecord("broken json", f"a result has the value {quoted(item.get('value'))}, expected an object")
-    sizes = {stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
+    sizes = {reading.stated_size(item.get("original_height"), item.get("original_width")) for item in results} - {None}
     if len(sizes) > 1:
         raise BadRecord("size", f"the regions state several sizes of the image: {', '.join(map(by, sorted(sizes)))}")
     size = next(iter(sizes), None)
@@ -287,5 +286,5 @@ def _brush(packed: list[int], size: tuple[int, int]) -> Segmentation:
         left -= run
         values += [take(word)] if equal else [take(word) for _ in range(run)]
         runs += [run] if equal else [1] * run
-    alpha = np.repeat(np.array(values), runs)[3::4].reshape(size)
-    return pasted(alpha > 0, 0, 0, size)
+    drawn = np.repeat(np.array(values) > 0, runs)[3::4].reshape(size)
+    return pasted(drawn, 0, 0, size)

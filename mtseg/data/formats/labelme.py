@@ -39,7 +39,6 @@ from mtseg.data.raw import (
     items,
     no_object,
     read_value,
-    stated_size,
     whole,
 )
 
@@ -55,6 +54,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     reading = Reading(folder, vocabulary)
     data, files = reading.data, reading.files
     groups: set[str] = set()
+    most = int(vocabulary.max_megapixels * 1e6)
     joined = 0  # images whose shapes are fewer objects
     for where in files.ending(".json"):
         with data.refusing(where):
@@ -68,7 +68,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             shapes = items(raw, "shapes")
             image = _image(files, where, raw)
             reading.listed.add(image)
-            size = stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
+            size = reading.stated_size(raw.get("imageHeight"), raw.get("imageWidth"))
             found, before = reading.shapes(image, size), len(data.faults)
             for number, shape in enumerate(shapes, start=1):
                 with data.refusing(f"{where}, shape {number}"):
@@ -77,7 +77,7 @@ def read(folder: Path, vocabulary: Vocabulary) -> RawData:
             objects = found.objects()
             groups |= {str(whole(shape.get("group_id"))) for shape in shapes}
             joined += len(shapes) > len(objects)
-            stated, shown = _other_name(files, where, raw, image), _embedded(folder / image, raw.get("imageData"))
+            stated, shown = _other_name(files, where, raw, image), _embedded(folder / image, raw.get("imageData"), most)
             data.images.append(RawImage(where, image, size, split, objects, stated, len(data.faults) - before, shown))
     if joined > 1 and len(groups) == 1 and not is_no_group(group := groups.pop()):
         text = f"images with several shapes in one object, as all shapes of the data have the group_id {group}"
@@ -106,14 +106,14 @@ def _other_name(files: Files, where: str, raw: dict[str, Any], image: str) -> st
     return None if copied else stated
 
 
-def _embedded(path: Path, data: Any) -> tuple[tuple[int, int], np.ndarray] | None:
+def _embedded(path: Path, data: Any, most: int) -> tuple[tuple[int, int], np.ndarray] | None:
     """Height and width, and the thumbnail, of the image in `imageData`, if it is not the file's bytes. Data that are no
-    image are not compared."""
+    image, or one of more than `most` pixels, are not compared."""
     try:
         content = base64.b64decode(data or "")
         if not content or content == path.read_bytes():
             return None
-        with open_lazily(io.BytesIO(content), MOST_PIXELS) as opened:
+        with open_lazily(io.BytesIO(content), most) as opened:
             return duplicates.upright(opened)
     except DECODE_ERRORS:
         return None

@@ -53,7 +53,7 @@ def recognises(files: Files) -> str | None:
 
 def read(folder: Path, vocabulary: Vocabulary) -> RawData:
     """Read the masks of every SegmentationObject/ and masks/ of a folder."""
-    data, files = RawData(), Files(folder)
+    data, files = RawData(), Files(folder, vocabulary.max_megapixels)
     splits = Splits(files)
     masks: set[str] = set()
     for place in files.folders(OBJECTS):
