@@ -40,12 +40,15 @@ def control(name: str) -> str | None:
     return found and found.encode("unicode_escape").decode()
 
 
-def unscrambled(name: str) -> str | None:
+def unscrambled(name: str, times: int = 4) -> str | None:
     """The likely spelling of a name that was escaped, such as "Gr&uuml;n", or whose UTF-8 was read in another encoding,
-    as that of "GrÃ¼n"; None for others, which are hardly ever valid UTF-8 when they are written back."""
+    as that of "GrÃ¼n"; None for others, which are hardly ever valid UTF-8 when they are written back. times: that it
+    was escaped or read so, at most."""
+    if not times:
+        return None
     plain = html.unescape(re.sub(r"(?:\\u|#U)([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), name))
     if plain != name:
-        return unscrambled(plain) or plain
+        return unscrambled(plain, times - 1) or plain
     if name.isascii():
         return None
     # the second half of à and í are a blank and an invisible character, which `clean` takes out
@@ -56,7 +59,7 @@ def unscrambled(name: str) -> str | None:
             found = b"".join(c.encode("latin-1" if "\x7f" < c < "\xa0" else encoding) for c in whole).decode()
             rare = encoding == "gbk" and any("\x7f" < c < "\u0800" for c in found)  # Chinese would be read as Greek
             if found != whole and not rare:
-                return unscrambled(found) or found
+                return unscrambled(found, times - 1) or found
     return None
 
 

@@ -44,6 +44,7 @@ def test_the_likely_spelling_of_a_name_that_was_read_in_another_encoding(encodin
     twice = "Gr\u00fcn".encode().decode("cp1252").encode().decode("cp1252")
     assert unscrambled(twice) == "Gr\u00fcn"
     assert unscrambled("Gr&uuml;n") == unscrambled("Gr\\u00fcn") == unscrambled("Gr#U00fcn") == "Gr\u00fcn"
+    assert unscrambled("&amp;amp;uuml;") == "\u00fc" and unscrambled("&" + "amp;" * 1000).startswith("&amp;")
     assert unscrambled("\u6c7d\u8f66".encode().decode("gbk")) == "\u6c7d\u8f66"
     assert unscrambled(clean("voil\u00e0".encode().decode("latin-1"))) == "voil\u00e0"
 
