@@ -22,7 +22,7 @@ from mtseg.data.raw import MEGAPIXELS, BadRecord, check_megapixels
 
 # leading folders of a stated file name that tools add, and that need not exist
 LAYOUT = {"", ".", "data", "image", "images", "img", "imgs", "jpegimages", "upload"}
-ANNOTATIONS = (".csv", ".json", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+ANNOTATIONS = ("", ".csv", ".json", ".jsonl", ".lst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 SCHEME = "[A-Za-z][A-Za-z0-9+.-]+://"
 SYSTEM, MEMORY = ("/dev/", "/proc/", "/sys/"), "/dev/shm/"  # folders without end, and one of common files among them
 POINTER = b"version https://git-lfs"
@@ -194,7 +194,7 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
         try:
             facts = os.stat(path)
         except OSError:
-            if name.lower().endswith(ANNOTATIONS):
+            if suffix_of(name).lower() in ANNOTATIONS:
                 raise UserError(f"{path} is a link to nothing: restore its file, or remove it") from None
             continue  # a missing image, if an annotation names it
         if facts.st_size < 200 and stat.S_ISREG(facts.st_mode) and Path(path).read_bytes().startswith(POINTER):
@@ -202,7 +202,7 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
         system = os.path.realpath(path) if follow_links else root
         if not stat.S_ISREG(facts.st_mode) or _of_system(system):
             raise UserError(f"{path} is {NO_DATA}")
-        if facts.st_size > most * 1e6 and name.lower().endswith(ANNOTATIONS):
+        if facts.st_size > most * 1e6 and suffix_of(name).lower() in ANNOTATIONS:
             size = f"{facts.st_size / 1e6:,.0f} MB"
             raise UserError(
                 f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"

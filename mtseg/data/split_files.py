@@ -91,6 +91,8 @@ def listed(files: Files, raw: RawData, annotations: Set[str]) -> Listed:
         except _NotUnderstood as reason:
             if says_split(stem) or isinstance(reason, _Unclear):
                 found.not_understood[path] = str(reason)
+        except RecursionError:
+            raise UserError(f"{path} (in data.raw) cannot be read: it is nested too deep") from None
     loose = {path: split or meaning(path) for path, split in texts.items() if split or not path.endswith(TABLES)}
     exact = len({*texts.values()} - {None}) > 1
     several = len({*loose.values()}) > 1  # autosplit_train.txt is of train, crash_test.txt alone of none

@@ -355,10 +355,11 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     assert r"caf\udce9.png: the name is not UTF-8" in refused(tmp_path)
 
 
-def test_a_very_large_annotation_file_is_refused(tmp_path):
-    with (tmp_path / "a.json").open("wb") as file:
+@pytest.mark.parametrize("name", ["a.json", "split.jsonl", "train"])
+def test_a_very_large_annotation_file_is_refused(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
         file.truncate(2 * 10**6)
-    assert "a.json has 2 MB: split" in refused(tmp_path)
+    assert f"{name} has 2 MB: split" in refused(tmp_path)
     check_files(tmp_path, follow_links=False, most=3)
 
 

@@ -731,6 +731,14 @@ def test_a_broken_list_of_splits_is_refused_where_records_are_skipped(raw):
         split(raw, on_error="skip")
 
 
+@pytest.mark.parametrize("file, depth", [("split.jsonl", 5000), ("split.json", 800)])
+def test_a_list_of_splits_that_is_nested_too_deep_is_one_line(raw, file, depth):
+    write(raw, *NAMES)
+    (raw / file).write_text('{"a":' * depth + "1" + "}" * depth)
+    with pytest.raises(UserError, match=f"{file} .*cannot be read: it is nested too deep"):
+        split(raw)
+
+
 def test_lists_of_single_classes_of_pascal_voc_are_no_splits(raw):
     write(raw, *NAMES)
     lines = {"train": "a\nb\n", "val": "c\n", "car_train": "a 1\nb -1\n", "car_val": "b 1\n"}
