@@ -26,6 +26,7 @@ ANNOTATIONS = ("", ".csv", ".json", ".jsonl", ".lst", ".tsv", ".txt", ".xml", ".
 SCHEME = "[A-Za-z][A-Za-z0-9+.-]+://"
 SYSTEM, MEMORY = ("/dev/", "/proc/", "/sys/"), "/dev/shm/"  # folders without end, and one of common files among them
 POINTER = b"version https://git-lfs"
+LOST = "lost+found"  # at the top of a disk, only for root to read
 NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
 
 
@@ -33,18 +34,20 @@ class Files:
     """The files of a folder and its subfolders, also linked ones, except hidden ones. Names are relative, with `/`.
 
     Links are followed and not resolved: DVC may link files into the folder. A link to a folder above it is not
-    followed: it would have no end. Which links are allowed: `check_files`."""
+    followed: it would have no end. Which links are allowed: `check_files`. Raises UserError for a folder that cannot be
+    read."""
 
     def __init__(self, folder: Path, max_megapixels: float = MEGAPIXELS) -> None:
         self.folder, self._max_megapixels = folder, max_megapixels
         self.names: list[str] = []
         above = {str(folder): (os.path.realpath(folder),)}  # by folder: the real path of itself, and of those above it
-        for path, folders, names in os.walk(folder, followlinks=True):
+        for path, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
             own = above.pop(path)
             for name in folders:
                 inside = os.path.join(path, name)
                 real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
-                if not name.startswith(".") and real not in own and not _of_system(real):
+                hidden = name.startswith(".") or name == LOST
+                if not hidden and real not in own and not _of_system(real):
                     above[inside] = (real, *own)
             folders[:] = [name for name in folders if os.path.join(path, name) in above]
             place = Path(path).relative_to(folder).as_posix()
@@ -208,6 +211,10 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
                 f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
             )
     return files
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}): grant the right to read it, or remove it")
 
 
 def _of_system(real: str) -> bool:

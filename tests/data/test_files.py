@@ -1,5 +1,6 @@
 """What readers share: images by stated name, splits by name, encodings, and which format a folder is in."""
 
+import errno
 import json
 import os
 import tempfile
@@ -348,6 +349,19 @@ def test_a_folder_in_memory_is_no_device():
         folders.draw(Path(folder) / "a" / "1.png")
         check_files(Path(folder), follow_links=False, most=1)
         assert Files(Path(folder)).names == ["a/1.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused_but_one_of_the_disk(tmp_path, monkeypatch):
+    def scandir(path, scan=os.scandir):
+        if str(path).endswith(("closed", "lost+found")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (tmp_path / "lost+found").mkdir()
+    check_files(tmp_path, follow_links=False, most=1)
+    (tmp_path / "a" / "closed").mkdir(parents=True)
+    assert f"{tmp_path}/a/closed cannot be read (Permission denied)" in refused(tmp_path)
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path):
