@@ -7,6 +7,7 @@ in doubt is a remark, of which `convert` prints a warning with the number of obj
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from mtseg.core.errors import one_line
 from mtseg.core.masks import Box, Segmentation
 from mtseg.core.tables import Image, Instance
 from mtseg.data import duplicates, edges
-from mtseg.data.polygons import Measure, is_inside
+from mtseg.data.polygons import Measure, enclosed
 from mtseg.data.raw import BadRecord, RawObject, by
 
 if TYPE_CHECKING:
@@ -486,8 +487,7 @@ def _states_hole(item: RawObject, measure: Measure, instance: Instance) -> bool:
         measure.areas
     ):  # it would be twice the inner area less
         return False
-    pairs = zip(item.segmentation, measure.areas, strict=True)
-    inner = sum(area for polygon, area in pairs if is_inside(polygon, item.segmentation))
+    inner = sum(itertools.compress(measure.areas, enclosed(item.segmentation)))
     return inner > 0 and abs(item.area - (measure.area - 2 * inner)) < 0.25 * abs(item.area - instance.area)
 
 

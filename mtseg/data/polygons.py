@@ -125,14 +125,15 @@ def turned(points: np.ndarray, x: float, y: float, angle: float) -> list[float]:
     return ((points - (x, y)) @ np.array([[cos, sin], [-sin, cos]]) + (x, y)).ravel().tolist()
 
 
-def is_inside(polygon: Sequence[float], polygons: Sequence[Sequence[float]]) -> bool:
-    """Whether another, larger one encloses a polygon."""
-    points = np.array(polygon, dtype=np.float32).reshape(-1, 2)
-    for other in polygons:
-        outer = np.array(other, dtype=np.float32).reshape(-1, 2)
-        if other is not polygon and cv2.contourArea(outer) > cv2.contourArea(points):
-            low, high = outer.min(axis=0), outer.max(axis=0)
-            if (points >= low).all() and (points <= high).all():
-                if all(cv2.pointPolygonTest(outer, (float(x), float(y)), False) >= 0 for x, y in points):
-                    return True
-    return False
+def enclosed(polygons: Sequence[Sequence[float]]) -> list[bool]:
+    """Of each polygon whether another, larger one of them encloses it."""
+    points = [np.array(polygon, dtype=np.float32).reshape(-1, 2) for polygon in polygons]
+    areas = np.array([cv2.contourArea(own) for own in points])
+    low, high = np.array([own.min(axis=0) for own in points]), np.array([own.max(axis=0) for own in points])
+    found = []
+    for own, area, least, most in zip(points, areas, low, high, strict=True):
+        # an object of a hostile file may have a hundred thousand: few are round this one
+        around = np.flatnonzero((areas > area) & (low <= least).all(axis=1) & (high >= most).all(axis=1))
+        corners = [(float(x), float(y)) for x, y in own] if len(around) else []
+        found.append(any(all(cv2.pointPolygonTest(points[i], c, False) >= 0 for c in corners) for i in around))
+    return found

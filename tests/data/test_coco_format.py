@@ -10,7 +10,9 @@ from pycocotools import mask as coco_mask
 from mtseg.core.errors import UserError, quoted
 from mtseg.core.masks import mask
 from mtseg.data.formats import coco as coco_format
+from mtseg.data.formats._reading import note_duplicates
 from mtseg.data.labels import Vocabulary
+from mtseg.data.raw import RawData, RawObject
 from tests.data import folders
 from tests.data.folders import HEIGHT, WIDTH, annotation, converted, tasks
 
@@ -187,6 +189,18 @@ def test_a_file_that_is_not_coco_is_named(tmp_path, content):
     (tmp_path / "annotations" / "all.json").write_text(content)
     (fault,) = read(tmp_path).faults
     assert fault.where == "annotations/all.json"
+
+
+def test_many_categories_and_equal_outlines_take_no_long_time(tmp_path):
+    path = folders.coco(tmp_path, "all", [], names=range(20_000))
+    raw = json.loads(path.read_text())
+    raw["categories"][-1]["id"] = 19_999
+    path.write_text(json.dumps(raw))
+    start = time.monotonic()
+    assert [fault.text for fault in read(tmp_path).faults] == ["two categories have id 19999"]
+    data = RawData()
+    note_duplicates(data, [RawObject("", {"part": "a"}, [[1.0, 2.0, 3.5] * 100]) for _ in range(5000)])
+    assert [*data.warnings.values()] == [4999] and time.monotonic() - start < 2
 
 
 def test_linked_images_are_in_the_folder(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pycocotools import mask as coco_mask
 from mtseg.core.masks import Segmentation, rle
 from mtseg.data.files import Files
 from mtseg.data.labels import Labels, Vocabulary
-from mtseg.data.polygons import clip, is_inside
+from mtseg.data.polygons import clip, enclosed
 from mtseg.data.raw import BadRecord, Fault, RawData, RawObject, stated_size, whole
 from mtseg.data.splits import Splits
 
@@ -145,19 +146,19 @@ class Shapes:
 
 def leave_inner(data: RawData, polygons: Sequence[Sequence[float]]) -> None:
     """Count the polygons of an object that lie inside another one of it."""
-    if inside := sum(is_inside(polygon, polygons) for polygon in polygons):
+    if inside := sum(enclosed(polygons)):
         data.leave("polygons inside another one of their object (a union: they cut no hole)", inside)
 
 
 def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
     """Count the objects of one image that equal an earlier one in outline, and those that do so in labels too."""
-    seen: dict[Any, list[tuple[Segmentation, Labels]]] = {}
+    seen: dict[Any, set[frozenset[tuple[str, str | None]]]] = {}
     for item in objects:
         outline = item.segmentation
-        start = tuple(outline[0][:4]) if isinstance(outline, list) else outline["counts"]
-        equals = seen.setdefault((item.crowd, start), [])
-        others = [labels for other, labels in equals if other == outline]
-        if item.labels in others:
+        drawn = outline["counts"] if isinstance(outline, dict) else tuple(array("d", own).tobytes() for own in outline)
+        others = seen.setdefault((item.crowd, drawn), set())
+        labels = frozenset(item.labels.items())
+        if labels in others:
             data.warn(
                 "duplicates: objects with the labels and outline of another object of their image (likely cause: a "
                 "file merged twice)"
@@ -167,7 +168,7 @@ def note_duplicates(data: RawData, objects: Iterable[RawObject]) -> None:
                 "objects with the outline of another object of their image, and other labels (likely cause: labels "
                 "were corrected in one of two copies)"
             )
-        equals.append((outline, item.labels))
+        others.add(labels)
 
 
 def is_no_group(group: Any) -> bool:

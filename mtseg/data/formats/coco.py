@@ -378,7 +378,7 @@ def _names(categories: list[dict[str, Any]]) -> dict[int | str, Any]:
     names = {_id(category): category.get("name") for category in categories}
     if len(names) < len(categories):
         ids = [_id(category) for category in categories]
-        double = next(key for key in ids if ids.count(key) > 1)
+        double = next(key for key, count in Counter(ids).items() if count > 1)
         raise BadRecord("broken json", f"two categories have id {quoted(double)}")
     return names
 
