@@ -24,6 +24,7 @@ COMMAS = re.compile("[,，、﹐]")
 # blanks, hyphens and underscores between words; between numbers they matter: 1-1 is not 11
 SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=\w)[\s_-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_-]+$")
 SCRAMBLING = ("cp1252", "mac-roman", "cp437", "cp1251", "gbk")  # in which UTF-8 is read by mistake
+LONGEST = 1000
 BACKGROUND = {"background", "bg", "noobject", "nothing", "unlabeled", "unlabelled", "void"}
 BACKGROUND |= {"nan", "null", "undefined"}  # as Python and JavaScript write a missing name
 
@@ -83,7 +84,10 @@ def means_background(name: str) -> bool:
 
 @lru_cache(2**16)
 def shape(name: str) -> str:
-    """The same for names that look nearly the same."""
+    """The same for names that look nearly the same. One of more than `LONGEST` characters is alike to itself only: the
+    time grows with the square of its blanks."""
+    if len(name) > LONGEST:
+        return name
     plain = unicodedata.normalize("NFKC", name).translate(JOINERS).translate(LOOK_ALIKE).casefold()
     return SEPARATORS.sub("", plain)
 

@@ -1,5 +1,7 @@
 """Names that look the same are distinguished, and the difference is named."""
 
+import time
+
 import pytest
 
 from mtseg.core.names import clean, difference, means_background, twins, unscrambled
@@ -12,6 +14,11 @@ def test_twins_differ_in_case_look_alike_characters_blanks_or_hyphens():
     assert twins(["traffic light", "trafficlight", "\uff54raffic_light"]) != []
     assert twins(["kapi", "kap\u0131"]) != []
     assert twins(["left", "right", "l", "r", "1-1", "11", "-1", "1", "to\u0440", "tour"]) == []
+
+
+def test_a_name_of_many_underscores_takes_no_time():
+    start = time.monotonic()
+    assert twins(["_" * 20_000 + "!", "a"]) == [] and time.monotonic() - start < 1
 
 
 def test_marks_that_cannot_be_seen_are_no_part_of_a_name():
