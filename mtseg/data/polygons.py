@@ -129,11 +129,12 @@ def enclosed(polygons: Sequence[Sequence[float]]) -> list[bool]:
     """Of each polygon whether another, larger one of them encloses it."""
     points = [np.array(polygon, dtype=np.float32).reshape(-1, 2) for polygon in polygons]
     areas = np.array([cv2.contourArea(own) for own in points])
-    low, high = np.array([own.min(axis=0) for own in points]), np.array([own.max(axis=0) for own in points])
+    # left, top, and right and bottom negated, [4, N]: those of a polygon around another are less
+    sides = np.array([[*own.min(axis=0), *-own.max(axis=0)] for own in points]).T.copy()
     found = []
-    for own, area, least, most in zip(points, areas, low, high, strict=True):
+    for own, area, side in zip(points, areas, sides.T, strict=True):
         # an object of a hostile file may have a hundred thousand: few are round this one
-        around = np.flatnonzero((areas > area) & (low <= least).all(axis=1) & (high >= most).all(axis=1))
+        around = np.flatnonzero((areas > area) & (sides <= side[:, None]).all(axis=0))
         corners = [(float(x), float(y)) for x, y in own] if len(around) else []
         found.append(any(all(cv2.pointPolygonTest(points[i], c, False) >= 0 for c in corners) for i in around))
     return found
