@@ -34,7 +34,7 @@ from mtseg.core.params import SLIMMEST, Data, Task
 from mtseg.core.tables import Image, Instance
 from mtseg.data import coco, duplicates, facts, flatten, formats, label_order, labels, polygons, splitting
 from mtseg.data.files import check_files
-from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily
+from mtseg.data.images import DECODE_ERRORS, DEEP, open_lazily, pillow
 from mtseg.data.labels import Labels
 from mtseg.data.polygons import Measure
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by, check_megapixels
@@ -249,9 +249,10 @@ def _read(path: Path, max_megapixels: float) -> Contents | BadRecord:
             if max(width, height) > SLIMMEST * min(width, height):
                 message = f"{path.name} is {width} x {height}, an aspect ratio above {SLIMMEST}: crop it"
                 return BadRecord("size", message)
-            # a phone's JPEG may have a preview as second frame
-            animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
-            orientation = opened.getexif().get(0x0112, 1)
+            with pillow():
+                # a phone's JPEG may have a preview as second frame
+                animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
+                orientation = opened.getexif().get(0x0112, 1)
             (height, width), thumbnail = duplicates.upright(opened)
     except BadRecord as bad:
         return bad

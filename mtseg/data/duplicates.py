@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.spatial import cKDTree
 
+from mtseg.data.images import pillow
+
 SIDE = 32  # pixels of a thumbnail's side
 ALIKE = 0.98
 NOISE = 2  # mean difference in grey levels that compression explains in images of little contrast
@@ -31,8 +33,10 @@ def upright(opened: Image.Image) -> tuple[tuple[int, int], np.ndarray]:
     """Height and width, and the thumbnail, of an opened image as its EXIF orientation turns it. A JPEG is decoded at a
     fraction of its size."""
     width, height = opened.size
-    turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    opened.draft("L", (4 * SIDE, 4 * SIDE))
+    with pillow():
+        turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        opened.draft("L", (4 * SIDE, 4 * SIDE))
+        opened.load()
     return (width, height) if turned else (height, width), thumbnail(ImageOps.exif_transpose(opened))
 
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 from mtseg.core.errors import UserError, quoted
 from mtseg.core.names import unscrambled
-from mtseg.data.images import DECODE_ERRORS, open_lazily, suffixes
+from mtseg.data.images import DECODE_ERRORS, open_lazily, pillow, suffixes
 from mtseg.data.raw import MEGAPIXELS, BadRecord, check_megapixels
 
 # leading folders of a stated file name that tools add, and that need not exist
@@ -138,7 +138,8 @@ class Files:
             with open_lazily(self.folder / image, sys.maxsize) as opened:
                 width, height = opened.size
                 check_megapixels(PurePosixPath(image).name, width, height, self._max_megapixels)
-                rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                with pillow():
+                    rotated = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         except FileNotFoundError:
             raise BadRecord("missing image", f"{image} is a link to a file that does not exist") from None
         except DECODE_ERRORS as error:

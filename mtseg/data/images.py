@@ -66,7 +66,7 @@ def decode(file: Path | BinaryIO, *, side: int | None = None, most: int | None =
     limit, 179 million, above which a file that is not one's own may be an attack. Raises FileNotFoundError, or one of
     DECODE_ERRORS."""
     with open_lazily(file, most) as opened:
-        with _pillow():
+        with pillow():
             if side:
                 opened.draft("RGB", (side, side))
             opened.load()
@@ -108,12 +108,12 @@ def open_lazily(file: Path | BinaryIO, most: int | None) -> PIL.Image.Image:
         if not file.is_file():  # opening a FIFO would wait forever
             raise ValueError("it is not a regular file")
         raise ValueError("the file is empty")  # also those of /proc, some of which wait
-    with _pillow():
+    with pillow():
         return _open(file, most)
 
 
 @contextmanager
-def _pillow() -> Iterator[None]:
+def pillow() -> Iterator[None]:
     """Around calls of Pillow's plugins alone, whose errors for damaged files can be of any type, as AttributeError for
     SPIDER. Those that are not in DECODE_ERRORS become ValueError."""
     try:

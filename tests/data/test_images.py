@@ -1,5 +1,6 @@
 """Reading the pixels of an image, and errors of one line."""
 
+import base64
 import io
 import os
 import struct
@@ -7,6 +8,7 @@ import struct
 import numpy as np
 import PIL.EpsImagePlugin
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 
 from mtseg.core.errors import UserError
@@ -137,6 +139,30 @@ def test_an_error_of_any_type_in_a_decoder_names_the_image(tmp_path):
         PIL.Image.open(tmp_path / "a.spi")
     with pytest.raises(UserError, match=r"a\.spi: .*the file is damaged"):
         images.open_image(tmp_path, Image(1, "a.spi", 16, 12))
+
+
+def test_an_error_of_any_type_in_a_decoder_is_a_bad_record(tmp_path, monkeypatch):
+    def load(self):
+        raise AttributeError("of the plugin")
+
+    drawn = {"shape_type": "mask", "points": [[0, 0], [1, 1]]}
+    content = io.BytesIO()
+    PIL.Image.new("L", (2, 2), 255).save(content, "png")
+    drawn["mask"] = base64.b64encode(content.getvalue()).decode()
+    folders.labelme(tmp_path / "raw", "a", folders.shape("x"))
+    folders.labelme(tmp_path / "raw", "b", folders.shape("x", **drawn))
+    folders.draw(tmp_path / "voc" / "images" / "a.jpg")
+    folders.draw(tmp_path / "voc" / "masks" / "a" / "x_1.png")
+    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(UserError) as caught:
+        folders.converted(tmp_path / "raw", folders.tasks(part="auto"))
+    lines = [line for line in str(caught.value).splitlines() if ".json" in line]
+    assert [line.partition(": ")[2] for line in lines] == [
+        *[f"{name}.png does not decode: the file is damaged" for name in "ab"],
+        "`mask` is not a PNG in base64",
+    ]
+    with pytest.raises(UserError, match="masks/a/x_1.png: does not decode: the file is damaged"):
+        folders.converted(tmp_path / "voc", folders.tasks(part="auto"), format="masks")
 
 
 def test_postscript_is_never_run_and_a_pipe_never_waited_for(tmp_path, monkeypatch):

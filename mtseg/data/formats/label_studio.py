@@ -28,7 +28,7 @@ from mtseg.core.masks import Segmentation
 from mtseg.data.files import Files
 from mtseg.data.formats._rasters import pasted
 from mtseg.data.formats._reading import LIST, Reading, Shapes, begins, json_with, refuse_shape
-from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, suffixes
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, pillow, suffixes
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle, turned
 from mtseg.data.raw import (
@@ -257,6 +257,8 @@ def _bitmask(address: str, size: tuple[int, int]) -> Segmentation:
         drawn = open_lazily(io.BytesIO(content), MOST_PIXELS)
         if drawn.size != size[::-1]:
             raise BadRecord("size", f"the bitmask is {drawn.width} x {drawn.height}, the image is {by(size)}")
+        with pillow():
+            drawn.load()
         alpha = np.array(drawn.convert("RGBA"))[..., 3]
     except (*DECODE_ERRORS, AttributeError):
         raise BadRecord("geometry", "the bitmask is not a PNG in base64") from None

@@ -26,7 +26,7 @@ from mtseg.data import duplicates
 from mtseg.data.files import Files
 from mtseg.data.formats._rasters import pasted
 from mtseg.data.formats._reading import Reading, Shapes, is_no_group, json_with, refuse_shape
-from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, pillow
 from mtseg.data.labels import Vocabulary
 from mtseg.data.polygons import ellipse, rectangle
 from mtseg.data.raw import (
@@ -199,6 +199,8 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Segmentation:
         if drawn.width * drawn.height > math.prod(size):
             message = f"the mask has {drawn.width} x {drawn.height} pixels, the image {by(size)}"
             raise BadRecord("geometry", message)
+        with pillow():
+            drawn.load()
         pixels = np.array(drawn.convert("L")) > 0
     except DECODE_ERRORS:
         raise BadRecord("geometry", "`mask` is not a PNG in base64") from None

@@ -28,7 +28,7 @@ from mtseg.core.errors import quoted
 from mtseg.data.files import Files
 from mtseg.data.formats._rasters import pasted
 from mtseg.data.formats._reading import note_duplicates
-from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily
+from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, open_lazily, pillow
 from mtseg.data.labels import Vocabulary
 from mtseg.data.raw import BadRecord, Fault, RawData, RawImage, RawObject, by, read_text
 from mtseg.data.splits import Splits
@@ -232,6 +232,8 @@ def _values(files: Files, where: str, size: tuple[int, int]) -> tuple[np.ndarray
         with open_lazily(files.folder / where, MOST_PIXELS) as opened:
             if opened.width * opened.height > math.prod(size):
                 raise BadRecord("size", f"is {opened.width} x {opened.height}, the image is {size[1]} x {size[0]}")
+            with pillow():
+                opened.load()
             if opened.mode == "P":
                 palette = np.array(opened.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
                 return np.asarray(opened).astype(np.int64), dict(enumerate(_packed(palette).tolist()))
