@@ -17,14 +17,14 @@ from mtseg.core.errors import UserError, quoted
 from mtseg.data.files import Files
 
 FORMATS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
-# formats that are named and not read, by what their files have at the start; a search goes once through it: \A and ?>
-OTHERS = {
+OTHERS = {  # formats that are named and not read, by what their files have at the start
     "VIA (VGG Image Annotator)": "_via_settings|shape_attributes",
+    # \A and ?>: goes through the text once, and not once for each of its "tags" and "size"
     "Supervisely": r'"(classTitle|classId)"|\A(?>.*?"tags")(?>.*?"size").*"objects"',
     "Cityscapes": '"imgHeight"',
     "ISAT": r'"description"\s*:\s*"ISAT"',
     "Labelbox": '"data_row"|"Labeled Data"',
-    "Datumaro": r'\A(?>.*?"categories"\s*:\s*\{).*"items"',
+    "Datumaro": r'"categories"\s*:\s*\{.*"items"',
     "V7 Darwin": r'"slots"\s*:',
     "Segment Anything (SA-1B), which has no classes": r'^\s*\{\s*"image"\s*:\s*\{',
     "nnU-Net, whose masks have the class of each pixel and no objects": r'"(channel_names|numTraining)"\s*:',
