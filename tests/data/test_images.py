@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import PIL.EpsImagePlugin
 import PIL.Image
-import PIL.PngImagePlugin
+import PIL.ImageFile
 import pytest
 
 from mtseg.core.errors import UserError
@@ -149,16 +149,17 @@ def test_an_error_of_any_type_in_a_decoder_is_a_bad_record(tmp_path, monkeypatch
     content = io.BytesIO()
     PIL.Image.new("L", (2, 2), 255).save(content, "png")
     drawn["mask"] = base64.b64encode(content.getvalue()).decode()
-    folders.labelme(tmp_path / "raw", "a", folders.shape("x"))
+    folders.labelme(tmp_path / "raw", "a", folders.shape("x")).with_suffix(".png").unlink()
+    folders.draw(tmp_path / "raw" / "a.jpg")
     folders.labelme(tmp_path / "raw", "b", folders.shape("x", **drawn))
     folders.draw(tmp_path / "voc" / "images" / "a.jpg")
     folders.draw(tmp_path / "voc" / "masks" / "a" / "x_1.png")
-    monkeypatch.setattr(PIL.PngImagePlugin.PngImageFile, "load", load)
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", load)
     with pytest.raises(UserError) as caught:
         folders.converted(tmp_path / "raw", folders.tasks(part="auto"))
     lines = [line for line in str(caught.value).splitlines() if ".json" in line]
     assert [line.partition(": ")[2] for line in lines] == [
-        *[f"{name}.png does not decode: the file is damaged" for name in "ab"],
+        *[f"{name} does not decode: the file is damaged" for name in ("a.jpg", "b.png")],
         "`mask` is not a PNG in base64",
     ]
     with pytest.raises(UserError, match="masks/a/x_1.png: does not decode: the file is damaged"):
