@@ -34,7 +34,8 @@ def main() -> None:
             print(finding.line())
     if errors := of_severity(findings, "error"):
         raise UserError.many("fix these before training:", [finding.text() for finding in errors])
-    print(f"Errors: 0, warnings: {counts['warnings']}. Training can start.")
+    warnings = f", {n} warning{'s' * (n > 1)}" if (n := counts["warnings"]) else ""
+    print(f"No errors{warnings}: training can start.")
 
 
 if __name__ == "__main__":

@@ -119,11 +119,12 @@ class Outlines:
         return float(other.sharpness(self.scaled(other.edges)))
 
     def drawn_as(self, other: Outlines) -> float:
-        """Share of the points that lie on outlines of another image, to a pixel."""
+        """How many more points than by chance lie on outlines of another image, to a pixel, of 1."""
         drawn = np.zeros(other.edges.shape, dtype=bool)
         drawn[tuple(other.points.T)] = True
+        near = binary_dilation(drawn, np.ones((3, 3)))
         places = np.rint(self.scaled(other.edges)).astype(int)
-        return float(binary_dilation(drawn, np.ones((3, 3)))[tuple(places.T)].mean())
+        return float((near[tuple(places.T)].mean() - near.mean()) / max(1 - near.mean(), 1e-9))
 
     def turned(self) -> np.ndarray:
         """The points after each change of `TURNED`, [changes, N, 2]."""
@@ -153,7 +154,7 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         return []
     count, change = f"{len(images)} images", "compare the raw annotations with their images"
     (x, y), gain = best_shift(images)
-    if max(abs(x), abs(y)) > SMALL_SHIFT and gain.mean() > max(FAINT, STANDARD_ERRORS * standard_error(gain)):
+    if max(abs(x), abs(y)) > SMALL_SHIFT and gain.mean() > STANDARD_ERRORS * standard_error(gain):
         evidence = (
             f"outlines fit the edges of their images best when shifted by ({x:+d}, {y:+d}) pixels in images "
             f"{images[0].edges.shape[1]} pixels wide (edge strength {with_interval(gain)}, {count})"
@@ -163,7 +164,7 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
     gains = np.array([image.sharpness(image.turned()) for image in images]).T - own
     best = int(gains.mean(1).argmax())
     (cause, text, _), gain = TURNED[best], gains[best]
-    if gain.mean() > max(FAINT, STANDARD_ERRORS * standard_error(gain)):
+    if gain.mean() > STANDARD_ERRORS * standard_error(gain):
         evidence = f"outlines fit the image edges better if {text}: edge strength {with_interval(gain)}, {count}"
         return [Finding(cause, "warning", evidence, change, split)]
     steps = [len(images) // 4, len(images) // 2, 3 * len(images) // 4]

@@ -223,8 +223,11 @@ def contradictory(small: Thumbnails, images: Images, tasks: Sequence[Task]) -> I
         )
         evidence += f"of the same objects (tasks: {', '.join(sorted(differ))}): {' and '.join(found[0])}"
         severity = "warning" if len(found) >= max(FEWEST_COPIES, MANY * len(small.names)) else "note"
-        change = "keep one of the copies, with the right labels"
-        yield Finding("label_noise", severity, evidence, change, small.split, sorted(sum(found, [])))
+        change, files = (
+            "keep one of the copies, with the right labels",
+            sorted({name for pair in found for name in pair}),
+        )
+        yield Finding("label_noise", severity, evidence, change, small.split, files)
 
 
 def copies(pixels: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -104,14 +104,18 @@ def kept(splits: Mapping[str, Images], detections: int, max_dets: Sequence[int])
 
 
 def _more_than(limit: int, key: str, splits: Mapping[str, Images]) -> Iterator[tuple[str, int, str]]:
-    """Splits with images of more instances than `limit`, the largest number of an image, and text on them."""
-    for split, images in splits.items():
-        counts = np.bincount(images.instances.image[~images.instances.crowd], minlength=len(images))
-        over = counts[counts > limit]
+    """Splits with images of more instances than `limit`, the largest number of an image of any, and text on them."""
+    counts = {
+        split: np.bincount(images.instances.image[~images.instances.crowd], minlength=len(images))
+        for split, images in splits.items()
+    }
+    most = max(int(own.max(initial=0)) for own in counts.values())
+    for split, own in counts.items():
+        over = own[own > limit]
         if len(over):
-            lost = (over - limit).sum() / counts.sum()
-            text = f"{len(over)} of {len(images)} {split} images have more instances (up to {over.max()}) than {key}, "
-            yield split, int(over.max()), f"{text}{limit}: {lost:.1%} of the instances"
+            lost = (over - limit).sum() / own.sum()
+            text = f"{len(over)} of {len(own)} {split} images have more instances (up to {over.max()}) than {key}, "
+            yield split, most, f"{text}{limit}: {lost:.1%} of the instances"
 
 
 def small(train: Images, input: Input) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ The temporary name is fixed, so the next run overwrites what a killed run left b
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
@@ -12,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 MOST_SYNCED = 100
+UNSYNCED = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # of file systems that cannot, of folders at least
 
 TEXT_COLUMNS = ("task", "class", "label", "metric", "ranking", "stage", "rule")  # of the stages' tables
 
@@ -88,12 +90,14 @@ def sync(path: Path) -> None:
     folder with a file for each image the first are waited for, from the outermost, and tables are among these."""
     inside = sorted((len(one.parts), one) for one in path.rglob("*"))[:MOST_SYNCED]
     for one in (*(one for _, one in inside), path, path.parent):
-        with suppress(OSError) if one.is_dir() else nullcontext():  # not every file system syncs a folder
-            opened = os.open(one, os.O_RDONLY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
+        opened = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in UNSYNCED:
+                raise
+        finally:
+            os.close(opened)
 
 
 def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:

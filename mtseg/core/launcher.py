@@ -15,7 +15,8 @@ def started(processes: int) -> bool:
     of which only torchrun is known to start all: operators of clusters set the variables once for each machine."""
     if "RANK" not in os.environ:
         return False
-    if processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    size = os.environ.get("WORLD_SIZE")
+    if size != str(processes) and processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(
             f"RANK {quoted(os.environ['RANK'])} is set, but not by torchrun, and launch asks for {processes} "
             f"processes: {START}"
@@ -27,7 +28,8 @@ def place() -> tuple[int, int]:
     """Number of this process, and of all that share the stage; (0, 1) without a launcher."""
     given = {name: os.environ[name] for name in NEEDED if os.environ.get(name)}
     try:
-        if (size := int(given.get("WORLD_SIZE", 1))) == 1:
+        size = int(given.get("WORLD_SIZE", 1))
+        if size == 1 and int(given.get("RANK", 0)) == 0:
             return 0, 1
         rank, _ = int(given["RANK"]), int(given["MASTER_PORT"])
         if 0 <= rank < size and "MASTER_ADDR" in given:

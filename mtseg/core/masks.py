@@ -17,6 +17,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 AREA_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 BLOCK = 256  # masks whose overlaps are computed at once
 AGREEMENT = 0.97  # smallest IoU of a mask with the polygons made of it
+SEVEN_LETTERS = 2**29  # smallest difference of run lengths that a compressed RLE needs so many letters for
 
 
 def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
@@ -25,10 +26,11 @@ def rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
     Takes polygons (the result is their union), compressed RLE, or uncompressed RLE (`counts` is a list)."""
     if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
         return segmentation
-    if isinstance(segmentation, dict):
+    if isinstance(segmentation, dict) and max(segmentation["counts"], default=0) >= SEVEN_LETTERS:
         return {"size": [height, width], "counts": _letters(segmentation["counts"])}
     packed = coco_mask.frPyObjects(segmentation, height, width)
-    packed = packed[0] if len(packed) == 1 else coco_mask.merge(packed)
+    if isinstance(packed, list):
+        packed = packed[0] if len(packed) == 1 else coco_mask.merge(packed)
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
 
 

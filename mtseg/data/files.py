@@ -26,7 +26,7 @@ ANNOTATIONS = ("", ".csv", ".json", ".jsonl", ".lst", ".tsv", ".txt", ".xml", ".
 SCHEME = "[A-Za-z][A-Za-z0-9+.-]+://"
 SYSTEM, MEMORY = ("/dev/", "/proc/", "/sys/"), "/dev/shm/"  # folders without end, and one of common files among them
 POINTER = b"version https://git-lfs"
-LOST = "lost+found"  # at the top of a disk, only for root to read
+LOST = "lost+found"  # of a disk, only for root to read
 NO_DATA = "a pipe, a device or a file of the system, and no data: remove it"
 
 
@@ -46,8 +46,7 @@ class Files:
             for name in folders:
                 inside = os.path.join(path, name)
                 real = os.path.realpath(inside) if os.path.islink(inside) else os.path.join(own[0], name)
-                hidden = name.startswith(".") or name == LOST
-                if not hidden and real not in own and not _of_system(real):
+                if not name.startswith(".") and real not in own and not _of_system(real):
                     above[inside] = (real, *own)
             folders[:] = [name for name in folders if os.path.join(path, name) in above]
             place = Path(path).relative_to(folder).as_posix()
@@ -198,7 +197,7 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
         try:
             facts = os.stat(path)
         except OSError:
-            if suffix_of(name).lower() in ANNOTATIONS:
+            if suffix_of(name).lower() in ANNOTATIONS[1:]:  # a link without suffix may be of a folder
                 raise UserError(f"{path} is a link to nothing: restore its file, or remove it") from None
             continue  # a missing image, if an annotation names it
         if facts.st_size < 200 and stat.S_ISREG(facts.st_mode) and Path(path).read_bytes().startswith(POINTER):
@@ -209,12 +208,15 @@ def check_files(folder: Path, *, follow_links: bool, most: float) -> Files:
         if facts.st_size > most * 1e6 and suffix_of(name).lower() in ANNOTATIONS:
             size = f"{facts.st_size / 1e6:,.0f} MB"
             raise UserError(
-                f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g})"
+                f"{path} has {size}: split so large an annotation file, or raise data.max_file_mb ({most:g}); if it is "
+                "none, remove it"
             )
     return files
 
 
 def _refuse(error: OSError) -> None:
+    if os.path.basename(error.filename) == LOST:
+        return
     raise UserError(f"{error.filename} cannot be read ({error.strerror}): grant the right to read it, or remove it")
 
 

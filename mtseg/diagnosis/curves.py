@@ -57,7 +57,7 @@ def check(
         **loss_shape(curve),
     }
     findings = []
-    if learnt and learnt.high < LEARNT and steps:
+    if learnt and (learnt.high if np.isfinite(learnt.high) else learnt.value) < LEARNT and steps:
         evidence = f"{learnt.text(0, 100)} % of the objects in train images are detected with all labels correct"
         if numbers["fallen"] is not None:
             evidence += f"; the loss has fallen by {numbers['fallen']:.0%}"
@@ -120,6 +120,8 @@ def _untrained(
 def _decline(validated: pd.DataFrame, checkpoint: str, transferred: Interval | None) -> list[Finding]:
     """A val AP that falls during training by more than its uncertainty."""
     if len(validated) < 2 or transferred is None or "joint_AP" not in validated:
+        return []
+    if not np.isfinite(transferred.high):  # of a single image
         return []
     best, last = validated["joint_AP"].max(), validated["joint_AP"].iloc[-1]
     spread = (transferred.high - transferred.low) / max(transferred.value, 1e-9) / 2  # about that of AP, too

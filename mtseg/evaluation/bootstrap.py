@@ -60,7 +60,7 @@ def interval(values: np.ndarray, *, minimum: float = 0) -> tuple[float, float, f
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 99 % interval, infinite if there are too few images for one."""
+    """A value with its 99 % interval, infinite if it is of a single image."""
 
     value: float
     low: float
@@ -69,7 +69,7 @@ class Interval:
     def text(self, digits: int = 2, times: float = 1.0) -> str:
         """`0.52 (0.48 to 0.55)`"""
         if not np.isfinite(self.low):
-            return f"{times * self.value:.{digits}f} (fewer than {MIN_IMAGES} images, no interval)"
+            return f"{times * self.value:.{digits}f} (one image, no interval)"
         value, low, high = (f"{times * number:.{digits}f}" for number in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})"
 
@@ -79,7 +79,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = SEED) -> I
     numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if not denominator.sum() > 0:
         return None
-    if len(numerator) < MIN_IMAGES:  # of one, each draw is the same
+    if len(numerator) == 1:  # each draw is the same
         return Interval(float(numerator.sum() / denominator.sum()), -np.inf, np.inf)
     weights = resamples(len(numerator), DIAGNOSIS_REPLICATES, seed)
     above, below = weights @ numerator, weights @ denominator
@@ -99,7 +99,7 @@ def mean(values: np.ndarray, images: np.ndarray, count: int) -> Interval | None:
 
 def median(values: np.ndarray, images: np.ndarray, count: int) -> Interval:
     """Median of values [M], at least one. images: int [M], the image of each value. count: number of images."""
-    if count < MIN_IMAGES:
+    if count == 1:
         return Interval(float(np.median(values)), -np.inf, np.inf)
     order = np.argsort(values, kind="stable")
     below = resamples(count, DIAGNOSIS_REPLICATES)[:, images[order]].cumsum(axis=1)

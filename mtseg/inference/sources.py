@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 
 from mtseg.core.errors import UserError
+from mtseg.data.files import LOST
 from mtseg.data.images import DECODE_ERRORS, MOST_PIXELS, decode, rgb, suffixes
 from mtseg.inference import overlay_files
 
@@ -143,7 +144,9 @@ def files(source: str | Path) -> list[File]:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    name = Path(error.filename).name
+    if not (name.startswith(".") or name == LOST):  # of the system, not of the user
+        raise error
 
 
 def _of_pattern(pattern: str) -> list[File]:

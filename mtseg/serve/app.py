@@ -4,6 +4,7 @@ and answered; what fails before the network is answered at once and never reache
 from __future__ import annotations
 
 import asyncio
+import codecs
 import errno
 import json
 import os
@@ -53,7 +54,7 @@ from mtseg.serve.metrics import Metrics
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 BODY_SECONDS = 60.0  # a request whose body takes longer is refused, as it holds a place in the queue
 RETRY_SECONDS = 1  # after which a client that was refused for a full queue may ask again
-CHARSETS = ("utf-8", "us-ascii", "iso-8859-1")  # others of Python's make half characters of a name, or fail
+CHARSETS = {"utf-8", "ascii", "iso8859-1"}  # Python's names; other codecs make half characters, or fail
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection; it only shows in the metrics
 
 
@@ -248,6 +249,13 @@ def _check_once(request: Request) -> None:
         raise HTTPException(422, f"{repeated[0]}: given {times[repeated[0]]} times, once is allowed")
 
 
+def _codec(charset: str) -> str:
+    try:
+        return codecs.lookup(charset).name
+    except (LookupError, ValueError):  # of a character 0
+        return ""
+
+
 async def read(request: Request, limit: int) -> tuple[str, bytes]:
     """Name and bytes of the image in a request. Raises HTTPException."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -256,7 +264,7 @@ async def read(request: Request, limit: int) -> tuple[str, bytes]:
         detail = f"content type '{kind}': send the image as image/jpeg, another image/*, or multipart/form-data"
         raise HTTPException(415, detail)
     charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").decode("latin-1")
-    if form and charset.lower() not in CHARSETS:
+    if form and _codec(charset) not in CHARSETS:
         raise HTTPException(415, f"charset '{charset}': send the form in UTF-8")
     if int(request.headers.get("content-length", 0)) > limit:
         raise _too_large(limit)

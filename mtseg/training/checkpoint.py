@@ -177,6 +177,8 @@ class Run:
                 raise
             for name in STATEFUL:
                 getattr(self.stepper, name).load_state_dict(begun[name])
+            self.stepper.health.sums.zero_()
+            self.best_weights = None
             fault = f"is not read by this version of PyTorch ({first_line(error)})"
         aside = path.with_name(f"{path.name}.unusable")
         remove(aside)

@@ -213,6 +213,23 @@ def test_outlines_that_are_the_same_in_all_images_are_not_those_of_another(drawn
     assert not alignment.check(one * alignment.FEWEST, "train")
 
 
+def test_outlines_of_crowded_images_are_not_taken_for_the_same(drawn):
+    """They cover most of an image, and so most of the outlines of another."""
+    grid = np.mgrid[4:92:5, 4:92:5].reshape(2, -1).T
+    rng, names = np.random.default_rng(0), iter(map(str, range(99)))
+
+    def crowded():
+        points = np.concatenate([grid + rng.integers(-2, 3, grid.shape) + step for step in ((0, 0), (0, 1), (1, 0))])
+        edges, one = rng.random((96, 96)), np.zeros(len(points), dtype=int)
+        return Outlines(
+            edges, points, np.zeros((1, 3)), [{}], np.zeros(len(alignment.OFFSETS)), next(names), one, one[:1]
+        )
+
+    assert 0 < crowded().drawn_as(crowded()) < alignment.SAME_PLACES / 2
+    (found,) = alignment.check([crowded() for _ in range(25)], "train")
+    assert found.cause == "masks_of_other_image"
+
+
 def test_all_images_of_a_finding_are_in_its_record(drawn):
     some = [
         *outlined(drawn[2][::4], lambda points, image: points[:, ::-1]),

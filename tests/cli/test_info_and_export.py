@@ -218,7 +218,8 @@ def interrupted(name, *given, **more):
     return load(name, *given, **more)
 builtins.__import__ = interrupted
 runpy.run_module("mtseg", run_name="__main__")"""
-    assert start(code=code).communicate(timeout=60)[1] == "error: interrupted\n"
+    process = start(code=code)
+    assert process.communicate(timeout=60)[1] == "error: interrupted\n" and process.returncode
 
 
 def test_a_reader_that_ends_early_is_no_error(monkeypatch):

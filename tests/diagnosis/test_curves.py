@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mtseg.diagnosis import curves
-from tests.diagnosis.answers import healthy, split
+from tests.diagnosis.answers import QUERIES, healthy, split
 from tests.scenes import make_tasks
 from tests.tiny import params
 
@@ -49,6 +49,17 @@ def test_a_correct_training_gives_no_finding():
 )
 def test_why_nothing_was_learnt(shape, solver, cause):
     assert causes(learnt=False, curve=shape, **solver) == [cause]
+
+
+def test_of_a_single_image_only_what_was_learnt_is_judged():
+    images, rows = healthy(TASKS, images=2)  # the first is empty
+    given, none = params(solver={"max_iter": 400}).solver, pd.DataFrame({"step": [200, 400], "joint_AP": [0.0, 0.0]})
+    for own, expected in ((rows[QUERIES:], []), ([], ["lr_too_low"])):
+        seen = split(images[1:], own, TASKS)
+        findings, _ = curves.check(
+            seen, seen, curve=curve(lr=1e-5), validated=none, solver=given, images=1, checkpoint="last"
+        )
+        assert [finding.cause for finding in findings] == expected
 
 
 def test_a_val_ap_that_falls_while_training_goes_on():
