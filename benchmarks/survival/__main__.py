@@ -11,7 +11,7 @@ of the project:
   reader, Ctrl-C `train | head -1`, and SIGINT in the first moments of a process
   worker, memory a process that loads images dies; little memory
   artifact       damaged, foreign and missing files of earlier stages
-  images, annotations, params   random mutations
+  images, annotations, params   random mutations; annotations of LabelMe, COCO, Label Studio and CVAT
 
 Survived: no traceback, no hang, at most one error, which is a line; a rerun gives the bytes of an undisturbed run, and
 a training goes on from its saved state. The last line is `survived N of M`; the exit code is 1 unless N = M.
@@ -62,7 +62,8 @@ QUICK = ("generate", "convert", "register", "check", "train", "predict", "evalua
 DISTURBED = ("train", "convert", "evaluate")
 USED = (  # what the stages import when they run
     "encodings.unicode_escape", "encodings.utf_8_sig", "filecmp", "matplotlib.backends.backend_svg",
-    "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.labelme", "mtseg.diagnosis.probe",
+    "mtseg.checks.run", "mtseg.data.catalog", "mtseg.data.formats.coco", "mtseg.data.formats.cvat",
+    "mtseg.data.formats.label_studio", "mtseg.data.formats.labelme", "mtseg.diagnosis.probe",
     "mtseg.diagnosis.run", "mtseg.inference.checkpoint", "mtseg.inference.export.coco", "mtseg.inference.export.csv",
     "mtseg.inference.splits", "mtseg.inference.torch_network", "mtseg.model.backbones._convolution",
     "mtseg.model.backbones.mobilenetv3_small", "mtseg.training.loop", "orjson", "pandas.core.methods.to_dict",

@@ -8,12 +8,15 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
 
+import numpy as np
 import PIL.Image
 from ruamel.yaml import YAML
 
 from benchmarks.survival.child import run
 from benchmarks.survival.project import Project, set_params
+from mtseg.core import masks
 from mtseg.core.errors import UserError
 from mtseg.core.params import load
 from mtseg.data import images as reading
@@ -89,18 +92,77 @@ def mutated_bytes(draw: random.Random, content: bytes) -> bytes:
 
 
 def annotations(project: Project, seeds: Sequence[int]) -> str | None:
-    """A node in each of several annotation files."""
+    """A node, or bytes of XML, in each of several annotation files, of one of the formats in turn."""
     draw = random.Random(f"annotations {seeds[0]}")
+    name = list(FORMATS)[seeds[0] // AT_ONCE % len(FORMATS)]
     with project.copy() as folder:
-        for path in draw.sample(sorted(folder.glob("data/raw/**/*.json")), len(seeds)):
-            value = mutated_node(draw, json.loads(path.read_text()))
-            path.write_text(json.dumps(value), errors="surrogatepass")
+        files = sorted(folder.glob("data/raw/**/*.json"))
+        changed = draw.sample(files, len(seeds))
+        for path in files:
+            value = FORMATS[name](draw, json.loads(path.read_text()))
+            if isinstance(value, str):
+                path.unlink()
+                content = value.encode()
+                path.with_suffix(".xml").write_bytes(mutated_bytes(draw, content) if path in changed else content)
+            else:
+                value = mutated_node(draw, value) if path in changed else value
+                path.write_text(json.dumps(value), errors="surrogatepass")
         for on_error in ("skip", "error"):
-            set_params(folder, {"data": {"on_error": on_error}})
+            set_params(folder, {"data": {"format": name, "on_error": on_error}})
             outcome = run("convert", folder)
             if wrong := outcome.fault() or (not outcome.code and run("register", folder).fault()):
                 return wrong
     return None
+
+
+def as_coco(draw: random.Random, image: dict[str, Any]) -> dict[str, Any]:
+    """The outlines as polygons, or as one of both kinds of RLE."""
+    height, width, shapes = image["imageHeight"], image["imageWidth"], image["shapes"]
+    names = sorted({shape["label"] for shape in shapes})
+    found = []
+    for number, shape in enumerate(shapes, start=1):
+        own = [[float(value) for point in shape["points"] for value in point]]
+        kind = draw.randrange(3)
+        if kind:
+            own = masks.rle(own, height, width)
+        if kind == 2:
+            drawn = masks.mask(own, height, width).T.ravel()  # runs of 0 and 1 in turn, along columns
+            ends = np.flatnonzero(np.diff(drawn, prepend=0, append=2))
+            own["counts"] = np.diff(ends, prepend=0).tolist()
+        found.append({"id": number, "image_id": 1, "category_id": names.index(shape["label"]), "segmentation": own})
+    return {
+        "images": [{"id": 1, "file_name": image["imagePath"], "height": height, "width": width}],
+        "annotations": found,
+        "categories": [{"id": place, "name": name} for place, name in enumerate(names)],
+    }
+
+
+def as_label_studio(draw: random.Random, image: dict[str, Any]) -> list[dict[str, Any]]:
+    sides = np.array([image["imageWidth"], image["imageHeight"]])
+    regions = [
+        {
+            "id": str(number), "type": "polygonlabels", "original_width": int(sides[0]),
+            "original_height": int(sides[1]), "image_rotation": 0,
+            "value": {"points": (100 * np.array(shape["points"]) / sides).tolist(), "polygonlabels": [shape["label"]]},
+        }
+        for number, shape in enumerate(image["shapes"])
+    ]  # fmt: skip
+    return [{"id": 1, "data": {"image": image["imagePath"]}, "annotations": [{"id": 1, "result": regions}]}]
+
+
+def as_cvat(draw: random.Random, image: dict[str, Any]) -> str:
+    size = {"width": str(image["imageWidth"]), "height": str(image["imageHeight"])}
+    root = Element("annotations")
+    parent = SubElement(root, "image", {"id": "0", "name": image["imagePath"], **size})
+    for shape in image["shapes"]:
+        points = ";".join(f"{x},{y}" for x, y in shape["points"])
+        SubElement(parent, "polygon", {"label": shape["label"], "points": points})
+    return tostring(root, encoding="unicode")
+
+
+FORMATS = {
+    "labelme": lambda draw, image: image, "coco": as_coco, "label_studio": as_label_studio, "cvat": as_cvat,
+}  # fmt: skip
 
 
 def nodes(value: Any) -> list[tuple[Any, Any]]:
