@@ -169,7 +169,8 @@ def check(images: Sequence[Outlines], split: str) -> list[Finding]:
         return [Finding(cause, "warning", evidence, change, split)]
     steps = [len(images) // 4, len(images) // 2, 3 * len(images) // 4]
     others = [[images[row - step] for step in steps] for row in range(len(images))]
-    gap = own - [np.mean([image.on(other) for other in some]) for image, some in zip(images, others, strict=True)]
+    other = [[other.sharpness(image.points) for other in some] for image, some in zip(images, others, strict=True)]
+    gap = own - np.mean(other, axis=1)
     same = [image.drawn_as(other) for image, some in zip(images, others, strict=True) for other in some]
     if np.mean(same) < SAME_PLACES and gap.mean() + 2 * standard_error(gap) < FAINT:
         evidence = (
