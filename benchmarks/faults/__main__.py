@@ -1,9 +1,9 @@
 """`python -m benchmarks.faults [--quick] [--only REGEX]`: are injected faults found, when, and with the correct cause?
 
 Each case draws a small data set, puts one fault into data, params or code, and runs the stages until one reports
-something. On the healthy cases nothing may be reported. About an hour on two cores, estimated from the time of single
-cases; --quick, half a minute, without the faults that need a trained model. Prints a table, which the full run also
-writes into docs/diagnosis.md, and the share of correctly named faults. The exit code is 1 if a target is missed.
+something. On the healthy cases nothing may be reported. 60 to 75 minutes on two cores; --quick, half a minute, without
+the faults that need a trained model. Prints a table, which the full run also writes into docs/diagnosis.md, and the
+share of correctly named faults. The exit code is 1 if a target is missed.
 """
 
 from __future__ import annotations
