@@ -29,15 +29,21 @@ def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
         ).parse_args()  # fmt: skip
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     print_any_text()
+    caught = []
+
+    def interrupt(number: int, frame: object) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
     for number in stops():
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     try:
         with output_flushed():
             stage()
-    except KeyboardInterrupt:
-        print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if caught or isinstance(error, KeyboardInterrupt):  # NumPy makes an ImportError of it while it is imported
+            print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
+            sys.exit(130)
         if line := as_user_error(error):
             sys.exit(f"error: {line}")
         raise
@@ -52,6 +58,22 @@ def output_flushed() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes to it at exit
         sys.exit(1)
+
+
+def end_at_once() -> Callable | int | None:
+    """From now on SIGINT, unless it is ignored, ends this process at once with one line. For imports, before anything
+    is written: those of C extensions swallow a KeyboardInterrupt. Returns the handler that was there."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+    return before
+
+
+def _end(number: int, frame: object) -> None:
+    try:
+        os.write(2, b"error: interrupted\n")
+    finally:  # stderr may be closed
+        os._exit(130)
 
 
 def without_traceback() -> None:
