@@ -11,8 +11,9 @@ START = "start with `torchrun -m stages.NAME` or with `launch` in params.yaml, o
 
 
 def started(processes: int) -> bool:
-    """Whether a launcher has started this process, so that none is to be started. processes: that the params ask for,
-    of which only torchrun is known to start all: operators of clusters set the variables once for each machine."""
+    """Whether a launcher has started this process, so that none is to be started. processes: that the params ask for.
+    Raises UserError if another launcher than torchrun has started other than so many: operators of clusters set the
+    variables once for each machine, on which the others are missing."""
     if "RANK" not in os.environ:
         return False
     size = os.environ.get("WORLD_SIZE")
