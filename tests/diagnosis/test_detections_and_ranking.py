@@ -261,6 +261,17 @@ def test_a_filter_that_removes_what_is_right_is_reported():
     assert not detections.filtered(whole, given.model_copy(update={"min_score": 0.9999, "thresholds": "auto"}))
 
 
+def test_thresholds_that_cost_much_of_f1_are_noted():
+    """A third of the images have predictions of half the score."""
+    images, predictions = healthy(TASKS, images=60)
+    less_sure = [replace(p, mask_quality=p.mask_quality / 2) if not p.image_id % 3 else p for p in predictions]
+    whole = split(images, less_sure, TASKS)
+    given = tiny.params().filter.model_copy(update={"min_logit": {}, "min_score": 0.2})
+    (finding,) = detections.filtered(whole, given.model_copy(update={"min_score": 0.6}))
+    assert (finding.cause, finding.severity) == ("filter_too_strict", "note") and "min_score 0.6" in finding.evidence
+    assert not detections.filtered(whole, given)
+
+
 @pytest.mark.parametrize(
     ("rule", "given"), [("min_area", 330), ("most", 2), ("nms_iou", 0.0), ("largest_component", True)]
 )
