@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from ablations import page
+from benchmarks import temporary
 from benchmarks.faults import runs
 from benchmarks.faults.case import ROOT
 
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = [runs.SHORT, *runs.QUICK] if arguments.quick else list(runs.CASES)
     names = [name for name in names if re.search(arguments.only, name)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=temporary.parent()) as folder:
         outcomes = runs.run_all(names, Path(folder), quick=arguments.quick)
     table = runs.table(outcomes)
     print(table)

@@ -140,8 +140,10 @@ def few_stars(raw: Path) -> None:
 VAL = {"since": "predict"}
 FIVE = (*FOUR, "level")
 BASE = Case("three tasks, EfficientNet-Lite0")
+ONE_SOFTMAX = Case("three tasks, one softmax over combinations", changes=COMBINED)
 CASES = (
     BASE,
+    ONE_SOFTMAX,
     Case("COCO annotations, another seed", raw=as_coco,
          changes={"seed": 7, "generate.seed": 7, "data.format": "coco"}),
     Case("one task", tasks=("shape",), changes={"generate.seed": 1}),
@@ -176,7 +178,7 @@ CASES = (
     Case("images of val 1.5 times as large", **VAL, raw=drawn("val", 121, size=96)),
     Case("all images as PNG", **VAL, raw=as_png),
     Case("another seed of the training", changes={"seed": 3}),
-    *(Case(f"another generator, seed {seed}", changes={"generate.seed": seed}) for seed in (21, 22)),
+    Case("another generator", changes={"generate.seed": 21}),
     Case("five tasks", tasks=FIVE, changes={"generate.seed": 23}),
     Case("grey images, without the task that needs colour", tasks=("shape", "fill"), raw=grey,
          changes={"generate.seed": 24}),

@@ -59,9 +59,10 @@ def run(case: Case, folder: Path, *, trained: Path | None = None, until: Phase =
             if fault.code and phase == fault.since:
                 patches.enter_context(fault.code())
             reused = bool(trained and fault.after_training)
-            if reused and (phase == "training" or phase == "check" and not fault.raw):
+            other_data = fault.raw or fault.coco
+            if reused and (phase == "training" or phase == "check" and not other_data):
                 continue
-            if reused and fault.raw and phase == "diagnosis":
+            if reused and other_data and phase == "diagnosis":
                 as_validated()
             text, over, crash = perform(phase, fault)
             causes = named(text) if phase != "convert" else ()  # it has names of its own, such as duplicates

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,8 @@ FIRST_TRY = Path(reports.__file__).with_name(
 LISTS = (data, settings, inputs, training, combinations, postprocessing, prediction, *reports.ROUNDS)
 FAULTS: tuple[Fault, ...] = tuple(fault for module in LISTS for fault in module.FAULTS)
 CASES: dict[str, Case] = {case.name: case for case in (*FAULTS, *healthy.HEALTHY)}
-SHORT = "25 steps"  # in the quick run, the model of this case is used for faults after training
+TRAINED = healthy.BASE, healthy.ONE_SOFTMAX  # the models of these cases are used for faults after training
+SHORT = "25 steps"  # in the quick run, that of this case
 SMALL = {"generate.train": 40, "generate.val": 12}
 QUICK = (
     healthy.BASE.name, "a comma is missing in one label", "a loader that drops the further labels",
@@ -48,18 +50,16 @@ QUICK = (
 
 
 def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]:
-    """Outcomes in the order of `names`, printed when finished. The case whose model others need starts first.
+    """Outcomes in the order of `names`, printed when finished. The cases whose models others need start first.
 
     quick: use fewer images, and run healthy cases only up to the check."""
-    base = SHORT if quick else healthy.BASE.name
-    later = [name for name in names if after_training(name)]
-    first = [base] * bool(later or base in names) + [name for name in names if name not in (base, *later)]
+    later = {name: SHORT if quick else base for name in names if (base := trained_as(name))}
+    first = dict.fromkeys([*later.values(), *(name for name in names if name not in later)])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=one_thread) as pool:
         running: dict[Future, str] = {pool.submit(work, name, folder, None, quick): name for name in first}
-        if later:
-            next(iter(running)).result()
-        running |= {pool.submit(work, name, folder, folder / slug(base), quick): name for name in later}
+        wait([future for future, name in running.items() if name in later.values()])
+        running |= {pool.submit(work, name, folder, folder / slug(base), quick): name for name, base in later.items()}
         found = {}
         for future in as_completed(running):
             outcome = found[running[future]] = replace(future.result(), case=CASES[running[future]])
@@ -67,20 +67,24 @@ def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[Outcome]
     return [found[name] for name in names]
 
 
-def after_training(name: str) -> bool:
-    """Whether a case can use the model of the healthy run."""
+def trained_as(name: str) -> str | None:
+    """The healthy case whose model a case can use, if there is one."""
     case = CASES[name]
-    alike = case.params().model == healthy.BASE.params().model
-    return case.after_training and alike
+    alike = (base.name for base in TRAINED if case.after_training and case.params().model == base.params().model)
+    return next(alike, None)
 
 
 def work(name: str, folder: Path, trained: Path | None, quick: bool) -> Outcome:
-    """Run a case by name and return its outcome without the case, whose functions cannot be pickled."""
+    """Run a case by name and return its outcome without the case, whose functions cannot be pickled. Its files are
+    removed unless others use its model."""
     case = CASES[name]
     if quick:
         case = replace(case, changes=SMALL | case.changes)
     until = "check" if quick and not isinstance(case, Fault) else "diagnosis"
-    return replace(pipeline.run(case, folder / slug(name), trained=trained, until=until), case=Case(name))
+    outcome = pipeline.run(case, folder / slug(name), trained=trained, until=until)
+    if name not in (SHORT, *(base.name for base in TRAINED)):
+        shutil.rmtree(folder / slug(name))
+    return replace(outcome, case=Case(name))
 
 
 def one_thread() -> None:

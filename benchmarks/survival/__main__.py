@@ -15,7 +15,7 @@ of the project:
 
 Survived: no traceback, no hang, at most one error, which is a line; a rerun gives the bytes of an undisturbed run, and
 a training goes on from its saved state. The last line is `survived N of M`; the exit code is 1 unless N = M.
---quick: training, convert and evaluate, 100 inputs of each kind. Of the kills every twelfth is carried out; for the
+--quick: training, convert and evaluate, 100 inputs of each kind. Of the kills every eighteenth is carried out; for the
 others the folder was copied before each change in one run, and the stage goes on in the copy. Without it all stages,
 all kills, 5,000 inputs of each kind.
 """
@@ -54,6 +54,7 @@ for name in ("DVC_ROOT", "MTSEG_WORK"):
     os.environ.pop(name, None)
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
+from benchmarks import temporary  # noqa: E402
 from benchmarks.survival import cases  # noqa: E402
 from benchmarks.survival.project import STAGES, Project  # noqa: E402
 from mtseg.core import yaml  # noqa: E402
@@ -70,7 +71,6 @@ USED = (  # what the stages import when they run
     "pandas.io.formats.csvs", "pyarrow.pandas_compat", "pyarrow.vendored.version", "pycocotools.coco",
     "rich._emoji_codes", "rich.progress", "torch.utils.serialization.config",
 )  # fmt: skip
-MEMORY = "/dev/shm"
 CASES: list[cases.Case] = []  # the processes of the pool are forks, which have it
 
 
@@ -83,8 +83,7 @@ def main() -> None:
     began = time.monotonic()
     for number in (signal.SIGINT, signal.SIGHUP):  # which may be ignored, as in the background of a script
         signal.signal(number, signal.default_int_handler)
-    if os.path.isdir(MEMORY):  # a state is flushed to the disk when it is saved, which takes as long as a step
-        tempfile.tempdir = MEMORY
+    tempfile.tempdir = temporary.parent()  # a state is flushed when it is saved, on a disk as long as a step takes
     stages = QUICK if given.quick else tuple(stage for stage in STAGES if stage != "compare")
     for module in (*(f"stages.{stage}" for stage in stages), *USED):
         importlib.import_module(module)
