@@ -2,12 +2,9 @@
 imports, is one line too."""
 
 import _signal  # of which `signal` is made, whose import takes 4 ms
-import sys
 
-if sys.argv[0] == "-m":  # the process is a stage
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})  # it waits for the end of this import
-    from mtseg.core.signals import end_at_once, without_traceback
+before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})  # it waits for the end of this import
+from mtseg.core.signals import without_traceback  # noqa: E402
 
-    end_at_once()
-    without_traceback()
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+without_traceback()
+_signal.pthread_sigmask(_signal.SIG_SETMASK, before)

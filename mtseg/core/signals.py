@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from mtseg.core.errors import as_user_error, print_any_text
 
@@ -29,21 +29,15 @@ def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
         ).parse_args()  # fmt: skip
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     print_any_text()
-    caught = []
-
-    def interrupt(number: int, frame: object) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt
-
     for number in stops():
-        signal.signal(number, interrupt)
+        signal.signal(number, _interrupt)
     try:
         with output_flushed():
             stage()
-    except (KeyboardInterrupt, Exception) as error:
-        if caught or isinstance(error, KeyboardInterrupt):  # NumPy makes an ImportError of it while it is imported
-            print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
-            sys.exit(130)
+    except KeyboardInterrupt:
+        print("error: interrupted. No incomplete output was written: run the stage again", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
         if line := as_user_error(error):
             sys.exit(f"error: {line}")
         raise
@@ -60,26 +54,13 @@ def output_flushed() -> Iterator[None]:
         sys.exit(1)
 
 
-def end_at_once() -> Callable | int | None:
-    """From now on SIGINT, unless it is ignored, ends this process at once with one line. For imports, before anything
-    is written: those of C extensions swallow a KeyboardInterrupt. Returns the handler that was there."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
-    return before
-
-
-def _end(number: int, frame: object) -> None:
-    try:
-        os.write(2, b"error: interrupted\n")
-    finally:  # stderr may be closed
-        os._exit(130)
-
-
 def without_traceback() -> None:
     """From now on a signal that nothing catches ends this process with one line, and none is lost in a callback, as
     Python's imports have them: their exceptions are printed and ignored. Other exceptions go to the hooks as they are
-    now."""
+    now. Within an import SIGINT ends it at once."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     if getattr(sys.excepthook, "func", None) is not _uncaught:
         sys.excepthook = partial(_uncaught, sys.excepthook)
     if getattr(sys.unraisablehook, "func", None) is not _ignored:
@@ -100,6 +81,19 @@ def _ignored(other: Callable, given: sys.UnraisableHookArgs) -> None:
         threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         other(given)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt. Within an import, end this process: C extensions swallow that, make another error of it
+    or abort, and what is unfinished has a temporary name."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            try:
+                os.write(2, b"error: interrupted\n")
+            finally:  # stderr may be closed
+                os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def stops() -> list[signal.Signals]:
