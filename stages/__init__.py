@@ -2,9 +2,14 @@
 imports, is one line too."""
 
 import _signal  # of which `signal` is made, whose import takes 4 ms
+import sys
 
-before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})  # it waits for the end of this import
-from mtseg.core.signals import without_traceback  # noqa: E402
+if sys.argv[0] == "-m":  # this process is a stage
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGINT})  # it waits for the end of this import
+    try:
+        from mtseg.core.signals import imports_end_at_once, without_traceback
 
-without_traceback()
-_signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        imports_end_at_once()
+        without_traceback()
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)

@@ -16,6 +16,9 @@ def main() -> None:
     params = load()
     from mtseg.inference import checkpoint
 
+    if params.export.onnx:  # before anything is written: it takes seconds
+        from mtseg.inference import onnx_export
+
     scores = {
         "evaluate": read_json("metrics/evaluate.json", made_by="evaluate", keys=("segm", "joint")),
         "filter": read_json("metrics/filter.json", made_by="filter", keys=("filtered",)),
@@ -32,7 +35,6 @@ def main() -> None:
         metrics = {"safetensors": {"megabytes": _megabytes(file)}}
         if params.export.onnx:
             from mtseg.data import manifest
-            from mtseg.inference import onnx_export
 
             images = manifest.load(Path("data/manifest.json")).images("val")
             onnx = folder / "segmenter.onnx"

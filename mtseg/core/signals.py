@@ -30,7 +30,7 @@ def run_stage(stage: Callable[[], None], *, help: str | None = None) -> None:
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fvcore, on import
     print_any_text()
     for number in stops():
-        signal.signal(number, _interrupt)
+        signal.signal(number, partial(_interrupt, os.getpid()))
     try:
         with output_flushed():
             stage()
@@ -57,10 +57,7 @@ def output_flushed() -> Iterator[None]:
 def without_traceback() -> None:
     """From now on a signal that nothing catches ends this process with one line, and none is lost in a callback, as
     Python's imports have them: their exceptions are printed and ignored. Other exceptions go to the hooks as they are
-    now. Within an import SIGINT ends it at once."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    now."""
     if getattr(sys.excepthook, "func", None) is not _uncaught:
         sys.excepthook = partial(_uncaught, sys.excepthook)
     if getattr(sys.unraisablehook, "func", None) is not _ignored:
@@ -83,10 +80,31 @@ def _ignored(other: Callable, given: sys.UnraisableHookArgs) -> None:
         other(given)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt. Within an import, end this process: C extensions swallow that, make another error of it
-    or abort, and what is unfinished has a temporary name."""
-    while frame:
+def imports_end_at_once() -> None:
+    """From now on SIGINT within an import ends this process with one line, unless it is ignored. For a process that is
+    a command of ours, before it does anything else."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, partial(_interrupt, os.getpid()))
+
+
+@contextmanager
+def interrupts_raised() -> Iterator[None]:
+    """Within the block a signal raises KeyboardInterrupt within imports too, for there is something to save."""
+    before = {number: signal.getsignal(number) for number in stops()}
+    before = {number: handler for number, handler in before.items() if getattr(handler, "func", None) is _interrupt}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(pid: int, number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt. Within an import, end this process, but no fork of it: C extensions swallow that, make
+    another error of it or abort, and what is unfinished has a temporary name."""
+    while frame and os.getpid() == pid:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             try:
                 os.write(2, b"error: interrupted\n")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mtseg.core.errors import UserError
 from mtseg.core.params import Input, Loss, Model, Solver, Task
+from mtseg.core.signals import interrupts_raised
 from mtseg.core.tables import Images, Predictions
 from mtseg.core.work import fingerprint, sole, work_folder
 from mtseg.data import manifest
@@ -79,7 +80,7 @@ def train(
                 start=run.step * solver.accumulate, stop=solver.max_iter * solver.accumulate, workers=input.workers,
                 part=(ranks.rank, ranks.size),
             )  # fmt: skip
-            with Progress(console, total=solver.max_iter, start=run.step) as progress:
+            with Progress(console, total=solver.max_iter, start=run.step) as progress, interrupts_raised():
                 try:
                     while True:
                         if run.validation_is_due:

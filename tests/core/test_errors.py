@@ -163,26 +163,41 @@ run_stage(stage)"""
     assert done.stderr.startswith("error: interrupted") and done.stderr.count("\n") == 1
 
 
-def test_an_import_that_swallows_exceptions_does_not_swallow_a_signal(tmp_path):
-    (tmp_path / "extension.py").write_text("""import os, signal, time
+SWALLOWS = """import os, signal, time
 try:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.1)
 except BaseException:
     pass
 print("it went on", flush=True)
-""")
-    script = """import sys, time
-from mtseg.core.signals import run_stage
+"""
+SAVES = """from mtseg.core.signals import interrupts_raised, run_stage
 
 def stage():
-    import extension
-    time.sleep(60)
+    with interrupts_raised():
+        try:
+            import extension
+        finally:
+            print("saved", flush=True)
 
 run_stage(stage)"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, env=environment)
+
+
+def run_with_extension(folder, code, script):
+    (folder / "extension.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, env=environment)
+
+
+def test_an_import_that_swallows_exceptions_does_not_swallow_a_signal(tmp_path):
+    script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: __import__('extension'))"
+    done = run_with_extension(tmp_path, SWALLOWS, script)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_what_is_saved_at_the_end_is_saved_when_a_signal_arrives_in_an_import(tmp_path):
+    done = run_with_extension(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint(end='')", SAVES)
+    assert (done.returncode, done.stdout) == (130, "saved\n") and done.stderr.count("\n") == 1
 
 
 def test_other_exceptions_go_to_the_hooks_that_were_there(monkeypatch):
