@@ -33,7 +33,7 @@ NEUTRAL = {  # rules of the filter -> values with which it removes nothing, or w
 IMAGES = 1000  # on which the filter is tried, at most
 LOST = 0.05  # joint F1 that a rule must cost, and surely some
 FEWEST, KEPT, TIMES = 20, 0.25, 0.5  # predictions; share that the filter should keep; of the tuned joint F1
-NOTED = 10.0  # joint F1 that tuned thresholds add, from which given ones are mentioned
+MOST_KEPT, NOTED = 0.9, 0.1  # given limits that keep less are mentioned if tuned ones surely add so much joint F1
 MARGIN = 0.03  # share of the confident predictions, by which val must surely have more without an object than train
 FEWEST_EMPTY, SURELY_SHOWN = 5, 0.3  # images without objects; share with sure predictions, if train has no such images
 SURE, LESS_SURE = 0.25, 0.1  # quantiles of the hits' scores, from which a prediction is sure
@@ -127,7 +127,7 @@ def _rising(split: Split, limit: int) -> list[Finding]:
 
 def filtered(split: Split, settings: Filter) -> list[Finding]:
     """A warning for the rule of the filter without which joint F1 surely rises most, if by much. Thresholds that were
-    given are a choice between precision and recall: only very strict ones count."""
+    given are a choice between precision and recall: only very strict ones count, and strict ones are noted."""
     if len(split.images) > IMAGES:
         images = split.images[np.linspace(0, len(split.images) - 1, IMAGES).astype(int)]
         own = split.predictions[np.isin(split.predictions.image_id, images.id)]
@@ -151,27 +151,30 @@ def filtered(split: Split, settings: Filter) -> list[Finding]:
         )
         change = f"set filter.{key} to {json.dumps(value)}, or to what the objects of val need"
         return [Finding("filter_too_strict", "warning", f"{evidence}{json.dumps(value)}", change)]
-    return [] if tuned else _thresholds(split, settings)
+    return [] if tuned else _thresholds(split, settings, now)
 
 
-def _thresholds(split: Split, settings: Filter) -> list[Finding]:
+def _thresholds(split: Split, settings: Filter, now: np.ndarray) -> list[Finding]:
     """A warning if the limits together remove nearly all confident matches, and tuned thresholds do much better; a note
-    if these add `NOTED` points of joint F1."""
+    if they remove some and these surely add much. now: `_f1_counts` of these settings."""
     rows = np.intersect1d(split.matches.prediction, split.confident())
     if len(rows) < FEWEST:
         return []
-    own = split.predictions[rows]
-    kept = reaches(own, settings) & (own.area >= settings.min_area)
+    matched = split.predictions[rows]
+    kept = reaches(matched, settings) & (matched.area >= settings.min_area)
+    if kept.mean() > MOST_KEPT:
+        return []
     loose = settings.model_copy(update={"min_area": 0, "most": None})
     loose = loose.model_copy(update=thresholds.pick(split.evaluation, loose))
-    now, then = (f1.summary(_f1_counts(split, given)).get("joint_f1", 0.0) for given in (settings, loose))
-    ruins = kept.mean() <= KEPT and now <= TIMES * then
-    if not ruins and then - now < NOTED:
+    tuned = _f1_counts(split, loose)
+    own, best = (f1.summary(counts).get("joint_f1", 0.0) for counts in (now, tuned))
+    ruins, gain = kept.mean() <= KEPT and own <= TIMES * best, _gain(now, tuned)
+    if not ruins and (gain.value < NOTED or gain.low <= 0):
         return []
     changed = ", ".join(f"{key} {getattr(settings, key)}" for key in ("min_score", "min_logit", "min_area", "most"))
     evidence = (
         f"the filter removes {1 - kept.mean():.0%} of the confident predictions that match an object: joint F1 is "
-        f"{now:.1f}, and {then:.1f} with tuned thresholds ({changed})"
+        f"{own:.1f}, and {best:.1f} with tuned thresholds ({changed})"
     )
     change = "lower filter.min_score and the other limits, or set filter.thresholds: auto"
     return [Finding("filter_too_strict", "warning" if ruins else "note", evidence, change)]

@@ -272,6 +272,15 @@ def test_thresholds_that_cost_much_of_f1_are_noted():
     assert not detections.filtered(whole, given)
 
 
+def test_thresholds_that_remove_too_little_are_not_called_strict():
+    images, predictions = healthy(TASKS, images=30)
+    stray = [
+        replace(p, mask_quality=0.1, image_id=1 + (p.image_id + step) % 30) for p in predictions for step in (3, 7)
+    ]
+    given = tiny.params().filter.model_copy(update={"min_logit": {}, "min_score": {}, "nms": "none"})
+    assert not detections.filtered(split(images, predictions + stray, TASKS), given)
+
+
 @pytest.mark.parametrize(
     ("rule", "given"), [("min_area", 330), ("most", 2), ("nms_iou", 0.0), ("largest_component", True)]
 )
