@@ -14,6 +14,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
+from benchmarks import temporary
 from mtseg.core.files import write_json
 from mtseg.core.params import Generate
 from mtseg.data import shapes
@@ -32,7 +33,7 @@ def draw(folder: Path, *, settings: Generate, tasks: Sequence[str], plain: bool)
 @cache
 def _drawn(settings: Generate, tasks: tuple[str, ...], plain: bool) -> TemporaryDirectory:
     """A temporary folder with these files, drawn once for all cases of a process."""
-    folder = TemporaryDirectory()
+    folder = TemporaryDirectory(dir=temporary.parent())
     with patch.object(shapes, "_background", _clouds if plain else shapes._background):
         shapes.generate(settings, Path(folder.name), seed=settings.seed)
 

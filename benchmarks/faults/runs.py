@@ -80,6 +80,8 @@ def work(name: str, folder: Path, trained: Path | None, quick: bool) -> Outcome:
     case = CASES[name]
     if quick:
         case = replace(case, changes=SMALL | case.changes)
+    if trained and not (trained / "models").is_dir():  # that case was stopped before its training
+        trained = None
     until = "check" if quick and not isinstance(case, Fault) else "diagnosis"
     outcome = pipeline.run(case, folder / slug(name), trained=trained, until=until)
     if name not in (SHORT, *(base.name for base in TRAINED)):
