@@ -18,7 +18,7 @@ from mtseg.diagnosis.split import Split
 from mtseg.evaluation import f1, thresholds
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
-from mtseg.evaluation.bootstrap import DIAGNOSIS_REPLICATES, Interval, auc, of_replicates, proportion, ratio, resamples
+from mtseg.evaluation.bootstrap import Interval, auc, of_replicates, proportion, ratio, resamples
 from mtseg.evaluation.filter import apply, reaches
 
 DUPLICATES = 0.8  # per matched object: reported if the 99 % interval is above; a short training leaves 0.4 to 0.7
@@ -188,7 +188,7 @@ def _f1_counts(split: Split, settings: Filter) -> np.ndarray:
 
 def _gain(now: np.ndarray, then: np.ndarray) -> Interval:
     """Gain in joint F1 (0 to 1), on the same bootstrap samples of the images. now, then: of `_f1_counts`."""
-    weights = np.vstack([np.ones(len(now)), resamples(len(now), DIAGNOSIS_REPLICATES)])
+    weights = np.vstack([np.ones(len(now)), resamples(len(now))])
     before, after = (np.nan_to_num(f1.shares(weights @ counts)["joint_f1"]) for counts in (now, then))
     return of_replicates(after[0] - before[0], (after - before)[1:])
 

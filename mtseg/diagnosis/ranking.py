@@ -19,7 +19,7 @@ from mtseg.evaluation.ap.average_precision import percent
 from mtseg.evaluation.ap.evaluation import Evaluation
 from mtseg.evaluation.ap.matching import HIT
 from mtseg.evaluation.ap.rankings import RANKINGS
-from mtseg.evaluation.bootstrap import DIAGNOSIS_REPLICATES, Interval, auc, of_replicates, resamples
+from mtseg.evaluation.bootstrap import Interval, auc, of_replicates, resamples
 
 GAIN = 0.01  # gain in average precision at IoU 0.5 by another ranking, above which it is reported (99 % interval)
 TEMPERATURES = np.geomspace(1 / 32, 32, 41)
@@ -181,7 +181,7 @@ def _gains(split: Split) -> dict[str, Interval]:
     one_class = [np.zeros(len(table), dtype=int) for table in (candidates.crowd, split.image)]
     options = {"categories": 1, "max_dets": len(split.image), "thresholds": np.array([HIT]), "candidates": candidates}
     count = len(split.images)
-    weights = np.vstack([np.ones(count), resamples(count, DIAGNOSIS_REPLICATES)])
+    weights = np.vstack([np.ones(count), resamples(count)])
     precision = {}
     for name in RANKINGS:
         rank = evaluation.rank_by(evaluation.scores_by(name))

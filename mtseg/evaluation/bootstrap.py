@@ -16,7 +16,8 @@ LEVEL = 0.95
 REPLICATES = 500
 MIN_IMAGES = 5  # with fewer there is no interval
 MIN_REPLICATES = 100
-MAX_WORK = 40_000_000  # limit of replicates x predictions, within MIN_REPLICATES and REPLICATES
+AT_ONCE = 10_000_000  # replicates x values
+MAX_WORK = 40_000_000  # limit of replicates x predictions or images, but for the least and most replicates
 DIAGNOSIS_LEVEL = 0.99  # higher, since a diagnosis computes dozens of intervals
 DIAGNOSIS_REPLICATES = 1000
 
@@ -32,8 +33,10 @@ def draws(images: int, predictions: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)  # a diagnosis uses the same array dozens of times
-def resamples(images: int, count: int, seed: int = SEED) -> np.ndarray:
-    """Bootstrap weights [count, I]: how often each image is drawn with replacement."""
+def resamples(images: int, seed: int = SEED) -> np.ndarray:
+    """Bootstrap weights [B, I] of the diagnosis: how often each image is drawn with replacement. B is 1000, and fewer
+    from 40,000 images on."""
+    count = int(np.clip(MAX_WORK // max(images, 1), MIN_REPLICATES, DIAGNOSIS_REPLICATES))
     return _drawn(images, count, seed).astype(np.float64)
 
 
@@ -81,7 +84,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = SEED) -> I
         return None
     if len(numerator) == 1:  # each draw is the same
         return Interval(float(numerator.sum() / denominator.sum()), -np.inf, np.inf)
-    weights = resamples(len(numerator), DIAGNOSIS_REPLICATES, seed)
+    weights = resamples(len(numerator), seed)
     above, below = weights @ numerator, weights @ denominator
     return of_replicates(numerator.sum() / denominator.sum(), above[below > 0] / below[below > 0])
 
@@ -101,12 +104,12 @@ def median(values: np.ndarray, images: np.ndarray, count: int) -> Interval:
     """Median of values [M], at least one. images: int [M], the image of each value. count: number of images."""
     if count == 1:
         return Interval(float(np.median(values)), -np.inf, np.inf)
-    order = np.argsort(values, kind="stable")
-    below = resamples(count, DIAGNOSIS_REPLICATES)[:, images[order]].cumsum(axis=1)
-    below = below[below[:, -1] > 0]
-    medians = values[order][(below >= below[:, -1:] / 2).argmax(axis=1)]
-    low, high = np.quantile(medians, [(1 - DIAGNOSIS_LEVEL) / 2, (1 + DIAGNOSIS_LEVEL) / 2])
-    return Interval(float(np.median(values)), float(low), float(high))
+    order, weights, medians = np.argsort(values, kind="stable"), resamples(count), []
+    for part in np.array_split(weights, max(1, len(weights) * len(values) // AT_ONCE)):  # all may take gigabytes
+        below = part[:, images[order]].cumsum(axis=1)
+        below = below[below[:, -1] > 0]
+        medians.append(values[order][(below >= below[:, -1:] / 2).argmax(axis=1)])
+    return of_replicates(np.median(values), np.concatenate(medians))
 
 
 def proportion(hits: np.ndarray) -> Interval:
