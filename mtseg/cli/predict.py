@@ -165,7 +165,8 @@ def _predict(
 
     predictor = mtseg.load(weights, **loading)
     if run.damaged:
-        print(f"{run.damaged[0]} is damaged: images from number {run.done + 1} on are predicted again", file=sys.stderr)
+        fault = "damaged, or a part before it is missing"
+        print(f"{run.damaged[0]} is {fault}: images from number {run.done + 1} on are predicted again", file=sys.stderr)
     with run.started():
         _predict_left(run, predictor, files, options, save_images=save_images)
         run.finish(formats, predictor.tasks)

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Run:
         elif overwrite:
             spans = []
         else:
-            spans = list(takewhile(bool, map(_span, self._found)))
+            spans = list(_unbroken(self._found))
             self.damaged = self._found[len(spans) :]  # the later ones too: ids of images ascend from part to part
         self.images, self.empty = (sum(span[key] for span in spans) for key in ("images", "empty"))
         self.failed = [one for span in spans for one in span["failed"]]
@@ -260,6 +260,16 @@ class Run:
     def tidy(self) -> None:
         """Remove the parts of a finished run, which one that was killed then may have left."""
         _remove(self.out / OLD)
+
+
+def _unbroken(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What the parts say, up to the first that is damaged or not named by the images before it: one is missing."""
+    done = 0
+    for part in parts:
+        if part.name != f"{done:012}" or not (span := _span(part)):
+            return
+        yield span
+        done += span["images"] + len(span["failed"])
 
 
 def _span(part: Path) -> dict[str, Any] | None:

@@ -363,7 +363,7 @@ def test_a_killed_run_loses_the_last_part_only(predict, tmp_path, shots, segment
     assert not (tmp_path / "out" / folder.OLD).exists()
 
 
-@pytest.mark.parametrize("name", ["predictions.parquet", "images.parquet", "span.json"])
+@pytest.mark.parametrize("name", ["predictions.parquet", "images.parquet", "span.json", "missing"])
 def test_a_damaged_part_and_those_after_it_are_predicted_again(predict, tmp_path, shots, monkeypatch, name):
     assert predict(shots, out="whole").code == 0
     monkeypatch.setattr(folder, "SECONDS", 0)
@@ -372,9 +372,13 @@ def test_a_damaged_part_and_those_after_it_are_predicted_again(predict, tmp_path
         with pytest.raises(ZeroDivisionError):
             predict(shots)
     part = tmp_path / "out" / folder.PARTS / f"{2:012}"
-    os.truncate(part / name, 10)
+    if name == "missing":
+        shutil.rmtree(part)
+        part = part.with_name(f"{3:012}")
+    else:
+        os.truncate(part / name, 10)
     done = predict(shots)
-    assert f"{part} is damaged: images from number 3 on are predicted again" in done.err.splitlines()
+    assert f"{part} is damaged, or a part before it is missing: images from number 3 on are predicted again" in done.err.splitlines()
     assert done.code == 0 and "2/5" in done.err and content(tmp_path / "out") == content(tmp_path / "whole")
 
 
