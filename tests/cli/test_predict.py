@@ -374,11 +374,12 @@ def test_a_damaged_part_and_those_after_it_are_predicted_again(predict, tmp_path
     part = tmp_path / "out" / folder.PARTS / f"{2:012}"
     if name == "missing":
         shutil.rmtree(part)
-        part = part.with_name(f"{3:012}")
+        part = part.with_name(f"{4:012}")  # parts hold one or two images
     else:
         os.truncate(part / name, 10)
     done = predict(shots)
-    assert f"{part} is damaged, or a part before it is missing: images from number 3 on are predicted again" in done.err.splitlines()
+    fault = "damaged, or a part before it is missing"
+    assert f"{part} is {fault}: images from number 3 on are predicted again" in done.err.splitlines()
     assert done.code == 0 and "2/5" in done.err and content(tmp_path / "out") == content(tmp_path / "whole")
 
 
