@@ -1,7 +1,7 @@
 """`python -m benchmarks.faults [--quick] [--only REGEX]`: are injected faults found, when, and with the correct cause?
 
 Each case draws a small data set, puts one fault into data, params or code, and runs the stages until one reports
-something. On the healthy cases nothing may be reported. 60 to 75 minutes on two cores; --quick, half a minute, without
+something. On the healthy cases nothing may be reported. An hour on two cores; --quick, half a minute, without
 the faults that need a trained model. Prints a table, which the full run also writes into docs/diagnosis.md, and the
 share of correctly named faults. The exit code is 1 if a target is missed.
 """

@@ -3,7 +3,7 @@
 In the folder are `run.json`, by which it is known again, and while a run is unfinished `.parts/`, with a folder of
 tables for each span of images. At the end all formats are written from the parts: it makes no difference to them how
 often a run was interrupted. `.tables/` keeps what they say, for further formats. Parts that are damaged, as a power
-failure leaves them, are predicted again.
+failure leaves them, or missing are predicted again.
 """
 
 from __future__ import annotations
