@@ -16,7 +16,6 @@ LEVEL = 0.95
 REPLICATES = 500
 MIN_IMAGES = 5  # with fewer there is no interval
 MIN_REPLICATES = 100
-AT_ONCE = 10_000_000  # replicates x values
 MAX_WORK = 40_000_000  # limit of replicates x predictions or images, but for the least and most replicates
 DIAGNOSIS_LEVEL = 0.99  # higher, since a diagnosis computes dozens of intervals
 DIAGNOSIS_REPLICATES = 1000
@@ -35,7 +34,7 @@ def draws(images: int, predictions: int) -> np.ndarray:
 @lru_cache(maxsize=4)  # a diagnosis uses the same array dozens of times
 def resamples(images: int, seed: int = SEED) -> np.ndarray:
     """Bootstrap weights [B, I] of the diagnosis: how often each image is drawn with replacement. B is 1000, and fewer
-    from 40,000 images on."""
+    above 40,000 images."""
     count = int(np.clip(MAX_WORK // max(images, 1), MIN_REPLICATES, DIAGNOSIS_REPLICATES))
     return _drawn(images, count, seed).astype(np.float64)
 
@@ -104,12 +103,10 @@ def median(values: np.ndarray, images: np.ndarray, count: int) -> Interval:
     """Median of values [M], at least one. images: int [M], the image of each value. count: number of images."""
     if count == 1:
         return Interval(float(np.median(values)), -np.inf, np.inf)
-    order, weights, medians = np.argsort(values, kind="stable"), resamples(count), []
-    for part in np.array_split(weights, max(1, len(weights) * len(values) // AT_ONCE)):  # all may take gigabytes
-        below = part[:, images[order]].cumsum(axis=1)
-        below = below[below[:, -1] > 0]
-        medians.append(values[order][(below >= below[:, -1:] / 2).argmax(axis=1)])
-    return of_replicates(np.median(values), np.concatenate(medians))
+    order = np.argsort(values, kind="stable")
+    below = resamples(count)[:, images[order]].cumsum(axis=1)
+    below = below[below[:, -1] > 0]
+    return of_replicates(np.median(values), values[order][(below >= below[:, -1:] / 2).argmax(axis=1)])
 
 
 def proportion(hits: np.ndarray) -> Interval:
