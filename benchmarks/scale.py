@@ -159,7 +159,9 @@ def plot(costs: Mapping[str, Mapping[int, Cost]], path: Path) -> None:
             label = f"{name}: exponent {exponent(column(own, key)):.2f}"
             axis.plot([*own], [*column(own, key).values()], "o-", label=label)
         axis.set(xscale="log", yscale="log", xlabel="images", title=title)
-        axis.legend()
+        axis.set_xticks([], minor=True)
+        axis.set_xticks([*own], [f"{count:,}" for count in own])
+        axis.legend(fontsize="small")
     axes[1].axhline(BUDGET, color="grey", linestyle="--", linewidth=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
