@@ -89,11 +89,12 @@ def imports_end_at_once() -> None:
 
 @contextmanager
 def interrupts_raised() -> Iterator[None]:
-    """Within the block a signal raises KeyboardInterrupt within imports too, for there is something to save."""
+    """Within the block a signal within an import raises KeyboardInterrupt when that has ended, for there is something
+    to save."""
     before = {number: signal.getsignal(number) for number in stops()}
     before = {number: handler for number, handler in before.items() if getattr(handler, "func", None) is _interrupt}
     for number in before:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _raise)
     try:
         yield
     finally:
@@ -101,16 +102,33 @@ def interrupts_raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(pid: int, number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt. Within an import, end this process, but no fork of it: C extensions swallow that, make
-    another error of it or abort, and what is unfinished has a temporary name."""
-    while frame and os.getpid() == pid:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            try:
-                os.write(2, b"error: interrupted\n")
-            finally:  # stderr may be closed
-                os._exit(130)
+def _raise(number: int, frame: FrameType | None) -> None:
+    if not deferred(number, frame):
+        raise KeyboardInterrupt
+
+
+def deferred(number: int, frame: FrameType | None) -> bool:
+    """For a signal handler: whether the signal arrived within an import. It is then sent again, until the import has
+    ended: C extensions swallow an exception of a handler, make another error of it or abort."""
+    if importing := _importing(frame):
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    return importing
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
+    return frame is not None
+
+
+def _interrupt(pid: int, number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt. Within an import, end this process, but no fork of it: what is unfinished has a
+    temporary name."""
+    if os.getpid() == pid and _importing(frame):
+        try:
+            os.write(2, b"error: interrupted\n")
+        finally:  # stderr may be closed
+            os._exit(130)
     raise KeyboardInterrupt
 
 

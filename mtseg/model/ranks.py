@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from mtseg.core.errors import UserError, as_user_error
 from mtseg.core.launcher import place
-from mtseg.core.signals import interrupts_held, stops
+from mtseg.core.signals import deferred, interrupts_held, stops
 from mtseg.model import device
 
 TICK = 1.0  # seconds between signs of life of rank 0
@@ -164,10 +165,10 @@ class Ranks:
             self.at_once = False
             yield
 
-    def note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal to stop."""
         self.asked = True
-        if self.at_once:
+        if self.at_once and not deferred(number, frame):
             self.at_once = False  # `timeout` sends SIGTERM twice
             raise KeyboardInterrupt
 
