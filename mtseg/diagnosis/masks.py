@@ -271,7 +271,7 @@ def _other_size(split: Split) -> list[Finding]:
     return [Finding("masks_scaled", "warning", evidence, SIZE)]
 
 
-def _centres(boxes: np.ndarray) -> np.ndarray:
+def centres(boxes: np.ndarray) -> np.ndarray:
     return boxes[..., :2] + boxes[..., 2:] / 2
 
 
@@ -485,7 +485,7 @@ def _shift(best: BestBoxes, half: int) -> np.ndarray:
     for predicted, objects in best.half(half):
         ratio = predicted[:, None, 2:] / np.maximum(objects[None, :, 2:], 1)
         similar = ((ratio < SIMILAR) & (ratio > 1 / SIMILAR)).all(2)
-        offsets.append((_centres(predicted)[:, None] - _centres(objects)[None])[similar])
+        offsets.append((centres(predicted)[:, None] - centres(objects)[None])[similar])
         sizes.append(objects[:, 2:].mean(1))
     offsets = np.concatenate(offsets)
     if len(offsets) < 20:

@@ -22,7 +22,7 @@ from mtseg.checks.findings import Finding
 from mtseg.checks.strays import named
 from mtseg.core.tables import UNLABELLED
 from mtseg.diagnosis import simulated
-from mtseg.diagnosis.masks import BestBoxes, Undo, mirrored, scaled, transposed, turned
+from mtseg.diagnosis.masks import BestBoxes, Undo, centres, mirrored, scaled, transposed, turned
 from mtseg.diagnosis.split import Split, by_image
 from mtseg.evaluation.ap.pairs import box_overlaps
 from mtseg.evaluation.bootstrap import Interval, proportion
@@ -162,7 +162,7 @@ def _enough(found: int, images: int) -> bool:
     return found >= FEWEST and _share(found, images).high >= SHARE
 
 
-def _changes(sizes: np.ndarray) -> Iterator[Change]:
+def changes(sizes: np.ndarray) -> Iterator[Change]:
     for text, axes in (("left to right", (0,)), ("top to bottom", (1,))):
         yield Change("masks_mirrored", f"masks are mirrored {text}", mirrored(sizes, *axes))
     yield Change("images_turned", "masks are turned by 180 degrees", mirrored(sizes, 0, 1))
@@ -204,20 +204,20 @@ def _fitting(sample: Sample, images: np.ndarray, offset: Offset | None) -> Found
     bad, before = images[bad][kept], before[bad][kept]
     if len(bad) < FEWEST:
         return None
-    changes = [*_changes(sample.sizes), *_shifts(offset)]
+    tried = [*changes(sample.sizes), *_shifts(offset)]
     fits = np.array(
         [
             [sample.fit(image, [(image + step) % count for step in change.steps], change.undo) for image in bad]
-            for change in changes
+            for change in tried
         ]
     )  # [changes, bad, 2]
     explains = (fits[..., 0] >= GOOD) & (fits[..., 0] >= before + MARGIN)
-    found, tested = [], [i for i, change in enumerate(changes) if change.cause]
+    found, tested = [], [i for i, change in enumerate(tried) if change.cause]
     for row in tested:
-        change, own = changes[row], explains[row]
+        change, own = tried[row], explains[row]
         if not _enough(int(own.sum()), len(images)):
             continue
-        alike = [i for i, other in enumerate(changes) if i != row and (other.steps == (0,)) == (change.steps == (0,))]
+        alike = [i for i, other in enumerate(tried) if i != row and (other.steps == (0,)) == (change.steps == (0,))]
         inexact = explains[alike][:, ~own]
         inexact = inexact.sum() / max(inexact.size, 1)
         if binom.sf(own.sum() - 1, len(bad), inexact) * len(tested) >= LEVEL:
@@ -302,7 +302,7 @@ def _beside(sample: Sample, image: int, other: int) -> float | None:
     if 2 * fit.any(0).sum() >= len(objects):
         return None
     side = np.sqrt(objects[:, 2:].prod(1))
-    apart = np.linalg.norm(_centres(predicted)[:, None] - _centres(objects), axis=2)
+    apart = np.linalg.norm(centres(predicted)[:, None] - centres(objects), axis=2)
     ratio = predicted[:, None, 2:] / objects[:, 2:]
     same = (sample.predicted_labels[other][:, None] == sample.labels[image]).all(2)
     alike = same & (np.maximum(ratio, 1 / ratio).max(2) < ALIKE) & (apart > FAR_OFF * side) & (apart < CLOSE * side)
@@ -311,10 +311,6 @@ def _beside(sample: Sample, image: int, other: int) -> float | None:
     return (
         float(np.median(apart.min(0, where=alike, initial=np.inf)[found])) if 2 * found.sum() >= len(objects) else 0.0
     )
-
-
-def _centres(boxes: np.ndarray) -> np.ndarray:
-    return boxes[:, :2] + boxes[:, 2:] / 2
 
 
 def _belong(best: BestBoxes, objects: np.ndarray, other: int) -> bool:
@@ -332,7 +328,7 @@ def _offset(best: BestBoxes, images: np.ndarray) -> Offset | None:
         if touched.any():
             boxes = best.predicted[image][iou.argmax(0)[touched]], best.objects[image][touched]
             rows.append(image)
-            offsets.append(np.median(np.subtract(*map(_centres, boxes)), axis=0))
+            offsets.append(np.median(np.subtract(*map(centres, boxes)), axis=0))
     if not rows:
         return None
     rows, offsets = np.array(rows), np.array(offsets)

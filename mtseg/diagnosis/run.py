@@ -21,7 +21,7 @@ from mtseg.diagnosis import (
     label_alignment,
     limits,
     masks,
-    parts,
+    objects,
     ranking,
     validation,
 )  # fmt: skip
@@ -114,7 +114,7 @@ def diagnose(
     others = [finding for finding in alignment if finding not in explained]
     if not others and not any(finding.severity == "error" for finding in learning):
         least = MOST_OF_IT * differing.share if differing else 0.0
-        of_val, of_train = parts.check(split, "val", least=least), parts.check(trained, "train")
+        of_val, of_train = objects.check(split, "val", least=least), objects.check(trained, "train")
         if differing:
             of_val = [replace(finding, change=validation.OF_A_PART) for finding in of_val]
             explained += of_train

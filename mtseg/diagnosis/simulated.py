@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy.stats import binom
 
 from mtseg.checks.strays import a_part
 from mtseg.diagnosis.split import Split, by_image
@@ -39,20 +40,23 @@ class Kind(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """images: int [I], their rows; counts: [I], of their objects; before: [I], sums over the objects of the best mask
-    IoU with a prediction; after: [kinds, I], the same with each fault.
+    """images: int [I], their rows. Of M objects: rows: int [M], among all that are no crowds; place: int [M], of its
+    image in `images`; iou: [M], the best mask IoU with a prediction; faulty: [kinds, M], the same with each fault.
 
-    For M objects, and for `AXES`: place: int [M], of its image; iou: [M]; covered: [2, M], the share of a mask that its
-    mirror image covers; part_iou: [2, M], the best IoU of that part."""
+    And for `AXES`: covered: [2, M], the share of a mask that its mirror image covers; part_iou: [2, M], the best IoU of
+    that part."""
 
     images: np.ndarray
-    counts: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    rows: np.ndarray
     place: np.ndarray
     iou: np.ndarray
+    faulty: np.ndarray
     covered: np.ndarray
     part_iou: np.ndarray
+
+    def sums(self, values: np.ndarray | None = None) -> np.ndarray:
+        """[I]: the sum over the objects of each image of values [M], by default their number."""
+        return np.bincount(self.place, values, minlength=len(self.images))
 
 
 def _without(mask: np.ndarray, side: int, share: float) -> np.ndarray:
@@ -89,7 +93,8 @@ def fits(split: Split) -> Fits:
     images = np.flatnonzero([len(own) > 0 for own in of_objects])
     pixels = int((split.images.height * split.images.width)[instances.image[objects]].sum())
     images = images[:: pixels // PIXELS + 1]
-    after, single = np.zeros((len(KINDS), len(images))), [np.zeros((6, 0))]
+    ranks = np.cumsum(~instances.crowd) - 1
+    numbers = [np.zeros((7 + len(KINDS), 0))]
     for place, image in enumerate(images.tolist()):
         own = objects[of_objects[image]]
         found = split.predictions[split.best[of_predictions[image][: len(own)]]].rles()
@@ -100,14 +105,11 @@ def fits(split: Split) -> Fits:
         parts = [[mask & np.flip(mask, axis) for mask in masks] for axis in AXES]
         covered = [[part.sum() / mask.sum() for part, mask in zip(some, masks, strict=True)] for some in parts]
         ious = [_best(found, true), *(_best(found, _encoded(some)) for some in parts)]
-        single.append(np.array([np.full(len(own), place), *ious, *covered]))
-        for number, kind in enumerate(KINDS if found else ()):
-            after[number, place] = _best(found, _encoded([kind.change(mask) for mask in masks])).sum()
-    places, iou, *rest = np.concatenate(single, axis=1)
-    places = places.astype(int)
-    before = np.bincount(places, iou, minlength=len(images))
-    counts = np.bincount(places, minlength=len(images))
-    return Fits(images, counts, before, after, places, iou, np.array(rest[2:]), np.array(rest[:2]))
+        faulty = [_best(found, _encoded([kind.change(mask) for mask in masks]) if found else own) for kind in KINDS]
+        numbers.append(np.array([ranks[own], np.full(len(own), place), *ious, *covered, *faulty]))
+    rows, places, iou, *rest = np.concatenate(numbers, axis=1)
+    part_iou, covered, faulty = (np.array(part) for part in (rest[:2], rest[2:4], rest[4:]))
+    return Fits(images, rows.astype(int), places.astype(int), iou, faulty, covered, part_iou)
 
 
 def _encoded(masks: list[np.ndarray]) -> list[dict]:
@@ -121,11 +123,11 @@ def _best(found: list[dict], true: list[dict]) -> np.ndarray:
 
 def of_split(sample: Fits) -> tuple[Kind, Interval, float] | None:
     """The fault that raises the mean IoU of the objects most, by how much, and the mean IoU that it has then."""
-    if not sample.counts.sum():
+    if not len(sample.place):
         return None
-    best = int(sample.after.sum(1).argmax())
-    gain = ratio(sample.after[best] - sample.before, sample.counts)
-    return KINDS[best], gain, float(sample.after[best].sum() / sample.counts.sum())
+    best = int(sample.faulty.sum(1).argmax())
+    gain = ratio(sample.sums(sample.faulty[best] - sample.iou), sample.sums())
+    return KINDS[best], gain, float(sample.faulty[best].mean())
 
 
 def of_mean(sample: Fits) -> tuple[str, Interval, float] | None:
@@ -148,13 +150,32 @@ def of_mean(sample: Fits) -> tuple[str, Interval, float] | None:
 def of_part(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
     """(cause, text, rows of the images, sum of their mean IoU with the fault) of the fault that explains most images,
     and surely more than others do."""
-    counts = np.maximum(sample.counts, 1)
-    before, after = sample.before / counts, sample.after / counts
+    counts = np.maximum(sample.sums(), 1)
+    before, after = (
+        np.array([sample.sums(row) for row in part]) / counts for part in (sample.iou[None], sample.faulty)
+    )
     explains = (after >= GOOD) & (after >= before + MARGIN)
-    names = [kind.alike for kind in KINDS]
     number = int((after * explains).sum(1).argmax())
-    own = explains[number]
-    others = [explains[row].sum() for row, name in enumerate(names) if name != names[number]]
-    if not a_part(own.sum(), len(own), (max(others) + 1) / (len(own) + 1), level=LEVEL / len(KINDS)):
+    own, others = explains[number], _others(explains, number)
+    if not a_part(own.sum(), len(own), (others + 1) / (len(own) + 1), level=LEVEL / len(KINDS)):
         return None
     return KINDS[number].cause, KINDS[number].text, sample.images[own], float(after[number, own].sum())
+
+
+def of_objects(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
+    """(cause, text, rows of the objects, chance of as many images) of the fault that explains objects of most images,
+    and surely of more than others do."""
+    explains = (sample.faulty >= GOOD) & (sample.faulty >= sample.iou + MARGIN)
+    images = np.array([sample.sums(row) > 0 for row in explains])
+    number = int((sample.faulty * explains).sum(1).argmax())
+    own, count = int(images[number].sum()), len(sample.images)
+    by_chance = (_others(images, number) + 1) / (count + 1)
+    if not a_part(own, count, by_chance, level=LEVEL / len(KINDS)):
+        return None
+    chance = float(binom.sf(own - 1, count, by_chance)) * len(KINDS)
+    return KINDS[number].cause, KINDS[number].text, sample.rows[explains[number]], chance
+
+
+def _others(explains: np.ndarray, number: int) -> int:
+    """How many images another fault explains, at most. explains: bool [kinds, I]."""
+    return max(int(row.sum()) for row, kind in zip(explains, KINDS, strict=True) if kind.alike != KINDS[number].alike)
