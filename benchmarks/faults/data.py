@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from benchmarks.faults.case import Fault
@@ -15,6 +16,7 @@ from benchmarks.faults.images import edit, edit_labels
 from mtseg.core.files import write_json
 from mtseg.core.tables import Images
 
+LEAST = 16  # pixels: smaller outlines are no objects
 COLOUR = 1  # index of the task whose labels are changed
 
 
@@ -81,6 +83,35 @@ def half_unannotated(split: str) -> Callable[[Path], None]:
     return lambda raw: edit(raw / split, lambda record, number: record.update(shapes=record["shapes"][number % 2 :: 2]))
 
 
+def outlines(split: str, change: Callable[[np.ndarray, np.ndarray], np.ndarray], *, every: int = 1,
+             colour: str = "") -> Callable[[Path], None]:  # fmt: skip
+    """Change the outline (points, width and height of the image) of every so many objects of a split, or of those of
+    one colour."""
+
+    def fault(raw: Path) -> None:
+        count = iter(range(1_000_000))
+
+        def each(record: dict[str, Any], number: int) -> None:
+            size = np.array([record["imageWidth"], record["imageHeight"]])
+            for shape in record["shapes"]:
+                if shape["label"].split(",")[COLOUR] == colour if colour else next(count) % every == 0:
+                    points = change(np.array(shape["points"]), size).clip(0, size)
+                    if cv2.contourArea(points.astype(np.float32)) >= LEAST:
+                        shape["points"] = points.tolist()
+
+        edit(raw / split, each)
+
+    return fault
+
+
+def mirrored(points: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.column_stack([size[0] - points[:, 0], points[:, 1]])
+
+
+def upper_half(points: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.column_stack([points[:, 0], points[:, 1].clip(max=(points[:, 1].min() + points[:, 1].max()) / 2)])
+
+
 def in_coco(split: str, change: Callable[[dict[str, Any], int], None]) -> Callable[[Path], None]:
     """Apply `change(annotation, number of categories)` to every annotation of a converted split."""
 
@@ -137,6 +168,18 @@ FAULTS = (
     Fault("half the objects of train were not annotated", raw=half_unannotated("train"), causes=MISSING),
     Fault("30 % of one task's labels wrong in val alone", since="predict", raw=wrong_colours(0.3, "val"),
           causes=NOISE),
+    Fault("every third outline of val is mirrored", since="predict", raw=outlines("val", mirrored, every=3),
+          causes=("masks_mirrored",)),
+    Fault("x and y of every sixth outline of val are swapped", since="predict", causes=("masks_transposed",),
+          raw=outlines("val", lambda points, size: points[:, ::-1], every=6)),
+    Fault("the blue outlines of val are drawn for another size", since="predict", causes=("masks_displaced",),
+          raw=outlines("val", lambda points, size: points * 0.7, colour="blue")),
+    Fault("the red outlines of val lie 12 pixels to the right", since="predict", causes=("masks_displaced",),
+          raw=outlines("val", lambda points, size: points + [12, 0], colour="red")),
+    Fault("every fourth outline of val ends at half its height", since="predict", causes=("masks_scaled",),
+          raw=outlines("val", upper_half, every=4)),
+    Fault("every fourth outline of train is turned by 180 degrees", causes=("images_turned", "masks_displaced"),
+          raw=outlines("train", lambda points, size: size - points, every=4)),
     Fault("half the objects of val were not annotated", since="predict", raw=half_unannotated("val"),
           causes=MISSING),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Put known faults into the masks of the objects, and see whether the predictions fit these better.
+"""Put known faults into the masks of the objects, or of the predictions, and see whether both fit better then.
 
 Boxes do not show that a mask has lost a part, contains its mirror image as well, or that its pixels were written by
 rows and read by columns. Each fault is tried on every object of a sample of images. It explains the split if the mean
@@ -9,7 +9,7 @@ I images of the sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,12 +31,14 @@ LEVEL = 0.005  # chance of a false alarm
 
 
 class Kind(NamedTuple):
-    """change: of a mask, uint8 [height, width]. alike: faults with the same name explain the same images."""
+    """change: of a mask, uint8 [height, width]. alike: faults with the same name explain the same images. annotated:
+    annotations have the fault, and predictions with it fit them."""
 
     cause: str
     text: str
     alike: str
     change: Callable[[np.ndarray], np.ndarray]
+    annotated: bool = False
 
 
 class Fits(NamedTuple):
@@ -60,8 +62,10 @@ class Fits(NamedTuple):
 
 
 def _without(mask: np.ndarray, side: int, share: float) -> np.ndarray:
-    """A mask, not empty, without a share of its rows or columns. side: 0 top, 1 bottom, 2 left, 3 right."""
+    """A mask without a share of its rows or columns. side: 0 top, 1 bottom, 2 left, 3 right."""
     places = np.flatnonzero(mask.any(1 - side // 2))
+    if not len(places):
+        return mask
     count, mask = round(share * len(places)), mask.copy()
     cut = slice(0, places[0] + count) if side % 2 == 0 else slice(places[-1] + 1 - count, None)
     mask[(cut, slice(None)) if side < 2 else (slice(None), cut)] = 0
@@ -70,8 +74,9 @@ def _without(mask: np.ndarray, side: int, share: float) -> np.ndarray:
 
 SIDES = ("upper", "lower", "left", "right")
 KINDS = (
-    *(Kind("masks_scaled", f"masks lack about the {side} {share:.0%} of their objects", side,
-           lambda mask, number=number, share=share: _without(mask, number, share))
+    *(Kind("masks_scaled", f"{name} lack about the {side} {share:.0%} of their objects", f"{name} {side}",
+           lambda mask, number=number, share=share: _without(mask, number, share), annotated)
+      for name, annotated in (("masks", False), ("outlines", True))
       for number, side in enumerate(SIDES) for share in CUTS),
     *(Kind("masks_mirrored", f"masks contain their own mirror image as well, {text}", text,
            lambda mask, axes=axes: mask | np.flip(mask, axes))
@@ -105,14 +110,18 @@ def fits(split: Split) -> Fits:
         parts = [[mask & np.flip(mask, axis) for mask in masks] for axis in AXES]
         covered = [[part.sum() / mask.sum() for part, mask in zip(some, masks, strict=True)] for some in parts]
         ious = [_best(found, true), *(_best(found, _encoded(some)) for some in parts)]
-        faulty = [_best(found, _encoded([kind.change(mask) for mask in masks]) if found else own) for kind in KINDS]
+        faulty = [
+            _best(_encoded(kind.change(coco_mask.decode(rle)) for rle in found), true) if kind.annotated
+            else _best(found, _encoded(map(kind.change, masks)))
+            for kind in KINDS
+        ]  # fmt: skip
         numbers.append(np.array([ranks[own], np.full(len(own), place), *ious, *covered, *faulty]))
     rows, places, iou, *rest = np.concatenate(numbers, axis=1)
     part_iou, covered, faulty = (np.array(part) for part in (rest[:2], rest[2:4], rest[4:]))
     return Fits(images, rows.astype(int), places.astype(int), iou, faulty, covered, part_iou)
 
 
-def _encoded(masks: list[np.ndarray]) -> list[dict]:
+def _encoded(masks: Iterable[np.ndarray]) -> list[dict]:
     return [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
 
 
@@ -156,8 +165,8 @@ def of_part(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
     )
     explains = (after >= GOOD) & (after >= before + MARGIN)
     number = int((after * explains).sum(1).argmax())
-    own, others = explains[number], _others(explains, number)
-    if not a_part(own.sum(), len(own), (others + 1) / (len(own) + 1), level=LEVEL / len(KINDS)):
+    own = explains[number]
+    if not a_part(own.sum(), len(own), _by_chance(explains, number), level=LEVEL / len(KINDS)):
         return None
     return KINDS[number].cause, KINDS[number].text, sample.images[own], float(after[number, own].sum())
 
@@ -169,13 +178,16 @@ def of_objects(sample: Fits) -> tuple[str, str, np.ndarray, float] | None:
     images = np.array([sample.sums(row) > 0 for row in explains])
     number = int((sample.faulty * explains).sum(1).argmax())
     own, count = int(images[number].sum()), len(sample.images)
-    by_chance = (_others(images, number) + 1) / (count + 1)
+    by_chance = _by_chance(images, number)
     if not a_part(own, count, by_chance, level=LEVEL / len(KINDS)):
         return None
     chance = float(binom.sf(own - 1, count, by_chance)) * len(KINDS)
     return KINDS[number].cause, KINDS[number].text, sample.rows[explains[number]], chance
 
 
-def _others(explains: np.ndarray, number: int) -> int:
-    """How many images another fault explains, at most. explains: bool [kinds, I]."""
-    return max(int(row.sum()) for row, kind in zip(explains, KINDS, strict=True) if kind.alike != KINDS[number].alike)
+def _by_chance(explains: np.ndarray, number: int) -> float:
+    """Share of the images that another fault explains, at most, of those that this one does not. explains: bool
+    [kinds, I]."""
+    rest, alike = explains[:, ~explains[number]], KINDS[number].alike
+    others = [int(row.sum()) for row, kind in zip(rest, KINDS, strict=True) if kind.alike != alike]
+    return (max(others) + 1) / (rest.shape[1] + 2)

@@ -1,6 +1,7 @@
 """A fault of some objects, in any of the images, is reported with its share; a correct model gives no finding."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from mtseg.diagnosis import objects
 from tests.diagnosis.answers import healthy, split
 from tests.diagnosis.test_masks import half_lost, moved, shifted
-from tests.scenes import SIZE, make_tasks
+from tests.scenes import SIZE, box_instance, make_tasks
 
 TASKS = make_tasks(3)
 FAULTS = [
@@ -47,3 +48,19 @@ def test_objects_of_one_class_are_named(change, cause):
     task = TASKS[0]
     (finding,) = found(change, lambda rng, row: row.labels[task.name] == 1)
     assert finding.cause == cause and re.search(rf"(9\d|100)% of them {task.name} {task.classes[1]}", finding.evidence)
+
+
+def test_outlines_that_lack_a_part_are_told_from_masks_that_do():
+    records, rows = healthy(TASKS, images=100, scattered=True)
+    rng = np.random.default_rng(0)
+    cut = [
+        replace(record, instances=tuple(upper_half(i) if rng.random() < 0.3 else i for i in record.instances))
+        for record in records
+    ]
+    (finding,) = objects.check(split(cut, rows, TASKS), "train")
+    assert finding.cause == "masks_scaled" and "outlines lack about the lower 50%" in finding.evidence
+
+
+def upper_half(instance):
+    x, y, width, height = map(int, instance.bbox)
+    return box_instance((x, y, width, height // 2), instance.labels)
