@@ -75,7 +75,7 @@ def _uncaught(
 
 def _ignored(other: Callable, given: sys.UnraisableHookArgs) -> None:
     if issubclass(given.exc_type, KeyboardInterrupt):  # again, when the callback has ended
-        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        _again(signal.SIGINT)
     else:
         other(given)
 
@@ -111,14 +111,25 @@ def deferred(number: int, frame: FrameType | None) -> bool:
     """For a signal handler: whether the signal arrived within an import. It is then sent again, until the import has
     ended: C extensions swallow an exception of a handler, make another error of it or abort."""
     if importing := _importing(frame):
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        _again(number)
     return importing
 
 
+def _again(number: int) -> None:
+    later = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
+
+
 def _importing(frame: FrameType | None) -> bool:
-    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+    """Whether an import is nearer than a function of ours: a training may itself run within one."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        if frame.f_code.co_name != "<module>" and frame.f_globals.get("__name__", "").startswith("mtseg."):
+            return False
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 def _interrupt(pid: int, number: int, frame: FrameType | None) -> None:

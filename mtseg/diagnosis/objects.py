@@ -1,9 +1,10 @@
 """Find a part of the objects, in any of the images, whose masks are turned, mirrored, scaled, shifted, or lack a part.
 
 What `parts` undoes for whole images is undone for each object that fits no prediction, and each prediction that fits no
-object. An object counts for a change if such a prediction fits it after undoing the change, in place and labels. How
-many images have one by chance is measured in two ways, of which the larger counts: with the predictions of other
-images, and with other changes. The binomial distribution gives the chance of as many images.
+object; but not exchanges of images. An object counts for a change if such a prediction fits it after undoing the
+change, in place and labels. How many images have one by chance is measured in two ways, of which the larger counts:
+with the predictions of other images, and by the change that explains most of the others. The binomial distribution
+gives the chance of as many images. What boxes do not show is tried on the masks (`simulated.of_objects`).
 
 A predictions and B objects of an image, T tasks; boxes are (x, y, width, height) in pixels.
 """
@@ -28,10 +29,14 @@ from mtseg.evaluation.ap.pairs import box_overlaps
 
 FEWEST, SHARE = 3, 0.05  # images with such objects; share of all objects, which the interval must reach
 LEVEL = 0.001  # chance of a false alarm
-WITHIN = 0.5  # share of them in images that a fault of whole images explains, at most
+WITHIN = 0.5  # share of them that are in another finding, at most
 MOST = 2000  # images that are looked at, about
 VECTORS = 2000  # offsets that are compared, at most
 PIXELS = 2.0  # offsets closer than this are the same
+CHANGE = (
+    "compare the outlines of these objects with the images: who or what drew them, with which tool; if they are right, "
+    "look for what moves or cuts these masks"
+)
 CLASS, RARE = 0.9, 0.5  # share of one class among the objects, from which it is named; among the others, at most
 
 
@@ -48,44 +53,51 @@ class Lost(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A fault of some objects. rows: of these among all objects; chance: of as many images; of: rows of the objects
-    that were looked at."""
+    """A fault of some objects. rows: of these among all objects; looked_at: of those that were tried."""
 
     cause: str
     text: str
     rows: np.ndarray
-    chance: float
-    of: np.ndarray
+    looked_at: np.ndarray
 
 
 def check(split: Split, name: str, *, least: float = 0.0) -> list[Finding]:
-    """A warning for the change that surely explains a part of the images, as of `parts.check`; or of the objects, if
-    most of these are in other images. least: share of the images with objects that must have one."""
-    whole = parts.check(split, name, least=least)
-    sample = Sample(split)
-    found = _moved(sample)
-    if found is None and (cut := simulated.of_objects(fits := simulated.fits(split))):
-        found = Found(*cut, fits.rows)
-    if found is None:
-        return whole
+    """Warnings for what surely explains a part of the images, as of `parts.check`, and a part of the objects, if most
+    of these are in other images. name: of the split. least: share of the images with objects that
+    must have one."""
+    sample, fits = Sample(split), simulated.fits(split)
     image = np.repeat(np.arange(len(sample.objects)), sample.counts)
-    count, images = len(found.of), np.unique(image[found.rows])
-    share = bootstrap.mean(np.isin(found.of, found.rows), image[found.of], len(sample.objects))
-    if share.high < SHARE or len(images) < max(FEWEST, least * len(np.unique(image[found.of]))):
-        return whole
-    inside = np.isin(split.images.file_name[image[found.rows]], [file for finding in whole for file in finding.files])
-    if inside.mean() > WITHIN:
-        return whole
-    files = split.images.file_name[images].tolist()
-    evidence = f"{len(found.rows)} of {count} {name} objects ({len(found.rows) / count:.0%}, {share.low:.0%} to "
-    evidence += f"{share.high:.0%}), in {len(images)} images{_class(split, sample, found)}: {found.text}: "
-    change = "compare the annotations of these objects with the images: who or what drew them, with which tool"
-    return [Finding(found.cause, "warning", evidence + named(files), change, name, files)]
+    cut = simulated.of_objects(fits)
+    known, findings = np.array([], dtype=int), parts.check(split, name, least=least)
+    for found in (_moved(sample), cut and Found(*cut, fits.rows)):
+        if found is None or _mostly(found.rows, known):
+            continue
+        known = np.union1d(known, found.rows)
+        of_images = {
+            finding: np.flatnonzero(np.isin(split.images.file_name[image], finding.files)) for finding in findings
+        }
+        count, images = len(found.looked_at), np.unique(image[found.rows])
+        chosen = np.isin(found.looked_at, found.rows)
+        share = bootstrap.mean(chosen, image[found.looked_at], len(sample.objects))
+        few = len(images) < max(FEWEST, least * len(np.unique(image[found.looked_at])))
+        if few or share.high < SHARE or any(_mostly(found.rows, rows) for rows in of_images.values()):
+            continue
+        files = split.images.file_name[images].tolist()
+        evidence = f"{len(found.rows)} of {count} {name} objects{' looked at' * (count < len(image))} "
+        evidence += f"({len(found.rows) / count:.0%}, {share.low:.0%} to {share.high:.0%}), in {len(images)} images"
+        evidence += f"{_class(split, sample, found)}: {found.text}: {named(files)}"
+        findings = [finding for finding, rows in of_images.items() if not _mostly(rows, found.rows)]
+        findings.append(Finding(found.cause, "warning", evidence, CHANGE, name, files))
+    return findings
+
+
+def _mostly(rows: np.ndarray, others: np.ndarray) -> bool:
+    return bool(np.isin(rows, others).mean() > WITHIN)
 
 
 def _class(split: Split, sample: Sample, found: Found) -> str:
     """The class that nearly all of these objects have, if most others do not."""
-    others = np.setdiff1d(found.of, found.rows)
+    others = np.setdiff1d(found.looked_at, found.rows)
     for task, labels in zip(split.trained, np.concatenate(sample.labels).T, strict=True):
         own = labels[found.rows]
         own = own[own != UNLABELLED]
@@ -102,24 +114,24 @@ def _moved(sample: Sample) -> Found | None:
     lost = [one for image in seen.tolist() if (one := _lost(sample, image, first[image]))]
     if len(lost) < FEWEST:
         return None
-    of = np.flatnonzero(np.repeat(np.isin(np.arange(len(first)), seen), sample.counts))
+    looked_at = np.flatnonzero(np.repeat(np.isin(np.arange(len(first)), seen), sample.counts))
     changes = [change for change in parts.changes(sample.sizes) if change.steps == (0,)]
     changes += _shifts(lost)
     explained = [[_explained(one, one, change) for one in lost] for change in changes]
     images = np.array([[bool(own.any()) for own in row] for row in explained])  # [changes, images with lost objects]
     tested = [number for number, change in enumerate(changes) if change.cause]
-    best: Found | None = None
+    surely = []
     for number in tested:
-        own, change = images[number], changes[number]
-        if own.sum() < FEWEST:
-            continue
-        others = np.delete(images, number, axis=0)[:, ~own]
-        by_chance = max(_by_chance(lost, change), others.sum() / max(others.size, 1))
-        chance = float(binom.sf(own.sum() - 1, len(lost), by_chance)) * len(tested)
-        if chance < (best.chance if best else LEVEL):
-            rows = np.concatenate([one.rows[fit] for one, fit in zip(lost, explained[number], strict=True)])
-            best = Found(change.cause, change.text, rows, chance, of)
-    return best
+        count, others = int(images[number].sum()), np.delete(images, number, axis=0).sum(1)
+        if count >= FEWEST:
+            by_chance = max(_by_chance(lost, changes[number]), (others.max() + 1) / (len(lost) + 2))
+            chance = float(binom.sf(count - 1, len(lost), by_chance)) * len(tested)
+            surely += [(chance, -count, number)] if chance < LEVEL else []
+    if not surely:
+        return None
+    *_, number = min(surely)
+    rows = np.concatenate([one.rows[fit] for one, fit in zip(lost, explained[number], strict=True)])
+    return Found(changes[number].cause, changes[number].text, rows, looked_at)
 
 
 def _lost(sample: Sample, image: int, first: int) -> Lost | None:
@@ -128,7 +140,7 @@ def _lost(sample: Sample, image: int, first: int) -> Lost | None:
     if not len(predicted):
         return None
     iou = box_overlaps(predicted, objects)[0]
-    own, free = np.flatnonzero(iou.max(0) < GOOD), iou.max(1) < GOOD
+    own, free = np.flatnonzero((iou.max(0) < GOOD) & (objects[:, 2:].min(1) > 0)), iou.max(1) < GOOD
     if not len(own) or not free.any():
         return None
     return Lost(
@@ -164,7 +176,7 @@ def _shifts(lost: list[Lost]) -> Iterator[Change]:
     which are only compared and have no cause."""
     found = []
     for one in lost:
-        ratio = one.predicted[:, None, 2:] / one.boxes[:, 2:]
+        ratio = np.maximum(one.predicted[:, None, 2:], 1) / one.boxes[:, 2:]
         alike = (np.maximum(ratio, 1 / ratio).max(2) < ALIKE) & _agree(one, one)
         predicted, own = np.nonzero(alike)
         found.append(centres(one.predicted)[predicted] - centres(one.boxes)[own])

@@ -202,6 +202,23 @@ def test_what_is_saved_at_the_end_is_saved_when_a_signal_arrives_in_an_import(tm
     assert (done.returncode, done.stdout) == (130, "it went on\nsaved\n") and done.stderr.count("\n") == 1
 
 
+def test_a_training_that_runs_within_an_import_is_interrupted(tmp_path):
+    trains = """import os, signal, time
+from mtseg.core.signals import interrupts_raised
+
+with interrupts_raised():
+    from mtseg.model.ranks import Ranks
+    def step():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+        print("it went on", flush=True)
+    Ranks().alone(step)
+"""
+    script = "from mtseg.core.signals import run_stage\nrun_stage(lambda: __import__('extension'))"
+    done = run_with_extension(tmp_path, trains, script)
+    assert done.returncode == 130 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
 def test_other_exceptions_go_to_the_hooks_that_were_there(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(kind))
