@@ -7,6 +7,7 @@ import pytest
 
 # The tests' tensors are small: a second thread costs more than it gives, ten times more beside another busy process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["DVC_NO_ANALYTICS"] = "1"  # repositories of tests send no reports, whose files would stay behind
 
 
 @pytest.fixture(scope="session")

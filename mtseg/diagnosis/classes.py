@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import fisher_exact, poisson
 
 from mtseg.checks.findings import Finding
-from mtseg.checks.strays import a_part, described, named
+from mtseg.checks.strays import a_part, described, more, named
 from mtseg.core.params import Task
 from mtseg.core.tables import Pairs
 from mtseg.diagnosis.split import Split, by_image
@@ -244,13 +244,12 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
         own, others = surprise[name], surprise[other]
         rows = np.flatnonzero(own > SURPRISING)
         seen, known = int(np.isfinite(own).sum()), int(np.isfinite(others).sum())
-        chance = ((others > SURPRISING).sum() + 1) / (known + 1)
-        if name == "val":
-            chance = max(chance, BY_CHANCE)
-        if known >= FEWEST and chance < UNLEARNT and a_part(len(rows), seen, chance):
+        there = int((others > SURPRISING).sum())
+        surely = more(len(rows), seen, there, known) and (name == "train" or a_part(len(rows), seen, BY_CHANCE))
+        if known >= FEWEST and (there + 1) / (known + 1) < UNLEARNT and surely:
             files = split.images.file_name[rows].tolist()
             part = described(files, seen, name)
-            evidence = f"the model surely contradicts the labels of {part}, and of {(others > SURPRISING).sum()} of "
+            evidence = f"the model surely contradicts the labels of {part}, and of {there} of "
             change = "compare the labels of these images with the images"
             return [Finding("label_noise", "warning", f"{evidence}{known} in {other}", change, name, files)]
     return [finding for task in tasks for finding in _surely_wrong(train, val, task)]
@@ -259,14 +258,17 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
 def _surely_wrong(train: Split, val: Split, task: Task) -> Iterator[Finding]:
     """A warning label_noise if the model surely contradicts more labels of one split than of the other."""
     sure = {name: _sure(split, task) for name, split in (("train", train), ("val", val))}
-    for name, other, split in (("val", "train", val), ("train", "val", train)):
+    for pairs in ((("val", val), ("train", train)), (("train", train), ("val", val))):
+        (name, split), (other, _) = pairs
         here, there = sure[name].sure, sure[other].sure
         if min(len(here), len(there)) < FEWEST or here.mean() < SURELY_WRONG:
             continue
         table = [[here.sum(), (~here).sum()], [there.sum(), (~there).sum()]]
         second, by_chance = sure[name].second[here].mean(), 1 / max(task.num_classes - 1, 1)
         genuine = task.num_classes > 2 and second > (by_chance + SECOND) / 2  # then the model errs
-        if fisher_exact(table, alternative="greater").pvalue < LEVEL and not genuine:
+        own, others = (mean(sure[one].sure, sure[one].image, len(two.images)) for one, two in pairs)
+        apart = own.low > others.high  # objects of an image err together, which the exact test does not know
+        if apart and fisher_exact(table, alternative="greater").pvalue < LEVEL and not genuine:
             images = np.unique(sure[name].image[here])
             files = split.images.file_name[images].tolist()
             evidence = f"the model surely contradicts {here.mean():.0%} of the labels in {name}, {there.mean():.0%} in "
@@ -284,7 +286,7 @@ def exchanged(train: Split, val: Split) -> list[Finding]:
             np.flatnonzero(gains[here] > SURPRISING),
             *(np.isfinite(gains[i]).sum() for i in (here, there)),
         )
-        if known >= FEWEST and a_part(len(rows), seen, ((gains[there] > SURPRISING).sum() + 1) / (known + 1)):
+        if known >= FEWEST and more(len(rows), seen, int((gains[there] > SURPRISING).sum()), known):
             files = (train, val)[here].images.file_name[rows].tolist()
             part = described(files, int(seen), name)
             evidence = f"the labels of {part} surely fit the model better in another order of the objects"

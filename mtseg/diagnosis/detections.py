@@ -171,10 +171,11 @@ def _thresholds(split: Split, settings: Filter, now: np.ndarray) -> list[Finding
     ruins, gain = kept.mean() <= KEPT and own <= TIMES * best, _gain(now, tuned)
     if not ruins and (gain.value < NOTED or gain.low <= 0):
         return []
-    changed = ", ".join(f"{key} {getattr(settings, key)}" for key in ("min_score", "min_logit", "min_area", "most"))
+    keys = ("min_score", "min_logit", "min_area", "most")
+    given, picked = (", ".join(f"{key} {json.dumps(getattr(one, key))}" for key in keys) for one in (settings, loose))
     evidence = (
         f"the filter removes {1 - kept.mean():.0%} of the confident predictions that match an object: joint F1 is "
-        f"{own:.1f}, and {best:.1f} with tuned thresholds ({changed})"
+        f"{own:.1f} with {given}, and {best:.1f} with tuned thresholds ({picked})"
     )
     change = "lower filter.min_score and the other limits, or set filter.thresholds: auto"
     return [Finding("filter_too_strict", "warning" if ruins else "note", evidence, change)]

@@ -242,6 +242,18 @@ def test_a_part_of_the_images_whose_labels_are_wrong(find, change, cause):
     assert not find(sound, sound) and not find(wrong, wrong)
 
 
+@pytest.mark.parametrize(("find", "change"), [(classes.exchanged, exchanged), (classes.contradicted, other_fill)])
+def test_a_few_images_of_a_small_split_do_not_tell_how_often_the_model_errs(find, change):
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks, images=340)
+    faulty = [change(image) if number % 8 == 5 else image for number, image in enumerate(images)]
+    few = [change(image) if number % 20 == 5 else image for number, image in enumerate(images)]
+    train = split(faulty[:240], [row for row in predictions if row.image_id <= 240], tasks)
+    val = split(few[240:], [row for row in predictions if row.image_id > 240], tasks)
+    assert not find(train, val)
+    assert find(train, split(images, predictions, tasks)), "of a large split they do"
+
+
 def test_single_objects_whose_labels_are_surely_wrong():
     """One object in most images, whose others are right."""
     tasks = make_tasks(3)
