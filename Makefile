@@ -26,7 +26,7 @@ help: ## show this list
 	@echo "  RECIPE=NAME  for repro: apply recipes/NAME.yaml to params.yaml first; DATA=DIR: its raw data"
 	@echo "  ARGS=...     for test: further arguments of pytest, such as ARGS='-m \"not slow\"'"
 
-setup: $(STAMP) ## create the environment: pinned packages and detectron2 (6 GB; skipped if it is up to date)
+setup: $(STAMP) ## create the environment: pinned packages and detectron2 (8 GB; skipped if it is up to date)
 	@echo "$(VENV) is ready: source $(VENV)/bin/activate"
 
 repro: $(STAMP) ## run the pipeline: every stage whose code, data or params changed
