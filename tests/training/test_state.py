@@ -166,6 +166,16 @@ def test_other_images_under_the_same_names_are_other_data(data, tmp_path, monkey
     assert "resumed" not in capsys.readouterr().out
 
 
+def test_an_older_state_that_was_put_aside_gives_way_even_if_it_is_a_folder(
+    data, whole, stopped, tmp_path, monkeypatch
+):
+    work = copied(stopped, tmp_path)
+    half(work / "state.pt")
+    (work / "state.pt.unusable").mkdir()
+    (work / "state.pt.unusable/file").touch()
+    assert run(data, tmp_path, monkeypatch) == whole
+
+
 @pytest.mark.parametrize("spoil", [half, a_bit, EMPTY, spoiled_folder, fifo, foreign_pickle])
 @pytest.mark.parametrize("both", [False, True], ids=["state", "both states"])
 def test_a_damaged_state_is_put_aside_and_the_one_before_is_used(

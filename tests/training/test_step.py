@@ -191,6 +191,27 @@ def test_a_batch_without_objects_has_no_shares_and_stops_nothing():
     assert math.isnan(row["stability"]) and row["gradient_decoder"] > 0
 
 
+def test_the_values_of_a_step_are_sums_over_the_layers_by_name():
+    tasks = make_tasks(3)
+    network, given = tiny.network(tasks), batch(tasks)
+    torch.manual_seed(1)
+    losses_of_layers = {name: value.item() for name, value in network(given).items()}
+    torch.manual_seed(1)
+    values = Stepper(network, tiny.params().solver)([given], 0)
+    names = {"loss_mask", "loss_dice", *(f"loss_{task.name}" for task in tasks)}
+    assert values.keys() == {"lr", "loss", *names} and len(losses_of_layers) > len(names)
+    for name in names:
+        own = sum(value for key, value in losses_of_layers.items() if key.startswith(f"{name}_"))
+        assert values[name] == pytest.approx(own, rel=1e-4), name
+    assert values["loss"] == pytest.approx(sum(losses_of_layers.values()), rel=1e-4)
+
+
+def test_progress_on_a_terminal_shows_the_losses():
+    progress = Progress(Console(file=io.StringIO(), force_terminal=True, width=200), total=10, start=0)
+    progress.step(4, {"loss": 1.5, "lr": 1e-3})
+    assert progress.tasks[0].completed == 4 and progress.tasks[0].fields["losses"] == "loss 1.5"
+
+
 def test_progress_says_how_long_the_rest_takes():
     text = io.StringIO()
     progress = Progress(Console(file=text, width=200), total=10, start=2)
