@@ -245,8 +245,12 @@ def contradicted(train: Split, val: Split) -> list[Finding]:
         rows = np.flatnonzero(own > SURPRISING)
         seen, known = int(np.isfinite(own).sum()), int(np.isfinite(others).sum())
         there = int((others > SURPRISING).sum())
-        surely = more(len(rows), seen, there, known) and (name == "train" or a_part(len(rows), seen, BY_CHANCE))
-        if known >= FEWEST and (there + 1) / (known + 1) < UNLEARNT and surely:
+        chance = (there + 1) / (known + 1)
+        if name == "val":
+            surely = a_part(len(rows), seen, max(chance, BY_CHANCE))
+        else:
+            surely = more(len(rows), seen, there, known)  # a small val says little about the model's own errors
+        if known >= FEWEST and chance < UNLEARNT and surely:
             files = split.images.file_name[rows].tolist()
             part = described(files, seen, name)
             evidence = f"the model surely contradicts the labels of {part}, and of {there} of "
@@ -286,7 +290,12 @@ def exchanged(train: Split, val: Split) -> list[Finding]:
             np.flatnonzero(gains[here] > SURPRISING),
             *(np.isfinite(gains[i]).sum() for i in (here, there)),
         )
-        if known >= FEWEST and more(len(rows), seen, int((gains[there] > SURPRISING).sum()), known):
+        its = int((gains[there] > SURPRISING).sum())
+        if name == "val":
+            surely = a_part(len(rows), seen, (its + 1) / (known + 1))
+        else:
+            surely = more(len(rows), seen, its, known)
+        if known >= FEWEST and surely:
             files = (train, val)[here].images.file_name[rows].tolist()
             part = described(files, int(seen), name)
             evidence = f"the labels of {part} surely fit the model better in another order of the objects"
