@@ -50,9 +50,9 @@ STUDY = Study(
         "embedded": {
             "generate": {"size": 128, "val": 300},
             "input": {"size": 64},
-            "solver": {"max_iter": 500, "eval_period": 500},
+            "solver": {"max_iter": 1200, "eval_period": 1200},
         },
-        "carparts": {"input": {"size": 96}, "solver": {"max_iter": 400, "eval_period": 400}},
+        "carparts": {"input": {"size": 96}, "solver": {"max_iter": 1000, "eval_period": 1000}},
     },
     vary={
         "objects": {"1.0": None, "0.6": {"generate": {"scale": 0.6}}},
