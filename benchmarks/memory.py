@@ -1,10 +1,10 @@
 """`python -m benchmarks.memory [--quick]`: peak memory of training steps on a CPU, and an estimate for GPUs.
 
 Each setting trains for two steps in its own process. Measured is peak resident memory (VmHWM of /proc/self/status, so
-Linux only) minus that before the network was built. Attention samples as on a GPU, which takes more than the form for
-CPUs. Some minutes on two cores, a minute with --quick. Prints the two tables of docs/memory.md, measurements and
-estimates. The last line is the peak of the largest ResNet-50 setting with everything recomputed, as a share of the peak
-without.
+Linux only) minus that before the network was built; beside it, what `check` expects without the losses. Attention
+samples as on a GPU, which takes more than the form for CPUs. Some minutes on two cores, a minute with --quick. Prints
+the two tables of docs/memory.md, measurements and estimates. The last line is the peak of the largest ResNet-50
+setting with everything recomputed, as a share of the peak without.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from unittest.mock import patch
 import torch
 from detectron2.structures import BitMasks, Instances
 
+from mtseg.checks.cost import Cost, costs
 from mtseg.core.params import Params, Task, load
 from mtseg.model import deformable
 from mtseg.model.mask2former import Mask2Former
@@ -96,7 +97,8 @@ def _status(key: str) -> int:
     return int(re.search(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
 
 
-def measure(name: str, side: int, images: int, objects: int, recompute: str) -> Used:
+def measure(name: str, side: int, images: int, objects: int, recompute: str) -> tuple[Used, Cost]:
+    """What a setting takes, and what the check expects of it."""
     backbone, model, points = NETWORKS[name]
     changes = {"backbone": backbone, "weights": None, "freeze_norm": True, "recompute": recompute, **model}
     params = PARAMS.model_copy(update={
@@ -105,7 +107,8 @@ def measure(name: str, side: int, images: int, objects: int, recompute: str) -> 
     })  # fmt: skip
     task = PARAMS.tasks[0].model_copy(update={"class_weights": None})
     with patch.object(deformable, "by_rows", deformable.by_planes):  # as on a GPU
-        return train([task], params, side=side, images=images, objects=objects, steps=2)
+        used = train([task], params, side=side, images=images, objects=objects, steps=2)
+    return used, costs(Mask2Former((task,), params.model, loss=params.loss), [side], images=images)[side]
 
 
 def fitting(peak: int, stays: int, *, side: int, wanted: int, budget: float) -> int:
@@ -123,18 +126,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         name, *counts, recompute = arguments.one
-        used = measure(name, *map(int, counts), recompute)
-        print(used.peak, used.stays)
+        used, expected = measure(name, *map(int, counts), recompute)
+        print(used.peak, used.stays, expected.memory)
         return
     peaks: dict[tuple, int] = {}
     single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one image
-    print(f"{'network':<20}{'side':>6}{'images':>10}{'objects':>9}  {'recompute':<15}{'peak':>10}{'stays':>7} MiB")
+    head = f"{'network':<20}{'side':>6}{'images':>10}{'objects':>9}  {'recompute':<15}"
+    print(f"{head}{'peak':>10}{'stays':>7}{'check':>7} MiB")
     for setting in QUICK if arguments.quick else WHOLE:
         command = [sys.executable, "-m", "benchmarks.memory", "--one", *map(str, setting)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | PROMPT)
-        peaks[setting], stays = map(int, done.stdout.split())
+        peaks[setting], stays, expected = map(int, done.stdout.split())
         name, side, images, objects, recompute = setting
-        row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>7.0f}"
+        row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>7.0f}{expected / 2**20:>7.0f}"
         print(f"{name:<20}{side:>6}{images:>10}{objects:>9}  {recompute:<15}{row}", flush=True)
         if (images, objects) == (1, 8):
             single[name, recompute] = (peaks[setting], stays, side)

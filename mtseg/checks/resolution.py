@@ -7,11 +7,12 @@ estimate of the best that a model of this `input.size` can reach. A learnt map o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import cv2
 import numpy as np
 
+from mtseg.checks.cost import Cost
 from mtseg.checks.findings import Finding
 from mtseg.core import masks
 from mtseg.core.params import Input, Task
@@ -68,14 +69,20 @@ def ideal(iou: np.ndarray, true: np.ndarray) -> float:
     return float(100 * np.where(recall > 0, np.floor(100 * recall + 1e-9) + 1, 0).mean() / 101)
 
 
-def lines(found: dict[int, float], size: int) -> list[str]:
-    """The table of `ceilings` as text, with the cost of each input size beside that of `size`. Empty without
-    objects."""
+def lines(found: dict[int, float], costs: Mapping[int, Cost], size: int) -> list[str]:
+    """The table of `ceilings` as text, with the costs of a training step where they are known: time beside that of
+    `size`, memory in GB. Empty without objects."""
     if not found:
         return []
-    head = "How exact masks can be: AP of ideal predictions on val, an estimate, and about the time and memory"
-    rows = (f"  {own:>10}  {ap:5.1f}  {(own / size) ** 2:5.2f} times" for own, ap in found.items())
-    return [head, f"  {'input.size':>10}  {'AP':>5}   cost", *rows]
+    head = "How exact masks can be: AP of ideal predictions on val, and time and memory of a training step (estimates)"
+    rows = [f"  {'input.size':>10}  {'AP':>5}" + f"  {'time':>10}  {'memory':>8}" * bool(costs)]
+    for own, ap in found.items():
+        cost = ""
+        if own in costs:
+            time, memory = costs[own].operations / costs[size].operations, costs[own].memory / 1e9
+            cost = f"  {time:4.2f} times  {memory:5.1f} GB"
+        rows.append(f"  {own:>10}  {ap:5.1f}{cost}")
+    return [head, *rows]
 
 
 def check(found: dict[int, float], *, input: Input) -> Iterator[Finding]:
@@ -89,5 +96,6 @@ def check(found: dict[int, float], *, input: Input) -> Iterator[Finding]:
             f"at input.size {size} even ideal masks of this val split reach about AP {now:.0f} (an estimate; {listed})"
             ", for the network's masks have a fourth of that resolution"
         )
-        change = f"raise input.size to {pays[0]} or more; time and memory grow with its square"
+        cost = f"up to {(pays[0] / size) ** 2:.1f} times the time and memory"
+        change = f"raise input.size to {pays[0]} or more, at {cost}"
         yield Finding("resolution_too_low", "warning", evidence, change)

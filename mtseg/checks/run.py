@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mtseg.checks import alignment, batches, images, labels, mapper, network, resolution, settings, style
+from mtseg.checks import alignment, batches, cost, images, labels, mapper, network, resolution, settings, style
 from mtseg.checks.findings import Finding, of_severity
 from mtseg.core.params import Input, Loss, Model, Solver, Task
 from mtseg.core.tables import PART, return_memory
@@ -46,20 +46,23 @@ def run(
     )  # fmt: skip
     findings += style.check(train, scored, tasks=tasks, input=input)
     ceilings = resolution.ceilings(scored["val"], tasks[0], input.size)
-    for line in resolution.lines(ceilings, input.size):
-        print(line)
     # batches of a faulty mapper would repeat its findings
     findings += mapper.check(tasks, input=input) or batches.check(tasks, input=input)
     findings += images.check(train, scored, root=root, tasks=tasks, input=input)
     findings += resolution.check(ceilings, input=input)  # last: faults of val's outlines change it
     findings = in_order(findings)
-    if of_severity(findings, "error") or not solver.max_iter:
-        return findings
-    torch.manual_seed(seed)
-    seen = seen_combinations(records.combinations("train"), tasks, model)
-    built = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
-    findings += network.loaded(built, model=model, solver=solver)
-    return findings + network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
+    costs = {}
+    if solver.max_iter and not of_severity(findings, "error"):
+        torch.manual_seed(seed)
+        seen = seen_combinations(records.combinations("train"), tasks, model)
+        built = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
+        findings += network.loaded(built, model=model, solver=solver)
+        findings += network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
+        if not of_severity(findings, "error"):
+            costs = cost.costs(built, ceilings, images=solver.ims_per_batch)
+    for line in resolution.lines(ceilings, costs, input.size):
+        print(line)
+    return findings
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:

@@ -83,7 +83,7 @@ def table(
     larger = next((size for size in ceilings if size > input.size), None)
     if larger and ceilings[input.size]:
         gain = oracles["AP"] * (ceilings[larger] / ceilings[input.size] - 1)
-        cost = f"{(larger / input.size) ** 2:.1f} times the time and memory"
+        cost = f"up to {(larger / input.size) ** 2:.1f} times the time and memory"
         rows[f"input.size {larger}: finer masks"] = {"gain": max(gain, 0.0), "cost": cost}
     if min(len(train.images), len(split.images)) >= FEWEST and len(train.predictions):
         gain = ranking.joint_ap(train.evaluation) - oracles["AP"]

@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mtseg.checks import resolution
+from mtseg.checks.cost import Cost
 from mtseg.core import masks
 from mtseg.core.tables import Image, Instance
 from mtseg.diagnosis.ranking import joint_ap
@@ -76,11 +77,16 @@ def test_a_larger_size_must_pay(found, warned):
 
 
 def test_the_table_has_the_cost_of_each_size_beside_the_present_one():
-    _, _, *rows = resolution.lines({128: 62.0, 224: 80.0, 448: 94.25}, 224)
-    assert [row.split()[:3] for row in rows] == [
-        ["128", "62.0", "0.33"], ["224", "80.0", "1.00"], ["448", "94.2", "4.00"]
-    ]  # fmt: skip
-    assert not resolution.lines({}, 224)
+    costs = {128: Cost(3e9, 1e9), 224: Cost(6e9, 2.04e9), 448: Cost(21e9, 6e9)}
+    found = {128: 62.0, 224: 80.0, 448: 94.25}
+    _, _, *rows = resolution.lines(found, costs, 224)
+    assert [row.split() for row in rows] == [
+        ["128", "62.0", "0.50", "times", "1.0", "GB"],
+        ["224", "80.0", "1.00", "times", "2.0", "GB"],
+        ["448", "94.2", "3.50", "times", "6.0", "GB"],
+    ]
+    assert [row.split() for row in resolution.lines(found, {}, 224)[2:]] == [[*row.split()[:2]] for row in rows]
+    assert not resolution.lines({}, {}, 224)
 
 
 @pytest.mark.parametrize("size", [128, 640, 1280])
