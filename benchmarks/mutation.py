@@ -49,6 +49,12 @@ PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, nam
     "model/heads/softmax": (3, ("model/losses", "model/heads")),
     "model/heads/combinations": (8, ("model/combinations", "model/heads", "checks/combinations")),
     "model/decoder": (8, ("model/mask2former", "model/parity")),
+    "model/pixel_decoder": (7, ("model/mask2former", "model/attention", "model/parity")),
+    "model/deformable": (9, ("model/attention", "model/mask2former", "model/parity")),
+    "model/backbones/_convolution": (6, ("model/convolution", "model/backbones", "model/parity")),
+    "model/backbones/_frozen_norm": (3, ("model/backbones", "model/convolution", "model/parity")),
+    "model/backbones/_swin": (4, ("model/backbones", "model/parity")),
+    "training/loop": (9, ("training/loop", "training/state")),
     "training/step": (16, ("training/step", "training/ranks", "training/loop")),
     "training/optimizer": (6, ("training/step", "training/loop")),
     "training/monitor": (6, ("training/step", "training/loop", "training/state")),
@@ -61,6 +67,7 @@ PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, nam
     "evaluation/ap/evaluation": (12, ("evaluation/scores", "evaluation/matching", "evaluation/coco",
                                       "evaluation/rankings", "evaluation/analysis", "evaluation/errors")),
     "evaluation/ap/scores": (3, ("evaluation/scores",)),
+    "evaluation/filter": (12, ("evaluation/filter", "evaluation/thresholds")),
     "data/loader": (18, ("data/loader", "checks/mapper")),
 }  # fmt: skip
 OTHER = {
