@@ -73,8 +73,9 @@ def factor(oracles: dict[str, float]) -> list[Finding]:
 def table(
     split: Split, train: Split, oracles: dict[str, float], *, validated: pd.DataFrame, input: Input
 ) -> dict[str, dict[str, Any]]:
-    """{what: {"gain": joint AP in points, "cost": what it takes}}, the largest gain first. train: a sample. The gains
-    of resolution, data and steps are estimates. They do not add up."""
+    """{what: {"gain": joint AP in points or None, "cost": what it takes}}, the largest gain first. train: a sample. The
+    gains of resolution, data and steps are estimates, the last None with fewer than 3 validations. They do not add
+    up."""
     if not oracles:
         return {}
     rows = {what: {"gain": oracles[name] - oracles["AP"], "cost": cost} for name, (what, cost) in WORDS.items()}
@@ -89,12 +90,13 @@ def table(
         gain = ranking.joint_ap(train.evaluation) - oracles["AP"]
         cost = "many more images, at most this much; for 100 more, compare this run with one at data.share: 0.5"
         rows["val as good as train"] = {"gain": max(gain, 0.0), "cost": cost}
+    rows["twice the steps"] = {"gain": None, "cost": "unknown with fewer than 3 validations: lower solver.eval_period"}
     if "joint_AP" in validated and len(validated) > 2:
         step, ap = validated["step"].to_numpy(float), validated["joint_AP"].to_numpy(float)
         gain = ap[-1] - float(np.interp(step[-1] / 2, step, ap))
         cost = "twice the time; that is what the second half of the training brought, at most this much again"
         rows["twice the steps"] = {"gain": max(gain, 0.0), "cost": cost}
-    return dict(sorted(rows.items(), key=lambda row: -row[1]["gain"]))
+    return dict(sorted(rows.items(), key=lambda row: -(row[1]["gain"] or 0.0)))
 
 
 def lines(oracles: dict[str, float], rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -103,4 +105,8 @@ def lines(oracles: dict[str, float], rows: dict[str, dict[str, Any]]) -> list[st
         return []
     width = max(map(len, rows))
     head = f"joint AP is {oracles['AP']:.1f}. What would raise AP (gains do not add up):"
-    return [head, *(f"  {what:<{width}} {row['gain']:+6.1f}  {row['cost']}" for what, row in rows.items())]
+    return [head, *(f"  {what:<{width}} {_gain(row['gain'])}  {row['cost']}" for what, row in rows.items())]
+
+
+def _gain(points: float | None) -> str:
+    return f"{'?':>6}" if points is None else f"{points:+6.1f}"

@@ -141,7 +141,7 @@ def picked(metrics: Mapping[str, Any], params: Mapping[str, Any]) -> list[str] |
 def raise_ap(figures: Numbers) -> list[tuple[str, dict[str, Any]]]:
     """The rows (step, {gain, cost}) of the table of what would raise AP, the largest gain first; the file is sorted by
     name."""
-    return sorted(figures.get("raise_ap", {}).items(), key=lambda row: -row[1]["gain"])
+    return sorted(figures.get("raise_ap", {}).items(), key=lambda row: -(row[1]["gain"] or 0.0))
 
 
 def changes(here: Mapping[str, Any], committed: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -198,8 +198,11 @@ def test_what_limits_ap_is_named_when_nothing_is_wrong():
     oracles = {"AP": 20.0, "labels": 21.0, "ranking": 25.0, "masks": 60.0, "all_found": 30.0}
     (limit,) = limits.factor(oracles)
     assert limit.severity == "note" and "20.0" in limit.evidence and "60.0" in limit.evidence
-    diagnosis = run.Diagnosis([limit], {}, {"oracles": oracles, "raise_ap": {"masks": {"gain": 40.0, "cost": "c"}}})
-    assert "No issues found" not in run.text(diagnosis) and "masks  +40.0  c" in run.text(diagnosis)
+    diagnosis = run.Diagnosis([limit], {}, {"oracles": oracles, "raise_ap": {
+        "masks": {"gain": 40.0, "cost": "c"}, "steps": {"gain": None, "cost": "d"},
+    }})  # fmt: skip
+    text = run.text(diagnosis)
+    assert "No issues found" not in text and "masks  +40.0  c" in text and "steps      ?  d" in text
     assert not limits.factor(oracles | {"masks": 30.0}) and not limits.factor({})
     poor = {"AP": 8.0, "labels": 15.0, "ranking": 10.0, "masks": 20.0, "all_found": 16.5}
     assert len(limits.factor(poor)) == 1, "a model of AP 8 has issues, though no kind of error costs 20"
@@ -218,6 +221,9 @@ def test_the_table_of_what_would_raise_ap_has_the_gains_of_the_score():
         assert rows[what]["gain"] == pytest.approx(oracles[name] - oracles["AP"])
     assert rows["twice the steps"]["gain"] == pytest.approx(11), "what the second half of the steps brought"
     assert rows["val as good as train"]["gain"] == 0, "train is worse"
+    few = limits.table(val, train, oracles, validated=validated.iloc[-2:], input=params().input)
+    assert few.pop("twice the steps")["gain"] is None, "two validations say nothing"
+    assert few == {what: row for what, row in rows.items() if what != "twice the steps"}
     other = limits.table(train, val, ranking.losses(train), validated=validated, input=params().input)
     known = ranking.joint_ap(val.evaluation) - ranking.joint_ap(train.evaluation)
     assert known > 10 and other["val as good as train"]["gain"] == pytest.approx(known)
