@@ -45,6 +45,26 @@ def test_deformable_attention_equals_a_loop_over_every_sample():
     torch.testing.assert_close(found, expected.flatten(2), rtol=0, atol=1e-5)
 
 
+def test_at_first_all_queries_sample_alike_with_equal_weights(monkeypatch):
+    """The p-th point of a head lies p pixels away, in a direction of the head's own."""
+    shapes, given = [(8, 16), (4, 8)], {}
+    monkeypatch.setattr(
+        deformable,
+        "deformable_attention",
+        lambda value, shapes, location, weight: (
+            given.update(location=location, weight=weight) or value.flatten(2)[:, :5]
+        ),
+    )
+    reference = torch.rand(5, 2)
+    DeformableAttention(8, heads=4, levels=2, points=3)(torch.randn(1, 5, 8), reference, torch.randn(1, 160, 8), shapes)
+    assert given["weight"].unique().tolist() == pytest.approx([1 / 6])
+    size = torch.tensor([[w, h] for h, w in shapes])[:, None]
+    pixels = (given["location"][0] - reference[:, None, None, None]) * size
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    expected = directions[:, None, None] * torch.arange(1, 4)[:, None]
+    torch.testing.assert_close(pixels, expected.expand_as(pixels), rtol=0, atol=1e-4)
+
+
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="its gradients need MKL")
 def test_sparse_products_equal_grid_sample():
     """With gradients, with points on pixels, on edges and far outside, and where a value is not a number."""

@@ -12,16 +12,18 @@ import pytest
 import timm
 import torch
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.backbone import swin
 from dvc.utils.hydra import apply_overrides
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import nn
 
+from mtseg.checks.network import IMAGENET
 from mtseg.checks.settings import norms
 from mtseg.core.errors import UserError
 from mtseg.core.params import load
 from mtseg.model import backbones
-from mtseg.model.backbones import _efficientnet_lite, find
+from mtseg.model.backbones import _efficientnet_lite, _swin, find
 from mtseg.model.backbones._frozen_norm import freeze
 from mtseg.model.safe_read import read
 from mtseg.model.weights import initialise
@@ -95,8 +97,13 @@ def test_mobilenet_cut_at_the_wrong_block_does_not_build(monkeypatch):
 @every_backbone
 def test_normalisation_suits_bytes_in_rgb(name):
     network = ready(name)
-    assert len(network.pixel_mean) == len(network.pixel_std) == 3
-    assert all(100 < mean < 130 for mean in network.pixel_mean) and all(50 < std < 130 for std in network.pixel_std)
+    known = ((127.5,) * 3,) * 2 if name.startswith("efficientnet_lite") else IMAGENET
+    assert network.pixel_mean == pytest.approx(known[0]) and network.pixel_std == pytest.approx(known[1])
+
+
+def test_windows_are_put_back_as_detectron2_does():
+    windows = torch.randn(2 * 3 * 4, 7, 7, 5)
+    assert _swin._window_reverse(windows, 7, 21, 28).equal(swin.window_reverse(windows, 7, 21, 28))
 
 
 @every_family

@@ -57,8 +57,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def train(data, out, timeout=60, **solver):
-    given = tiny.params(solver=SOLVER | solver, model={"freeze_norm": True})
+def train(data, out, timeout=60, freeze_norm=True, **solver):
+    given = tiny.params(solver=SOLVER | solver, model={"freeze_norm": freeze_norm})
     loop.train(
         data / "manifest.json", models=out / "models", metrics=out / "train.json", curves=out / "plots",
         root=data / "raw", tasks=given.tasks, model=given.model, input=given.input, solver=given.solver,
@@ -223,9 +223,16 @@ def test_a_loss_that_is_not_finite_in_one_rank_stops_all_with_its_images(data, t
     assert [len(batch) for batch in torch.load(broken, weights_only=True)] == [SOLVER["ims_per_batch"]]
 
 
-def test_more_ranks_than_images_in_a_batch_are_one_error(data, tmp_path):
-    assert run(2, data, tmp_path, ims_per_batch=1) == [1, 1]
-    assert printed(tmp_path).count("2 processes cannot share a batch of solver.ims_per_batch 1 images") == 1
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"ims_per_batch": 1}, "2 processes cannot share a batch of solver.ims_per_batch 1 images"),
+        ({"freeze_norm": False}, "model.freeze_norm: false needs a whole batch in one process"),
+    ],
+)
+def test_settings_that_ranks_cannot_share_are_one_error(data, tmp_path, given, error):
+    assert run(2, data, tmp_path, **given) == [1, 1]
+    assert printed(tmp_path).count(error) == 1
     assert not (tmp_path / "work").exists()
 
 
