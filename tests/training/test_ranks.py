@@ -148,6 +148,27 @@ def test_ranks_give_the_results_of_one_process_and_another_number_of_them_resume
     assert not list((tmp_path / "work/train").iterdir())
 
 
+def test_no_interrupted_rank_ends_before_rank_0_has_saved(data, tmp_path):
+    """The launcher kills the others as soon as one has ended."""
+    save = loop.Run.save
+
+    def late(run):
+        time.sleep(0.5 * run.ranks.first)
+        save(run)
+
+    def work(rank):
+        pytest.MonkeyPatch().setattr(loop.Run, "save", late)
+        at_step(pytest.MonkeyPatch(), 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            train(data, tmp_path)
+        finally:
+            saved = list((tmp_path / "work/train").glob("*/state.pt"))
+            (tmp_path / f"{rank}.saved").write_text(str(len(saved)))
+
+    assert codes(start(2, work, tmp_path)) == [1, 1]
+    assert [(tmp_path / f"{rank}.saved").read_text() for rank in range(2)] == ["1", "1"]
+
+
 def test_validation_by_ranks_is_that_of_one_process_to_the_bit(data, tmp_path, monkeypatch):
     def digest(images, found, tasks):
         columns = [found.column(name).tolist() for name in ("image_id", "query", "score", "rle")]
