@@ -58,7 +58,7 @@ PLAN: dict[str, tuple[int, tuple[str, ...]]] = {  # file: number of mutants, nam
     "training/step": (16, ("training/step", "training/ranks", "training/loop")),
     "training/optimizer": (6, ("training/step", "training/loop")),
     "training/monitor": (6, ("training/step", "training/loop", "training/state")),
-    "training/checkpoint": (10, ("training/loop", "training/state")),
+    "training/checkpoint": (10, ("training/loop", "training/state", "training/ranks")),
     "inference/postprocess": (8, ("inference/postprocess", "inference/predictor")),
     "inference/torch_network": (8, ("inference/torch_network", "inference/postprocess", "inference/predictor")),
     "core/masks": (8, ("core/masks", "data/polygons", "evaluation/pairs")),

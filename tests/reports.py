@@ -31,7 +31,10 @@ DIAGNOSIS = {
     "figures": {
         "detections": {"missed": 0.25},
         "oracles": {"AP": 50.0, "labels": 55.0, "masks": 70.0},
-        "raise_ap": {"finer": {"gain": 5.0, "cost": "time"}, "more": {"gain": 20.0, "cost": "images"}},
+        "raise_ap": {
+            "finer": {"gain": 5.0, "cost": "time"}, "more": {"gain": 20.0, "cost": "images"},
+            "steps": {"gain": None, "cost": "unknown"},
+        },
     },
     "verdict": None, "looked_at": "masks", "not_visible": "the rest",
 }  # fmt: skip

@@ -74,7 +74,9 @@ def lines(found: dict[int, float], costs: Mapping[int, Cost], size: int) -> list
     `size`, memory in GB. Empty without objects."""
     if not found:
         return []
-    head = "How exact masks can be: AP of ideal predictions on val, and time and memory of a training step (estimates)"
+    head = (
+        "How exact masks can be: AP of ideal predictions on val, time and memory of a step in one process (estimates)"
+    )
     rows = [f"  {'input.size':>10}  {'AP':>5}" + f"  {'time':>10}  {'memory':>8}" * bool(costs)]
     for own, ap in found.items():
         cost = ""

@@ -51,18 +51,19 @@ def run(
     findings += images.check(train, scored, root=root, tasks=tasks, input=input)
     findings += resolution.check(ceilings, input=input)  # last: faults of val's outlines change it
     findings = in_order(findings)
-    costs = {}
+    built, costs = None, {}
     if solver.max_iter and not of_severity(findings, "error"):
         torch.manual_seed(seed)
         seen = seen_combinations(records.combinations("train"), tasks, model)
-        built = Mask2Former(tasks, model, loss=loss, seen=seen).to(where)
-        findings += network.loaded(built, model=model, solver=solver)
-        findings += network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
-        if not of_severity(findings, "error"):
-            costs = cost.costs(built, ceilings, images=solver.ims_per_batch)
+        built = Mask2Former(tasks, model, loss=loss, seen=seen)
+        costs = cost.costs(built, ceilings, images=solver.ims_per_batch) if ceilings else {}
     for line in resolution.lines(ceilings, costs, input.size):
         print(line)
-    return findings
+    if not built:
+        return findings
+    built.to(where)
+    findings += network.loaded(built, model=model, solver=solver)
+    return findings + network.check(built, train, root=root, model=model, input=input, solver=solver, seed=seed)
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:

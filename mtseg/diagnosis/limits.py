@@ -90,7 +90,9 @@ def table(
         gain = ranking.joint_ap(train.evaluation) - oracles["AP"]
         cost = "many more images, at most this much; for 100 more, compare this run with one at data.share: 0.5"
         rows["val as good as train"] = {"gain": max(gain, 0.0), "cost": cost}
-    rows["twice the steps"] = {"gain": None, "cost": "unknown with fewer than 3 validations: lower solver.eval_period"}
+    if len(validated):
+        cost = "unknown with fewer than 3 validations: lower solver.eval_period"
+        rows["twice the steps"] = {"gain": None, "cost": cost}
     if "joint_AP" in validated and len(validated) > 2:
         step, ap = validated["step"].to_numpy(float), validated["joint_AP"].to_numpy(float)
         gain = ap[-1] - float(np.interp(step[-1] / 2, step, ap))

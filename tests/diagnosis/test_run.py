@@ -1,5 +1,6 @@
 """The whole diagnosis: which findings are reported, in which order, and how they are stored."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_correct_model_has_no_issues():
     text = run.text(found)
     assert run.record(found)["verdict"] == "No issues found."
     assert "No issues found. Looked at: " in text and "Not visible here: " in text
-    assert "What would raise AP" in text and "twice the steps" not in text, "one validation shows no trend"
+    assert "What would raise AP" in text and re.search(r"twice the steps +\? ", text), "one validation shows no trend"
 
 
 def test_other_predictions_than_in_training_explain_what_looks_like_wrong_annotations():

@@ -15,12 +15,14 @@ from mtseg.evaluation.filter import (
     RULES,
     Kept,
     _largest_component,
+    _overlaps,
     apply,
     background,
     duplicate,
     largest_component,
     low_logit,
     low_score,
+    reaches,
     small,
     sum_up,
     surplus,
@@ -107,6 +109,24 @@ def test_every_further_label_needs_its_logit_or_those_named(count):
         assert kept(low_logit, both, tasks, min_logit={task.name: 2.0}) == [0]
         assert kept(low_logit, both, tasks, min_logit={o.name: 2.0 for o in tasks if o is not task}) == [0, 1]
     assert kept(low_logit, [predict(instance, tasks, strength=2.0)], tasks) == [0], "the threshold itself passes"
+
+
+def test_a_prediction_must_reach_the_scores_and_the_logits():
+    tasks, instance = case(3)
+    good = predict(instance, tasks)
+    rows = [
+        good,
+        replace(good, mask_quality=0.1),
+        weaken(good, tasks[1], 0.5),
+        weaken(replace(good, mask_quality=0.1), tasks[2], 0.5),
+    ]
+    settings = FILTER.model_copy(update={"min_score": 0.5, "min_logit": 1.0})
+    predictions = all_of(rows, tasks).predictions
+    assert reaches(predictions, settings).tolist() == [True, False, False, False]
+    assert kept(low_score, rows, tasks, min_score=0.5) == [0, 2] and kept(low_logit, rows, tasks, min_logit=1.0) == [
+        0,
+        1,
+    ]
 
 
 def test_the_largest_component_keeps_one_part_and_its_box_and_area_follow():
@@ -272,6 +292,15 @@ def test_what_is_undefined_is_no_number():
     steps = table(apply(evaluation(scene(tasks)[:1], [], tasks, ranking="sum"), FILTER))
     assert steps[["precision", "f1", "low", "high"]].isna().all(axis=None)
     assert sum_up(steps) == {"raw": {}, "filtered": {}, "removed": {rule.__name__: 0 for rule in RULES}}
+
+
+def test_overlaps_are_those_of_every_two_masks_though_some_are_equal():
+    boxes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 0, 8, 8), (20, 20, 4, 4), (4, 0, 8, 8), (0, 0, 8, 8), (20, 20, 4, 4)]
+    rles = [box_rle(*box) for box in boxes]
+    found = zip(*_overlaps(rles, np.array([64, 64, 64, 16, 64, 64, 16])), strict=True)
+    iou = coco_mask.iou(rles, rles, [0] * len(rles))
+    expected = [(i, j, pytest.approx(iou[i, j])) for i in range(len(rles)) for j in range(i) if iou[i, j]]
+    assert sorted(tuple(x.item() for x in row) for row in found) == expected
 
 
 def test_the_largest_component_is_that_of_the_pixels():

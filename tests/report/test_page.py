@@ -63,7 +63,9 @@ def test_names_are_text_and_never_markup(tmp_path):
 def test_the_diagnosis_says_what_would_raise_ap_and_what_it_looked_at(tmp_path):
     text = (make_report(tmp_path, make_tasks(1)) / "index.html").read_text()
     rows = re.search(r"What would raise AP.*?</table>", text, re.DOTALL)[0]
-    assert re.findall(r'row">(\w+)</th><td>(.*?)</td>', rows) == [("more", "+20.0"), ("finer", "+5.0")]
+    assert re.findall(r'row">(\w+)</th><td>(.*?)</td>', rows) == [
+        ("more", "+20.0"), ("finer", "+5.0"), ("steps", "?")
+    ]  # fmt: skip
     assert "Joint AP is 50.0" in text and "IoU ≥ 0.5: 25.0 % are" in text, "what missed means, and how many are"
     assert "Looked at: masks. Not visible here: the rest." in text
 

@@ -170,7 +170,7 @@ def test_the_share_of_background_and_the_stability_are_those_of_a_known_answer(c
     assert all(row[f"background_{task.name}"] == 0 for task in tasks[:-1])
 
 
-def test_health_of_a_step_has_a_gradient_of_every_part_and_starts_anew():
+def test_health_of_a_step_has_a_gradient_of_every_part_and_starts_anew(monkeypatch):
     tasks = make_tasks(3)
     stepper = Stepper(tiny.network(tasks), tiny.params().solver)
     for step in range(2):
@@ -181,6 +181,9 @@ def test_health_of_a_step_has_a_gradient_of_every_part_and_starts_anew():
     assert all(row[f"gradient_{part}"] > 0 for part in parts)
     assert "memory" not in row, "of a CPU no two runs have the same"
     assert math.isnan(stepper.health.fetch()["stability"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: device.index * 2**20)
+    stepper.health.device = torch.device("cuda", 3)
+    assert stepper.health.fetch()["memory"] == 3
 
 
 def test_a_batch_without_objects_has_no_shares_and_stops_nothing():
