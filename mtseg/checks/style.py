@@ -11,6 +11,7 @@ from itertools import combinations, islice, product
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy.stats import fisher_exact
 
 from mtseg.checks import strays
 from mtseg.checks.alignment import Outlines, inset
@@ -26,6 +27,7 @@ from mtseg.evaluation.bootstrap import auc
 MOST = 2000  # images of a split that are looked at
 AT_ONCE = 500  # objects of an image that are compared with all others at once
 SURE = 4.5  # standard errors by which shares differ surely: one in 100,000 by chance
+BY_CHANCE = 1e-4  # that shares of images differ as much: images are independent, their objects are not
 FEWER = 1.4  # ratio of the objects per image from which splits differ
 DIFFERENT = 0.15  # difference of two shares from which it matters
 FEWEST = 20  # objects of a split, or images with such, to compare it
@@ -325,7 +327,9 @@ def differ(train: Style, other: Style, split: str) -> Iterator[Finding]:
             change = f"annotate all objects of {where}: objects without an outline are learnt as background"
             yield Finding("annotations_missing", "warning", evidence, change, where)
             return
-    if empty := surely(other.empty, train.empty):
+    empty = other.empty.mean() - train.empty.mean()
+    table = [np.bincount(own, minlength=2) for own in (other.empty, train.empty)]
+    if abs(empty) > DIFFERENT and fisher_exact(table).pvalue < BY_CHANCE:
         where = split if empty > 0 else "train"
         evidence = f"{_percent(other.empty)} of {split}'s images have no objects, {_percent(train.empty)} of train's"
         change = f"check whether {where}'s images without annotations show objects"

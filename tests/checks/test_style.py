@@ -109,6 +109,14 @@ def test_a_split_that_is_annotated_in_another_way_is_named(change, cause, split)
     assert found(train, val) == {(cause, split)}
 
 
+@pytest.mark.parametrize(
+    ("images", "named"), [((400, 60), {"train"}), ((60, 20), set()), ((60, 300), {"train"}), ((60, 5), set())]
+)
+def test_a_fifth_of_train_without_annotations_is_named_where_chance_is_no_explanation(images, named):
+    train, val = drawn(images[0], lambda own, number: own if number % 5 else ()), drawn(images[1])
+    assert {where for cause, where in found(train, val) if cause == "annotations_missing"} == named
+
+
 def test_the_test_split_is_compared_as_well():
     scored = {"val": drawn(60), "test": drawn(60, halves)}
     found = style.check(drawn(60), scored, tasks=TASKS, input=INPUT.model_copy(update={"flip": 0.0}))
