@@ -127,7 +127,7 @@ def main() -> None:
     if arguments.one:
         name, *counts, recompute = arguments.one
         used, expected = measure(name, *map(int, counts), recompute)
-        print(used.peak, used.stays, expected.memory)
+        print(used.peak, used.stays, round(expected.memory))
         return
     peaks: dict[tuple, int] = {}
     single: dict[tuple, tuple] = {}  # (network, recompute) -> the largest measurement of one image
