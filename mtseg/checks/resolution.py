@@ -82,7 +82,7 @@ def lines(found: dict[int, float], costs: Mapping[int, Cost], size: int) -> list
         cost = ""
         if own in costs:
             time, memory = costs[own].operations / costs[size].operations, costs[own].memory / 1e9
-            cost = f"  {time:4.2f} times  {memory:5.1f} GB"
+            cost = f"  {time:4.2f} times  {memory:5.2f} GB"
         rows.append(f"  {own:>10}  {ap:5.1f}{cost}")
     return [head, *rows]
 

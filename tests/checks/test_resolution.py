@@ -81,9 +81,9 @@ def test_the_table_has_the_cost_of_each_size_beside_the_present_one():
     found = {128: 62.0, 224: 80.0, 448: 94.25}
     _, _, *rows = resolution.lines(found, costs, 224)
     assert [row.split() for row in rows] == [
-        ["128", "62.0", "0.50", "times", "1.0", "GB"],
-        ["224", "80.0", "1.00", "times", "2.0", "GB"],
-        ["448", "94.2", "3.50", "times", "6.0", "GB"],
+        ["128", "62.0", "0.50", "times", "1.00", "GB"],
+        ["224", "80.0", "1.00", "times", "2.04", "GB"],
+        ["448", "94.2", "3.50", "times", "6.00", "GB"],
     ]
     assert [row.split() for row in resolution.lines(found, {}, 224)[2:]] == [[*row.split()[:2]] for row in rows]
     assert not resolution.lines({}, {}, 224)
