@@ -44,7 +44,8 @@ LOOKED_AT = (
 )
 NOT_VISIBLE = (
     "mistakes that the annotations of all splits share, or that the model learnt from train, objects that neither "
-    "annotation nor model has, faults of a few images in which the model finds little, and images unlike those of val"
+    "annotation nor model has, faults of a few images in which the model finds little, or of a part of fewer than 8 "
+    "images, and images unlike those of val"
 )
 
 
