@@ -141,7 +141,7 @@ def main() -> None:
         row = f"{peaks[setting] / 2**20:>10.0f}{stays / 2**20:>7.0f}{expected / 2**20:>7.0f}"
         print(f"{name:<20}{side:>6}{images:>10}{objects:>9}  {recompute:<15}{row}", flush=True)
         if (images, objects) == (1, 8):
-            single[name, recompute] = (peaks[setting], stays, side)
+            single[name, recompute] = (*(round(x / 2**20) * 2**20 for x in (peaks[setting], stays)), side)  # as printed
     print(f"\nestimated: images in memory at once, in {', '.join(map(str, BUDGETS))} GiB")
     for (name, recompute), (peak, stays, side) in single.items():
         for wanted in (size for size in (512, 1024) if size <= 2 * side):  # larger sizes would be a guess

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtseg.checks.network import FAILURES
+from mtseg.checks.findings import FAILURES
 from mtseg.model.mask2former import Mask2Former
 
 

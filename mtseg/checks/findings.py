@@ -102,6 +102,8 @@ CAUSES = {
     "limiting_factor": "no fault is found, and one kind of error costs much AP",
     "overtrained": "the model overfits: it gets worse on val",
 }
+# what wrong code of a network or a loader raises
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mtseg.checks import combinations, known_answers, step
-from mtseg.checks.findings import Finding, exception_text
+from mtseg.checks.findings import FAILURES, Finding, exception_text
 from mtseg.core.errors import out_of_memory
 from mtseg.core.params import Input, Model, Solver
 from mtseg.core.tables import Image
@@ -23,7 +23,6 @@ LARGEST = 256  # pixels: the network is checked on small images
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # mean and standard deviation of its pixels, RGB
 PARTLY = 0.1  # share of the backbone's tensors that may be new
 SAME = 1e-2  # largest change of logits by the other images of a batch (rounding), over their standard deviation
-FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def check(

@@ -11,7 +11,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="ut
 MEASURED = {
     (name, int(side), int(images), int(objects), recompute): (int(peak), int(stays))
     for name, side, images, objects, recompute, peak, stays in re.findall(
-        r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \|$", PAGE, re.M
+        r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \| \d+ \|$", PAGE, re.M
     )
 }
 ESTIMATED = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, re.M)
@@ -32,18 +32,18 @@ def test_every_estimate_follows_from_the_largest_measurement_of_one_image(row):
     assert [str(count) for count in found] == counts
 
 
-def test_memory_grows_with_the_images_and_no_faster_than_the_pixels():
-    """So estimates for larger images with as many objects are upper bounds."""
+def test_memory_grows_no_faster_than_the_images_and_the_pixels():
+    """So estimates for more and larger images with as many objects are upper bounds."""
     one, four, large = (MEASURED["coco_r50", *key, 8, "none"] for key in ((256, 1), (256, 4), (512, 1)))
     each, together, wide = (peak - stays for peak, stays in (one, four, large))
-    assert together == pytest.approx(4 * each, rel=0.15)
+    assert 3 * each < together <= 4 * each
     assert 2 * each < wide <= 4 * each
 
 
 def test_memory_grows_with_the_objects_as_the_page_says():
     few, many = ({side: MEASURED["coco_r50", side, 1, count, "none"] for side in (256, 512)} for count in (8, 60))
     for side in (256, 512):
-        assert 8 <= (many[side][0] - few[side][0]) / (60 - 8) <= 9.1
+        assert 8 <= (many[side][0] - few[side][0]) / (60 - 8) <= 9.2
     (peak, stays), (peak_of_many, _) = few[512], many[512]
     text = " ".join(PAGE.split())
     assert f"{(peak_of_many - stays) / (peak - stays):.1f} times as much at 512" in text and "with 8 objects" in text
