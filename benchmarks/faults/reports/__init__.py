@@ -5,4 +5,4 @@ named then, before anything was changed for them."""
 
 from importlib import import_module
 
-ROUNDS = tuple(import_module(f"{__name__}.round_{number}") for number in (1, 2, *range(4, 15)))
+ROUNDS = tuple(import_module(f"{__name__}.round_{number}") for number in (1, 2, *range(4, 16)))
