@@ -19,6 +19,7 @@ ELSEWHERE = (
     "combinations seen: every other is lost", "combinations seen: two tasks exchanged",
     # with pretrained weights, see test_network.py
     "pixels divided by 1 instead of the deviation", "the backbone is initialised again after its weights were loaded",
+    "pixels from 0 to 255 normalised by mean and deviation of those from 0 to 1",
     # an exception, which network.check reports
     "an image without objects fails in training",
     # seen after a training alone
