@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.stats import fisher_exact
@@ -37,6 +38,8 @@ MIXED = 0.05, 0.9  # share of drawn boxes among the outlines of a class: some, a
 SMALL = 8  # pixels: boxes of a smaller side are not judged
 APART = 0.95  # AUC of the sizes of objects, from which splits differ, or sizes determine a class
 BAND, SHARP = 1.25, 0.9  # factor around the border between two sizes; share that is on the right side there
+RAGGED = 0.9  # ratio of two splits' medians of the solidity of a class, from which they differ, with AUC as APART
+UNLIKE = 0.85  # AUC of that solidity against any class of the other split
 CORNERS = 4  # points of an outline, up to which it is coarse unless train draws the class so
 OF_A_KIND = 0.7  # AUC of width over height, beyond which two classes are things of two kinds, which also differ in size
 STRAIGHT, STEPPED, STEP = 0.01, 0.85, 3  # of steps: pixels off the axis; share of the outline; median length in pixels
@@ -67,6 +70,7 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
         findings += (
             [*differ(*pair)]
             or [*coarse(*pair, tasks[0])]
+            or ragged(*pair, tasks[0])
             or sizes(*pair)
             or [*alone(*pair, tasks)]
             or uniform(*pair, tasks)
@@ -77,7 +81,8 @@ def check(train: Images, scored: Mapping[str, Images], *, tasks: Sequence[Task],
 class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
     area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
-    another), size (of the image), points (of its outline, 0 if it has none), blocks (its outline has steps). empty:
+    another), size (of the image), points (of its outline, 0 if it has none), blocks (its outline has steps), solidity
+    (its area over that of the convex hull of its outline). empty:
     whether each image has none; counts and single: of the others, how many, and whether one."""
 
     def __init__(self, images: Images):
@@ -101,6 +106,8 @@ class Style:
         measured = [(sum(map(len, own)) // 2, any(map(_stepped, own))) for own in drawn]
         self.points, blocks = np.array(measured, dtype=int).reshape(-1, 2).T
         self.blocks = (blocks > 0) & ~self.full
+        hulls = [_hull(objects.polygons[row]) if self.points[row] else 0.0 for row in range(len(objects))]
+        self.solidity = area / np.maximum(hulls, 1)
 
     def per_image(self, statistic: Callable[[np.ndarray], float]) -> tuple[np.ndarray, np.ndarray]:
         """Row, and a statistic of the objects' sizes, of each image that has objects."""
@@ -116,6 +123,12 @@ def _stepped(outline: Sequence[float]) -> bool:
     straight = sides.max(1)[(sides.min(1) < STRAIGHT) & (sides.max(1) > STRAIGHT)]
     most = STEPPED * np.linalg.norm(sides, axis=1).sum()
     return len(straight) > CORNERS + 1 and straight.sum() > most and np.median(straight) >= STEP
+
+
+def _hull(polygons: Sequence[Sequence[float]]) -> float:
+    """Area of the convex hull of an outline."""
+    points = np.concatenate([np.reshape(one, (-1, 2)) for one in polygons]).astype(np.float32)
+    return cv2.contourArea(cv2.convexHull(points))
 
 
 def _touching(image: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -380,6 +393,35 @@ def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Findi
                 "outlines_differ", "warning", evidence, f"draw the outlines of {where} with more points", where
             )
             return
+
+
+def ragged(train: Style, other: Style, split: str, task: Task) -> list[Finding]:
+    """A warning if the outlines of a class fill nearly always less of their convex hull than in the other split, and
+    than those of any class there: wrong labels do not explain it."""
+    own, its = (
+        [style.solidity[rows & (style.objects.labels[task.name] == one)] for one in range(task.num_classes)]
+        for style in (other, train)
+        for rows in [(style.points > 0) & style.large]
+    )
+    for here, there, where in ((own, its, split), (its, own, "train")):
+        for one, values in enumerate(here):
+            known = [others for others in there if len(others) >= FEWEST]
+            if len(values) < FEWEST or len(there[one]) < FEWEST:
+                continue
+            medians = [float(np.median(part)) for part in (values, there[one])]
+            apart = abs(_separated(values, there[one]) - 0.5) > APART - 0.5
+            unlike = min(abs(_separated(values, others) - 0.5) for others in known) > UNLIKE - 0.5
+            if medians[0] < RAGGED * medians[1] and apart and unlike:
+                evidence = f"outlines of '{task.classes[one]}' fill {medians[0]:.0%} of their convex hull (median) in "
+                evidence += f"{where}, {medians[1]:.0%} in {'train' if where == split else split}"
+                change = f"draw the outlines of {where} along the edges of the objects"
+                return [Finding("outlines_differ", "warning", evidence, change, where)]
+    return []
+
+
+def _separated(one: np.ndarray, other: np.ndarray) -> float:
+    """AUC of one against the other."""
+    return auc(np.concatenate([one, other]), np.arange(len(one) + len(other)) < len(one)).value
 
 
 def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iterator[Finding]:

@@ -92,6 +92,14 @@ def test_images_of_train_in_val_are_found_by_name_and_by_sight(drawn, tmp_path, 
     assert found[0].evidence.startswith(f"{copies} of 40 val images")
 
 
+def test_images_of_train_that_were_copied_over_those_of_val_are_no_displaced_outlines(drawn, tmp_path):
+    shutil.copytree(drawn[0], tmp_path / "raw")
+    for image in drawn[2][:12]:
+        name = image.file_name
+        shutil.copy(tmp_path / "raw" / name.replace("val", "train"), tmp_path / "raw" / name)
+    assert causes(drawn, root=tmp_path / "raw") == {("split_leak", None)}
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.7])
 def test_shifted_copies_are_found_as_neighbouring_frames(alike):
     """alike: share of a scene that all images have in common, as X-rays do."""
@@ -361,6 +369,7 @@ def half_lost(pixels):
         (half_lost, "splits_differ", "blank rows"),
         (lambda pixels: 255 - pixels, "splits_differ", "all values inverted"),
         (lambda pixels: pixels[..., ::-1], "channels_swapped", "red and blue swapped"),
+        (lambda pixels: pixels[..., [0, 1, 0]], "splits_differ", "the two channels most alike"),
     ],
 )
 def test_a_part_of_val_that_looks_unlike_train_is_named_with_its_files(change, cause, text, drawn, tmp_path):

@@ -252,6 +252,35 @@ def test_outlines_of_few_points_are_found_in_the_split_that_has_them():
     assert not found(drawn(60, smoothed), drawn(60, smoothed))
 
 
+def pinched(instance):
+    """The same outline, with a point near the centre in the middle of each side."""
+    points = np.reshape(instance.segmentation[0], (-1, 2))
+    middle = 0.8 * (points + np.roll(points, -1, axis=0)) / 2 + 0.2 * points.mean(0)
+    return outlined(instance, [np.stack([points, middle], axis=1).ravel().tolist()])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_ragged_outlines_are_found_in_the_split_that_has_them(split):
+    def even(instances, number):
+        return map(smooth, instances)
+
+    def ragged(instances, number):
+        return [(pinched if one.labels["shape"] else smooth)(one) for one in instances]
+
+    kinds = {"train": drawn(60, even), "val": drawn(30, even)}
+    kinds[split] = drawn(len(kinds[split]), ragged)
+    assert found(kinds["train"], kinds["val"]) == {("outlines_differ", split)}
+
+
+def test_renamed_classes_are_no_ragged_outlines():
+    def some(label):
+        return lambda instances, number: [
+            pinched(one) if one.labels["shape"] == label else smooth(one) for one in instances
+        ]
+
+    assert not found(drawn(60, some(0)), drawn(30, some(1)))
+
+
 @pytest.mark.parametrize("share", [0.15, 0.3, 1.0])
 def test_boxes_drawn_for_outlines_are_found(share):
     def some(instances, number):
