@@ -4,6 +4,8 @@ label noise in the annotations."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -21,6 +23,7 @@ FEWEST = 20  # labelled matches below which a task is not judged
 GAIN = 0.1  # gain in accuracy that renamed classes must surely exceed
 NOISE = 0.1  # share of labels that contradict the model, which must surely be exceeded
 FEW = 5  # contradictions of a class, below which more than expected are none
+FEW_WRONG, UPPER = 2, 0.75  # errors that are added to those found and expected; quantile of the others' ratios
 ONE_CLASS = 0.15  # share of one class's objects that surely look like another
 LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
 APART = 0.8  # AUC that the logits surely exceed if they separate the classes of train in spite of wrong labels
@@ -104,8 +107,11 @@ def _renamed(split: Split, task: Task) -> tuple[np.ndarray, Interval, float] | N
     order = linear_sum_assignment(-counts)[1]
     right, before = order[own.true] == own.label, own.true == own.label
     gain = split.mean(right * 1.0 - before, own)
-    # the best of many orders is better by chance: it must be right for more than half of the objects as well
-    return (order, gain, float(before.mean())) if gain.low > GAIN and split.mean(right, own).low > 0.5 else None
+    # the best of many orders is better by chance: it must be right for more than half of the objects as well, or the
+    # labels as they are for fewer than shuffled ones
+    shuffled = counts.sum(0) @ counts.sum(1) / len(own) ** 2
+    systematic = split.mean(right, own).low > 0.5 or split.mean(before, own).high < shuffled
+    return (order, gain, float(before.mean())) if gain.low > GAIN and systematic else None
 
 
 def renaming(split: Split) -> dict[str, np.ndarray]:
@@ -191,47 +197,70 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
 
 
 def unexpected(train: Split, val: Split) -> list[Finding]:
-    """Warnings label_noise for a class of one split, of which the model takes more objects for others. In train, to
-    which it was fitted: than in val. In val: than its own probabilities let expect. A model that is too sure makes more
-    errors than it expects in all classes, or also in train: the larger of both factors is allowed."""
+    """Warnings label_noise for classes of one split, of which the model takes more objects for others, or for one other
+    class. In train, to which it was fitted: than in val. In val: than its own probabilities let expect. A model that is
+    too sure makes more errors than it expects in all classes, in many, or also in train: the largest of these factors
+    is allowed."""
     findings = []
     for task in train.trained:
         if task.num_classes < 3 or not learnt(train, task):
             continue
-        (wrong, expected, counts), (known, usual, in_train) = (_by_class(split, task) for split in (val, train))
-        rest = (wrong.sum() - wrong) / np.maximum(expected.sum() - expected, 1)
-        factor = np.maximum(np.maximum(rest, known / np.maximum(usual, 1)), 1)
-        more = wrong / np.maximum(counts, 1) - known / np.maximum(in_train, 1)
-        sure = poisson.sf(wrong - 1, expected * factor) if as_certain(train, val, task) else np.ones(len(more))
-        tables = [[[known[c], in_train[c] - known[c]], [wrong[c], counts[c] - wrong[c]]] for c in range(len(more))]
-        in_train_alone = [fisher_exact(table, alternative="greater").pvalue for table in tables]
-        for one in np.flatnonzero((np.abs(more) > ONE_CLASS) & (np.where(more > 0, wrong, known) >= FEW)).tolist():
-            if (sure[one] if more[one] > 0 else in_train_alone[one]) >= LEVEL / task.num_classes:
-                continue
-            name, label = "val" if more[one] > 0 else "train", task.classes[one]
-            here, of = (wrong, counts) if name == "val" else (known, in_train)
-            evidence = (
-                f"{here[one]:.0f} of the {of[one]:.0f} objects that are annotated as {label} in {name} look like "
-            )
-            evidence += "others to the model, "
-            if name == "val":
-                evidence += f"which expects {expected[one]:.1f} by its probabilities"
-            else:
-                evidence += f"{wrong[one]:.0f} of {counts[one]:.0f} in val"
-            change = f"check the labels {label} in {name}: report/index.html lists contradictions"
-            findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+        (wrong, expected, counts), (known, usual, in_train) = (_confused(split, task) for split in (val, train))
+        certain = as_certain(train, val, task)
+        for kinds in _confusions(task):
+            found = []
+            ratios = [(wrong[cells].sum() + FEW_WRONG) / (expected[cells].sum() + FEW_WRONG) for *_, cells in kinds]
+            for number, (named, looks, classes, cells) in enumerate(kinds):
+                own, likely, here = wrong[cells].sum(), expected[cells].sum(), counts[classes].sum()
+                its, of_its, there = known[cells].sum(), usual[cells].sum(), in_train[classes].sum()
+                rest = (wrong.sum() - own) / max(expected.sum() - likely, 1)
+                others = np.quantile(np.delete(ratios, number), UPPER)
+                factor = max(rest, others, its / max(of_its, 1), 1)
+                more = own / max(here, 1) - its / max(there, 1)
+                if abs(more) <= ONE_CLASS or max(own, its) < FEW:
+                    continue
+                if more > 0:
+                    chance = poisson.sf(own - 1, likely * factor) if certain else 1.0
+                    seen = f"{own:.0f} of the {here:.0f} objects that are annotated as {named} in val look like "
+                    beside = f"which expects {likely:.1f} by its probabilities"
+                else:
+                    chance = fisher_exact([[its, there - its], [own, here - own]], alternative="greater").pvalue
+                    seen = f"{its:.0f} of the {there:.0f} objects that are annotated as {named} in train look like "
+                    beside = f"{own:.0f} of {here:.0f} in val"
+                if chance < LEVEL / len(kinds):
+                    change = f"check the labels {named} in {'val' if more > 0 else 'train'}: report/index.html lists "
+                    evidence = f"{seen}{looks} to the model, {beside}"
+                    where = f"task '{task.name}'"
+                    found.append(Finding("label_noise", "warning", evidence, f"{change}contradictions", where))
+            if found:
+                findings += found
+                break
     return findings
 
 
-def _by_class(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[K] each, of the labelled matches by annotated class: number with another predicted label; the number expected if
-    labels followed the model's probabilities; number of all."""
-    own = split.labelled(task)
-    likely = split.predictions.probabilities[task.name][own.prediction][:, : task.num_classes]
+Confusion = tuple[str, str, list[int], tuple[Any, Any]]  # annotated as, looks like, these classes, cells of a table
+
+
+def _confusions(task: Task) -> Iterator[list[Confusion]]:
+    """Kinds of errors: of a class for any other one; of two classes for each other; of a class for one other."""
+    names, every = task.classes, np.arange(task.num_classes)
+    yield [(name, "others", [one], (one, every)) for one, name in enumerate(names)]
+    pairs = list(combinations(range(task.num_classes), 2))
+    yield [(f"{names[a]} or {names[b]}", "the other of the two", [a, b], ([a, b], [b, a])) for a, b in pairs]
+    yield [(names[a], names[b], [a], (a, b)) for pair in pairs for a, b in (pair, pair[::-1])]
+
+
+def _confused(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the labelled matches, number by annotated and wrongly predicted class [K, K]; that number if the annotated
+    labels followed the model's probabilities; number by annotated class [K]."""
+    own, count = split.labelled(task), task.num_classes
+    likely = split.predictions.probabilities[task.name][own.prediction][:, :count]
     likely = likely / np.maximum(likely.sum(1, keepdims=True), 1e-9)
-    likely[np.arange(len(own)), own.label] = 0
-    wrong = np.bincount(own.true[own.label != own.true], minlength=task.num_classes)
-    return wrong, likely.sum(0), np.bincount(own.true, minlength=task.num_classes)
+    found, expected = np.zeros((2, count, count))
+    np.add.at(found, (own.true, own.label), 1)
+    np.add.at(expected.T, own.label, likely)
+    others = ~np.eye(count, dtype=bool)
+    return found * others, expected * others, np.bincount(own.true, minlength=count)
 
 
 def contradicted(train: Split, val: Split) -> list[Finding]:

@@ -44,6 +44,7 @@ AS_SURE, MORE_MISSED = (
 BY_CHANCE = 0.03  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 TWICE = 0.9  # share of an image's predictions that have a copy if it was predicted twice
+LEFT_OUT, MISSED = 0.1, 0.3  # share of the surest predictions without any object; of train's objects that are missed
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
 
@@ -232,7 +233,19 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
         sure = separation is None or separation.value < SEPARATE  # None: hardly any of the class is annotated
         if in_val.low > in_train.high + OF_A_CLASS and sure:
             return [_missing("val", in_val, in_train, f" of {name}")]
-    return _some_unannotated(train, val)
+    return _some_unannotated(train, val) or _in_both(train, val)
+
+
+def _in_both(train: Split, val: Split) -> list[Finding]:
+    """A warning if many predictions of both splits, as sure as most hits, lie where nothing is annotated, also in the
+    images to which the model was fitted: objects are left out everywhere."""
+    shares = [_false(split, _least(split, SURE), APART) for split in (train, val)]
+    if train.missed > MISSED or not all(share and share.low > LEFT_OUT for share in shares):
+        return []
+    evidence = f"{shares[0].text(0, 100)} % of the surest predictions in train images and {shares[1].text(0, 100)} % in "
+    evidence += "val lie where nothing is annotated"
+    change = "look at them: if they show objects, annotate these in both splits, as others are learnt as background"
+    return [Finding("annotations_missing", "warning", evidence, change)]
 
 
 def _some_unannotated(train: Split, val: Split) -> list[Finding]:
@@ -249,7 +262,7 @@ def _some_unannotated(train: Split, val: Split) -> list[Finding]:
             own, its = (_surely_apart(split, least, main.name, kind) for split in (here, there))
             count, known = len(here.images), len(there.images)
             if alike:
-                surely = more(len(own), count, len(its), known, level=LEVEL / (2 * len(kinds)))
+                surely = more(len(own), count, len(its), known, level=LEVEL / len(kinds))
             else:
                 surely = a_part(len(own), count, max((len(its) + 1) / (known + 1), BY_CHANCE))
             if surely:

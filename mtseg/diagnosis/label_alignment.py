@@ -130,7 +130,9 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
     if logits.std() < 1e-4 or free < 2:  # constant logits coincide everywhere, single numbers by chance
         return
     alike, same_box = split.shared(task)
-    shared = alike & ~same_box  # with the same masks, the whole prediction is that of another image, see masks.py
+    # with the same masks, the whole prediction is that of another image, see masks.py; a query that has the same logits
+    # in most images, such as those before the decoder's first layer, has not those of another image
+    shared = alike & ~same_box & ~_constant(query, vector, image, len(split.images))
     if shared.mean() > 0.01 and shared.sum() > alike.sum() / 2:
         evidence = f"{shared.mean():.0%} of the logits are identical to those of another image"
         yield "labels_of_other_image", evidence
@@ -140,6 +142,13 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
     if queries.mean() > 0.01:
         evidence = f"{queries.mean():.0%} of the logits are identical to those of another query of the image"
         yield "labels_of_other_query", evidence
+
+
+def _constant(query: np.ndarray, vector: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
+    """bool [N]: whether the query has the same logits, numbered by `vector`, in most of the images."""
+    own, of = np.unique(np.column_stack([query, vector]), axis=0, return_inverse=True)
+    of = of.ravel()
+    return np.bincount(np.unique(np.column_stack([of, image]), axis=0)[:, 0], minlength=len(own))[of] > images / 2
 
 
 def _argmax(split: Split, task: Task, combined: bool) -> Evidence:

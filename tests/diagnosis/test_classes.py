@@ -80,6 +80,23 @@ def test_classes_under_other_names(order, cause):
     assert "annotations of val" in finding.change
 
 
+def test_classes_under_other_names_of_a_model_that_is_right_for_half_of_the_objects():
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=120)
+
+    def wrong(order, share):
+        """Labels in another order, and this share at random."""
+        return [
+            relabelled(p, "fill", (*5.0 * np.eye(3)[rng.integers(3) if rng.random() < share else order[c]], -5.0))
+            for p in predictions
+            for c in [p.labels["fill"]]
+        ]
+
+    (finding,) = classes.permutations(split(images, wrong((1, 2, 0), 0.75), tasks))
+    assert finding.cause == "labels_off_by_one"
+    assert not classes.permutations(split(images, wrong((1, 2, 0), 1.0), tasks)), "any order is better by chance"
+
+
 def test_labels_that_contradict_a_sure_model():
     tasks = make_tasks(3)
     images, predictions = healthy(tasks, images=120)
@@ -209,6 +226,30 @@ def test_more_objects_of_a_class_look_like_another_than_an_unsure_model_expects(
     assert not classes.unexpected(sound, sound) and not classes.unexpected(wrong, wrong), "train has them as well"
     erring = split(images, unsure(0.25), tasks)
     assert not classes.unexpected(sound, erring), "the model is too sure of all classes"
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_two_classes_that_are_confused_more_often_than_an_unsure_model_expects(both):
+    """Too few for either class, whose objects it takes for any other. both: exchanged, or one named as the other."""
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=60)
+    unsure = [
+        relabelled(p, "fill", (*(2.0 * np.eye(3)[(p.labels["fill"] + (rng.random() < 0.1)) % 3]), -5.0))
+        if p.logits["fill"][-1] < 3 else p
+        for p in predictions
+    ]  # fmt: skip
+    other = {1: 2, 2: 1} if both else {2: 1}
+    mixed = [
+        replace(image, instances=tuple(
+            replace(i, labels=i.labels | {"fill": other.get(i.labels["fill"], i.labels["fill"])})
+            if rng.random() < 0.3 else i
+            for i in image.instances))
+        for image in images
+    ]  # fmt: skip
+    sound, wrong = split(images, unsure, tasks), split(mixed, unsure, tasks)
+    (finding,) = classes.unexpected(sound, wrong)
+    assert "the other of the two" in finding.evidence if both else "look like striped" in finding.evidence
+    assert not classes.unexpected(sound, sound)
 
 
 def exchanged(image):

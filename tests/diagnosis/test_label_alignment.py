@@ -41,6 +41,17 @@ def test_a_head_that_is_fed_the_queries_alone(count):
     assert causes(images, blind, tasks) == [("labels_ignore_image", f"task '{name}'")]
 
 
+def test_queries_that_give_the_same_logits_for_every_image_have_not_those_of_another():
+    """As the detections of all layers of the decoder, of which the first has not seen the image."""
+    tasks = make_tasks(3)
+    images, predictions = healthy(tasks)
+    early, rng = predictions, np.random.default_rng(1)
+    for task in tasks:
+        of_query = rng.normal(size=(8, task.num_outputs))
+        early = [relabelled(p, task.name, tuple(of_query[p.query])) for p in early]
+    assert not causes(images, [*predictions, *(replace(p, query=p.query + 8) for p in early)], tasks)
+
+
 @COUNTS
 def test_labels_of_the_batchs_last_image(count):
     tasks = make_tasks(count)
