@@ -405,13 +405,12 @@ def ragged(train: Style, other: Style, split: str, task: Task) -> list[Finding]:
     )
     for here, there, where in ((own, its, split), (its, own, "train")):
         for one, values in enumerate(here):
-            known = [others for others in there if len(others) >= FEWEST]
-            if len(values) < FEWEST or len(there[one]) < FEWEST:
+            if min(len(values), len(there[one])) < FEWEST:
                 continue
             medians = [float(np.median(part)) for part in (values, there[one])]
-            apart = abs(_separated(values, there[one]) - 0.5) > APART - 0.5
-            unlike = min(abs(_separated(values, others) - 0.5) for others in known) > UNLIKE - 0.5
-            if medians[0] < RAGGED * medians[1] and apart and unlike:
+            if medians[0] >= RAGGED * medians[1] or not _unlike_all(values, [there[one]], APART):
+                continue
+            if _unlike_all(values, [others for others in there if len(others) >= FEWEST], UNLIKE):
                 evidence = f"outlines of '{task.classes[one]}' fill {medians[0]:.0%} of their convex hull (median) in "
                 evidence += f"{where}, {medians[1]:.0%} in {'train' if where == split else split}"
                 change = f"draw the outlines of {where} along the edges of the objects"
@@ -419,9 +418,10 @@ def ragged(train: Style, other: Style, split: str, task: Task) -> list[Finding]:
     return []
 
 
-def _separated(one: np.ndarray, other: np.ndarray) -> float:
-    """AUC of one against the other."""
-    return auc(np.concatenate([one, other]), np.arange(len(one) + len(other)) < len(one)).value
+def _unlike_all(values: np.ndarray, others: Sequence[np.ndarray], least: float) -> bool:
+    """Whether the AUC of the values against each of the others is beyond `least`, to either side."""
+    areas = (auc(np.concatenate([values, own]), np.arange(len(values) + len(own)) < len(values)) for own in others)
+    return all(abs(area.value - 0.5) > least - 0.5 for area in areas)
 
 
 def alone(train: Style, other: Style, split: str, tasks: Sequence[Task]) -> Iterator[Finding]:

@@ -3,9 +3,7 @@ label noise in the annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -207,47 +205,53 @@ def unexpected(train: Split, val: Split) -> list[Finding]:
             continue
         (wrong, expected, counts), (known, usual, in_train) = (_confused(split, task) for split in (val, train))
         certain = as_certain(train, val, task)
-        for kinds in _confusions(task):
-            found = []
-            ratios = [(wrong[cells].sum() + FEW_WRONG) / (expected[cells].sum() + FEW_WRONG) for *_, cells in kinds]
-            for number, (named, looks, classes, cells) in enumerate(kinds):
-                own, likely, here = wrong[cells].sum(), expected[cells].sum(), counts[classes].sum()
-                its, of_its, there = known[cells].sum(), usual[cells].sum(), in_train[classes].sum()
-                rest = (wrong.sum() - own) / max(expected.sum() - likely, 1)
-                others = np.quantile(np.delete(ratios, number), UPPER)
-                factor = max(rest, others, its / max(of_its, 1), 1)
-                more = own / max(here, 1) - its / max(there, 1)
-                if abs(more) <= ONE_CLASS or max(own, its) < FEW:
-                    continue
-                if more > 0:
-                    chance = poisson.sf(own - 1, likely * factor) if certain else 1.0
-                    seen = f"{own:.0f} of the {here:.0f} objects that are annotated as {named} in val look like "
-                    beside = f"which expects {likely:.1f} by its probabilities"
+        for of_cells, of_classes, named in _confusions(task):
+            own, likely, its, of_its = map(of_cells, (wrong, expected, known, usual))
+            here, there = of_classes(counts), of_classes(in_train)
+            more = own / np.maximum(here, 1) - its / np.maximum(there, 1)
+            ratios, found = (own + FEW_WRONG) / (likely + FEW_WRONG), []
+            for row in np.flatnonzero((np.abs(more) > ONE_CLASS) & (np.maximum(own, its) >= FEW)).tolist():
+                annotated, looks = named(row)
+                if more[row] > 0:
+                    rest = (wrong.sum() - own[row]) / max(expected.sum() - likely[row], 1)
+                    others = np.quantile(np.delete(ratios, row), UPPER)
+                    factor = max(rest, others, its[row] / max(of_its[row], 1), 1)
+                    chance = poisson.sf(own[row] - 1, likely[row] * factor) if certain else 1.0
+                    name, count, of = "val", own[row], here[row]
+                    beside = f"which expects {likely[row]:.1f} by its probabilities"
                 else:
-                    chance = fisher_exact([[its, there - its], [own, here - own]], alternative="greater").pvalue
-                    seen = f"{its:.0f} of the {there:.0f} objects that are annotated as {named} in train look like "
-                    beside = f"{own:.0f} of {here:.0f} in val"
-                if chance < LEVEL / len(kinds):
-                    change = f"check the labels {named} in {'val' if more > 0 else 'train'}: report/index.html lists "
-                    evidence = f"{seen}{looks} to the model, {beside}"
-                    where = f"task '{task.name}'"
-                    found.append(Finding("label_noise", "warning", evidence, f"{change}contradictions", where))
+                    table = [[its[row], there[row] - its[row]], [own[row], here[row] - own[row]]]
+                    chance = fisher_exact(table, alternative="greater").pvalue
+                    name, count, of, beside = "train", its[row], there[row], f"{own[row]:.0f} of {here[row]:.0f} in val"
+                if chance < LEVEL / len(own):
+                    evidence = f"{count:.0f} of the {of:.0f} objects that are annotated as {annotated} in {name} look "
+                    evidence += f"like {looks} to the model, {beside}"
+                    change = f"check the labels {annotated} in {name}: report/index.html lists contradictions"
+                    found.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
             if found:
                 findings += found
                 break
     return findings
 
 
-Confusion = tuple[str, str, list[int], tuple[Any, Any]]  # annotated as, looks like, these classes, cells of a table
-
-
-def _confusions(task: Task) -> Iterator[list[Confusion]]:
-    """Kinds of errors: of a class for any other one; of two classes for each other; of a class for one other."""
-    names, every = task.classes, np.arange(task.num_classes)
-    yield [(name, "others", [one], (one, every)) for one, name in enumerate(names)]
-    pairs = list(combinations(range(task.num_classes), 2))
-    yield [(f"{names[a]} or {names[b]}", "the other of the two", [a, b], ([a, b], [b, a])) for a, b in pairs]
-    yield [(names[a], names[b], [a], (a, b)) for pair in pairs for a, b in (pair, pair[::-1])]
+def _confusions(task: Task) -> Iterator[tuple[Callable, Callable, Callable]]:
+    """Kinds of errors: of a class for any other one, of two classes for each other, of a class for one other. Of each,
+    functions that give the sums of a table [annotated, predicted] of errors, [n]; the numbers of objects of these
+    classes, from those of each class; and of one of n, what is annotated and what it looks like."""
+    names = task.classes
+    a, b = np.triu_indices(task.num_classes, 1)
+    own, other = np.nonzero(~np.eye(task.num_classes, dtype=bool))
+    yield lambda errors: errors.sum(1), lambda counts: counts, lambda row: (names[row], "others")
+    yield (
+        lambda errors: (errors + errors.T)[a, b],
+        lambda counts: counts[a] + counts[b],
+        lambda row: (f"{names[a[row]]} or {names[b[row]]}", "the other of the two"),
+    )
+    yield (
+        lambda errors: errors[own, other],
+        lambda counts: counts[own],
+        lambda row: (names[own[row]], names[other[row]]),
+    )
 
 
 def _confused(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,9 +83,20 @@ class Split:
         _, score = best_f1(hit, self.score[rows], int(self.objects.sum()))
         return 0.5 if score is None else score
 
+    @cached_property
+    def ignored(self) -> np.ndarray:
+        """bool [N]: whether a prediction without a match lies on a crowd by half or more: it is neither right nor
+        wrong, as in COCO's evaluation."""
+        pairs = self.evaluation.candidates
+        on_crowd = np.zeros(len(self.predictions), dtype=bool)
+        on_crowd[pairs.prediction[pairs.crowd[pairs.instance] & (pairs.inside >= HIT)]] = True
+        on_crowd[self.matches.prediction] = False
+        return on_crowd
+
     def confident(self, threshold: float | None = None) -> np.ndarray:
-        """int: those of `best` whose score is at least the threshold, by default `self.threshold`."""
-        return self.best[self.score[self.best] >= (self.threshold if threshold is None else threshold)]
+        """int: those of `best`, but `ignored`, whose score is at least the threshold, by default `self.threshold`."""
+        least = self.threshold if threshold is None else threshold
+        return self.best[(self.score[self.best] >= least) & ~self.ignored[self.best]]
 
     @cached_property
     def collapsed(self) -> bool:

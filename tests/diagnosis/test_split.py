@@ -21,3 +21,11 @@ def test_objects_are_matched_by_the_best_prediction_of_each_query():
     assert one.labelled(TASKS[0]).label.tolist() == one.labelled(TASKS[0]).true.tolist()
     assert split(list(images), wrong[:2], TASKS).missed == pytest.approx(1 / 3)
     assert len(split(list(images), [], TASKS).matches) == 0
+
+
+def test_predictions_on_a_crowd_are_no_false_ones():
+    images = scene(TASKS, count=2, crowds=True)
+    found = [predict(one, TASKS, image_id=2, query=number) for number, one in enumerate(images[1].instances)]
+    one = split(list(images), found, TASKS)
+    crowds = [number for number, instance in enumerate(images[1].instances) if instance.crowd]
+    assert crowds and sorted({*range(len(found))} - {*one.confident(0.0).tolist()}) == crowds
