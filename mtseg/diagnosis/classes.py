@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import fisher_exact, poisson
+from scipy.stats import binom, fisher_exact, poisson
 
 from mtseg.checks.findings import Finding
 from mtseg.checks.strays import a_part, described, more, named
@@ -21,6 +21,7 @@ FEWEST = 20  # labelled matches below which a task is not judged
 GAIN = 0.1  # gain in accuracy that renamed classes must surely exceed
 NOISE = 0.1  # share of labels that contradict the model, which must surely be exceeded
 FEW = 5  # contradictions of a class, below which more than expected are none
+FREQUENT = 1.5  # times as many objects as of any other class, of a class that may be a default
 FEW_WRONG, UPPER = 2, 0.75  # errors that are added to those found and expected; quantile of the others' ratios
 ONE_CLASS = 0.15  # share of one class's objects that surely look like another
 LEARNT = 0.8  # accuracy that a well learnt task surely exceeds
@@ -231,6 +232,29 @@ def unexpected(train: Split, val: Split) -> list[Finding]:
             if found:
                 findings += found
                 break
+    return findings
+
+
+def defaulted(train: Split, val: Split) -> list[Finding]:
+    """Warnings label_noise for the most frequent class of a task, if many of its objects look like others to the model,
+    in both splits, and surely fewer of the others look like it: an annotation tool's default was left. A model errs the
+    other way, towards frequent classes, unless the loss weighs them less."""
+    findings = []
+    for task in train.trained:
+        if task.num_classes < 3 or task.class_weights is not None or not learnt(train, task):
+            continue
+        parts = [_confused(split, task) for split in (train, val)]
+        total = sum(counts for *_, counts in parts)
+        one, second = np.argsort(-total)[:2].tolist()
+        away, back = (sum(wrong.sum(axis)[one] for wrong, *_ in parts) for axis in (1, 0))
+        shares = [wrong[one].sum() / max(counts[one], 1) for wrong, _, counts in parts]
+        frequent = total[one] > FREQUENT * total[second]
+        if frequent and min(shares) > ONE_CLASS and binom.sf(away - 1, away + back, 0.5) < LEVEL:
+            evidence = f"{shares[0]:.0%} of the objects that are annotated as {task.classes[one]} in train and "
+            evidence += f"{shares[1]:.0%} in val look like others to the model, {away:.0f} in all, and {back:.0f} of the "
+            evidence += "others look like it"
+            change = f"check the labels {task.classes[one]}: is it the default of the annotation tool?"
+            findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
     return findings
 
 

@@ -137,6 +137,7 @@ def diagnose(
             or classes.noise(trained, split) + classes.mislabelled(trained, split)
             or classes.unexpected(trained, split)
             or classes.contradicted(trained, split)
+            or classes.defaulted(trained, split)
         ),
         *counted,
         *calibrated,

@@ -252,6 +252,33 @@ def test_two_classes_that_are_confused_more_often_than_an_unsure_model_expects(b
     assert not classes.unexpected(sound, sound)
 
 
+def test_a_default_that_was_left_in_both_splits():
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=60)
+    given = [
+        replace(image, instances=tuple(
+            replace(i, labels=i.labels | {"fill": 0}) if rng.random() < 0.3 else i for i in image.instances))
+        for image in images
+    ]  # fmt: skip
+    both = split(given, predictions, tasks)
+    (finding,) = classes.defaulted(both, both)
+    assert (finding.cause, finding.where) == ("label_noise", "task 'fill'") and "plain" in finding.evidence
+    frequent = [
+        replace(image, instances=tuple(i for i in image.instances if not i.labels["fill"] or rng.random() < 0.4))
+        for image in images
+    ]  # fmt: skip
+    towards, away = (
+        [relabelled(p, "fill", (*5.0 * np.eye(3)[label], -5.0)) if (p.labels["fill"] > 0) == given and rng.random() < 0.3
+         else p for p in predictions]
+        for given, label in ((True, 0), (False, 1))
+    )  # fmt: skip
+    for answers, expected in ((towards, 0), (away, 1)):
+        found = classes.defaulted(*[split(frequent, answers, tasks)] * 2)
+        assert len(found) == expected, "a model prefers a frequent class"
+    weighed = tuple(task.model_copy(update={"class_weights": dict.fromkeys(task.classes, 1.0)}) for task in tasks)
+    assert not classes.defaulted(*[split(given, predictions, weighed)] * 2)
+
+
 def exchanged(image):
     """The objects of an image with the labels of the next one."""
     own = image.instances
