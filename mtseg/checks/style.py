@@ -82,8 +82,7 @@ class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
     area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
     another), size (of the image), points (of its outline, 0 if it has none), blocks (its outline has steps), solidity
-    (its area over that of the convex hull of its outline). empty:
-    whether each image has none; counts and single: of the others, how many, and whether one."""
+    (its area over that of the convex hull of its outline). empty: whether each image has none; counts and single: of the others, how many, and whether one."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))
@@ -398,14 +397,19 @@ def coarse(train: Style, other: Style, split: str, task: Task) -> Iterator[Findi
 def ragged(train: Style, other: Style, split: str, task: Task) -> list[Finding]:
     """A warning if the outlines of a class fill nearly always less of their convex hull than in the other split, and
     than those of any class there: wrong labels do not explain it."""
-    own, its = (
-        [style.solidity[rows & (style.objects.labels[task.name] == one)] for one in range(task.num_classes)]
+    rows = [
+        [np.flatnonzero((style.points > 0) & style.large & (style.objects.labels[task.name] == one))
+         for one in range(task.num_classes)]
         for style in (other, train)
-        for rows in [(style.points > 0) & style.large]
-    )
+    ]  # fmt: skip
+    own, its = ([style.solidity[of] for of in part] for style, part in zip((other, train), rows, strict=True))
+    sites = [
+        [len(np.unique(style.objects.image[of])) for of in part]
+        for style, part in zip((other, train), rows, strict=True)
+    ]
     for here, there, where in ((own, its, split), (its, own, "train")):
         for one, values in enumerate(here):
-            if min(len(values), len(there[one])) < FEWEST:
+            if min(len(values), len(there[one])) < FEWEST or min(sites[0][one], sites[1][one]) < SITES:
                 continue
             medians = [float(np.median(part)) for part in (values, there[one])]
             if medians[0] >= RAGGED * medians[1] or not _unlike_all(values, [there[one]], APART):
@@ -413,7 +417,7 @@ def ragged(train: Style, other: Style, split: str, task: Task) -> list[Finding]:
             if _unlike_all(values, [others for others in there if len(others) >= FEWEST], UNLIKE):
                 evidence = f"outlines of '{task.classes[one]}' fill {medians[0]:.0%} of their convex hull (median) in "
                 evidence += f"{where}, {medians[1]:.0%} in {'train' if where == split else split}"
-                change = f"draw the outlines of {where} along the edges of the objects"
+                change = "compare the outlines of both splits: draw them along the edges of the objects"
                 return [Finding("outlines_differ", "warning", evidence, change, where)]
     return []
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 from scipy.stats import binom, fisher_exact, poisson
 
 from mtseg.checks.findings import Finding
@@ -21,6 +22,7 @@ FEWEST = 20  # labelled matches below which a task is not judged
 GAIN = 0.1  # gain in accuracy that renamed classes must surely exceed
 NOISE = 0.1  # share of labels that contradict the model, which must surely be exceeded
 FEW = 5  # contradictions of a class, below which more than expected are none
+OTHERS = "others"
 FREQUENT = 1.5  # times as many objects as of any other class, of a class that may be a default
 FEW_WRONG, UPPER = 2, 0.75  # errors that are added to those found and expected; quantile of the others' ratios
 ONE_CLASS = 0.15  # share of one class's objects that surely look like another
@@ -109,7 +111,8 @@ def _renamed(split: Split, task: Task) -> tuple[np.ndarray, Interval, float] | N
     # the best of many orders is better by chance: it must be right for more than half of the objects as well, or the
     # labels as they are for fewer than shuffled ones
     shuffled = counts.sum(0) @ counts.sum(1) / len(own) ** 2
-    systematic = split.mean(right, own).low > 0.5 or split.mean(before, own).high < shuffled
+    many = len(np.unique(own.image)) >= FEWEST  # intervals of fewer are too narrow
+    systematic = split.mean(right, own).low > 0.5 or many and split.mean(before, own).high < shuffled
     return (order, gain, float(before.mean())) if gain.low > GAIN and systematic else None
 
 
@@ -196,41 +199,51 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
 
 
 def unexpected(train: Split, val: Split) -> list[Finding]:
-    """Warnings label_noise for classes of one split, of which the model takes more objects for others, or for one other
-    class. In train, to which it was fitted: than in val. In val: than its own probabilities let expect. A model that is
+    """Warnings label_noise, at most one a task, for classes of one split, of which the model takes more objects for
+    others, or for one other class: as surely as it is right, since classes that are truly alike are confused as well. In
+    train, to which it was fitted: than in val. In val: than its own probabilities let expect. A model that is
     too sure makes more errors than it expects in all classes, in many, or also in train: the largest of these factors
     is allowed."""
     findings = []
     for task in train.trained:
         if task.num_classes < 3 or not learnt(train, task):
             continue
-        (wrong, expected, counts), (known, usual, in_train) = (_confused(split, task) for split in (val, train))
+        (wrong, sure, expected, counts), (known, in_sure, usual, in_train) = (
+            _confused(split, task) for split in (val, train)
+        )
         certain = as_certain(train, val, task)
         for of_cells, of_classes, named in _confusions(task):
             own, likely, its, of_its = map(of_cells, (wrong, expected, known, usual))
-            here, there = of_classes(counts), of_classes(in_train)
+            here, there, level = of_classes(counts), of_classes(in_train), LEVEL / len(own)
             more = own / np.maximum(here, 1) - its / np.maximum(there, 1)
-            ratios, found = (own + FEW_WRONG) / (likely + FEW_WRONG), []
-            for row in np.flatnonzero((np.abs(more) > ONE_CLASS) & (np.maximum(own, its) >= FEW)).tolist():
+            ratios, found = (own + FEW_WRONG) / (likely + FEW_WRONG), {}
+            enough = (np.abs(more) > ONE_CLASS) & (np.where(more > 0, own, its) >= FEW)
+            for row in np.flatnonzero(enough).tolist():
                 annotated, looks = named(row)
                 if more[row] > 0:
                     rest = (wrong.sum() - own[row]) / max(expected.sum() - likely[row], 1)
-                    others = np.quantile(np.delete(ratios, row), UPPER)
-                    factor = max(rest, others, its[row] / max(of_its[row], 1), 1)
+                    factor = max(rest, its[row] / max(of_its[row], 1), 1)
                     chance = poisson.sf(own[row] - 1, likely[row] * factor) if certain else 1.0
+                    if chance < level:  # a quantile of all pairs of many classes takes long
+                        factor = max(factor, np.quantile(np.delete(ratios, row), UPPER))
+                        chance = poisson.sf(own[row] - 1, likely[row] * factor)
                     name, count, of = "val", own[row], here[row]
                     beside = f"which expects {likely[row]:.1f} by its probabilities"
                 else:
                     table = [[its[row], there[row] - its[row]], [own[row], here[row] - own[row]]]
                     chance = fisher_exact(table, alternative="greater").pvalue
                     name, count, of, beside = "train", its[row], there[row], f"{own[row]:.0f} of {here[row]:.0f} in val"
-                if chance < LEVEL / len(own):
+                part, errors = (
+                    of_cells(table)[row] for table in ((sure, wrong) if name == "val" else (in_sure, known))
+                )
+                surely = looks == OTHERS or proportion(np.arange(errors) < part).low > CONFIDENT
+                if chance < level and surely:
                     evidence = f"{count:.0f} of the {of:.0f} objects that are annotated as {annotated} in {name} look "
                     evidence += f"like {looks} to the model, {beside}"
                     change = f"check the labels {annotated} in {name}: report/index.html lists contradictions"
-                    found.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
+                    found[chance] = Finding("label_noise", "warning", evidence, change, f"task '{task.name}'")
             if found:
-                findings += found
+                findings.append(found[min(found)])
                 break
     return findings
 
@@ -247,11 +260,15 @@ def defaulted(train: Split, val: Split) -> list[Finding]:
         total = sum(counts for *_, counts in parts)
         one, second = np.argsort(-total)[:2].tolist()
         away, back = (sum(wrong.sum(axis)[one] for wrong, *_ in parts) for axis in (1, 0))
-        shares = [wrong[one].sum() / max(counts[one], 1) for wrong, _, counts in parts]
-        frequent = total[one] > FREQUENT * total[second]
+        shares = [wrong[one].sum() / max(counts[one], 1) for wrong, *_, counts in parts]
+        frequent = total[one] > FREQUENT * total[second] and all(
+            wrong[one].sum() > wrong[:, one].sum() for wrong, *_ in parts
+        )
         if frequent and min(shares) > ONE_CLASS and binom.sf(away - 1, away + back, 0.5) < LEVEL:
             evidence = f"{shares[0]:.0%} of the objects that are annotated as {task.classes[one]} in train and "
-            evidence += f"{shares[1]:.0%} in val look like others to the model, {away:.0f} in all, and {back:.0f} of the "
+            evidence += (
+                f"{shares[1]:.0%} in val look like others to the model, {away:.0f} in all, and {back:.0f} of the "
+            )
             evidence += "others look like it"
             change = f"check the labels {task.classes[one]}: is it the default of the annotation tool?"
             findings.append(Finding("label_noise", "warning", evidence, change, f"task '{task.name}'"))
@@ -265,7 +282,7 @@ def _confusions(task: Task) -> Iterator[tuple[Callable, Callable, Callable]]:
     names = task.classes
     a, b = np.triu_indices(task.num_classes, 1)
     own, other = np.nonzero(~np.eye(task.num_classes, dtype=bool))
-    yield lambda errors: errors.sum(1), lambda counts: counts, lambda row: (names[row], "others")
+    yield lambda errors: errors.sum(1), lambda counts: counts, lambda row: (names[row], OTHERS)
     yield (
         lambda errors: (errors + errors.T)[a, b],
         lambda counts: counts[a] + counts[b],
@@ -278,17 +295,19 @@ def _confusions(task: Task) -> Iterator[tuple[Callable, Callable, Callable]]:
     )
 
 
-def _confused(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the labelled matches, number by annotated and wrongly predicted class [K, K]; that number if the annotated
-    labels followed the model's probabilities; number by annotated class [K]."""
+def _confused(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of the labelled matches, number by annotated and wrongly predicted class [K, K]; of these, the number of which the
+    model is sure; the number if the annotated labels followed the model's probabilities; number by annotated class
+    [K]."""
     own, count = split.labelled(task), task.num_classes
     likely = split.predictions.probabilities[task.name][own.prediction][:, :count]
     likely = likely / np.maximum(likely.sum(1, keepdims=True), 1e-9)
-    found, expected = np.zeros((2, count, count))
+    found, sure = np.zeros((2, count, count))
     np.add.at(found, (own.true, own.label), 1)
-    np.add.at(expected.T, own.label, likely)
+    np.add.at(sure, (own.true, own.label), _sure(split, task).sure)
+    expected = (csr_array((np.ones(len(own)), (own.label, np.arange(len(own)))), shape=(count, len(own))) @ likely).T
     others = ~np.eye(count, dtype=bool)
-    return found * others, expected * others, np.bincount(own.true, minlength=count)
+    return found * others, sure, expected * others, np.bincount(own.true, minlength=count)
 
 
 def contradicted(train: Split, val: Split) -> list[Finding]:

@@ -242,7 +242,9 @@ def _in_both(train: Split, val: Split) -> list[Finding]:
     shares = [_false(split, _least(split, SURE), APART) for split in (train, val)]
     if train.missed > MISSED or not all(share and share.low > LEFT_OUT for share in shares):
         return []
-    evidence = f"{shares[0].text(0, 100)} % of the surest predictions in train images and {shares[1].text(0, 100)} % in "
+    evidence = (
+        f"{shares[0].text(0, 100)} % of the surest predictions in train images and {shares[1].text(0, 100)} % in "
+    )
     evidence += "val lie where nothing is annotated"
     change = "look at them: if they show objects, annotate these in both splits, as others are learnt as background"
     return [Finding("annotations_missing", "warning", evidence, change)]
@@ -256,6 +258,7 @@ def _some_unannotated(train: Split, val: Split) -> list[Finding]:
     alike = _as_sure(train, val)
     for name, other in (("val", "train"), ("train", "val")):
         here, there = splits[name], splits[other]
+        # the quantiles do not count as tests of their own: whatever exceeds one nearly always exceeds the other
         kinds = [None, *range(main.num_classes)] if alike else [None]
         for kind, quantile in product(kinds, (LESS_SURE, SURE) if alike else (SURE,)):
             least = _least(here, quantile)

@@ -20,6 +20,7 @@ from mtseg.diagnosis.split import Split, several
 
 REACH = 16  # largest distance, in images or queries, at which a label is looked for
 SAME = 1e-3  # share of the variance of logits between images, below which they do not depend on the image
+EVERY = 0.95  # share of the images of a query in which its logits are the same, if the image has no influence on them
 GAIN = 0.1  # gain in accuracy that labels from another place must exceed (99 % interval)
 DRAWS = 200  # number of random orders of the images
 
@@ -131,8 +132,9 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
         return
     alike, same_box = split.shared(task)
     # with the same masks, the whole prediction is that of another image, see masks.py; a query that has the same logits
-    # in most images, such as those before the decoder's first layer, has not those of another image
-    shared = alike & ~same_box & ~_constant(query, vector, image, len(split.images))
+    # in every image, such as those before the decoder's first layer, has not those of another image
+    alike &= ~_constant(query, vector, image, len(split.images))
+    shared = alike & ~same_box
     if shared.mean() > 0.01 and shared.sum() > alike.sum() / 2:
         evidence = f"{shared.mean():.0%} of the logits are identical to those of another image"
         yield "labels_of_other_image", evidence
@@ -145,10 +147,14 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
 
 
 def _constant(query: np.ndarray, vector: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
-    """bool [N]: whether the query has the same logits, numbered by `vector`, in most of the images."""
+    """bool [N]: whether the query has the same logits, numbered by `vector`, in nearly all images that it is in, which
+    are most of `images`."""
     own, of = np.unique(np.column_stack([query, vector]), axis=0, return_inverse=True)
-    of = of.ravel()
-    return np.bincount(np.unique(np.column_stack([of, image]), axis=0)[:, 0], minlength=len(own))[of] > images / 2
+    in_images = np.unique(np.column_stack([of.ravel(), image]), axis=0)[:, 0]
+    of_query = np.unique(np.column_stack([query, image]), axis=0)[:, 0]
+    same = np.bincount(in_images, minlength=len(own))
+    whole = np.bincount(of_query, minlength=query.max() + 1)[own[:, 0]]
+    return ((same > EVERY * whole) & (same > images / 2))[of.ravel()]
 
 
 def _argmax(split: Split, task: Task, combined: bool) -> Evidence:

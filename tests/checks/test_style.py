@@ -272,6 +272,19 @@ def test_ragged_outlines_are_found_in_the_split_that_has_them(split):
     assert found(kinds["train"], kinds["val"]) == {("outlines_differ", split)}
 
 
+def test_ragged_outlines_in_a_few_images_are_no_difference_of_the_splits():
+    def crowd(instances, number):
+        one = instances[0] if instances else None
+        return [pinched(one)] * 10 if one and number in (1, 2) else []
+
+    def even(instances, number):
+        return map(smooth, instances)
+
+    val = drawn(30, crowd)
+    assert len(val.instances) == 20
+    assert not list(style.ragged(style.Style(drawn(60, even)), style.Style(val), "val", TASKS[0]))
+
+
 def test_renamed_classes_are_no_ragged_outlines():
     def some(label):
         return lambda instances, number: [

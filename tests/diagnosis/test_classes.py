@@ -252,6 +252,31 @@ def test_two_classes_that_are_confused_more_often_than_an_unsure_model_expects(b
     assert not classes.unexpected(sound, sound)
 
 
+def test_classes_that_are_alike_or_rare_are_no_wrong_labels():
+    """A model that is too sure, and confuses two classes where it is less so; three errors in a rare class."""
+    tasks, rng = make_tasks(3), np.random.default_rng(0)
+    images, predictions = healthy(tasks, images=60)
+
+    def confused(row):
+        label = row.labels["fill"]
+        wrong = label > 0 and rng.random() < 0.25
+        own = (1 + rng.random()) * np.eye(3)[3 - label] if wrong else (5 + rng.random()) * np.eye(3)[label]
+        return relabelled(row, "fill", (*own, -5.0))
+
+    sure, alike = ([relabelled(p, "fill", (*9 * np.eye(3)[p.labels["fill"]], -5.0)) for p in predictions],
+                   [confused(p) for p in predictions])  # fmt: skip
+    train, val = (split(images, answers, tasks) for answers in (sure, alike))
+    assert not [one for one in classes.unexpected(train, val) if classes.OTHERS not in one.evidence]
+    kept = {image.id: image for image in images[:6]}
+    few = [
+        replace(image, instances=tuple(i for i in image.instances if i.labels["fill"] != 1 or image.id in kept))
+        for image in images
+    ]  # fmt: skip
+    rare = [p for p in sure if p.labels["fill"] == 1 and p.image_id in kept and p.logits["shape"][-1] < 3][:3]
+    erring = [relabelled(p, "fill", (9.0, 0.0, 0.0, -5.0)) if p in rare else p for p in sure]
+    assert len(rare) == 3 and not classes.unexpected(train, split(few, erring, tasks))
+
+
 def test_a_default_that_was_left_in_both_splits():
     tasks, rng = make_tasks(3), np.random.default_rng(0)
     images, predictions = healthy(tasks, images=60)
