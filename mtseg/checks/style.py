@@ -82,7 +82,8 @@ class Style:
     """Measures of the objects of up to `MOST` images, evenly spread. objects: Instances without crowds. Of each object:
     area (of its mask), full (its outline is a box), only (of its image), parts (more than one), touching (abuts
     another), size (of the image), points (of its outline, 0 if it has none), blocks (its outline has steps), solidity
-    (its area over that of the convex hull of its outline). empty: whether each image has none; counts and single: of the others, how many, and whether one."""
+    (its area over that of the convex hull of its outline). empty: whether each image has none; counts and single: of
+    the others, how many, and whether one."""
 
     def __init__(self, images: Images):
         rows = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).round().astype(int))

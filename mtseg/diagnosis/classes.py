@@ -200,10 +200,10 @@ def mislabelled(train: Split, val: Split) -> list[Finding]:
 
 def unexpected(train: Split, val: Split) -> list[Finding]:
     """Warnings label_noise, at most one a task, for classes of one split, of which the model takes more objects for
-    others, or for one other class: as surely as it is right, since classes that are truly alike are confused as well. In
-    train, to which it was fitted: than in val. In val: than its own probabilities let expect. A model that is
-    too sure makes more errors than it expects in all classes, in many, or also in train: the largest of these factors
-    is allowed."""
+    others, or for one other class: many of these as surely as where it is right, since classes that are truly alike are
+    confused as well. In train, to which it was fitted: than in val. In val: than its own probabilities let expect. A
+    model that is too sure makes more errors than it expects in all classes, in many, or also in train: the largest of
+    these factors is allowed."""
     findings = []
     for task in train.trained:
         if task.num_classes < 3 or not learnt(train, task):
@@ -212,14 +212,14 @@ def unexpected(train: Split, val: Split) -> list[Finding]:
             _confused(split, task) for split in (val, train)
         )
         certain = as_certain(train, val, task)
-        for of_cells, of_classes, named in _confusions(task):
+        for of_cells, of_classes, texts in _confusions(task):
             own, likely, its, of_its = map(of_cells, (wrong, expected, known, usual))
             here, there, level = of_classes(counts), of_classes(in_train), LEVEL / len(own)
             more = own / np.maximum(here, 1) - its / np.maximum(there, 1)
             ratios, found = (own + FEW_WRONG) / (likely + FEW_WRONG), {}
             enough = (np.abs(more) > ONE_CLASS) & (np.where(more > 0, own, its) >= FEW)
             for row in np.flatnonzero(enough).tolist():
-                annotated, looks = named(row)
+                annotated, looks = texts(row)
                 if more[row] > 0:
                     rest = (wrong.sum() - own[row]) / max(expected.sum() - likely[row], 1)
                     factor = max(rest, its[row] / max(of_its[row], 1), 1)
@@ -233,10 +233,8 @@ def unexpected(train: Split, val: Split) -> list[Finding]:
                     table = [[its[row], there[row] - its[row]], [own[row], here[row] - own[row]]]
                     chance = fisher_exact(table, alternative="greater").pvalue
                     name, count, of, beside = "train", its[row], there[row], f"{own[row]:.0f} of {here[row]:.0f} in val"
-                part, errors = (
-                    of_cells(table)[row] for table in ((sure, wrong) if name == "val" else (in_sure, known))
-                )
-                surely = looks == OTHERS or proportion(np.arange(errors) < part).low > CONFIDENT
+                part = of_cells(sure if name == "val" else in_sure)[row]
+                surely = looks == OTHERS or proportion(np.arange(count) < part).low > CONFIDENT
                 if chance < level and surely:
                     evidence = f"{count:.0f} of the {of:.0f} objects that are annotated as {annotated} in {name} look "
                     evidence += f"like {looks} to the model, {beside}"
@@ -296,8 +294,8 @@ def _confusions(task: Task) -> Iterator[tuple[Callable, Callable, Callable]]:
 
 
 def _confused(split: Split, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of the labelled matches, number by annotated and wrongly predicted class [K, K]; of these, the number of which the
-    model is sure; the number if the annotated labels followed the model's probabilities; number by annotated class
+    """Of the labelled matches, number by annotated and wrongly predicted class [K, K]; of these, how many the model is
+    sure of; the number if the annotated labels followed the model's probabilities; number by annotated class
     [K]."""
     own, count = split.labelled(task), task.num_classes
     likely = split.predictions.probabilities[task.name][own.prediction][:, :count]

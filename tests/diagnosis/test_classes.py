@@ -293,9 +293,9 @@ def test_a_default_that_was_left_in_both_splits():
         for image in images
     ]  # fmt: skip
     towards, away = (
-        [relabelled(p, "fill", (*5.0 * np.eye(3)[label], -5.0)) if (p.labels["fill"] > 0) == given and rng.random() < 0.3
-         else p for p in predictions]
-        for given, label in ((True, 0), (False, 1))
+        [relabelled(p, "fill", (*5.0 * np.eye(3)[label], -5.0))
+         if (p.labels["fill"] > 0) == other and rng.random() < 0.3 else p for p in predictions]
+        for other, label in ((True, 0), (False, 1))
     )  # fmt: skip
     for answers, expected in ((towards, 0), (away, 1)):
         found = classes.defaulted(*[split(frequent, answers, tasks)] * 2)
