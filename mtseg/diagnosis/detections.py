@@ -44,6 +44,7 @@ AS_SURE, MORE_MISSED = (
 BY_CHANCE = 0.03  # share of the images in which a model surely finds something where nothing is, at most
 OF_A_CLASS = 0.2  # the same, of the confident predictions of one class
 TWICE = 0.9  # share of an image's predictions that have a copy if it was predicted twice
+CLEAR = 0.75  # AUC of the masks' quality for hits, below which that of other predictions is about the same
 LEFT_OUT, MISSED = 0.1, 0.3  # share of the surest predictions without any object; of train's objects that are missed
 LEVEL = 0.001  # significance level of the test whether crowded images miss more objects
 
@@ -237,17 +238,26 @@ def unannotated(train: Split, val: Split) -> list[Finding]:
 
 
 def _in_both(train: Split, val: Split) -> list[Finding]:
-    """A warning if many predictions of both splits, as sure as most hits, lie where nothing is annotated, also in the
-    images to which the model was fitted: objects are left out everywhere."""
+    """A warning if many predictions of both splits, as sure as most hits and with masks as clear, lie where nothing is
+    annotated, also in the images to which the model was fitted: objects are left out everywhere. What a model takes
+    for objects has less clear masks."""
     shares = [_false(split, _least(split, SURE), APART) for split in (train, val)]
     if train.missed > MISSED or not all(share and share.low > LEFT_OUT for share in shares):
         return []
-    evidence = (
-        f"{shares[0].text(0, 100)} % of the surest predictions in train images and {shares[1].text(0, 100)} % in "
-    )
-    evidence += "val lie where nothing is annotated"
+    if not all(_as_clear(split, split.confident(_least(split, SURE))) for split in (train, val)):
+        return []
+    evidence = f"{shares[0].text(0, 100)} % of the surest predictions in train images and {shares[1].text(0, 100)} % "
+    evidence += "in val lie where nothing is annotated"
     change = "look at them: if they show objects, annotate these in both splits, as others are learnt as background"
     return [Finding("annotations_missing", "warning", evidence, change)]
+
+
+def _as_clear(split: Split, rows: np.ndarray) -> bool:
+    """Whether the masks of predictions (rows) that belong to no object are about as clear as those of hits."""
+    matched = np.isin(rows, split.matches.prediction)
+    compared = matched | (split.best_iou[rows] < APART)
+    lead = auc(split.predictions.mask_quality[rows][compared], matched[compared])
+    return lead is not None and lead.value < CLEAR
 
 
 def _some_unannotated(train: Split, val: Split) -> list[Finding]:
