@@ -112,7 +112,9 @@ def _renamed(split: Split, task: Task) -> tuple[np.ndarray, Interval, float] | N
     # labels as they are for fewer than shuffled ones
     shuffled = counts.sum(0) @ counts.sum(1) / len(own) ** 2
     many = len(np.unique(own.image)) >= FEWEST  # intervals of fewer are too narrow
-    systematic = split.mean(right, own).low > 0.5 or many and split.mean(before, own).high < shuffled
+    likeliest = split.predictions.logits[task.name][own.prediction][:, : task.num_classes].argmax(1) == own.label
+    below = many and likeliest.mean() > 0.5 and split.mean(before, own).high < shuffled  # not a query's worst labels
+    systematic = split.mean(right, own).low > 0.5 or below
     return (order, gain, float(before.mean())) if gain.low > GAIN and systematic else None
 
 

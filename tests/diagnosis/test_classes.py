@@ -95,6 +95,8 @@ def test_classes_under_other_names_of_a_model_that_is_right_for_half_of_the_obje
     (finding,) = classes.permutations(split(images, wrong((1, 2, 0), 0.75), tasks))
     assert finding.cause == "labels_off_by_one"
     assert not classes.permutations(split(images, wrong((1, 2, 0), 1.0), tasks)), "any order is better by chance"
+    worst = [replace(p, labels=p.labels | {"fill": int(np.argmin(p.logits["fill"][:3]))}) for p in predictions]
+    assert not classes.permutations(split(images, worst, tasks)), "not the labels that the model prefers"
 
 
 def test_labels_that_contradict_a_sure_model():
