@@ -148,13 +148,13 @@ def _inconsistent_logits(split: Split, task: Task, combined: bool) -> Evidence:
 
 def _constant(query: np.ndarray, vector: np.ndarray, image: np.ndarray, images: int) -> np.ndarray:
     """bool [N]: whether the query has the same logits, numbered by `vector`, in nearly all images that it is in, which
-    are most of `images`."""
+    are a fourth of `images` or more."""
     own, of = np.unique(np.column_stack([query, vector]), axis=0, return_inverse=True)
     in_images = np.unique(np.column_stack([of.ravel(), image]), axis=0)[:, 0]
     of_query = np.unique(np.column_stack([query, image]), axis=0)[:, 0]
     same = np.bincount(in_images, minlength=len(own))
     whole = np.bincount(of_query, minlength=query.max() + 1)[own[:, 0]]
-    return ((same > EVERY * whole) & (same > images / 2))[of.ravel()]
+    return ((same > EVERY * whole) & (same > images / 4))[of.ravel()]
 
 
 def _argmax(split: Split, task: Task, combined: bool) -> Evidence:
